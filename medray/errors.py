@@ -1,0 +1,42 @@
+"""What a user did wrong, said so that they can mend it; and what failed while a run was alive.
+
+Messages name files, keys, numbers and the way out. They never hold text of a record: a corpus may be about patients.
+"""
+
+from __future__ import annotations
+
+
+class MedrayError(Exception):
+    """Any failure that medray explains itself; `exit_code` is what the command line returns."""
+
+    exit_code = 1
+
+
+class RunFailedError(MedrayError):
+    """The input was sound, the run failed."""
+
+
+class InputError(MedrayError):
+    """The input is wrong.
+
+    what: one sentence, with the numbers that clash.
+    file, key, value: where it stands, as far as known.
+    mend: what would work.
+    """
+
+    exit_code = 2
+
+    def __init__(
+        self, what: str, *, file: object = None, key: str | None = None, value: object = None, mend: str | None = None
+    ) -> None:
+        self.what, self.file, self.key, self.value, self.mend = what, file, key, value, mend
+        super().__init__(what, file, key, value, mend)
+
+    def __str__(self) -> str:
+        where = ""
+        if self.file is not None:
+            where += f"{self.file}: "
+        if self.key is not None:
+            where += self.key if self.value is None else f"{self.key} = {self.value!r}"
+            where += ": "
+        return f"{where}{self.what}" + (f"\n  mend: {self.mend}" if self.mend else "")

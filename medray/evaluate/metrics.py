@@ -1,0 +1,158 @@
+"""Metrics of generated text against references. Text in, numbers out: no model, no token ids, no network.
+
+| name | gives | definition |
+|---|---|---|
+| `rouge` | rouge1, rouge2, rougeL, rougeLsum, rouge_avg | F-measure, stemmed, mean of rows, x 100 |
+| `accuracy` | accuracy | share of rows equal to the reference after `strip`, 0 to 1 |
+| `entity_f1` | entity_precision, entity_recall, entity_f1 | findings with assertion, micro, 0 to 1 |
+
+ROUGE is that of Lin 2004, "ROUGE: A Package for Automatic Evaluation of Summaries", as rouge_score has it.
+`rouge_avg` is the mean of rouge1, rouge2 and rougeL. rouge_score keeps ASCII letters and digits alone:
+scores of other scripts, and of words with accents, are not comparable with those of English.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from medray.evaluate.assertion import assertion
+
+METRICS: tuple[str, ...] = ("rouge", "accuracy", "entity_f1")
+
+_ROUGE = ("rouge1", "rouge2", "rougeL", "rougeLsum")
+_SENTENCE_END = re.compile(r"(?<=[.!?])[ \t]+(?=[\"'(\[]?[A-Z0-9])")
+_ABBREVIATION = re.compile(r"(?:\b(?:Dr|Mr|Mrs|Ms|Prof|St|vs|No|approx|e\.g|i\.e)|\b[A-Z])\.$")
+
+
+@dataclass(frozen=True)
+class Entity:
+    """A finding that a reference names; assertion is `present` or `absent`, type is not compared."""
+
+    text: str
+    assertion: str = "present"
+    type: str = ""
+
+    def __post_init__(self) -> None:
+        if self.assertion not in ("present", "absent"):
+            raise ValueError(f"an entity's assertion is present or absent, not {self.assertion!r}")
+        if not self.text.strip():
+            raise ValueError("an entity has no text")
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What a prediction is compared with; entities None: nobody annotated them, (): there are none."""
+
+    text: str
+    entities: tuple[Entity, ...] | None = None
+
+
+def score(
+    metrics: Sequence[str], predictions: Sequence[str], references: Sequence[Reference]
+) -> dict[str, float]:
+    """The numbers of every metric in `metrics` over rows `predictions[i]` against `references[i]`.
+
+    Raises ValueError for a metric not in `METRICS`, for zero rows, for unequal numbers of rows, and where
+    `entity_f1` is asked of references that name no entities. No text of a row is in a message.
+    """
+    if unknown := [name for name in metrics if name not in METRICS]:
+        raise ValueError(f"no metric is named {unknown[0]!r}; there are {', '.join(METRICS)}")
+    if len(predictions) != len(references):
+        raise ValueError(f"{len(predictions)} predictions against {len(references)} references")
+    if not predictions:
+        raise ValueError("evaluated zero rows")
+    scorers: dict[str, Callable[[Sequence[str], Sequence[Reference]], dict[str, float]]] = {
+        "rouge": _rouge,
+        "accuracy": _accuracy,
+        "entity_f1": _entity_f1,
+    }
+    return {key: value for name in metrics for key, value in scorers[name](predictions, references).items()}
+
+
+def _rouge(predictions: Sequence[str], references: Sequence[Reference]) -> dict[str, float]:
+    from rouge_score import rouge_scorer
+
+    scorer = rouge_scorer.RougeScorer(list(_ROUGE), use_stemmer=True)
+    rows = [
+        scorer.score(_sentence_lines(reference.text), _sentence_lines(prediction))
+        for prediction, reference in zip(predictions, references, strict=True)
+    ]
+    means = {name: 100 * fmean(row[name].fmeasure for row in rows) for name in _ROUGE}
+    means["rouge_avg"] = fmean(means[name] for name in ("rouge1", "rouge2", "rougeL"))
+    return {name: round(value, 4) for name, value in means.items()}
+
+
+def _sentence_lines(text: str) -> str:
+    """`text` with one sentence a line, for rougeLsum. Its own lines stay; "Dr." and initials end no
+    sentence."""
+    lines, begin = [], 0
+    for gap in _SENTENCE_END.finditer(text):
+        if not _ABBREVIATION.search(text, begin, gap.start()):
+            lines.append(text[begin : gap.start()])
+            begin = gap.end()
+    return "\n".join([*lines, text[begin:]])
+
+
+def _accuracy(predictions: Sequence[str], references: Sequence[Reference]) -> dict[str, float]:
+    pairs = zip(predictions, references, strict=True)
+    return {
+        "accuracy": fmean(prediction.strip() == reference.text.strip() for prediction, reference in pairs)
+    }
+
+
+def _entity_f1(predictions: Sequence[str], references: Sequence[Reference]) -> dict[str, float]:
+    """Compares sets of (lower-case text, assertion) a row; hits and misses are summed before dividing.
+
+    Entities of a prediction are what a dictionary finds in it: every distinct entity text of all references
+    given. So an invented finding that no reference names costs nothing, and scores compare only over the
+    same references. A finding that a prediction both affirms and denies counts as two, of which one at most
+    is right.
+    """
+    wanted = [
+        None
+        if reference.entities is None
+        else {(_surface(entity.text), entity.assertion) for entity in reference.entities}
+        for reference in references
+    ]
+    if None in wanted:
+        raise ValueError(
+            f"entity_f1 needs entities in every reference: {wanted.count(None)} of {len(wanted)} rows have none "
+            f"(the first is row {wanted.index(None)}); annotate them, or give an empty list where a row has no finding"
+        )
+    surfaces = sorted({text for row in wanted for text, _ in row or ()}, key=lambda text: (-len(text), text))
+    if not surfaces:
+        raise ValueError(
+            f"entity_f1 has nothing to compare: none of {len(wanted)} references names an entity"
+        )
+    hits = found = there = 0
+    for prediction, want in zip(predictions, wanted, strict=True):
+        have = {(surface, assertion(prediction, *span)) for surface, span in _matches(prediction, surfaces)}
+        want = want or set()
+        hits, found, there = hits + len(have & want), found + len(have), there + len(want)
+    return {
+        "entity_precision": hits / found if found else 0.0,
+        "entity_recall": hits / there,
+        "entity_f1": 2 * hits / (found + there),
+    }
+
+
+def _matches(text: str, surfaces: Sequence[str]) -> Iterator[tuple[str, tuple[int, int]]]:
+    """Places of `surfaces`, given longest first, at word boundaries of `text`; no two places overlap."""
+    # One character for one, so that places in the lower-case text are places in the text.
+    lower = "".join(low if len(low := character.lower()) == 1 else character for character in text)
+    lower = re.sub(r"\s", " ", lower)
+    for surface in surfaces:
+        begin = lower.find(surface)
+        while begin >= 0:
+            end = begin + len(surface)
+            if not (lower[begin - 1 : begin].isalnum() or lower[end : end + 1].isalnum()):
+                yield surface, (begin, end)
+                lower = f"{lower[:begin]}{chr(0) * len(surface)}{lower[end:]}"
+            begin = lower.find(surface, begin + 1)
+
+
+def _surface(text: str) -> str:
+    return " ".join(text.lower().split())

@@ -1,0 +1,93 @@
+"""Predictions by a Ray Data job that reads an export: what a user of the weights would get.
+
+Runs after training, when the group of workers has given its resources back. Prompts come from the validation split's
+token shards, decoding and metrics are those of the evaluation during training.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray.data
+
+from medray.data.batches import prompts
+from medray.data.pipeline import TokenSet, quiet_ray_data
+from medray.data.shards import ShardStore
+from medray.data.tokenizer import load_tokenizer
+
+
+@dataclass(frozen=True)
+class PredictSpec:
+    """rows: how many of the split, from its first. workers: actors of `cpus` CPUs and `gpus` GPUs each."""
+
+    export: str
+    tokens: TokenSet
+    rows: int
+    batch_size: int
+    max_new_tokens: int
+    workers: int
+    cpus: float
+    gpus: float
+    threads: int
+
+
+@dataclass(frozen=True)
+class Prediction:
+    id: str
+    prompt: str
+    prediction: str
+
+
+class _Predictor:
+    """Loads the export once and answers batches of row numbers."""
+
+    def __init__(self, spec: PredictSpec) -> None:
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+        import torch
+
+        from medray.models.export import load_export
+
+        torch.set_num_threads(spec.threads)
+        self.spec = spec
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.tokenizer = load_tokenizer(spec.export)
+        self.model = load_export(Path(spec.export), self.device)
+        self.store = ShardStore(Path(spec.tokens.folder))
+        counts = [shard.rows for shard in spec.tokens.index.shards]
+        self.rows = [(shard, row) for shard, count in enumerate(counts) for row in range(count)]
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, Any]:
+        from medray.evaluate.generate import generate
+
+        places = [self.rows[int(number)] for number in batch["number"]]
+        examples = [self.store.example(*place, "label") for place in places]
+        asked = prompts(examples, self.spec.tokens.spec.architecture, self.tokenizer.pad_token_id)
+        texts = generate(self.model, self.tokenizer, asked, max_new_tokens=self.spec.max_new_tokens,
+                         device=self.device)
+        read = [self.tokenizer.decode(ids[mask == 1], skip_special_tokens=True)
+                for ids, mask in zip(asked.input_ids, asked.attention_mask, strict=True)]
+        return {"number": batch["number"], "id": [self.store.text(*place, "id") for place in places],
+                "prompt": read, "prediction": texts}
+
+
+def predict(spec: PredictSpec) -> Sequence[Prediction]:
+    """Greedy predictions of the first `rows` validation rows, in their order."""
+    quiet_ray_data()
+    blocks = min(spec.workers, max(1, -(-spec.rows // spec.batch_size)))
+    numbers = ray.data.from_items([{"number": n} for n in range(spec.rows)], override_num_blocks=blocks)
+    found = numbers.map_batches(
+        _Predictor,  # type: ignore[arg-type]
+        fn_constructor_args=(spec,),
+        batch_size=min(spec.batch_size, -(-spec.rows // blocks)),
+        compute=ray.data.ActorPoolStrategy(size=blocks),
+        num_cpus=spec.cpus,
+        num_gpus=spec.gpus or None,
+        max_restarts=0,
+    ).take_all()
+    ordered = sorted(found, key=lambda row: row["number"])
+    return [Prediction(row["id"], row["prompt"], row["prediction"]) for row in ordered]

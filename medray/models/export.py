@@ -1,0 +1,66 @@
+"""Weights out: a folder that transformers (and peft) load without medray, and back in from such a folder."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from medray.errors import RunFailedError
+
+
+def export(model: Any, tokenizer: Any, folder: Path, *, write: bool,
+           gathered: Callable[[nn.Parameter], AbstractContextManager[Any]]) -> None:
+    """Writes adapter or model, config and tokenizer to `folder`, as a whole or not at all.
+
+    All ranks call it, the one with `write` writes; `gathered(parameter)` makes one parameter whole on every rank, so
+    that no more than one is gathered at a time. Raises RunFailedError for an empty tensor.
+    """
+    adapter = hasattr(model, "peft_config")
+    state: dict[str, Tensor] = {}
+    for name, parameter in _kept(model, adapter):
+        with gathered(parameter):
+            if write:
+                state[name] = parameter.detach().cpu().clone()
+    if not write:
+        return
+    if not state or any(not value.numel() for value in state.values()):
+        raise RunFailedError("the weights to export are empty")
+    staging = folder.with_name(f".{folder.name}")
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    if not adapter:
+        state |= {name: value.cpu() for name, value in model.named_buffers() if name in model.state_dict()}
+    model.save_pretrained(str(staging), state_dict=state, safe_serialization=True)
+    if tokenizer is not None:
+        tokenizer.save_pretrained(str(staging))
+    shutil.rmtree(folder, ignore_errors=True)
+    staging.rename(folder)
+
+
+def load_export(folder: Path, device: torch.device) -> nn.Module:
+    """The exported model, adapter applied, ready for inference."""
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+    adapter = folder / "adapter_config.json"
+    base = json.loads(adapter.read_text())["base_model_name_or_path"] if adapter.exists() else str(folder)
+    encoder_decoder = AutoConfig.from_pretrained(base).is_encoder_decoder
+    auto: Any = AutoModelForSeq2SeqLM if encoder_decoder else AutoModelForCausalLM
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    model = auto.from_pretrained(base, dtype=dtype)
+    if adapter.exists():
+        from peft import PeftModel
+
+        model = PeftModel.from_pretrained(model, str(folder))
+    return model.to(device).eval()
+
+
+def _kept(model: Any, adapter: bool) -> Iterator[tuple[str, nn.Parameter]]:
+    """Parameters that belong into the export: of an adapter, those that were trained."""
+    return ((name, value) for name, value in model.named_parameters() if value.requires_grad or not adapter)

@@ -1,0 +1,101 @@
+"""A model ready to be trained: weights, adapter, and under ZeRO-3 each rank's part only."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from medray.config.model import PACKAGED_MODELS, ModelConfig
+from medray.config.peft import PeftConfig
+from medray.errors import InputError
+from medray.models.packaged import ensure
+from medray.models.presets import PRESETS, SEQ2SEQ_TYPES, preset_config
+
+
+def model_folder(model: ModelConfig) -> str | None:
+    """The folder (or hub id) that weights, config and tokenizer come from; None for a preset without one."""
+    if model.name in PACKAGED_MODELS:
+        return str(ensure(model.name))
+    return model.name
+
+
+def model_config(model: ModelConfig, vocab: tuple[int, int, int, int | None] | None = None) -> dict[str, Any]:
+    """The Hugging Face config as a dict. vocab: (size, pad, eos, bos) of the tokenizer, needed for a preset."""
+    if model.init == "random" and model.preset:
+        return preset_config(model.preset, *vocab) if vocab else PRESETS[model.preset]
+    folder = model_folder(model)
+    assert folder is not None
+    if (Path(folder) / "config.json").is_file():
+        return json.loads((Path(folder) / "config.json").read_text())
+    from transformers import AutoConfig
+
+    try:
+        config: Any = AutoConfig.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        raise InputError(f"the model's config cannot be had ({error.__class__.__name__})", key="model.name",
+                         value=folder, mend="download it first, or give a local folder") from None
+    return config.to_dict()
+
+
+def architecture(config: dict[str, Any]) -> str:
+    """causal or seq2seq."""
+    return "seq2seq" if config.get("model_type") in SEQ2SEQ_TYPES else "causal"
+
+
+def load_model(
+    model: ModelConfig, config: dict[str, Any], *, dtype: torch.dtype, seed: int, zero3: dict[str, Any] | None = None
+) -> nn.Module:
+    """The model in `dtype`. zero3: DeepSpeed's config where stage 3 shards the parameters while they are loaded.
+
+    Random weights depend on `seed` alone, so they are made whole on every rank and sharded afterwards: under
+    `zero.Init` the draws would depend on the sharding.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+    auto: Any = AutoModelForSeq2SeqLM if architecture(config) == "seq2seq" else AutoModelForCausalLM
+    if model.init == "pretrained":
+        with _sharded_loading(zero3):
+            return auto.from_pretrained(model_folder(model), dtype=dtype, use_safetensors=True)
+    torch.manual_seed(seed)
+    values = {name: value for name, value in config.items() if name != "model_type"}
+    return auto.from_config(AutoConfig.for_model(config["model_type"], **values), dtype=dtype)
+
+
+@contextmanager
+def _sharded_loading(zero3: dict[str, Any] | None) -> Iterator[None]:
+    """transformers loads under `zero.Init` while a DeepSpeed config of stage 3 is alive; it keeps a weak reference."""
+    if zero3 is None:
+        yield
+        return
+    from transformers.integrations import HfDeepSpeedConfig, unset_hf_deepspeed_config
+
+    alive = HfDeepSpeedConfig(zero3)
+    try:
+        yield
+    finally:
+        unset_hf_deepspeed_config()
+        del alive
+
+
+def add_adapter(model: nn.Module, peft: PeftConfig, *, seq2seq: bool, seed: int) -> nn.Module:
+    """The model with a trainable adapter and everything else frozen; as it is for peft.type none."""
+    if peft.type == "none":
+        return model
+    from peft import LoraConfig, TaskType, get_peft_model
+
+    torch.manual_seed(seed)  # the adapter's first weights are the same on every rank
+    targets: Any = peft.targets if isinstance(peft.targets, str) else list(peft.targets)
+    lora = LoraConfig(r=peft.rank, lora_alpha=peft.alpha, lora_dropout=peft.dropout, target_modules=targets,
+                      task_type=TaskType.SEQ_2_SEQ_LM if seq2seq else TaskType.CAUSAL_LM)
+    try:
+        adapted: Any = get_peft_model(model, lora)  # type: ignore[arg-type]
+    except ValueError:
+        raise InputError("none of these modules is in the model", key="peft.targets", value=peft.targets,
+                         mend="peft.targets: all-linear") from None
+    return adapted

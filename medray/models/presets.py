@@ -1,0 +1,38 @@
+"""Small architectures for random weights, as Hugging Face config dicts without vocabulary (the tokenizer's decides)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+PRESETS: dict[str, dict[str, Any]] = {
+    # 7 M parameters with a vocabulary of 4,096: enough to classify, not to write.
+    "t5-tiny": {
+        "model_type": "t5",
+        "d_model": 256,
+        "d_kv": 64,
+        "d_ff": 512,
+        "num_layers": 4,
+        "num_decoder_layers": 4,
+        "num_heads": 4,
+        "feed_forward_proj": "gated-gelu",
+        "dropout_rate": 0.05,
+        "tie_word_embeddings": True,
+    },
+    "llama-tiny": {
+        "model_type": "llama",
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 2048,
+        "tie_word_embeddings": True,
+    },
+}
+SEQ2SEQ_TYPES = ("t5", "mt5", "umt5", "bart", "mbart", "longt5", "t5gemma")
+
+
+def preset_config(name: str, vocab_size: int, pad_id: int, eos_id: int, bos_id: int | None) -> dict[str, Any]:
+    """The preset's config for a tokenizer of `vocab_size` entries."""
+    config = PRESETS[name] | {"vocab_size": vocab_size, "pad_token_id": pad_id, "eos_token_id": eos_id}
+    return config | ({"decoder_start_token_id": pad_id} if config["model_type"] == "t5" else {"bos_token_id": bos_id})

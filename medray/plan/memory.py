@@ -1,0 +1,177 @@
+"""Bytes that a training run holds, a worker: model states exactly, activations and logits roughly.
+
+Model states under ZeRO (Rajbhandari et al. 2020, section 3) with Adam, for P parameters of which T are
+trained, over N workers. A frozen parameter has weights only.
+
+| bytes | 16-bit run | 32-bit run |
+|---|---|---|
+| weights | 2 P | 4 P |
+| gradients | 2 T (4 T where they are summed in float32) | 4 T |
+| optimizer: float32 master copy and two moments | 12 T | 8 T at stage 0, 12 T from stage 1 on |
+
+DeepSpeed 0.19.8 clones the trained weights as its master copy at stages 1 to 3 in float32 runs too (read in
+`stage_1_and_2.py` and `stage3.py`, and seen on CPU by comparing the tensors' addresses); plain torch and
+stage 0 do not.
+
+| stage | divided by N |
+|---|---|
+| 0 | nothing |
+| 1 | optimizer |
+| 2 | optimizer, gradients |
+| 3 | optimizer, gradients, weights; in exchange the layer at work is gathered, with its gradient |
+
+Offload moves the optimizer, and from stage 2 on the gradients (of 4 bytes at stage 2), to host memory;
+stage 1 keeps the whole gradients on the device and a float32 share of them on the host. Left out:
+communication buckets (0.5 to 1 GB at DeepSpeed's defaults), the float32 copy of the gradients that stages 1
+and 2 hold during a step without offload (4 T/N), the allocator's waste, and the runtime itself (CUDA
+context, Python: about 1 GB).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from medray.plan.parameters import Shape
+
+GIGABYTE = 10**9
+Offload = Literal["none", "optimizer", "cpu"]
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """Bytes one worker holds on its device, by part, and in `host` what offload moved to its node's memory.
+
+    gathered: the layer that stage 3 brings together to compute, weights and gradient.
+    """
+
+    weights: int
+    gradients: int
+    optimizer: int
+    gathered: int = 0
+    activations: int = 0
+    logits: int = 0
+    host: int = 0
+
+    @property
+    def device(self) -> int:
+        """Bytes on the worker's device: GPU memory, or the node's memory where there is no GPU."""
+        return self.weights + self.gradients + self.optimizer + self.gathered + self.activations + self.logits
+
+    @property
+    def total(self) -> int:
+        """All bytes of one worker, on the device and by offload in host memory."""
+        return self.device + self.host
+
+    def describe(self) -> str:
+        """One line for people, in GB of 10^9 bytes; parts that are zero are left out."""
+        parts = (
+            ("weights", self.weights),
+            ("gradients", self.gradients),
+            ("optimizer", self.optimizer),
+            ("gathered layer", self.gathered),
+            ("activations", self.activations),
+            ("logits", self.logits),
+        )
+        named = " + ".join(f"{name} {gigabytes(size)}" for name, size in parts if size)
+        host = f"; {gigabytes(self.host)} GB of host memory" if self.host else ""
+        return f"{gigabytes(self.device)} GB a worker: {named}{host}"
+
+
+def gigabytes(size: int) -> str:
+    """`size` bytes in GB of 10^9 bytes, with three digits that count: 0.00123, 5.57, 140, 1,120."""
+    value = size / GIGABYTE
+    return f"{value:,.0f}" if value >= 99.95 else f"{value:.3g}"
+
+
+def zero_bytes(
+    total: int,
+    trainable: int,
+    *,
+    stage: int,
+    world_size: int,
+    weight_bytes: int = 2,
+    offload: Offload = "none",
+    largest_layer: int = 0,
+    gradient_bytes: int | None = None,
+    activations: int = 0,
+    logits: int = 0,
+) -> MemoryPlan:
+    """What one of `world_size` workers holds while it trains `trainable` of `total` parameters with Adam.
+
+    weight_bytes: 2 for bf16 and fp16, 4 for fp32. gradient_bytes: bytes of a gradient, None as of a weight.
+    offload: `optimizer` moves optimizer state, and gradients from stage 2 on, to the host; `cpu`
+    (`train.offload: cpu`) moves the weights of stage 3 too. largest_layer: parameters of the largest layer,
+    gathered by stage 3. activations, logits: bytes of `activation_bytes` and `logits_bytes`, passed on into
+    the plan.
+
+    Raises ValueError for numbers that cannot be a run.
+    """
+    _check(total, trainable, stage, world_size, weight_bytes, offload)
+    each_gradient = weight_bytes if gradient_bytes is None else gradient_bytes
+    master = 4 if weight_bytes == 2 or stage >= 1 else 0
+    weights = _share(weight_bytes * total, world_size if stage >= 3 else 1)
+    gradients = _share(each_gradient * trainable, world_size if stage >= 2 else 1)
+    optimizer = _share((8 + master) * trainable, world_size if stage >= 1 else 1)
+    plan = MemoryPlan(weights, gradients, optimizer, activations=activations, logits=logits)
+    if stage == 3:
+        plan = replace(plan, gathered=(weight_bytes + (weight_bytes if trainable else 0)) * largest_layer)
+    if offload == "none":
+        return plan
+    host = optimizer + (gradients if stage == 3 else _share(4 * trainable, world_size))
+    plan = replace(plan, optimizer=0, gradients=gradients if stage == 1 else 0, host=host)
+    if offload == "cpu" and stage == 3:
+        plan = replace(plan, weights=0, host=host + weights)
+    return plan
+
+
+def activation_bytes(
+    model: Shape,
+    *,
+    rows: int,
+    length: int,
+    weight_bytes: int = 2,
+    checkpointing: bool = False,
+    scores: bool = True,
+) -> int:
+    """Bytes kept for the backward pass of [rows, length] tokens: an estimate, good to a factor of two.
+
+    Korthikanti et al. 2022 (Reducing Activation Recomputation in Large Transformer Models), equation 2 in
+    16 bits: rows * length * hidden * (34 + 5 * heads * length / hidden) a layer; twice that in 32 bits.
+    scores: whether the attention scores (the second term) are kept; flash and memory-efficient attention do
+    not. checkpointing: each layer keeps its input, and one layer at a time the rest.
+    """
+    tokens = rows * length
+    layer = (
+        tokens * (34 * model.hidden_size + (5 * model.heads * length if scores else 0)) * weight_bytes // 2
+    )
+    if checkpointing:
+        return model.layers * tokens * model.hidden_size * weight_bytes + layer
+    return model.layers * layer
+
+
+def logits_bytes(model: Shape, *, rows: int, length: int, weight_bytes: int = 2) -> int:
+    """Bytes of the logits [rows, length, vocab]: one copy as computed, one in float32 for the loss.
+
+    8,192 tokens x 128,000 words in 16 bits are 6.3 GB. length: target tokens for an encoder-decoder.
+    """
+    return rows * length * model.vocab_size * (weight_bytes + 4)
+
+
+def _share(size: int, parts: int) -> int:
+    return -(-size // parts)
+
+
+def _check(total: int, trainable: int, stage: int, world_size: int, weight_bytes: int, offload: str) -> None:
+    if stage not in (0, 1, 2, 3):
+        raise ValueError(f"ZeRO stage {stage}: it is 0, 1, 2 or 3")
+    if world_size < 1:
+        raise ValueError(f"{world_size} workers: there must be at least 1")
+    if weight_bytes not in (2, 4):
+        raise ValueError(f"{weight_bytes} bytes a weight: 2 (bf16, fp16) or 4 (fp32)")
+    if not 0 <= trainable <= total or total < 1:
+        raise ValueError(f"{trainable:,} of {total:,} parameters cannot be trained")
+    if offload not in ("none", "optimizer", "cpu"):
+        raise ValueError(f"offload {offload!r}: none, optimizer or cpu")
+    if offload != "none" and stage == 0:
+        raise ValueError("offload needs ZeRO stage 1, 2 or 3: stage 0 has nothing of DeepSpeed's to move")

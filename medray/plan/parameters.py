@@ -1,0 +1,210 @@
+"""How many parameters a model has, from its config or from the headers of its weight files.
+
+Nothing is built and no weight is read: a 70B model is counted in a millisecond. Counts from a config follow
+the module definitions of transformers 5 for the families below; `tests/unit/plan` compares them with models
+on torch's meta device.
+
+| family | biases | norms | head |
+|---|---|---|---|
+| llama | `attention_bias` on q, k, v, o; `mlp_bias` | 2 a layer + 1 | as the config says, else own |
+| mistral | none | same | same |
+| qwen2 | always on q, k, v, never on o | same | same |
+| gemma | `attention_bias` | same | tied unless the config says not |
+| t5, mt5 | none | 2 an encoder layer, 3 a decoder layer, 1 a stack | tied unless the config says not |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from medray.plan.headers import ParameterCount, from_safetensors
+
+__all__ = ["Linear", "ParameterCount", "Shape", "from_config", "from_safetensors", "linears", "lora", "shape"]
+
+DECODERS = ("llama", "mistral", "qwen2", "gemma")
+ENCODER_DECODERS = ("t5", "mt5")
+
+
+@dataclass(frozen=True)
+class Linear:
+    """`copies` linear layers of one name and size in a model."""
+
+    name: str
+    inputs: int
+    outputs: int
+    copies: int
+    bias: bool = False
+
+    @property
+    def parameters(self) -> int:
+        """Parameters of one copy."""
+        return self.inputs * self.outputs + (self.outputs if self.bias else 0)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The sizes that an estimate of activations needs. layers: encoder and decoder together."""
+
+    layers: int
+    hidden_size: int
+    heads: int
+    vocab_size: int
+
+
+def from_config(config: Mapping[str, Any], *, tied: bool | None = None) -> ParameterCount:
+    """Counts the language model that Hugging Face config `config` (the dict of `config.json`) describes.
+
+    tied: whether head and embedding are one tensor; None follows the config. Give True for a T5 that
+    transformers 5 builds at random: it ties the head whatever the config says, and unties it only when a
+    checkpoint brings another head, as those of T5 1.1, Flan-T5 and mT5 do. A config that transformers 5
+    wrote says `tie_word_embeddings: true` for them; for T5, `scale_decoder_outputs: false` still tells, for
+    mT5 only `from_safetensors` does.
+
+    Raises ValueError for another family, or when a size is missing.
+    """
+    layers = linears(config)
+    seq2seq = _family(config) in ENCODER_DECODERS
+    hidden = _size(config, "d_model" if seq2seq else "hidden_size")
+    embedding = _size(config, "vocab_size") * hidden
+    head = 0 if (_tied(config) if tied is None else tied) else embedding
+    rest = _t5_rest(config, hidden) if seq2seq else (2 * _size(config, "num_hidden_layers") + 1) * hidden
+    return ParameterCount(
+        total=embedding + head + rest + sum(layer.parameters * layer.copies for layer in layers),
+        embedding=embedding,
+        head=head,
+        largest_layer=max(embedding, *(layer.parameters for layer in layers)),
+    )
+
+
+def lora(config: Mapping[str, Any], rank: int, targets: str | Iterable[str] = "all-linear") -> int:
+    """Trainable parameters of a LoRA adapter: rank * (inputs + outputs) over all adapted layers (Hu et al.
+    2021, 4.1).
+
+    targets: `all-linear`, which as in peft leaves the output head out, or names of linear layers (`q_proj`,
+    `wi_0`), where `lm_head` may be named. DoRA, rank patterns and trained biases are not counted.
+
+    Raises ValueError for a rank below 1 or a name that the model has not.
+    """
+    if rank < 1:
+        raise ValueError(f"a LoRA rank of {rank}: it must be at least 1")
+    layers = linears(config)
+    if targets != "all-linear":
+        names = {targets} if isinstance(targets, str) else set(targets)
+        hidden = _size(config, "d_model" if _family(config) in ENCODER_DECODERS else "hidden_size")
+        layers += (Linear("lm_head", hidden, _size(config, "vocab_size"), 1),)
+        known = {layer.name for layer in layers}
+        if not names or names - known:
+            raise ValueError(
+                f"no linear layer is named {', '.join(sorted(names - known)) or '(nothing)'}; "
+                f"a {_family(config)} model has {', '.join(sorted(known))}"
+            )
+        layers = tuple(layer for layer in layers if layer.name in names)
+    return rank * sum((layer.inputs + layer.outputs) * layer.copies for layer in layers)
+
+
+def shape(config: Mapping[str, Any]) -> Shape:
+    """The sizes of config `config` that `memory.activation_bytes` and `memory.logits_bytes` take."""
+    if _family(config) in ENCODER_DECODERS:
+        encoder, decoder = _t5_layers(config)
+        return Shape(
+            encoder + decoder,
+            _size(config, "d_model"),
+            _size(config, "num_heads"),
+            _size(config, "vocab_size"),
+        )
+    return Shape(
+        _size(config, "num_hidden_layers"),
+        _size(config, "hidden_size"),
+        _size(config, "num_attention_heads"),
+        _size(config, "vocab_size"),
+    )
+
+
+def linears(config: Mapping[str, Any]) -> tuple[Linear, ...]:
+    """Every linear layer but the output head. Raises ValueError as `from_config`."""
+    return _t5_linears(config) if _family(config) in ENCODER_DECODERS else _decoder_linears(config)
+
+
+def _decoder_linears(config: Mapping[str, Any]) -> tuple[Linear, ...]:
+    family, layers = _family(config), _size(config, "num_hidden_layers")
+    hidden, inner = _size(config, "hidden_size"), _size(config, "intermediate_size")
+    heads = _size(config, "num_attention_heads")
+    head_dim = int(config.get("head_dim") or (256 if family == "gemma" else hidden // heads))
+    # Absent and null differ: transformers fills an absent mistral key with 8, and a null with the number of
+    # heads.
+    absent = {"mistral": 8, "gemma": 16, "qwen2": 32}.get(family, heads)
+    kv_heads = int(config.get("num_key_value_heads", absent) or heads)
+    attention_bias = family == "qwen2" or (
+        family in ("llama", "gemma") and bool(config.get("attention_bias"))
+    )
+    output_bias = attention_bias and family != "qwen2"
+    mlp_bias = family == "llama" and bool(config.get("mlp_bias"))
+    return (
+        Linear("q_proj", hidden, heads * head_dim, layers, attention_bias),
+        Linear("k_proj", hidden, kv_heads * head_dim, layers, attention_bias),
+        Linear("v_proj", hidden, kv_heads * head_dim, layers, attention_bias),
+        Linear("o_proj", heads * head_dim, hidden, layers, output_bias),
+        Linear("gate_proj", hidden, inner, layers, mlp_bias),
+        Linear("up_proj", hidden, inner, layers, mlp_bias),
+        Linear("down_proj", inner, hidden, layers, mlp_bias),
+    )
+
+
+def _t5_linears(config: Mapping[str, Any]) -> tuple[Linear, ...]:
+    encoder, decoder = _t5_layers(config)
+    hidden, inner = _size(config, "d_model"), _size(config, "d_ff")
+    attention = _size(config, "num_heads") * _size(config, "d_kv")
+    attentions = encoder + 2 * decoder  # a decoder layer attends to itself and to the encoder
+    gated = _feed_forward(config).startswith("gated-")
+    return (
+        *(Linear(name, hidden, attention, attentions) for name in ("q", "k", "v")),
+        Linear("o", attention, hidden, attentions),
+        *(
+            Linear(name, hidden, inner, encoder + decoder)
+            for name in (("wi_0", "wi_1") if gated else ("wi",))
+        ),
+        Linear("wo", inner, hidden, encoder + decoder),
+    )
+
+
+def _t5_rest(config: Mapping[str, Any], hidden: int) -> int:
+    """Layer norms, and the relative position biases that the first layer of each stack owns."""
+    encoder, decoder = _t5_layers(config)
+    norms = (2 * encoder + 1 + 3 * decoder + 1) * hidden
+    return norms + 2 * int(config.get("relative_attention_num_buckets") or 32) * _size(config, "num_heads")
+
+
+def _t5_layers(config: Mapping[str, Any]) -> tuple[int, int]:
+    encoder = _size(config, "num_layers")
+    decoder = config.get("num_decoder_layers")
+    return encoder, encoder if decoder is None else int(decoder)
+
+
+def _feed_forward(config: Mapping[str, Any]) -> str:
+    return str(config.get("feed_forward_proj") or ("gated-gelu" if _family(config) == "mt5" else "relu"))
+
+
+def _tied(config: Mapping[str, Any]) -> bool:
+    if config.get("scale_decoder_outputs") is False:
+        return False
+    said = config.get("tie_word_embeddings")
+    return _family(config) in ("t5", "mt5", "gemma") if said is None else bool(said)
+
+
+def _family(config: Mapping[str, Any]) -> str:
+    family = str(config.get("model_type"))
+    if family not in DECODERS + ENCODER_DECODERS:
+        raise ValueError(
+            f"model_type {family!r} cannot be counted from its config, only {', '.join(DECODERS + ENCODER_DECODERS)}; "
+            "count its weight files instead"
+        )
+    return family
+
+
+def _size(config: Mapping[str, Any], name: str) -> int:
+    value = config.get(name)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"the model's config needs {name} as a whole number above 0, it has {value!r}")
+    return value

@@ -1,0 +1,179 @@
+"""Whether workers fit on a cluster, and what would: pure functions over counts.
+
+Ray Data runs beside training and its tasks take one CPU each. Where training has reserved every CPU they
+wait for ever and nothing says so. So one whole CPU always stays free.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from math import floor
+
+from medray.plan.memory import gigabytes
+
+DATA_CPUS = 1
+SMALLEST_SHARE = 0.5  # CPUs of a worker where there are fewer than one for each
+
+
+@dataclass(frozen=True)
+class Request:
+    """Workers of one run, and what each reserves; `resolve` replaces a cpus_per_worker of None."""
+
+    workers: int
+    cpus_per_worker: float | None = None
+    gpus_per_worker: float = 0
+
+
+@dataclass(frozen=True)
+class NodeSupply:
+    """What one node has. memory_bytes: 0 where unknown."""
+
+    cpus: float
+    gpus: float = 0
+    memory_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Supply:
+    """What a cluster has. Without `nodes` it is taken for one machine that has it all."""
+
+    cpus: float
+    gpus: float = 0
+    memory_bytes: int = 0
+    nodes: tuple[NodeSupply, ...] = ()
+
+    @classmethod
+    def of(cls, *nodes: NodeSupply) -> Supply:
+        """The sum of `nodes`."""
+        return cls(
+            sum(n.cpus for n in nodes),
+            sum(n.gpus for n in nodes),
+            sum(n.memory_bytes for n in nodes),
+            tuple(nodes),
+        )
+
+
+def resolve(request: Request, supply: Supply) -> Request:
+    """`request` with cpus_per_worker filled in.
+
+    On CPU workers share all CPUs but one: the largest whole number each that can be placed on the nodes, or
+    half a CPU each where that is less than one. A worker with a GPU computes there and takes one CPU, so
+    that the others tokenize. A number that was given stays. The result may not fit: `shortage` says so.
+    """
+    _check(request)
+    if request.cpus_per_worker is not None:
+        return request
+    most = 1 if request.gpus_per_worker else floor((supply.cpus - DATA_CPUS) / request.workers)
+    # Where GPUs are what lacks, fewer CPUs would not help.
+    gpus = request.gpus_per_worker if request.workers * request.gpus_per_worker <= supply.gpus else 0
+    for cpus in range(most, 0, -1):
+        if _capacity(supply, cpus, gpus) >= request.workers:
+            return replace(request, cpus_per_worker=float(cpus))
+    return replace(request, cpus_per_worker=SMALLEST_SHARE)
+
+
+def shortage(request: Request, supply: Supply) -> str | None:
+    """None if the workers fit beside one free CPU, else a sentence: asked, there is, what would work."""
+    request = resolve(request, supply)
+    cpus, gpus = request.cpus_per_worker or 0.0, request.gpus_per_worker
+    if _capacity(supply, cpus, gpus) >= request.workers:
+        return None
+    asked = f"cluster.workers: {_workers(request.workers, cpus, gpus)}"
+    needs = "needs" if request.workers == 1 else "need"
+    if request.workers * gpus > supply.gpus:
+        lack = f"{needs} {_count(request.workers * gpus, 'GPU')}, this cluster has {supply.gpus:g}"
+    elif request.workers * cpus + DATA_CPUS > supply.cpus:
+        need = _count(request.workers * cpus + DATA_CPUS, "CPU")
+        lack = f"{needs} {need} (one stays free for data), this cluster has {supply.cpus:g}"
+    else:
+        each = ", ".join(_has(node, gpus) for node in _nodes(supply))
+        lack = f"cannot be placed on its nodes with one CPU left free for data, they have {each}"
+    return f"{asked} {lack}: {_mend(request, supply, cpus)}"
+
+
+def memory_shortage(plan_bytes_per_worker: int, workers_per_node: int, node_memory_bytes: int) -> str | None:
+    """None if `workers_per_node` workers of `plan_bytes_per_worker` bytes fit, else a sentence.
+
+    plan_bytes_per_worker: `MemoryPlan.total` of a worker on CPU, `MemoryPlan.host` of one with a GPU.
+    """
+    if plan_bytes_per_worker < 0 or workers_per_node < 1 or node_memory_bytes < 1:
+        raise ValueError(
+            f"{workers_per_node} workers of {plan_bytes_per_worker} bytes on a node of {node_memory_bytes} bytes "
+            "are not numbers of a run"
+        )
+    needed = plan_bytes_per_worker * workers_per_node
+    if needed <= node_memory_bytes:
+        return None
+    most = node_memory_bytes // plan_bytes_per_worker
+    mend = (
+        f"use at most {_plural(most, 'worker')} a node"
+        if most
+        else "use a smaller model or micro-batch, peft.type: lora, or train.zero_stage: 3 on more nodes"
+    )
+    workers = _plural(workers_per_node, "worker")
+    return (
+        f"{workers} of {gigabytes(plan_bytes_per_worker)} GB on one node need {gigabytes(needed)} GB of memory, "
+        f"the node has {gigabytes(node_memory_bytes)} GB: {mend}"
+    )
+
+
+def _capacity(supply: Supply, cpus: float, gpus: float) -> int:
+    """The most equal workers that can be placed while some node keeps a whole CPU free for data."""
+    nodes = _nodes(supply)
+    everywhere = [_holds(node.cpus, node.gpus, cpus, gpus) for node in nodes]
+    beside_data = [
+        sum(everywhere) - held + _holds(node.cpus - DATA_CPUS, node.gpus, cpus, gpus)
+        for node, held in zip(nodes, everywhere, strict=True)
+        if node.cpus >= DATA_CPUS
+    ]
+    return max(beside_data, default=0)
+
+
+def _holds(node_cpus: float, node_gpus: float, cpus: float, gpus: float) -> int:
+    by_cpus = node_cpus / cpus
+    return floor(min(by_cpus, node_gpus / gpus if gpus else by_cpus) + 1e-9)  # 0.9 CPUs hold 3 workers of 0.3
+
+
+def _mend(request: Request, supply: Supply, cpus: float) -> str:
+    gpus = request.gpus_per_worker
+    if gpus and supply.gpus < gpus:
+        return "set cluster.gpus: false to train on CPUs"
+    share = resolve(replace(request, cpus_per_worker=None), supply).cpus_per_worker or SMALLEST_SHARE
+    if share < cpus and _capacity(supply, share, gpus) >= request.workers:
+        return f"set cluster.cpus_per_worker: {share:g}"
+    # As asked if GPUs are what lacks; else in the smallest share, which the most workers can have.
+    sizes = [size for size in ((cpus, 1.0, SMALLEST_SHARE) if gpus else (SMALLEST_SHARE,)) if size <= cpus]
+    size = max(sizes, key=lambda each: _capacity(supply, each, gpus), default=cpus)
+    if most := _capacity(supply, size, gpus):
+        return f"use at most {_workers(most, size, gpus)}"
+    return f"give the cluster at least {DATA_CPUS + 1} CPUs, by ray start --num-cpus={DATA_CPUS + 1} on one machine"
+
+
+def _nodes(supply: Supply) -> tuple[NodeSupply, ...]:
+    return supply.nodes or (NodeSupply(supply.cpus, supply.gpus, supply.memory_bytes),)
+
+
+def _workers(number: int, cpus: float, gpus: float) -> str:
+    each = _count(cpus, "CPU") + (f" and {_count(gpus, 'GPU')}" if gpus else "")
+    return f"{_plural(number, 'worker')} of {each}"
+
+
+def _has(node: NodeSupply, gpus: float) -> str:
+    return _count(node.cpus, "CPU") + (f" and {_count(node.gpus, 'GPU')}" if gpus else "")
+
+
+def _count(number: float, unit: str) -> str:
+    return f"{number:g} {unit}" + ("s" if number > 1 else "")
+
+
+def _plural(number: int, word: str) -> str:
+    return f"{number} {word}" + ("" if number == 1 else "s")
+
+
+def _check(request: Request) -> None:
+    if request.workers < 1:
+        raise ValueError(f"cluster.workers: {request.workers} workers, there must be at least 1")
+    if request.cpus_per_worker is not None and request.cpus_per_worker <= 0:
+        raise ValueError(f"cluster.cpus_per_worker: {request.cpus_per_worker:g}, it must be above 0")
+    if request.gpus_per_worker < 0:
+        raise ValueError(f"{request.gpus_per_worker:g} GPUs a worker: it cannot be negative")

@@ -1,0 +1,110 @@
+"""How many optimizer steps a run has, and how a global batch is shared out over workers and micro-batches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from math import ceil
+
+MOST_ROWS = 8  # rows of a micro-batch that nobody asked for: small enough for a first run on a small GPU
+
+
+@dataclass(frozen=True)
+class BatchSplit:
+    """What each worker holds of a global batch: so many micro-batches of so many rows.
+
+    slots: rows that all workers hold in one step, at least the global batch; those left over are weightless.
+    """
+
+    micro_batch_size: int
+    gradient_accumulation_steps: int
+    slots: int
+
+
+def total_steps(
+    rows: int | None, global_batch_size: int, epochs: float = 1.0, max_steps: int | None = None
+) -> int:
+    """Optimizer steps of a run: `max_steps`, else epochs * ceil(rows / global_batch_size) rounded up.
+
+    The last batch of an epoch may be partly filled, so 2 epochs of 9 rows in batches of 4 are 6 steps. rows
+    may be None while nobody has counted them, if `max_steps` is given.
+
+    Raises ValueError for a run of no steps.
+    """
+    if global_batch_size < 1:
+        raise ValueError(f"a global batch of {global_batch_size} rows: it must hold at least 1")
+    if rows is not None and rows < 1:
+        raise ValueError(f"{rows} training rows: there is nothing to train on")
+    if max_steps is not None:
+        if max_steps < 1:
+            raise ValueError(f"train.max_steps: {max_steps} steps train nothing, give at least 1")
+        return max_steps
+    if rows is None:
+        raise ValueError(
+            "the number of training rows is not known yet, and without it train.max_steps must be given"
+        )
+    if not epochs > 0:
+        raise ValueError(f"train.epochs: {epochs:g} epochs train nothing, give more than 0")
+    # As written: 0.1 epochs of 30 steps are 3, though 0.1 * 30 is above 3 in floating point.
+    return ceil(Fraction(repr(float(epochs))) * ceil(Fraction(rows, global_batch_size)))
+
+
+def split_batch(
+    global_batch_size: int,
+    world_size: int,
+    micro_batch_size: int | None = None,
+    gradient_accumulation_steps: int | None = None,
+) -> BatchSplit:
+    """Shares `global_batch_size` rows out over workers, with as few empty slots as the given values allow.
+
+    With nothing given: the largest micro-batch of at most 8 rows that adds no padding beyond what the
+    number of workers forces, then the accumulation that follows. With one value given the other is the
+    smallest that holds the batch.
+
+    Raises ValueError when given values hold less than the batch, or so much more that one micro-batch, or
+    one row of every micro-batch, would be empty on every worker: the numbers then contradict, whichever was
+    meant.
+    """
+    if global_batch_size < 1 or world_size < 1:
+        raise ValueError(
+            f"a global batch of {global_batch_size} rows on {world_size} workers: each must be at least 1"
+        )
+    given = {"micro_batch_size": micro_batch_size, "gradient_accumulation_steps": gradient_accumulation_steps}
+    for name, value in given.items():
+        if value is not None and value < 1:
+            raise ValueError(f"train.{name}: {value}: it must be at least 1")
+    share = -(-global_batch_size // world_size)  # rows of the fullest worker
+    micro, accumulation = micro_batch_size, gradient_accumulation_steps
+    if micro is None and accumulation is not None:
+        micro = -(-share // accumulation)
+    elif micro is None:
+        micro = max(size for size in range(1, min(share, MOST_ROWS) + 1) if share % size == 0)
+    if accumulation is None:
+        accumulation = -(-share // micro)
+    # A micro-batch that alone was given is the user's bound; rows left over in the last of several are no
+    # contradiction.
+    bound = gradient_accumulation_steps is None and accumulation > 1
+    if not _tight(share, micro, accumulation, rows_may_spare=bound):
+        raise ValueError(_contradiction(global_batch_size, world_size, micro, accumulation))
+    return BatchSplit(micro, accumulation, world_size * micro * accumulation)
+
+
+def _tight(share: int, micro: int, accumulation: int, *, rows_may_spare: bool = False) -> bool:
+    """Whether micro-batches hold `share` rows, and one fewer, or each a row shorter, would not."""
+    spare_row = (micro - 1) * accumulation >= share and not rows_may_spare
+    return micro * accumulation >= share > micro * (accumulation - 1) and not spare_row
+
+
+def _contradiction(batch: int, workers: int, micro: int, accumulation: int) -> str:
+    share, slots = -(-batch // workers), workers * micro * accumulation
+    smaller, fewer = -(-share // accumulation), -(-share // micro)
+    ways = []
+    if _tight(share, smaller, accumulation):
+        ways.append(f"train.micro_batch_size: {smaller}")
+    if _tight(share, micro, fewer):
+        ways.append(f"train.gradient_accumulation_steps: {fewer}")
+    return (
+        f"{workers} workers x micro_batch_size {micro} x gradient_accumulation_steps {accumulation} hold {slots} rows, "
+        f"{'less' if slots < batch else 'more'} than the global_batch_size of {batch} needs: "
+        f"leave both out, or set {' or '.join(ways)}"
+    ).removesuffix(", or set ")

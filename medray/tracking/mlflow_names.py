@@ -1,0 +1,46 @@
+"""What a record's numbers are called in MLflow."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+_NOT_METRICS = frozenset({"step", "tokens", "loss_tokens", "samples", "seconds"})
+_PERF = frozenset({"mfu", "peak_bytes", "tokens_per_second"})
+
+
+def step_metrics(record: dict[str, Any]) -> dict[str, float]:
+    """MLflow's names and values of a step record: `loss/label` is `train/loss_label`, tokens and seconds a rate."""
+    metrics = {}
+    for key, value in numbers(record).items():
+        if key not in _NOT_METRICS:
+            metrics[metric_name(("perf/" if key in _PERF else "train/") + key.replace("/", "_"))] = value
+    if record.get("tokens") is not None and (record.get("seconds") or 0) > 0:
+        metrics["perf/tokens_per_second"] = float(record["tokens"]) / float(record["seconds"])
+    return metrics
+
+
+def final_metrics(summary: dict[str, Any], prefix: str = "final") -> dict[str, float]:
+    """The numbers of a summary, flat, as `final/<key>/<key>`; what is not a number is left out."""
+    metrics = {metric_name(f"{prefix}/{key}"): value for key, value in numbers(summary).items()}
+    for key, value in summary.items():
+        if isinstance(value, dict):
+            metrics.update(final_metrics(value, f"{prefix}/{key}"))
+    return metrics
+
+
+def numbers(record: dict[str, Any]) -> dict[str, float]:
+    return {k: float(v) for k, v in record.items() if isinstance(v, int | float) and not isinstance(v, bool)}
+
+
+def metric_name(name: str) -> str:
+    """A name that MLflow accepts: it refuses other characters, empty and dotted path parts, and over 250 characters."""
+    parts = [part for part in re.sub(r"[^\w\-. /]", "_", name, flags=re.ASCII).split("/") if part.strip(". ")]
+    return "/".join(parts)[:250].rstrip("/")
+
+
+def without_userinfo(uri: str) -> str:
+    """The URI without user and password, fit to be written down."""
+    parts = urlsplit(uri)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])) if "@" in parts.netloc else uri

@@ -1,0 +1,1 @@
+"""The worker loop and what surrounds it: step, engine, checkpoint, driver. The only room that knows Ray Train."""

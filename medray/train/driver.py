@@ -1,0 +1,348 @@
+"""The driver of one run: prepares, starts the workers, watches, evaluates the export and writes what a run leaves.
+
+It neither starts Ray nor touches signals: `cli` does. `fit()` runs in a side thread, where Ray installs no handlers.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import ray
+import ray.train
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
+
+from medray.config import Config
+from medray.config.load import dump
+from medray.data.pipeline import Pipeline, TokenSet
+from medray.data.shards import ShardStore
+from medray.data.tokenizer import load_tokenizer
+from medray.errors import InputError, MedrayError, RunFailedError
+from medray.evaluate.metrics import score
+from medray.evaluate.predict import Prediction, PredictSpec, predict
+from medray.evaluate.validation import reference
+from medray.models.load import architecture, model_config, model_folder
+from medray.plan.steps import total_steps
+from medray.tracking import ledger as ledgers
+from medray.train import checkpoint
+from medray.train.loop import STOPPED, WorkerPlan
+from medray.train.outcome import RunResult, TextSample, write_outcome
+from medray.train.prepare import Resources, check_memory, layout, precision, resources, supply
+from medray.train.worker import worker
+
+POLL_SECONDS = 0.2
+# A report of a checkpoint is a barrier that costs one poll of Ray Train's controller, 2 s by default.
+CONTROLLER_POLL_SECONDS = "0.2"
+
+
+class Console(Protocol):
+    def phase(self, name: str, detail: str = "") -> None: ...
+    def show(self, record: dict[str, Any], *, total_steps: int) -> None: ...
+    def heartbeat(self) -> None: ...
+    def table(self, title: str, rows: list[tuple[str, ...]]) -> None: ...
+
+
+class StopSwitch:
+    """Set from a signal handler; the driver passes it on to the ledger, and rank 0 reads it there."""
+
+    def __init__(self) -> None:
+        self.signal = 0
+
+    def request(self, signal: int) -> None:
+        self.signal = signal
+
+    @property
+    def reason(self) -> str | None:
+        return f"signal {self.signal}" if self.signal else None
+
+
+@dataclass
+class Timings:
+    """Seconds of a run's parts, summed over the attempts of this driver."""
+
+    began: float = field(default_factory=time.perf_counter)
+    parts: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def of(self, part: str) -> Iterator[None]:
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.parts[part] = self.parts.get(part, 0.0) + time.perf_counter() - began
+
+
+def run(config: Config, *, callbacks: Sequence[Any] = (), console: Console | None = None,
+        stop: StopSwitch | None = None) -> RunResult:
+    """Runs `config` on the connected Ray cluster to its end, or to a stop that was asked for.
+
+    callbacks: Ray Train's UserCallbacks, for a search. Raises InputError before any worker starts, RunFailedError
+    when the run failed. A run that is done is returned as it is.
+    """
+    return _Driver(config, list(callbacks), console, stop or StopSwitch()).run()
+
+
+class _Driver:
+    def __init__(self, config: Config, callbacks: list[Any], console: Console | None, stop: StopSwitch) -> None:
+        self.config, self.callbacks, self.console, self.stop = config, callbacks, console, stop
+        self.folder = Path(config.run.storage) / config.run.name
+        self.timings = Timings()
+
+    def run(self) -> RunResult:
+        have = supply()
+        granted = resources(self.config, have)
+        self._phase("cluster", f"{granted.workers} workers of {granted.cpus:g} CPU"
+                    + (" and 1 GPU" if granted.gpus else "") + f", {have.cpus:g} CPUs in the cluster")
+        folder = model_folder(self.config.model)
+        chosen = precision(self.config, granted.device)
+        with self.timings.of("data"):
+            pipeline, sets, encoding, model = self._data(folder)
+        memory = check_memory(self.config, model, folder, have, granted, chosen)
+        steps = total_steps(sets["train"].index.rows, self.config.train.global_batch_size, self.config.train.epochs,
+                            self.config.train.max_steps)
+        self._claim_folder()
+        plan = WorkerPlan(self.config, str(self.folder), sets["train"], sets.get("validation"), model,
+                          layout(self.config), steps, chosen, granted.threads)
+        ledger = ledgers.start(str(self.folder), self._tracking())
+        self._phase("model", memory)
+        try:
+            outcome = self._fit(plan, granted, ledger)
+            self._phase("evaluation", "the export") if outcome["status"] != STOPPED else None
+            after, samples = self._evaluate_export(plan, granted, outcome)
+        except Exception as error:
+            self._close(ledger, {"status": "failed", "error": str(error)}, [])
+            raise
+        result = write_outcome(plan, outcome, after, samples, self.timings.parts,
+                               time.perf_counter() - self.timings.began, ray.get(encoding))
+        self._close(ledger, result.summary, [str(self.folder / name) for name in
+                                             ("config.yaml", "summary.json", "report.html")])
+        del pipeline
+        return result
+
+    def _data(self, folder: str | None) -> tuple[Any, dict[str, TokenSet], Any, dict[str, Any]]:
+        """Indexes, starts encoding, and waits for the first shard: an empty loss mask is known before any worker."""
+        self._phase("data", "reading")
+        kind = architecture(model_config(self.config.model))
+        pipeline = ray.remote(Pipeline).options(num_cpus=0).remote(self.config, kind, folder)
+        sets: dict[str, TokenSet] = self._answer(pipeline.index.remote())
+        encoding = pipeline.encode.remote()
+        rows = ", ".join(f"{len(found.index.shards)} shards of {found.index.rows} {split} rows"
+                         + (f" ({found.index.rejected} rejected)" if found.index.rejected else "")
+                         for split, found in sets.items())
+        self._phase("data", rows)
+        self._check_first_shard(sets["train"], encoding)
+        tokenizer = load_tokenizer(sets["train"].tokenizer)
+        vocab = (len(tokenizer), tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.bos_token_id)
+        return pipeline, sets, encoding, model_config(self.config.model, vocab)
+
+    def _check_first_shard(self, tokens: TokenSet, encoding: Any) -> None:
+        store, first = ShardStore(Path(tokens.folder)), int(tokens.order(self.config).shard_order(0)[0])
+        while not store.has(first):
+            ready, _ = ray.wait([encoding], timeout=POLL_SECONDS)
+            if ready:
+                self._answer(encoding)
+            self._beat()
+        for task in self.config.method.tasks:
+            if not store.counts(first, task, "loss_tokens").any():
+                raise InputError(f"no row of the first {tokens.index.shards[first].rows} has a token of the task "
+                                 f"{task!r} that carries loss", key=f"data.max_{task}_tokens",
+                                 value=tokens.spec.limits[task], mend="raise the limit, or look at the column")
+
+    def _answer(self, reference: Any) -> Any:
+        """An actor's answer; errors of the user come out as themselves."""
+        try:
+            while not ray.wait([reference], timeout=POLL_SECONDS)[0]:
+                self._beat()
+            return ray.get(reference)
+        except ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, MedrayError):
+                raise error.cause from None
+            raise RunFailedError(f"the data pipeline failed: {_last_line(error.cause or error)}") from error
+
+    def _claim_folder(self) -> None:
+        """Writes config.yaml, unless the run's checkpoints were made under another one."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        file = self.folder / "config.yaml"
+        if file.exists() and checkpoint.newest(self.folder / "checkpoints"):
+            check_unchanged(file, self.config)
+        staging = self.folder / ".config.yaml"
+        staging.write_text(dump(self.config))
+        staging.replace(file)
+
+    def _tracking(self) -> ledgers.TrackingSpec:
+        tracking, run = self.config.tracking, self.config.run
+        uri = tracking.uri or f"sqlite:///{Path(run.storage).resolve() / 'mlflow.db'}"
+        return ledgers.TrackingSpec(tracking.enabled, uri, tracking.experiment, tracking.run_name or run.name,
+                                    dict(tracking.tags), _flat(self.config.model_dump(mode="json")),
+                                    tracking.show_text)
+
+    def _fit(self, plan: WorkerPlan, granted: Resources, ledger: Any) -> dict[str, Any]:
+        """Runs the workers in a side thread and shows their news until they end."""
+        os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", CONTROLLER_POLL_SECONDS)
+        os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S",
+                              str(self.config.cluster.start_timeout_seconds))
+        per_worker = {"CPU": granted.cpus} | ({"GPU": granted.gpus} if granted.gpus else {})
+        trainer = TorchTrainer(
+            worker,
+            train_loop_config={"plan": plan, "ledger": ledger},
+            scaling_config=ScalingConfig(num_workers=granted.workers, use_gpu=bool(granted.gpus),
+                                         resources_per_worker=per_worker),
+            run_config=RunConfig(
+                name=f"attempt-{time.time_ns()}",  # resume looks at our manifests, never at Ray's
+                storage_path=str(self.folder / ".ray"),
+                failure_config=FailureConfig(max_failures=self.config.cluster.max_failures),
+                callbacks=self.callbacks or None,
+            ),
+        )
+        box: dict[str, Any] = {}
+        thread = threading.Thread(target=_capture, args=(box, trainer.fit), daemon=True)
+        thread.start()
+        shown = 0
+        with self.timings.of("fit"):
+            while thread.is_alive():
+                thread.join(POLL_SECONDS)
+                shown = self._show(ledger, shown, plan.total_steps)
+                self._forward_stop(ledger)
+        self._show(ledger, shown, plan.total_steps)
+        if error := box.get("error"):
+            raise RunFailedError(f"training failed: {_failure(error)}") from error
+        returned = box["result"].return_value
+        if returned and "input_error" in returned:
+            what, file, key, value, mend = returned["input_error"]
+            raise InputError(what, file=file, key=key, value=value, mend=mend)
+        if not returned:
+            raise RunFailedError("the workers ended without a result")
+        return returned
+
+    def _show(self, ledger: Any, shown: int, steps: int) -> int:
+        try:
+            news = ray.get(ledger.poll.remote(shown), timeout=10)
+        except (ray.exceptions.RayError, TimeoutError):
+            news = []
+        for record in news:
+            shown = record["index"]
+            if record["kind"] == "step":
+                self.timings.parts.setdefault("first_step", time.perf_counter() - self.timings.began)
+            if self.console:
+                self.console.show(record, total_steps=steps)
+        self._beat()
+        return shown
+
+    def _forward_stop(self, ledger: Any) -> None:
+        if self.stop.reason:
+            ledger.request_stop.remote(self.stop.reason)
+
+    def _evaluate_export(self, plan: WorkerPlan, granted: Resources, outcome: dict[str, Any]
+                         ) -> tuple[dict[str, float], list[TextSample]]:
+        """Metrics of what the exported weights write, and the texts themselves."""
+        evaluation, tokens = self.config.eval, plan.validation
+        if outcome["status"] == STOPPED or tokens is None or not evaluation.metrics:
+            return {}, []
+        rows = min(evaluation.generation.rows, tokens.index.rows)
+        if not rows:
+            return {}, []
+        spec = PredictSpec(str(self.folder / "export"), tokens, rows, evaluation.batch_size,
+                           evaluation.generation.max_new_tokens, granted.workers, granted.cpus, granted.gpus,
+                           granted.threads)
+        with self.timings.of("evaluate"):
+            box: dict[str, Any] = {}
+            thread = threading.Thread(target=_capture, args=(box, lambda: predict(spec)), daemon=True)
+            thread.start()
+            while thread.is_alive():
+                thread.join(POLL_SECONDS)
+                self._beat()
+            if error := box.get("error"):
+                raise RunFailedError(f"evaluating the export failed: {_last_line(error)}") from error
+            predictions: list[Prediction] = list(box["result"])
+            store = ShardStore(Path(tokens.folder))
+            counts = [shard.rows for shard in tokens.index.shards]
+            places = [(shard, row) for shard, count in enumerate(counts) for row in range(count)][:rows]
+            references = [reference(store, *place) for place in places]
+            metrics = score(evaluation.metrics, [found.prediction for found in predictions], references)
+        samples = [TextSample(found.id, found.prompt, truth.text, found.prediction)
+                   for found, truth in zip(predictions, references, strict=True)]
+        return metrics, samples
+
+    def _close(self, ledger: Any, summary: dict[str, Any], artifacts: list[str]) -> None:
+        try:
+            ray.get(ledger.close.remote(summary, artifacts), timeout=30)
+        except Exception:  # tracking never decides how a run ends
+            self._phase("tracking", "could not be closed")
+
+    def _phase(self, name: str, detail: str = "") -> None:
+        if self.console:
+            self.console.phase(name, detail)
+
+    def _beat(self) -> None:
+        if self.console:
+            self.console.heartbeat()
+
+
+def check_unchanged(file: Path, config: Config) -> None:
+    """Raises InputError when a key that decides the numbers differs from the config that a run began with."""
+    import yaml
+
+    then, now = _flat(yaml.safe_load(file.read_text())), _flat(config.model_dump(mode="json"))
+    free = _resumable(Config, ())
+    changed = [key for key in sorted(set(then) | set(now))
+               if then.get(key) != now.get(key) and not any(key == name or key.startswith(f"{name}.") for name in free)]
+    if changed:
+        key = changed[0]
+        raise InputError(f"the run {config.run.name} has checkpoints made with {key}: {then.get(key)}"
+                         + (f" (and {len(changed) - 1} other keys differ)" if len(changed) > 1 else ""),
+                         key=key, value=now.get(key), mend="give it back its old value, or use another run.name")
+
+
+def _resumable(model: Any, prefix: tuple[str, ...]) -> list[str]:
+    names = []
+    for name, item in model.model_fields.items():
+        if (item.json_schema_extra or {}).get("resumable"):
+            names.append(".".join((*prefix, name)))
+        elif hasattr(item.annotation, "model_fields"):
+            names += _resumable(item.annotation, (*prefix, name))
+    return names
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    flat: dict[str, str] = {}
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = json.dumps(value)
+    return flat
+
+
+def _capture(box: dict[str, Any], action: Callable[[], Any]) -> None:
+    try:
+        box["result"] = action()
+    except BaseException as error:
+        box["error"] = error
+
+
+def _failure(error: BaseException) -> str:
+    """The first worker's own error, in one line."""
+    failures = getattr(error, "worker_failures", None)
+    if failures:
+        rank, cause = sorted(failures.items())[0]
+        return f"worker {rank}: {_last_line(cause)}"
+    return _last_line(error)
+
+
+def _last_line(error: BaseException) -> str:
+    """Kind and message, without the traceback that Ray writes into messages."""
+    cause = getattr(error, "cause", None)
+    if isinstance(cause, BaseException):
+        return _last_line(cause)
+    lines = [line for line in str(error).strip().splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[-1].strip()[:500]}" if lines else type(error).__name__
+
+

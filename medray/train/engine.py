@@ -1,0 +1,184 @@
+"""What turns losses into weights: DeepSpeed, or plain torch as the second form and as the oracle of tests."""
+
+from __future__ import annotations
+
+import os
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from medray.config.train import TrainConfig
+
+# Larger than any gradient norm: DeepSpeed computes the norm only where it may clip.
+_NO_CLIP = 1e30
+
+
+class Engine(Protocol):
+    """A model under training. Losses are shares of one global loss: gradients add up over backwards and ranks."""
+
+    model: Any
+    rank: int
+    world_size: int
+    device: torch.device
+    gathers: bool  # forwards are collectives: every rank must run the same number of them
+
+    def backward(self, loss: Tensor) -> None:
+        """Adds the gradient of this rank's share of the global loss."""
+
+    def step(self, lr: float) -> float:
+        """Updates the weights with learning rate `lr`; returns the gradient's norm before clipping."""
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The sum of `values` over all ranks."""
+
+    def save(self, folder: Path) -> None:
+        """Every rank writes its part of weights and optimizer state into `folder`."""
+
+    def load(self, folder: Path) -> None:
+        """Restores what `save` wrote with the same number of ranks. Raises for another number."""
+
+
+class TorchEngine:
+    """One process, torch alone."""
+
+    rank, world_size, gathers = 0, 1, False
+
+    def __init__(self, model: nn.Module, train: TrainConfig, device: torch.device) -> None:
+        self.model, self.device, self._clip = model.to(device), device, train.clip_grad_norm
+        self.optimizer = make_optimizer(model, train)
+
+    def backward(self, loss: Tensor) -> None:
+        loss.backward()
+
+    def step(self, lr: float) -> float:
+        norm = nn.utils.clip_grad_norm_(trainable(self.model), self._clip or _NO_CLIP)
+        _set_lr(self.optimizer, lr)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return float(norm)
+
+    def sum(self, values: Tensor) -> Tensor:
+        return values
+
+    def save(self, folder: Path) -> None:
+        kept = {name: value for name, value in self.model.named_parameters() if value.requires_grad}
+        torch.save({"weights": kept, "optimizer": self.optimizer.state_dict()}, folder / "torch.pt")
+
+    def load(self, folder: Path) -> None:
+        state = torch.load(folder / "torch.pt", map_location=self.device, weights_only=True)
+        self.model.load_state_dict(state["weights"], strict=False)
+        self.optimizer.load_state_dict(state["optimizer"])
+
+
+class DeepSpeedEngine:
+    """ZeRO stages 0 to 3 over the process group that is already there."""
+
+    def __init__(self, model: nn.Module, train: TrainConfig, ds_config: dict[str, Any], device: torch.device) -> None:
+        import deepspeed
+
+        self.model: Any
+        self.model, *_ = deepspeed.initialize(
+            model=model, optimizer=make_optimizer(model, train), config=ds_config, dist_init_required=False
+        )
+        self.rank, self.world_size, self.device = self.model.global_rank, self.model.world_size, device
+        self.gathers = train.zero_stage == 3
+        self._frozen = any(not parameter.requires_grad for parameter in model.parameters())
+
+    def backward(self, loss: Tensor) -> None:
+        # DeepSpeed averages over ranks; ours is a sum of shares.
+        self.model.backward(loss * self.world_size, scale_wrt_gas=False)
+
+    def step(self, lr: float) -> float:
+        _set_lr(self.model.optimizer, lr)
+        self.model.step()
+        norm = self.model.get_global_grad_norm()
+        return float(norm) if norm is not None else float("nan")
+
+    def sum(self, values: Tensor) -> Tensor:
+        torch.distributed.all_reduce(values)
+        return values
+
+    def save(self, folder: Path) -> None:
+        self.model.save_checkpoint(str(folder), tag="engine", save_latest=False, exclude_frozen_parameters=self._frozen)
+
+    def load(self, folder: Path) -> None:
+        path, _ = self.model.load_checkpoint(str(folder), tag="engine", load_module_strict=not self._frozen,
+                                             load_lr_scheduler_states=False)
+        if path is None:
+            raise RuntimeError(f"DeepSpeed found no checkpoint in {folder}")
+
+
+def make_optimizer(model: nn.Module, train: TrainConfig) -> torch.optim.AdamW:
+    """torch's AdamW for both engines: DeepSpeed's own would compile a C++ extension on a CPU."""
+    options = train.optimizer
+    return torch.optim.AdamW(trainable(model), lr=options.lr, betas=options.betas, eps=options.eps,
+                             weight_decay=options.weight_decay)
+
+
+def trainable(model: nn.Module) -> list[nn.Parameter]:
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+def deepspeed_config(train: TrainConfig, *, micro_batch_size: int, world_size: int, precision: str) -> dict[str, Any]:
+    """DeepSpeed's config of a run; `train.deepspeed` overrides it key by key."""
+    config: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": micro_batch_size,
+        "train_batch_size": micro_batch_size * world_size,
+        "gradient_accumulation_steps": 1,
+        # We call step() at the end of a global batch, however many forwards it took.
+        "managed_gradient_accumulation": False,
+        "gradient_clipping": train.clip_grad_norm or _NO_CLIP,
+        "steps_per_print": None,
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "zero_optimization": {"stage": train.zero_stage, "stage3_gather_16bit_weights_on_model_save": True},
+    }
+    if precision in ("bf16", "fp16"):
+        config[precision] = {"enabled": True}
+    if train.offload == "cpu":
+        config["zero_optimization"]["offload_optimizer"] = {"device": "cpu"}
+        if train.zero_stage == 3:
+            config["zero_optimization"]["offload_param"] = {"device": "cpu"}
+    return _merge(config, train.deepspeed)
+
+
+def prepare_process(threads: int) -> None:
+    """Before anything else in a process: threads, and none of DeepSpeed's extensions compiled on the first start.
+
+    On a CPU, init_distributed would compile shm_comm for minutes; gloo does without. The table of compatible ops is
+    DeepSpeed's own but private: a test fails the day it moves.
+    """
+    torch.set_num_threads(threads)
+    os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
+    import deepspeed
+
+    deepspeed.logger.setLevel("ERROR")
+    if not torch.cuda.is_available():
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.init_distributed(dist_backend="nccl" if torch.cuda.is_available() else "gloo", auto_mpi_discovery=False,
+                               verbose=False)
+
+
+def gathered(engine: Engine, parameters: list[nn.Parameter]) -> AbstractContextManager[Any]:
+    """Whole parameters on every rank, where stage 3 has sharded them."""
+    if not engine.gathers:
+        return nullcontext()
+    import deepspeed
+
+    return deepspeed.zero.GatheredParameters(parameters)
+
+
+def _set_lr(optimizer: Any, lr: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+
+
+def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for name, value in over.items():
+        both = isinstance(value, dict) and isinstance(merged.get(name), dict)
+        merged[name] = _merge(merged[name], value) if both else value
+    return merged

@@ -1,0 +1,301 @@
+"""The worker loop: what every rank does from weights to export. Runs under Ray Train, under torchrun, or alone.
+
+It talks to the outside through a Reporter only; `train/worker.py` has the one for Ray.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import distributed
+
+from medray.config import Config
+from medray.data.pipeline import TokenSet
+from medray.data.shards import ShardStore
+from medray.data.tokenizer import load_tokenizer
+from medray.evaluate.metrics import score
+from medray.evaluate.validation import Validation
+from medray.methods.loss import Method
+from medray.models.export import export
+from medray.models.load import add_adapter, architecture, load_model
+from medray.train import checkpoint
+from medray.train.engine import DeepSpeedEngine, Engine, TorchEngine, deepspeed_config, gathered, prepare_process
+from medray.train.schedule import learning_rate
+from medray.train.step import BatchLayout, BatchReader, Prepared, Progress, train_step
+
+TRAINED, STOPPED = "done", "stopped"
+ATTEMPTS = "attempts.jsonl"  # one line a start of the workers
+
+
+@dataclass(frozen=True)
+class WorkerPlan:
+    """All that a rank needs to know. precision: fp32, bf16 or fp16; model: the Hugging Face config as a dict."""
+
+    config: Config
+    run_folder: str
+    train: TokenSet
+    validation: TokenSet | None
+    model: dict[str, Any]
+    layout: BatchLayout
+    total_steps: int
+    precision: str
+    threads: int
+
+    @property
+    def method(self) -> Method:
+        method = self.config.method
+        return Method({task: method.weight(task) for task in method.tasks})
+
+    @property
+    def plain_torch(self) -> bool:
+        """One process that shards nothing needs no DeepSpeed."""
+        train = self.config.train
+        return (self.config.cluster.workers == 1 and train.zero_stage == 0 and self.precision == "fp32"
+                and not train.deepspeed)
+
+
+class Reporter(Protocol):
+    """Where a rank's news go. Only rank 0's step, evaluation and event calls matter; `sync` is called by all."""
+
+    def opened(self, resumed_step: int) -> None: ...
+    def step(self, record: dict[str, Any]) -> None: ...
+    def evaluation(self, record: dict[str, Any]) -> None: ...
+    def event(self, record: dict[str, Any]) -> None: ...
+    def stop_requested(self) -> bool: ...
+    def sync(self, metrics: dict[str, Any]) -> None:
+        """At checkpoints and evaluations, on all ranks."""
+
+
+@dataclass
+class Outcome:
+    """What rank 0 returns. seconds: of the parts of this attempt."""
+
+    status: str
+    progress: Progress
+    evaluated: dict[str, float]
+    seconds: dict[str, float] = field(default_factory=dict)
+    peak_bytes: int = 0
+    trainable: int = 0
+    parameters: int = 0
+
+
+def run(plan: WorkerPlan, reporter: Reporter) -> Outcome:
+    """Trains to the end, or to a stop that was asked for; all ranks return the same status and progress."""
+    return _Loop(plan, reporter).run()
+
+
+class _Loop:
+    def __init__(self, plan: WorkerPlan, reporter: Reporter) -> None:
+        self.plan, self.config, self.reporter = plan, plan.config, reporter
+        self.method, self.folder = plan.method, Path(plan.run_folder)
+        self.seconds: dict[str, float] = {}
+        self.seq2seq = architecture(plan.model) == "seq2seq"
+        with self._timed("setup"):
+            if plan.plain_torch:
+                torch.set_num_threads(plan.threads)
+            else:
+                prepare_process(plan.threads)
+            self.tokenizer = load_tokenizer(plan.train.tokenizer)
+            self.engine = self._engine()
+        self.validation = self._validation(plan.validation)
+        self.progress = Progress()
+
+    def run(self) -> Outcome:
+        self._resume()
+        if self.progress.step == 0 and self.config.eval.at_start:
+            self._evaluate(generate=True)
+        status = self._train()
+        evaluated: dict[str, float] = {}
+        if status == TRAINED:
+            evaluated = self._evaluate(generate=False)
+            self._event("phase", name="export")
+            with self._timed("export"):
+                self._export()
+        parameters = [parameter for _, parameter in self._inner().named_parameters()]
+        sizes = [getattr(p, "ds_numel", p.numel()) for p in parameters]
+        trainable = sum(size for size, p in zip(sizes, parameters, strict=True) if p.requires_grad)
+        return Outcome(status, self.progress, evaluated, self.seconds, _peak_bytes(), trainable, sum(sizes))
+
+    def _engine(self) -> Engine:
+        plan, train = self.plan, self.config.train
+        ranks = 1 if plan.plain_torch else distributed.get_world_size()
+        ds_config = deepspeed_config(train, micro_batch_size=plan.layout.micro_batch_size, world_size=ranks,
+                                     precision=plan.precision)
+        device = _device()
+        dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(plan.precision, torch.float32)
+        self._event("phase", name="model")
+        model: Any = load_model(self.config.model, plan.model, dtype=dtype, seed=self.config.run.seed,
+                                zero3=ds_config if train.zero_stage == 3 else None)
+        if train.gradient_checkpointing:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            model.enable_input_require_grads()
+        model = add_adapter(model, self.config.peft, seq2seq=self.seq2seq, seed=self.config.run.seed)
+        return TorchEngine(model, train, device) if plan.plain_torch else DeepSpeedEngine(model, train, ds_config,
+                                                                                          device)
+
+    def _validation(self, tokens: TokenSet | None) -> Validation | None:
+        if tokens is None:
+            return None
+        rows = [shard.rows for shard in tokens.index.shards]
+        return Validation.of(ShardStore(Path(tokens.folder)), rows, tokens.spec.architecture,
+                             self.tokenizer.pad_token_id, self.config.eval.batch_size)
+
+    def _resume(self) -> None:
+        found = checkpoint.newest(self.folder / "checkpoints")
+        if found:
+            self.progress = checkpoint.restore(found, self.engine)
+        if self.engine.rank == 0:
+            with (self.folder / ATTEMPTS).open("a") as stream:
+                stream.write(json.dumps({"time": time.time(), "resumed_step": self.progress.step}) + "\n")
+            self.reporter.opened(self.progress.step)
+
+    def _train(self) -> str:
+        plan, config = self.plan, self.config
+        every = config.train.save_every_steps or max(plan.total_steps // 10, 1)
+        saved = self.progress.step if self.progress.step else -1
+        self._event("phase", name="training")
+        with self._timed("train"):
+            for step, prepared in self._prepared(self.progress.step):
+                began = time.perf_counter()
+                lr = learning_rate(step, plan.total_steps, config.train.optimizer.lr, config.train.scheduler)
+                record = train_step(self.engine, prepared, self.method, lr=lr, seed=config.run.seed, step=step,
+                                    seq2seq=self.seq2seq)
+                self.progress.add(prepared)
+                self._check_finite(record)
+                record["seconds"] = time.perf_counter() - began
+                self._report(record, prepared)
+                stop = self._stop()
+                last = self.progress.step == plan.total_steps
+                if stop or last or self.progress.step % every == 0:
+                    self._save()
+                    saved = self.progress.step
+                if stop and not last:
+                    return STOPPED
+                if config.eval.every_steps and self.progress.step % config.eval.every_steps == 0 and not last:
+                    self._evaluate(generate=True)
+        if saved != self.progress.step:
+            self._save()
+        return TRAINED
+
+    def _prepared(self, start: int) -> Iterator[tuple[int, Prepared]]:
+        """(step, arrays), the next step's made while this one is computed."""
+        spec = self.plan.train.spec
+        reader = BatchReader(
+            ShardStore(Path(self.plan.train.folder), keep=2 * self.config.data.window_shards),
+            self.plan.train.order(self.config), self.method, self.plan.layout, rank=self.engine.rank,
+            world_size=self.engine.world_size, architecture=spec.architecture, pad_id=self.tokenizer.pad_token_id,
+        )
+        with ThreadPoolExecutor(1) as pool:
+            ahead: Future[Prepared] | None = None
+            for step in range(start, self.plan.total_steps):
+                current = ahead or pool.submit(reader.prepare, step)
+                ahead = pool.submit(reader.prepare, step + 1) if step + 1 < self.plan.total_steps else None
+                yield step, current.result()
+
+    def _report(self, record: dict[str, Any], prepared: Prepared) -> None:
+        if self.engine.rank == 0:
+            order = self.plan.train.order(self.config)
+            epoch = self.progress.step / order.steps_per_epoch
+            self.reporter.step(record | {"epoch": round(epoch, 6), "samples": self.progress.samples})
+
+    def _check_finite(self, record: dict[str, Any]) -> None:
+        """A loss that is no number is the same on all ranks, so all stop here."""
+        if record["loss"] != record["loss"] or record["loss"] in (float("inf"), float("-inf")):
+            raise FloatingPointError(f"the loss of step {record['step']} is {record['loss']}; try a lower "
+                                     "train.optimizer.lr, or train.precision: fp32")
+
+    def _stop(self) -> bool:
+        """Whether rank 0 was asked to stop, the same answer on all ranks."""
+        asked = self.reporter.stop_requested() if self.engine.rank == 0 else False
+        flag = torch.tensor([float(asked)], device=self.engine.device)
+        return bool(self.engine.sum(flag).item())
+
+    def _save(self) -> None:
+        with self._timed("checkpoint_blocked"):
+            checkpoint.save(self.folder / "checkpoints", self.engine, self.progress,
+                            keep=self.config.train.keep_checkpoints, barrier=self._barrier)
+        self._event("checkpoint", step=self.progress.step)
+        self.reporter.sync({"step": self.progress.step})
+
+    def _evaluate(self, *, generate: bool) -> dict[str, float]:
+        """Metrics of the validation split as it stands now: exact losses, and text metrics where asked for."""
+        if self.validation is None:
+            return {}
+        self._event("phase", name="evaluation")
+        with self._timed("evaluate"):
+            metrics = self._losses(self.validation)
+            count = min(self.config.eval.generation.rows, len(self.validation.rows))
+            if generate and count and self.config.eval.metrics:
+                metrics |= self._generation(self.validation, count)
+        if self.engine.rank == 0:
+            self.reporter.evaluation({"step": self.progress.step, "metrics": metrics})
+        self.reporter.sync({"step": self.progress.step, "loss": metrics["loss"]})
+        return metrics
+
+    def _losses(self, validation: Validation) -> dict[str, float]:
+        tasks, engine = self.method.tasks, self.engine
+        totals = validation.totals(tasks)
+        sums = validation.loss_sums(engine.model, tasks, engine.device, engine.rank, engine.world_size)
+        summed = engine.sum(torch.tensor([sums[task] for task in tasks], dtype=torch.float64, device=engine.device))
+        by_task = dict(zip(tasks, summed.tolist(), strict=True))
+        losses = {f"loss_{task}": by_task[task] / totals[task] for task in tasks if totals[task]}
+        return {"loss": self.method.loss(by_task, totals)} | losses
+
+    def _generation(self, validation: Validation, count: int) -> dict[str, float]:
+        engine = self.engine
+        mine = validation.predictions(
+            engine.model, self.tokenizer, count, max_new_tokens=self.config.eval.generation.max_new_tokens,
+            device=engine.device, rank=engine.rank, world_size=engine.world_size,
+            synced=engine.gathers and engine.world_size > 1,
+        )
+        parts: list[Any] = [mine]
+        if engine.world_size > 1:
+            parts = [None] * engine.world_size
+            distributed.all_gather_object(parts, mine)
+        texts = dict(pair for part in parts for pair in part)
+        references = [validation.reference(number) for number in range(count)]
+        return score(self.config.eval.metrics, [texts[number] for number in range(count)], references)
+
+    def _export(self) -> None:
+        export(self._inner(), self.tokenizer, self.folder / "export", write=self.engine.rank == 0,
+               gathered=lambda parameter: gathered(self.engine, [parameter]))
+        self._barrier()
+
+    def _inner(self) -> Any:
+        return getattr(self.engine.model, "module", self.engine.model)
+
+    def _barrier(self) -> None:
+        if self.engine.world_size > 1:
+            distributed.barrier()
+
+    def _event(self, kind: str, **fields: Any) -> None:
+        self.reporter.event({"kind": kind, **fields})
+
+    @contextmanager
+    def _timed(self, part: str) -> Iterator[None]:
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[part] = self.seconds.get(part, 0.0) + time.perf_counter() - began
+
+
+def _device() -> torch.device:
+    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def _peak_bytes() -> int:
+    """Peak of this process: GPU memory where there is one, else resident memory."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

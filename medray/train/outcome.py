@@ -1,0 +1,151 @@
+"""What a run leaves behind: summary.json, predictions.jsonl, report.html."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medray.config import Config
+from medray.config.load import dump
+from medray.errors import RunFailedError
+from medray.tracking.ledger import EVALS_FILE, STEPS_FILE
+from medray.tracking.report import write_report
+from medray.train.loop import ATTEMPTS, TRAINED, WorkerPlan
+
+PACKAGES = ("medray", "torch", "ray", "deepspeed", "transformers", "peft", "mlflow", "pyarrow")
+
+
+@dataclass(frozen=True)
+class TextSample:
+    """One prediction beside what it should have been. Text of a record: shown only where the config says so."""
+
+    id: str
+    prompt: str
+    reference: str
+    prediction: str
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """folder: of the run. summary: as in summary.json."""
+
+    folder: Path
+    summary: dict[str, Any]
+
+
+def finished(config: Config) -> RunResult | None:
+    """The result of a run that is done under the same number of steps, None where there is something left to do."""
+    folder = Path(config.run.storage) / config.run.name
+    try:
+        summary = json.loads((folder / "summary.json").read_text())
+    except (OSError, ValueError):
+        return None
+    return RunResult(folder, summary) if summary.get("status") == TRAINED else None
+
+
+def write_outcome(plan: WorkerPlan, outcome: dict[str, Any], after: dict[str, float], samples: Sequence[TextSample],
+                  driver_seconds: dict[str, float], total_seconds: float, manifests: dict[str, Any]) -> RunResult:
+    """Writes the run's files and returns the summary. Raises RunFailedError for a run that trained nothing."""
+    folder, config = Path(plan.run_folder), plan.config
+    steps, evaluations = _lines(folder / STEPS_FILE), _lines(folder / EVALS_FILE)
+    progress = outcome["progress"]
+    if outcome["status"] == TRAINED and not (progress["samples"] and progress["loss_tokens"] and steps):
+        raise RunFailedError(f"nothing was trained: {progress['samples']} samples, {progress['loss_tokens']} tokens "
+                             "with loss")
+    seconds = _seconds(outcome["seconds"], driver_seconds, total_seconds, steps)
+    first = next((line["metrics"] for line in evaluations if line["step"] == 0), {})
+    tokens, computed = (sum(line[name] for line in steps) for name in ("tokens", "computed_tokens"))
+    summary = {
+        "name": config.run.name,
+        "status": outcome["status"],
+        "steps": progress["step"],
+        "epochs": round(progress["step"] / plan.train.order(config).steps_per_epoch, 4),
+        "samples": progress["samples"],
+        "tokens": progress["tokens"],
+        "loss_tokens": progress["loss_tokens"],
+        "world_size": config.cluster.workers,
+        "order_sha256": progress["order"],
+        "train_loss_first": steps[0]["loss"] if steps else None,
+        "train_loss_last": steps[-1]["loss"] if steps else None,
+        "eval": {"before": first, "after": outcome["evaluated"] | after},
+        "padding_fraction": round(1 - tokens / computed, 6) if computed else None,
+        "tokens_per_second": round(tokens / seconds["train"], 3) if seconds["train"] else None,
+        "seconds": {name: round(value, 3) for name, value in seconds.items()},
+        "restarts": max(len(_lines(folder / ATTEMPTS)) - 1, 0),
+        "peak_bytes": outcome["peak_bytes"],
+        "parameters": {"total": outcome["parameters"], "trainable": outcome["trainable"]},
+        "versions": versions(),
+    }
+    _write(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
+    if samples:
+        _write(folder / "predictions.jsonl", "".join(_prediction(sample, config) for sample in samples))
+    data_table, lengths = _data_tables(manifests)
+    shown = [{"prompt": s.prompt, "reference": s.reference, "prediction": s.prediction} for s in samples[:12]]
+    write_report(folder / "report.html", summary=summary, config_yaml=dump(config), steps=steps,
+                 evaluations=evaluations, data_table=data_table, lengths=lengths,
+                 samples=shown if config.tracking.show_text else None)
+    return RunResult(folder, summary)
+
+
+def versions() -> dict[str, str]:
+    """Versions of what computes, and of Python."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _seconds(worker: dict[str, float], driver: dict[str, float], total: float, steps: list[dict[str, Any]]
+             ) -> dict[str, float]:
+    """setup is what the workers' time leaves: starting the group, imports, loading the model."""
+    train = sum(line["seconds"] for line in steps)
+    inside = worker.get("train", 0) + worker.get("export", 0) + worker.get("evaluate", 0)
+    return {
+        "setup": max(driver.get("fit", 0.0) - inside, 0.0),
+        "data": driver.get("data", 0.0),
+        "first_step": driver.get("first_step", 0.0),
+        "train": train,
+        "checkpoint_blocked": worker.get("checkpoint_blocked", 0.0),
+        "evaluate": worker.get("evaluate", 0.0) + driver.get("evaluate", 0.0),
+        "export": worker.get("export", 0.0),
+        "total": total,
+    }
+
+
+def _prediction(sample: TextSample, config: Config) -> str:
+    line = {"id": sample.id, "prediction": sample.prediction}
+    if config.tracking.show_text:
+        line |= {"prompt": sample.prompt, "reference": sample.reference}
+    return json.dumps(line, ensure_ascii=False) + "\n"
+
+
+def _data_tables(manifests: dict[str, Any]) -> tuple[list[tuple[str, str]], dict[str, dict[str, float]]]:
+    rows, lengths = [], {}
+    for split, manifest in sorted(manifests.items()):
+        rows.append((f"{split}: rows", f"{manifest['rows']:,}"))
+        rows.append((f"{split}: rejected rows", f"{manifest['rejected']:,}"))
+        for task, numbers in manifest["tasks"].items():
+            rows.append((f"{split}: tokens of {task}", f"{numbers['tokens']:,}"))
+            if split == "train":
+                lengths[task] = {name: numbers[name] for name in ("p50", "p90", "p99", "max", "truncated")}
+    return rows, lengths
+
+
+def _lines(file: Path) -> list[dict[str, Any]]:
+    if not file.exists():
+        return []
+    return [json.loads(line) for line in file.read_text().splitlines() if line.strip()]
+
+
+def _write(file: Path, text: str) -> None:
+    staging = file.with_name(f".{file.name}")
+    staging.write_text(text, encoding="utf-8")
+    staging.replace(file)

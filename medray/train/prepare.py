@@ -1,0 +1,108 @@
+"""What a run asks for, held against what the cluster has: workers, batch layout, memory, precision."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from medray.config import Config
+from medray.config.check import architecture as model_type
+from medray.errors import InputError
+from medray.plan import parameters
+from medray.plan.headers import ParameterCount, from_safetensors
+from medray.plan.memory import zero_bytes
+from medray.plan.resources import NodeSupply, Request, Supply, memory_shortage, resolve, shortage
+from medray.plan.steps import split_batch
+from medray.train.step import BatchLayout
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What every worker gets. threads: compute threads."""
+
+    workers: int
+    cpus: float
+    gpus: int
+    threads: int
+
+    @property
+    def device(self) -> str:
+        return "cuda" if self.gpus else "cpu"
+
+
+def supply() -> Supply:
+    """What the living nodes of the connected cluster have."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return Supply.of(*(NodeSupply(node.get("CPU", 0.0), node.get("GPU", 0.0), int(node.get("memory", 0)))
+                       for node in nodes))
+
+
+def resources(config: Config, have: Supply) -> Resources:
+    """Raises InputError with the numbers when the cluster can never give the workers that are asked for."""
+    cluster = config.cluster
+    gpus = int(cluster.gpus if cluster.gpus is not None else have.gpus > 0)
+    request = Request(cluster.workers, cluster.cpus_per_worker, gpus)
+    if reason := shortage(request, have):
+        raise InputError(reason.removeprefix("cluster.workers: "), key="cluster.workers", value=cluster.workers)
+    cpus = resolve(request, have).cpus_per_worker or 1.0
+    return Resources(cluster.workers, cpus, gpus, cluster.threads_per_worker or max(1, int(cpus)))
+
+
+def precision(config: Config, device: str) -> str:
+    """fp32, bf16 or fp16: what was asked for, else bf16 on GPUs and fp32 on CPUs."""
+    chosen = config.train.precision
+    chosen = ("bf16" if device == "cuda" else "fp32") if chosen == "auto" else chosen
+    if chosen == "fp16" and model_type(config) in ("t5", "mt5", "umt5"):
+        raise InputError("T5 overflows to NaN in fp16", key="train.precision", value="fp16",
+                         mend="train.precision: bf16 or fp32")
+    return chosen
+
+
+def layout(config: Config) -> BatchLayout:
+    """How the global batch lies on the workers."""
+    train = config.train
+    try:
+        split = split_batch(train.global_batch_size, config.cluster.workers, train.micro_batch_size,
+                            train.gradient_accumulation_steps)
+    except ValueError as error:
+        raise InputError(str(error), key="train.global_batch_size", value=train.global_batch_size) from None
+    return BatchLayout(split.micro_batch_size, split.slots)
+
+
+def check_memory(config: Config, model: dict[str, Any], folder: str | None, have: Supply, granted: Resources,
+                 chosen: str) -> str:
+    """One line of what model states take; raises InputError when they cannot fit the largest node's memory."""
+    count = _count(model, folder)
+    if count is None:
+        return "not known for this architecture"
+    trainable = count.total
+    if config.peft.type == "lora":
+        targets: Any = config.peft.targets
+        try:
+            trainable = parameters.lora(model, config.peft.rank, targets)
+        except ValueError:
+            trainable = count.total // 50
+    plan = zero_bytes(count.total + (trainable if config.peft.type == "lora" else 0), trainable,
+                      stage=config.train.zero_stage, world_size=granted.workers,
+                      weight_bytes=4 if chosen == "fp32" else 2, offload=config.train.offload,
+                      largest_layer=count.largest_layer)
+    if granted.device == "cpu":
+        largest = max(have.nodes, key=lambda node: node.memory_bytes)
+        each = min(granted.workers, max(1, int(largest.cpus / granted.cpus)))
+        if reason := memory_shortage(plan.total, each, largest.memory_bytes):
+            raise InputError(reason, key="model.name", value=config.model.name or config.model.preset)
+    return f"{count.total:,} parameters, {trainable:,} trained, {plan.total / 1e9:.2f} GB of model states a worker"
+
+
+def _count(model: dict[str, Any], folder: str | None) -> ParameterCount | None:
+    try:
+        return parameters.from_config(model)
+    except ValueError:
+        pass
+    try:
+        return from_safetensors(Path(folder)) if folder else None
+    except (OSError, ValueError):
+        return None

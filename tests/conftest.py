@@ -1,0 +1,30 @@
+"""What every test needs: quiet, offline libraries, and the folder of real corpora."""
+
+from __future__ import annotations
+
+import os
+
+# Before any import of Ray, transformers or MLflow, which read these once.
+os.environ.update(
+    RAY_USAGE_STATS_ENABLED="0",
+    HF_HUB_OFFLINE="1",
+    HF_HUB_DISABLE_TELEMETRY="1",
+    MLFLOW_DISABLE_TELEMETRY="true",
+    DO_NOT_TRACK="true",
+    TOKENIZERS_PARALLELISM="false",
+)
+
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def corpora() -> Path:
+    """The folder of real corpora that MEDRAY_CORPORA names; the test skips where it is absent."""
+    folder = os.environ.get("MEDRAY_CORPORA")
+    if not folder:
+        pytest.skip("MEDRAY_CORPORA is not set: real corpora are absent")
+    if not Path(folder).is_dir():
+        pytest.skip(f"MEDRAY_CORPORA is no folder here: {folder}")
+    return Path(folder)

@@ -1,0 +1,55 @@
+"""An independent calculation of what training should do: plain torch, one process, every token, no medray code.
+
+It reads the token shards with pyarrow, forms each global batch row by row, computes full logits for one row at a time
+and takes the mean over all loss tokens of the batch, a task each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import torch
+
+
+def losses(folder: str, batches: list[list[tuple[int, int]]], model: Any, weights: Mapping[str, float], *,
+           seq2seq: bool, lrs: list[float], weight_decay: float, clip: float) -> list[float]:
+    """The loss before each update; batches: (shard, row) of each global batch."""
+    tables = {int(file.stem.split("-")[1]): pq.read_table(file).to_pylist()
+              for file in Path(folder).glob("shard-*.parquet")}
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1.0, betas=(0.9, 0.999), eps=1e-8, weight_decay=weight_decay)
+    found = []
+    model.train()
+    for batch, lr in zip(batches, lrs, strict=True):
+        rows = [tables[shard][row] for shard, row in batch]
+        loss = sum(weight * _mean(model, rows, task, seq2seq=seq2seq) for task, weight in weights.items())
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        optimizer.step()
+        found.append(float(loss.detach()))
+    return found
+
+
+def _mean(model: Any, rows: list[dict[str, Any]], task: str, *, seq2seq: bool) -> Any:
+    total, count = torch.zeros(()), 0
+    for row in rows:
+        ids, labels = row[f"{task}.input_ids"], row[f"{task}.labels"]
+        if not ids:
+            continue
+        if seq2seq:
+            logits = model(input_ids=torch.tensor([ids]), labels=torch.tensor([labels])).logits[0]
+            wanted = labels
+        else:
+            logits = model(input_ids=torch.tensor([ids])).logits[0, :-1]
+            wanted = labels[1:]
+        logs = torch.log_softmax(logits.float(), dim=-1)
+        for place, token in enumerate(wanted):
+            if token != -100:
+                total = total - logs[place, token]
+                count += 1
+    return total / count

@@ -1,0 +1,118 @@
+"""Small, real parts for tests: a tokenizer, token sets of made-up rows, configs and worker plans. No Ray, no network."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from medray.config import Config
+from medray.config.data import ColumnsConfig
+from medray.data.encode import EncodeSpec
+from medray.data.index import index_source, join
+from medray.data.pipeline import TokenSet, encode_shard
+from medray.data.sources import FileSource
+from medray.data.tokenizer import train_tokenizer
+from medray.models.presets import preset_config
+from medray.plan.steps import split_batch, total_steps
+from medray.train.loop import WorkerPlan
+from medray.train.step import BatchLayout
+
+WORDS = ("fever cough pain knee chest rash note doctor patient dose daily tablet allergy none history smoker "
+         "denies reports mild severe left right since week month normal pressure blood sugar heart").split()
+
+
+def rows(count: int, seed: int = 0) -> list[dict[str, Any]]:
+    """Rows of very uneven length, each with its own id; every fifth has no rationale."""
+    made = []
+    for number in range(count):
+        rng = random.Random(f"{seed} {number}")
+
+        def words(low: int, high: int, rng: random.Random = rng) -> str:
+            return " ".join(rng.choices(WORDS, k=rng.randint(low, high)))
+
+        made.append({"id": f"row-{number}", "input": words(4, 40), "label": words(1, 12),
+                     "rationale": "" if number % 5 == 4 else words(2, 25)})
+    return made
+
+
+def write_jsonl(path: Path, made: Sequence[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in made))
+    return path
+
+
+def tokenizer(folder: Path) -> Path:
+    """A byte-level BPE trained on the words of `rows`."""
+    texts = [" ".join(WORDS)] * 3 + [json.dumps(row) for row in rows(30, seed=9)]
+    return train_tokenizer(texts, 400, folder / "tokenizer")
+
+
+def token_set(folder: Path, made: Sequence[dict[str, Any]], *, architecture: str = "causal",
+              tasks: tuple[str, ...] = ("label", "rationale"), shard_rows: int = 7, truth: bool = False,
+              name: str = "train") -> TokenSet:
+    """Shards of `made`, written by the parts that the Ray Data pipeline runs."""
+    target = folder / f"{architecture}-{name}"
+    target.mkdir(parents=True, exist_ok=True)
+    source = FileSource(str(write_jsonl(target / f"{name}.jsonl", made)))
+    index = join([index_source(source, ColumnsConfig(), shard_rows)])
+    spec = EncodeSpec("seq2seq" if architecture == "seq2seq" else "causal", tasks,
+                      {"label": "predict", "rationale": "explain"}, None, 64, {"label": 32, "rationale": 32})
+    made_set = TokenSet(str(target), str(tokenizer(folder)), spec, index)
+    for shard in index.shards:
+        encode_shard(made_set, shard, source, ColumnsConfig(), truth=truth)
+    return made_set
+
+
+def model_dict(preset: str, tokens: TokenSet) -> dict[str, Any]:
+    """The Hugging Face config of a preset without dropout, for the token set's tokenizer."""
+    from medray.data.tokenizer import load_tokenizer
+
+    made = load_tokenizer(tokens.tokenizer)
+    config = preset_config(preset, len(made), made.pad_token_id, made.eos_token_id, made.bos_token_id)
+    if preset == "t5-tiny":
+        config |= {"dropout_rate": 0.0, "d_model": 64, "d_kv": 16, "d_ff": 128, "num_layers": 2,
+                   "num_decoder_layers": 2}
+    return config
+
+
+def plan(run_folder: Path, tokens: TokenSet, preset: str, *, validation: TokenSet | None = None, workers: int = 2,
+         global_batch_size: int = 8, max_steps: int = 20, micro: int | None = None, accumulation: int | None = None,
+         **sections: dict[str, Any]) -> WorkerPlan:
+    """A worker plan over ready shards, as the driver would make it."""
+    run_folder.mkdir(parents=True, exist_ok=True)
+    base: dict[str, dict[str, Any]] = {
+        "run": {"storage": str(run_folder.parent), "name": run_folder.name, "seed": 3},
+        "model": {"name": None, "init": "random", "preset": preset},
+        "data": {"train": ["x.jsonl"], "window_shards": 2},
+        "method": {"name": "distill", "alpha": 0.3},
+        "train": {"max_steps": max_steps, "global_batch_size": global_batch_size, "micro_batch_size": micro,
+                  "gradient_accumulation_steps": accumulation, "precision": "fp32",
+                  "optimizer": {"lr": 1e-2, "weight_decay": 0.01}, "scheduler": {"warmup_steps": 3},
+                  "save_every_steps": 1000},
+        "cluster": {"workers": workers},
+        "eval": {"at_start": False, "metrics": []},
+    }
+    for section, values in sections.items():
+        base[section] = {**base.get(section, {}), **values}
+    config = Config.model_validate(base)
+    split = split_batch(global_batch_size, workers, micro, accumulation)
+    steps = total_steps(tokens.index.rows, global_batch_size, config.train.epochs, config.train.max_steps)
+    return WorkerPlan(config, str(run_folder), tokens, validation, model_dict(preset, tokens),
+                      BatchLayout(split.micro_batch_size, split.slots), steps, "fp32", 1)
+
+
+def saved_model(folder: Path, preset: str, tokens: TokenSet, seed: int = 3) -> dict[str, Any]:
+    """A model section that loads a preset's random weights from a folder as save_pretrained writes it."""
+    import torch
+
+    from medray.data.tokenizer import load_tokenizer
+    from medray.models.load import load_model
+
+    if not folder.exists():
+        config = Config.model_validate({"model": {"name": None, "init": "random", "preset": preset}})
+        model: Any = load_model(config.model, model_dict(preset, tokens), dtype=torch.float32, seed=seed)
+        model.save_pretrained(folder)
+        load_tokenizer(tokens.tokenizer).save_pretrained(folder)
+    return {"name": str(folder), "init": "pretrained", "preset": None}

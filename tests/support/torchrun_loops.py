@@ -1,0 +1,56 @@
+"""Run by torch.distributed.run: worker loops of pickled plans, one after another in the same processes.
+
+Arguments: a pickle of {name: WorkerPlan} that the test made, and the file for what rank 0 saw.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import sys
+from pathlib import Path
+from typing import Any
+
+from medray.models import load
+from medray.train import loop
+from recorder import Recorder
+
+
+def main() -> None:
+    plans: dict[str, loop.WorkerPlan] = pickle.loads(Path(sys.argv[1]).read_bytes())
+    seen: dict[str, Any] = {}
+    for name, plan in plans.items():
+        loaded: list[bool] = []
+        original = load.load_model
+
+        def watched(*args: Any, loaded: list[bool] = loaded, **options: Any) -> Any:
+            model = original(*args, **options)
+            loaded.append(all(hasattr(parameter, "ds_id") for parameter in model.parameters()))
+            return model
+
+        loop.load_model = watched  # type: ignore[attr-defined]
+        recorder = Recorder()
+        running = loop._Loop(plan, recorder)
+        outcome = running.run()
+        held = sum(getattr(parameter, "ds_tensor", parameter).numel() for parameter in running._inner().parameters())
+        held_by_rank = _gather(held)
+        if running.engine.rank == 0:
+            seen[name] = {"steps": recorder.steps, "held": held_by_rank, "total": outcome.parameters,
+                          "sharded_while_loading": loaded[0], "order": outcome.progress.order,
+                          "evaluations": recorder.evaluations}
+    if seen:
+        Path(sys.argv[2]).write_text(json.dumps(seen))
+
+
+def _gather(value: int) -> list[int]:
+    from torch import distributed
+
+    if not distributed.is_initialized():
+        return [value]
+    values: list[Any] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(values, value)
+    return values
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,199 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from rouge_score import rouge_scorer
+
+from medray.evaluate.assertion import assertion
+from medray.evaluate.metrics import METRICS, Entity, Reference, score
+
+
+def find(text: str, finding: str) -> str:
+    start = text.lower().index(finding)
+    return assertion(text, start, start + len(finding))
+
+
+def entities(*present: str, absent: tuple[str, ...] = ()) -> Reference:
+    return Reference("", (*(Entity(text) for text in present), *(Entity(text, "absent") for text in absent)))
+
+
+@pytest.mark.parametrize(
+    ("text", "finding"),
+    [
+        ("No fever.", "fever"),
+        ("Patient denies fever, cough or nausea.", "fever"),
+        ("Patient denies fever, cough or nausea.", "cough"),
+        ("Patient denies fever, cough or nausea.", "nausea"),
+        ("Chest clear without wheezing.", "wheezing"),
+        ("Test is negative for influenza.", "influenza"),
+        ("She does not have a cough.", "cough"),
+        ("She doesn't report any pain.", "pain"),
+        ("He no longer has chest pain.", "chest pain"),
+        ("Has a headache but no fever.", "fever"),
+        ("Reports cough without fever", "fever"),
+        ("Denies: fever, chills", "chills"),
+        ("No fever above 38.5 degrees, rash or chills", "chills"),
+        ("Denies currently having palpitations", "palpitations"),
+        ("Pneumonia was ruled out.", "pneumonia"),
+        ("Cough since Monday, fever absent", "fever"),
+        ("A rash was not seen", "rash"),
+        ("Denies chest pain, and has no nausea, vomiting, or rash", "rash"),
+    ],
+)
+def test_negated_findings_are_absent(text: str, finding: str) -> None:
+    assert find(text, finding) == "absent"
+
+
+@pytest.mark.parametrize(
+    ("text", "finding"),
+    [
+        ("Fever and cough.", "fever"),
+        ("No fever. Cough for three days.", "cough"),
+        ("No fever; cough for three days", "cough"),
+        ("No fever but a dry cough", "cough"),
+        ("Denies fever, reports cough", "cough"),
+        ("No fever, she coughs and has nausea", "nausea"),
+        ("No fever, currently nausea", "nausea"),
+        ("Denies fever, with cough for 3 days", "cough"),
+        ("No fever\nCough", "cough"),
+        ("No known allergies Medications: aspirin", "aspirin"),
+        ("Not sleeping because of cough", "cough"),
+        ("Not only fever", "fever"),
+        ("No improvement in cough", "cough"),
+        ("No fever, cough present", "cough"),
+        ("Cough, no fever", "cough"),
+        ("Notable fever", "fever"),
+        ("Cannot exclude pneumonia", "pneumonia"),
+        ("Negative for fever and chills, positive for cough", "cough"),
+    ],
+)
+def test_other_findings_are_present(text: str, finding: str) -> None:
+    assert find(text, finding) == "present"
+
+
+def test_rouge_equals_rouge_score_called_directly() -> None:
+    predictions = ["The patient has a fever.\nNo coughing.", "Rash on arm"]
+    references = ["Patient had fevers and chills.\nHe coughs.", "Rash on the left arm"]
+    scorer = rouge_scorer.RougeScorer(["rouge1", "rouge2", "rougeL", "rougeLsum"], use_stemmer=True)
+    rows = [
+        scorer.score(reference, prediction)
+        for prediction, reference in zip(predictions, references, strict=True)
+    ]
+    means = {name: sum(row[name].fmeasure for row in rows) / 2 * 100 for name in rows[0]}
+    expected = {name: round(mean, 4) for name, mean in means.items()}
+    expected["rouge_avg"] = round((means["rouge1"] + means["rouge2"] + means["rougeL"]) / 3, 4)
+    assert score(["rouge"], predictions, [Reference(text) for text in references]) == expected
+
+
+def test_rouge_by_hand() -> None:
+    # 3 of 3 predicted words are among 5: precision 1, recall 3/5; one of 2 bigrams among 4.
+    got = score(["rouge"], ["rash on arm"], [Reference("rash on the left arm")])
+    assert got["rouge1"] == got["rougeL"] == 75.0
+    assert got["rouge2"] == pytest.approx(100 * 2 * (1 / 2) * (1 / 4) / (1 / 2 + 1 / 4), abs=1e-4)
+
+
+def test_rouge_stems() -> None:
+    assert score(["rouge"], ["coughing"], [Reference("coughs")])["rouge1"] == 100.0
+
+
+def test_rouge_lsum_sees_sentences_that_share_a_line() -> None:
+    one_line, two_lines = "Cough noted. Fever is high.", "Cough noted.\nFever is high."
+    swapped = Reference("Fever is high. Cough noted.")
+    got = score(["rouge"], [one_line], [swapped])
+    assert got["rougeLsum"] == score(["rouge"], [two_lines], [swapped])["rougeLsum"] == 100.0
+    assert got["rougeL"] == 60.0
+
+
+def test_rouge_lsum_does_not_split_after_a_title() -> None:
+    split, whole = Reference("Smith saw Dr"), Reference("Saw Dr. Smith")
+    assert score(["rouge"], ["Saw Dr. Smith"], [split])["rougeLsum"] == pytest.approx(200 / 3, abs=1e-4)
+    assert score(["rouge"], ["Saw Dr. Smith"], [whole])["rougeLsum"] == 100.0
+
+
+def test_accuracy_strips_and_is_otherwise_exact() -> None:
+    assert score(
+        ["accuracy"], [" yes\n", "Yes", "no", "no"], [Reference("yes")] * 2 + [Reference("no ")] * 2
+    ) == {"accuracy": 0.75}
+
+
+def test_entity_f1_by_hand() -> None:
+    references = [entities("fever", absent=("cough",)), entities("chest pain", "rash")]
+    predictions = ["Fever and cough.", "Chest pain, no rash, no fever."]
+    # Row 0: fever hit, cough with the wrong assertion. Row 1: chest pain hit, rash wrong, fever extra.
+    # hits 2, found 2 + 3, there 2 + 2.
+    assert score(["entity_f1"], predictions, references) == {
+        "entity_precision": 2 / 5,
+        "entity_recall": 2 / 4,
+        "entity_f1": pytest.approx(2 * (2 / 5) * (2 / 4) / (2 / 5 + 2 / 4)),
+    }
+
+
+def test_the_longest_entity_wins_and_words_are_whole() -> None:
+    references = [
+        entities("pain radiating to the arm"),
+        entities("chest pain"),
+        entities("pain"),
+        entities("rash"),
+    ]
+    predictions = [
+        "chest pain radiating to the arm",
+        "CHEST\nPAIN",
+        "painful, pain",
+        "a rash-like mark, eyelashes",
+    ]
+    got = score(["entity_f1"], predictions, references)
+    assert got["entity_f1"] == got["entity_precision"] == 1.0
+
+
+def test_a_finding_affirmed_and_denied_counts_twice() -> None:
+    got = score(["entity_f1"], ["Fever. Later no fever."], [entities("fever")])
+    assert (got["entity_precision"], got["entity_recall"]) == (0.5, 1.0)
+
+
+def test_places_survive_letters_that_grow_in_lower_case() -> None:
+    assert score(["entity_f1"], ["İİİİ no fever"], [entities(absent=("fever",))])["entity_f1"] == 1.0
+
+
+def test_predicting_nothing_scores_zero() -> None:
+    assert score(["entity_f1"], ["well"], [entities("fever")]) == {
+        "entity_precision": 0.0,
+        "entity_recall": 0.0,
+        "entity_f1": 0.0,
+    }
+
+
+def test_missing_entities_are_an_error_that_counts_rows_and_shows_no_text() -> None:
+    with pytest.raises(ValueError, match=r"1 of 2 rows have none \(the first is row 1\)") as error:
+        score(["entity_f1"], ["secret", "secret"], [entities("fever"), Reference("secret")])
+    assert "secret" not in str(error.value)
+    with pytest.raises(ValueError, match="none of 1 references names an entity"):
+        score(["entity_f1"], ["fever"], [entities()])
+
+
+def test_zero_rows_unequal_rows_and_unknown_names_are_errors() -> None:
+    with pytest.raises(ValueError, match="evaluated zero rows"):
+        score(["accuracy"], [], [])
+    with pytest.raises(ValueError, match="2 predictions against 1 references"):
+        score(["accuracy"], ["a", "b"], [Reference("a")])
+    with pytest.raises(ValueError, match="no metric is named 'bleu'; there are rouge, accuracy, entity_f1"):
+        score(["bleu"], ["a"], [Reference("a")])
+
+
+@pytest.mark.parametrize("kwargs", [{"text": "fever", "assertion": "possible"}, {"text": " "}])
+def test_an_entity_is_checked(kwargs: dict[str, str]) -> None:
+    with pytest.raises(ValueError, match="entity"):
+        Entity(**kwargs)
+
+
+def test_every_name_gives_its_numbers() -> None:
+    got = score(METRICS, ["no fever"], [Reference("no fever", (Entity("Fever", "absent", "symptom"),))])
+    assert got == dict.fromkeys(
+        ("rouge1", "rouge2", "rougeL", "rougeLsum", "rouge_avg"), 100.0
+    ) | dict.fromkeys(("accuracy", "entity_precision", "entity_recall", "entity_f1"), 1.0)
+
+
+def test_importing_metrics_loads_nothing_heavy() -> None:
+    code = "import sys, medray.evaluate.metrics; print({'torch', 'transformers', 'rouge_score'} & set(sys.modules))"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "set()"

@@ -1,0 +1,201 @@
+"""The feed to a real MLflow store, and what happens without one."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from medray.tracking import Ledger, TrackingSpec
+from medray.tracking.mlflow_log import open_client
+from medray.tracking.mlflow_names import final_metrics, metric_name, step_metrics, without_userinfo
+
+
+def record(step: int) -> dict[str, Any]:
+    return {"step": step, "loss": 3.0 / step, "loss/label": 2.0 / step, "lr": 1e-4, "grad_norm": 1.0, "tokens": 100,
+            "loss_tokens": 50, "samples": step * 4, "epoch": step / 10, "seconds": 0.5}  # fmt: skip
+
+
+def spec(uri: str, **changes: Any) -> TrackingSpec:
+    values: dict[str, Any] = {"uri": uri, "experiment": "tests", "run_name": "r", "tags": {"site": "a"}}
+    values |= {"enabled": True, "params": {"train/lr": "0.1"}, "show_text": False}
+    return TrackingSpec(**(values | changes))
+
+
+def messages(ledger: Ledger) -> list[str]:
+    return [r["text"] for r in ledger.poll(0) if r["kind"] == "message"]
+
+
+def wait_for_run(ledger: Ledger) -> str:
+    end = time.monotonic() + 60
+    while (run_id := ledger.mlflow_run_id()) is None:
+        assert time.monotonic() < end, "MLflow's store did not open"
+        time.sleep(0.05)
+    return run_id
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """One SQLite store for the module: making its tables takes seconds."""
+    return f"sqlite:///{tmp_path_factory.mktemp('mlflow') / 'sub' / 'mlflow.db'}"
+
+
+def test_resume_goes_on_under_one_run_id_without_doubled_points(tmp_path: Path, store: str) -> None:
+    first = Ledger(str(tmp_path), spec(store))
+    first.open(resumed_step=0)
+    first.evaluation({"step": 0, "metrics": {"rougeL": 0.1}})
+    for step in range(1, 7):
+        first.step(record(step))
+    first.evaluation({"step": 5, "metrics": {"rougeL": 0.2}})
+    run_id = wait_for_run(first)
+    first.close({"status": "stopped", "steps": 6}, [])
+    client = open_client(store)
+    assert client.get_run(run_id).info.status == "KILLED"
+
+    # A new driver resumes at step 4, replays steps 5 and 6 and changes a parameter, which MLflow would refuse.
+    second = Ledger(str(tmp_path), spec(store, params={"train/lr": "0.2", "train/new": "1"}))
+    second.open(resumed_step=4)
+    for step in range(5, 10):
+        second.step(record(step))
+    second.evaluation({"step": 5, "metrics": {"rougeL": 0.2, "f1": 0.5}})
+    report = tmp_path / "report.html"
+    report.write_text("<p>", "utf-8")
+    private = tmp_path / "predictions.jsonl"
+    private.write_text("text of a record", "utf-8")
+    summary = {
+        "status": "done",
+        "steps": 9,
+        "train_loss_last": 0.5,
+        "eval": {"after": {"f1": 0.5}},
+        "versions": {"x": "1"},
+    }
+    second.close(summary, [str(report), str(private)])
+
+    assert second.mlflow_run_id() == run_id
+    run = client.get_run(run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.params == {"train/lr": "0.1", "train/new": "1"}
+    assert run.data.tags["site"] == "a"
+    for name in ("train/loss", "train/loss_label", "train/lr", "train/grad_norm", "train/epoch"):
+        history = sorted((m.step, m.value) for m in client.get_metric_history(run_id, name))
+        assert [step for step, _ in history] == list(range(1, 10)), name
+    assert [m.value for m in client.get_metric_history(run_id, "perf/tokens_per_second")] == [200.0] * 9
+    assert sorted(m.step for m in client.get_metric_history(run_id, "eval/rougeL")) == [0, 5]
+    assert [m.step for m in client.get_metric_history(run_id, "eval/f1")] == [5]
+    assert run.data.metrics["final/train_loss_last"] == 0.5
+    assert run.data.metrics["final/eval/after/f1"] == 0.5
+    assert [a.path for a in client.list_artifacts(run_id)] == ["report.html"]
+    assert any("predictions.jsonl was not sent" in text for text in messages(second))
+    assert "mlartifacts" in run.info.artifact_uri
+
+
+def test_a_restart_of_the_loop_in_one_ledger_does_not_double(tmp_path: Path, store: str) -> None:
+    ledger = Ledger(str(tmp_path), spec(store))
+    ledger.open(resumed_step=0)
+    for step in range(1, 6):
+        ledger.step(record(step))
+    wait_for_run(ledger)
+    ledger.open(resumed_step=2)
+    for step in range(3, 8):
+        ledger.step(record(step))
+    ledger.close({"status": "failed", "steps": 7}, [])
+    client, run_id = open_client(store), wait_for_run(ledger)
+    assert sorted(m.step for m in client.get_metric_history(run_id, "train/loss")) == list(range(1, 8))
+    assert client.get_run(run_id).info.status == "FAILED"
+
+
+def test_what_mlflow_missed_is_sent_from_the_file(tmp_path: Path, store: str) -> None:
+    offline = Ledger(str(tmp_path), spec(store, enabled=False))
+    offline.open(resumed_step=0)
+    for step in (1, 2, 3):
+        offline.step(record(step))
+    offline.close({"status": "stopped"}, [])
+    ledger = Ledger(str(tmp_path), spec(store))
+    ledger.open(resumed_step=2)
+    ledger.step(record(3))
+    ledger.close({"status": "done", "steps": 3}, [])
+    history = open_client(store).get_metric_history(wait_for_run(ledger), "train/loss")
+    assert sorted(m.step for m in history) == [1, 2, 3]
+
+
+def test_another_experiment_is_another_run(tmp_path: Path, store: str) -> None:
+    ids = set()
+    for experiment in ("one", "two"):
+        ledger = Ledger(str(tmp_path), spec(store, experiment=experiment))
+        ledger.open(resumed_step=0)
+        ids.add(wait_for_run(ledger))
+        ledger.close({"status": "done"}, [])
+    assert len(ids) == 2
+    assert json.loads((tmp_path / "mlflow_run.json").read_text())["experiment"] == "two"
+
+
+def test_more_points_than_a_batch_all_arrive(tmp_path: Path, store: str) -> None:
+    ledger = Ledger(str(tmp_path), spec(store, params={f"p{i}": str(i) for i in range(230)}))
+    ledger.open(resumed_step=0)
+    for step in range(1, 501):
+        ledger.step(record(step))
+    ledger.close({"status": "done", "steps": 500}, [])
+    client, run_id = open_client(store), wait_for_run(ledger)
+    assert len(client.get_metric_history(run_id, "train/lr")) == 500
+    assert len(client.get_run(run_id).data.params) == 230
+
+
+def test_mlflow_unreachable_neither_blocks_nor_raises(tmp_path: Path) -> None:
+    ledger = Ledger(str(tmp_path), spec("http://user:hunter2@127.0.0.1:9"))
+    begun = time.monotonic()
+    ledger.open(resumed_step=0)
+    for step in range(1, 201):
+        ledger.step(record(step))
+    assert time.monotonic() - begun < 2, "the step path waited for MLflow"
+    begun = time.monotonic()
+    ledger.close({"status": "done", "steps": 200}, [])
+    assert time.monotonic() - begun <= 20
+    assert ledger.mlflow_run_id() is None
+    assert len((tmp_path / "steps.jsonl").read_text().splitlines()) == 200
+    said = messages(ledger)
+    assert len(said) == 1
+    assert "did not take 200 records" in said[0]
+    assert "hunter2" not in said[0]
+
+
+def test_disabled_leaves_no_trace(tmp_path: Path) -> None:
+    ledger = Ledger(str(tmp_path), spec(f"sqlite:///{tmp_path}/mlflow.db", enabled=False))
+    ledger.open(resumed_step=0)
+    ledger.step(record(1))
+    ledger.close({"status": "done"}, [])
+    assert ledger.mlflow_run_id() is None
+    assert [path.name for path in tmp_path.iterdir()] == ["steps.jsonl"]
+
+
+def test_mlflow_is_quiet(tmp_path: Path, store: str, capfd: pytest.CaptureFixture[str]) -> None:
+    ledger = Ledger(str(tmp_path), spec(f"sqlite:///{tmp_path}/own.db"))
+    ledger.open(resumed_step=0)
+    wait_for_run(ledger)
+    ledger.close({"status": "done"}, [])
+    out, err = capfd.readouterr()
+    assert out + err == ""
+    assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == os.environ["DO_NOT_TRACK"] == "true"
+
+
+def test_names() -> None:
+    assert step_metrics(record(2)) == {
+        "train/loss": 1.5, "train/loss_label": 1.0, "train/lr": 1e-4, "train/grad_norm": 1.0, "train/epoch": 0.2,
+        "perf/tokens_per_second": 200.0,
+    }  # fmt: skip
+    assert step_metrics(
+        {"step": 1, "loss/rationale/key one": 1, "mfu": 0.5, "note": "text", "tokens": 5, "seconds": 0}
+    ) == {
+        "train/loss_rationale_key one": 1.0,
+        "perf/mfu": 0.5,
+    }
+    assert metric_name("eval//f1@5/../x") == "eval/f1_5/x"
+    assert final_metrics({"a": 1, "ok": True, "b": {"c": 2.0, "d": "text"}}) == {
+        "final/a": 1.0,
+        "final/b/c": 2.0,
+    }
+    assert without_userinfo("postgresql://u:p@h:5432/d") == "postgresql://h:5432/d"
+    assert without_userinfo("sqlite:////a/b@c.db") == "sqlite:////a/b@c.db"

@@ -1,0 +1,99 @@
+"""The loss is the exact global token mean, whatever the ranks, accumulation or ZeRO stage: against plain torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import oracle
+import pytest
+import tiny
+from medray.data.order import WEIGHTLESS
+from medray.models.load import load_model
+from medray.train import loop
+from medray.train.loop import WorkerPlan
+from medray.train.schedule import learning_rate
+from recorder import Recorder
+from torchrun import run_loops
+
+PRESETS = {"t5-tiny": "seq2seq", "llama-tiny": "causal"}
+STEPS = 20
+
+
+def expected(plan: WorkerPlan) -> list[float]:
+    """The oracle's losses for the plan's steps."""
+    import torch
+
+    order, train = plan.train.order(plan.config), plan.config.train
+    batches = []
+    for step in range(plan.total_steps):
+        batch = order.batch(step)
+        batches.append([(int(s), int(r)) for s, r in zip(batch.shards, batch.rows, strict=True) if s != WEIGHTLESS])
+    model = load_model(plan.config.model, plan.model, dtype=torch.float32, seed=plan.config.run.seed)
+    lrs = [learning_rate(step, plan.total_steps, train.optimizer.lr, train.scheduler) for step in
+           range(plan.total_steps)]
+    return oracle.losses(plan.train.folder, batches, model, plan.method.weights,
+                         seq2seq=plan.train.spec.architecture == "seq2seq", lrs=lrs,
+                         weight_decay=train.optimizer.weight_decay, clip=train.clip_grad_norm)
+
+
+def alone(plan: WorkerPlan) -> list[dict[str, Any]]:
+    recorder = Recorder()
+    loop.run(plan, recorder)
+    return recorder.steps
+
+
+def losses(steps: list[dict[str, Any]]) -> list[float]:
+    return [record["loss"] for record in steps]
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_one_process_without_deepspeed_equals_the_oracle(preset: str, tmp_path: Path) -> None:
+    tokens = tiny.token_set(tmp_path, tiny.rows(37), architecture=PRESETS[preset])
+    plan = tiny.plan(tmp_path / "run", tokens, preset, workers=1, micro=2, max_steps=STEPS, train={"zero_stage": 0})
+    assert plan.plain_torch
+    assert losses(alone(plan)) == pytest.approx(expected(plan), abs=1e-4)
+
+
+def test_zero_stages_equal_plain_torch_and_stage_3_holds_parts(tmp_path: Path) -> None:
+    plans = {}
+    for preset, architecture in PRESETS.items():
+        tokens = tiny.token_set(tmp_path, tiny.rows(37), architecture=architecture)
+        for stage in range(4):
+            model = tiny.saved_model(tmp_path / preset, preset, tokens)
+            raw = {"zero_optimization": {"stage3_param_persistence_threshold": 0}} if stage == 3 else {}
+            plans[f"{preset}/{stage}"] = tiny.plan(
+                tmp_path / f"run-{preset}-{stage}", tokens, preset, workers=2, micro=2, max_steps=STEPS,
+                model=model, train={"zero_stage": stage, "deepspeed": raw})
+    seen = run_loops(tmp_path, plans, processes=2, TORCH_EXTENSIONS_DIR=str(tmp_path / "extensions"))
+    for preset in PRESETS:
+        wanted = expected(plans[f"{preset}/0"])
+        assert wanted[-1] < wanted[0] - 0.5, "the oracle did not learn: the comparison would be empty"
+        for stage in range(4):
+            found = seen[f"{preset}/{stage}"]
+            assert losses(found["steps"]) == pytest.approx(wanted, abs=1e-4), f"{preset} stage {stage}"
+            assert found["sharded_while_loading"] == (stage == 3)
+        held, total = seen[f"{preset}/3"]["held"], seen[f"{preset}/3"]["total"]
+        assert held == [pytest.approx(total / 2, rel=0.01)] * 2
+        assert seen[f"{preset}/0"]["held"] == [total, total]
+    built = list((tmp_path / "extensions").rglob("*")) if (tmp_path / "extensions").exists() else []
+    assert built == [], "a first start compiled a DeepSpeed extension"
+
+
+def test_ranks_and_accumulation_do_not_change_the_loss(tmp_path: Path) -> None:
+    """1x4, 2x2 and 4x1 ranks x accumulation, and 3 ranks with a batch of 8, on rows of uneven length."""
+    tokens = tiny.token_set(tmp_path, tiny.rows(29))
+
+    def make(name: str, workers: int, micro: int, accumulation: int | None = None) -> WorkerPlan:
+        return tiny.plan(tmp_path / name, tokens, "llama-tiny", workers=workers, micro=micro,
+                         accumulation=accumulation, max_steps=8, train={"zero_stage": 0 if workers == 1 else 2})
+
+    base = make("1x4", 1, 2, 4)
+    wanted = losses(alone(base))
+    assert wanted == pytest.approx(expected(base), rel=1e-5)
+    for processes, name, plan in ((2, "2x2", make("2x2", 2, 2, 2)), (4, "4x1", make("4x1", 4, 2, 1)),
+                                  (3, "3", make("3", 3, 1))):
+        found = run_loops(tmp_path, {name: plan}, processes=processes)[name]
+        assert losses(found["steps"]) == pytest.approx(wanted, rel=1e-5), name
+        for task in ("label", "rationale"):
+            assert [step[f"loss/{task}"] for step in found["steps"]]
