@@ -78,11 +78,11 @@ $(TORCH_STAMP): $(VENV_STAMP) $(LOCK)
 	@touch $@
 
 # The constraint names the torch that is there, with its suffix, so that nothing swaps its build. DeepSpeed and medray
-# are built from source, with setuptools from the lock.
+# are built from source, with setuptools from the lock (which warns of every editable install).
 $(MEDRAY_STAMP): $(TORCH_STAMP) pyproject.toml $(LOCK)
 	@echo "medray: its dependencies, a few minutes the first time"
 	@{ grep -v '^torch==' $(LOCK); $(BIN)/python -c 'from importlib.metadata import version; print("torch==" + version("torch"))'; } > $(VENV)/constraints.txt
-	@$(PIP) install --quiet --constraint $(VENV)/constraints.txt --build-constraint $(LOCK) --editable '.[$(EXTRAS)]'
+	@PYTHONWARNINGS='ignore:Editable installation' $(PIP) install --quiet --constraint $(VENV)/constraints.txt --build-constraint $(LOCK) --editable '.[$(EXTRAS)]'
 	@rm -f $(VENV)/.stamp-medray-*
 	@touch $@
 

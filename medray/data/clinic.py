@@ -1,9 +1,9 @@
 """The simulated clinic: consultations written by a seeded generator, for the quickstart, load and tests.
 
 A row is drawn in three steps. A *case* is the truth: a patient, treatments, symptoms present and absent,
-histories. The *note* is the case in one house style, always the same for the same case: what a model learns. The
-*dialogue* is the case in everyday words, shuffled and phrased anew each time. The rejected note is that of the
-same case with one fact changed, so that nothing but a clinical error tells it from the chosen one.
+histories. The *note* is the case in one house style, always the same for the same case: what a model learns.
+The *dialogue* is the case in everyday words, shuffled and phrased anew each time. The rejected note is of
+the same case with one fact changed, so that only a clinical error tells it from the chosen one.
 
 Row i depends on (seed, size, split, i) alone, so any row can be had without those before it. A treatment (a
 condition, a drug, its dose) belongs to one split for ever, whatever the seed: validation asks for

@@ -154,10 +154,12 @@ class MlflowLog:
         pause, first = BACKOFF_SECONDS[0], BACKOFF_SECONDS[0]
         last_tries = 0
         while not self._given_up:
+            # Read before draining, so that whatever was queued before `close` is sent before the run is ended.
+            closing = self._closing.is_set()
             try:
                 self._connect()
                 self._drain()
-                if self._closing.is_set():
+                if closing:
                     self._finish()
                     return
                 pause = first

@@ -240,7 +240,11 @@ def _before_after(summary: Record, evaluations: list[Record]) -> tuple[Record, R
         before = evaluations[0].get("metrics", {})
     if not after and evaluations and evaluations[-1].get("step", 0) > 0:
         after = evaluations[-1].get("metrics", {})
-    return ({k: v for k, v in m.items() if isinstance(v, int | float)} for m in (before, after))  # type: ignore[return-value]
+    return _only_numbers(before), _only_numbers(after)
+
+
+def _only_numbers(metrics: Record) -> Record:
+    return {key: value for key, value in metrics.items() if isinstance(value, int | float)}
 
 
 def _evaluation_table(before: Record, after: Record) -> str:
@@ -254,11 +258,8 @@ def _evaluation_table(before: Record, after: Record) -> str:
         if before:
             cells.append(_change(name, old, new))
         rows.append(f"<tr>{''.join(cells)}</tr>")
-    head = '<th>metric</th><th class="n">before</th><th class="n">after</th>' + (
-        '<th class="n">change</th>' if before else ""
-    )
-    if not before:
-        head = '<th>metric</th><th class="n">before</th><th class="n">after</th>'
+    columns = ["before", "after", *(["change"] if before else [])]
+    head = "<th>metric</th>" + "".join(f'<th class="n">{column}</th>' for column in columns)
     return f'<div class="scroll"><table><tr>{head}</tr>{"".join(rows)}</table></div>'
 
 
