@@ -89,7 +89,7 @@ _SHAPES = {
 }
 # A small row has one of these on top, so that all kinds of fact occur and the note stays short.
 _EXTRAS = ("allergy", "no allergy", "present", "vital", "family", "social", "nothing")
-_EXTRA_WEIGHTS = (32, 5, 7, 7, 7, 7, 35)
+_EXTRA_WEIGHTS = (25, 4, 5, 5, 5, 5, 51)
 _FIXED_SHARE = 0.3  # of exchanges, the phrasings that only work as a pair
 _SEXES: tuple[Sex, ...] = ("man", "woman")
 

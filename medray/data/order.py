@@ -73,8 +73,8 @@ class Order:
 def rank_slots(slots: int, world_size: int, micro_batch_size: int, rank: int) -> list[range]:
     """Slots of the global batch that `rank` computes, one range a micro-batch.
 
-    slots = world_size x micro_batch_size x accumulation steps; ranks take turns, so that slot i holds the same row
-    whatever the number of ranks.
+    slots = world_size x micro_batch_size x accumulation steps. In an accumulation step all ranks compute neighbouring
+    slots.
     """
     turn = world_size * micro_batch_size
     return [range(start + rank * micro_batch_size, start + (rank + 1) * micro_batch_size)

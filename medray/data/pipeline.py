@@ -12,7 +12,7 @@ import json
 import logging
 import traceback
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +35,16 @@ INDEX, MANIFEST, REJECTS = "index.json", "manifest.json", "rejects.jsonl"
 
 @dataclass(frozen=True)
 class TokenSet:
-    """A split's shards: their folder, index and tokenizer."""
+    """A split's shards: their folder, index and tokenizer. Equal when they are of the same folder."""
 
     folder: str
     tokenizer: str
-    spec: EncodeSpec
-    index: SplitIndex
+    spec: EncodeSpec = field(compare=False)
+    index: SplitIndex = field(compare=False)
+
+    def rows(self) -> list[tuple[int, int]]:
+        """(shard, row) of the whole split, in the order of its sources."""
+        return [(shard.index, row) for shard in self.index.shards for row in range(shard.rows)]
 
     def order(self, config: Config) -> Order:
         return Order(tuple(shard.rows for shard in self.index.shards), config.run.seed,

@@ -6,9 +6,9 @@ token shards, decoding and metrics are those of the evaluation during training.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from medray.data.tokenizer import load_tokenizer
 
 @dataclass(frozen=True)
 class PredictSpec:
-    """rows: how many of the split, from its first. workers: actors of `cpus` CPUs and `gpus` GPUs each."""
+    """rows: how many of the split, from its first. workers: tasks of `cpus` CPUs and `gpus` GPUs each."""
 
     export: str
     tokens: TokenSet
@@ -44,10 +44,9 @@ class Prediction:
 
 
 class _Predictor:
-    """Loads the export once and answers batches of row numbers."""
+    """The export in memory, with the rows that it is asked about."""
 
     def __init__(self, spec: PredictSpec) -> None:
-        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         import torch
 
         from medray.models.export import load_export
@@ -58,21 +57,26 @@ class _Predictor:
         self.tokenizer = load_tokenizer(spec.export)
         self.model = load_export(Path(spec.export), self.device)
         self.store = ShardStore(Path(spec.tokens.folder))
-        counts = [shard.rows for shard in spec.tokens.index.shards]
-        self.rows = [(shard, row) for shard, count in enumerate(counts) for row in range(count)]
+        self.rows = spec.tokens.rows()
 
-    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, Any]:
+    def answer(self, numbers: np.ndarray) -> dict[str, Any]:
         from medray.evaluate.generate import generate
 
-        places = [self.rows[int(number)] for number in batch["number"]]
+        places = [self.rows[int(number)] for number in numbers]
         examples = [self.store.example(*place, "label") for place in places]
         asked = prompts(examples, self.spec.tokens.spec.architecture, self.tokenizer.pad_token_id)
         texts = generate(self.model, self.tokenizer, asked, max_new_tokens=self.spec.max_new_tokens,
                          device=self.device)
         read = [self.tokenizer.decode(ids[mask == 1], skip_special_tokens=True)
                 for ids, mask in zip(asked.input_ids, asked.attention_mask, strict=True)]
-        return {"number": batch["number"], "id": [self.store.text(*place, "id") for place in places],
-                "prompt": read, "prediction": texts}
+        return {"number": numbers, "id": [self.store.text(*place, "id") for place in places], "prompt": read,
+                "prediction": texts}
+
+
+@lru_cache(maxsize=1)
+def _predictor(spec: PredictSpec) -> _Predictor:
+    """One export a process: loading it costs more than a batch."""
+    return _Predictor(spec)
 
 
 def predict(spec: PredictSpec) -> Sequence[Prediction]:
@@ -81,13 +85,10 @@ def predict(spec: PredictSpec) -> Sequence[Prediction]:
     blocks = min(spec.workers, max(1, -(-spec.rows // spec.batch_size)))
     numbers = ray.data.from_items([{"number": n} for n in range(spec.rows)], override_num_blocks=blocks)
     found = numbers.map_batches(
-        _Predictor,  # type: ignore[arg-type]
-        fn_constructor_args=(spec,),
-        batch_size=min(spec.batch_size, -(-spec.rows // blocks)),
-        compute=ray.data.ActorPoolStrategy(size=blocks),
+        lambda batch: _predictor(spec).answer(batch["number"]),
+        batch_size=spec.batch_size,
         num_cpus=spec.cpus,
         num_gpus=spec.gpus or None,
-        max_restarts=0,
     ).take_all()
     ordered = sorted(found, key=lambda row: row["number"])
     return [Prediction(row["id"], row["prompt"], row["prediction"]) for row in ordered]

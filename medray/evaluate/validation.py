@@ -32,12 +32,6 @@ class Validation:
     pad_id: int
     batch_size: int
 
-    @classmethod
-    def of(cls, store: ShardStore, shard_rows: Iterable[int], architecture: Any, pad_id: int, batch_size: int
-           ) -> Validation:
-        rows = tuple((shard, row) for shard, count in enumerate(shard_rows) for row in range(count))
-        return cls(store, rows, architecture, pad_id, batch_size)
-
     def totals(self, tasks: Iterable[str]) -> dict[str, int]:
         """Loss tokens of the whole split, a task each."""
         shards = {shard for shard, _ in self.rows}
@@ -52,7 +46,7 @@ class Validation:
         sums = {}
         for task in tasks:
             total = 0.0
-            for rows in self._batches(self.rows, rank, world_size):
+            for rows in self._batches(self._by_length(self.rows, task), rank, world_size):
                 examples = [None if row is None else self.store.example(*row, task) for row in rows]
                 micro = collate(task, examples, self.architecture, self.pad_id)
                 logits, labels = loss_logits(model, *_tensors(micro, device), seq2seq=self.architecture == "seq2seq")
@@ -66,7 +60,7 @@ class Validation:
         model.eval()
         chosen, found = self.rows[:count], []
         numbers = {row: number for number, row in enumerate(chosen)}
-        for rows in self._batches(chosen, rank, world_size):
+        for rows in self._batches(self._by_length(chosen, "label"), rank, world_size):
             # A weightless place generates for the first row, so that all ranks do the same; its text is dropped.
             examples = [self.store.example(*(row or chosen[0]), "label") for row in rows]
             texts = generate(model, tokenizer, prompts(examples, self.architecture, self.pad_id),
@@ -77,6 +71,10 @@ class Validation:
     def reference(self, number: int) -> Reference:
         """What row `number` should have been."""
         return reference(self.store, *self.rows[number])
+
+    def _by_length(self, rows: tuple[tuple[int, int], ...], task: str) -> tuple[tuple[int, int], ...]:
+        """Rows of alike length beside each other, the longest first: batches are padded little."""
+        return tuple(sorted(rows, key=lambda row: -int(self.store.counts(row[0], task, "length")[row[1]])))
 
     def _batches(self, rows: tuple[tuple[int, int], ...], rank: int, world_size: int
                  ) -> Iterable[list[tuple[int, int] | None]]:

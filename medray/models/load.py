@@ -15,7 +15,7 @@ from medray.config.model import PACKAGED_MODELS, ModelConfig
 from medray.config.peft import PeftConfig
 from medray.errors import InputError
 from medray.models.packaged import ensure
-from medray.models.presets import PRESETS, SEQ2SEQ_TYPES, preset_config
+from medray.models.presets import PRESETS, SEQ2SEQ_TYPES, special_tokens
 
 
 def model_folder(model: ModelConfig) -> str | None:
@@ -25,10 +25,10 @@ def model_folder(model: ModelConfig) -> str | None:
     return model.name
 
 
-def model_config(model: ModelConfig, vocab: tuple[int, int, int, int | None] | None = None) -> dict[str, Any]:
-    """The Hugging Face config as a dict. vocab: (size, pad, eos, bos) of the tokenizer, needed for a preset."""
+def model_config(model: ModelConfig, vocab_size: int) -> dict[str, Any]:
+    """The Hugging Face config as a dict; vocab_size: for a preset, whose tokenizer decides."""
     if model.init == "random" and model.preset:
-        return preset_config(model.preset, *vocab) if vocab else PRESETS[model.preset]
+        return PRESETS[model.preset] | {"vocab_size": vocab_size}
     folder = model_folder(model)
     assert folder is not None
     if (Path(folder) / "config.json").is_file():
@@ -49,7 +49,8 @@ def architecture(config: dict[str, Any]) -> str:
 
 
 def load_model(
-    model: ModelConfig, config: dict[str, Any], *, dtype: torch.dtype, seed: int, zero3: dict[str, Any] | None = None
+    model: ModelConfig, config: dict[str, Any], tokenizer: Any, *, dtype: torch.dtype, seed: int,
+    zero3: dict[str, Any] | None = None,
 ) -> nn.Module:
     """The model in `dtype`. zero3: DeepSpeed's config where stage 3 shards the parameters while they are loaded.
 
@@ -63,6 +64,8 @@ def load_model(
         with _sharded_loading(zero3):
             return auto.from_pretrained(model_folder(model), dtype=dtype, use_safetensors=True)
     torch.manual_seed(seed)
+    if model.preset:
+        config = config | special_tokens(config, tokenizer)
     values = {name: value for name, value in config.items() if name != "model_type"}
     return auto.from_config(AutoConfig.for_model(config["model_type"], **values), dtype=dtype)
 

@@ -32,7 +32,10 @@ PRESETS: dict[str, dict[str, Any]] = {
 SEQ2SEQ_TYPES = ("t5", "mt5", "umt5", "bart", "mbart", "longt5", "t5gemma")
 
 
-def preset_config(name: str, vocab_size: int, pad_id: int, eos_id: int, bos_id: int | None) -> dict[str, Any]:
-    """The preset's config for a tokenizer of `vocab_size` entries."""
-    config = PRESETS[name] | {"vocab_size": vocab_size, "pad_token_id": pad_id, "eos_token_id": eos_id}
-    return config | ({"decoder_start_token_id": pad_id} if config["model_type"] == "t5" else {"bos_token_id": bos_id})
+def special_tokens(config: dict[str, Any], tokenizer: Any) -> dict[str, Any]:
+    """What a preset takes from the tokenizer: size of the vocabulary and special ids."""
+    ids = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id,
+           "eos_token_id": tokenizer.eos_token_id}
+    if config["model_type"] == "t5":
+        return ids | {"decoder_start_token_id": tokenizer.pad_token_id}
+    return ids | {"bos_token_id": tokenizer.bos_token_id}

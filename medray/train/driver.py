@@ -24,7 +24,6 @@ from medray.config import Config
 from medray.config.load import dump
 from medray.data.pipeline import Pipeline, TokenSet
 from medray.data.shards import ShardStore
-from medray.data.tokenizer import load_tokenizer
 from medray.errors import InputError, MedrayError, RunFailedError
 from medray.evaluate.metrics import score
 from medray.evaluate.predict import Prediction, PredictSpec, predict
@@ -62,6 +61,21 @@ class StopSwitch:
     @property
     def reason(self) -> str | None:
         return f"signal {self.signal}" if self.signal else None
+
+
+@dataclass
+class Encoding:
+    """The pipeline's second pass, which may still run while training does. Its actor ends with it."""
+
+    pipeline: Any
+    reference: Any
+
+    def done(self, wait_seconds: float) -> bool:
+        ready = bool(ray.wait([self.reference], timeout=wait_seconds)[0])
+        if ready and self.pipeline is not None:
+            ray.kill(self.pipeline)
+            self.pipeline = None
+        return ready
 
 
 @dataclass
@@ -104,7 +118,8 @@ class _Driver:
         folder = model_folder(self.config.model)
         chosen = precision(self.config, granted.device)
         with self.timings.of("data"):
-            pipeline, sets, encoding, model = self._data(folder)
+            model = model_config(self.config.model, self.config.data.vocab_size)
+            sets, encoding = self._data(folder, architecture(model))
         memory = check_memory(self.config, model, folder, have, granted, chosen)
         steps = total_steps(sets["train"].index.rows, self.config.train.global_batch_size, self.config.train.epochs,
                             self.config.train.max_steps)
@@ -114,41 +129,36 @@ class _Driver:
         ledger = ledgers.start(str(self.folder), self._tracking())
         self._phase("model", memory)
         try:
-            outcome = self._fit(plan, granted, ledger)
+            outcome = self._fit(plan, granted, ledger, encoding)
             self._phase("evaluation", "the export") if outcome["status"] != STOPPED else None
             after, samples = self._evaluate_export(plan, granted, outcome)
         except Exception as error:
             self._close(ledger, {"status": "failed", "error": str(error)}, [])
             raise
         result = write_outcome(plan, outcome, after, samples, self.timings.parts,
-                               time.perf_counter() - self.timings.began, ray.get(encoding))
+                               time.perf_counter() - self.timings.began, self._answer(encoding.reference))
         self._close(ledger, result.summary, [str(self.folder / name) for name in
                                              ("config.yaml", "summary.json", "report.html")])
-        del pipeline
         return result
 
-    def _data(self, folder: str | None) -> tuple[Any, dict[str, TokenSet], Any, dict[str, Any]]:
+    def _data(self, folder: str | None, kind: str) -> tuple[dict[str, TokenSet], Encoding]:
         """Indexes, starts encoding, and waits for the first shard: an empty loss mask is known before any worker."""
         self._phase("data", "reading")
-        kind = architecture(model_config(self.config.model))
         pipeline = ray.remote(Pipeline).options(num_cpus=0).remote(self.config, kind, folder)
         sets: dict[str, TokenSet] = self._answer(pipeline.index.remote())
-        encoding = pipeline.encode.remote()
+        encoding = Encoding(pipeline, pipeline.encode.remote())
         rows = ", ".join(f"{len(found.index.shards)} shards of {found.index.rows} {split} rows"
                          + (f" ({found.index.rejected} rejected)" if found.index.rejected else "")
                          for split, found in sets.items())
         self._phase("data", rows)
         self._check_first_shard(sets["train"], encoding)
-        tokenizer = load_tokenizer(sets["train"].tokenizer)
-        vocab = (len(tokenizer), tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.bos_token_id)
-        return pipeline, sets, encoding, model_config(self.config.model, vocab)
+        return sets, encoding
 
-    def _check_first_shard(self, tokens: TokenSet, encoding: Any) -> None:
+    def _check_first_shard(self, tokens: TokenSet, encoding: Encoding) -> None:
         store, first = ShardStore(Path(tokens.folder)), int(tokens.order(self.config).shard_order(0)[0])
         while not store.has(first):
-            ready, _ = ray.wait([encoding], timeout=POLL_SECONDS)
-            if ready:
-                self._answer(encoding)
+            if encoding.done(POLL_SECONDS):
+                self._answer(encoding.reference)
             self._beat()
         for task in self.config.method.tasks:
             if not store.counts(first, task, "loss_tokens").any():
@@ -184,7 +194,8 @@ class _Driver:
                                     dict(tracking.tags), _flat(self.config.model_dump(mode="json")),
                                     tracking.show_text)
 
-    def _fit(self, plan: WorkerPlan, granted: Resources, ledger: Any) -> dict[str, Any]:
+    def _fit(self, plan: WorkerPlan, granted: Resources, ledger: Any, encoding: Encoding
+             ) -> dict[str, Any]:
         """Runs the workers in a side thread and shows their news until they end."""
         os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", CONTROLLER_POLL_SECONDS)
         os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S",
@@ -211,6 +222,7 @@ class _Driver:
                 thread.join(POLL_SECONDS)
                 shown = self._show(ledger, shown, plan.total_steps)
                 self._forward_stop(ledger)
+                encoding.done(0)
         self._show(ledger, shown, plan.total_steps)
         if error := box.get("error"):
             raise RunFailedError(f"training failed: {_failure(error)}") from error
@@ -263,9 +275,7 @@ class _Driver:
                 raise RunFailedError(f"evaluating the export failed: {_last_line(error)}") from error
             predictions: list[Prediction] = list(box["result"])
             store = ShardStore(Path(tokens.folder))
-            counts = [shard.rows for shard in tokens.index.shards]
-            places = [(shard, row) for shard, count in enumerate(counts) for row in range(count)][:rows]
-            references = [reference(store, *place) for place in places]
+            references = [reference(store, *place) for place in tokens.rows()[:rows]]
             metrics = score(evaluation.metrics, [found.prediction for found in predictions], references)
         samples = [TextSample(found.id, found.prompt, truth.text, found.prediction)
                    for found, truth in zip(predictions, references, strict=True)]

@@ -132,7 +132,7 @@ class _Loop:
         device = _device()
         dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(plan.precision, torch.float32)
         self._event("phase", name="model")
-        model: Any = load_model(self.config.model, plan.model, dtype=dtype, seed=self.config.run.seed,
+        model: Any = load_model(self.config.model, plan.model, self.tokenizer, dtype=dtype, seed=self.config.run.seed,
                                 zero3=ds_config if train.zero_stage == 3 else None)
         if train.gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -144,9 +144,8 @@ class _Loop:
     def _validation(self, tokens: TokenSet | None) -> Validation | None:
         if tokens is None:
             return None
-        rows = [shard.rows for shard in tokens.index.shards]
-        return Validation.of(ShardStore(Path(tokens.folder)), rows, tokens.spec.architecture,
-                             self.tokenizer.pad_token_id, self.config.eval.batch_size)
+        return Validation(ShardStore(Path(tokens.folder)), tuple(tokens.rows()), tokens.spec.architecture,
+                          self.tokenizer.pad_token_id, self.config.eval.batch_size)
 
     def _resume(self) -> None:
         found = checkpoint.newest(self.folder / "checkpoints")

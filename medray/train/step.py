@@ -73,8 +73,9 @@ class BatchReader:
         batch = self._order.batch(step)
         pairs = [(int(shard), int(row)) for shard, row in zip(batch.shards, batch.rows, strict=True)]
         real = [pair for pair in pairs if pair[0] != WEIGHTLESS]
-        micro = [[self._collate(task, [pairs[slot] if slot < len(pairs) else (WEIGHTLESS, WEIGHTLESS)
-                                       for slot in slots]) for task in self._method.tasks] for slots in self._ranges]
+        placed = sorted(real, key=self._length, reverse=True)
+        micro = [[self._collate(task, [placed[slot] if slot < len(placed) else None for slot in slots])
+                  for task in self._method.tasks] for slots in self._ranges]
         return Prepared(
             batch=batch,
             micro=micro,
@@ -83,8 +84,13 @@ class BatchReader:
             ids=[str(self._store.text(shard, row, "id")) for shard, row in real],
         )
 
-    def _collate(self, task: str, pairs: list[tuple[int, int]]) -> MicroBatch:
-        examples = [None if shard == WEIGHTLESS else self._store.example(shard, row, task) for shard, row in pairs]
+    def _length(self, pair: tuple[int, int]) -> int:
+        """Tokens of a row. Within a global batch rows of alike length are computed together, on all ranks at once:
+        little is padded and no rank waits long. The loss is a sum, so places do not change it."""
+        return self._count([pair], self._method.tasks[0], "length")
+
+    def _collate(self, task: str, pairs: list[tuple[int, int] | None]) -> MicroBatch:
+        examples = [None if pair is None else self._store.example(*pair, task) for pair in pairs]
         return collate(task, examples, self._architecture, self._pad_id)
 
     def _count(self, pairs: list[tuple[int, int]], task: str, name: str) -> int:

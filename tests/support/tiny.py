@@ -15,7 +15,7 @@ from medray.data.index import index_source, join
 from medray.data.pipeline import TokenSet, encode_shard
 from medray.data.sources import FileSource
 from medray.data.tokenizer import train_tokenizer
-from medray.models.presets import preset_config
+from medray.models.presets import PRESETS
 from medray.plan.steps import split_batch, total_steps
 from medray.train.loop import WorkerPlan
 from medray.train.step import BatchLayout
@@ -65,15 +65,12 @@ def token_set(folder: Path, made: Sequence[dict[str, Any]], *, architecture: str
     return made_set
 
 
-def model_dict(preset: str, tokens: TokenSet) -> dict[str, Any]:
-    """The Hugging Face config of a preset without dropout, for the token set's tokenizer."""
-    from medray.data.tokenizer import load_tokenizer
-
-    made = load_tokenizer(tokens.tokenizer)
-    config = preset_config(preset, len(made), made.pad_token_id, made.eos_token_id, made.bos_token_id)
+def model_dict(preset: str) -> dict[str, Any]:
+    """The Hugging Face config of a preset, smaller and without dropout."""
+    config = PRESETS[preset]
     if preset == "t5-tiny":
-        config |= {"dropout_rate": 0.0, "d_model": 64, "d_kv": 16, "d_ff": 128, "num_layers": 2,
-                   "num_decoder_layers": 2}
+        config = config | {"dropout_rate": 0.0, "d_model": 64, "d_kv": 16, "d_ff": 128, "num_layers": 2,
+                           "num_decoder_layers": 2}
     return config
 
 
@@ -99,7 +96,7 @@ def plan(run_folder: Path, tokens: TokenSet, preset: str, *, validation: TokenSe
     config = Config.model_validate(base)
     split = split_batch(global_batch_size, workers, micro, accumulation)
     steps = total_steps(tokens.index.rows, global_batch_size, config.train.epochs, config.train.max_steps)
-    return WorkerPlan(config, str(run_folder), tokens, validation, model_dict(preset, tokens),
+    return WorkerPlan(config, str(run_folder), tokens, validation, model_dict(preset),
                       BatchLayout(split.micro_batch_size, split.slots), steps, "fp32", 1)
 
 
@@ -112,7 +109,8 @@ def saved_model(folder: Path, preset: str, tokens: TokenSet, seed: int = 3) -> d
 
     if not folder.exists():
         config = Config.model_validate({"model": {"name": None, "init": "random", "preset": preset}})
-        model: Any = load_model(config.model, model_dict(preset, tokens), dtype=torch.float32, seed=seed)
+        model: Any = load_model(config.model, model_dict(preset), load_tokenizer(tokens.tokenizer),
+                                dtype=torch.float32, seed=seed)
         model.save_pretrained(folder)
         load_tokenizer(tokens.tokenizer).save_pretrained(folder)
     return {"name": str(folder), "init": "pretrained", "preset": None}

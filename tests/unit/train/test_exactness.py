@@ -9,6 +9,7 @@ import oracle
 import pytest
 import tiny
 from medray.data.order import WEIGHTLESS
+from medray.data.tokenizer import load_tokenizer
 from medray.models.load import load_model
 from medray.train import loop
 from medray.train.loop import WorkerPlan
@@ -29,7 +30,7 @@ def expected(plan: WorkerPlan) -> list[float]:
     for step in range(plan.total_steps):
         batch = order.batch(step)
         batches.append([(int(s), int(r)) for s, r in zip(batch.shards, batch.rows, strict=True) if s != WEIGHTLESS])
-    model = load_model(plan.config.model, plan.model, dtype=torch.float32, seed=plan.config.run.seed)
+    model = load_model(plan.config.model, plan.model, load_tokenizer(plan.train.tokenizer), dtype=torch.float32, seed=plan.config.run.seed)
     lrs = [learning_rate(step, plan.total_steps, train.optimizer.lr, train.scheduler) for step in
            range(plan.total_steps)]
     return oracle.losses(plan.train.folder, batches, model, plan.method.weights,
