@@ -5,6 +5,8 @@ Messages name files, keys, numbers and the way out. They never hold text of a re
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class MedrayError(Exception):
     """Any failure that medray explains itself; `exit_code` is what the command line returns."""
@@ -32,6 +34,10 @@ class InputError(MedrayError):
         self.what, self.file, self.key, self.value, self.mend = what, file, key, value, mend
         super().__init__(what, file, key, value, mend)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Errors travel between processes, and exceptions are pickled by position."""
+        return _input_error, self.args
+
     def __str__(self) -> str:
         where = ""
         if self.file is not None:
@@ -40,3 +46,7 @@ class InputError(MedrayError):
             where += self.key if self.value is None else f"{self.key} = {self.value!r}"
             where += ": "
         return f"{where}{self.what}" + (f"\n  mend: {self.mend}" if self.mend else "")
+
+
+def _input_error(what: str, file: object, key: str | None, value: object, mend: str | None) -> InputError:
+    return InputError(what, file=file, key=key, value=value, mend=mend)

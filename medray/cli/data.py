@@ -10,25 +10,37 @@ from medray.errors import InputError
 
 
 def add_to(verbs: Any) -> None:
-    verb = verbs.add_parser("data", help="simulate", description="Work on corpora without training.")
+    verb = verbs.add_parser(
+        "data", help="corpora without training: simulate", description="Work on corpora without training."
+    )
     actions = verb.add_subparsers(dest="action", metavar="ACTION", required=True)
-    simulate = actions.add_parser("simulate", help="write consultations of the simulated clinic as JSON lines",
-                                  description="Writes consultations of the simulated clinic as JSON lines.")
+    simulate = actions.add_parser(
+        "simulate",
+        help="write consultations of the simulated clinic as JSON lines",
+        description="Writes consultations of the simulated clinic as JSON lines.",
+    )
     simulate.add_argument("output", help="file to write; - for standard output")
-    simulate.add_argument("--rows", type=int, default=1000, help="how many (1000)")
-    simulate.add_argument("--size", choices=("small", "medium", "full"), default="small", help="length (small)")
-    simulate.add_argument("--split", choices=("train", "validation"), default="train", help="train")
-    simulate.add_argument("--seed", type=int, default=0, help="0")
+    simulate.add_argument("--rows", type=int, default=1000, help="how many consultations (1000)")
+    simulate.add_argument(
+        "--size",
+        choices=("small", "medium", "full"),
+        default="small",
+        help="length of a consultation (small)",
+    )
+    simulate.add_argument(
+        "--split", choices=("train", "validation"), default="train", help="no treatment is in both (train)"
+    )
+    simulate.add_argument("--seed", type=int, default=0, help="row i is a function of the seed and i (0)")
     simulate.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
+    if arguments.rows < 1:
+        raise InputError("must be at least 1", key="--rows", value=arguments.rows, mend="--rows 1000")
+    if arguments.seed < 0:
+        raise InputError("must not be negative", key="--seed", value=arguments.seed, mend="--seed 0")
     from medray.data import clinic
 
-    if arguments.rows < 1:
-        raise InputError("must be at least 1", key="--rows", value=arguments.rows)
-    if arguments.seed < 0:
-        raise InputError("must not be negative", key="--seed", value=arguments.seed)
     rows = clinic.rows(arguments.seed, arguments.rows, split=arguments.split, size=arguments.size)
     if arguments.output == "-":
         for row in rows:
@@ -39,6 +51,10 @@ def run(arguments: argparse.Namespace) -> int:
         with target.open("w", encoding="utf-8") as stream:
             stream.writelines(json.dumps(row) + "\n" for row in rows)
     except OSError as error:
-        raise InputError(f"cannot be written ({error.strerror})", file=target) from None
+        raise InputError(
+            f"cannot be written ({error.strerror})",
+            file=target,
+            mend="a file in a folder that is there, or - for standard output",
+        ) from None
     print(f"{arguments.rows} rows in {target}", file=sys.stderr)
     return 0

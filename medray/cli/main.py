@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Sequence
 
@@ -23,7 +24,9 @@ QUIET = {
 
 def parser() -> argparse.ArgumentParser:
     """The whole command line."""
-    top = argparse.ArgumentParser(prog="medray", description="Tune language models on medical text, on any Ray cluster.")
+    top = argparse.ArgumentParser(
+        prog="medray", description="Tune language models on medical text, on any Ray cluster."
+    )
     top.add_argument("--version", action="version", version=f"medray {__version__}")
     verbs = top.add_subparsers(dest="verb", metavar="VERB", required=True)
     for verb in (train, data, ui):
@@ -33,16 +36,35 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one verb and returns the exit code: 0 done, 1 failed, 2 wrong input, 75 or 130 stopped and saved."""
-    arguments = parser().parse_args(argv)
+    arguments = _parsed(argv)
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     try:
-        return int(arguments.run(arguments))
+        code = int(arguments.run(arguments))
+        sys.stdout.flush()
     except MedrayError as error:
         print(f"medray: {error}", file=sys.stderr)
         return error.exit_code
-    except BrokenPipeError:
+    except KeyboardInterrupt:  # before a run has begun: `train` handles what comes later
+        print("medray: interrupted", file=sys.stderr)
+        return 130
+    except (
+        BrokenPipeError
+    ):  # whoever read our output has enough; Python would flush the rest once more at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    return code
+
+
+def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
+    """argparse takes no `key=value` after an option that follows the config; a user does not know why not."""
+    top = parser()
+    arguments, rest = top.parse_known_args(argv)
+    if rest and not (hasattr(arguments, "overrides") and all(re.match(r"[^-].*=", text) for text in rest)):
+        top.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        arguments.overrides += rest
+    return arguments
 
 
 if __name__ == "__main__":

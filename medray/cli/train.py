@@ -5,18 +5,25 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from medray.config.check import check, check_local_workers
-from medray.config.load import load
+from medray.errors import InputError
+
+if TYPE_CHECKING:
+    from medray.config import Config
+    from medray.train.rerun import RunResult
 
 STOP_CODES = {signal.SIGINT: 130, signal.SIGTERM: 75, signal.SIGUSR1: 75}
 
 
 def add_to(verbs: Any) -> None:
-    verb = verbs.add_parser("train", help="run a config: data, training, checkpoints, export, evaluation",
-                            description="Runs a config. Run again, it resumes or says that it is done.")
+    verb = verbs.add_parser(
+        "train",
+        help="run a config: data, training, checkpoints, export, evaluation",
+        description="Runs a config. Run again, it resumes or says that it is done.",
+    )
     verb.add_argument("config", help="YAML file")
     verb.add_argument("overrides", nargs="*", metavar="key=value", help="dotted keys, later ones win")
     verb.add_argument("--json", action="store_true", help="print the summary as one JSON object at the end")
@@ -24,40 +31,90 @@ def add_to(verbs: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    config = load(arguments.config, arguments.overrides)
-    check(config)
-    address = config.cluster.address or os.environ.get("RAY_ADDRESS")
-    if not address:
-        check_local_workers(config, os.cpu_count() or 1)
+    config = _config(arguments.config, arguments.overrides)
+    address = _address(config)
 
-    from medray.cli.cluster import before_import, connect, disconnect
+    from medray.cli.cluster import before_import
+    from medray.cli.summary import show
     from medray.tracking.console import Console
+    from medray.train.rerun import finished
 
     console = Console(sys.stderr)
     console.phase("start", f"{config.run.name} of {arguments.config}")
-    before_import(address)
-    from medray.cli.summary import show
-    from medray.train.driver import StopSwitch
-    from medray.train.driver import run as train
-    from medray.train.outcome import finished
-
-    result = finished(config)
+    result, stopped_by = finished(config), 0
     if result is None:
-        stop = StopSwitch()
-        restore = _on_signals(stop)
-        try:
-            connect(address)
-            result = train(config, console=console, stop=stop)
-        finally:
-            disconnect()
-            restore()
+        before_import(address)
+        result, stopped_by = _train(config, address, console)
     else:
         console.phase("done", f"{config.run.name} was finished before; another run.name starts anew")
-        stop = StopSwitch()
     show(console, config, result, Path(arguments.config))
     if arguments.json:
         print(json.dumps(result.summary))
-    return STOP_CODES[signal.Signals(stop.signal)] if result.summary["status"] == "stopped" and stop.signal else 0
+    return (
+        STOP_CODES[signal.Signals(stopped_by)] if result.summary["status"] == "stopped" and stopped_by else 0
+    )
+
+
+def _config(file: str, overrides: Sequence[str]) -> Config:
+    """The config, after every check that needs neither Ray nor torch."""
+    from medray.config.check import check
+    from medray.config.load import load
+
+    config = load(file, overrides)
+    try:
+        check(config)
+        _check_plan(config)
+    except InputError as error:
+        error.file = error.file or file
+        raise
+    return config
+
+
+def _check_plan(config: Config) -> None:
+    """Whether the batch can be shared out, and whether a cluster on this machine alone can hold the workers."""
+    from medray.plan.resources import Request, Supply, shortage
+    from medray.plan.steps import split_batch
+
+    train, cluster = config.train, config.cluster
+    try:
+        split_batch(
+            train.global_batch_size,
+            cluster.workers,
+            train.micro_batch_size,
+            train.gradient_accumulation_steps,
+        )
+    except ValueError as error:
+        what, _, mend = str(error).partition(": ")
+        raise InputError(
+            what, key="train.global_batch_size", value=train.global_batch_size, mend=mend
+        ) from None
+    if _address(config):
+        return
+    cpus = max(os.cpu_count() or 1, 2)  # as `cluster.connect` starts it
+    if reason := shortage(Request(cluster.workers, cluster.cpus_per_worker), Supply(cpus)):
+        what, _, mend = reason.removeprefix("cluster.workers: ").partition(": ")
+        raise InputError(what, key="cluster.workers", value=cluster.workers, mend=mend)
+
+
+def _address(config: Config) -> str | None:
+    """The cluster to join; None for one on this machine that ends with the run."""
+    address = config.cluster.address or os.environ.get("RAY_ADDRESS")
+    return None if address in ("", "local") else address
+
+
+def _train(config: Config, address: str | None, console: Any) -> tuple[RunResult, int]:
+    """The result, and the signal that ended the run early or 0."""
+    from medray.cli.cluster import connect, disconnect
+    from medray.train import driver
+
+    stop = driver.StopSwitch()
+    restore = _on_signals(stop)
+    try:
+        connect(address)
+        return driver.run(config, console=console, stop=stop), stop.signal
+    finally:
+        disconnect()
+        restore()
 
 
 def _on_signals(stop: Any) -> Any:

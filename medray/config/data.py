@@ -23,7 +23,9 @@ class PromptsConfig(Section):
 
     label: str = key("Summarize this dialogue", "Instruction or prefix of the label task.")
     rationale: str = key("Extract the key information from this dialogue", "The same of the rationale task.")
-    system: str | None = key(None, "System message of the chat template; none leaves the template's own default.")
+    system: str | None = key(
+        None, "System message of the chat template; none leaves the template's own default."
+    )
 
 
 class ClinicConfig(Section):
@@ -40,21 +42,28 @@ class DataConfig(Section):
 
     dataset: Literal["clinic"] | None = key(None, "A corpus by name, in place of `train` and `validation`.")
     clinic: ClinicConfig = Field(default_factory=ClinicConfig)
-    root: str | None = key(None, "Folder that `train` and `validation` are relative to; default: the config's.")
+    root: str | None = key(
+        None, "Folder that `train` and `validation` are relative to; default: the config's."
+    )
     train: tuple[str, ...] = key((), "Files of the training split: .json, .jsonl, .csv, .tsv; one or a list.")
     validation: tuple[str, ...] = key((), "Files of the validation split, as `train`.")
     columns: ColumnsConfig = Field(default_factory=ColumnsConfig)
     prompts: PromptsConfig = Field(default_factory=PromptsConfig)
-    tokenizer: Literal["model", "train"] = key("model", "The model's, or a byte-level BPE trained on the train split.")
+    tokenizer: Literal["model", "train"] = key(
+        "model", "The model's, or a byte-level BPE trained on the train split."
+    )
     vocab_size: int = key(4096, "Size of a trained tokenizer.", ge=300)
     max_input_tokens: int = key(1024, "Longest input; its end is cut and counted, never the prompt.", ge=1)
     max_label_tokens: int = key(512, "Longest label.", ge=1)
     max_rationale_tokens: int = key(512, "Longest rationale.", ge=1)
     max_rejects: float = key(0.01, "Share of bad rows that a run tolerates.", ge=0, le=1, resumable=True)
     shard_rows: int = key(2048, "Rows of a token shard.", ge=1)
-    window_shards: int = key(8, "Shards that are shuffled together; training starts when the first are there.", ge=1)
+    window_shards: int = key(
+        8, "Shards that are shuffled together; training starts when the first are there.", ge=1
+    )
 
     @field_validator("train", "validation", mode="before")
     @classmethod
     def _one_or_many(cls, value: object) -> object:
-        return (value,) if isinstance(value, str) else value
+        """One file, a list of files, or null for none."""
+        return () if value is None else (value,) if isinstance(value, str) else value

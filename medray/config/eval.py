@@ -8,15 +8,18 @@ from medray.config.section import Section, key
 
 
 class GenerationConfig(Section):
-    rows: int = key(64, "Validation rows that are generated for; the loss is over all rows.", ge=0, resumable=True)
+    rows: int = key(
+        64, "Validation rows that are generated for; the loss is over all rows.", ge=0, resumable=True
+    )
     max_new_tokens: int = key(128, "Longest prediction.", ge=1, resumable=True)
 
 
 class EvalConfig(Section):
     """What is measured on the validation split, before, during and after training."""
 
-    every_steps: int | None = key(None, "Steps between evaluations; default: none but first and last.", ge=1,
-                                  resumable=True)
+    every_steps: int | None = key(
+        None, "Steps between evaluations; default: none but first and last.", ge=1, resumable=True
+    )
     at_start: bool = key(True, "Evaluate before the first step: what the untuned model can do.")
     metrics: tuple[Literal["rouge", "accuracy", "entity_f1"], ...] = key(
         ("rouge",), "Metrics of generated text.", resumable=True

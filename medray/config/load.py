@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import difflib
+import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from medray.config import Config
+from medray.config.explain import COMMAND_LINE, explain
+from medray.config.model import PACKAGED_MODELS
 from medray.errors import InputError
+
+LARGEST_FILE = 256 * 1024  # bytes; a recipe has 2,000, and what is larger is a corpus given by mistake
 
 
 def load(path: str | Path, overrides: Iterable[str] = ()) -> Config:
@@ -23,155 +27,147 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> Config:
     """
     path = Path(path)
     tree = _read(path)
-    given_by: dict[str, str] = {}
-    for override in overrides:
-        _apply(tree, override, given_by)
+    overridden = [_override(tree, override) for override in overrides]
     try:
         config = Config.model_validate(tree)
     except ValidationError as error:
-        raise _explain(error, path, given_by) from None
-    return _absolute(config, path.resolve().parent)
+        raise explain(error, tree, path, overridden) from None
+    return _absolute(config, path)
 
 
 def dump(config: Config) -> str:
-    """The resolved config as YAML."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    """The resolved config as YAML, from which `load` makes the same config again."""
+    return yaml.dump(config.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML in which a key given twice is an error, and 1e-3 is a number (YAML 1.1 wants 1.0e-3)."""
+    """YAML in which a key given twice is an error, 1e-3 is a number (YAML 1.1 wants 1.0e-3) and a date is text."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012
+        first: [found for found in resolvers if found[0] != "tag:yaml.org,2002:timestamp"]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
-)
+class _Dumper(yaml.SafeDumper):
+    """Quotes the text "1e-3", which `_Loader` would take for a number."""
 
 
-def _mapping_without_doubles(loader: _Loader, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-    seen: set[Any] = set()
-    for key_node, _ in node.value:
-        name = loader.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+for _kind in (_Loader, _Dumper):
+    _kind.add_implicit_resolver(
+        "tag:yaml.org,2002:float",
+        re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"),
+        list("-+0123456789"),
+    )
+
+
+def _mapping_without_doubles(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+    seen: set[str] = set()
+    for key_node, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+        if key_node.tag == "tag:yaml.org,2002:merge":  # <<: what it brings, the mapping's own keys replace
+            continue
+        name = loader.construct_object(key_node, deep=True)
         if not isinstance(name, str):
-            raise yaml.MarkedYAMLError(None, None, f"the key {name!r} is not text", key_node.start_mark)
+            raise yaml.MarkedYAMLError(None, None, "a key is not text; put it in quotes", key_node.start_mark)
         if name in seen:
-            raise yaml.MarkedYAMLError(None, None, f"the key {name!r} stands twice", key_node.start_mark)
+            raise yaml.MarkedYAMLError(None, None, f"the key {name[:80]!r} stands twice", key_node.start_mark)
         seen.add(name)
-    return yaml.SafeLoader.construct_mapping(loader, node, deep)
+    return yaml.SafeLoader.construct_mapping(loader, node, deep=True)
 
 
-_Loader.add_constructor(
-    yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, lambda loader, node: _mapping_without_doubles(loader, node, True)
-)
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping_without_doubles)
+
+# The commonest of PyYAML's sentences, in plain words.
+_PROBLEMS = {
+    "found character '\\t' that cannot start any token": "a tab; YAML is indented by spaces",
+    "mapping values are not allowed here": "a second ': ' in one line, or keys that are not indented alike",
+    "but found another document": "a second document; a config is one, without --- in between",
+    "expected <block end>, but found '<block mapping start>'": "keys that are not indented alike",
+}
+
+
+class _NotYamlError(Exception):
+    """The sentence that says why, beginning with the line where it is known."""
+
+
+def _parse(text: str) -> Any:
+    try:
+        return yaml.load(text, _Loader)
+    except Exception as error:  # an odd tag makes PyYAML raise anything: KeyError for `!!bool x`
+        problem = getattr(error, "problem", None) or getattr(error, "reason", None)
+        if isinstance(error, RecursionError):
+            problem = "it is nested too deeply"
+        mark, position = getattr(error, "problem_mark", None), getattr(error, "position", None)
+        line = mark.line if mark else text.count("\n", 0, position) if isinstance(position, int) else None
+        where = "" if line is None else f"line {line + 1}: "
+        raise _NotYamlError(
+            where + _PROBLEMS.get(str(problem), str(problem or "it cannot be parsed"))
+        ) from None
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open("rb") as stream:
+            data = stream.read(LARGEST_FILE + 1)
     except FileNotFoundError:
         raise InputError("there is no such config file", file=path) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot be read as UTF-8 text ({error.__class__.__name__})", file=path) from None
+    except IsADirectoryError:
+        raise InputError(
+            "is a folder, not a config file", file=path, mend="name the YAML file in it"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot be read ({getattr(error, 'strerror', error)})", file=path) from None
+    if len(data) > LARGEST_FILE:
+        raise InputError(
+            f"has more than {LARGEST_FILE:,} bytes, so it is no config",
+            file=path,
+            mend="name the YAML file that describes the run; data files stand in it as data.train",
+        )
     try:
-        tree = yaml.load(text, _Loader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or "it cannot be parsed"
-        raise InputError(f"not valid YAML{line}: {problem}", file=path) from None
+        tree = _parse(data.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise InputError(f"is not UTF-8 text (byte {error.start})", file=path) from None
+    except _NotYamlError as error:
+        raise InputError(f"not valid YAML: {error}", file=path) from None
     if tree is None:
         return {}
     if not isinstance(tree, dict):
-        raise InputError(f"a config is a mapping of sections, not a {type(tree).__name__}", file=path)
+        kind = "a list" if isinstance(tree, list) else "one value"
+        raise InputError(
+            f"a config is sections with keys, this is {kind}",
+            file=path,
+            mend="begin with a section, as in configs/quickstart.yaml",
+        )
     return tree
 
 
-def _apply(tree: dict[str, Any], override: str, given_by: dict[str, str]) -> None:
+def _override(tree: dict[str, Any], override: str) -> str:
+    """Sets what `section.key=value` says in `tree` and returns the dotted key. A value that is no YAML is text."""
     name, equals, text = override.partition("=")
-    if not equals or not all(name.split(".")):
-        raise InputError(f"the override {override!r} is not of the form section.key=value")
-    try:
-        value = yaml.load(text, _Loader)
-    except yaml.YAMLError:
-        value = text
     *parents, last = name.split(".")
+    if not equals or not last or not all(parents):
+        raise InputError(
+            f"{override[:80]!r} is not of the form section.key=value",
+            file=COMMAND_LINE,
+            mend="as in train.max_steps=100",
+        )
+    try:
+        value = _parse(text)
+    except _NotYamlError:
+        value = text
     for parent in parents:
-        branch = tree.setdefault(parent, {})
-        if branch is None:
-            branch = tree[parent] = {}
-        if not isinstance(branch, dict):
-            raise InputError(f"{parent} is not a section", key=name, value=text)
-        tree = branch
+        branch = tree.get(parent)
+        if branch is not None and not isinstance(branch, dict):
+            raise InputError(
+                f"{parent} was given as {branch!r:.80}, which has no keys",
+                file=COMMAND_LINE,
+                key=name,
+                value=text,
+            )
+        tree[parent] = dict(branch or {})  # a copy: an anchor of YAML may have put it elsewhere too
+        tree = tree[parent]
     tree[last] = value
-    given_by[name] = override
-
-
-def _explain(error: ValidationError, path: Path, given_by: Mapping[str, str]) -> InputError:
-    """The first of pydantic's errors in our words, with the nearest key for an unknown one."""
-    first, more = error.errors(include_url=False)[0], error.error_count() - 1
-    names = [str(part) for part in first["loc"]]
-    # A union's location ends with the branch that was tried: keep what the user wrote.
-    key = ".".join(name for name in names if name.replace("_", "").isalnum() or name.isdigit())
-    source: object = "command line" if key in given_by else path
-    also = f" (and {more} more)" if more else ""
-    if first["type"] == "extra_forbidden":
-        return InputError(f"there is no such key{also}", file=source, key=key, mend=_nearest(names))
-    message = str(first["msg"]).removeprefix("Value error, ")
-    value = first.get("input")
-    shown = value if isinstance(value, str | int | float | bool | type(None)) else type(value).__name__
-    return InputError(f"{message[0].lower()}{message[1:]}{also}", file=source, key=key or None, value=shown)
-
-
-# What peers call it. Spelling alone cannot lead from these to ours.
-_ALIASES = {
-    "learning_rate": "train.optimizer.lr",
-    "num_workers": "cluster.workers",
-    "num_train_epochs": "train.epochs",
-    "output_dir": "run.storage",
-    "r": "peft.rank",
-    "lora_r": "peft.rank",
-    "batch_size": "train.global_batch_size",
-    "per_device_train_batch_size": "train.micro_batch_size",
-    "grad_accumulation": "train.gradient_accumulation_steps",
-    "model_name_or_path": "model.name",
-    "num_beams": "eval.generation",
-}
-
-
-def _nearest(names: list[str]) -> str:
-    """The key that was probably meant: alike in the same section, of the same name elsewhere, or alike elsewhere."""
-    section, name = names[:-1], names[-1]
-    here = sorted(_fields_at(section))
-    everywhere = list(_all_keys(Config, ()))
-    near_here = difflib.get_close_matches(name, here, n=1, cutoff=0.6)
-    same_elsewhere = [dotted for dotted in everywhere if dotted.rsplit(".", 1)[-1] == name]
-    leaves = {dotted.rsplit(".", 1)[-1]: dotted for dotted in reversed(everywhere)}
-    near_elsewhere = [leaves[leaf] for leaf in difflib.get_close_matches(name, leaves, n=1, cutoff=0.6)]
-    aliased = [_ALIASES[name]] if name in _ALIASES else []
-    for guess in (same_elsewhere, aliased, [".".join([*section, near]) for near in near_here], near_elsewhere):
-        if guess:
-            return f"did you mean {guess[0]}?"
-    return f"{'.'.join(section) or 'a config'} has {', '.join(here)}"
-
-
-def _all_keys(model: type[BaseModel], prefix: tuple[str, ...]) -> Iterator[str]:
-    for name in model.model_fields:
-        inner = _model_of(model, name)
-        yield ".".join((*prefix, name))
-        if inner:
-            yield from _all_keys(inner, (*prefix, name))
-
-
-def _fields_at(names: list[str]) -> set[str]:
-    model: type[BaseModel] | None = Config
-    for name in names:
-        model = _model_of(model, name) if model else None
-    return set(model.model_fields) if model else set()
-
-
-def _model_of(model: type[BaseModel], name: str) -> type[BaseModel] | None:
-    field = model.model_fields.get(name)
-    kind = field.annotation if field else None
-    return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
+    return name
 
 
 def looks_like_path(name: str) -> bool:
@@ -179,22 +175,35 @@ def looks_like_path(name: str) -> bool:
     return name.startswith((".", "/", "~"))
 
 
-def _absolute(config: Config, folder: Path) -> Config:
-    def resolve(text: str) -> str:
-        return str((folder / Path(text).expanduser()).resolve())
+def _absolute(config: Config, path: Path) -> Config:
+    folder = path.resolve().parent
 
-    run = config.run.model_copy(update={"storage": resolve(config.run.storage)})
-    root = resolve(config.data.root) if config.data.root else str(folder)
-    data = config.data.model_copy(
-        update={
-            "root": root,
-            "train": tuple(str(Path(root) / Path(file).expanduser()) for file in config.data.train),
-            "validation": tuple(str(Path(root) / Path(file).expanduser()) for file in config.data.validation),
-        }
-    )
+    def user(text: str, key: str) -> Path:
+        try:
+            return Path(text).expanduser()
+        except RuntimeError as error:
+            raise InputError(str(error).lower().rstrip("."), file=path, key=key, value=text) from None
+
+    def resolve(text: str, key: str) -> str:
+        try:
+            return str((folder / user(text, key)).resolve())
+        except (OSError, RuntimeError, ValueError):  # a loop of links, a null byte
+            raise InputError("is no usable path", file=path, key=key, value=text) from None
+
+    root = resolve(config.data.root, "data.root") if config.data.root else str(folder)
+
+    def under_root(split: str) -> tuple[str, ...]:  # links stay: what they lead to may have no ending
+        return tuple(str(Path(root) / user(file, f"data.{split}")) for file in getattr(config.data, split))
+
+    files = {"root": root, "train": under_root("train"), "validation": under_root("validation")}
     name = config.model.name
-    if name and (looks_like_path(name) or (folder / name / "config.json").exists()):
-        name = resolve(name)
+    if name and (looks_like_path(name) or (name not in PACKAGED_MODELS and os.path.isdir(folder / name))):
+        name = resolve(name, "model.name")
+    storage = resolve(config.run.storage, "run.storage")
     return config.model_copy(
-        update={"run": run, "data": data, "model": config.model.model_copy(update={"name": name})}
+        update={
+            "run": config.run.model_copy(update={"storage": storage}),
+            "data": config.data.model_copy(update=files),
+            "model": config.model.model_copy(update={"name": name}),
+        }
     )

@@ -8,9 +8,12 @@ from medray.config.section import Section, key
 class MethodConfig(Section):
     """What the loss is."""
 
-    name: Literal["sft", "distill"] = key("sft", "sft: the label alone. distill: label and rationale, or standard.")
+    name: Literal["sft", "distill"] = key(
+        "sft", "sft: the label alone. distill: label and rationale, or standard."
+    )
     mode: Literal["standard", "task_prefix"] = key(
-        "task_prefix", "distill only. task_prefix: two tasks, told apart by their prompts. standard: the label alone."
+        "task_prefix",
+        "distill only. task_prefix: two tasks, told apart by their prompts. standard: the label alone.",
     )
     alpha: float = key(0.5, "Weight of the label task; the rationale task has 1 - alpha.", ge=0, le=1)
     label_weight: float = key(1.0, "Multiplies the label loss.", gt=0)
@@ -20,7 +23,9 @@ class MethodConfig(Section):
         """Tasks that are trained; a task of weight zero costs no forward."""
         if self.name == "sft" or self.mode == "standard":
             return ("label",)
-        return tuple(task for task, weight in (("label", self.alpha), ("rationale", 1 - self.alpha)) if weight > 0)
+        return tuple(
+            task for task, weight in (("label", self.alpha), ("rationale", 1 - self.alpha)) if weight > 0
+        )
 
     def weight(self, task: str) -> float:
         """Factor of the mean token loss of `task` in the total loss."""

@@ -36,6 +36,7 @@ class ModelConfig(Section):
         "A packaged model, a folder (config.json, safetensors, tokenizer) or a hub id org/name.",
     )
     init: Literal["pretrained", "random"] = key(
-        "pretrained", "pretrained loads weights; random builds `preset` (or the config of `name`) with new ones."
+        "pretrained",
+        "pretrained loads weights; random builds `preset` (or the config of `name`) with new ones.",
     )
     preset: Literal["t5-tiny", "llama-tiny"] | None = key(None, "A small architecture for init: random.")

@@ -18,5 +18,7 @@ class RunConfig(Section):
     @classmethod
     def _plain_name(cls, name: str) -> str:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
-            raise ValueError("use 1 to 100 letters, digits, '.', '_' or '-', beginning with a letter or digit")
+            raise ValueError(
+                "use 1 to 100 letters, digits, '.', '_' or '-', beginning with a letter or digit"
+            )
         return name

@@ -4,13 +4,28 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+LARGEST_INT = 2**63 - 1
 
 
 class Section(BaseModel):
-    """A frozen pydantic model in which an unknown key is an error."""
+    """A frozen pydantic model in which an unknown key is an error, and so is `true` or "2" for a number."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty(cls, value: object) -> object:
+        """A section of which every key is commented out is null in YAML."""
+        return {} if value is None else value
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _plain(cls, value: object) -> object:
+        if isinstance(value, int) and abs(value) > LARGEST_INT:
+            raise ValueError("the number is too large")
+        return tuple(value) if isinstance(value, list) else value
 
 
 def key(default: Any, description: str, *, resumable: bool = False, **constraints: Any) -> Any:

@@ -12,5 +12,9 @@ class TrackingConfig(Section):
     uri: str | None = key(None, "MLflow server or database; default: <storage>/mlflow.db.", resumable=True)
     experiment: str = key("medray", "MLflow experiment.", resumable=True)
     run_name: str | None = key(None, "MLflow run name; default: run.name.", resumable=True)
-    tags: dict[str, str] = Field(default_factory=dict, description="MLflow tags.", json_schema_extra={"resumable": True})
-    show_text: bool = key(False, "Show record text (predictions beside references) in the report.", resumable=True)
+    tags: dict[str, str] = Field(
+        default_factory=dict, description="MLflow tags.", json_schema_extra={"resumable": True}
+    )
+    show_text: bool = key(
+        False, "Show record text (predictions beside references) in the report.", resumable=True
+    )

@@ -1,22 +1,27 @@
 from __future__ import annotations
 
-from typing import Any, Literal
+import json
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator
 
 from medray.config.section import Section, key
+
+Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class OptimizerConfig(Section):
     name: Literal["adamw"] = key("adamw", "AdamW with decoupled weight decay.")
     lr: float = key(5e-5, "Peak learning rate.", gt=0)
     weight_decay: float = key(0.0, "Decoupled weight decay.", ge=0)
-    betas: tuple[float, float] = key((0.9, 0.999), "Decay rates of the two moments.")
+    betas: tuple[Beta, Beta] = key((0.9, 0.999), "Decay rates of the two moments.")
     eps: float = key(1e-8, "Added to the root of the second moment.", gt=0)
 
 
 class SchedulerConfig(Section):
-    name: Literal["linear", "cosine", "constant"] = key("linear", "Course of the learning rate after warm-up.")
+    name: Literal["linear", "cosine", "constant"] = key(
+        "linear", "Course of the learning rate after warm-up."
+    )
     warmup_steps: int | None = key(None, "Steps of linear warm-up.", ge=0)
     warmup_ratio: float = key(0.0, "The same as a share of all steps; warmup_steps goes before.", ge=0, lt=1)
 
@@ -27,22 +32,39 @@ class TrainConfig(Section):
     epochs: float = key(1.0, "Passes over the data; a part of one is allowed.", gt=0, resumable=True)
     max_steps: int | None = key(None, "Optimizer steps; goes before epochs.", ge=1, resumable=True)
     global_batch_size: int = key(8, "Rows of one optimizer step over all workers.", ge=1)
-    micro_batch_size: int | None = key(None, "Rows a worker holds at once; default: follows from the batch.", ge=1)
+    micro_batch_size: int | None = key(
+        None, "Rows a worker holds at once; default: follows from the batch.", ge=1
+    )
     gradient_accumulation_steps: int | None = key(None, "Micro-batches of a step; default: follows.", ge=1)
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = key("auto", "auto: bf16 where a GPU has it, else fp32.")
-    zero_stage: Literal[0, 1, 2, 3] = key(2, "What DeepSpeed shards: 1 optimizer, 2 gradients, 3 parameters.")
-    offload: Literal["none", "cpu"] = key("none", "cpu keeps optimizer state (and stage 3 parameters) in host memory.")
-    deepspeed: dict[str, Any] = Field(default_factory=dict, description="Raw overrides of DeepSpeed's own config.")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = key(
+        "auto", "auto: bf16 where a GPU has it, else fp32."
+    )
+    zero_stage: int = key(2, "What DeepSpeed shards: 1 optimizer, 2 gradients, 3 parameters.", ge=0, le=3)
+    offload: Literal["none", "cpu"] = key(
+        "none", "cpu keeps optimizer state (and stage 3 parameters) in host memory."
+    )
+    deepspeed: dict[str, Any] = Field(
+        default_factory=dict, description="Raw overrides of DeepSpeed's own config."
+    )
     gradient_checkpointing: bool = key(False, "Recompute activations in the backward pass to save memory.")
     optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig)
     scheduler: SchedulerConfig = Field(default_factory=SchedulerConfig)
     clip_grad_norm: float = key(1.0, "Largest gradient norm; 0 does not clip.", ge=0)
-    save_every_steps: int | None = key(None, "Steps between checkpoints; default: ten a run.", ge=1, resumable=True)
+    save_every_steps: int | None = key(
+        None, "Steps between checkpoints; default: ten a run.", ge=1, resumable=True
+    )
     keep_checkpoints: int = key(2, "Newest checkpoints that are kept.", ge=1, resumable=True)
 
-    @model_validator(mode="after")
-    def _owned_keys(self) -> TrainConfig:
+    @field_validator("deepspeed")
+    @classmethod
+    def _plain_and_not_ours(cls, value: dict[str, Any]) -> dict[str, Any]:
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError, RecursionError):
+            raise ValueError(
+                "expected what JSON can hold: text, finite numbers, lists, keys with values"
+            ) from None
         owned = {"train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps"}
-        if clash := sorted(owned & set(self.deepspeed)):
-            raise ValueError(f"deepspeed.{clash[0]} is derived; set train.global_batch_size and its neighbours")
-        return self
+        if clash := sorted(owned & set(value)):
+            raise ValueError(f"{clash[0]} is derived; set train.global_batch_size and its neighbours")
+        return value

@@ -5,7 +5,6 @@ It neither starts Ray nor touches signals: `cli` does. `fit()` runs in a side th
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 import time
@@ -34,6 +33,7 @@ from medray.tracking import ledger as ledgers
 from medray.train import checkpoint
 from medray.train.loop import STOPPED, WorkerPlan
 from medray.train.outcome import RunResult, TextSample, write_outcome
+from medray.train.rerun import check_unchanged, flat
 from medray.train.prepare import Resources, check_memory, layout, precision, resources, supply
 from medray.train.worker import worker
 
@@ -161,9 +161,11 @@ class _Driver:
                 self._answer(encoding.reference)
             self._beat()
         for task in self.config.method.tasks:
-            if not store.counts(first, task, "loss_tokens").any():
-                raise InputError(f"no row of the first {tokens.index.shards[first].rows} has a token of the task "
-                                 f"{task!r} that carries loss", key=f"data.max_{task}_tokens",
+            loss_tokens = store.counts(first, task, "loss_tokens")
+            rows = loss_tokens[loss_tokens > 0]
+            if (task == "label" and not len(rows)) or (len(rows) and rows.max() <= 1):
+                raise InputError(f"of {tokens.index.shards[first].rows} rows none has a token of the task {task!r} "
+                                 "that carries loss, besides the end token", key=f"data.max_{task}_tokens",
                                  value=tokens.spec.limits[task], mend="raise the limit, or look at the column")
 
     def _answer(self, reference: Any) -> Any:
@@ -191,7 +193,7 @@ class _Driver:
         tracking, run = self.config.tracking, self.config.run
         uri = tracking.uri or f"sqlite:///{Path(run.storage).resolve() / 'mlflow.db'}"
         return ledgers.TrackingSpec(tracking.enabled, uri, tracking.experiment, tracking.run_name or run.name,
-                                    dict(tracking.tags), _flat(self.config.model_dump(mode="json")),
+                                    dict(tracking.tags), flat(self.config.model_dump(mode="json")),
                                     tracking.show_text)
 
     def _fit(self, plan: WorkerPlan, granted: Resources, ledger: Any, encoding: Encoding
@@ -230,6 +232,8 @@ class _Driver:
         if returned and "input_error" in returned:
             what, file, key, value, mend = returned["input_error"]
             raise InputError(what, file=file, key=key, value=value, mend=mend)
+        if returned and "run_error" in returned:
+            raise RunFailedError(returned["run_error"])
         if not returned:
             raise RunFailedError("the workers ended without a result")
         return returned
@@ -294,41 +298,6 @@ class _Driver:
     def _beat(self) -> None:
         if self.console:
             self.console.heartbeat()
-
-
-def check_unchanged(file: Path, config: Config) -> None:
-    """Raises InputError when a key that decides the numbers differs from the config that a run began with."""
-    import yaml
-
-    then, now = _flat(yaml.safe_load(file.read_text())), _flat(config.model_dump(mode="json"))
-    free = _resumable(Config, ())
-    changed = [key for key in sorted(set(then) | set(now))
-               if then.get(key) != now.get(key) and not any(key == name or key.startswith(f"{name}.") for name in free)]
-    if changed:
-        key = changed[0]
-        raise InputError(f"the run {config.run.name} has checkpoints made with {key}: {then.get(key)}"
-                         + (f" (and {len(changed) - 1} other keys differ)" if len(changed) > 1 else ""),
-                         key=key, value=now.get(key), mend="give it back its old value, or use another run.name")
-
-
-def _resumable(model: Any, prefix: tuple[str, ...]) -> list[str]:
-    names = []
-    for name, item in model.model_fields.items():
-        if (item.json_schema_extra or {}).get("resumable"):
-            names.append(".".join((*prefix, name)))
-        elif hasattr(item.annotation, "model_fields"):
-            names += _resumable(item.annotation, (*prefix, name))
-    return names
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, str]:
-    flat: dict[str, str] = {}
-    for name, value in tree.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{name}.")
-        else:
-            flat[f"{prefix}{name}"] = json.dumps(value)
-    return flat
 
 
 def _capture(box: dict[str, Any], action: Callable[[], Any]) -> None:

@@ -21,6 +21,7 @@ from medray.config import Config
 from medray.data.pipeline import TokenSet
 from medray.data.shards import ShardStore
 from medray.data.tokenizer import load_tokenizer
+from medray.errors import RunFailedError
 from medray.evaluate.metrics import score
 from medray.evaluate.validation import Validation
 from medray.methods.loss import Method
@@ -70,6 +71,8 @@ class Reporter(Protocol):
     def evaluation(self, record: dict[str, Any]) -> None: ...
     def event(self, record: dict[str, Any]) -> None: ...
     def stop_requested(self) -> bool: ...
+    def flush(self) -> None:
+        """Returns when what was reported so far is on disk: a checkpoint must not know a step that its log lacks."""
     def sync(self, metrics: dict[str, Any]) -> None:
         """At checkpoints and evaluations, on all ranks."""
 
@@ -208,7 +211,7 @@ class _Loop:
     def _check_finite(self, record: dict[str, Any]) -> None:
         """A loss that is no number is the same on all ranks, so all stop here."""
         if record["loss"] != record["loss"] or record["loss"] in (float("inf"), float("-inf")):
-            raise FloatingPointError(f"the loss of step {record['step']} is {record['loss']}; try a lower "
+            raise RunFailedError(f"the loss of step {record['step']} is {record['loss']}; try a lower "
                                      "train.optimizer.lr, or train.precision: fp32")
 
     def _stop(self) -> bool:
@@ -219,6 +222,8 @@ class _Loop:
 
     def _save(self) -> None:
         with self._timed("checkpoint_blocked"):
+            if self.engine.rank == 0:
+                self.reporter.flush()
             checkpoint.save(self.folder / "checkpoints", self.engine, self.progress,
                             keep=self.config.train.keep_checkpoints, barrier=self._barrier)
         self._event("checkpoint", step=self.progress.step)

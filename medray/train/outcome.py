@@ -16,6 +16,7 @@ from medray.errors import RunFailedError
 from medray.tracking.ledger import EVALS_FILE, STEPS_FILE
 from medray.tracking.report import write_report
 from medray.train.loop import ATTEMPTS, TRAINED, WorkerPlan
+from medray.train.rerun import RunResult
 
 PACKAGES = ("medray", "torch", "ray", "deepspeed", "transformers", "peft", "mlflow", "pyarrow")
 
@@ -28,24 +29,6 @@ class TextSample:
     prompt: str
     reference: str
     prediction: str
-
-
-@dataclass(frozen=True)
-class RunResult:
-    """folder: of the run. summary: as in summary.json."""
-
-    folder: Path
-    summary: dict[str, Any]
-
-
-def finished(config: Config) -> RunResult | None:
-    """The result of a run that is done under the same number of steps, None where there is something left to do."""
-    folder = Path(config.run.storage) / config.run.name
-    try:
-        summary = json.loads((folder / "summary.json").read_text())
-    except (OSError, ValueError):
-        return None
-    return RunResult(folder, summary) if summary.get("status") == TRAINED else None
 
 
 def write_outcome(plan: WorkerPlan, outcome: dict[str, Any], after: dict[str, float], samples: Sequence[TextSample],

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import asdict
 from typing import Any
 
 import ray
 import ray.train
 
-from medray.errors import InputError
+from medray.errors import InputError, MedrayError
 from medray.train.loop import WorkerPlan, run
+
+
+FLUSH_SECONDS = 30.0
 
 
 class LedgerReporter:
@@ -47,15 +51,22 @@ class LedgerReporter:
         self._stop = self._ledger.stop_reason.remote()
         return answer
 
+    def flush(self) -> None:
+        with contextlib.suppress(ray.exceptions.RayError, TimeoutError):
+            # Calls of one caller run in order, so an answer means that the steps before it are written.
+            ray.get(self._ledger.stop_reason.remote(), timeout=FLUSH_SECONDS)
+
     def sync(self, metrics: dict[str, Any]) -> None:
         ray.train.report(metrics)
 
 
 def worker(payload: dict[str, Any]) -> dict[str, Any]:
-    """What TorchTrainer runs on every rank. Errors of the user travel as values: a retry would not mend them."""
+    """What TorchTrainer runs on every rank. Errors that medray explains travel as values: a retry mends none."""
     plan: WorkerPlan = payload["plan"]
     try:
         outcome = run(plan, LedgerReporter(payload["ledger"]))
     except InputError as error:
         return {"input_error": error.args}
+    except MedrayError as error:
+        return {"run_error": str(error)}
     return asdict(outcome)

@@ -31,5 +31,8 @@ class Recorder:
     def stop_requested(self) -> bool:
         return self._stop_after is not None and len(self.steps) >= self._stop_after
 
+    def flush(self) -> None:
+        pass
+
     def sync(self, metrics: dict[str, Any]) -> None:
         self.syncs.append(metrics)

@@ -1,0 +1,215 @@
+"""What pydantic found wrong in a config, in plain words: where it stands, what was expected, and what would work."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from medray.config import Config
+from medray.errors import InputError
+
+COMMAND_LINE = "command line"
+_LONGEST = 80  # characters of a value that are shown
+
+_EXPECTED = {
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "bool_type": "true or false",
+    "string_type": "text",
+    "string_unicode": "text",
+    "tuple_type": "a list",
+    "dict_type": "keys with values",
+    "model_type": "a section with keys of its own",
+}
+_LIMITS = {
+    "greater_than": ("gt", "must be above"),
+    "greater_than_equal": ("ge", "must be at least"),
+    "less_than": ("lt", "must be below"),
+    "less_than_equal": ("le", "must be at most"),
+}
+
+# What peers call it. Spelling alone cannot lead from these to ours.
+ALIASES = {
+    "base_model": "model.name",
+    "batch_size": "train.global_batch_size",
+    "bf16": "train.precision",
+    "eval_steps": "eval.every_steps",
+    "fp16": "train.precision",
+    "grad_accumulation": "train.gradient_accumulation_steps",
+    "learning_rate": "train.optimizer.lr",
+    "lora": "peft",
+    "lora_alpha": "peft.alpha",
+    "lora_dropout": "peft.dropout",
+    "lora_r": "peft.rank",
+    "lora_target_modules": "peft.targets",
+    "max_grad_norm": "train.clip_grad_norm",
+    "max_seq_length": "data.max_input_tokens",
+    "model_name_or_path": "model.name",
+    "num_gpus": "cluster.gpus",
+    "num_train_epochs": "train.epochs",
+    "num_workers": "cluster.workers",
+    "output_dir": "run.storage",
+    "per_device_train_batch_size": "train.micro_batch_size",
+    "r": "peft.rank",
+    "save_steps": "train.save_every_steps",
+    "target_modules": "peft.targets",
+    "train_file": "data.train",
+    "use_gpu": "cluster.gpus",
+    "validation_file": "data.validation",
+}
+
+
+def explain(
+    error: ValidationError, tree: Mapping[str, Any], file: object, overridden: Iterable[str]
+) -> InputError:
+    """The first of pydantic's errors about `tree`, and how many more there are.
+
+    overridden: dotted keys that the command line gave; an error there does not blame the file.
+    """
+    found: dict[tuple[str | int, ...], list[Any]] = {}
+    for item in error.errors(include_url=False):
+        found.setdefault(_place(item["loc"], tree), []).append(item)
+    # Of a union that takes a word or a list, the wrong entry of a list says more than that it is not the word.
+    places = [place for place in found if not any(q != place and q[: len(place)] == place for q in found)]
+    place, items = places[0], found[places[0]]
+    also = f" (and {len(places) - 1} more)" if len(places) > 1 else ""
+    dotted = ".".join(part for part in place if isinstance(part, str))
+    given = any(f"{dotted}.".startswith(f"{name}.") or name.startswith(f"{dotted}.") for name in overridden)
+    value, kind = _shown(items[0]["input"])
+    key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place)[1:]
+    mend: str | None
+    if items[0]["type"] == "extra_forbidden":
+        what, mend = "there is no such key", _nearest([str(part) for part in place])
+    else:
+        what, mend = _sentence(items, kind), _mend(items, key, place, given)
+    shown_key = key if len(key) <= 2 * _LONGEST else f"{key[: 2 * _LONGEST]}…"
+    return InputError(
+        what + also, file=COMMAND_LINE if given else file, key=shown_key or None, value=value, mend=mend
+    )
+
+
+def _place(loc: Sequence[str | int], tree: object) -> tuple[str | int, ...]:
+    """Pydantic's location without the branches of unions that it tried: those stand in no tree."""
+    place: list[str | int] = []
+    for part in loc:
+        if isinstance(tree, dict) and part in tree:
+            tree = tree[part]
+        elif isinstance(tree, list) and isinstance(part, int):
+            tree = tree[part] if part < len(tree) else None
+        else:
+            continue
+        place.append(part)
+    return tuple(place)
+
+
+def _shown(value: object) -> tuple[object, str]:
+    """(value to print, "") or (None, what it is in YAML)."""
+    if value is None or isinstance(value, bool):
+        return None, {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, str):
+        return (value if len(value) <= _LONGEST else f"{value[:_LONGEST]}…"), ""
+    if isinstance(value, float) or (isinstance(value, int) and value.bit_length() < 100):
+        return value, ""
+    if isinstance(value, int):
+        return None, "a number of so many digits"
+    kinds: tuple[tuple[Any, str], ...] = (((list, tuple), "a list"), (dict, "keys with values"))
+    return None, next((name for kind, name in kinds if isinstance(value, kind)), type(value).__name__)
+
+
+def _sentence(items: Sequence[Any], kind: str) -> str:
+    item = items[0]
+    context = item.get("ctx", {})
+    if expected := list(dict.fromkeys(filter(None, map(_expected, items)))):
+        return f"expected {' or '.join(expected)}" + (f", not {kind}" if kind else "")
+    if item["type"] in _LIMITS:
+        name, words = _LIMITS[item["type"]]
+        return f"{words} {context[name]:g}"
+    if item["type"] == "too_long":
+        return f"expected {context['max_length']} entries, not {context['actual_length']}"
+    if item["type"] == "missing":
+        return "an entry of this list is missing"
+    message = str(item["msg"]).removeprefix("Value error, ")
+    return f"{message[0].lower()}{message[1:]}"
+
+
+def _expected(item: Any) -> str | None:
+    if item["type"] == "literal_error":
+        return str(item["ctx"]["expected"])
+    return _EXPECTED.get(item["type"])
+
+
+def _mend(items: Sequence[Any], key: str, place: Sequence[str | int], given: bool) -> str | None:
+    value, kinds = items[0]["input"], [item["type"] for item in items]
+    sign = "=" if given else ": "
+    if "model_type" in kinds:
+        fields = _fields_at([str(part) for part in place])
+        leading = next((name for name in ("name", "type") if name in fields and isinstance(value, str)), None)
+        if leading:
+            return f"{key}.{leading}{sign}{_shown(value)[0]}"
+        return f"{key} has the keys {', '.join(sorted(fields))}"
+    for item in items:
+        if item["type"] == "literal_error" and (near := _near_word(value, str(item["ctx"]["expected"]))):
+            return f"{key}{sign}{near}"
+    if value is None:
+        return "leave the key out for its default"
+    if "string_type" in kinds and isinstance(value, int | float | bool):
+        return "put it in quotes" + (f": {key}='\"…\"'" if given else "")
+    if "tuple_type" in kinds and isinstance(value, str) and len(value) <= _LONGEST:
+        return f"{key}{sign}[{value}]"
+    return None
+
+
+def _near_word(value: object, expected: str) -> str | None:
+    """Of the words in pydantic's "'a', 'b' or 'c'" the one that was probably meant."""
+    words = re.findall(r"'([^']*)'", expected)
+    if value in (None, False) and "none" in words:  # `type: null`, `offload: no`
+        return "none"
+    if not isinstance(value, str) or len(value) > _LONGEST:
+        return None
+    return next(iter(difflib.get_close_matches(value.lower(), words, n=1, cutoff=0.5)), None)
+
+
+def _nearest(names: list[str]) -> str:
+    """The key that was probably meant: what peers call so, of the same name elsewhere, or spelt alike."""
+    section, name = names[:-1], names[-1][:_LONGEST].lower().replace("-", "_")
+    here = sorted(_fields_at(section))
+    everywhere = list(keys())
+    same = [dotted for dotted in everywhere if dotted.rsplit(".", 1)[-1] == name]
+    leaves = {dotted.rsplit(".", 1)[-1]: dotted for dotted in reversed(everywhere)}
+    guesses = [
+        [ALIASES[name]] if name in ALIASES else [],
+        [".".join([*section, name])] if name in here else [],
+        same if len(same) <= 2 else [],  # a `name` is in most sections
+        [".".join([*section, near]) for near in difflib.get_close_matches(name, here, n=1)],
+        [leaves[leaf] for leaf in difflib.get_close_matches(name, leaves, n=1)],
+    ]
+    for guess in guesses:
+        if guess:
+            return f"did you mean {guess[0]}?"
+    return f"{'.'.join(section) or 'a config'} has the keys {', '.join(here)}"
+
+
+def keys(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[str]:
+    """Every dotted key that a config knows, sections before what is in them."""
+    for name in model.model_fields:
+        yield f"{prefix}{name}"
+        if inner := _model_of(model, name):
+            yield from keys(inner, f"{prefix}{name}.")
+
+
+def _fields_at(names: Sequence[str]) -> set[str]:
+    model: type[BaseModel] | None = Config
+    for name in names:
+        model = _model_of(model, name) if model else None
+    return set(model.model_fields) if model else set()
+
+
+def _model_of(model: type[BaseModel], name: str) -> type[BaseModel] | None:
+    field = model.model_fields.get(name)
+    kind = field.annotation if field else None
+    return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None

@@ -1,0 +1,160 @@
+"""The worker loop in one process, without Ray: resume, evaluation, export, and what it reports when."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import oracle
+import pytest
+import tiny
+import torch
+from medray.data.tokenizer import load_tokenizer
+from medray.errors import InputError, RunFailedError
+from medray.models.export import load_export
+from medray.models.load import load_model
+from medray.train import checkpoint, loop
+from medray.train.loop import WorkerPlan
+from recorder import Recorder
+
+ALONE = {"zero_stage": 0}
+
+
+def losses(recorder: Recorder) -> list[float]:
+    return [record["loss"] for record in recorder.steps]
+
+
+def small(folder: Path, name: str, preset: str = "llama-tiny", *, steps: int = 12, **sections: Any) -> WorkerPlan:
+    architecture = "seq2seq" if preset.startswith("t5") else "causal"
+    tokens = tiny.token_set(folder, tiny.rows(23), architecture=architecture)
+    train = {**ALONE, **sections.pop("train", {})}
+    return tiny.plan(folder / name, tokens, preset, workers=1, micro=2, max_steps=steps, train=train, **sections)
+
+
+@pytest.mark.parametrize("preset", ["llama-tiny", "t5-tiny"])
+def test_a_stopped_run_goes_on_bit_for_bit_dropout_included(preset: str, tmp_path: Path) -> None:
+    dropout = {"dropout_rate": 0.2, "attention_dropout": 0.2}
+
+    def plan(name: str) -> WorkerPlan:
+        made = small(tmp_path, name, preset)
+        return replace(made, model=made.model | dropout)
+
+    calm, first, second = Recorder(), Recorder(stop_after=5), Recorder()
+    whole = loop.run(plan("calm"), calm)
+    stopped = loop.run(plan("cut"), first)
+    resumed = loop.run(plan("cut"), second)
+    assert (stopped.status, stopped.progress.step, second.resumed) == ("stopped", 5, [5])
+    assert losses(first) + losses(second) == losses(calm)
+    assert resumed.progress == whole.progress
+    assert whole.progress.order != ""
+    assert [record["step"] for record in first.steps + second.steps] == list(range(1, 13))
+
+
+def test_without_dropout_the_generator_state_does_not_matter_but_with_it_the_seed_does(tmp_path: Path) -> None:
+    plans = [small(tmp_path, name, "t5-tiny", steps=3, run={"seed": seed}) for name, seed in (("a", 1), ("b", 2))]
+    found = []
+    for plan in plans:
+        recorder = Recorder()
+        loop.run(replace(plan, model=plan.model | {"dropout_rate": 0.3}), recorder)
+        found.append(losses(recorder))
+    assert found[0] != found[1]
+
+
+def test_evaluation_counts_every_row_once(tmp_path: Path) -> None:
+    rows = tiny.rows(17, seed=5)
+    validation = tiny.token_set(tmp_path, rows, truth=True, name="validation")
+    plan = small(tmp_path, "run", steps=1, eval={"at_start": True, "metrics": ["rouge"], "batch_size": 4,
+                                                 "generation": {"rows": 7, "max_new_tokens": 5}})
+    plan = replace(plan, validation=validation)
+    recorder = Recorder()
+    loop.run(plan, recorder)
+    before = recorder.evaluations[0]
+    assert before["step"] == 0
+    model = load_model(plan.config.model, plan.model, load_tokenizer(plan.train.tokenizer), dtype=torch.float32,
+                       seed=plan.config.run.seed)
+    stored = [row for file in sorted(Path(validation.folder).glob("shard-*.parquet"))
+              for row in oracle.pq.read_table(file).to_pylist()]
+    assert len(stored) == 17
+    with torch.no_grad():
+        wanted = {task: float(oracle._mean(model, stored, task, seq2seq=False)) for task in ("label", "rationale")}
+    assert before["metrics"]["loss_label"] == pytest.approx(wanted["label"], abs=1e-5)
+    assert before["metrics"]["loss_rationale"] == pytest.approx(wanted["rationale"], abs=1e-5)
+    assert before["metrics"]["loss"] == pytest.approx(0.3 * wanted["label"] + 0.7 * wanted["rationale"], abs=1e-5)
+    assert "rouge1" in before["metrics"]
+    assert [evaluation["step"] for evaluation in recorder.evaluations] == [0, 1]
+
+
+def test_reports_to_the_outside_only_at_checkpoints_and_evaluations(tmp_path: Path) -> None:
+    recorder = Recorder()
+    loop.run(small(tmp_path, "run", steps=9, train={"save_every_steps": 4}), recorder)
+    assert [metrics["step"] for metrics in recorder.syncs] == [4, 8, 9]
+    assert len(recorder.steps) == 9
+
+
+@pytest.mark.parametrize(("alpha", "tasks"), [(1.0, {"loss/label"}), (0.0, {"loss/rationale"})])
+def test_a_task_without_weight_costs_no_forward(alpha: float, tasks: set[str], tmp_path: Path) -> None:
+    recorder = Recorder()
+    loop.run(small(tmp_path, "run", steps=1, method={"name": "distill", "alpha": alpha}), recorder)
+    assert {name for name in recorder.steps[0] if name.startswith("loss/")} == tasks
+
+
+def test_label_weight_multiplies_the_label_loss(tmp_path: Path) -> None:
+    recorder = Recorder()
+    loop.run(small(tmp_path, "run", steps=1, method={"name": "distill", "alpha": 0.3, "label_weight": 4.0}), recorder)
+    record = recorder.steps[0]
+    assert record["loss"] == pytest.approx(0.3 * 4 * record["loss/label"] + 0.7 * record["loss/rationale"], rel=1e-6)
+
+
+@pytest.mark.parametrize("preset", ["llama-tiny", "t5-tiny"])
+@pytest.mark.parametrize("peft", ["none", "lora"])
+def test_the_export_is_the_trained_model(preset: str, peft: str, tmp_path: Path) -> None:
+    plan = small(tmp_path, "run", preset, steps=4, peft={"type": peft, "rank": 2})
+    tokens = plan.train
+    section = tiny.saved_model(tmp_path / "base", preset, tokens)
+    config = plan.config.model_copy(update={"model": plan.config.model.model_copy(update=section)})
+    running = loop._Loop(replace(plan, config=config), Recorder())
+    running.run()
+    trained = running._inner().eval()
+    reloaded = load_export(tmp_path / "run" / "export", torch.device("cpu"))
+    ids = torch.tensor([[5, 6, 7, 8]])
+    inputs = {"input_ids": ids} | ({"decoder_input_ids": ids} if preset.startswith("t5") else {})
+    with torch.no_grad():
+        assert torch.equal(trained(**inputs).logits, reloaded(**inputs).logits)
+        base = load_export(tmp_path / "base", torch.device("cpu"))
+        assert not torch.equal(base(**inputs).logits, reloaded(**inputs).logits)
+    assert load_tokenizer(str(tmp_path / "run" / "export")).eos_token_id == load_tokenizer(tokens.tokenizer).eos_token_id
+
+
+def test_a_loss_that_is_no_number_ends_the_run(tmp_path: Path) -> None:
+    plan = small(tmp_path, "run", steps=12, train={"optimizer": {"lr": 1e30}, "clip_grad_norm": 0})
+    with pytest.raises(RunFailedError, match=r"the loss of step \d+ is (nan|inf)"):
+        loop.run(plan, Recorder())
+
+
+class TestCheckpoints:
+    def test_only_complete_ones_count(self, tmp_path: Path) -> None:
+        plan = small(tmp_path, "run", steps=9, train={"save_every_steps": 3, "keep_checkpoints": 3})
+        loop.run(plan, Recorder())
+        root = tmp_path / "run" / "checkpoints"
+        assert [found.progress.step for found in checkpoint.complete(root)] == [3, 6, 9]
+        weights = root / "step-00000009" / "torch.pt"
+        weights.write_bytes(weights.read_bytes()[:-10])
+        (root / "step-00000006" / "manifest.json").unlink()
+        found = checkpoint.newest(root)
+        assert found is not None
+        assert found.progress.step == 3
+
+    def test_the_newest_are_kept(self, tmp_path: Path) -> None:
+        loop.run(small(tmp_path, "run", steps=9, train={"save_every_steps": 2, "keep_checkpoints": 2}), Recorder())
+        assert sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir()) == [
+            "step-00000008", "step-00000009"]
+
+    def test_another_number_of_workers_is_refused_with_the_numbers(self, tmp_path: Path) -> None:
+        plan = small(tmp_path, "run", steps=2)
+        running = loop._Loop(plan, Recorder())
+        running.run()
+        found = checkpoint.newest(tmp_path / "run" / "checkpoints")
+        assert found is not None
+        with pytest.raises(InputError, match="written by 4 workers, this run has 1"):
+            checkpoint.restore(replace(found, world_size=4), running.engine)
