@@ -14,10 +14,9 @@ OBJECT_STORE_BYTES = 256 * 1024**2  # our objects are small: shards go through f
 
 def before_import(address: str | None) -> None:
     """Environment that Ray reads while it is imported: call it first."""
-    if address is None or address == "local":
-        # Without a mode of its own Ray writes a token file, readable by all, into the home folder.
-        if os.environ.setdefault("RAY_AUTH_MODE", "token") == "token":
-            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    # Without a mode of its own Ray writes a token file, readable by all, into the home folder.
+    if address in (None, "local") and os.environ.setdefault("RAY_AUTH_MODE", "token") == "token":
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     for name in ("ray", "ray.data", "ray.train"):  # what a user reads is medray's; Ray's progress is in its log files
         logging.getLogger(name).setLevel(logging.ERROR)
 

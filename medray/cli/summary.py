@@ -14,8 +14,7 @@ def show(console: Console, config: Config, result: Any, config_file: Path) -> No
     """What came out, where it is, and what to run next."""
     summary = result.summary
     before, after = summary["eval"].get("before", {}), summary["eval"].get("after", {})
-    console.table("", [])
-    rows = [("validation", "before", "after")]
+    rows: list[tuple[str, ...]] = [("validation", "before", "after")]
     rows += [(name, _number(before.get(name)), _number(after.get(name))) for name in sorted({*before, *after}, key=_rank)]
     if len(rows) > 1:
         console.table("result", rows)
@@ -26,7 +25,7 @@ def show(console: Console, config: Config, result: Any, config_file: Path) -> No
     console.table("next", [
         ("report", f"open {result.folder / 'report.html'}"),
         ("MLflow", f"medray ui {shlex.quote(str(result.folder))}"),
-        ("your data", "medray train configs/first_run.yaml data.train=my.jsonl"),
+        ("your data", "copy configs/first_run.yaml, name your file in it, and: medray train first_run.yaml"),
     ])
 
 

@@ -33,17 +33,18 @@ def run(arguments: argparse.Namespace) -> int:
             file=folder,
             mend="give the folder of a run with tracking.enabled: true",
         ) from None
-    if not uri.startswith("sqlite:"):
-        print(f"this run is tracked at {uri}: open that page", file=sys.stderr)
-        return 0
-    if not Path(uri.removeprefix("sqlite:///")).is_file():  # MLflow would show a new, empty one
-        raise InputError(
-            f"its tracking database is not there: {uri}", file=folder, mend="was the storage moved?"
-        )
-    _serve(uri, arguments.port)
+    if uri.startswith("sqlite:"):
+        if not Path(uri.removeprefix("sqlite:///")).is_file():  # MLflow would show a new, empty one
+            raise InputError(
+                f"its tracking database is not there: {uri}", file=folder, mend="move the storage back"
+            )
+        _serve(uri, arguments.port)
+    print(f"this run is tracked at {uri}: open that page", file=sys.stderr)
+    return 0
 
 
 def _serve(uri: str, port: int) -> NoReturn:
+    """This process becomes MLflow's."""
     # Ten processes and 1.8 GB otherwise, for jobs that nobody runs here.
     os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
     print(f"http://127.0.0.1:{port} shows {uri} (Ctrl-C ends it)", file=sys.stderr)

@@ -145,22 +145,27 @@ def _expected(item: Any) -> str | None:
 
 def _mend(items: Sequence[Any], key: str, place: Sequence[str | int], given: bool) -> str | None:
     value, kinds = items[0]["input"], [item["type"] for item in items]
-    sign = "=" if given else ": "
+    sign, word = (
+        "=" if given else ": ",
+        isinstance(value, str) and len(value) <= _LONGEST and value.isprintable(),
+    )
     if "model_type" in kinds:
         fields = _fields_at([str(part) for part in place])
-        leading = next((name for name in ("name", "type") if name in fields and isinstance(value, str)), None)
-        if leading:
-            return f"{key}.{leading}{sign}{_shown(value)[0]}"
-        return f"{key} has the keys {', '.join(sorted(fields))}"
+        leading = next((name for name in ("name", "type") if name in fields and word), None)
+        return (
+            f"{key}.{leading}{sign}{value}" if leading else f"{key} has the keys {', '.join(sorted(fields))}"
+        )
     for item in items:
         if item["type"] == "literal_error" and (near := _near_word(value, str(item["ctx"]["expected"]))):
-            return f"{key}{sign}{near}"
+            return f"did you mean {near}?"
     if value is None:
         return "leave the key out for its default"
-    if "string_type" in kinds and isinstance(value, int | float | bool):
-        return "put it in quotes" + (f": {key}='\"…\"'" if given else "")
-    if "tuple_type" in kinds and isinstance(value, str) and len(value) <= _LONGEST:
+    if "string_type" in kinds and isinstance(value, int | float | dict):  # 5 is a number, "a: b" is a key
+        return "put it in quotes" + (f": {key}='\"…\"'" if given and "[" not in key else "")
+    if "tuple_type" in kinds and word:
         return f"{key}{sign}[{value}]"
+    if "int_type" in kinds and isinstance(value, float) and value.is_integer() and value < 1e15:
+        return f"{key}{sign}{int(value)}"
     return None
 
 
@@ -186,7 +191,7 @@ def _nearest(names: list[str]) -> str:
         [".".join([*section, name])] if name in here else [],
         same if len(same) <= 2 else [],  # a `name` is in most sections
         [".".join([*section, near]) for near in difflib.get_close_matches(name, here, n=1)],
-        [leaves[leaf] for leaf in difflib.get_close_matches(name, leaves, n=1)],
+        [leaves[leaf] for leaf in difflib.get_close_matches(name, leaves, n=1) if not same],
     ]
     for guess in guesses:
         if guess:

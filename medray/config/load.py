@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 from collections.abc import Iterable
@@ -81,6 +82,7 @@ _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping
 _PROBLEMS = {
     "found character '\\t' that cannot start any token": "a tab; YAML is indented by spaces",
     "mapping values are not allowed here": "a second ': ' in one line, or keys that are not indented alike",
+    "special characters are not allowed": "a character that does not belong in text",
     "but found another document": "a second document; a config is one, without --- in between",
     "expected <block end>, but found '<block mapping start>'": "keys that are not indented alike",
 }
@@ -110,7 +112,7 @@ def _read(path: Path) -> dict[str, Any]:
         with path.open("rb") as stream:
             data = stream.read(LARGEST_FILE + 1)
     except FileNotFoundError:
-        raise InputError("there is no such config file", file=path) from None
+        raise InputError("there is no such config file", file=path, mend=_near_file(path)) from None
     except IsADirectoryError:
         raise InputError(
             "is a folder, not a config file", file=path, mend="name the YAML file in it"
@@ -141,6 +143,14 @@ def _read(path: Path) -> dict[str, Any]:
     return tree
 
 
+def _near_file(path: Path) -> str | None:
+    try:
+        near = difflib.get_close_matches(path.name, os.listdir(path.parent), n=1)
+    except OSError:
+        return f"there is no folder {path.parent} either"
+    return f"did you mean {path.parent / near[0]}?" if near else None
+
+
 def _override(tree: dict[str, Any], override: str) -> str:
     """Sets what `section.key=value` says in `tree` and returns the dotted key. A value that is no YAML is text."""
     name, equals, text = override.partition("=")
@@ -159,10 +169,7 @@ def _override(tree: dict[str, Any], override: str) -> str:
         branch = tree.get(parent)
         if branch is not None and not isinstance(branch, dict):
             raise InputError(
-                f"{parent} was given as {branch!r:.80}, which has no keys",
-                file=COMMAND_LINE,
-                key=name,
-                value=text,
+                f"{parent} has a value, so it has no keys", file=COMMAND_LINE, key=name, value=text[:80]
             )
         tree[parent] = dict(branch or {})  # a copy: an anchor of YAML may have put it elsewhere too
         tree = tree[parent]

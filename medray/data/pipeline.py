@@ -20,7 +20,7 @@ import ray
 import ray.data
 
 from medray.config import Config
-from medray.data.encode import ENCODER_VERSION, EncodeSpec, Encoder
+from medray.data.encode import ENCODER_VERSION, Encoder, EncodeSpec
 from medray.data.index import ShardSpec, SourceIndex, SplitIndex, index_source, join, records
 from medray.data.order import Order
 from medray.data.records import BadRowError, Distill

@@ -82,7 +82,7 @@ class ShardStore:
     def example(self, index: int, row: int, task: str) -> tuple[np.ndarray, np.ndarray]:
         """(input_ids [length], labels [length]), int32."""
         table = self.table(index)
-        return tuple(  # type: ignore[return-value]
+        return tuple(
             table.column(f"{task}.{name}").chunk(0)[row].values.to_numpy(zero_copy_only=False)
             for name in ("input_ids", "labels")
         )

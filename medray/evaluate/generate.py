@@ -30,5 +30,6 @@ def generate(model: Any, tokenizer: Any, prompts: MicroBatch, *, max_new_tokens:
         eos_token_id=tokenizer.eos_token_id,
         synced_gpus=synced,
     )
-    begin = 0 if unwrap(model).config.is_encoder_decoder else ids.shape[1]
+    config: Any = unwrap(model).config
+    begin = 0 if config.is_encoder_decoder else ids.shape[1]
     return [text.strip() for text in tokenizer.batch_decode(out[:, begin:], skip_special_tokens=True)]

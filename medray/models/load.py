@@ -94,10 +94,11 @@ def add_adapter(model: nn.Module, peft: PeftConfig, *, seq2seq: bool, seed: int)
 
     torch.manual_seed(seed)  # the adapter's first weights are the same on every rank
     targets: Any = peft.targets if isinstance(peft.targets, str) else list(peft.targets)
-    lora = LoraConfig(r=peft.rank, lora_alpha=peft.alpha, lora_dropout=peft.dropout, target_modules=targets,
+    scale: Any = peft.alpha  # peft's annotation says int, its arithmetic takes any number
+    lora = LoraConfig(r=peft.rank, lora_alpha=scale, lora_dropout=peft.dropout, target_modules=targets,
                       task_type=TaskType.SEQ_2_SEQ_LM if seq2seq else TaskType.CAUSAL_LM)
     try:
-        adapted: Any = get_peft_model(model, lora)  # type: ignore[arg-type]
+        adapted: Any = get_peft_model(model, lora)
     except ValueError:
         raise InputError("none of these modules is in the model", key="peft.targets", value=peft.targets,
                          mend="peft.targets: all-linear") from None

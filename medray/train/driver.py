@@ -33,8 +33,8 @@ from medray.tracking import ledger as ledgers
 from medray.train import checkpoint
 from medray.train.loop import STOPPED, WorkerPlan
 from medray.train.outcome import RunResult, TextSample, write_outcome
-from medray.train.rerun import check_unchanged, flat
 from medray.train.prepare import Resources, check_memory, layout, precision, resources, supply
+from medray.train.rerun import check_unchanged, flat
 from medray.train.worker import worker
 
 POLL_SECONDS = 0.2
@@ -144,7 +144,7 @@ class _Driver:
     def _data(self, folder: str | None, kind: str) -> tuple[dict[str, TokenSet], Encoding]:
         """Indexes, starts encoding, and waits for the first shard: an empty loss mask is known before any worker."""
         self._phase("data", "reading")
-        pipeline = ray.remote(Pipeline).options(num_cpus=0).remote(self.config, kind, folder)
+        pipeline: Any = ray.remote(Pipeline).options(num_cpus=0).remote(self.config, kind, folder)
         sets: dict[str, TokenSet] = self._answer(pipeline.index.remote())
         encoding = Encoding(pipeline, pipeline.encode.remote())
         rows = ", ".join(f"{len(found.index.shards)} shards of {found.index.rows} {split} rows"
@@ -204,7 +204,7 @@ class _Driver:
                               str(self.config.cluster.start_timeout_seconds))
         per_worker = {"CPU": granted.cpus} | ({"GPU": granted.gpus} if granted.gpus else {})
         trainer = TorchTrainer(
-            worker,
+            worker,  # type: ignore[arg-type]
             train_loop_config={"plan": plan, "ledger": ledger},
             scaling_config=ScalingConfig(num_workers=granted.workers, use_gpu=bool(granted.gpus),
                                          resources_per_worker=per_worker),

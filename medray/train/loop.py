@@ -28,7 +28,14 @@ from medray.methods.loss import Method
 from medray.models.export import export
 from medray.models.load import add_adapter, architecture, load_model
 from medray.train import checkpoint
-from medray.train.engine import DeepSpeedEngine, Engine, TorchEngine, deepspeed_config, gathered, prepare_process
+from medray.train.engine import (
+    DeepSpeedEngine,
+    Engine,
+    TorchEngine,
+    deepspeed_config,
+    gathered,
+    prepare_process,
+)
 from medray.train.schedule import learning_rate
 from medray.train.step import BatchLayout, BatchReader, Prepared, Progress, train_step
 

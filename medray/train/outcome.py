@@ -41,7 +41,7 @@ def write_outcome(plan: WorkerPlan, outcome: dict[str, Any], after: dict[str, fl
         raise RunFailedError(f"nothing was trained: {progress['samples']} samples, {progress['loss_tokens']} tokens "
                              "with loss")
     seconds = _seconds(outcome["seconds"], driver_seconds, total_seconds, steps)
-    first = next((line["metrics"] for line in evaluations if line["step"] == 0), {})
+    first: dict[str, float] = next((line["metrics"] for line in evaluations if line["step"] == 0), {})
     tokens, computed = (sum(line[name] for line in steps) for name in ("tokens", "computed_tokens"))
     summary = {
         "name": config.run.name,

@@ -12,7 +12,6 @@ import ray.train
 from medray.errors import InputError, MedrayError
 from medray.train.loop import WorkerPlan, run
 
-
 FLUSH_SECONDS = 30.0
 
 

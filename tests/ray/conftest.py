@@ -1,4 +1,4 @@
-"""One Ray cluster for the whole session: a head with dashboard and job server, in processes that only we end."""
+"""One Ray cluster for all tests of this folder: a head with dashboard and job server, in processes that only we end."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     port, dashboard, agent, client, metrics = free_ports(5)
     # Ray's sockets live under its folder, and a socket's path holds 107 characters at most.
@@ -76,7 +76,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         _end(head)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def connected(cluster: Cluster) -> Iterator[Cluster]:
     """The cluster, joined by the test process."""
     import ray

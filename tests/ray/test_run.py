@@ -11,6 +11,7 @@ import oracle
 import pytest
 import tiny
 import torch
+
 from medray.config import Config
 from medray.data.order import WEIGHTLESS, Order
 from medray.data.tokenizer import load_tokenizer
@@ -115,6 +116,7 @@ def test_a_run_from_files_to_report(connected: Any, tmp_path: Path, capfd: pytes
 
 def test_shards_are_reused_and_a_killed_tokenization_goes_on(connected: Any, tmp_path: Path) -> None:
     import ray
+
     from medray.data.pipeline import Pipeline
 
     def encode() -> dict[Path, int]:

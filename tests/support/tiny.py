@@ -20,8 +20,7 @@ from medray.plan.steps import split_batch, total_steps
 from medray.train.loop import WorkerPlan
 from medray.train.step import BatchLayout
 
-WORDS = ("fever cough pain knee chest rash note doctor patient dose daily tablet allergy none history smoker "
-         "denies reports mild severe left right since week month normal pressure blood sugar heart").split()
+WORDS = ["fever", "cough", "pain", "knee", "chest", "rash", "note", "doctor", "patient", "dose", "daily", "tablet", "allergy", "none", "history", "smoker", "denies", "reports", "mild", "severe", "left", "right", "since", "week", "month", "normal", "pressure", "blood", "sugar", "heart"]
 
 
 def rows(count: int, seed: int = 0) -> list[dict[str, Any]]:

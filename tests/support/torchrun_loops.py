@@ -11,9 +11,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from recorder import Recorder
+
 from medray.models import load
 from medray.train import loop
-from recorder import Recorder
 
 
 def main() -> None:
@@ -21,10 +22,9 @@ def main() -> None:
     seen: dict[str, Any] = {}
     for name, plan in plans.items():
         loaded: list[bool] = []
-        original = load.load_model
 
         def watched(*args: Any, loaded: list[bool] = loaded, **options: Any) -> Any:
-            model = original(*args, **options)
+            model = load.load_model(*args, **options)
             loaded.append(all(hasattr(parameter, "ds_id") for parameter in model.parameters()))
             return model
 

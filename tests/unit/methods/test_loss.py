@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from medray.methods.loss import Method, token_loss_sum
 
 

@@ -8,14 +8,15 @@ from typing import Any
 import oracle
 import pytest
 import tiny
+from recorder import Recorder
+from torchrun import run_loops
+
 from medray.data.order import WEIGHTLESS
 from medray.data.tokenizer import load_tokenizer
 from medray.models.load import load_model
 from medray.train import loop
 from medray.train.loop import WorkerPlan
 from medray.train.schedule import learning_rate
-from recorder import Recorder
-from torchrun import run_loops
 
 PRESETS = {"t5-tiny": "seq2seq", "llama-tiny": "causal"}
 STEPS = 20

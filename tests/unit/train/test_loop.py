@@ -10,13 +10,14 @@ import oracle
 import pytest
 import tiny
 import torch
+from recorder import Recorder
+
 from medray.data.tokenizer import load_tokenizer
 from medray.errors import InputError, RunFailedError
 from medray.models.export import load_export
 from medray.models.load import load_model
 from medray.train import checkpoint, loop
 from medray.train.loop import WorkerPlan
-from recorder import Recorder
 
 ALONE = {"zero_stage": 0}
 
