@@ -25,7 +25,15 @@ ROOT = Path(__file__).parents[1]
 
 def once(storage: Path) -> tuple[float, int, dict[str, object]]:
     """(wall seconds, peak bytes, summary) of one quickstart."""
-    command = [sys.executable, "-m", "medray", "train", "configs/quickstart.yaml", f"run.storage={storage}", "--json"]
+    command = [
+        sys.executable,
+        "-m",
+        "medray",
+        "train",
+        "configs/quickstart.yaml",
+        f"run.storage={storage}",
+        "--json",
+    ]
     began, peak = time.perf_counter(), 0
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
         root = psutil.Process(process.pid)
@@ -56,12 +64,16 @@ def main() -> None:
             seconds, peak, summary = found[-1]
             print(f"{seconds:.1f} s, peak {peak / 1e9:.2f} GB, eval {json.dumps(summary['eval'])}")
             print(f"  seconds: {json.dumps(summary['seconds'])}")
-    print(f"median of {runs}: {statistics.median(row[0] for row in found):.1f} s, "
-          f"largest peak {max(row[1] for row in found) / 1e9:.2f} GB")
+    print(
+        f"median of {runs}: {statistics.median(row[0] for row in found):.1f} s, "
+        f"largest peak {max(row[1] for row in found) / 1e9:.2f} GB"
+    )
     packages = ("medray", "torch", "ray", "deepspeed", "transformers", "peft", "mlflow")
-    print(f"{platform.platform()}, {psutil.cpu_count()} cores, {psutil.virtual_memory().total / 1e9:.0f} GB, "
-          f"Python {platform.python_version()}, "
-          + ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages))
+    print(
+        f"{platform.platform()}, {psutil.cpu_count()} cores, {psutil.virtual_memory().total / 1e9:.0f} GB, "
+        f"Python {platform.python_version()}, "
+        + ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
+    )
 
 
 if __name__ == "__main__":

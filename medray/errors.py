@@ -29,7 +29,13 @@ class InputError(MedrayError):
     exit_code = 2
 
     def __init__(
-        self, what: str, *, file: object = None, key: str | None = None, value: object = None, mend: str | None = None
+        self,
+        what: str,
+        *,
+        file: object = None,
+        key: str | None = None,
+        value: object = None,
+        mend: str | None = None,
     ) -> None:
         self.what, self.file, self.key, self.value, self.mend = what, file, key, value, mend
         super().__init__(what, file, key, value, mend)

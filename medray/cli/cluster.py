@@ -17,7 +17,11 @@ def before_import(address: str | None) -> None:
     # Without a mode of its own Ray writes a token file, readable by all, into the home folder.
     if address in (None, "local") and os.environ.setdefault("RAY_AUTH_MODE", "token") == "token":
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    for name in ("ray", "ray.data", "ray.train"):  # what a user reads is medray's; Ray's progress is in its log files
+    for name in (
+        "ray",
+        "ray.data",
+        "ray.train",
+    ):  # what a user reads is medray's; Ray's progress is in its log files
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
@@ -28,17 +32,29 @@ def connect(address: str | None) -> None:
     """
     import ray
 
-    options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False, "configure_logging": True}
+    options: dict[str, Any] = {
+        "logging_level": logging.ERROR,
+        "log_to_driver": False,
+        "configure_logging": True,
+    }
     if address and address != "local":
         try:
             ray.init(address=address, **options)
         except (ConnectionError, RuntimeError, ValueError) as error:
-            raise InputError(f"no Ray cluster answers there ({str(error).splitlines()[0][:200]})",
-                             key="cluster.address", value=address,
-                             mend="start one with: ray start --head, or leave the key out") from None
+            raise InputError(
+                f"no Ray cluster answers there ({str(error).splitlines()[0][:200]})",
+                key="cluster.address",
+                value=address,
+                mend="start one with: ray start --head, or leave the key out",
+            ) from None
         return
-    ray.init(address="local", include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES,
-             num_cpus=max(os.cpu_count() or 1, 2), **options)
+    ray.init(
+        address="local",
+        include_dashboard=False,
+        object_store_memory=OBJECT_STORE_BYTES,
+        num_cpus=max(os.cpu_count() or 1, 2),
+        **options,
+    )
 
 
 def disconnect() -> None:
@@ -46,4 +62,3 @@ def disconnect() -> None:
     import ray
 
     ray.shutdown()
-

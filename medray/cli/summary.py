@@ -15,18 +15,27 @@ def show(console: Console, config: Config, result: Any, config_file: Path) -> No
     summary = result.summary
     before, after = summary["eval"].get("before", {}), summary["eval"].get("after", {})
     rows: list[tuple[str, ...]] = [("validation", "before", "after")]
-    rows += [(name, _number(before.get(name)), _number(after.get(name))) for name in sorted({*before, *after}, key=_rank)]
+    rows += [
+        (name, _number(before.get(name)), _number(after.get(name)))
+        for name in sorted({*before, *after}, key=_rank)
+    ]
     if len(rows) > 1:
         console.table("result", rows)
     console.table("run", _facts(config, result))
     if summary["status"] == "stopped":
         console.table("next", [("go on", f"medray train {shlex.quote(str(config_file))}")])
         return
-    console.table("next", [
-        ("report", f"open {result.folder / 'report.html'}"),
-        ("MLflow", f"medray ui {shlex.quote(str(result.folder))}"),
-        ("your data", "copy configs/first_run.yaml, name your file in it, and: medray train first_run.yaml"),
-    ])
+    console.table(
+        "next",
+        [
+            ("report", f"open {result.folder / 'report.html'}"),
+            ("MLflow", f"medray ui {shlex.quote(str(result.folder))}"),
+            (
+                "your data",
+                "copy configs/first_run.yaml, name your file in it, and: medray train first_run.yaml",
+            ),
+        ],
+    )
 
 
 def _facts(config: Config, result: Any) -> list[tuple[str, ...]]:
@@ -37,7 +46,10 @@ def _facts(config: Config, result: Any) -> list[tuple[str, ...]]:
         ("model", str(config.model.preset or config.model.name)),
         ("trained", f"{trained}: {parameters['trainable']:,} of {parameters['total']:,} parameters"),
         ("steps", f"{summary['steps']} with {summary['samples']:,} samples, {summary['tokens']:,} tokens"),
-        ("speed", f"{summary['tokens_per_second']:,.0f} tokens a second, {duration(summary['seconds']['total'])} in all"),
+        (
+            "speed",
+            f"{summary['tokens_per_second']:,.0f} tokens a second, {duration(summary['seconds']['total'])} in all",
+        ),
         ("folder", str(result.folder)),
     ]
 

@@ -71,11 +71,20 @@ def _config(file: str, overrides: Sequence[str]) -> Config:
 
 
 def _check_plan(config: Config) -> None:
-    """Whether the batch can be shared out, and whether a cluster on this machine alone can hold the workers."""
+    """Whether a cluster on this machine alone can hold the workers, and the workers the batch.
+
+    Of a cluster elsewhere the driver asks the same once it knows what that one has.
+    """
     from medray.plan.resources import Request, Supply, shortage
     from medray.plan.steps import split_batch
 
+    if _address(config):
+        return
     train, cluster = config.train, config.cluster
+    cpus = max(os.cpu_count() or 1, 2)  # as `cluster.connect` starts it
+    if reason := shortage(Request(cluster.workers, cluster.cpus_per_worker), Supply(cpus)):
+        what, _, mend = reason.removeprefix("cluster.workers: ").partition(": ")
+        raise InputError(what, key="cluster.workers", value=cluster.workers, mend=mend)
     try:
         split_batch(
             train.global_batch_size,
@@ -88,12 +97,6 @@ def _check_plan(config: Config) -> None:
         raise InputError(
             what, key="train.global_batch_size", value=train.global_batch_size, mend=mend
         ) from None
-    if _address(config):
-        return
-    cpus = max(os.cpu_count() or 1, 2)  # as `cluster.connect` starts it
-    if reason := shortage(Request(cluster.workers, cluster.cpus_per_worker), Supply(cpus)):
-        what, _, mend = reason.removeprefix("cluster.workers: ").partition(": ")
-        raise InputError(what, key="cluster.workers", value=cluster.workers, mend=mend)
 
 
 def _address(config: Config) -> str | None:

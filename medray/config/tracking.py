@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from pydantic import Field
-
 from medray.config.section import Section, key
 
 
@@ -12,9 +10,7 @@ class TrackingConfig(Section):
     uri: str | None = key(None, "MLflow server or database; default: <storage>/mlflow.db.", resumable=True)
     experiment: str = key("medray", "MLflow experiment.", resumable=True)
     run_name: str | None = key(None, "MLflow run name; default: run.name.", resumable=True)
-    tags: dict[str, str] = Field(
-        default_factory=dict, description="MLflow tags.", json_schema_extra={"resumable": True}
-    )
+    tags: dict[str, str] = key({}, "MLflow tags.", resumable=True)
     show_text: bool = key(
         False, "Show record text (predictions beside references) in the report.", resumable=True
     )

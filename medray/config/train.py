@@ -43,9 +43,7 @@ class TrainConfig(Section):
     offload: Literal["none", "cpu"] = key(
         "none", "cpu keeps optimizer state (and stage 3 parameters) in host memory."
     )
-    deepspeed: dict[str, Any] = Field(
-        default_factory=dict, description="Raw overrides of DeepSpeed's own config."
-    )
+    deepspeed: dict[str, Any] = key({}, "Raw overrides of DeepSpeed's own config.")
     gradient_checkpointing: bool = key(False, "Recompute activations in the backward pass to save memory.")
     optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig)
     scheduler: SchedulerConfig = Field(default_factory=SchedulerConfig)

@@ -64,7 +64,9 @@ class Encoder:
         inputs = self._inputs([record.input for record in records])
         return {task: self._task(task, records, inputs) for task in self.spec.tasks}
 
-    def _task(self, task: str, records: Sequence[Distill], inputs: list[tuple[list[int], bool]]) -> list[Example]:
+    def _task(
+        self, task: str, records: Sequence[Distill], inputs: list[tuple[list[int], bool]]
+    ) -> list[Example]:
         before, after, end = self._frames[task]
         targets = [target(record, task) for record in records]
         ids = self._ids([text or "" for text in targets])
@@ -107,7 +109,11 @@ class Encoder:
         before, slot, after = ask.partition(_SLOT)
         if not slot or not whole.startswith(ask):
             raise ValueError("the chat template does not begin a conversation with its own prompt")
-        return self._special(before), self._special(after), self._end_of_turn(whole[len(ask) :].partition(_SLOT)[2])
+        return (
+            self._special(before),
+            self._special(after),
+            self._end_of_turn(whole[len(ask) :].partition(_SLOT)[2]),
+        )
 
     def _end_of_turn(self, suffix: str) -> list[int]:
         """The ids that end the assistant's turn: the template's own up to its first special token, else the end."""

@@ -70,8 +70,9 @@ class SourceIndex:
     with_entities: int
 
 
-def records(source: Source, columns: ColumnsConfig, position: int, first: int
-            ) -> Iterator[tuple[int, int, Distill | BadRowError]]:
+def records(
+    source: Source, columns: ColumnsConfig, position: int, first: int
+) -> Iterator[tuple[int, int, Distill | BadRowError]]:
     """(position, number, record or the reason why there is none) of a source's rows from `position` on."""
     for number, (place, row) in enumerate(source.read(position), first):
         if isinstance(row, BadRowError):
@@ -98,7 +99,9 @@ def index_source(source: Source, columns: ColumnsConfig, shard_rows: int) -> Sou
                 index.with_rationale += bool(record.rationale)
                 index.with_entities += record.entities is not None
         if good:
-            index.shards.append({"position": chunk[0][0], "first": chunk[0][1], "raw_rows": len(chunk), "rows": good})
+            index.shards.append(
+                {"position": chunk[0][0], "first": chunk[0][1], "raw_rows": len(chunk), "rows": good}
+            )
     return index
 
 
@@ -111,16 +114,23 @@ def _check_columns(source: Source, columns: ColumnsConfig) -> None:
     for name in sorted(wanted):
         column = getattr(columns, name)
         if column is not None and column not in row:
-            raise InputError(f"{source.name} has no such column", key=f"data.columns.{name}", value=column,
-                             mend=f"it has {', '.join(sorted(row))}")
+            raise InputError(
+                f"{source.name} has no such column",
+                key=f"data.columns.{name}",
+                value=column,
+                mend=f"it has {', '.join(sorted(row))}",
+            )
 
 
 def join(parts: list[SourceIndex]) -> SplitIndex:
     """One index of a split's sources, in their order."""
     numbered = itertools.count()
     return SplitIndex(
-        shards=tuple(ShardSpec(index=next(numbered), source=number, **shard)
-                     for number, part in enumerate(parts) for shard in part.shards),
+        shards=tuple(
+            ShardSpec(index=next(numbered), source=number, **shard)
+            for number, part in enumerate(parts)
+            for shard in part.shards
+        ),
         rejects=dict(Counter(reject["reason"] for part in parts for reject in part.rejects)),
         with_rationale=sum(part.with_rationale for part in parts),
         with_entities=sum(part.with_entities for part in parts),

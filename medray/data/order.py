@@ -77,8 +77,10 @@ def rank_slots(slots: int, world_size: int, micro_batch_size: int, rank: int) ->
     slots.
     """
     turn = world_size * micro_batch_size
-    return [range(start + rank * micro_batch_size, start + (rank + 1) * micro_batch_size)
-            for start in range(0, slots, turn)]
+    return [
+        range(start + rank * micro_batch_size, start + (rank + 1) * micro_batch_size)
+        for start in range(0, slots, turn)
+    ]
 
 
 def _generator(*entropy: int) -> np.random.Generator:
@@ -100,6 +102,10 @@ def _window_rows(order: Order, epoch: int, window: int) -> np.ndarray:
     """(shard, row) pairs of a window in their order, [rows of the window, 2]."""
     first = window * order.window_shards
     shards = order.shard_order(epoch)[first : first + order.window_shards]
-    pairs = np.concatenate([np.stack([np.full(order.shard_rows[shard], shard), np.arange(order.shard_rows[shard])], 1)
-                            for shard in shards])
+    pairs = np.concatenate(
+        [
+            np.stack([np.full(order.shard_rows[shard], shard), np.arange(order.shard_rows[shard])], 1)
+            for shard in shards
+        ]
+    )
     return _generator(order.seed, epoch, window).permutation(pairs)

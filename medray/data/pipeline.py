@@ -47,8 +47,12 @@ class TokenSet:
         return [(shard.index, row) for shard in self.index.shards for row in range(shard.rows)]
 
     def order(self, config: Config) -> Order:
-        return Order(tuple(shard.rows for shard in self.index.shards), config.run.seed,
-                     config.train.global_batch_size, config.data.window_shards)
+        return Order(
+            tuple(shard.rows for shard in self.index.shards),
+            config.run.seed,
+            config.train.global_batch_size,
+            config.data.window_shards,
+        )
 
 
 class Pipeline:
@@ -58,7 +62,9 @@ class Pipeline:
         self.config, self.model_folder = config, model_folder
         self.columns = columns(config.data)
         self.sources = {split: sources(config.data, split) for split in SPLITS}
-        self.hashes = {split: [source.content_hash() for source in group] for split, group in self.sources.items()}
+        self.hashes = {
+            split: [source.content_hash() for source in group] for split, group in self.sources.items()
+        }
         self.spec = _encode_spec(config, architecture)
         quiet_ray_data()
 
@@ -77,9 +83,15 @@ class Pipeline:
     def encode(self) -> dict[str, dict[str, Any]]:
         """Writes all shards, validation first (it is small and read at once), and returns each split's manifest."""
         try:
-            return {split: self._encode(split, self.sets[split]) for split in reversed(SPLITS) if split in self.sets}
+            return {
+                split: self._encode(split, self.sets[split])
+                for split in reversed(SPLITS)
+                if split in self.sets
+            }
         except Exception as error:
-            reason = str(error) if isinstance(error, MedrayError) else traceback.format_exception_only(error)[-1]
+            reason = (
+                str(error) if isinstance(error, MedrayError) else traceback.format_exception_only(error)[-1]
+            )
             for token_set in self.sets.values():
                 (Path(token_set.folder) / FAILED).write_text(json.dumps({"reason": reason}))
             raise
@@ -91,12 +103,23 @@ class Pipeline:
             index = self._make_index(split, folder)
         _check_rejects(index, split, self.config.data.max_rejects, folder)
         if "rationale" in self.config.method.tasks and not index.with_rationale:
-            raise InputError(f"no {split} row has a rationale, and method.mode task_prefix trains on it",
-                             key="data.columns.rationale", value=self.columns.rationale,
-                             mend="name the column, or set method.mode: standard")
-        if split == "validation" and "entity_f1" in self.config.eval.metrics and index.with_entities < index.rows:
-            raise InputError(f"{index.rows - index.with_entities} of {index.rows} validation rows have no entities",
-                             key="eval.metrics", value="entity_f1", mend="name data.columns.entities or remove it")
+            raise InputError(
+                f"no {split} row has a rationale, and method.mode task_prefix trains on it",
+                key="data.columns.rationale",
+                value=self.columns.rationale,
+                mend="name the column, or set method.mode: standard",
+            )
+        if (
+            split == "validation"
+            and "entity_f1" in self.config.eval.metrics
+            and index.with_entities < index.rows
+        ):
+            raise InputError(
+                f"{index.rows - index.with_entities} of {index.rows} validation rows have no entities",
+                key="eval.metrics",
+                value="entity_f1",
+                mend="name data.columns.entities or remove it",
+            )
         return index
 
     def _make_index(self, split: str, folder: Path) -> SplitIndex:
@@ -128,8 +151,11 @@ class Pipeline:
             return json.loads((folder / MANIFEST).read_text())
         (folder / FAILED).unlink(missing_ok=True)
         shards = token_set.index.shards
-        missing = [int(number) for number in token_set.order(self.config).shard_order(0)
-                   if not shard_path(folder, int(number)).exists()]
+        missing = [
+            int(number)
+            for number in token_set.order(self.config).shard_order(0)
+            if not shard_path(folder, int(number)).exists()
+        ]
         group, wanted, truth = self.sources[split], self.columns, split == "validation"
 
         def one(item: dict[str, Any]) -> dict[str, Any]:
@@ -177,15 +203,19 @@ class Pipeline:
         return Path(self.config.run.storage) / "tokens" / fingerprint
 
 
-def encode_shard(token_set: TokenSet, shard: ShardSpec, source: Source, wanted: Any, *, truth: bool) -> dict[str, Any]:
+def encode_shard(
+    token_set: TokenSet, shard: ShardSpec, source: Source, wanted: Any, *, truth: bool
+) -> dict[str, Any]:
     """Reads, encodes and writes one shard."""
     encoder = _encoder(token_set.tokenizer, token_set.spec)
     rows = records(source, wanted, shard.position, shard.first)
     found = [record for (_, _, record), _ in zip(rows, range(shard.raw_rows), strict=False)]
     good = [record for record in found if not isinstance(record, BadRowError)]
     if len(good) != shard.rows:
-        raise RunFailedError(f"{source.name} changed while it was read: shard {shard.index} has {len(good)} rows, "
-                             f"its index says {shard.rows}")
+        raise RunFailedError(
+            f"{source.name} changed while it was read: shard {shard.index} has {len(good)} rows, "
+            f"its index says {shard.rows}"
+        )
     write_shard(Path(token_set.folder), shard.index, good, encoder.encode(good), truth=truth)
     return {"shard": shard.index}
 
@@ -239,9 +269,12 @@ def _check_rejects(index: SplitIndex, split: str, limit: float, folder: Path) ->
         what = f"no usable row among {total}" + (f" ({reasons})" if reasons else "")
         raise InputError(f"the {split} split is empty: {what}", key=f"data.{split}")
     if index.rejected > limit * total:
-        raise InputError(f"{index.rejected} of {total} {split} rows are bad ({reasons}), more than the share of "
-                         f"{limit:g} that data.max_rejects allows", key=f"data.{split}",
-                         mend=f"mend them (named in {folder / REJECTS}) or raise data.max_rejects")
+        raise InputError(
+            f"{index.rejected} of {total} {split} rows are bad ({reasons}), more than the share of "
+            f"{limit:g} that data.max_rejects allows",
+            key=f"data.{split}",
+            mend=f"mend them (named in {folder / REJECTS}) or raise data.max_rejects",
+        )
 
 
 def _summarize(folder: Path, token_set: TokenSet) -> dict[str, Any]:
@@ -256,8 +289,22 @@ def _summarize(folder: Path, token_set: TokenSet) -> dict[str, Any]:
         tables = [pq.read_table(file, columns=[*names, f"{task}.cut"]) for file in files]
         length, loss = (np.concatenate([table[name].to_numpy() for table in tables]) for name in names)
         present = length[length > 0]
-        p50, p90, p99 = (float(value) for value in np.percentile(present, [50, 90, 99])) if len(present) else (0,) * 3
-        tasks[task] = {"rows": len(present), "tokens": int(length.sum()), "loss_tokens": int(loss.sum()), "p50": p50,
-                       "p90": p90, "p99": p99, "max": int(length.max(initial=0)),
-                       "truncated": int(sum(table[f"{task}.cut"].to_numpy().sum() for table in tables))}
-    return {"rows": token_set.index.rows, "rejected": token_set.index.rejected, "shards": len(files), "tasks": tasks}
+        p50, p90, p99 = (
+            (float(value) for value in np.percentile(present, [50, 90, 99])) if len(present) else (0,) * 3
+        )
+        tasks[task] = {
+            "rows": len(present),
+            "tokens": int(length.sum()),
+            "loss_tokens": int(loss.sum()),
+            "p50": p50,
+            "p90": p90,
+            "p99": p99,
+            "max": int(length.max(initial=0)),
+            "truncated": int(sum(table[f"{task}.cut"].to_numpy().sum() for table in tables)),
+        }
+    return {
+        "rows": token_set.index.rows,
+        "rejected": token_set.index.rejected,
+        "shards": len(files),
+        "tasks": tasks,
+    }

@@ -74,7 +74,10 @@ def _json(path: Path, stream: BinaryIO, start: int) -> Iterator[tuple[int, Row]]
                 return
             text, at, chunk = text[at:] + _decode(decode, data, path, position), 0, chunk * 2
             continue
-        yield position, row if isinstance(row, dict) else BadRowError(f"a {type(row).__name__}, not an object")
+        yield (
+            position,
+            row if isinstance(row, dict) else BadRowError(f"a {type(row).__name__}, not an object"),
+        )
         position += len(text[at:end].encode())
         at, chunk = end, _CHUNK
 
@@ -96,7 +99,9 @@ def _csv(path: Path, stream: BinaryIO, start: int, delimiter: str = ",") -> Iter
             try:
                 yield line.decode("utf-8-sig" if position == len(line) else "utf-8")
             except UnicodeDecodeError as error:
-                raise InputError(f"not UTF-8 at byte {position - len(line) + error.start}", file=path) from None
+                raise InputError(
+                    f"not UTF-8 at byte {position - len(line) + error.start}", file=path
+                ) from None
 
     rows = csv.reader(lines(), delimiter=delimiter)
     header = next(rows, None)

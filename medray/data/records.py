@@ -82,4 +82,6 @@ def _entities(row: Mapping[str, Any], column: str | None) -> tuple[Mapping[str, 
         return None
     if not isinstance(value, list) or not all(isinstance(item, dict) and "text" in item for item in value):
         raise BadRowError(f"column {column!r} is not a list of objects with a text")
-    return tuple({"text": str(item["text"]), "assertion": str(item.get("assertion", "present"))} for item in value)
+    return tuple(
+        {"text": str(item["text"]), "assertion": str(item.get("assertion", "present"))} for item in value
+    )

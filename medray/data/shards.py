@@ -31,7 +31,12 @@ def shard_path(folder: Path, index: int) -> Path:
 
 
 def write_shard(
-    folder: Path, index: int, records: Sequence[Distill], examples: Mapping[str, Sequence[Example]], *, truth: bool
+    folder: Path,
+    index: int,
+    records: Sequence[Distill],
+    examples: Mapping[str, Sequence[Example]],
+    *,
+    truth: bool,
 ) -> None:
     """Writes shard `index`; a reader sees the whole file or none. truth: keep the reference text and entities."""
     columns: dict[str, pa.Array] = {"id": pa.array([record.id for record in records], pa.string())}
@@ -43,7 +48,9 @@ def write_shard(
         columns[f"{task}.cut"] = pa.array([row.input_cut or row.target_cut for row in rows], pa.bool_())
     if truth:
         columns["reference"] = pa.array([record.label for record in records], pa.string())
-        entities = [None if record.entities is None else json.dumps(list(record.entities)) for record in records]
+        entities = [
+            None if record.entities is None else json.dumps(list(record.entities)) for record in records
+        ]
         columns["entities"] = pa.array(entities, pa.string())
     descriptor, staging = tempfile.mkstemp(prefix=f".shard-{index:06d}-", dir=folder)
     os.close(descriptor)

@@ -14,8 +14,17 @@ from typing import Any
 from medray.errors import InputError
 
 PAD, EOS, UNK = "<pad>", "</s>", "<unk>"
-_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "merges.txt", "tokenizer_config.json",
-          "special_tokens_map.json", "added_tokens.json", "chat_template.jinja")
+_FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "spiece.model",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+)
 
 
 def load_tokenizer(folder: str) -> Any:
@@ -26,11 +35,15 @@ def load_tokenizer(folder: str) -> Any:
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError) as error:
-        raise InputError(f"no tokenizer could be loaded ({error.__class__.__name__})", key="model.name",
-                         value=folder) from None
+        raise InputError(
+            f"no tokenizer could be loaded ({error.__class__.__name__})", key="model.name", value=folder
+        ) from None
     if tokenizer.eos_token_id is None:
-        raise InputError("its tokenizer has no end token, so a model could never learn to stop", key="model.name",
-                         value=folder)
+        raise InputError(
+            "its tokenizer has no end token, so a model could never learn to stop",
+            key="model.name",
+            value=folder,
+        )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -59,8 +72,12 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, target: Path) -> Path
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     bpe.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(vocab_size=vocab_size, special_tokens=[PAD, EOS, UNK], show_progress=False,
-                                  initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[PAD, EOS, UNK],
+        show_progress=False,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )
     bpe.train_from_iterator(texts, trainer)
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, pad_token=PAD, eos_token=EOS, unk_token=UNK)
     target.parent.mkdir(parents=True, exist_ok=True)

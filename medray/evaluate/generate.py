@@ -11,8 +11,15 @@ from medray.models.forward import unwrap
 
 
 @torch.no_grad()
-def generate(model: Any, tokenizer: Any, prompts: MicroBatch, *, max_new_tokens: int, device: torch.device,
-             synced: bool = False) -> list[str]:
+def generate(
+    model: Any,
+    tokenizer: Any,
+    prompts: MicroBatch,
+    *,
+    max_new_tokens: int,
+    device: torch.device,
+    synced: bool = False,
+) -> list[str]:
     """One text a prompt, special tokens removed and stripped. synced: ranks go on together (ZeRO-3)."""
     inner = getattr(model, "module", model)
     ids = torch.from_numpy(prompts.input_ids).to(device)

@@ -65,12 +65,19 @@ class _Predictor:
         places = [self.rows[int(number)] for number in numbers]
         examples = [self.store.example(*place, "label") for place in places]
         asked = prompts(examples, self.spec.tokens.spec.architecture, self.tokenizer.pad_token_id)
-        texts = generate(self.model, self.tokenizer, asked, max_new_tokens=self.spec.max_new_tokens,
-                         device=self.device)
-        read = [self.tokenizer.decode(ids[mask == 1], skip_special_tokens=True)
-                for ids, mask in zip(asked.input_ids, asked.attention_mask, strict=True)]
-        return {"number": numbers, "id": [self.store.text(*place, "id") for place in places], "prompt": read,
-                "prediction": texts}
+        texts = generate(
+            self.model, self.tokenizer, asked, max_new_tokens=self.spec.max_new_tokens, device=self.device
+        )
+        read = [
+            self.tokenizer.decode(ids[mask == 1], skip_special_tokens=True)
+            for ids, mask in zip(asked.input_ids, asked.attention_mask, strict=True)
+        ]
+        return {
+            "number": numbers,
+            "id": [self.store.text(*place, "id") for place in places],
+            "prompt": read,
+            "prediction": texts,
+        }
 
 
 @lru_cache(maxsize=1)

@@ -35,12 +35,15 @@ class Validation:
     def totals(self, tasks: Iterable[str]) -> dict[str, int]:
         """Loss tokens of the whole split, a task each."""
         shards = {shard for shard, _ in self.rows}
-        return {task: int(sum(self.store.counts(shard, task, "loss_tokens").sum() for shard in shards))
-                for task in tasks}
+        return {
+            task: int(sum(self.store.counts(shard, task, "loss_tokens").sum() for shard in shards))
+            for task in tasks
+        }
 
     @torch.no_grad()
-    def loss_sums(self, model: Any, tasks: Iterable[str], device: torch.device, rank: int, world_size: int
-                  ) -> dict[str, float]:
+    def loss_sums(
+        self, model: Any, tasks: Iterable[str], device: torch.device, rank: int, world_size: int
+    ) -> dict[str, float]:
         """This rank's sum of the token cross-entropy, a task each; add up over ranks, divide by `totals`."""
         model.eval()
         sums = {}
@@ -49,13 +52,25 @@ class Validation:
             for rows in self._batches(self._by_length(self.rows, task), rank, world_size):
                 examples = [None if row is None else self.store.example(*row, task) for row in rows]
                 micro = collate(task, examples, self.architecture, self.pad_id)
-                logits, labels = loss_logits(model, *_tensors(micro, device), seq2seq=self.architecture == "seq2seq")
+                logits, labels = loss_logits(
+                    model, *_tensors(micro, device), seq2seq=self.architecture == "seq2seq"
+                )
                 total += float(token_loss_sum(logits, labels))
             sums[task] = total
         return sums
 
-    def predictions(self, model: Any, tokenizer: Any, count: int, *, max_new_tokens: int, device: torch.device,
-                    rank: int, world_size: int, synced: bool) -> list[tuple[int, str]]:
+    def predictions(
+        self,
+        model: Any,
+        tokenizer: Any,
+        count: int,
+        *,
+        max_new_tokens: int,
+        device: torch.device,
+        rank: int,
+        world_size: int,
+        synced: bool,
+    ) -> list[tuple[int, str]]:
         """(number of the row, generated label) of this rank's part of the first `count` rows."""
         model.eval()
         chosen, found = self.rows[:count], []
@@ -63,8 +78,14 @@ class Validation:
         for rows in self._batches(self._by_length(chosen, "label"), rank, world_size):
             # A weightless place generates for the first row, so that all ranks do the same; its text is dropped.
             examples = [self.store.example(*(row or chosen[0]), "label") for row in rows]
-            texts = generate(model, tokenizer, prompts(examples, self.architecture, self.pad_id),
-                             max_new_tokens=max_new_tokens, device=device, synced=synced)
+            texts = generate(
+                model,
+                tokenizer,
+                prompts(examples, self.architecture, self.pad_id),
+                max_new_tokens=max_new_tokens,
+                device=device,
+                synced=synced,
+            )
             found += [(numbers[row], text) for row, text in zip(rows, texts, strict=True) if row is not None]
         return found
 
@@ -76,8 +97,9 @@ class Validation:
         """Rows of alike length beside each other, the longest first: batches are padded little."""
         return tuple(sorted(rows, key=lambda row: -int(self.store.counts(row[0], task, "length")[row[1]])))
 
-    def _batches(self, rows: tuple[tuple[int, int], ...], rank: int, world_size: int
-                 ) -> Iterable[list[tuple[int, int] | None]]:
+    def _batches(
+        self, rows: tuple[tuple[int, int], ...], rank: int, world_size: int
+    ) -> Iterable[list[tuple[int, int] | None]]:
         each = -(-len(rows) // world_size)
         mine: list[tuple[int, int] | None] = [*rows[rank::world_size]]
         mine += [None] * (each - len(mine))
@@ -88,11 +110,15 @@ class Validation:
 def reference(store: ShardStore, shard: int, row: int) -> Reference:
     """The truth of one validation row."""
     entities = store.text(shard, row, "entities")
-    known = None if entities is None else tuple(Entity(e["text"], e["assertion"]) for e in json.loads(entities))
+    known = (
+        None if entities is None else tuple(Entity(e["text"], e["assertion"]) for e in json.loads(entities))
+    )
     return Reference(str(store.text(shard, row, "reference")), known)
 
 
 def _tensors(micro: MicroBatch, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    ids, mask, labels = (torch.from_numpy(np.ascontiguousarray(array)).to(device)
-                         for array in (micro.input_ids, micro.attention_mask, micro.labels))
+    ids, mask, labels = (
+        torch.from_numpy(np.ascontiguousarray(array)).to(device)
+        for array in (micro.input_ids, micro.attention_mask, micro.labels)
+    )
     return ids, mask, labels

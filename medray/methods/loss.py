@@ -43,11 +43,11 @@ class Method:
 
 def token_loss_sum(logits: Tensor, labels: Tensor) -> Tensor:
     """Sum of the cross-entropy over labels that are not IGNORED, in float32. logits [..., vocab], labels [...]."""
-    return F.cross_entropy(logits.float().flatten(0, -2), labels.flatten(), ignore_index=IGNORED, reduction="sum")
+    return F.cross_entropy(
+        logits.float().flatten(0, -2), labels.flatten(), ignore_index=IGNORED, reduction="sum"
+    )
 
 
 def loss_tokens(labels: Tensor) -> int:
     """Tokens that carry loss, counted."""
     return int((labels != IGNORED).sum())
-
-

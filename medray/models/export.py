@@ -15,8 +15,14 @@ from torch import Tensor, nn
 from medray.errors import RunFailedError
 
 
-def export(model: Any, tokenizer: Any, folder: Path, *, write: bool,
-           gathered: Callable[[nn.Parameter], AbstractContextManager[Any]]) -> None:
+def export(
+    model: Any,
+    tokenizer: Any,
+    folder: Path,
+    *,
+    write: bool,
+    gathered: Callable[[nn.Parameter], AbstractContextManager[Any]],
+) -> None:
     """Writes adapter or model, config and tokenizer to `folder`, as a whole or not at all.
 
     All ranks call it, the one with `write` writes; `gathered(parameter)` makes one parameter whole on every rank, so

@@ -24,8 +24,12 @@ def loss_logits(
         start = torch.full_like(labels[:, :1], _config(model).decoder_start_token_id)
         shifted = torch.cat([start, labels[:, :-1]], dim=1)
         decoder_input_ids = shifted.masked_fill(shifted == IGNORED, _config(model).pad_token_id)
-        out = model(input_ids=input_ids, attention_mask=attention_mask, decoder_input_ids=decoder_input_ids,
-                    use_cache=False)
+        out = model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            decoder_input_ids=decoder_input_ids,
+            use_cache=False,
+        )
         return out.logits, labels
     # Position t predicts label t + 1; at least one column stays, so that every rank computes something.
     columns = (labels[:, 1:] != IGNORED).any(dim=0).nonzero().flatten()
@@ -33,7 +37,12 @@ def loss_logits(
         columns = torch.zeros(1, dtype=torch.long, device=labels.device)
     next_labels = labels[:, 1:] if labels.shape[1] > 1 else torch.full_like(labels, IGNORED)
     positions = (attention_mask.cumsum(1) - 1).clamp_min(0)
-    inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "position_ids": positions, "use_cache": False}
+    inputs = {
+        "input_ids": input_ids,
+        "attention_mask": attention_mask,
+        "position_ids": positions,
+        "use_cache": False,
+    }
     if _keeps_logits(model):
         logits = model(**inputs, logits_to_keep=columns).logits
     else:

@@ -38,8 +38,12 @@ def model_config(model: ModelConfig, vocab_size: int) -> dict[str, Any]:
     try:
         config: Any = AutoConfig.from_pretrained(folder)
     except (OSError, ValueError) as error:
-        raise InputError(f"the model's config cannot be had ({error.__class__.__name__})", key="model.name",
-                         value=folder, mend="download it first, or give a local folder") from None
+        raise InputError(
+            f"the model's config cannot be had ({error.__class__.__name__})",
+            key="model.name",
+            value=folder,
+            mend="download it first, or give a local folder",
+        ) from None
     return config.to_dict()
 
 
@@ -49,7 +53,12 @@ def architecture(config: dict[str, Any]) -> str:
 
 
 def load_model(
-    model: ModelConfig, config: dict[str, Any], tokenizer: Any, *, dtype: torch.dtype, seed: int,
+    model: ModelConfig,
+    config: dict[str, Any],
+    tokenizer: Any,
+    *,
+    dtype: torch.dtype,
+    seed: int,
     zero3: dict[str, Any] | None = None,
 ) -> nn.Module:
     """The model in `dtype`. zero3: DeepSpeed's config where stage 3 shards the parameters while they are loaded.
@@ -95,11 +104,20 @@ def add_adapter(model: nn.Module, peft: PeftConfig, *, seq2seq: bool, seed: int)
     torch.manual_seed(seed)  # the adapter's first weights are the same on every rank
     targets: Any = peft.targets if isinstance(peft.targets, str) else list(peft.targets)
     scale: Any = peft.alpha  # peft's annotation says int, its arithmetic takes any number
-    lora = LoraConfig(r=peft.rank, lora_alpha=scale, lora_dropout=peft.dropout, target_modules=targets,
-                      task_type=TaskType.SEQ_2_SEQ_LM if seq2seq else TaskType.CAUSAL_LM)
+    lora = LoraConfig(
+        r=peft.rank,
+        lora_alpha=scale,
+        lora_dropout=peft.dropout,
+        target_modules=targets,
+        task_type=TaskType.SEQ_2_SEQ_LM if seq2seq else TaskType.CAUSAL_LM,
+    )
     try:
         adapted: Any = get_peft_model(model, lora)
     except ValueError:
-        raise InputError("none of these modules is in the model", key="peft.targets", value=peft.targets,
-                         mend="peft.targets: all-linear") from None
+        raise InputError(
+            "none of these modules is in the model",
+            key="peft.targets",
+            value=peft.targets,
+            mend="peft.targets: all-linear",
+        ) from None
     return adapted

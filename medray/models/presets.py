@@ -34,8 +34,11 @@ SEQ2SEQ_TYPES = ("t5", "mt5", "umt5", "bart", "mbart", "longt5", "t5gemma")
 
 def special_tokens(config: dict[str, Any], tokenizer: Any) -> dict[str, Any]:
     """What a preset takes from the tokenizer: size of the vocabulary and special ids."""
-    ids = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id,
-           "eos_token_id": tokenizer.eos_token_id}
+    ids = {
+        "vocab_size": len(tokenizer),
+        "pad_token_id": tokenizer.pad_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+    }
     if config["model_type"] == "t5":
         return ids | {"decoder_start_token_id": tokenizer.pad_token_id}
     return ids | {"bos_token_id": tokenizer.bos_token_id}

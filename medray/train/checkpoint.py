@@ -64,7 +64,9 @@ def restore(checkpoint: Checkpoint, engine: Engine) -> Progress:
         raise InputError(
             f"the checkpoint {checkpoint.folder.name} was written by {checkpoint.world_size} workers, this run has "
             f"{engine.world_size}",
-            key="cluster.workers", value=engine.world_size, mend=f"cluster.workers: {checkpoint.world_size}",
+            key="cluster.workers",
+            value=engine.world_size,
+            mend=f"cluster.workers: {checkpoint.world_size}",
         )
     engine.load(checkpoint.folder)
     return checkpoint.progress

@@ -94,8 +94,13 @@ class Timings:
             self.parts[part] = self.parts.get(part, 0.0) + time.perf_counter() - began
 
 
-def run(config: Config, *, callbacks: Sequence[Any] = (), console: Console | None = None,
-        stop: StopSwitch | None = None) -> RunResult:
+def run(
+    config: Config,
+    *,
+    callbacks: Sequence[Any] = (),
+    console: Console | None = None,
+    stop: StopSwitch | None = None,
+) -> RunResult:
     """Runs `config` on the connected Ray cluster to its end, or to a stop that was asked for.
 
     callbacks: Ray Train's UserCallbacks, for a search. Raises InputError before any worker starts, RunFailedError
@@ -105,7 +110,9 @@ def run(config: Config, *, callbacks: Sequence[Any] = (), console: Console | Non
 
 
 class _Driver:
-    def __init__(self, config: Config, callbacks: list[Any], console: Console | None, stop: StopSwitch) -> None:
+    def __init__(
+        self, config: Config, callbacks: list[Any], console: Console | None, stop: StopSwitch
+    ) -> None:
         self.config, self.callbacks, self.console, self.stop = config, callbacks, console, stop
         self.folder = Path(config.run.storage) / config.run.name
         self.timings = Timings()
@@ -113,32 +120,58 @@ class _Driver:
     def run(self) -> RunResult:
         have = supply()
         granted = resources(self.config, have)
-        self._phase("cluster", f"{granted.workers} workers of {granted.cpus:g} CPU"
-                    + (" and 1 GPU" if granted.gpus else "") + f", {have.cpus:g} CPUs in the cluster")
+        self._phase(
+            "cluster",
+            f"{granted.workers} workers of {granted.cpus:g} CPU"
+            + (" and 1 GPU" if granted.gpus else "")
+            + f", {have.cpus:g} CPUs in the cluster",
+        )
         folder = model_folder(self.config.model)
         chosen = precision(self.config, granted.device)
         with self.timings.of("data"):
             model = model_config(self.config.model, self.config.data.vocab_size)
             sets, encoding = self._data(folder, architecture(model))
         memory = check_memory(self.config, model, folder, have, granted, chosen)
-        steps = total_steps(sets["train"].index.rows, self.config.train.global_batch_size, self.config.train.epochs,
-                            self.config.train.max_steps)
+        steps = total_steps(
+            sets["train"].index.rows,
+            self.config.train.global_batch_size,
+            self.config.train.epochs,
+            self.config.train.max_steps,
+        )
         self._claim_folder()
-        plan = WorkerPlan(self.config, str(self.folder), sets["train"], sets.get("validation"), model,
-                          layout(self.config), steps, chosen, granted.threads)
+        plan = WorkerPlan(
+            self.config,
+            str(self.folder),
+            sets["train"],
+            sets.get("validation"),
+            model,
+            layout(self.config),
+            steps,
+            chosen,
+            granted.threads,
+        )
         ledger = ledgers.start(str(self.folder), self._tracking())
         self._phase("model", memory)
         try:
             outcome = self._fit(plan, granted, ledger, encoding)
-            self._phase("evaluation", "the export") if outcome["status"] != STOPPED else None
             after, samples = self._evaluate_export(plan, granted, outcome)
         except Exception as error:
             self._close(ledger, {"status": "failed", "error": str(error)}, [])
             raise
-        result = write_outcome(plan, outcome, after, samples, self.timings.parts,
-                               time.perf_counter() - self.timings.began, self._answer(encoding.reference))
-        self._close(ledger, result.summary, [str(self.folder / name) for name in
-                                             ("config.yaml", "summary.json", "report.html")])
+        result = write_outcome(
+            plan,
+            outcome,
+            after,
+            samples,
+            self.timings.parts,
+            time.perf_counter() - self.timings.began,
+            self._answer(encoding.reference),
+        )
+        self._close(
+            ledger,
+            result.summary,
+            [str(self.folder / name) for name in ("config.yaml", "summary.json", "report.html")],
+        )
         return result
 
     def _data(self, folder: str | None, kind: str) -> tuple[dict[str, TokenSet], Encoding]:
@@ -147,9 +180,11 @@ class _Driver:
         pipeline: Any = ray.remote(Pipeline).options(num_cpus=0).remote(self.config, kind, folder)
         sets: dict[str, TokenSet] = self._answer(pipeline.index.remote())
         encoding = Encoding(pipeline, pipeline.encode.remote())
-        rows = ", ".join(f"{len(found.index.shards)} shards of {found.index.rows} {split} rows"
-                         + (f" ({found.index.rejected} rejected)" if found.index.rejected else "")
-                         for split, found in sets.items())
+        rows = ", ".join(
+            f"{len(found.index.shards)} shards of {found.index.rows} {split} rows"
+            + (f" ({found.index.rejected} rejected)" if found.index.rejected else "")
+            for split, found in sets.items()
+        )
         self._phase("data", rows)
         self._check_first_shard(sets["train"], encoding)
         return sets, encoding
@@ -164,9 +199,13 @@ class _Driver:
             loss_tokens = store.counts(first, task, "loss_tokens")
             rows = loss_tokens[loss_tokens > 0]
             if (task == "label" and not len(rows)) or (len(rows) and rows.max() <= 1):
-                raise InputError(f"of {tokens.index.shards[first].rows} rows none has a token of the task {task!r} "
-                                 "that carries loss, besides the end token", key=f"data.max_{task}_tokens",
-                                 value=tokens.spec.limits[task], mend="raise the limit, or look at the column")
+                raise InputError(
+                    f"of {tokens.index.shards[first].rows} rows none has a token of the task {task!r} "
+                    "that carries loss, besides the end token",
+                    key=f"data.max_{task}_tokens",
+                    value=tokens.spec.limits[task],
+                    mend="raise the limit, or look at the column",
+                )
 
     def _answer(self, reference: Any) -> Any:
         """An actor's answer; errors of the user come out as themselves."""
@@ -192,22 +231,29 @@ class _Driver:
     def _tracking(self) -> ledgers.TrackingSpec:
         tracking, run = self.config.tracking, self.config.run
         uri = tracking.uri or f"sqlite:///{Path(run.storage).resolve() / 'mlflow.db'}"
-        return ledgers.TrackingSpec(tracking.enabled, uri, tracking.experiment, tracking.run_name or run.name,
-                                    dict(tracking.tags), flat(self.config.model_dump(mode="json")),
-                                    tracking.show_text)
+        return ledgers.TrackingSpec(
+            tracking.enabled,
+            uri,
+            tracking.experiment,
+            tracking.run_name or run.name,
+            dict(tracking.tags),
+            flat(self.config.model_dump(mode="json")),
+            tracking.show_text,
+        )
 
-    def _fit(self, plan: WorkerPlan, granted: Resources, ledger: Any, encoding: Encoding
-             ) -> dict[str, Any]:
+    def _fit(self, plan: WorkerPlan, granted: Resources, ledger: Any, encoding: Encoding) -> dict[str, Any]:
         """Runs the workers in a side thread and shows their news until they end."""
         os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", CONTROLLER_POLL_SECONDS)
-        os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S",
-                              str(self.config.cluster.start_timeout_seconds))
+        os.environ.setdefault(
+            "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(self.config.cluster.start_timeout_seconds)
+        )
         per_worker = {"CPU": granted.cpus} | ({"GPU": granted.gpus} if granted.gpus else {})
         trainer = TorchTrainer(
             worker,  # type: ignore[arg-type]
             train_loop_config={"plan": plan, "ledger": ledger},
-            scaling_config=ScalingConfig(num_workers=granted.workers, use_gpu=bool(granted.gpus),
-                                         resources_per_worker=per_worker),
+            scaling_config=ScalingConfig(
+                num_workers=granted.workers, use_gpu=bool(granted.gpus), resources_per_worker=per_worker
+            ),
             run_config=RunConfig(
                 name=f"attempt-{time.time_ns()}",  # resume looks at our manifests, never at Ray's
                 storage_path=str(self.folder / ".ray"),
@@ -256,8 +302,9 @@ class _Driver:
         if self.stop.reason:
             ledger.request_stop.remote(self.stop.reason)
 
-    def _evaluate_export(self, plan: WorkerPlan, granted: Resources, outcome: dict[str, Any]
-                         ) -> tuple[dict[str, float], list[TextSample]]:
+    def _evaluate_export(
+        self, plan: WorkerPlan, granted: Resources, outcome: dict[str, Any]
+    ) -> tuple[dict[str, float], list[TextSample]]:
         """Metrics of what the exported weights write, and the texts themselves."""
         evaluation, tokens = self.config.eval, plan.validation
         if outcome["status"] == STOPPED or tokens is None or not evaluation.metrics:
@@ -265,9 +312,18 @@ class _Driver:
         rows = min(evaluation.generation.rows, tokens.index.rows)
         if not rows:
             return {}, []
-        spec = PredictSpec(str(self.folder / "export"), tokens, rows, evaluation.batch_size,
-                           evaluation.generation.max_new_tokens, granted.workers, granted.cpus, granted.gpus,
-                           granted.threads)
+        self._phase("evaluation", "the export")
+        spec = PredictSpec(
+            str(self.folder / "export"),
+            tokens,
+            rows,
+            evaluation.batch_size,
+            evaluation.generation.max_new_tokens,
+            granted.workers,
+            granted.cpus,
+            granted.gpus,
+            granted.threads,
+        )
         with self.timings.of("evaluate"):
             box: dict[str, Any] = {}
             thread = threading.Thread(target=_capture, args=(box, lambda: predict(spec)), daemon=True)
@@ -281,8 +337,10 @@ class _Driver:
             store = ShardStore(Path(tokens.folder))
             references = [reference(store, *place) for place in tokens.rows()[:rows]]
             metrics = score(evaluation.metrics, [found.prediction for found in predictions], references)
-        samples = [TextSample(found.id, found.prompt, truth.text, found.prediction)
-                   for found, truth in zip(predictions, references, strict=True)]
+        samples = [
+            TextSample(found.id, found.prompt, truth.text, found.prediction)
+            for found, truth in zip(predictions, references, strict=True)
+        ]
         return metrics, samples
 
     def _close(self, ledger: Any, summary: dict[str, Any], artifacts: list[str]) -> None:
@@ -323,5 +381,3 @@ def _last_line(error: BaseException) -> str:
         return _last_line(cause)
     lines = [line for line in str(error).strip().splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[-1].strip()[:500]}" if lines else type(error).__name__
-
-

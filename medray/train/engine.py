@@ -76,7 +76,9 @@ class TorchEngine:
 class DeepSpeedEngine:
     """ZeRO stages 0 to 3 over the process group that is already there."""
 
-    def __init__(self, model: nn.Module, train: TrainConfig, ds_config: dict[str, Any], device: torch.device) -> None:
+    def __init__(
+        self, model: nn.Module, train: TrainConfig, ds_config: dict[str, Any], device: torch.device
+    ) -> None:
         import deepspeed
 
         self.model: Any
@@ -102,11 +104,14 @@ class DeepSpeedEngine:
         return values
 
     def save(self, folder: Path) -> None:
-        self.model.save_checkpoint(str(folder), tag="engine", save_latest=False, exclude_frozen_parameters=self._frozen)
+        self.model.save_checkpoint(
+            str(folder), tag="engine", save_latest=False, exclude_frozen_parameters=self._frozen
+        )
 
     def load(self, folder: Path) -> None:
-        path, _ = self.model.load_checkpoint(str(folder), tag="engine", load_module_strict=not self._frozen,
-                                             load_lr_scheduler_states=False)
+        path, _ = self.model.load_checkpoint(
+            str(folder), tag="engine", load_module_strict=not self._frozen, load_lr_scheduler_states=False
+        )
         if path is None:
             raise RuntimeError(f"DeepSpeed found no checkpoint in {folder}")
 
@@ -114,15 +119,22 @@ class DeepSpeedEngine:
 def make_optimizer(model: nn.Module, train: TrainConfig) -> torch.optim.AdamW:
     """torch's AdamW for both engines: DeepSpeed's own would compile a C++ extension on a CPU."""
     options = train.optimizer
-    return torch.optim.AdamW(trainable(model), lr=options.lr, betas=options.betas, eps=options.eps,
-                             weight_decay=options.weight_decay)
+    return torch.optim.AdamW(
+        trainable(model),
+        lr=options.lr,
+        betas=options.betas,
+        eps=options.eps,
+        weight_decay=options.weight_decay,
+    )
 
 
 def trainable(model: nn.Module) -> list[nn.Parameter]:
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
-def deepspeed_config(train: TrainConfig, *, micro_batch_size: int, world_size: int, precision: str) -> dict[str, Any]:
+def deepspeed_config(
+    train: TrainConfig, *, micro_batch_size: int, world_size: int, precision: str
+) -> dict[str, Any]:
     """DeepSpeed's config of a run; `train.deepspeed` overrides it key by key."""
     config: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": micro_batch_size,
@@ -152,14 +164,17 @@ def prepare_process(threads: int) -> None:
     DeepSpeed's own but private: a test fails the day it moves.
     """
     torch.set_num_threads(threads)
+    if torch.cuda.is_available():  # workers of one node see all its GPUs
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
     import deepspeed
 
     deepspeed.logger.setLevel("ERROR")
     if not torch.cuda.is_available():
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    deepspeed.init_distributed(dist_backend="nccl" if torch.cuda.is_available() else "gloo", auto_mpi_discovery=False,
-                               verbose=False)
+    deepspeed.init_distributed(
+        dist_backend="nccl" if torch.cuda.is_available() else "gloo", auto_mpi_discovery=False, verbose=False
+    )
 
 
 def gathered(engine: Engine, parameters: list[nn.Parameter]) -> AbstractContextManager[Any]:

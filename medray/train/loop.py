@@ -66,8 +66,12 @@ class WorkerPlan:
     def plain_torch(self) -> bool:
         """One process that shards nothing needs no DeepSpeed."""
         train = self.config.train
-        return (self.config.cluster.workers == 1 and train.zero_stage == 0 and self.precision == "fp32"
-                and not train.deepspeed)
+        return (
+            self.config.cluster.workers == 1
+            and train.zero_stage == 0
+            and self.precision == "fp32"
+            and not train.deepspeed
+        )
 
 
 class Reporter(Protocol):
@@ -80,6 +84,7 @@ class Reporter(Protocol):
     def stop_requested(self) -> bool: ...
     def flush(self) -> None:
         """Returns when what was reported so far is on disk: a checkpoint must not know a step that its log lacks."""
+
     def sync(self, metrics: dict[str, Any]) -> None:
         """At checkpoints and evaluations, on all ranks."""
 
@@ -137,25 +142,40 @@ class _Loop:
     def _engine(self) -> Engine:
         plan, train = self.plan, self.config.train
         ranks = 1 if plan.plain_torch else distributed.get_world_size()
-        ds_config = deepspeed_config(train, micro_batch_size=plan.layout.micro_batch_size, world_size=ranks,
-                                     precision=plan.precision)
+        ds_config = deepspeed_config(
+            train, micro_batch_size=plan.layout.micro_batch_size, world_size=ranks, precision=plan.precision
+        )
         device = _device()
         dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(plan.precision, torch.float32)
         self._event("phase", name="model")
-        model: Any = load_model(self.config.model, plan.model, self.tokenizer, dtype=dtype, seed=self.config.run.seed,
-                                zero3=ds_config if train.zero_stage == 3 else None)
+        model: Any = load_model(
+            self.config.model,
+            plan.model,
+            self.tokenizer,
+            dtype=dtype,
+            seed=self.config.run.seed,
+            zero3=ds_config if train.zero_stage == 3 else None,
+        )
         if train.gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
             model.enable_input_require_grads()
         model = add_adapter(model, self.config.peft, seq2seq=self.seq2seq, seed=self.config.run.seed)
-        return TorchEngine(model, train, device) if plan.plain_torch else DeepSpeedEngine(model, train, ds_config,
-                                                                                          device)
+        return (
+            TorchEngine(model, train, device)
+            if plan.plain_torch
+            else DeepSpeedEngine(model, train, ds_config, device)
+        )
 
     def _validation(self, tokens: TokenSet | None) -> Validation | None:
         if tokens is None:
             return None
-        return Validation(ShardStore(Path(tokens.folder)), tuple(tokens.rows()), tokens.spec.architecture,
-                          self.tokenizer.pad_token_id, self.config.eval.batch_size)
+        return Validation(
+            ShardStore(Path(tokens.folder)),
+            tuple(tokens.rows()),
+            tokens.spec.architecture,
+            self.tokenizer.pad_token_id,
+            self.config.eval.batch_size,
+        )
 
     def _resume(self) -> None:
         found = checkpoint.newest(self.folder / "checkpoints")
@@ -175,8 +195,15 @@ class _Loop:
             for step, prepared in self._prepared(self.progress.step):
                 began = time.perf_counter()
                 lr = learning_rate(step, plan.total_steps, config.train.optimizer.lr, config.train.scheduler)
-                record = train_step(self.engine, prepared, self.method, lr=lr, seed=config.run.seed, step=step,
-                                    seq2seq=self.seq2seq)
+                record = train_step(
+                    self.engine,
+                    prepared,
+                    self.method,
+                    lr=lr,
+                    seed=config.run.seed,
+                    step=step,
+                    seq2seq=self.seq2seq,
+                )
                 self.progress.add(prepared)
                 self._check_finite(record)
                 record["seconds"] = time.perf_counter() - began
@@ -199,8 +226,13 @@ class _Loop:
         spec = self.plan.train.spec
         reader = BatchReader(
             ShardStore(Path(self.plan.train.folder), keep=2 * self.config.data.window_shards),
-            self.plan.train.order(self.config), self.method, self.plan.layout, rank=self.engine.rank,
-            world_size=self.engine.world_size, architecture=spec.architecture, pad_id=self.tokenizer.pad_token_id,
+            self.plan.train.order(self.config),
+            self.method,
+            self.plan.layout,
+            rank=self.engine.rank,
+            world_size=self.engine.world_size,
+            architecture=spec.architecture,
+            pad_id=self.tokenizer.pad_token_id,
         )
         with ThreadPoolExecutor(1) as pool:
             ahead: Future[Prepared] | None = None
@@ -218,8 +250,10 @@ class _Loop:
     def _check_finite(self, record: dict[str, Any]) -> None:
         """A loss that is no number is the same on all ranks, so all stop here."""
         if record["loss"] != record["loss"] or record["loss"] in (float("inf"), float("-inf")):
-            raise RunFailedError(f"the loss of step {record['step']} is {record['loss']}; try a lower "
-                                     "train.optimizer.lr, or train.precision: fp32")
+            raise RunFailedError(
+                f"the loss of step {record['step']} is {record['loss']}; try a lower "
+                "train.optimizer.lr, or train.precision: fp32"
+            )
 
     def _stop(self) -> bool:
         """Whether rank 0 was asked to stop, the same answer on all ranks."""
@@ -231,8 +265,13 @@ class _Loop:
         with self._timed("checkpoint_blocked"):
             if self.engine.rank == 0:
                 self.reporter.flush()
-            checkpoint.save(self.folder / "checkpoints", self.engine, self.progress,
-                            keep=self.config.train.keep_checkpoints, barrier=self._barrier)
+            checkpoint.save(
+                self.folder / "checkpoints",
+                self.engine,
+                self.progress,
+                keep=self.config.train.keep_checkpoints,
+                barrier=self._barrier,
+            )
         self._event("checkpoint", step=self.progress.step)
         self.reporter.sync({"step": self.progress.step})
 
@@ -255,7 +294,9 @@ class _Loop:
         tasks, engine = self.method.tasks, self.engine
         totals = validation.totals(tasks)
         sums = validation.loss_sums(engine.model, tasks, engine.device, engine.rank, engine.world_size)
-        summed = engine.sum(torch.tensor([sums[task] for task in tasks], dtype=torch.float64, device=engine.device))
+        summed = engine.sum(
+            torch.tensor([sums[task] for task in tasks], dtype=torch.float64, device=engine.device)
+        )
         by_task = dict(zip(tasks, summed.tolist(), strict=True))
         losses = {f"loss_{task}": by_task[task] / totals[task] for task in tasks if totals[task]}
         return {"loss": self.method.loss(by_task, totals)} | losses
@@ -263,8 +304,13 @@ class _Loop:
     def _generation(self, validation: Validation, count: int) -> dict[str, float]:
         engine = self.engine
         mine = validation.predictions(
-            engine.model, self.tokenizer, count, max_new_tokens=self.config.eval.generation.max_new_tokens,
-            device=engine.device, rank=engine.rank, world_size=engine.world_size,
+            engine.model,
+            self.tokenizer,
+            count,
+            max_new_tokens=self.config.eval.generation.max_new_tokens,
+            device=engine.device,
+            rank=engine.rank,
+            world_size=engine.world_size,
             synced=engine.gathers and engine.world_size > 1,
         )
         parts: list[Any] = [mine]
@@ -276,8 +322,13 @@ class _Loop:
         return score(self.config.eval.metrics, [texts[number] for number in range(count)], references)
 
     def _export(self) -> None:
-        export(self._inner(), self.tokenizer, self.folder / "export", write=self.engine.rank == 0,
-               gathered=lambda parameter: gathered(self.engine, [parameter]))
+        export(
+            self._inner(),
+            self.tokenizer,
+            self.folder / "export",
+            write=self.engine.rank == 0,
+            gathered=lambda parameter: gathered(self.engine, [parameter]),
+        )
         self._barrier()
 
     def _inner(self) -> Any:
@@ -300,7 +351,11 @@ class _Loop:
 
 
 def _device() -> torch.device:
-    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+    return (
+        torch.device("cuda", torch.cuda.current_device())
+        if torch.cuda.is_available()
+        else torch.device("cpu")
+    )
 
 
 def _peak_bytes() -> int:

@@ -31,15 +31,23 @@ class TextSample:
     prediction: str
 
 
-def write_outcome(plan: WorkerPlan, outcome: dict[str, Any], after: dict[str, float], samples: Sequence[TextSample],
-                  driver_seconds: dict[str, float], total_seconds: float, manifests: dict[str, Any]) -> RunResult:
+def write_outcome(
+    plan: WorkerPlan,
+    outcome: dict[str, Any],
+    after: dict[str, float],
+    samples: Sequence[TextSample],
+    driver_seconds: dict[str, float],
+    total_seconds: float,
+    manifests: dict[str, Any],
+) -> RunResult:
     """Writes the run's files and returns the summary. Raises RunFailedError for a run that trained nothing."""
     folder, config = Path(plan.run_folder), plan.config
     steps, evaluations = _lines(folder / STEPS_FILE), _lines(folder / EVALS_FILE)
     progress = outcome["progress"]
     if outcome["status"] == TRAINED and not (progress["samples"] and progress["loss_tokens"] and steps):
-        raise RunFailedError(f"nothing was trained: {progress['samples']} samples, {progress['loss_tokens']} tokens "
-                             "with loss")
+        raise RunFailedError(
+            f"nothing was trained: {progress['samples']} samples, {progress['loss_tokens']} tokens with loss"
+        )
     seconds = _seconds(outcome["seconds"], driver_seconds, total_seconds, steps)
     first: dict[str, float] = next((line["metrics"] for line in evaluations if line["step"] == 0), {})
     tokens, computed = (sum(line[name] for line in steps) for name in ("tokens", "computed_tokens"))
@@ -69,9 +77,16 @@ def write_outcome(plan: WorkerPlan, outcome: dict[str, Any], after: dict[str, fl
         _write(folder / "predictions.jsonl", "".join(_prediction(sample, config) for sample in samples))
     data_table, lengths = _data_tables(manifests)
     shown = [{"prompt": s.prompt, "reference": s.reference, "prediction": s.prediction} for s in samples[:12]]
-    write_report(folder / "report.html", summary=summary, config_yaml=dump(config), steps=steps,
-                 evaluations=evaluations, data_table=data_table, lengths=lengths,
-                 samples=shown if config.tracking.show_text else None)
+    write_report(
+        folder / "report.html",
+        summary=summary,
+        config_yaml=dump(config),
+        steps=steps,
+        evaluations=evaluations,
+        data_table=data_table,
+        lengths=lengths,
+        samples=shown if config.tracking.show_text else None,
+    )
     return RunResult(folder, summary)
 
 
@@ -86,8 +101,9 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _seconds(worker: dict[str, float], driver: dict[str, float], total: float, steps: list[dict[str, Any]]
-             ) -> dict[str, float]:
+def _seconds(
+    worker: dict[str, float], driver: dict[str, float], total: float, steps: list[dict[str, Any]]
+) -> dict[str, float]:
     """setup is what the workers' time leaves: starting the group, imports, loading the model."""
     train = sum(line["seconds"] for line in steps)
     inside = worker.get("train", 0) + worker.get("export", 0) + worker.get("evaluate", 0)

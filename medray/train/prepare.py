@@ -36,8 +36,12 @@ class Resources:
 def supply() -> Supply:
     """What the living nodes of the connected cluster have."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return Supply.of(*(NodeSupply(node.get("CPU", 0.0), node.get("GPU", 0.0), int(node.get("memory", 0)))
-                       for node in nodes))
+    return Supply.of(
+        *(
+            NodeSupply(node.get("CPU", 0.0), node.get("GPU", 0.0), int(node.get("memory", 0)))
+            for node in nodes
+        )
+    )
 
 
 def resources(config: Config, have: Supply) -> Resources:
@@ -46,7 +50,9 @@ def resources(config: Config, have: Supply) -> Resources:
     gpus = int(cluster.gpus if cluster.gpus is not None else have.gpus > 0)
     request = Request(cluster.workers, cluster.cpus_per_worker, gpus)
     if reason := shortage(request, have):
-        raise InputError(reason.removeprefix("cluster.workers: "), key="cluster.workers", value=cluster.workers)
+        raise InputError(
+            reason.removeprefix("cluster.workers: "), key="cluster.workers", value=cluster.workers
+        )
     cpus = resolve(request, have).cpus_per_worker or 1.0
     return Resources(cluster.workers, cpus, gpus, cluster.threads_per_worker or max(1, int(cpus)))
 
@@ -56,8 +62,12 @@ def precision(config: Config, device: str) -> str:
     chosen = config.train.precision
     chosen = ("bf16" if device == "cuda" else "fp32") if chosen == "auto" else chosen
     if chosen == "fp16" and model_type(config) in ("t5", "mt5", "umt5"):
-        raise InputError("T5 overflows to NaN in fp16", key="train.precision", value="fp16",
-                         mend="train.precision: bf16 or fp32")
+        raise InputError(
+            "T5 overflows to NaN in fp16",
+            key="train.precision",
+            value="fp16",
+            mend="train.precision: bf16 or fp32",
+        )
     return chosen
 
 
@@ -65,15 +75,20 @@ def layout(config: Config) -> BatchLayout:
     """How the global batch lies on the workers."""
     train = config.train
     try:
-        split = split_batch(train.global_batch_size, config.cluster.workers, train.micro_batch_size,
-                            train.gradient_accumulation_steps)
+        split = split_batch(
+            train.global_batch_size,
+            config.cluster.workers,
+            train.micro_batch_size,
+            train.gradient_accumulation_steps,
+        )
     except ValueError as error:
         raise InputError(str(error), key="train.global_batch_size", value=train.global_batch_size) from None
     return BatchLayout(split.micro_batch_size, split.slots)
 
 
-def check_memory(config: Config, model: dict[str, Any], folder: str | None, have: Supply, granted: Resources,
-                 chosen: str) -> str:
+def check_memory(
+    config: Config, model: dict[str, Any], folder: str | None, have: Supply, granted: Resources, chosen: str
+) -> str:
     """One line of what model states take; raises InputError when they cannot fit the largest node's memory."""
     count = _count(model, folder)
     if count is None:
@@ -85,10 +100,15 @@ def check_memory(config: Config, model: dict[str, Any], folder: str | None, have
             trainable = parameters.lora(model, config.peft.rank, targets)
         except ValueError:
             trainable = count.total // 50
-    plan = zero_bytes(count.total + (trainable if config.peft.type == "lora" else 0), trainable,
-                      stage=config.train.zero_stage, world_size=granted.workers,
-                      weight_bytes=4 if chosen == "fp32" else 2, offload=config.train.offload,
-                      largest_layer=count.largest_layer)
+    plan = zero_bytes(
+        count.total + (trainable if config.peft.type == "lora" else 0),
+        trainable,
+        stage=config.train.zero_stage,
+        world_size=granted.workers,
+        weight_bytes=4 if chosen == "fp32" else 2,
+        offload=config.train.offload,
+        largest_layer=count.largest_layer,
+    )
     if granted.device == "cpu":
         largest = max(have.nodes, key=lambda node: node.memory_bytes)
         each = min(granted.workers, max(1, int(largest.cpus / granted.cpus)))

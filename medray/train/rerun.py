@@ -44,13 +44,21 @@ def check_unchanged(file: Path, config: Config) -> None:
     """Raises InputError when a key that decides the numbers differs from the config that a run began with."""
     then, now = _then(file), flat(config.model_dump(mode="json"))
     free = _resumable(Config, ())
-    changed = [key for key in sorted(set(then) | set(now))
-               if then.get(key) != now.get(key) and not any(key == name or key.startswith(f"{name}.") for name in free)]
+    changed = [
+        key
+        for key in sorted(set(then) | set(now))
+        if then.get(key) != now.get(key)
+        and not any(key == name or key.startswith(f"{name}.") for name in free)
+    ]
     if changed:
         key = changed[0]
-        raise InputError(f"the run {config.run.name} has checkpoints that were made with {key}: {then.get(key)}"
-                         + (f" (and {len(changed) - 1} other keys differ)" if len(changed) > 1 else ""),
-                         key=key, value=now.get(key), mend="give it back its old value, or use another run.name")
+        raise InputError(
+            f"the run {config.run.name} has checkpoints that were made with {key}: {then.get(key)}"
+            + (f" (and {len(changed) - 1} other keys differ)" if len(changed) > 1 else ""),
+            key=key,
+            value=now.get(key),
+            mend="give it back its old value, or use another run.name",
+        )
 
 
 def _resumable(model: Any, prefix: tuple[str, ...]) -> list[str]:

@@ -63,8 +63,18 @@ class Progress:
 class BatchReader:
     """Turns the plan's step into this rank's arrays."""
 
-    def __init__(self, store: ShardStore, order: Order, method: Method, layout: BatchLayout, *, rank: int,
-                 world_size: int, architecture: Literal["causal", "seq2seq"], pad_id: int) -> None:
+    def __init__(
+        self,
+        store: ShardStore,
+        order: Order,
+        method: Method,
+        layout: BatchLayout,
+        *,
+        rank: int,
+        world_size: int,
+        architecture: Literal["causal", "seq2seq"],
+        pad_id: int,
+    ) -> None:
         self._store, self._order, self._method = store, order, method
         self._architecture, self._pad_id = architecture, pad_id
         self._ranges = rank_slots(layout.slots, world_size, layout.micro_batch_size, rank)
@@ -74,8 +84,13 @@ class BatchReader:
         pairs = [(int(shard), int(row)) for shard, row in zip(batch.shards, batch.rows, strict=True)]
         real = [pair for pair in pairs if pair[0] != WEIGHTLESS]
         placed = sorted(real, key=self._length, reverse=True)
-        micro = [[self._collate(task, [placed[slot] if slot < len(placed) else None for slot in slots])
-                  for task in self._method.tasks] for slots in self._ranges]
+        micro = [
+            [
+                self._collate(task, [placed[slot] if slot < len(placed) else None for slot in slots])
+                for task in self._method.tasks
+            ]
+            for slots in self._ranges
+        ]
         return Prepared(
             batch=batch,
             micro=micro,
@@ -97,12 +112,15 @@ class BatchReader:
         return sum(int(self._store.counts(shard, task, name)[row]) for shard, row in pairs)
 
 
-def train_step(engine: Engine, prepared: Prepared, method: Method, *, lr: float, seed: int, step: int,
-               seq2seq: bool) -> dict[str, Any]:
+def train_step(
+    engine: Engine, prepared: Prepared, method: Method, *, lr: float, seed: int, step: int, seq2seq: bool
+) -> dict[str, Any]:
     """Runs 0-based `step` and returns its record: losses of the whole global batch, equal on all ranks."""
     began = time.perf_counter()
     engine.model.train()
-    sums = torch.zeros(len(method.tasks) + 1, dtype=torch.float64)  # the last counts places that were computed
+    sums = torch.zeros(
+        len(method.tasks) + 1, dtype=torch.float64
+    )  # the last counts places that were computed
     for number, tasks in enumerate(prepared.micro):
         for place, micro in enumerate(tasks):
             # Dropout depends on (seed, step, slot, rank) alone: a resumed run needs no generator state.
@@ -130,8 +148,9 @@ def train_step(engine: Engine, prepared: Prepared, method: Method, *, lr: float,
 
 
 def _tensors(micro: MicroBatch, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    ids, mask, labels = (torch.from_numpy(array).to(device) for array in
-                         (micro.input_ids, micro.attention_mask, micro.labels))
+    ids, mask, labels = (
+        torch.from_numpy(array).to(device) for array in (micro.input_ids, micro.attention_mask, micro.labels)
+    )
     return ids, mask, labels
 
 

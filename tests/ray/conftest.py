@@ -63,10 +63,23 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     # Ray's sockets live under its folder, and a socket's path holds 107 characters at most.
     folder = Path("/tmp") / f"medray-ray-{os.getpid()}"
     log = tmp_path_factory.mktemp("ray") / "head.log"
-    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", f"--port={port}",
-               f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={agent}",
-               f"--ray-client-server-port={client}", f"--metrics-export-port={metrics}", "--num-cpus=4",
-               f"--temp-dir={folder}", "--object-store-memory=300000000", "--disable-usage-stats"]
+    command = [
+        sys.executable,
+        "-m",
+        "ray.scripts.scripts",
+        "start",
+        "--head",
+        "--block",
+        f"--port={port}",
+        f"--dashboard-port={dashboard}",
+        f"--dashboard-agent-listen-port={agent}",
+        f"--ray-client-server-port={client}",
+        f"--metrics-export-port={metrics}",
+        "--num-cpus=4",
+        f"--temp-dir={folder}",
+        "--object-store-memory=300000000",
+        "--disable-usage-stats",
+    ]
     with log.open("w") as stream:
         head = subprocess.Popen(command, stdout=stream, stderr=stream, start_new_session=True)
     try:

@@ -46,8 +46,14 @@ def command(config: Path, *arguments: str) -> list[str]:
 
 
 def run(cluster: Any, config: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(config, *arguments), env={**os.environ, "RAY_ADDRESS": cluster.address},
-                          capture_output=True, text=True, timeout=200, check=False)
+    return subprocess.run(
+        command(config, *arguments),
+        env={**os.environ, "RAY_ADDRESS": cluster.address},
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
 
 
 def until(condition: Callable[[], bool], what: str, seconds: float = 150) -> None:
@@ -68,10 +74,13 @@ def test_killed_in_the_middle_and_started_again_nothing_happened(cluster: Any, t
     assert calm.returncode == 0, calm.stderr
     config, folder = write_config(tmp_path, "killed", steps), tmp_path / "runs" / "killed"
     with (tmp_path / "log").open("w") as log:
-        driver = subprocess.Popen(command(config), env={**os.environ, "RAY_ADDRESS": cluster.address}, stdout=log,
-                                  stderr=log)
+        driver = subprocess.Popen(
+            command(config), env={**os.environ, "RAY_ADDRESS": cluster.address}, stdout=log, stderr=log
+        )
         try:
-            until(lambda: (folder / "checkpoints" / "step-00000020" / "manifest.json").exists(), "checkpoint 20")
+            until(
+                lambda: (folder / "checkpoints" / "step-00000020" / "manifest.json").exists(), "checkpoint 20"
+            )
             reached = len(steps_of(folder))
         finally:
             workers = cluster.processes(WORKER)
@@ -86,21 +95,26 @@ def test_killed_in_the_middle_and_started_again_nothing_happened(cluster: Any, t
     again = run(cluster, config, "--json")
     assert again.returncode == 0, again.stderr
     assert "resumed after step" in again.stderr
-    summary, wanted = json.loads(again.stdout), json.loads((tmp_path / "runs" / "calm" / "summary.json").read_text())
+    summary, wanted = (
+        json.loads(again.stdout),
+        json.loads((tmp_path / "runs" / "calm" / "summary.json").read_text()),
+    )
     resumed = json.loads((folder / "attempts.jsonl").read_text().splitlines()[1])["resumed_step"]
     assert resumed in range(20, steps, 10)
     assert summary["restarts"] == 1
     for key in ("order_sha256", "samples", "tokens", "loss_tokens", "train_loss_first", "train_loss_last"):
         assert summary[key] == wanted[key], key
     losses, calm_losses = (
-        [(step["step"], step["loss"]) for step in steps_of(tmp_path / "runs" / name)] for name in ("killed", "calm")
+        [(step["step"], step["loss"]) for step in steps_of(tmp_path / "runs" / name)]
+        for name in ("killed", "calm")
     )
     assert losses == calm_losses
     assert summary["eval"]["after"] == wanted["eval"]["after"]
     with sqlite3.connect(tmp_path / "runs" / "mlflow.db") as database:
         runs = database.execute(
             "select r.name, r.status, count(*), count(distinct m.step) from runs r join metrics m "
-            "on r.run_uuid = m.run_uuid where m.key = 'train/loss' group by r.run_uuid order by r.name").fetchall()
+            "on r.run_uuid = m.run_uuid where m.key = 'train/loss' group by r.run_uuid order by r.name"
+        ).fetchall()
     assert runs == [("calm", "FINISHED", steps, steps), ("killed", "FINISHED", steps, steps)]
 
     done = run(cluster, config)
@@ -113,8 +127,9 @@ def test_killed_in_the_middle_and_started_again_nothing_happened(cluster: Any, t
 @pytest.mark.long
 def test_ctrl_c_saves_and_the_same_command_goes_on(cluster: Any, tmp_path: Path) -> None:
     config, folder = write_config(tmp_path, "stopped", 60), tmp_path / "runs" / "stopped"
-    driver = subprocess.Popen(command(config), env={**os.environ, "RAY_ADDRESS": cluster.address},
-                              stderr=subprocess.PIPE, text=True)
+    driver = subprocess.Popen(
+        command(config), env={**os.environ, "RAY_ADDRESS": cluster.address}, stderr=subprocess.PIPE, text=True
+    )
     until(lambda: len(steps_of(folder)) >= 3, "step 3")
     driver.send_signal(signal.SIGINT)
     _, shown = driver.communicate(timeout=60)
@@ -134,9 +149,22 @@ def test_as_a_ray_job(cluster: Any, tmp_path: Path) -> None:
 
     def submit(*arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-m", "ray.scripts.scripts", "job", "submit", "--address", cluster.jobs, "--",
-             *command(config, *arguments)],
-            capture_output=True, text=True, timeout=200, check=False)
+            [
+                sys.executable,
+                "-m",
+                "ray.scripts.scripts",
+                "job",
+                "submit",
+                "--address",
+                cluster.jobs,
+                "--",
+                *command(config, *arguments),
+            ],
+            capture_output=True,
+            text=True,
+            timeout=200,
+            check=False,
+        )
 
     good = submit()
     assert good.returncode == 0, good.stdout + good.stderr
@@ -146,11 +174,16 @@ def test_as_a_ray_job(cluster: Any, tmp_path: Path) -> None:
     assert "did you mean train.optimizer.lr?" in bad.stdout + bad.stderr
 
 
-@pytest.mark.parametrize(("overrides", "says"), [
-    (["cluster.workers=50", "train.micro_batch_size=1"], "this cluster has 4"),
-    (["data.columns.label=note"], "no such column"),
-])
-def test_wrong_input_ends_with_2_and_one_message(cluster: Any, overrides: list[str], says: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["cluster.workers=50", "train.micro_batch_size=1"], "this cluster has 4"),
+        (["data.columns.label=note"], "no such column"),
+    ],
+)
+def test_wrong_input_ends_with_2_and_one_message(
+    cluster: Any, overrides: list[str], says: str, tmp_path: Path
+) -> None:
     done = run(cluster, write_config(tmp_path, "wrong", 4), *overrides)
     assert done.returncode == 2
     assert says in done.stderr

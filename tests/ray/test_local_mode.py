@@ -18,8 +18,12 @@ from medray.train.worker import worker
 
 def test_local_mode_trains_as_the_bare_loop_does(connected: Any, tmp_path: Path) -> None:
     tokens = tiny.token_set(tmp_path, tiny.rows(20))
-    plans = {name: tiny.plan(tmp_path / name, tokens, "llama-tiny", workers=1, micro=2, max_steps=5,
-                             train={"zero_stage": 0}) for name in ("bare", "local")}
+    plans = {
+        name: tiny.plan(
+            tmp_path / name, tokens, "llama-tiny", workers=1, micro=2, max_steps=5, train={"zero_stage": 0}
+        )
+        for name in ("bare", "local")
+    }
     recorder = Recorder()
     loop.run(plans["bare"], recorder)
     ledger = ledgers.start(str(tmp_path / "local"), ledgers.TrackingSpec(False, "", "", "", {}, {}, False))

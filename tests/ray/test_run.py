@@ -18,7 +18,7 @@ from medray.data.tokenizer import load_tokenizer
 from medray.errors import InputError, RunFailedError
 from medray.models.load import load_model
 from medray.train import driver
-from medray.train.outcome import finished
+from medray.train.rerun import finished
 from medray.train.schedule import learning_rate
 
 SECRET = "zebrafish"  # stands in every record; no log, report or metric may hold it
@@ -26,19 +26,36 @@ SECRET = "zebrafish"  # stands in every record; no log, report or metric may hol
 
 def config(folder: Path, name: str, **sections: dict[str, Any]) -> Config:
     """A small run over files in `folder`, made on the first call."""
-    rows = [{**row, "input": f"{SECRET} {row['input']}", "label": f"{row['label']} {SECRET}"} for row in tiny.rows(30)]
+    rows = [
+        {**row, "input": f"{SECRET} {row['input']}", "label": f"{row['label']} {SECRET}"}
+        for row in tiny.rows(30)
+    ]
     for split, part in (("train", rows[:22]), ("validation", rows[22:])):
         if not (folder / f"{split}.jsonl").exists():
             tiny.write_jsonl(folder / f"{split}.jsonl", part)
     base: dict[str, dict[str, Any]] = {
         "run": {"storage": str(folder / "runs"), "name": name, "seed": 5},
         "model": {"name": None, "init": "random", "preset": "llama-tiny"},
-        "data": {"train": [str(folder / "train.jsonl")], "validation": [str(folder / "validation.jsonl")],
-                 "tokenizer": "train", "vocab_size": 400, "shard_rows": 6, "window_shards": 2,
-                 "max_input_tokens": 64, "max_label_tokens": 32, "max_rationale_tokens": 32},
+        "data": {
+            "train": [str(folder / "train.jsonl")],
+            "validation": [str(folder / "validation.jsonl")],
+            "tokenizer": "train",
+            "vocab_size": 400,
+            "shard_rows": 6,
+            "window_shards": 2,
+            "max_input_tokens": 64,
+            "max_label_tokens": 32,
+            "max_rationale_tokens": 32,
+        },
         "method": {"name": "distill", "alpha": 0.3},
-        "train": {"max_steps": 12, "global_batch_size": 8, "micro_batch_size": 2, "precision": "fp32",
-                  "optimizer": {"lr": 1e-2}, "save_every_steps": 5},
+        "train": {
+            "max_steps": 12,
+            "global_batch_size": 8,
+            "micro_batch_size": 2,
+            "precision": "fp32",
+            "optimizer": {"lr": 1e-2},
+            "save_every_steps": 5,
+        },
         "cluster": {"workers": 2, "cpus_per_worker": 0.5},
         "eval": {"metrics": ["rouge"], "batch_size": 4, "generation": {"rows": 6, "max_new_tokens": 4}},
     }
@@ -55,16 +72,33 @@ def expected(made: Config, tokens: Path, shard_rows: tuple[int, ...], tokenizer:
     """Losses of the oracle over the shards that the pipeline wrote."""
     order = Order(shard_rows, made.run.seed, made.train.global_batch_size, made.data.window_shards)
     steps = made.train.max_steps or 0
-    batches = [[(int(s), int(r)) for s, r in zip(batch.shards, batch.rows, strict=True) if s != WEIGHTLESS]
-               for batch in map(order.batch, range(steps))]
-    model = load_model(made.model, tiny.model_dict("llama-tiny"), load_tokenizer(tokenizer), dtype=torch.float32,
-                       seed=made.run.seed)
+    batches = [
+        [(int(s), int(r)) for s, r in zip(batch.shards, batch.rows, strict=True) if s != WEIGHTLESS]
+        for batch in map(order.batch, range(steps))
+    ]
+    model = load_model(
+        made.model,
+        tiny.model_dict("llama-tiny"),
+        load_tokenizer(tokenizer),
+        dtype=torch.float32,
+        seed=made.run.seed,
+    )
     lrs = [learning_rate(step, steps, made.train.optimizer.lr, made.train.scheduler) for step in range(steps)]
-    return oracle.losses(str(tokens), batches, model, {"label": 0.3, "rationale": 0.7}, seq2seq=False, lrs=lrs,
-                         weight_decay=0.0, clip=1.0)
+    return oracle.losses(
+        str(tokens),
+        batches,
+        model,
+        {"label": 0.3, "rationale": 0.7},
+        seq2seq=False,
+        lrs=lrs,
+        weight_decay=0.0,
+        clip=1.0,
+    )
 
 
-def test_a_run_from_files_to_report(connected: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_run_from_files_to_report(
+    connected: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     made = config(tmp_path, "whole")
     summary = driver.run(made).summary
     folder = tmp_path / "runs" / "whole"
@@ -72,25 +106,42 @@ def test_a_run_from_files_to_report(connected: Any, tmp_path: Path, capfd: pytes
     steps = lines(folder / "steps.jsonl")
     assert [step["step"] for step in steps] == list(range(1, 13))
     assert {"loss", "loss/label", "loss/rationale", "lr", "grad_norm", "tokens", "seconds"} <= steps[0].keys()
-    [tokens] = [found for found in (tmp_path / "runs" / "tokens").iterdir()
-                if json.loads((found / "manifest.json").read_text())["rows"] == 22]
+    [tokens] = [
+        found
+        for found in (tmp_path / "runs" / "tokens").iterdir()
+        if json.loads((found / "manifest.json").read_text())["rows"] == 22
+    ]
     shard_rows = tuple(shard["rows"] for shard in json.loads((tokens / "index.json").read_text())["shards"])
     assert shard_rows == (6, 6, 6, 4)
     [tokenizer] = (tmp_path / "runs" / "tokenizers").iterdir()
     # Ray Data, Ray Train, two workers and ZeRO-2 end with the losses of plain torch.
-    assert [step["loss"] for step in steps] == pytest.approx(expected(made, tokens, shard_rows, str(tokenizer)),
-                                                             abs=1e-4)
+    assert [step["loss"] for step in steps] == pytest.approx(
+        expected(made, tokens, shard_rows, str(tokenizer)), abs=1e-4
+    )
 
     assert json.loads((folder / "summary.json").read_text()) == summary
-    assert (summary["status"], summary["steps"], summary["samples"], summary["world_size"]) == ("done", 12, 88, 2)
+    assert (summary["status"], summary["steps"], summary["samples"], summary["world_size"]) == (
+        "done",
+        12,
+        88,
+        2,
+    )
     assert summary["epochs"] == pytest.approx(4.0)
     assert summary["restarts"] == 0
     assert summary["train_loss_first"] == steps[0]["loss"]
     assert summary["train_loss_last"] == steps[-1]["loss"] < steps[0]["loss"]
     assert summary["eval"]["after"]["loss"] < summary["eval"]["before"]["loss"]
     assert {"rouge1", "rouge_avg"} <= summary["eval"]["before"].keys() & summary["eval"]["after"].keys()
-    assert set(summary["seconds"]) == {"setup", "data", "first_step", "train", "checkpoint_blocked", "evaluate",
-                                       "export", "total"}
+    assert set(summary["seconds"]) == {
+        "setup",
+        "data",
+        "first_step",
+        "train",
+        "checkpoint_blocked",
+        "evaluate",
+        "export",
+        "total",
+    }
     assert 0 <= summary["padding_fraction"] < 1
     assert len(summary["order_sha256"]) == 64
     assert {"torch", "ray", "deepspeed", "python"} <= summary["versions"].keys()
@@ -100,12 +151,19 @@ def test_a_run_from_files_to_report(connected: Any, tmp_path: Path, capfd: pytes
     assert len(lines(folder / "predictions.jsonl")) == 6
     assert (folder / "export" / "model.safetensors").exists()
     shown = capfd.readouterr()
-    for text in ((folder / "report.html").read_text(), shown.out, shown.err, (folder / "steps.jsonl").read_text(),
-                 (folder / "summary.json").read_text()):
+    for text in (
+        (folder / "report.html").read_text(),
+        shown.out,
+        shown.err,
+        (folder / "steps.jsonl").read_text(),
+        (folder / "summary.json").read_text(),
+    ):
         assert SECRET not in text
 
     with sqlite3.connect(tmp_path / "runs" / "mlflow.db") as database:
-        points = database.execute("select count(*), count(distinct step) from metrics where key = 'train/loss'")
+        points = database.execute(
+            "select count(*), count(distinct step) from metrics where key = 'train/loss'"
+        )
         assert points.fetchone() == (12, 12)
         assert database.execute("select status from runs").fetchall() == [("FINISHED",)]
 
@@ -124,7 +182,9 @@ def test_shards_are_reused_and_a_killed_tokenization_goes_on(connected: Any, tmp
         ray.get(pipeline.index.remote())
         ray.get(pipeline.encode.remote())
         ray.kill(pipeline)
-        return {file: file.stat().st_mtime_ns for file in (tmp_path / "runs" / "tokens").glob("*/shard-*.parquet")}
+        return {
+            file: file.stat().st_mtime_ns for file in (tmp_path / "runs" / "tokens").glob("*/shard-*.parquet")
+        }
 
     first = encode()
     assert len(first) == 6
@@ -148,7 +208,9 @@ def test_shards_are_reused_and_a_killed_tokenization_goes_on(connected: Any, tmp
         ({"train": {"micro_batch_size": 16}}, "global_batch_size"),
     ],
 )
-def test_wrong_input_is_refused_before_any_worker(connected: Any, sections: Any, says: str, tmp_path: Path) -> None:
+def test_wrong_input_is_refused_before_any_worker(
+    connected: Any, sections: Any, says: str, tmp_path: Path
+) -> None:
     with pytest.raises(InputError, match=says):
         driver.run(config(tmp_path, "wrong", **sections))
     assert not (tmp_path / "runs" / "wrong" / "attempts.jsonl").exists()
@@ -167,7 +229,8 @@ def test_bad_rows_are_counted_and_stop_past_the_limit(connected: Any, tmp_path: 
 
 
 def test_a_run_that_diverges_fails_with_a_reason(connected: Any, tmp_path: Path) -> None:
-    made = config(tmp_path, "diverges", train={"optimizer": {"lr": 1e30}, "clip_grad_norm": 0},
-                  eval={"at_start": False})
+    made = config(
+        tmp_path, "diverges", train={"optimizer": {"lr": 1e30}, "clip_grad_norm": 0}, eval={"at_start": False}
+    )
     with pytest.raises(RunFailedError, match=r"the loss of step \d+ is"):
         driver.run(made)

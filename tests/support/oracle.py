@@ -14,12 +14,25 @@ import pyarrow.parquet as pq
 import torch
 
 
-def losses(folder: str, batches: list[list[tuple[int, int]]], model: Any, weights: Mapping[str, float], *,
-           seq2seq: bool, lrs: list[float], weight_decay: float, clip: float) -> list[float]:
+def losses(
+    folder: str,
+    batches: list[list[tuple[int, int]]],
+    model: Any,
+    weights: Mapping[str, float],
+    *,
+    seq2seq: bool,
+    lrs: list[float],
+    weight_decay: float,
+    clip: float,
+) -> list[float]:
     """The loss before each update; batches: (shard, row) of each global batch."""
-    tables = {int(file.stem.split("-")[1]): pq.read_table(file).to_pylist()
-              for file in Path(folder).glob("shard-*.parquet")}
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1.0, betas=(0.9, 0.999), eps=1e-8, weight_decay=weight_decay)
+    tables = {
+        int(file.stem.split("-")[1]): pq.read_table(file).to_pylist()
+        for file in Path(folder).glob("shard-*.parquet")
+    }
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=1.0, betas=(0.9, 0.999), eps=1e-8, weight_decay=weight_decay
+    )
     found = []
     model.train()
     for batch, lr in zip(batches, lrs, strict=True):

@@ -20,7 +20,38 @@ from medray.plan.steps import split_batch, total_steps
 from medray.train.loop import WorkerPlan
 from medray.train.step import BatchLayout
 
-WORDS = ["fever", "cough", "pain", "knee", "chest", "rash", "note", "doctor", "patient", "dose", "daily", "tablet", "allergy", "none", "history", "smoker", "denies", "reports", "mild", "severe", "left", "right", "since", "week", "month", "normal", "pressure", "blood", "sugar", "heart"]
+WORDS = [
+    "fever",
+    "cough",
+    "pain",
+    "knee",
+    "chest",
+    "rash",
+    "note",
+    "doctor",
+    "patient",
+    "dose",
+    "daily",
+    "tablet",
+    "allergy",
+    "none",
+    "history",
+    "smoker",
+    "denies",
+    "reports",
+    "mild",
+    "severe",
+    "left",
+    "right",
+    "since",
+    "week",
+    "month",
+    "normal",
+    "pressure",
+    "blood",
+    "sugar",
+    "heart",
+]
 
 
 def rows(count: int, seed: int = 0) -> list[dict[str, Any]]:
@@ -32,8 +63,14 @@ def rows(count: int, seed: int = 0) -> list[dict[str, Any]]:
         def words(low: int, high: int, rng: random.Random = rng) -> str:
             return " ".join(rng.choices(WORDS, k=rng.randint(low, high)))
 
-        made.append({"id": f"row-{number}", "input": words(4, 40), "label": words(1, 12),
-                     "rationale": "" if number % 5 == 4 else words(2, 25)})
+        made.append(
+            {
+                "id": f"row-{number}",
+                "input": words(4, 40),
+                "label": words(1, 12),
+                "rationale": "" if number % 5 == 4 else words(2, 25),
+            }
+        )
     return made
 
 
@@ -48,16 +85,29 @@ def tokenizer(folder: Path) -> Path:
     return train_tokenizer(texts, 400, folder / "tokenizer")
 
 
-def token_set(folder: Path, made: Sequence[dict[str, Any]], *, architecture: str = "causal",
-              tasks: tuple[str, ...] = ("label", "rationale"), shard_rows: int = 7, truth: bool = False,
-              name: str = "train") -> TokenSet:
+def token_set(
+    folder: Path,
+    made: Sequence[dict[str, Any]],
+    *,
+    architecture: str = "causal",
+    tasks: tuple[str, ...] = ("label", "rationale"),
+    shard_rows: int = 7,
+    truth: bool = False,
+    name: str = "train",
+) -> TokenSet:
     """Shards of `made`, written by the parts that the Ray Data pipeline runs."""
     target = folder / f"{architecture}-{name}"
     target.mkdir(parents=True, exist_ok=True)
     source = FileSource(str(write_jsonl(target / f"{name}.jsonl", made)))
     index = join([index_source(source, ColumnsConfig(), shard_rows)])
-    spec = EncodeSpec("seq2seq" if architecture == "seq2seq" else "causal", tasks,
-                      {"label": "predict", "rationale": "explain"}, None, 64, {"label": 32, "rationale": 32})
+    spec = EncodeSpec(
+        "seq2seq" if architecture == "seq2seq" else "causal",
+        tasks,
+        {"label": "predict", "rationale": "explain"},
+        None,
+        64,
+        {"label": 32, "rationale": 32},
+    )
     made_set = TokenSet(str(target), str(tokenizer(folder)), spec, index)
     for shard in index.shards:
         encode_shard(made_set, shard, source, ColumnsConfig(), truth=truth)
@@ -68,14 +118,30 @@ def model_dict(preset: str) -> dict[str, Any]:
     """The Hugging Face config of a preset, smaller and without dropout."""
     config = PRESETS[preset]
     if preset == "t5-tiny":
-        config = config | {"dropout_rate": 0.0, "d_model": 64, "d_kv": 16, "d_ff": 128, "num_layers": 2,
-                           "num_decoder_layers": 2}
+        config = config | {
+            "dropout_rate": 0.0,
+            "d_model": 64,
+            "d_kv": 16,
+            "d_ff": 128,
+            "num_layers": 2,
+            "num_decoder_layers": 2,
+        }
     return config
 
 
-def plan(run_folder: Path, tokens: TokenSet, preset: str, *, validation: TokenSet | None = None, workers: int = 2,
-         global_batch_size: int = 8, max_steps: int = 20, micro: int | None = None, accumulation: int | None = None,
-         **sections: dict[str, Any]) -> WorkerPlan:
+def plan(
+    run_folder: Path,
+    tokens: TokenSet,
+    preset: str,
+    *,
+    validation: TokenSet | None = None,
+    workers: int = 2,
+    global_batch_size: int = 8,
+    max_steps: int = 20,
+    micro: int | None = None,
+    accumulation: int | None = None,
+    **sections: dict[str, Any],
+) -> WorkerPlan:
     """A worker plan over ready shards, as the driver would make it."""
     run_folder.mkdir(parents=True, exist_ok=True)
     base: dict[str, dict[str, Any]] = {
@@ -83,10 +149,16 @@ def plan(run_folder: Path, tokens: TokenSet, preset: str, *, validation: TokenSe
         "model": {"name": None, "init": "random", "preset": preset},
         "data": {"train": ["x.jsonl"], "window_shards": 2},
         "method": {"name": "distill", "alpha": 0.3},
-        "train": {"max_steps": max_steps, "global_batch_size": global_batch_size, "micro_batch_size": micro,
-                  "gradient_accumulation_steps": accumulation, "precision": "fp32",
-                  "optimizer": {"lr": 1e-2, "weight_decay": 0.01}, "scheduler": {"warmup_steps": 3},
-                  "save_every_steps": 1000},
+        "train": {
+            "max_steps": max_steps,
+            "global_batch_size": global_batch_size,
+            "micro_batch_size": micro,
+            "gradient_accumulation_steps": accumulation,
+            "precision": "fp32",
+            "optimizer": {"lr": 1e-2, "weight_decay": 0.01},
+            "scheduler": {"warmup_steps": 3},
+            "save_every_steps": 1000,
+        },
         "cluster": {"workers": workers},
         "eval": {"at_start": False, "metrics": []},
     }
@@ -95,8 +167,17 @@ def plan(run_folder: Path, tokens: TokenSet, preset: str, *, validation: TokenSe
     config = Config.model_validate(base)
     split = split_batch(global_batch_size, workers, micro, accumulation)
     steps = total_steps(tokens.index.rows, global_batch_size, config.train.epochs, config.train.max_steps)
-    return WorkerPlan(config, str(run_folder), tokens, validation, model_dict(preset),
-                      BatchLayout(split.micro_batch_size, split.slots), steps, "fp32", 1)
+    return WorkerPlan(
+        config,
+        str(run_folder),
+        tokens,
+        validation,
+        model_dict(preset),
+        BatchLayout(split.micro_batch_size, split.slots),
+        steps,
+        "fp32",
+        1,
+    )
 
 
 def saved_model(folder: Path, preset: str, tokens: TokenSet, seed: int = 3) -> dict[str, Any]:
@@ -108,8 +189,9 @@ def saved_model(folder: Path, preset: str, tokens: TokenSet, seed: int = 3) -> d
 
     if not folder.exists():
         config = Config.model_validate({"model": {"name": None, "init": "random", "preset": preset}})
-        model: Any = load_model(config.model, model_dict(preset), load_tokenizer(tokens.tokenizer),
-                                dtype=torch.float32, seed=seed)
+        model: Any = load_model(
+            config.model, model_dict(preset), load_tokenizer(tokens.tokenizer), dtype=torch.float32, seed=seed
+        )
         model.save_pretrained(folder)
         load_tokenizer(tokens.tokenizer).save_pretrained(folder)
     return {"name": str(folder), "init": "pretrained", "preset": None}

@@ -32,12 +32,19 @@ def main() -> None:
         recorder = Recorder()
         running = loop._Loop(plan, recorder)
         outcome = running.run()
-        held = sum(getattr(parameter, "ds_tensor", parameter).numel() for parameter in running._inner().parameters())
+        held = sum(
+            getattr(parameter, "ds_tensor", parameter).numel() for parameter in running._inner().parameters()
+        )
         held_by_rank = _gather(held)
         if running.engine.rank == 0:
-            seen[name] = {"steps": recorder.steps, "held": held_by_rank, "total": outcome.parameters,
-                          "sharded_while_loading": loaded[0], "order": outcome.progress.order,
-                          "evaluations": recorder.evaluations}
+            seen[name] = {
+                "steps": recorder.steps,
+                "held": held_by_rank,
+                "total": outcome.parameters,
+                "sharded_while_loading": loaded[0],
+                "order": outcome.progress.order,
+                "evaluations": recorder.evaluations,
+            }
     if seen:
         Path(sys.argv[2]).write_text(json.dumps(seen))
 

@@ -22,7 +22,13 @@ def quickstart(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     done = subprocess.run(
         [sys.executable, "-m", "medray", "train", "configs/quickstart.yaml", f"run.storage={storage}"],
-        cwd=ROOT, env=env, capture_output=True, text=True, timeout=550, check=False)
+        cwd=ROOT,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=550,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     return storage / "quickstart", done.stderr
 
@@ -47,7 +53,10 @@ def test_it_says_what_it_does(quickstart: tuple[Path, str]) -> None:
     for text in ("before", "after", "entity_f1", str(folder / "report.html"), "medray ui", "lora rank 16"):
         assert text in shown
     assert "Warning" not in shown
-    stamps = [int(found[1] or 0) * 60 + float(found[2]) for found in re.finditer(r"^\[(?: *(\d+) min)? *([\d.]+) s\]", shown, re.M)]
+    stamps = [
+        int(found[1] or 0) * 60 + float(found[2])
+        for found in re.finditer(r"^\[(?: *(\d+) min)? *([\d.]+) s\]", shown, re.M)
+    ]
     assert len(stamps) > 10
     assert max(later - earlier for earlier, later in zip(stamps, stamps[1:], strict=False)) < 60
     report = (folder / "report.html").read_text()

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import json
-import random
-import string
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 
 from medray.config import Config
-from medray.config.check import check
-from medray.config.explain import ALIASES, keys
 from medray.config.load import LARGEST_FILE, dump, load
 from medray.errors import InputError
 
@@ -36,7 +31,9 @@ def refused(folder: Path, text: str | bytes, *overrides: str) -> InputError:
 # ---- what is a config
 
 
-@pytest.mark.parametrize("text", ["", "# nothing\n", "data:\ntrain:\n", "---\n", "{}", "\ufeff# a byte order mark\n"])
+@pytest.mark.parametrize(
+    "text", ["", "# nothing\n", "data:\ntrain:\n", "---\n", "{}", "\ufeff# a byte order mark\n"]
+)
 def test_an_empty_file_and_empty_sections_are_the_defaults(tmp_path: Path, text: str) -> None:
     config = load(write(tmp_path, text))
     assert config.train == Config().train
@@ -46,11 +43,23 @@ def test_an_empty_file_and_empty_sections_are_the_defaults(tmp_path: Path, text:
 @pytest.mark.parametrize("file", sorted(CONFIGS.glob("*.yaml")), ids=lambda file: file.stem)
 def test_every_recipe_loads_and_survives_its_dump(tmp_path: Path, file: Path) -> None:
     config = load(file)
-    assert load(write(tmp_path, dump(config))) == config
+    again = load(write(tmp_path, dump(config)))
+    assert again == config
+    assert dump(again) == dump(
+        config
+    )  # as text too: 32 and 32.0 are one number, and two when a run is resumed
 
 
 def test_a_dump_means_the_same_to_us_and_to_any_yaml_reader(tmp_path: Path) -> None:
-    tags = {"a": "1e-3", "b": "2024-01-01", "c": "yes", "d": "5", "e": "null", "f": "Größe: 3 µg\n# x", "g": ""}
+    tags = {
+        "a": "1e-3",
+        "b": "2024-01-01",
+        "c": "yes",
+        "d": "5",
+        "e": "null",
+        "f": "Größe: 3 µg\n# x",
+        "g": "",
+    }
     config = load(write(tmp_path, json.dumps({"tracking": {"tags": tags}})))
     assert config.tracking.tags == tags
     text = dump(config)
@@ -84,7 +93,8 @@ def test_a_link_to_data_keeps_its_name_for_that_tells_the_format(tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("name", "absolute"), [("org/name", False), ("smollm2-135m-instruct", False), ("./m", True), ("../m", True)]
+    ("name", "absolute"),
+    [("org/name", False), ("smollm2-135m-instruct", False), ("./m", True), ("../m", True)],
 )
 def test_a_model_name_is_a_folder_where_it_says_so(tmp_path: Path, name: str, absolute: bool) -> None:
     found = load(write(tmp_path, f"model: {{name: {name}}}")).model.name
@@ -113,7 +123,12 @@ def test_yaml_beyond_version_1_1(tmp_path: Path) -> None:
         ("train.max_steps=null", "train", "max_steps", None),
         ("train.max_steps=", "train", "max_steps", None),
         ("train.epochs=2", "train", "epochs", 2.0),
-        ("train.optimizer.lr=1e-3", "train", "optimizer", Config().train.optimizer.model_copy(update={"lr": 1e-3})),
+        (
+            "train.optimizer.lr=1e-3",
+            "train",
+            "optimizer",
+            Config().train.optimizer.model_copy(update={"lr": 1e-3}),
+        ),
         ("train.deepspeed.a.b=1", "train", "deepspeed", {"a": {"b": 1}}),
         ("eval.metrics=[]", "eval", "metrics", ()),
         ("eval.metrics=[rouge, accuracy]", "eval", "metrics", ("rouge", "accuracy")),
@@ -127,7 +142,9 @@ def test_yaml_beyond_version_1_1(tmp_path: Path) -> None:
         ("train=", "train", "max_steps", None),
     ],
 )
-def test_an_override_is_yaml_or_else_text(tmp_path: Path, override: str, section: str, key: str, value: object) -> None:
+def test_an_override_is_yaml_or_else_text(
+    tmp_path: Path, override: str, section: str, key: str, value: object
+) -> None:
     config = load(write(tmp_path, "train: {max_steps: 7}" if "max_steps" in override else ""), [override])
     assert getattr(getattr(config, section), key) == value
 
@@ -147,7 +164,9 @@ def test_the_last_override_wins_and_an_anchor_is_not_changed_with_its_copy(tmp_p
     assert config.train.max_steps == 1
 
 
-@pytest.mark.parametrize("override", ["=x", "a..b=1", "train", ".=1", "train.=1", ".train=1", "=", "", "other.yaml"])
+@pytest.mark.parametrize(
+    "override", ["=x", "a..b=1", "train", ".=1", "train.=1", ".train=1", "=", "", "other.yaml"]
+)
 def test_what_is_no_override(tmp_path: Path, override: str) -> None:
     error = refused(tmp_path, "", override)
     assert error.file == "command line"
@@ -163,117 +182,6 @@ def test_an_error_blames_the_file_or_the_command_line(tmp_path: Path) -> None:
     assert refused(tmp_path, "", "foo.bar=1").file == "command line"
     assert refused(tmp_path, "train: {epochs: x}", "train.max_steps=1").file == tmp_path / "run.yaml"
     assert "has no keys" in str(refused(tmp_path, "", "train=5", "train.epochs=1"))
-
-
-# ---- keys that do not exist
-
-
-@pytest.mark.parametrize(
-    ("text", "key", "near"),
-    [
-        ("train: {max_step: 3}", "train.max_step", "train.max_steps"),
-        ("train: {global-batch-size: 3}", "train.global-batch-size", "train.global_batch_size"),
-        ("train: {lr: 3}", "train.lr", "train.optimizer.lr"),
-        ("train: {learning_rate: 3}", "train.learning_rate", "train.optimizer.lr"),
-        ("train: {optimizer: {lrr: 3}}", "train.optimizer.lrr", "train.optimizer.lr"),
-        ("train: {batch_size: 3}", "train.batch_size", "train.global_batch_size"),
-        ("train: {output_dir: x}", "train.output_dir", "run.storage"),
-        ("train: {seed: 3}", "train.seed", "run.seed"),
-        ("train: {grad_accumulation: 3}", "train.grad_accumulation", "train.gradient_accumulation_steps"),
-        ("cluster: {num_workers: 3}", "cluster.num_workers", "cluster.workers"),
-        ("deepspeed: {}", "deepspeed", "train.deepspeed"),
-        ("peft: {r: 3}", "peft.r", "peft.rank"),
-        ("trian: {epochs: 3}", "trian", "train"),
-        ("Train: {epochs: 3}", "Train", "train"),
-        ("epochs: 3", "epochs", "train.epochs"),
-        ("data: {colums: {}}", "data.colums", "data.columns"),
-        ("data: {columns: {lable: x}}", "data.columns.lable", "data.columns.label"),
-    ],
-)
-def test_an_unknown_key_names_the_nearest(tmp_path: Path, text: str, key: str, near: str) -> None:
-    error = refused(tmp_path, text)
-    assert (error.key, error.what, error.mend) == (key, "there is no such key", f"did you mean {near}?")
-
-
-def test_a_key_like_no_other_is_answered_by_what_there_is(tmp_path: Path) -> None:
-    error = refused(tmp_path, "peft: {name: lora}")
-    assert error.mend == "peft has the keys alpha, dropout, rank, targets, type"
-    assert (error.value, error.file) == ("lora", tmp_path / "run.yaml")
-    assert "cluster, data, eval" in str(refused(tmp_path, "qqqq: 1").mend)
-
-
-def test_names_of_other_projects_lead_to_keys_that_exist() -> None:
-    assert set(ALIASES.values()) <= set(keys())
-    assert not set(ALIASES) & {key.rsplit(".", 1)[-1] for key in keys()} - {"batch_size"}
-
-
-# ---- values that do not fit
-
-
-@pytest.mark.parametrize(
-    ("text", "says"),
-    [
-        ("train: {epochs: soon}", "train.epochs = 'soon': expected a number"),
-        ("train: {epochs: '3'}", "train.epochs = '3': expected a number"),
-        ("train: {epochs: .nan}", "train.epochs = nan: expected a finite number"),
-        ("train: {epochs: -.inf}", "train.epochs = -inf: expected a finite number"),
-        ("train: {epochs: null}", "train.epochs: expected a number, not null"),
-        ("train: {epochs: 0}", "train.epochs = 0: must be above 0"),
-        ("train: {max_steps: 1.5}", "train.max_steps = 1.5: expected a whole number"),
-        ("train: {max_steps: 1e3}", "train.max_steps: 1000"),
-        ("train: {max_steps: yes}", "train.max_steps: expected a whole number, not true"),
-        ("train: {max_steps: [1]}", "train.max_steps: expected a whole number, not a list"),
-        ("train: {max_steps: {a: 1}}", "train.max_steps: expected a whole number, not keys with values"),
-        ("cluster: {workers: '2'}", "cluster.workers = '2': expected a whole number"),
-        ("cluster: {workers: 0}", "cluster.workers = 0: must be at least 1"),
-        ("train: {zero_stage: 4}", "train.zero_stage = 4: must be at most 3"),
-        ("train: {zero_stage: true}", "train.zero_stage: expected a whole number, not true"),
-        ("train: {optimizer: {betas: [0.9]}}", "train.optimizer.betas[1]: an entry of this list is missing"),
-        ("train: {optimizer: {betas: [0.9, 1, 1]}}", "train.optimizer.betas: expected 2 entries, not 3"),
-        ("train: {optimizer: {betas: [0.9, 1]}}", "train.optimizer.betas[1] = 1: must be below 1"),
-        ("train: {offload: no}", "expected 'none' or 'cpu', not false\n  mend: did you mean none?"),
-        ("train: {precision: float16}", "'float16': expected 'auto', 'fp32', 'bf16' or 'fp16'"),
-        ("train: {precision: BF-16}", "mend: did you mean bf16?"),
-        ("method: {name: destill}", "method.name = 'destill': expected 'sft' or 'distill'\n  mend: did you mean distill?"),
-        ("peft: {type: null}", "peft.type: expected 'none' or 'lora', not null\n  mend: did you mean none?"),
-        ("peft: {targets: 5}", "peft.targets = 5: expected 'all-linear' or a list"),
-        ("peft: {targets: all_linear}", "peft.targets = 'all_linear': expected 'all-linear' or a list\n  mend: did you"),
-        ("peft: {targets: [q_proj, 1]}", "peft.targets[1] = 1: expected text\n  mend: put it in quotes"),
-        ("peft: lora", "peft = 'lora': expected a section with keys of its own\n  mend: peft.type: lora"),
-        ("model: org/name", "mend: model.name: org/name"),
-        ("train: 5", "train = 5: expected a section with keys of its own\n  mend: train has the keys clip_grad_norm,"),
-        ("train: []", "train: expected a section with keys of its own, not a list"),
-        ("run: {name: 5}", "run.name = 5: expected text\n  mend: put it in quotes"),
-        ("run: {name: a b}", "run.name = 'a b': use 1 to 100 letters"),
-        ("eval: {metrics: rouge}", "eval.metrics = 'rouge': expected a list\n  mend: eval.metrics: [rouge]"),
-        ("eval: {metrics: [rouge, rogue]}", "eval.metrics[1] = 'rogue': expected 'rouge', 'accuracy' or 'entity_f1'"),
-        ("tracking: {tags: {a: 1}}", "tracking.tags.a = 1: expected text"),
-        ("tracking: {tags: [a]}", "tracking.tags: expected keys with values, not a list"),
-        ("tracking: {enabled: 1}", "tracking.enabled = 1: expected true or false"),
-        ("data: {train: {a: b}}", "data.train: expected a list, not keys with values"),
-        ("data: {train: [a.jsonl, 5]}", "data.train[1] = 5: expected text"),
-        ("data: {prompts: {label: 'a': b}}", "not valid YAML: line 1"),
-        ("run: {seed: 2147483648}", "must be below 2.14748e+09"),
-        ("train: {deepspeed: {a: .nan}}", "train.deepspeed: expected what JSON can hold"),
-        ("train: {deepspeed: {a: !!binary aGk=}}", "train.deepspeed: expected what JSON can hold"),
-        ("train: {deepspeed: {train_batch_size: 1}}", "train.deepspeed: train_batch_size is derived"),
-        (f"train: {{max_steps: 0x{'f' * 9000}}}", "train.max_steps: the number is too large"),
-        (f"run: {{name: {'x' * 9000}}}", "xxx…': use 1 to 100 letters"),
-        ("train: {epochs: x, max_steps: y}\nrun: {seed: z}", "run.seed = 'z': expected a whole number (and 2 more)"),
-    ],
-)
-def test_a_wrong_value_is_shown_with_what_was_expected(tmp_path: Path, text: str, says: str) -> None:
-    message = str(refused(tmp_path, text))
-    assert says in message
-    assert "pydantic" not in message.lower()
-    assert "Input should" not in message
-    assert len(message) < 600
-
-
-def test_text_with_a_colon_on_the_command_line_is_told_about_quotes(tmp_path: Path) -> None:
-    error = refused(tmp_path, "", "data.prompts.label=Note: write")
-    assert error.mend == "put it in quotes: data.prompts.label='\"…\"'"
-    assert load(tmp_path / "run.yaml", ['data.prompts.label="Note: write"']).data.prompts.label == "Note: write"
 
 
 # ---- files that are none
@@ -349,63 +257,3 @@ def test_a_path_that_no_system_takes(tmp_path: Path, key: str, path: str) -> Non
 def test_the_home_of_nobody(tmp_path: Path) -> None:
     error = refused(tmp_path, "data: {train: ~no-such-user/a.jsonl}")
     assert (error.key, error.value) == ("data.train", "~no-such-user/a.jsonl")
-
-
-# ---- anything at all
-
-_SCALARS = (
-    *("", "null", "~", "true", "no", "0", "-1", "1", "2.5", "1e-3", "1e400", "-.inf", ".nan", "0x1f", "1:30", "=", "<<"),
-    *("2024-02-30", "clinic", "distill", "lora", "t5-tiny", "random", "fp16", "rouge", "./m", "~", "~x/y", "a/b", "/"),
-    *("'", '"', '"\\0"', '"\\ud800"', "*a", "&a 1", "!!bool x", "!!set {a}", "!!binary x", "- x", "? x", "@", "\t", "é"),
-    *("9" * 400, "x" * 5000, "[]", "{}", "[1, [2]]", "{a: {b: 1}}", "a.jsonl", "[a.csv, 3]", "%", "#", "|", ">-\n  x"),
-)
-
-
-def _text(rng: random.Random, names: list[str]) -> str:
-    """Noise, broken recipes, or keys that exist with their defaults and now and then with anything."""
-    kind = rng.randrange(4)
-    if kind == 0:
-        return "".join(rng.choices(string.printable + "é…\x00\ufeff", k=rng.randrange(60)))
-    if kind == 1:
-        recipe = list(rng.choice(sorted(CONFIGS.glob("*.yaml"))).read_text())
-        for _ in range(rng.randrange(1, 6)):
-            at = rng.randrange(len(recipe))
-            recipe[at : at + rng.randrange(3)] = rng.choice(["", "\t", ":", "{", "]", "- ", "&a ", "*a", "\n", "9", "é"])
-        return "".join(recipe)
-    tree: dict[str, Any] = {"data": {"dataset": "clinic"}}
-    for name in rng.choices(names, k=rng.randrange(1, 6)):
-        *sections, key = name.split(".")
-        branch, default = tree, Config().model_dump(mode="json")
-        for section in sections:
-            branch, default = branch.setdefault(section, {}), default[section]
-        branch.setdefault(key, json.dumps(default[key]) if rng.random() < 0.9 else rng.choice(_SCALARS))
-    return _block(tree, "")
-
-
-def _block(tree: dict[str, Any], indent: str) -> str:
-    lines = [
-        f"{indent}{key}:\n{_block(value, indent + '  ')}" if isinstance(value, dict) else f"{indent}{key}: {value}"
-        for key, value in tree.items()
-    ]
-    return "\n".join(lines)
-
-
-def test_nothing_but_a_config_or_an_input_error(tmp_path: Path) -> None:
-    names = list(keys())
-    leaves = [name for name in names if not any(other.startswith(f"{name}.") for other in names)]
-    outcomes = {"config": 0, "refused": 0}
-    for seed in range(500):
-        rng = random.Random(seed)
-        file = write(tmp_path, _text(rng, leaves).encode("utf-8", "replace"))
-        overrides = [f"{rng.choice(names)}={rng.choice(_SCALARS)}"] * (rng.random() < 0.3)
-        try:
-            config = load(file, overrides)
-            dump(config)
-            check(config)
-            outcomes["config"] += 1
-        except InputError as error:
-            assert str(error), seed
-            outcomes["refused"] += 1
-        except Exception as error:
-            raise AssertionError(f"seed {seed}: {file.read_bytes()[:300]!r} with {overrides}") from error
-    assert min(outcomes.values()) > 50, outcomes

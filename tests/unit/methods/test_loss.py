@@ -25,6 +25,10 @@ def test_a_task_without_tokens_adds_zero_and_no_nan() -> None:
 
 def test_tasks_have_normalizers_of_their_own() -> None:
     method = Method({"label": 0.5, "rationale": 0.5})
-    assert method.loss({"label": 4.0, "rationale": 100.0}, {"label": 2, "rationale": 100}) == pytest.approx(1.5)
-    half = method.contribution("label", torch.tensor(1.0), 2) + method.contribution("label", torch.tensor(3.0), 2)
+    assert method.loss({"label": 4.0, "rationale": 100.0}, {"label": 2, "rationale": 100}) == pytest.approx(
+        1.5
+    )
+    half = method.contribution("label", torch.tensor(1.0), 2) + method.contribution(
+        "label", torch.tensor(3.0), 2
+    )
     assert float(half) == pytest.approx(0.5 * 4.0 / 2)

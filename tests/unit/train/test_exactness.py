@@ -30,13 +30,30 @@ def expected(plan: WorkerPlan) -> list[float]:
     batches = []
     for step in range(plan.total_steps):
         batch = order.batch(step)
-        batches.append([(int(s), int(r)) for s, r in zip(batch.shards, batch.rows, strict=True) if s != WEIGHTLESS])
-    model = load_model(plan.config.model, plan.model, load_tokenizer(plan.train.tokenizer), dtype=torch.float32, seed=plan.config.run.seed)
-    lrs = [learning_rate(step, plan.total_steps, train.optimizer.lr, train.scheduler) for step in
-           range(plan.total_steps)]
-    return oracle.losses(plan.train.folder, batches, model, plan.method.weights,
-                         seq2seq=plan.train.spec.architecture == "seq2seq", lrs=lrs,
-                         weight_decay=train.optimizer.weight_decay, clip=train.clip_grad_norm)
+        batches.append(
+            [(int(s), int(r)) for s, r in zip(batch.shards, batch.rows, strict=True) if s != WEIGHTLESS]
+        )
+    model = load_model(
+        plan.config.model,
+        plan.model,
+        load_tokenizer(plan.train.tokenizer),
+        dtype=torch.float32,
+        seed=plan.config.run.seed,
+    )
+    lrs = [
+        learning_rate(step, plan.total_steps, train.optimizer.lr, train.scheduler)
+        for step in range(plan.total_steps)
+    ]
+    return oracle.losses(
+        plan.train.folder,
+        batches,
+        model,
+        plan.method.weights,
+        seq2seq=plan.train.spec.architecture == "seq2seq",
+        lrs=lrs,
+        weight_decay=train.optimizer.weight_decay,
+        clip=train.clip_grad_norm,
+    )
 
 
 def alone(plan: WorkerPlan) -> list[dict[str, Any]]:
@@ -52,7 +69,9 @@ def losses(steps: list[dict[str, Any]]) -> list[float]:
 @pytest.mark.parametrize("preset", PRESETS)
 def test_one_process_without_deepspeed_equals_the_oracle(preset: str, tmp_path: Path) -> None:
     tokens = tiny.token_set(tmp_path, tiny.rows(37), architecture=PRESETS[preset])
-    plan = tiny.plan(tmp_path / "run", tokens, preset, workers=1, micro=2, max_steps=STEPS, train={"zero_stage": 0})
+    plan = tiny.plan(
+        tmp_path / "run", tokens, preset, workers=1, micro=2, max_steps=STEPS, train={"zero_stage": 0}
+    )
     assert plan.plain_torch
     assert losses(alone(plan)) == pytest.approx(expected(plan), abs=1e-4)
 
@@ -65,8 +84,15 @@ def test_zero_stages_equal_plain_torch_and_stage_3_holds_parts(tmp_path: Path) -
             model = tiny.saved_model(tmp_path / preset, preset, tokens)
             raw = {"zero_optimization": {"stage3_param_persistence_threshold": 0}} if stage == 3 else {}
             plans[f"{preset}/{stage}"] = tiny.plan(
-                tmp_path / f"run-{preset}-{stage}", tokens, preset, workers=2, micro=2, max_steps=STEPS,
-                model=model, train={"zero_stage": stage, "deepspeed": raw})
+                tmp_path / f"run-{preset}-{stage}",
+                tokens,
+                preset,
+                workers=2,
+                micro=2,
+                max_steps=STEPS,
+                model=model,
+                train={"zero_stage": stage, "deepspeed": raw},
+            )
     seen = run_loops(tmp_path, plans, processes=2, TORCH_EXTENSIONS_DIR=str(tmp_path / "extensions"))
     for preset in PRESETS:
         wanted = expected(plans[f"{preset}/0"])
@@ -87,14 +113,25 @@ def test_ranks_and_accumulation_do_not_change_the_loss(tmp_path: Path) -> None:
     tokens = tiny.token_set(tmp_path, tiny.rows(29))
 
     def make(name: str, workers: int, micro: int, accumulation: int | None = None) -> WorkerPlan:
-        return tiny.plan(tmp_path / name, tokens, "llama-tiny", workers=workers, micro=micro,
-                         accumulation=accumulation, max_steps=8, train={"zero_stage": 0 if workers == 1 else 2})
+        return tiny.plan(
+            tmp_path / name,
+            tokens,
+            "llama-tiny",
+            workers=workers,
+            micro=micro,
+            accumulation=accumulation,
+            max_steps=8,
+            train={"zero_stage": 0 if workers == 1 else 2},
+        )
 
     base = make("1x4", 1, 2, 4)
     wanted = losses(alone(base))
     assert wanted == pytest.approx(expected(base), rel=1e-5)
-    for processes, name, plan in ((2, "2x2", make("2x2", 2, 2, 2)), (4, "4x1", make("4x1", 4, 2, 1)),
-                                  (3, "3", make("3", 3, 1))):
+    for processes, name, plan in (
+        (2, "2x2", make("2x2", 2, 2, 2)),
+        (4, "4x1", make("4x1", 4, 2, 1)),
+        (3, "3", make("3", 3, 1)),
+    ):
         found = run_loops(tmp_path, {name: plan}, processes=processes)[name]
         assert losses(found["steps"]) == pytest.approx(wanted, rel=1e-5), name
         for task in ("label", "rationale"):

@@ -26,11 +26,15 @@ def losses(recorder: Recorder) -> list[float]:
     return [record["loss"] for record in recorder.steps]
 
 
-def small(folder: Path, name: str, preset: str = "llama-tiny", *, steps: int = 12, **sections: Any) -> WorkerPlan:
+def small(
+    folder: Path, name: str, preset: str = "llama-tiny", *, steps: int = 12, **sections: Any
+) -> WorkerPlan:
     architecture = "seq2seq" if preset.startswith("t5") else "causal"
     tokens = tiny.token_set(folder, tiny.rows(23), architecture=architecture)
     train = {**ALONE, **sections.pop("train", {})}
-    return tiny.plan(folder / name, tokens, preset, workers=1, micro=2, max_steps=steps, train=train, **sections)
+    return tiny.plan(
+        folder / name, tokens, preset, workers=1, micro=2, max_steps=steps, train=train, **sections
+    )
 
 
 @pytest.mark.parametrize("preset", ["llama-tiny", "t5-tiny"])
@@ -52,8 +56,12 @@ def test_a_stopped_run_goes_on_bit_for_bit_dropout_included(preset: str, tmp_pat
     assert [record["step"] for record in first.steps + second.steps] == list(range(1, 13))
 
 
-def test_without_dropout_the_generator_state_does_not_matter_but_with_it_the_seed_does(tmp_path: Path) -> None:
-    plans = [small(tmp_path, name, "t5-tiny", steps=3, run={"seed": seed}) for name, seed in (("a", 1), ("b", 2))]
+def test_without_dropout_the_generator_state_does_not_matter_but_with_it_the_seed_does(
+    tmp_path: Path,
+) -> None:
+    plans = [
+        small(tmp_path, name, "t5-tiny", steps=3, run={"seed": seed}) for name, seed in (("a", 1), ("b", 2))
+    ]
     found = []
     for plan in plans:
         recorder = Recorder()
@@ -65,23 +73,44 @@ def test_without_dropout_the_generator_state_does_not_matter_but_with_it_the_see
 def test_evaluation_counts_every_row_once(tmp_path: Path) -> None:
     rows = tiny.rows(17, seed=5)
     validation = tiny.token_set(tmp_path, rows, truth=True, name="validation")
-    plan = small(tmp_path, "run", steps=1, eval={"at_start": True, "metrics": ["rouge"], "batch_size": 4,
-                                                 "generation": {"rows": 7, "max_new_tokens": 5}})
+    plan = small(
+        tmp_path,
+        "run",
+        steps=1,
+        eval={
+            "at_start": True,
+            "metrics": ["rouge"],
+            "batch_size": 4,
+            "generation": {"rows": 7, "max_new_tokens": 5},
+        },
+    )
     plan = replace(plan, validation=validation)
     recorder = Recorder()
     loop.run(plan, recorder)
     before = recorder.evaluations[0]
     assert before["step"] == 0
-    model = load_model(plan.config.model, plan.model, load_tokenizer(plan.train.tokenizer), dtype=torch.float32,
-                       seed=plan.config.run.seed)
-    stored = [row for file in sorted(Path(validation.folder).glob("shard-*.parquet"))
-              for row in oracle.pq.read_table(file).to_pylist()]
+    model = load_model(
+        plan.config.model,
+        plan.model,
+        load_tokenizer(plan.train.tokenizer),
+        dtype=torch.float32,
+        seed=plan.config.run.seed,
+    )
+    stored = [
+        row
+        for file in sorted(Path(validation.folder).glob("shard-*.parquet"))
+        for row in oracle.pq.read_table(file).to_pylist()
+    ]
     assert len(stored) == 17
     with torch.no_grad():
-        wanted = {task: float(oracle._mean(model, stored, task, seq2seq=False)) for task in ("label", "rationale")}
+        wanted = {
+            task: float(oracle._mean(model, stored, task, seq2seq=False)) for task in ("label", "rationale")
+        }
     assert before["metrics"]["loss_label"] == pytest.approx(wanted["label"], abs=1e-5)
     assert before["metrics"]["loss_rationale"] == pytest.approx(wanted["rationale"], abs=1e-5)
-    assert before["metrics"]["loss"] == pytest.approx(0.3 * wanted["label"] + 0.7 * wanted["rationale"], abs=1e-5)
+    assert before["metrics"]["loss"] == pytest.approx(
+        0.3 * wanted["label"] + 0.7 * wanted["rationale"], abs=1e-5
+    )
     assert "rouge1" in before["metrics"]
     assert [evaluation["step"] for evaluation in recorder.evaluations] == [0, 1]
 
@@ -102,9 +131,14 @@ def test_a_task_without_weight_costs_no_forward(alpha: float, tasks: set[str], t
 
 def test_label_weight_multiplies_the_label_loss(tmp_path: Path) -> None:
     recorder = Recorder()
-    loop.run(small(tmp_path, "run", steps=1, method={"name": "distill", "alpha": 0.3, "label_weight": 4.0}), recorder)
+    loop.run(
+        small(tmp_path, "run", steps=1, method={"name": "distill", "alpha": 0.3, "label_weight": 4.0}),
+        recorder,
+    )
     record = recorder.steps[0]
-    assert record["loss"] == pytest.approx(0.3 * 4 * record["loss/label"] + 0.7 * record["loss/rationale"], rel=1e-6)
+    assert record["loss"] == pytest.approx(
+        0.3 * 4 * record["loss/label"] + 0.7 * record["loss/rationale"], rel=1e-6
+    )
 
 
 @pytest.mark.parametrize("preset", ["llama-tiny", "t5-tiny"])
@@ -124,7 +158,10 @@ def test_the_export_is_the_trained_model(preset: str, peft: str, tmp_path: Path)
         assert torch.equal(trained(**inputs).logits, reloaded(**inputs).logits)
         base = load_export(tmp_path / "base", torch.device("cpu"))
         assert not torch.equal(base(**inputs).logits, reloaded(**inputs).logits)
-    assert load_tokenizer(str(tmp_path / "run" / "export")).eos_token_id == load_tokenizer(tokens.tokenizer).eos_token_id
+    assert (
+        load_tokenizer(str(tmp_path / "run" / "export")).eos_token_id
+        == load_tokenizer(tokens.tokenizer).eos_token_id
+    )
 
 
 def test_a_loss_that_is_no_number_ends_the_run(tmp_path: Path) -> None:
@@ -147,9 +184,13 @@ class TestCheckpoints:
         assert found.progress.step == 3
 
     def test_the_newest_are_kept(self, tmp_path: Path) -> None:
-        loop.run(small(tmp_path, "run", steps=9, train={"save_every_steps": 2, "keep_checkpoints": 2}), Recorder())
+        loop.run(
+            small(tmp_path, "run", steps=9, train={"save_every_steps": 2, "keep_checkpoints": 2}), Recorder()
+        )
         assert sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir()) == [
-            "step-00000008", "step-00000009"]
+            "step-00000008",
+            "step-00000009",
+        ]
 
     def test_another_number_of_workers_is_refused_with_the_numbers(self, tmp_path: Path) -> None:
         plan = small(tmp_path, "run", steps=2)

@@ -1,0 +1,116 @@
+"""Help and a config error answer at once: nothing heavy is imported on the way. Other processes, as a user's shell."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import medray
+
+HEAVY = (
+    *(
+        "torch",
+        "ray",
+        "transformers",
+        "tokenizers",
+        "peft",
+        "deepspeed",
+        "mlflow",
+        "numpy",
+        "pandas",
+        "pyarrow",
+    ),
+    *("safetensors", "sklearn", "scipy", "rouge_score", "sentencepiece", "accelerate", "gguf", "requests"),
+)
+# The command itself, and at its end the heavy modules that it imported, in order of their names.
+WATCHED = f"""
+import json, sys
+from medray.cli.main import main
+try:
+    code = main(sys.argv[1:])
+except SystemExit as stop:
+    code = stop.code
+print(json.dumps([name for name in {sorted(HEAVY)!r} if name in sys.modules]), file=sys.stderr)
+sys.exit(code)
+"""
+CPU_SECONDS = 0.5
+
+
+def run(*command: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    environment = {
+        name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "PYTHONPATH")
+    }
+    environment["PYTHONPATH"] = str(Path(medray.__file__).parents[1])
+    return subprocess.run(
+        [sys.executable, *command],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "sound.yaml").write_text(
+        "data: {dataset: clinic, tokenizer: train}\nmodel: {init: random, preset: t5-tiny}\n"
+    )
+    (tmp_path / "wrong.yaml").write_text("train: {epoch: 3}\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["--help"], 0, "usage: medray"),
+        (["--version"], 0, f"medray {medray.__version__}"),
+        (["train", "--help"], 0, "usage: medray train"),
+        (["data", "simulate", "--help"], 0, "usage: medray data simulate"),
+        (["ui", "--help"], 0, "usage: medray ui"),
+        ([], 2, "usage: medray"),
+        (["train"], 2, "usage: medray train"),
+        (["train", "nowhere.yaml"], 2, "no such config file"),
+        (["train", "wrong.yaml"], 2, "did you mean train.epochs?"),
+        (["train", "sound.yaml", "train.precision=fp16"], 2, "T5 overflows to NaN in fp16"),
+        (["train", "sound.yaml", "cluster.workers=100000"], 2, "100000 workers of 0.5 CPU need 50001 CPUs"),
+        (["train", "sound.yaml", "run.storage=sound.yaml"], 2, "not a folder"),
+        (["data", "simulate", "x.jsonl", "--rows", "0"], 2, "must be at least 1"),
+        (["ui", "."], 2, "no MLflow run was recorded here"),
+    ],
+)
+def test_nothing_heavy_is_imported(folder: Path, arguments: list[str], code: int, says: str) -> None:
+    done = run("-c", WATCHED, *arguments, folder=folder)
+    *said, imported = done.stderr.splitlines()
+    assert json.loads(imported) == []
+    assert (done.returncode, says in "\n".join([done.stdout, *said])) == (code, True), done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_watch_sees_what_it_watches_for(folder: Path) -> None:
+    done = run("-c", f"import numpy\n{WATCHED}", "--version", folder=folder)
+    assert json.loads(done.stderr) == ["numpy"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [(["--help"], 0), (["train", "wrong.yaml"], 2), (["train", "sound.yaml", "train.x=1"], 2)],
+)
+def test_an_answer_takes_less_than_half_a_second_of_cpu(
+    folder: Path, arguments: list[str], code: int
+) -> None:
+    """Of three runs the least: a busy machine makes any run longer and none shorter."""
+    least = float("inf")
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        assert run("-m", "medray", *arguments, folder=folder).returncode == code
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        least = min(least, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    assert least < CPU_SECONDS

