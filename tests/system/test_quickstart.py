@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,6 @@ def test_it_says_what_it_does(quickstart: tuple[Path, str]) -> None:
         for found in re.finditer(r"^\[(?: *(\d+) min)? *([\d.]+) s\]", shown, re.M)
     ]
     assert len(stamps) > 10
-    assert max(later - earlier for earlier, later in zip(stamps, stamps[1:], strict=False)) < 60
+    assert max(later - earlier for earlier, later in pairwise(stamps)) < 60
     report = (folder / "report.html").read_text()
     assert "Doctor:" in report
