@@ -195,7 +195,7 @@ def test_padding_holds_no_fact() -> None:
 @pytest.mark.parametrize(
     ("size", "dialogue", "note", "rationale"),
     [
-        ("small", (60, 100), (18, 35), (12, 30)),
+        ("small", (55, 100), (16, 35), (12, 30)),
         ("medium", (220, 420), (60, 110), (50, 110)),
         ("full", (1000, 1900), (140, 260), (120, 260)),
     ],

@@ -21,7 +21,7 @@ ROWS = [{"id": str(n), "input": f'Ünïcode {n}\n"quoted", text', "label": "é" 
 def write(folder: Path, kind: str) -> Path:
     """ROWS in one of the formats."""
     file = folder / f"rows.{kind.split('-')[-1]}"
-    if kind.endswith("csv") or kind.endswith("tsv"):
+    if kind.endswith(("csv", "tsv")):
         mark = "," if kind.endswith("csv") else "\t"
         quoted = [mark.join('"' + row[name].replace('"', '""') + '"' for name in row) for row in ROWS]
         text = "\r\n".join([mark.join(ROWS[0]), *quoted, ""])
