@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from medray.data.records import Distill
 
-ENCODER_VERSION = 1
+ENCODER_VERSION = 2
 IGNORED = -100
 _SLOT = "\u2402medray-input\u2403"  # stands for the input while a template is taken apart; no corpus holds it
 
@@ -99,7 +99,7 @@ class Encoder:
             lead = f"{prompt}: " if self.spec.architecture == "seq2seq" else f"{prompt}:\n"
             after = eos if self.spec.architecture == "seq2seq" else self._special("\n\n")
             return begin + self._special(lead if prompt else ""), after, eos
-        turns = [{"role": "user", "content": f"{prompt}:\n{_SLOT}"}]
+        turns = [{"role": "user", "content": f"{prompt}:\n{_SLOT}" if prompt else _SLOT}]
         if self.spec.system is not None:
             turns.insert(0, {"role": "system", "content": self.spec.system})
         ask = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)

@@ -16,6 +16,8 @@ from medray.data.records import BadRowError, Distill, parse
 from medray.data.sources import Source
 from medray.errors import InputError
 
+_LONGEST_NAME, _MOST_NAMES = 40, 20
+
 
 @dataclass(frozen=True)
 class ShardSpec:
@@ -106,20 +108,30 @@ def index_source(source: Source, columns: ColumnsConfig, shard_rows: int) -> Sou
 
 
 def _check_columns(source: Source, columns: ColumnsConfig) -> None:
-    """A name that the user gave must be a column of the first row; input and label always must."""
-    row = next((row for _, row in source.read() if not isinstance(row, BadRowError)), None)
-    if row is None:
-        return
-    wanted = {"input", "label"} | (columns.model_fields_set & {"rationale", "id", "group", "entities"})
-    for name in sorted(wanted):
-        column = getattr(columns, name)
-        if column is not None and column not in row:
+    """A name that the user gave must be a column of some row; input and label always must."""
+    names = {"input", "label"} | (columns.model_fields_set & {"rationale", "id", "group", "entities"})
+    wanted = {name: column for name in sorted(names) if (column := getattr(columns, name)) is not None}
+    seen: set[str] = set()
+    for _, row in source.read():  # the first row has them all, as a rule
+        if not isinstance(row, BadRowError):
+            seen.update(row)
+            if seen.issuperset(wanted.values()):
+                return
+    for name, column in wanted.items():
+        if seen and column not in seen:
             raise InputError(
                 f"{source.name} has no such column",
                 key=f"data.columns.{name}",
                 value=column,
-                mend=f"it has {', '.join(sorted(row))}",
+                mend=f"it has {_listed(seen)}",
             )
+
+
+def _listed(names: set[str]) -> str:
+    """Column names as a message may show them: where a header is missing, text of a record stands in its place."""
+    shown = [name for name in sorted(names) if len(name) <= _LONGEST_NAME][:_MOST_NAMES]
+    hidden = len(names) - len(shown)
+    return ", ".join([*shown, *([f"{hidden} more that are not shown"] if hidden else [])])
 
 
 def join(parts: list[SourceIndex]) -> SplitIndex:

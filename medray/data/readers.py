@@ -49,30 +49,44 @@ def _json_row(line: bytes) -> Row:
 
 
 def _json(path: Path, stream: BinaryIO, start: int) -> Iterator[tuple[int, Row]]:
-    """An array of objects, objects one after another (pretty-printed or not), or a mix: separators are skipped."""
+    """An array of objects, objects one after another (pretty-printed or not), or a mix: separators are skipped.
+
+    The text grows by chunks until a value is whole; a number at its end may go on in the next chunk.
+    """
     stream.seek(start)
     decode = codecs.getincrementaldecoder("utf-8-sig" if start == 0 else "utf-8")()
     decoder = json.JSONDecoder()
-    text, at, position, chunk = "", 0, start, _CHUNK
+    text, at, position, chunk, ended, opened = "", 0, start, _CHUNK, False, 0
     if start == 0 and stream.read(3) == codecs.BOM_UTF8:
         position = 3
     stream.seek(start)
     while True:
         begin = at
         while at < len(text) and text[at] in " \t\r\n,[]":
+            opened += (text[at] == "[") - (text[at] == "]")
             at += 1
         position += at - begin  # separators are one byte each
         try:
             if at == len(text):
                 raise ValueError
             row, end = decoder.raw_decode(text, at)
+            if isinstance(row, int | float) and len(text) - end <= len("e+") and not ended:
+                raise ValueError
         except (ValueError, RecursionError):
-            data = stream.read(chunk)
-            if not data:
-                if at < len(text):
-                    raise InputError(f"not valid JSON at byte {position}", file=path) from None
+            if ended and at < len(text):
+                raise InputError(f"not valid JSON at byte {position}", file=path) from None
+            if ended and start == 0 and opened > 0:
+                raise InputError(f"an array is not closed at the end, byte {position}", file=path) from None
+            if ended:
                 return
-            text, at, chunk = text[at:] + _decode(decode, data, path, position), 0, chunk * 2
+            data = stream.read(chunk)
+            ended = not data
+            try:
+                more = decode.decode(data, final=ended)
+            except UnicodeDecodeError as error:
+                byte = position + len(text[at:].encode()) + error.start
+                raise InputError(f"not UTF-8 at byte {byte}", file=path) from None
+            text, at, chunk = text[at:] + more, 0, chunk * 2
             continue
         yield (
             position,
@@ -82,35 +96,33 @@ def _json(path: Path, stream: BinaryIO, start: int) -> Iterator[tuple[int, Row]]
         at, chunk = end, _CHUNK
 
 
-def _decode(decoder: codecs.IncrementalDecoder, data: bytes, path: Path, position: int) -> str:
-    try:
-        return decoder.decode(data)
-    except UnicodeDecodeError as error:
-        raise InputError(f"not UTF-8 after byte {position + error.start}", file=path) from None
-
-
 def _csv(path: Path, stream: BinaryIO, start: int, delimiter: str = ",") -> Iterator[tuple[int, Row]]:
-    position = 0
+    """Quoting is strict: a quote that stands where none may would move text from one row or column to another."""
+    position, ended = 0, False
 
     def lines() -> Iterator[str]:
-        nonlocal position
+        nonlocal position, ended
         for line in stream:
             position += len(line)
             try:
                 yield line.decode("utf-8-sig" if position == len(line) else "utf-8")
             except UnicodeDecodeError as error:
                 raise InputError(
-                    f"not UTF-8 at byte {position - len(line) + error.start}", file=path
+                    f"not UTF-8 at byte {position - len(error.object) + error.start}", file=path
                 ) from None
+        ended = True
 
-    rows = csv.reader(lines(), delimiter=delimiter)
-    header = next(rows, None)
+    rows = csv.reader(lines(), delimiter=delimiter, strict=True)
+    try:
+        header = next((fields for fields in rows if fields), None)
+    except csv.Error as error:
+        raise InputError(f"its header is not valid CSV ({error})", file=path) from None
     if header is None:
         return
     if start:
         stream.seek(start)
         position = start
-        rows = csv.reader(lines(), delimiter=delimiter)
+        rows = csv.reader(lines(), delimiter=delimiter, strict=True)
     while True:
         begin = position
         try:
@@ -118,6 +130,8 @@ def _csv(path: Path, stream: BinaryIO, start: int, delimiter: str = ",") -> Iter
         except StopIteration:
             return
         except csv.Error as error:
+            if ended:
+                raise InputError(f"a quote in the row at byte {begin} is never closed", file=path) from None
             yield begin, BadRowError(f"not valid CSV ({error})")
             continue
         if not fields:

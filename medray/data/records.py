@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -60,7 +61,7 @@ def _required(row: Mapping[str, Any], column: str) -> str:
 
 def _text(row: Mapping[str, Any], column: str | None) -> str | None:
     value = row.get(column) if column else None
-    if value is None:
+    if value is None or (isinstance(value, float) and math.isnan(value)):  # pandas writes NaN for no value
         return None
     if isinstance(value, bool | int | float):
         return str(value)
@@ -68,6 +69,10 @@ def _text(row: Mapping[str, Any], column: str | None) -> str | None:
         raise BadRowError(f"column {column!r} holds a {type(value).__name__}, not text")
     if "\x00" in value:
         raise BadRowError(f"column {column!r} holds a NUL byte")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise BadRowError(f"column {column!r} holds half of a surrogate pair") from None
     return value.replace("\r\n", "\n").strip()
 
 
@@ -75,13 +80,15 @@ def _entities(row: Mapping[str, Any], column: str | None) -> tuple[Mapping[str, 
     value = row.get(column) if column else None
     if isinstance(value, str):
         try:
-            value = json.loads(value)
-        except ValueError:
+            value = json.loads(value) if value.strip() else None
+        except (ValueError, RecursionError):
             raise BadRowError(f"column {column!r} is not a JSON list") from None
     if value is None:
         return None
-    if not isinstance(value, list) or not all(isinstance(item, dict) and "text" in item for item in value):
+    if not isinstance(value, list) or not all(
+        isinstance(item, dict) and isinstance(item.get("text"), str) for item in value
+    ):
         raise BadRowError(f"column {column!r} is not a list of objects with a text")
     return tuple(
-        {"text": str(item["text"]), "assertion": str(item.get("assertion", "present"))} for item in value
+        {"text": item["text"], "assertion": str(item.get("assertion") or "present")} for item in value
     )

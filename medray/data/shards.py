@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from medray.data.encode import Example
+from medray.data.encode import IGNORED, Example
 from medray.data.records import Distill
 from medray.errors import RunFailedError
 
@@ -60,8 +60,10 @@ def write_shard(
 
 def _length(example: Example) -> int:
     """Tokens that a forward of this example computes: of a causal one the sequence, else source and target."""
-    target = 0 if len(example.labels) == len(example.input_ids) else len(example.labels)
-    return len(example.input_ids) + target
+    causal = example.labels[:1] == [
+        IGNORED
+    ]  # it begins with its prompt; the labels of a seq2seq one are the target
+    return len(example.input_ids) + (0 if causal else len(example.labels))
 
 
 class ShardStore:

@@ -18,6 +18,8 @@ _FILES = (
     "tokenizer.json",
     "tokenizer.model",
     "spiece.model",
+    "sentencepiece.bpe.model",
+    "vocab.txt",
     "vocab.json",
     "merges.txt",
     "tokenizer_config.json",
@@ -85,8 +87,11 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, target: Path) -> Path
     tokenizer.save_pretrained(staging)
     try:
         staging.rename(target)
-    except OSError:  # another process was faster; the training is deterministic
+    except OSError:
         shutil.rmtree(staging)
+        if not target.exists():
+            raise
+        # another process was faster; the training is deterministic
     return target
 
 

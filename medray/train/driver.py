@@ -6,9 +6,8 @@ It neither starts Ray nor touches signals: `cli` does. `fit()` runs in a side th
 from __future__ import annotations
 
 import os
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,17 +23,17 @@ from medray.config.load import dump
 from medray.data.pipeline import Pipeline, TokenSet
 from medray.data.shards import ShardStore
 from medray.errors import InputError, MedrayError, RunFailedError
-from medray.evaluate.metrics import score
-from medray.evaluate.predict import Prediction, PredictSpec, predict
-from medray.evaluate.validation import reference
 from medray.models.load import architecture, model_config, model_folder
 from medray.plan.steps import total_steps
 from medray.tracking import ledger as ledgers
 from medray.train import checkpoint
+from medray.train.export_evaluation import evaluate_export
+from medray.train.failure import first_failure, last_line
 from medray.train.loop import STOPPED, WorkerPlan
-from medray.train.outcome import RunResult, TextSample, write_outcome
+from medray.train.outcome import TextSample, write_failure, write_outcome
 from medray.train.prepare import Resources, check_memory, layout, precision, resources, supply
-from medray.train.rerun import check_unchanged, flat
+from medray.train.rerun import RunResult, check_unchanged, finished, flat
+from medray.train.side import Side
 from medray.train.worker import worker
 
 POLL_SECONDS = 0.2
@@ -106,7 +105,7 @@ def run(
     callbacks: Ray Train's UserCallbacks, for a search. Raises InputError before any worker starts, RunFailedError
     when the run failed. A run that is done is returned as it is.
     """
-    return _Driver(config, list(callbacks), console, stop or StopSwitch()).run()
+    return finished(config) or _Driver(config, list(callbacks), console, stop or StopSwitch()).run()
 
 
 class _Driver:
@@ -128,10 +127,10 @@ class _Driver:
         )
         folder = model_folder(self.config.model)
         chosen = precision(self.config, granted.device)
-        with self.timings.of("data"):
-            model = model_config(self.config.model, self.config.data.vocab_size)
-            sets, encoding = self._data(folder, architecture(model))
+        model = model_config(self.config.model, self.config.data.vocab_size)
         memory = check_memory(self.config, model, folder, have, granted, chosen)
+        with self.timings.of("data"):
+            sets, encoding = self._data(folder, architecture(model))
         steps = total_steps(
             sets["train"].index.rows,
             self.config.train.global_batch_size,
@@ -154,9 +153,17 @@ class _Driver:
         self._phase("model", memory)
         try:
             outcome = self._fit(plan, granted, ledger, encoding)
-            after, samples = self._evaluate_export(plan, granted, outcome)
+            after: dict[str, float] = {}
+            samples: list[TextSample] = []
+            if outcome["status"] != STOPPED:
+                self._phase("evaluation", "the export")
+                with self.timings.of("evaluate"):
+                    after, samples = evaluate_export(plan, granted, self._beat)
+        except InputError:
+            self._close(ledger, {"status": "failed"}, [])
+            raise
         except Exception as error:
-            self._close(ledger, {"status": "failed", "error": str(error)}, [])
+            self._close(ledger, write_failure(self.config, str(error)), [])
             raise
         result = write_outcome(
             plan,
@@ -216,7 +223,7 @@ class _Driver:
         except ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, MedrayError):
                 raise error.cause from None
-            raise RunFailedError(f"the data pipeline failed: {_last_line(error.cause or error)}") from error
+            raise RunFailedError(f"the data pipeline failed: {last_line(error.cause or error)}") from error
 
     def _claim_folder(self) -> None:
         """Writes config.yaml, unless the run's checkpoints were made under another one."""
@@ -261,20 +268,17 @@ class _Driver:
                 callbacks=self.callbacks or None,
             ),
         )
-        box: dict[str, Any] = {}
-        thread = threading.Thread(target=_capture, args=(box, trainer.fit), daemon=True)
-        thread.start()
-        shown = 0
+        fit, shown = Side(trainer.fit), 0
         with self.timings.of("fit"):
-            while thread.is_alive():
-                thread.join(POLL_SECONDS)
+            while fit.running(POLL_SECONDS):
                 shown = self._show(ledger, shown, plan.total_steps)
                 self._forward_stop(ledger)
                 encoding.done(0)
         self._show(ledger, shown, plan.total_steps)
-        if error := box.get("error"):
-            raise RunFailedError(f"training failed: {_failure(error)}") from error
-        returned = box["result"].return_value
+        try:
+            returned = fit.result().return_value
+        except Exception as error:
+            raise RunFailedError(f"training failed: {first_failure(error)}") from error
         if returned and "input_error" in returned:
             what, file, key, value, mend = returned["input_error"]
             raise InputError(what, file=file, key=key, value=value, mend=mend)
@@ -302,47 +306,6 @@ class _Driver:
         if self.stop.reason:
             ledger.request_stop.remote(self.stop.reason)
 
-    def _evaluate_export(
-        self, plan: WorkerPlan, granted: Resources, outcome: dict[str, Any]
-    ) -> tuple[dict[str, float], list[TextSample]]:
-        """Metrics of what the exported weights write, and the texts themselves."""
-        evaluation, tokens = self.config.eval, plan.validation
-        if outcome["status"] == STOPPED or tokens is None or not evaluation.metrics:
-            return {}, []
-        rows = min(evaluation.generation.rows, tokens.index.rows)
-        if not rows:
-            return {}, []
-        self._phase("evaluation", "the export")
-        spec = PredictSpec(
-            str(self.folder / "export"),
-            tokens,
-            rows,
-            evaluation.batch_size,
-            evaluation.generation.max_new_tokens,
-            granted.workers,
-            granted.cpus,
-            granted.gpus,
-            granted.threads,
-        )
-        with self.timings.of("evaluate"):
-            box: dict[str, Any] = {}
-            thread = threading.Thread(target=_capture, args=(box, lambda: predict(spec)), daemon=True)
-            thread.start()
-            while thread.is_alive():
-                thread.join(POLL_SECONDS)
-                self._beat()
-            if error := box.get("error"):
-                raise RunFailedError(f"evaluating the export failed: {_last_line(error)}") from error
-            predictions: list[Prediction] = list(box["result"])
-            store = ShardStore(Path(tokens.folder))
-            references = [reference(store, *place) for place in tokens.rows()[:rows]]
-            metrics = score(evaluation.metrics, [found.prediction for found in predictions], references)
-        samples = [
-            TextSample(found.id, found.prompt, truth.text, found.prediction)
-            for found, truth in zip(predictions, references, strict=True)
-        ]
-        return metrics, samples
-
     def _close(self, ledger: Any, summary: dict[str, Any], artifacts: list[str]) -> None:
         try:
             ray.get(ledger.close.remote(summary, artifacts), timeout=30)
@@ -356,28 +319,3 @@ class _Driver:
     def _beat(self) -> None:
         if self.console:
             self.console.heartbeat()
-
-
-def _capture(box: dict[str, Any], action: Callable[[], Any]) -> None:
-    try:
-        box["result"] = action()
-    except BaseException as error:
-        box["error"] = error
-
-
-def _failure(error: BaseException) -> str:
-    """The first worker's own error, in one line."""
-    failures = getattr(error, "worker_failures", None)
-    if failures:
-        rank, cause = sorted(failures.items())[0]
-        return f"worker {rank}: {_last_line(cause)}"
-    return _last_line(error)
-
-
-def _last_line(error: BaseException) -> str:
-    """Kind and message, without the traceback that Ray writes into messages."""
-    cause = getattr(error, "cause", None)
-    if isinstance(cause, BaseException):
-        return _last_line(cause)
-    lines = [line for line in str(error).strip().splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[-1].strip()[:500]}" if lines else type(error).__name__

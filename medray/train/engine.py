@@ -29,7 +29,10 @@ class Engine(Protocol):
         """Adds the gradient of this rank's share of the global loss."""
 
     def step(self, lr: float) -> float:
-        """Updates the weights with learning rate `lr`; returns the gradient's norm before clipping."""
+        """Updates the weights with learning rate `lr`; returns the gradient's norm before clipping.
+
+        DeepSpeed leaves the weights as they are, without a word, where the norm is not finite.
+        """
 
     def sum(self, values: Tensor) -> Tensor:
         """The sum of `values` over all ranks."""
@@ -87,6 +90,11 @@ class DeepSpeedEngine:
         )
         self.rank, self.world_size, self.device = self.model.global_rank, self.model.world_size, device
         self.gathers = train.zero_stage == 3
+        self._clip, self._norm = train.clip_grad_norm or _NO_CLIP, float("nan")
+        if isinstance(
+            self.model.optimizer, torch.optim.Optimizer
+        ):  # stage 0 in float32: DeepSpeed keeps no norm
+            self.model.optimizer.register_step_pre_hook(self._clip_summed_gradients)
         self._frozen = any(not parameter.requires_grad for parameter in model.parameters())
 
     def backward(self, loss: Tensor) -> None:
@@ -97,7 +105,10 @@ class DeepSpeedEngine:
         _set_lr(self.model.optimizer, lr)
         self.model.step()
         norm = self.model.get_global_grad_norm()
-        return float(norm) if norm is not None else float("nan")
+        return float(norm) if norm is not None else self._norm
+
+    def _clip_summed_gradients(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        self._norm = float(nn.utils.clip_grad_norm_(trainable(self.model), self._clip))
 
     def sum(self, values: Tensor) -> Tensor:
         torch.distributed.all_reduce(values)
@@ -136,13 +147,14 @@ def deepspeed_config(
     train: TrainConfig, *, micro_batch_size: int, world_size: int, precision: str
 ) -> dict[str, Any]:
     """DeepSpeed's config of a run; `train.deepspeed` overrides it key by key."""
+    own_clipping = train.zero_stage == 0 and precision == "fp32"  # see DeepSpeedEngine
     config: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": micro_batch_size,
         "train_batch_size": micro_batch_size * world_size,
         "gradient_accumulation_steps": 1,
         # We call step() at the end of a global batch, however many forwards it took.
         "managed_gradient_accumulation": False,
-        "gradient_clipping": train.clip_grad_norm or _NO_CLIP,
+        "gradient_clipping": 0.0 if own_clipping else train.clip_grad_norm or _NO_CLIP,
         "steps_per_print": None,
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,

@@ -6,6 +6,7 @@ It talks to the outside through a Reporter only; `train/worker.py` has the one f
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -248,10 +249,18 @@ class _Loop:
             self.reporter.step(record | {"epoch": round(epoch, 6), "samples": self.progress.samples})
 
     def _check_finite(self, record: dict[str, Any]) -> None:
-        """A loss that is no number is the same on all ranks, so all stop here."""
-        if record["loss"] != record["loss"] or record["loss"] in (float("inf"), float("-inf")):
+        """A loss or gradient that is no number is the same on all ranks, so all stop here.
+
+        In fp16 an overflow is part of the loss scaling: that step is skipped, and its norm is not known.
+        """
+        for name in ("loss", "grad_norm"):
+            if math.isfinite(record[name]):
+                continue
+            if name == "grad_norm" and self.plan.precision == "fp16":
+                record[name] = None
+                continue
             raise RunFailedError(
-                f"the loss of step {record['step']} is {record['loss']}; try a lower "
+                f"the {name} of step {record['step']} is {record[name]}; try a lower "
                 "train.optimizer.lr, or train.precision: fp32"
             )
 

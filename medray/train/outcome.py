@@ -90,6 +90,25 @@ def write_outcome(
     return RunResult(folder, summary)
 
 
+def write_failure(config: Config, reason: str) -> dict[str, Any]:
+    """The summary of a run that failed: how far it came, and why it ended."""
+    folder = Path(config.run.storage) / config.run.name
+    steps = _lines(folder / STEPS_FILE)
+    summary = {
+        "name": config.run.name,
+        "status": "failed",
+        "reason": reason,
+        "steps": len(steps),
+        "train_loss_first": steps[0]["loss"] if steps else None,
+        "train_loss_last": steps[-1]["loss"] if steps else None,
+        "world_size": config.cluster.workers,
+        "restarts": max(len(_lines(folder / ATTEMPTS)) - 1, 0),
+        "versions": versions(),
+    }
+    _write(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
+    return summary
+
+
 def versions() -> dict[str, str]:
     """Versions of what computes, and of Python."""
     found = {"python": platform.python_version()}

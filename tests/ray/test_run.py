@@ -232,5 +232,8 @@ def test_a_run_that_diverges_fails_with_a_reason(connected: Any, tmp_path: Path)
     made = config(
         tmp_path, "diverges", train={"optimizer": {"lr": 1e30}, "clip_grad_norm": 0}, eval={"at_start": False}
     )
-    with pytest.raises(RunFailedError, match=r"the loss of step \d+ is"):
+    with pytest.raises(RunFailedError, match=r"the grad_norm of step 2 is inf"):
         driver.run(made)
+    summary = json.loads((tmp_path / "runs" / "diverges" / "summary.json").read_text())
+    assert summary["status"] == "failed"
+    assert "the grad_norm of step 2" in summary["reason"]

@@ -100,6 +100,10 @@ def test_zero_stages_equal_plain_torch_and_stage_3_holds_parts(tmp_path: Path) -
         for stage in range(4):
             found = seen[f"{preset}/{stage}"]
             assert losses(found["steps"]) == pytest.approx(wanted, abs=1e-4), f"{preset} stage {stage}"
+            norms = [step["grad_norm"] for step in found["steps"]]
+            assert norms == pytest.approx(
+                [step["grad_norm"] for step in seen[f"{preset}/2"]["steps"]], rel=1e-3
+            )
             assert found["sharded_while_loading"] == (stage == 3)
         held, total = seen[f"{preset}/3"]["held"], seen[f"{preset}/3"]["total"]
         assert held == [pytest.approx(total / 2, rel=0.01)] * 2

@@ -1,0 +1,58 @@
+"""Evaluation of what a run exports, after its workers have given their resources back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from medray.data.shards import ShardStore
+from medray.errors import RunFailedError
+from medray.evaluate.metrics import score
+from medray.evaluate.predict import Prediction, PredictSpec, predict
+from medray.evaluate.validation import reference
+from medray.train.failure import last_line
+from medray.train.loop import WorkerPlan
+from medray.train.outcome import TextSample
+from medray.train.prepare import Resources
+from medray.train.side import Side
+
+BEAT_SECONDS = 0.2
+
+
+def evaluate_export(
+    plan: WorkerPlan, granted: Resources, beat: Callable[[], None]
+) -> tuple[dict[str, float], list[TextSample]]:
+    """Metrics of what the exported weights write for the validation split, and the texts themselves.
+
+    beat: called while the Ray Data job runs. Both are empty where nothing is to be generated.
+    """
+    evaluation, tokens = plan.config.eval, plan.validation
+    rows = min(evaluation.generation.rows, tokens.index.rows) if tokens else 0
+    if tokens is None or not rows or not evaluation.metrics:
+        return {}, []
+    spec = PredictSpec(
+        export=str(Path(plan.run_folder) / "export"),
+        tokens=tokens,
+        rows=rows,
+        batch_size=evaluation.batch_size,
+        max_new_tokens=evaluation.generation.max_new_tokens,
+        workers=granted.workers,
+        cpus=granted.cpus,
+        gpus=granted.gpus,
+        threads=granted.threads,
+    )
+    job = Side(lambda: predict(spec))
+    while job.running(BEAT_SECONDS):
+        beat()
+    try:
+        predictions: Sequence[Prediction] = job.result()
+    except Exception as error:
+        raise RunFailedError(f"evaluating the export failed: {last_line(error)}") from error
+    store = ShardStore(Path(tokens.folder))
+    references = [reference(store, *place) for place in tokens.rows()[:rows]]
+    metrics = score(evaluation.metrics, [found.prediction for found in predictions], references)
+    samples = [
+        TextSample(found.id, found.prompt, truth.text, found.prediction)
+        for found, truth in zip(predictions, references, strict=True)
+    ]
+    return metrics, samples
