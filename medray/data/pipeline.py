@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import traceback
+import os
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -89,11 +89,10 @@ class Pipeline:
                 if split in self.sets
             }
         except Exception as error:
-            reason = (
-                str(error) if isinstance(error, MedrayError) else traceback.format_exception_only(error)[-1]
-            )
+            # The message of a library's error may quote a record; Ray's own log files have it.
+            reason = str(error) if isinstance(error, MedrayError) else type(error).__name__
             for token_set in self.sets.values():
-                (Path(token_set.folder) / FAILED).write_text(json.dumps({"reason": reason}))
+                _write_json(Path(token_set.folder) / FAILED, {"reason": reason})
             raise
 
     def _index(self, split: str, folder: Path) -> SplitIndex:
@@ -166,9 +165,7 @@ class Pipeline:
         if len(done) != len(missing):
             raise RunFailedError(f"{len(missing) - len(done)} of {len(missing)} shards were not written")
         manifest = _summarize(folder, token_set)
-        staging = folder / f".{MANIFEST}"
-        staging.write_text(json.dumps(manifest))
-        staging.replace(folder / MANIFEST)
+        _write_json(folder / MANIFEST, manifest)
         return manifest
 
     def _tokenizer(self) -> Path:
@@ -252,6 +249,13 @@ def _map(items: list[dict[str, Any]], one: Any) -> list[dict[str, Any]]:
         return []
     data = ray.data.from_items(items, override_num_blocks=len(items))
     return list(data.map(one, num_cpus=0.5).iter_rows())
+
+
+def _write_json(file: Path, content: dict[str, Any]) -> None:
+    """A reader sees the whole file or none."""
+    staging = file.with_name(f".{file.name}.{os.getpid()}")
+    staging.write_text(json.dumps(content))
+    staging.replace(file)
 
 
 def quiet_ray_data() -> None:

@@ -60,10 +60,9 @@ def write_shard(
 
 def _length(example: Example) -> int:
     """Tokens that a forward of this example computes: of a causal one the sequence, else source and target."""
-    causal = example.labels[:1] == [
-        IGNORED
-    ]  # it begins with its prompt; the labels of a seq2seq one are the target
-    return len(example.input_ids) + (0 if causal else len(example.labels))
+    # Labels of a causal example begin with its prompt; those of a seq2seq one are the target, and may be as many.
+    one_sequence = example.labels[:1] == [IGNORED]
+    return len(example.input_ids) + (0 if one_sequence else len(example.labels))
 
 
 class ShardStore:

@@ -28,7 +28,7 @@ from medray.plan.steps import total_steps
 from medray.tracking import ledger as ledgers
 from medray.train import checkpoint
 from medray.train.export_evaluation import evaluate_export
-from medray.train.failure import first_failure, last_line
+from medray.train.failure import first_failure
 from medray.train.loop import STOPPED, WorkerPlan
 from medray.train.outcome import TextSample, write_failure, write_outcome
 from medray.train.prepare import Resources, check_memory, layout, precision, resources, supply
@@ -223,7 +223,8 @@ class _Driver:
         except ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, MedrayError):
                 raise error.cause from None
-            raise RunFailedError(f"the data pipeline failed: {last_line(error.cause or error)}") from error
+            kind = type(error.cause or error).__name__  # its message may quote a record
+            raise RunFailedError(f"the data pipeline failed ({kind}); Ray's logs say where") from error
 
     def _claim_folder(self) -> None:
         """Writes config.yaml, unless the run's checkpoints were made under another one."""

@@ -169,15 +169,14 @@ class TestColumns:
         assert "480 more" in str(caught.value)
 
 
-@pytest.mark.parametrize(("name", "rows", "reasoned"), [("train", 1201, 1173), ("valid", 100, None)])
+@pytest.mark.parametrize(("name", "rows", "reasoned"), [("train", 1201, 1173), ("valid", 100, 100)])
 def test_medistill_keeps_the_rows_without_a_rationale(
-    name: str, rows: int, reasoned: int | None, corpora: Path
+    name: str, rows: int, reasoned: int, corpora: Path
 ) -> None:
     source = FileSource(str(corpora / "medistill_d2n" / f"medqa_d2n_{name}.json"))
     columns = ColumnsConfig(label="output")
     index = join([index_source(source, columns, 128)])
-    assert (index.rows, index.rejected) == (rows, 0)
-    assert index.with_rationale == (index.with_rationale if reasoned is None else reasoned)
+    assert (index.rows, index.rejected, index.with_rationale) == (rows, 0, reasoned)
     assert [name for shard in index.shards for name in read_shard(source, shard, columns)] == [
         f"{source.name}:{number}" for number in range(rows)
     ]

@@ -112,6 +112,13 @@ def test_seed_and_epoch_and_nothing_else_change_the_order() -> None:
     assert len({tuple(order.shard_order(epoch).tolist()) for epoch in range(6)}) == 6
 
 
+def test_rows_of_one_shard_come_in_another_order_each_epoch_and_window() -> None:
+    one = Order((20,), 1, 4, 1)
+    assert len({tuple(real(one, epoch)) for epoch in range(4)}) == 4
+    rows = [row for _, row in real(Order((20,) * 4, 1, 4, 1), 0)]
+    assert len({tuple(rows[first : first + 20]) for first in range(0, 80, 20)}) == 4
+
+
 def test_rows_are_mixed_within_a_window_and_across_its_shards() -> None:
     order = Order((50,) * 4, 0, 25, 2)
     rows = real(order, 0)[:100]

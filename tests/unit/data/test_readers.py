@@ -269,6 +269,12 @@ class TestTables:
         message = failure(tmp_path, ".csv", b"a,b\n0,0\n" + row + b"\n3,4\n5,6\n")
         assert message.endswith("a quote in the row at byte 8 is never closed")
 
+    def test_bad_rows_are_the_same_from_every_position(self, tmp_path: Path) -> None:
+        file = write(tmp_path, ".csv", b'a,b\n1,2\n"x"y,2\n"p\nq"r,5\n3,4\n7\n5,6\n')
+        whole = [(position, str(row)) for position, row in read_file(file)]
+        for place, (position, _) in enumerate(whole):
+            assert [(at, str(row)) for at, row in read_file(file, position)] == whole[place:]
+
     @pytest.mark.parametrize("mark", [b"", BOM])
     @pytest.mark.parametrize("head", [b"a,b\n1,2\n", b""])
     def test_not_utf8_is_named_by_its_byte(self, head: bytes, mark: bytes, tmp_path: Path) -> None:
