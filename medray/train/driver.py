@@ -155,7 +155,7 @@ class _Driver:
             outcome = self._fit(plan, granted, ledger, encoding)
             after: dict[str, float] = {}
             samples: list[TextSample] = []
-            if outcome["status"] != STOPPED:
+            if outcome["status"] != STOPPED and plan.validation is not None:
                 self._phase("evaluation", "the export")
                 with self.timings.of("evaluate"):
                     after, samples = evaluate_export(plan, granted, self._beat)
