@@ -1,4 +1,4 @@
-"""Readers: every format gives the rows that were written, and gives the rest of them from any position on."""
+"""JSONL, JSON, CSV and TSV: every format gives the rows that were written, and gives the rest of them from any position on."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import csv
 import io
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from medray.data import readers
-from medray.data.readers import Row, read_file
+from medray.data.readers import Found, Row, format_of, json_text
 from medray.data.records import BadRowError
 from medray.errors import InputError
 
@@ -54,12 +54,25 @@ def made_rows(count: int) -> list[dict[str, Any]]:
 ROWS = made_rows(9)
 
 
+def read_file(file: Path, start: int = 0, line: int = 1) -> Iterator[Found]:
+    return readers.read(str(file), format_of(str(file)), start, line=line)
+
+
 def as_array(indent: int | None, ascii_only: bool = False) -> bytes:
     return json.dumps(ROWS, ensure_ascii=ascii_only, indent=indent).encode()
 
 
 def as_objects(between: str, indent: int | None = None) -> bytes:
     return between.join(json.dumps(row, ensure_ascii=False, indent=indent) for row in ROWS).encode()
+
+
+def by_id(indent: int | None) -> bytes:
+    """Two rows name themselves, the others are named by their keys."""
+    whole = {row["id"] if number > 1 else f"key {number}": row for number, row in enumerate(ROWS)}
+    assert len(whole) == len(ROWS)
+    for key, row in list(whole.items())[2:]:
+        whole[key] = {name: value for name, value in row.items() if name != "id"}
+    return json.dumps(whole, ensure_ascii=False, indent=indent).encode()
 
 
 def as_table(delimiter: str, line_end: str) -> bytes:
@@ -79,6 +92,8 @@ FORMATS: dict[str, tuple[str, bytes]] = {
     "objects, pretty, BOM, \\r\\n": (".json", BOM + as_objects("\n\n", indent=1).replace(b"\n", b"\r\n")),
     "objects, touching": (".json", as_objects("")),
     "objects, a line each": (".json", as_objects("\n")),
+    "objects by id": (".json", by_id(None)),
+    "objects by id, pretty, BOM, \\r\\n": (".json", BOM + by_id(2).replace(b"\n", b"\r\n") + b"\r\n"),
     "JSONL": (".jsonl", as_objects("\n") + b"\n"),
     "JSONL, capital ending": (".JSONL", as_objects("\n") + b"\n"),
     "JSONL, no last line end": (".jsonl", as_objects("\n")),
@@ -103,7 +118,7 @@ def write(folder: Path, suffix: str, data: bytes) -> Path:
 
 
 def read(folder: Path, suffix: str, data: bytes) -> list[Row]:
-    return [row for _, row in read_file(write(folder, suffix, data))]
+    return [found.row for found in read_file(write(folder, suffix, data))]
 
 
 def reasons(rows: list[Row]) -> list[str]:
@@ -126,12 +141,12 @@ def test_a_format_gives_the_rows_that_were_written(suffix: str, data: bytes, tmp
 def test_reading_goes_on_from_every_position(
     suffix: str, data: bytes, chunk: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(readers, "_CHUNK", chunk)
+    monkeypatch.setattr(json_text, "_CHUNK", chunk)
     file = write(tmp_path, suffix, data)
     whole = list(read_file(file))
-    assert [row for _, row in whole] == ROWS
-    for place, (position, _) in enumerate(whole):
-        assert list(read_file(file, position)) == whole[place:]
+    assert [found.row for found in whole] == ROWS
+    for place, found in enumerate(whole):
+        assert list(read_file(file, found.position, found.line)) == whole[place:]
 
 
 @each_format
@@ -139,18 +154,23 @@ def test_what_stands_before_a_position_is_not_read(suffix: str, data: bytes, tmp
     """But for the header of a table, all before the position may be unreadable."""
     file = write(tmp_path, suffix, data)
     whole = list(read_file(file))
-    position = whole[5][0]
-    header = whole[0][0] if suffix in (".csv", ".tsv") else 0
-    file.write_bytes(data[:header] + b"\xff" * (position - header) + data[position:])
-    assert list(read_file(file, position)) == whole[5:]
+    position = whole[5].position
+    header = whole[0].position if suffix in (".csv", ".tsv") else 0
+    before = b"\xff" * (position - header)
+    if suffix.lower() == ".jsonl":
+        before = before[:-1] + b"\n"  # by which a row is known to begin here
+    file.write_bytes(data[:header] + before + data[position:])
+    assert list(read_file(file, position, whole[5].line)) == whole[5:]
 
 
 def test_a_position_is_the_byte_at_which_the_row_begins(tmp_path: Path) -> None:
     for suffix, data in FORMATS.values():
-        for position, row in read_file(write(tmp_path, suffix, data)):
+        for position, _, row, _ in read_file(write(tmp_path, suffix, data)):
             assert isinstance(row, dict)
             rest = data[position:].decode()  # a position inside of a letter would not decode
-            if suffix == ".json":
+            if suffix == ".json" and rest.startswith('"'):
+                assert json.loads("{" + rest.rstrip("} \r\n") + "}}").popitem() is not None
+            elif suffix == ".json":
                 assert json.JSONDecoder().raw_decode(rest)[0] == row
             elif suffix.lower() == ".jsonl":
                 assert json.loads(rest.strip("\ufeff \t\r\n").splitlines()[0]) == row
@@ -192,8 +212,8 @@ class TestJsonl:
 
     def test_reading_goes_on_at_a_bad_line(self, tmp_path: Path) -> None:
         file = write(tmp_path, ".jsonl", b'{"a": 1}\noops\n{"a": 2}\n')
-        position = [place for place, _ in read_file(file)][1]
-        again = [row for _, row in read_file(file, position)]
+        position = [found.position for found in read_file(file)][1]
+        again = [found.row for found in read_file(file, position)]
         assert (reasons(again), again[1:]) == (["not valid JSON"], [{"a": 2}])
 
 
@@ -213,7 +233,7 @@ class TestJson:
     def test_what_cannot_be_read_on_is_named_by_its_byte(
         self, data: bytes, byte: int, chunk: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(readers, "_CHUNK", chunk)
+        monkeypatch.setattr(json_text, "_CHUNK", chunk)
         message = failure(tmp_path, ".json", data)
         assert message == f"{tmp_path / 'rows.json'}: not valid JSON at byte {byte}"
 
@@ -224,7 +244,7 @@ class TestJson:
     def test_not_utf8_is_named_by_its_byte(
         self, data: bytes, chunk: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(readers, "_CHUNK", chunk)
+        monkeypatch.setattr(json_text, "_CHUNK", chunk)
         with pytest.raises(UnicodeDecodeError) as wanted:
             data.decode()
         message = failure(tmp_path, ".json", data)
@@ -232,7 +252,7 @@ class TestJson:
 
     def test_the_rows_before_a_broken_one_are_given(self, tmp_path: Path) -> None:
         rows = read_file(write(tmp_path, ".json", b'[{"a": 1}, {"a": 2}, {"a"'))
-        assert [next(rows), next(rows)] == [(1, {"a": 1}), (11, {"a": 2})]
+        assert [next(rows), next(rows)] == [Found(1, 1, {"a": 1}), Found(11, 1, {"a": 2})]
         with pytest.raises(InputError):
             next(rows)
 
@@ -244,16 +264,106 @@ class TestJson:
         self, chunk: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """A number may stand across the end of a chunk: it must not become two rows, or row numbers would move."""
-        monkeypatch.setattr(readers, "_CHUNK", chunk)
+        monkeypatch.setattr(json_text, "_CHUNK", chunk)
         file = write(tmp_path, ".json", b'[12345, -1.5e+10, "text", null, true, {"a": 1}] 678')
         found = list(read_file(file))
-        assert [position for position, _ in found] == [1, 8, 18, 26, 32, 38, 48]
+        assert [each.position for each in found] == [1, 8, 18, 26, 32, 38, 48]
         kinds = ["int", "float", "str", "NoneType", "bool", "int"]
-        assert reasons([row for _, row in found]) == [f"a {kind}, not an object" for kind in kinds]
-        assert found[5][1] == {"a": 1}
+        assert reasons([each.row for each in found]) == [f"a {kind}, not an object" for kind in kinds]
+        assert found[5].row == {"a": 1}
+
+
+class TestLines:
+    """The line of a row is where a text editor shows it."""
+
+    @each_format
+    def test_a_row_begins_on_its_line(self, suffix: str, data: bytes, tmp_path: Path) -> None:
+        found = list(read_file(write(tmp_path, suffix, data)))
+        for each in found:
+            # JSONL's mark stands before the row; blank lines before a CSV row are lines of their own
+            assert each.line == data[: each.position].count(b"\n") + 1
+
+    def test_blank_lines_count(self, tmp_path: Path) -> None:
+        file = write(tmp_path, ".jsonl", b'\n{"a": 1}\r\n \t\n\n{"a": 2}\n\n')
+        assert [found.line for found in read_file(file)] == [2, 5]
+
+
+class TestObjectsById:
+    def test_a_row_is_named_by_its_key_unless_it_has_an_id(self, tmp_path: Path) -> None:
+        data = b'{"7": {"q": "?"}, "8": {"id": "own", "q": "!"}}'
+        assert read(tmp_path, ".json", data) == [{"id": "7", "q": "?"}, {"id": "own", "q": "!"}]
+
+    @pytest.mark.parametrize("chunk", [1, 1 << 20])
+    @pytest.mark.parametrize(
+        "rows",
+        [
+            [{"q": "?", "meta": {"a": 1}}],  # one row with plain columns
+            [{"q": {"text": "?"}}, {"q": {"text": "!"}}],  # rows whose only column is an object
+            [{}],
+        ],
+    )
+    def test_rows_one_after_another_are_not_taken_for_it(
+        self, rows: list[dict[str, Any]], chunk: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(json_text, "_CHUNK", chunk)
+        assert read(tmp_path, ".json", "\n".join(map(json.dumps, rows)).encode()) == rows
+
+    def test_an_array_of_such_rows_is_not_taken_for_it(self, tmp_path: Path) -> None:
+        assert read(tmp_path, ".json", b'[{"q": {"text": "?"}}]') == [{"q": {"text": "?"}}]
+
+    def test_the_key_that_stands_twice_is_two_rows(self, tmp_path: Path) -> None:
+        assert read(tmp_path, ".json", b'{"7": {"q": 1}, "7": {"q": 2}}') == [
+            {"id": "7", "q": 1},
+            {"id": "7", "q": 2},
+        ]
+
+
+class TestExactness:
+    """The fast parser must not change a value."""
+
+    @pytest.mark.parametrize("inside", ["%s", "[%s]", '{"x": %s}'])
+    @pytest.mark.parametrize(
+        "value",
+        ["NaN", "-Infinity", '"\\ud800"', '"\\u0000"', "1e999", "0.1", "-0", "9007199254740993", "1e22"],
+    )
+    def test_a_value_is_what_the_json_module_reads(self, value: str, inside: str, tmp_path: Path) -> None:
+        text = '{"a": ' + inside % value + "}"
+        (row,) = read(tmp_path, ".jsonl", text.encode())
+        assert repr(row) == repr(json.loads(text))
+
+    @pytest.mark.parametrize("value", [2**64, -(2**63) - 1, 10**30, 2**63, 2**64 - 1])
+    def test_long_numbers_keep_all_their_digits(self, value: int, tmp_path: Path) -> None:
+        assert read(tmp_path, ".jsonl", b'{"id": %d}' % value) == [{"id": value}]
+
+
+class TestHardFiles:
+    def test_a_line_of_5_megabytes_is_a_row(self, tmp_path: Path) -> None:
+        rows = [{"a": "x"}, {"a": "é" * 2_500_000}, {"a": "y"}]
+        data = "\n".join(json.dumps(row, ensure_ascii=False) for row in rows).encode()
+        for suffix in (".jsonl", ".json"):
+            assert read(tmp_path, suffix, data) == rows
+        assert read(tmp_path, ".csv", "a\nx\n{}\ny\n".format("é" * 2_500_000).encode()) == rows
+
+    def test_nul_bytes_make_bad_rows(self, tmp_path: Path) -> None:
+        """What a crashed writer leaves: a hole of NUL bytes in place of lines."""
+        rows = read(tmp_path, ".jsonl", b'{"a": 1}\n' + b"\0" * 4096 + b'\n{"a": "x\0"}\n{"a": 2}\n')
+        assert (rows[0], rows[-1]) == ({"a": 1}, {"a": 2})
+        assert reasons(rows) == ["a NUL byte, not valid JSON"] * 2
+
+    def test_a_nul_byte_in_json_is_named_by_its_place(self, tmp_path: Path) -> None:
+        assert failure(tmp_path, ".json", b'[{"a": 1}, \0]').endswith("not valid JSON at byte 11")
+
+    def test_a_list_of_texts_is_no_rows(self, tmp_path: Path) -> None:
+        """As teachers' completions are kept: they belong to the rows of another file."""
+        rows = read(tmp_path, ".json", b'["one", "two:", " : "]')
+        assert reasons(rows) == ["a str, not an object"] * 3
 
 
 class TestTables:
+    def test_a_column_named_twice_is_refused(self, tmp_path: Path) -> None:
+        message = failure(tmp_path, ".csv", b"a,b,c,b\n1,2,3,4\n")
+        assert "columns 2 and 4 of its header have one name" in message
+
     def test_rows_of_another_width_are_bad_rows(self, tmp_path: Path) -> None:
         rows = read(tmp_path, ".csv", b"a,b\n1,2\n3\n4,5,6\n7,8\n")
         assert (rows[0], rows[3]) == ({"a": "1", "b": "2"}, {"a": "7", "b": "8"})
@@ -267,13 +377,15 @@ class TestTables:
     @pytest.mark.parametrize("row", [b'1,"2', b'"1,2'])
     def test_a_quote_that_is_never_closed_does_not_swallow_the_file(self, row: bytes, tmp_path: Path) -> None:
         message = failure(tmp_path, ".csv", b"a,b\n0,0\n" + row + b"\n3,4\n5,6\n")
-        assert message.endswith("a quote in the row at byte 8 is never closed")
+        assert message.endswith("a quote in the row at byte 8, line 3, is never closed")
 
     def test_bad_rows_are_the_same_from_every_position(self, tmp_path: Path) -> None:
         file = write(tmp_path, ".csv", b'a,b\n1,2\n"x"y,2\n"p\nq"r,5\n3,4\n7\n5,6\n')
-        whole = [(position, str(row)) for position, row in read_file(file)]
-        for place, (position, _) in enumerate(whole):
-            assert [(at, str(row)) for at, row in read_file(file, position)] == whole[place:]
+        whole = [(found.position, found.line, str(found.row)) for found in read_file(file)]
+        assert [line for _, line, _ in whole] == [2, 3, 4, 6, 7, 8]
+        for place, (position, line, _) in enumerate(whole):
+            again = read_file(file, position, line)
+            assert [(found.position, found.line, str(found.row)) for found in again] == whole[place:]
 
     @pytest.mark.parametrize("mark", [b"", BOM])
     @pytest.mark.parametrize("head", [b"a,b\n1,2\n", b""])
@@ -302,8 +414,8 @@ class TestTables:
 def test_no_message_holds_text_of_a_row(suffix: str, data: bytes, tmp_path: Path) -> None:
     said: list[str] = []
     try:
-        for _, row in read_file(write(tmp_path, suffix, data)):
-            said += reasons([row])
+        for found in read_file(write(tmp_path, suffix, data)):
+            said += reasons([found.row])
     except InputError as error:
         said.append(str(error))
     assert said
@@ -321,20 +433,22 @@ def test_no_message_holds_text_of_a_row(suffix: str, data: bytes, tmp_path: Path
         ("mts_dialog/MTS-Dialog-ValidationSet.csv", 100, "dialogue"),
         ("medquad/medquad_2000.jsonl", 2000, "answer"),
         ("svamp_palm/svamp_train.json", 800, "label"),
+        ("pubmedqa/pqal_train.json", 500, "QUESTION"),
+        ("medmcqa/dev_odd.jsonl", 2091, "question"),
     ],
 )
 def test_real_corpora_are_read_whole_and_from_the_middle(
     name: str, count: int, column: str, corpora: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(readers, "_CHUNK", 10_000)
+    monkeypatch.setattr(json_text, "_CHUNK", 10_000)
     found = list(read_file(corpora / name))
     assert len(found) == count
-    assert all(isinstance(row, dict) and column in row for _, row in found)
+    assert all(isinstance(each.row, dict) and column in each.row for each in found)
     for place in {count - 1, count // 2, count // 3}:
-        assert list(read_file(corpora / name, found[place][0])) == found[place:]
+        assert list(read_file(corpora / name, found[place].position, found[place].line)) == found[place:]
 
 
 def test_medistill_is_what_the_json_module_reads(corpora: Path) -> None:
     file = corpora / "medistill_d2n" / "medqa_d2n_valid.json"
     load: Callable[[str], Any] = json.loads
-    assert [row for _, row in read_file(file)] == load(file.read_text(encoding="utf-8"))
+    assert [found.row for found in read_file(file)] == load(file.read_text(encoding="utf-8"))

@@ -1,0 +1,218 @@
+"""Where bytes come from: local files, folders, globs, s3:// and every URL that fsspec opens.
+
+A path is an absolute local path or a URL. Messages name it without its credentials, see `shown`.
+"""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import io
+import os
+import re
+import uuid
+from collections.abc import Iterable
+from typing import NoReturn
+
+from medray.data.remote import MEND, RemoteStream, place, shown, summary, unreadable
+from medray.errors import InputError
+
+SAVED_DATASET = ("dataset_dict.json", "state.json")  # what datasets' save_to_disk leaves in a folder
+_NOT_DATA = ("readme", "license", "licence")
+_CHANGED = ("mtime", "LastModified", "Last-Modified", "created")  # as file systems call the time of change
+_READ_AHEAD = 1 << 20
+_READ_AHEAD_REMOTE = 8 << 20  # a request costs some 50 ms, whatever it brings
+
+
+def expand(path: str, *, key: str) -> tuple[str, ...]:
+    """The files that `path` names, absolute and sorted: a file, a folder, a glob, or the URL of one.
+
+    A folder is its files of a known format; where it has none, those of the folders in it. A folder that datasets'
+    save_to_disk wrote is one source and stays as it is. Hidden files, README and LICENSE are not data.
+    Raises InputError that names `key` when nothing is found, or a file is empty or not readable.
+    """
+    if is_remote(path):
+        return _remote_files(path, key)
+    whole = os.path.abspath(os.path.expanduser(_local(path)))
+    if os.path.isdir(whole):
+        found = _of_folder(whole, path, key)
+    elif os.path.lexists(whole):
+        found = [whole]
+    elif glob.has_magic(whole):
+        matches = [each for each in glob.glob(whole, recursive=True) if _is_data(each)]
+        found = [each for each in matches if not os.path.isdir(each)]
+        if not found:
+            found = [file for each in matches for file in _of_folder(each, path, key)]
+    else:
+        raise _wrong("there is no such file", path, key, "give its folder as data.root, or the whole path")
+    if not found:
+        raise _wrong("no file matches", path, key, "check the pattern; ** reaches into folders")
+    for file in found:
+        _check_local(file, path, key)
+    return tuple(sorted(set(found)))
+
+
+def open_binary(path: str) -> io.BufferedReader:
+    """A seekable, buffered stream of the file's bytes."""
+    if not is_remote(path):
+        try:
+            return io.BufferedReader(io.FileIO(_local(path)), _READ_AHEAD)
+        except OSError as error:
+            raise InputError(f"cannot be read ({error.strerror})", file=path) from None
+    at = place(path)
+    try:
+        stream = at.filesystem.open(at.root, "rb")
+    except Exception as error:  # every protocol has its own errors
+        unreadable(error, path)
+    return io.BufferedReader(RemoteStream(stream, path), _READ_AHEAD_REMOTE)
+
+
+def size(path: str) -> int:
+    """Bytes of a file."""
+    try:
+        if not is_remote(path):
+            return os.path.getsize(_local(path))
+        at = place(path)
+        return int(at.filesystem.info(at.root)["size"])
+    except InputError:
+        raise
+    except Exception as error:
+        unreadable(error, path)
+
+
+def stamp(path: str) -> str:
+    """What changes when a file does and costs no reading: the etag, else size and time of change.
+
+    Where a server tells neither, a new value each time: nothing must be remembered under it.
+    """
+    try:
+        if not is_remote(path):
+            return ",".join(_stamp_local(file) for file in _parts(_local(path)))
+        at = place(path)
+        info = at.filesystem.info(at.root)
+        etag = info.get("ETag") or info.get("etag") or at.etag()
+        changed = next((info[name] for name in _CHANGED if info.get(name)), None)
+        return f"{info.get('size')}-{etag or changed or uuid.uuid4()}"
+    except InputError:
+        raise
+    except Exception as error:
+        unreadable(error, path)
+
+
+def content_hash(path: str) -> str:
+    """SHA-256 of a file's bytes; of a folder, of the names and bytes of all its files."""
+    folder = _local(path)
+    if is_remote(path) or not os.path.isdir(folder):
+        return _sha256(path)
+    whole = hashlib.sha256()
+    for file in _parts(folder):
+        whole.update(f"{os.path.relpath(file, folder)}\0{_sha256(file)}\n".encode())
+    return whole.hexdigest()
+
+
+def is_remote(path: str) -> bool:
+    return "://" in path and not path.startswith(("file://", "local://"))
+
+
+def is_saved_dataset(path: str) -> bool:
+    """Whether a local folder is one that datasets' save_to_disk wrote."""
+    return any(os.path.isfile(os.path.join(path, name)) for name in SAVED_DATASET)
+
+
+def _remote_files(path: str, key: str) -> tuple[str, ...]:
+    try:
+        at = place(path.rstrip("/"))
+        if "::" in path:
+            found: Iterable[str] = [at.root]
+        elif re.search(r"[*\[]" if path.startswith("http") else r"[*?\[]", path):
+            found = [each for each in at.filesystem.glob(at.root) if _is_data(each)]
+            found = [each for each in found if not at.filesystem.isdir(each)]
+        elif at.filesystem.isdir(at.root):
+            names = at.filesystem.find(at.root, maxdepth=1)
+            if any(name.rsplit("/", 1)[-1] in SAVED_DATASET for name in names):
+                raise InputError("a saved data set is read from a local folder", mend="copy the folder")
+            found = _known(names) or _known(at.filesystem.find(at.root))
+        else:
+            found = [at.root]
+        sizes = {name: at.filesystem.info(name).get("size") for name in sorted(set(found))}
+    except InputError as error:
+        raise _wrong(error.what, path, key, error.mend) from None
+    except FileNotFoundError:
+        sizes = {}
+    except Exception as error:  # every protocol has its own errors, and their texts may quote what is secret
+        raise _wrong(f"cannot be read ({summary(error)})", path, key, MEND) from None
+    if not sizes:
+        raise _wrong("nothing is there", path, key, "check the bucket or host, and the name")
+    for name, found_size in sizes.items():
+        if found_size == 0:
+            _empty(at.url(name), path, key)
+    return (path,) if "::" in path else tuple(at.url(name) for name in sizes)
+
+
+def _of_folder(folder: str, path: str, key: str) -> list[str]:
+    if is_saved_dataset(folder):
+        return [folder]
+    if not os.access(folder, os.R_OK | os.X_OK):
+        raise _wrong(f"{folder} is not readable for you", path, key, "chmod, or ask its owner")
+    found: list[str] = []
+    for parent, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        found += _known(os.path.join(parent, name) for name in names)
+        if parent == folder and found:
+            break
+    if not found:
+        from medray.data.readers.formats import ENDINGS
+
+        raise _wrong("the folder holds no file of a known format", path, key, f"known: {', '.join(ENDINGS)}")
+    return found
+
+
+def _known(names: Iterable[str]) -> list[str]:
+    from medray.data.readers.formats import known_format
+
+    return [name for name in names if _is_data(name) and known_format(name)]
+
+
+def _is_data(path: str) -> bool:
+    name = path.rstrip("/").rsplit("/", 1)[-1]
+    return not name.startswith(".") and name.split(".", 1)[0].lower() not in _NOT_DATA
+
+
+def _check_local(file: str, path: str, key: str) -> None:
+    if os.path.isdir(file):  # a saved data set
+        return
+    if not os.path.isfile(file):
+        raise _wrong(f"{file} is not a file", path, key, "a broken link, or a device")
+    if not os.access(file, os.R_OK):
+        raise _wrong(f"{file} is not readable for you", path, key, "chmod, or ask its owner")
+    if os.path.getsize(file) == 0:
+        _empty(file, path, key)
+
+
+def _empty(file: str, path: str, key: str) -> NoReturn:
+    what = "the file is empty" if shown(file) == shown(path) else f"{shown(file)} is empty"
+    raise _wrong(what, path, key, "write it again, or leave it out")
+
+
+def _wrong(what: str, path: str, key: str, mend: str | None) -> InputError:
+    return InputError(what, key=key, value=shown(path), mend=mend)
+
+
+def _local(path: str) -> str:
+    return re.sub(r"^(file|local)://", "", path)
+
+
+def _parts(path: str) -> list[str]:
+    if not os.path.isdir(path):
+        return [path]
+    return sorted(os.path.join(parent, name) for parent, _, names in os.walk(path) for name in names)
+
+
+def _stamp_local(file: str) -> str:
+    found = os.stat(file)
+    return f"{found.st_size}-{found.st_mtime_ns}"
+
+
+def _sha256(path: str) -> str:
+    with open_binary(path) as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,187 @@
+"""Readers: bytes to rows, each with the position from which reading can go on.
+
+JSONL, JSON, CSV, TSV, Parquet and the converted format are read from any position. All others, and everything
+compressed, are read from the start; `convert` makes one file of them that is not. A row that cannot be read is found
+as a BadRowError; a file that cannot be read on is an InputError that names the place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from typing import Any
+
+from medray.data import files
+from medray.data.readers import (
+    bioc,
+    compressed,
+    conll,
+    huggingface,
+    json_lines,
+    json_text,
+    medquad_xml,
+    parquet,
+    pubtator,
+    tables,
+)
+from medray.data.readers.converted import convert, write_converted
+from medray.data.readers.formats import compression_of, format_of
+from medray.data.readers.found import Found, Row
+from medray.errors import InputError
+
+__all__ = [
+    "Found",
+    "Reading",
+    "Row",
+    "convert",
+    "format_of",
+    "positional",
+    "ranges",
+    "read",
+    "write_converted",
+]
+
+# Read by bytes or rows: (stream, name, start, stop, line) to Found.
+_POSITIONAL: dict[str, Any] = {
+    "jsonl": json_lines.read,
+    "converted": json_lines.read_converted,
+    "json": json_text.read,
+    "csv": tables.read_csv,
+    "tsv": tables.read_tsv,
+    "parquet": parquet.read,
+}
+# Read from the start: (stream, name) to (line, row).
+_WHOLE: dict[str, Any] = {
+    "pubtator": pubtator.read,
+    "conll": conll.read,
+    "medquad_xml": medquad_xml.read,
+    "bioc": bioc.read,
+}
+
+
+def positional(path: str, format: str) -> bool:
+    """Whether reading may begin at any position without reading what stands before."""
+    return format in _POSITIONAL and compression_of(path) is None
+
+
+def ranges(path: str, format: str, block_bytes: int = 32 << 20) -> list[tuple[int, int | None]]:
+    """Ranges (start, stop) that together hold every row once, for readers side by side. stop None: to the end.
+
+    Of bytes for jsonl and converted, of rows for parquet; every other format has one.
+    """
+    if format == "parquet" and positional(path, format):
+        with files.open_binary(path) as stream:
+            return parquet.ranges(stream, files.shown(path), block_bytes)
+    if format not in ("jsonl", "converted") or not positional(path, format):
+        return [(0, None)]
+    size = files.size(path)
+    count = max(1, -(-size // block_bytes))
+    begins = [size * part // count for part in range(count)]
+    return list(zip(begins, [*begins[1:], None], strict=True))
+
+
+def read(
+    path: str,
+    format: str,
+    start: int = 0,
+    stop: int | None = None,
+    line: int = 1,
+    *,
+    split: str = "train",
+    subset: str | None = None,
+) -> Reading:
+    """Rows of `path` whose positions are in [start, stop).
+
+    start: a position that an earlier read gave, or the begin of a range. line: the number of the first line at
+    `start`; formats that are not positional read and drop what stands before and count lines themselves. Parquet
+    and the converted format know their numbers too. split, subset: of a Hugging Face data set.
+    """
+    return Reading(path, format, start, stop, line, split, subset)
+
+
+class Reading(Iterator[Found]):
+    """Rows as they are read.
+
+    lines: once all rows of a jsonl file are read, the number of lines in the range, blank ones too, so that whoever
+    reads ranges side by side can add up where each begins; else None. skipped: rows that the format leaves out.
+    """
+
+    lines: int | None = None
+    skipped: int = 0
+
+    def __init__(
+        self,
+        path: str,
+        format: str,
+        start: int,
+        stop: int | None,
+        line: int,
+        split: str,
+        subset: str | None,
+    ) -> None:
+        if format not in (*_POSITIONAL, *_WHOLE, "huggingface"):
+            raise ValueError(f"no reader of {format!r}")
+        self._path, self._format, self._split, self._subset = path, format, split, subset
+        self._rows = self._read(start, stop, line)
+
+    def __iter__(self) -> Iterator[Found]:
+        return self._rows
+
+    def __next__(self) -> Found:
+        return next(self._rows)
+
+    def close(self) -> None:
+        """Lets go of the file before its end."""
+        self._rows.close()
+
+    def _read(self, start: int, stop: int | None, line: int) -> Generator[Found, None, None]:
+        name, format = files.shown(self._path), self._format
+        if format == "huggingface":
+            whole = huggingface.read(self._path, self._split, self._subset)
+            yield from _within(_numbered(whole), start, stop)
+            return
+        try:
+            with files.open_binary(self._path) as stream:
+                if format == "jsonl" and positional(self._path, format):
+                    self.lines = yield from json_lines.read(stream, name, start, stop, line)
+                elif positional(self._path, format):
+                    yield from _within(_POSITIONAL[format](stream, name, start, stop, line), start, stop)
+                else:
+                    yield from _within(self._from_start(stream, name), start, stop)
+        except OSError as error:
+            raise InputError(
+                f"cannot be read on ({error.strerror or type(error).__name__})", file=name
+            ) from None
+
+    def _from_start(self, stream: Any, name: str) -> Generator[Found, None, None]:
+        compression = compression_of(self._path)
+        if compression is not None:
+            if self._format == "parquet":
+                raise InputError(
+                    "Parquet is not read through a second compression", file=name, mend="unpack it"
+                )
+            stream = compressed.opened(stream, compression, name)
+        if self._format in _POSITIONAL:
+            found = _POSITIONAL[self._format](stream, name, 0, None, 1)
+            yield from (each._replace(position=number) for number, each in enumerate(found))
+        else:
+            self.skipped = (yield from _numbered(_WHOLE[self._format](stream, name))) or 0
+
+
+def _numbered(rows: Iterator[tuple[int, Row]]) -> Generator[Found, None, int | None]:
+    """Rows with their numbers as positions; returns what `rows` returns."""
+    number = 0
+    while True:
+        try:
+            line, row = next(rows)
+        except StopIteration as ended:
+            return ended.value
+        yield Found(number, line, row)
+        number += 1
+
+
+def _within(found: Iterator[Found], start: int, stop: int | None) -> Iterator[Found]:
+    for each in found:
+        if stop is not None and each.position >= stop:
+            return
+        if each.position >= start:
+            yield each

@@ -1,0 +1,61 @@
+"""Compressed files: the bytes inside, and a clear word where a file is cut off or damaged."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import lzma
+import zlib
+from typing import Any
+
+from medray.errors import InputError
+
+_READ_AHEAD = 1 << 20
+
+
+def opened(stream: io.BufferedReader, compression: str, name: str) -> io.BufferedReader:
+    """The bytes inside of `stream`, not seekable. compression: gz, zst, bz2 or xz.
+
+    Reading raises InputError where the file ends too early or is damaged.
+    """
+    return io.BufferedReader(_Inside(_open(stream, compression), name), _READ_AHEAD)
+
+
+def _open(stream: io.BufferedReader, compression: str) -> Any:
+    if compression == "gz":
+        return gzip.GzipFile(fileobj=stream)
+    if compression == "bz2":
+        return bz2.BZ2File(stream)
+    if compression == "xz":
+        return lzma.LZMAFile(stream)
+    import pyarrow
+
+    return pyarrow.input_stream(stream, compression="zstd")
+
+
+class _Inside(io.RawIOBase):
+    def __init__(self, inside: Any, name: str) -> None:
+        self._inside, self._name, self._given = inside, name, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        try:
+            data = self._inside.read(len(buffer))
+        except (EOFError, OSError, zlib.error, lzma.LZMAError, ValueError) as error:
+            how = "cut off" if isinstance(error, EOFError) or "Truncated" in str(error) else "damaged"
+            raise InputError(
+                f"the compressed file is {how}: of its content only {self._given} bytes can be read",
+                file=self._name,
+                mend="copy it again",
+            ) from None
+        buffer[: len(data)] = data
+        self._given += len(data)
+        return len(data)
+
+    def close(self) -> None:
+        if not self.closed:
+            self._inside.close()
+        super().close()

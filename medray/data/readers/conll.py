@@ -1,0 +1,99 @@
+"""CoNLL: a token and its tag a line, a blank line behind a sentence; tags B-Type, I-Type, O, and those of BIOES."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from pathlib import PurePosixPath
+from typing import Any
+
+from medray.data.readers.bigbio import Mention, Passage, document
+from medray.data.readers.found import Row
+from medray.data.records import BadRowError
+
+_BEGIN, _GO_ON = "BSU", "IEL"  # S and U are entities of one token, E and L their last
+_DOCUMENT = b"-DOCSTART-"
+
+
+def read(stream: Iterable[bytes], name: str) -> Iterator[tuple[int, Row]]:
+    """(line, row in BigBio's form) of each sentence, its tokens joined by blanks.
+
+    Columns stand apart by tabs, or by blanks where a line has no tab: the first is the token, the last its tag. An
+    I- that goes on with nothing begins an entity. Lines with -DOCSTART- part documents; only then do rows have a
+    "document_id", which no other document has, and an "id".
+    """
+    documents, sentences, document_id = 0, 0, ""
+    for first, lines in _blocks(stream):
+        if lines[0].startswith(_DOCUMENT):
+            documents, sentences = documents + 1, 0
+            continue
+        row: Row
+        try:
+            row = _sentence(first, lines)
+        except BadRowError as error:
+            row = error
+        if documents:
+            if sentences == 0:
+                # Documents have no name here: number and first words tell those of equally named files apart.
+                begin = hashlib.sha256(b"\n".join(lines)).hexdigest()[:12]
+                document_id = f"{PurePosixPath(name).name.split('.')[0]}:{documents}:{begin}"
+            sentences += 1
+            if isinstance(row, dict):
+                row = {**row, "id": f"{document_id}:{sentences}", "document_id": document_id}
+        yield first, row
+
+
+def _blocks(stream: Iterable[bytes]) -> Iterator[tuple[int, list[bytes]]]:
+    """Lines of one sentence, with the number of the first; a line -DOCSTART- stands alone."""
+    block: list[bytes] = []
+    first = 0
+    for number, raw in enumerate(stream, 1):
+        line = raw.rstrip(b"\r\n")
+        if number == 1:
+            line = line.removeprefix(b"\xef\xbb\xbf")
+        if block and (not line.strip() or line.startswith(_DOCUMENT)):
+            yield first, block
+            block = []
+        if line.startswith(_DOCUMENT):
+            yield number, [line]
+        elif line.strip():
+            first = first if block else number
+            block.append(line)
+    if block:
+        yield first, block
+
+
+def _sentence(first: int, lines: list[bytes]) -> dict[str, Any]:
+    text = ""
+    found: list[tuple[str, int, int]] = []
+    open_type: str | None = None
+    for number, raw in enumerate(lines, first):
+        token, tag = _token(raw, number)
+        start = len(text) + 1 if text else 0
+        text = f"{text} {token}" if text else token
+        letter, _, kind = tag.partition("-")
+        if letter == "O" and not kind:
+            open_type = None
+        elif letter in _GO_ON and kind == open_type:
+            found[-1] = (kind, found[-1][1], len(text))
+        elif letter in _BEGIN + _GO_ON:
+            found.append((kind, start, len(text)))
+            open_type = kind
+        else:
+            raise BadRowError(f"line {number} has a tag that is neither O nor B-, I-, E-, S-, L- or U-")
+    mentions = [Mention(kind, text[start:end], [(start, end)]) for kind, start, end in found]
+    row = document("", [Passage("sentence", 0, text)], mentions)
+    del row["document_id"]
+    return row
+
+
+def _token(raw: bytes, number: int) -> tuple[str, str]:
+    try:
+        line = raw.decode()
+    except UnicodeDecodeError:
+        raise BadRowError(f"line {number} is not UTF-8") from None
+    fields = line.split("\t") if "\t" in line else line.split()
+    token, tag = fields[0].strip(), fields[-1].strip()
+    if len(fields) < 2 or not token or not tag:
+        raise BadRowError(f"line {number} has no token or no tag")
+    return token, tag

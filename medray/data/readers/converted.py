@@ -1,0 +1,63 @@
+"""Any sources to one plain file that can be read from any position: JSONL that remembers file and line of a row."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+from medray.data import files
+from medray.data.readers.found import Row
+from medray.data.readers.json_lines import wrapped
+
+
+def convert(
+    paths: Sequence[tuple[str, str]],
+    target: Path,
+    *,
+    split: str = "train",
+    subset: str | None = None,
+    skipped: Callable[[str, int], None] | None = None,
+) -> int:
+    """Writes the rows of (path, format) pairs, in their order, to `target`; returns how many, bad ones among them.
+
+    Files are named by what follows the folder that they share. skipped: is told (file, number) where a format leaves
+    out rows that are no mistake, such as MedQuAD's pairs without an answer.
+    """
+    from medray.data.readers import read
+
+    def rows() -> Iterator[tuple[str, int, Row]]:
+        for (path, kind), name in zip(paths, _names([path for path, _ in paths]), strict=True):
+            reading = read(path, kind, split=split, subset=subset)
+            for found in reading:
+                yield name, found.line, found.row
+            if skipped is not None and reading.skipped:
+                skipped(name, reading.skipped)
+
+    return write_converted(rows(), target)
+
+
+def write_converted(items: Iterable[tuple[str, int, Row]], target: Path) -> int:
+    """Writes (file name, line, row) to `target` whole or not at all, readable for its owner alone; returns how many."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    count = 0
+    try:
+        with open(handle, "wb", buffering=1 << 20) as stream:
+            for item in items:
+                stream.write(wrapped(*item))
+                count += 1
+        os.replace(temporary, target)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+    return count
+
+
+def _names(paths: list[str]) -> list[str]:
+    parts = [files.shown(path).split("/") for path in paths]
+    shared = 0
+    while all(len(part) > shared + 1 for part in parts) and len({part[shared] for part in parts}) == 1:
+        shared += 1
+    return ["/".join(part[shared:]) for part in parts]

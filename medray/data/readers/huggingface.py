@@ -1,0 +1,80 @@
+"""Data sets of Hugging Face: a folder that save_to_disk wrote, or a name, from the hub or its local cache."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from medray.data.files import is_saved_dataset
+from medray.data.readers.found import Row
+from medray.errors import InputError
+
+_BATCH_ROWS = 512
+
+
+def read(path: str, split: str = "train", subset: str | None = None) -> Iterator[tuple[int, Row]]:
+    """(number from 1, row) of one split. Values stand as they are stored: a class label is its number.
+
+    A row with bytes, such as an image, is a bad row. No code of a data set is ever run. Raises InputError where there
+    is no such data set or split, or no network and no copy.
+    """
+    from medray.data.readers.parquet import rows
+
+    number = 0
+    for table in _opened(path, split, subset).with_format("arrow").iter(_BATCH_ROWS):
+        for row in rows(table):
+            number += 1
+            yield number, row
+
+
+def _opened(path: str, split: str, subset: str | None) -> Any:
+    import datasets
+
+    if os.path.isdir(path):
+        if not is_saved_dataset(path):
+            raise InputError(
+                "the folder holds no data set",
+                file=path,
+                mend="a folder that save_to_disk wrote, or a hub name",
+            )
+        found = _loaded(lambda: datasets.load_from_disk(path), path)
+        if not isinstance(found, datasets.DatasetDict):
+            return found
+        if split not in found:
+            raise InputError(
+                "the data set has no such split",
+                file=path,
+                key="split",
+                value=split,
+                mend=f"one of {', '.join(found)}",
+            )
+        return found[split]
+    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", path):
+        raise InputError("is neither a folder nor the name of a data set", file=path, mend="org/name")
+    return _loaded(lambda: datasets.load_dataset(path, subset, split=split), path)
+
+
+def _loaded(load: Any, path: str) -> Any:
+    import datasets
+
+    shown = datasets.utils.logging.is_progress_bar_enabled()
+    datasets.disable_progress_bars()
+    try:
+        return load()
+    except Exception as error:  # of the hub, of HTTP, of builders: their texts may quote what was sent
+        raise InputError(
+            f"the data set cannot be loaded ({type(error).__name__})",
+            file=path,
+            mend="check name, subset and split; without a network: load it where there is one, save_to_disk(folder), "
+            "and give the folder, or copy the cache (HF_HOME)",
+        ) from None
+    finally:
+        if shown:
+            datasets.enable_progress_bars()
+
+
+def fingerprint(path: str, split: str = "train", subset: str | None = None) -> str:
+    """What `datasets` knows the rows of a split by."""
+    return str(_opened(path, split, subset)._fingerprint)

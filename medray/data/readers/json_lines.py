@@ -1,0 +1,130 @@
+"""JSONL: a row a line; and the converted format, JSONL that remembers which file and line a row came from.
+
+A range [start, stop) of bytes holds the lines that begin in it, so ranges that touch hold every line once, wherever
+they touch.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from collections.abc import Callable, Generator
+from typing import Any
+
+import orjson
+
+from medray.data.readers.found import Found, Row
+from medray.data.records import BadRowError
+from medray.errors import InputError
+
+_BLANK = b"\xef\xbb\xbf \t\r\n"
+# orjson makes floats of integers beyond 64 bits; whatever is as large is read again by the exact parser.
+_LARGE = 2.0**63
+
+
+def read(
+    stream: io.BufferedReader, name: str, start: int, stop: int | None, line: int
+) -> Generator[Found, None, int]:
+    """Rows of the lines that begin in [start, stop); a line that is no object is a bad row, a blank one is none.
+
+    Returns the number of lines in the range, blank ones too.
+    """
+    return (yield from _read(stream, start, stop, line, _found))
+
+
+def read_converted(
+    stream: io.BufferedReader, name: str, start: int, stop: int | None, line: int
+) -> Generator[Found, None, int]:
+    """Rows of a file that `convert` wrote, with the line and the file that they came from."""
+
+    def found(text: bytes, position: int, number: int) -> Found:
+        match parse(text):
+            case {"file": str(file), "line": int(original), "row": dict(row)}:
+                return Found(position, original, exact(row, text, "row"), file)
+            case {"file": str(file), "line": int(original), "reject": str(reason)}:
+                return Found(position, original, BadRowError(reason), file)
+        raise InputError(
+            f"the converted file is damaged at byte {position}", file=name, mend="delete it and run again"
+        )
+
+    return (yield from _read(stream, start, stop, line, found))
+
+
+def wrapped(file: str, line: int, row: Row) -> bytes:
+    """A line of the converted format."""
+    kind, value = ("reject", str(row)) if isinstance(row, BadRowError) else ("row", row)
+    whole = {"file": file, "line": line, kind: value}
+    try:
+        return json.dumps(whole, ensure_ascii=False).encode() + b"\n"
+    except UnicodeEncodeError:  # half of a surrogate pair
+        return json.dumps(whole).encode() + b"\n"
+    except RecursionError:
+        return wrapped(file, line, BadRowError("its JSON is nested too deeply"))
+
+
+def parse(text: bytes) -> Row | None:
+    """The row of a line; None for a blank one."""
+    try:
+        row = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return _parse_exactly(text)
+    if type(row) is dict:
+        return exact(row, text)
+    return _parse_exactly(text)
+
+
+def exact(row: dict[str, Any], text: bytes, inside: str | None = None) -> Row:
+    """`row`, read again from its text where a column may have been an integer beyond 64 bits."""
+    for value in row.values():
+        if type(value) is float and not -_LARGE < value < _LARGE:
+            try:
+                again = json.loads(text)
+            except RecursionError:
+                return BadRowError("not valid JSON")
+            return again[inside] if inside else again
+    return row
+
+
+def _parse_exactly(text: bytes) -> Row | None:
+    """By the standard library, which also reads what orjson refuses: NaN and halves of surrogate pairs."""
+    if not text.strip(_BLANK):
+        return None
+    try:
+        row = json.loads(text.decode("utf-8-sig"))
+    except UnicodeDecodeError:
+        return BadRowError("not UTF-8")
+    except (ValueError, RecursionError):
+        return BadRowError("a NUL byte, not valid JSON" if b"\0" in text else "not valid JSON")
+    return row if isinstance(row, dict) else BadRowError(f"a JSON {type(row).__name__}, not an object")
+
+
+def _found(text: bytes, position: int, number: int) -> Found | None:
+    row = parse(text)
+    return None if row is None else Found(position, number, row)
+
+
+def _read(
+    stream: io.BufferedReader,
+    start: int,
+    stop: int | None,
+    line: int,
+    found: Callable[[bytes, int, int], Found | None],
+) -> Generator[Found, None, int]:
+    position, number, end = _line_begin(stream, start), line, sys.maxsize if stop is None else stop
+    for text in stream:
+        if position >= end:
+            break
+        item = found(text, position, number)
+        if item is not None:
+            yield item
+        position += len(text)
+        number += 1
+    return number - line
+
+
+def _line_begin(stream: io.BufferedReader, start: int) -> int:
+    if start == 0:
+        return 0  # a compressed stream cannot seek
+    stream.seek(start - 1)
+    return start - 1 + len(stream.readline())

@@ -1,0 +1,143 @@
+"""JSON text: an array of objects, objects one after another (pretty-printed or not), or one object of objects by id."""
+
+from __future__ import annotations
+
+import codecs
+import io
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from medray.data.readers.found import Found, Row
+from medray.data.records import BadRowError
+from medray.errors import InputError
+
+_CHUNK = 1 << 20
+_BLANK = " \t\r\n"
+_DECODER = json.JSONDecoder()
+
+
+def read(stream: io.BufferedReader, name: str, start: int, stop: int | None, line: int) -> Iterator[Found]:
+    """Rows from byte `start` on, a position that an earlier read gave.
+
+    Separators are skipped. A file that is one object whose values are all objects has a row a value, with the key as
+    its "id" unless it has one. Raises InputError that names the byte where the text is not JSON or not UTF-8.
+    """
+    text = _Text(stream, name, start, line)
+    keyed, first = False, True
+    while text.skip(",[]}" if keyed else ",[]"):
+        position, begun = text.position, text.line
+        value, key, length = text.value(keyed, begun=start > 0 and first)
+        if first and start == 0 and _by_id(value) and text.is_last(length):
+            keyed, first = True, False
+            text.take(len("{"))
+            continue
+        keyed, first = keyed or key is not None, False
+        yield Found(position, begun, _row(value, key))
+        text.take(length)
+    if start == 0 and text.opened > 0:
+        raise InputError(f"an array is not closed at the end, byte {text.position}", file=name)
+
+
+def _by_id(value: Any) -> bool:
+    return isinstance(value, dict) and bool(value) and all(isinstance(each, dict) for each in value.values())
+
+
+def _row(value: Any, key: str | None) -> Row:
+    if not isinstance(value, dict):
+        return BadRowError(f"a {type(value).__name__}, not an object")
+    return value if key is None else {"id": key, **value}
+
+
+class _Text:
+    """A window of the text, decoded, that grows by chunks until a value is whole.
+
+    position: of text[at], in bytes. line: the same, in lines. opened: brackets that are not closed yet.
+    """
+
+    def __init__(self, stream: io.BufferedReader, name: str, start: int, line: int) -> None:
+        self._stream, self._name = stream, name
+        if start:
+            stream.seek(start)
+        self._decoder = codecs.getincrementaldecoder("utf-8")()
+        self._chunk, self._ended, self._fresh = _CHUNK, False, start == 0
+        self._text, self.at, self.position, self.line, self.opened = "", 0, start, line, 0
+
+    def skip(self, separators: str) -> bool:
+        """Goes to the next value; False at the end."""
+        wanted = _BLANK + separators
+        while True:
+            text, end = self._text, self.at
+            while end < len(text) and text[end] in wanted:
+                self.opened += (text[end] == "[") - (text[end] == "]")
+                end += 1
+            self.take(end - self.at)
+            if self.at < len(self._text):
+                return True
+            if not self._grow():
+                return False
+
+    def value(self, keyed: bool, begun: bool) -> tuple[Any, str | None, int]:
+        """The value at `at`, its key in an object by id, and how long both are.
+
+        begun: reading began here, so a text with a colon behind it says that this is an object by id.
+        """
+        while True:
+            try:
+                value, end = _DECODER.raw_decode(self._text, self.at)
+                key = None
+                if isinstance(value, str) and (keyed or begun):
+                    colon = self._after(end)
+                    if self._text.startswith(":", colon) or keyed:
+                        key = value
+                        if not self._text.startswith(":", colon):
+                            raise ValueError
+                        value, end = _DECODER.raw_decode(self._text, self._after(colon + 1))
+                elif keyed:
+                    raise ValueError
+                # A number may go on in the next chunk.
+                if isinstance(value, int | float) and len(self._text) - end <= len("e+") and not self._ended:
+                    raise ValueError
+                return value, key, end - self.at
+            except (ValueError, RecursionError):
+                if not self._grow():
+                    raise InputError(f"not valid JSON at byte {self.position}", file=self._name) from None
+
+    def is_last(self, length: int) -> bool:
+        """Whether nothing stands behind the next `length` characters."""
+        while not self._text[self.at + length :].strip(_BLANK):
+            if not self._grow():
+                return True
+        return False
+
+    def take(self, length: int) -> None:
+        taken = self._text[self.at : self.at + length]
+        self.position += len(taken) if taken.isascii() else len(taken.encode())
+        self.line += taken.count("\n")
+        self.at, self._chunk = self.at + length, _CHUNK
+
+    def _after(self, at: int) -> int:
+        """The place of the next character that is not blank; ValueError where more must be read to know it."""
+        while at < len(self._text) and self._text[at] in _BLANK:
+            at += 1
+        if at == len(self._text) and not self._ended:
+            raise ValueError
+        return at
+
+    def _grow(self) -> bool:
+        """Reads on; False at the end of the file. What was taken is let go, and `at` is 0 again."""
+        if self._ended:
+            return False
+        data = self._stream.read(self._chunk)
+        self._ended, self._chunk = not data, self._chunk * 2
+        try:
+            more = self._decoder.decode(data, final=self._ended)
+        except UnicodeDecodeError as error:
+            byte = self.position + len(self._text[self.at :].encode()) + error.start
+            raise InputError(f"not UTF-8 at byte {byte}", file=self._name) from None
+        if self._fresh and more:
+            self._fresh = False
+            if more.startswith("\ufeff"):
+                self.position, more = self.position + len(codecs.BOM_UTF8), more[1:]
+        self._text, self.at = self._text[self.at :] + more, 0
+        return True

@@ -1,0 +1,126 @@
+"""Parquet, row group by row group; and rows of Arrow tables, which saved data sets are too."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator
+from datetime import date, time, timedelta
+from decimal import Decimal
+from typing import Any
+
+from medray.data.readers.found import Found, Row
+from medray.data.records import BadRowError
+from medray.errors import InputError
+
+_BATCH_ROWS = 512
+
+
+def read(stream: io.BufferedReader, name: str, start: int, stop: int | None, line: int) -> Iterator[Found]:
+    """Rows start … stop - 1; their positions and lines are their numbers. Only the row groups of these are read."""
+    import pyarrow as pa
+
+    file = _opened(stream, name)
+    groups, first, before = [], None, 0
+    for group in range(file.metadata.num_row_groups):
+        after = before + file.metadata.row_group(group).num_rows
+        if after > start and (stop is None or before < stop):
+            groups.append(group)
+            first = before if first is None else first
+        before = after
+    number = first or 0
+    try:
+        for batch in file.iter_batches(_BATCH_ROWS, row_groups=groups):
+            ahead = min(max(0, start - number), batch.num_rows)
+            number += ahead
+            for row in rows(batch.slice(ahead)):
+                if stop is not None and number >= stop:
+                    return
+                yield Found(number, number + 1, row)
+                number += 1
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise _damaged(name, f"after row {number}", error) from None
+
+
+def ranges(stream: io.BufferedReader, name: str, block_bytes: int) -> list[tuple[int, int | None]]:
+    """Row ranges of whole row groups that hold about `block_bytes` (decoded) or more each."""
+    metadata = _opened(stream, name).metadata
+    found: list[tuple[int, int | None]] = []
+    begin, end, held = 0, 0, 0
+    for group in range(metadata.num_row_groups):
+        end += metadata.row_group(group).num_rows
+        held += metadata.row_group(group).total_byte_size
+        if held >= block_bytes:
+            found.append((begin, end))
+            begin, held = end, 0
+    if end > begin or not found:
+        found.append((begin, end))
+    return found
+
+
+def rows(batch: Any) -> Iterator[Row]:
+    """Rows of an Arrow batch or table as JSON has them: times as ISO 8601, decimals as text, bytes a bad row."""
+    doubtful = [field.name for field in batch.schema if not _plain(field.type)]
+    for row in batch.to_pylist():
+        try:
+            for name in doubtful:
+                row[name] = _as_json(row[name], name)
+        except BadRowError as error:
+            yield error
+        else:
+            yield row
+
+
+def _opened(stream: io.BufferedReader, name: str) -> Any:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    try:
+        file = parquet.ParquetFile(stream)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise _damaged(name, "in its footer", error) from None
+    names = file.schema_arrow.names
+    if len(set(names)) < len(names):
+        raise InputError("two of its columns have one name", file=name, mend="rename one")
+    return file
+
+
+def _damaged(name: str, where: str, error: Exception) -> InputError:
+    return InputError(
+        f"not a whole Parquet file: damaged {where} ({type(error).__name__})", file=name, mend="copy it again"
+    )
+
+
+def _plain(kind: Any) -> bool:
+    """Whether every value of an Arrow type is one that JSON has."""
+    from pyarrow import types
+
+    scalar: tuple[Callable[[Any], bool], ...] = (
+        types.is_integer,
+        types.is_floating,
+        types.is_boolean,
+        types.is_null,
+        types.is_string,
+        types.is_large_string,
+        types.is_string_view,
+    )
+    if any(is_kind(kind) for is_kind in scalar):
+        return True
+    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
+        return _plain(kind.value_type)
+    if types.is_struct(kind):
+        return all(_plain(field.type) for field in kind)
+    return types.is_dictionary(kind) and _plain(kind.value_type)
+
+
+def _as_json(value: Any, column: str) -> Any:
+    if value is None or isinstance(value, str | int | float):
+        return value
+    if isinstance(value, dict):
+        return {name: _as_json(each, column) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_as_json(each, column) for each in value]
+    if isinstance(value, date | time):  # and datetime, which is a date
+        return value.isoformat()
+    if isinstance(value, Decimal | timedelta):
+        return str(value)
+    raise BadRowError(f"column {column!r} holds {type(value).__name__}, which JSON has not")

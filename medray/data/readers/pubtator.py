@@ -1,0 +1,88 @@
+"""PubTator: title, abstract, entity and relation lines under one document id; a blank line ends the document."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+
+from medray.data.readers.bigbio import Mention, Passage, Relation, document
+from medray.data.readers.found import Row
+from medray.data.records import BadRowError
+
+_TEXT = re.compile(r"([^|\t]+)\|([ta])\|(.*)", re.DOTALL)
+_NO_CONCEPT = ("", "-", "-1")
+
+
+def read(stream: Iterable[bytes], name: str) -> Iterator[tuple[int, Row]]:
+    """(line, row in BigBio's form) of each document. Offsets run over title + " " + abstract, in characters.
+
+    A document with a line that fits nothing, or an entity that is not at its offsets, is a bad row.
+    """
+    for first, lines in _blocks(stream):
+        row: Row
+        try:
+            row = _document(first, lines)
+        except BadRowError as error:
+            row = error
+        yield first, row
+
+
+def _blocks(stream: Iterable[bytes]) -> Iterator[tuple[int, list[bytes]]]:
+    """Lines of one document, with the number of the first: up to a blank line, or to another title."""
+    block: list[bytes] = []
+    first = 0
+    for number, raw in enumerate(stream, 1):
+        line = raw.rstrip(b"\r\n")
+        if number == 1:
+            line = line.removeprefix(b"\xef\xbb\xbf")
+        if block and (not line.strip() or re.match(rb"[^|\t]+\|t\|", line)):
+            yield first, block
+            block = []
+        if line.strip():
+            first = first if block else number
+            block.append(line)
+    if block:
+        yield first, block
+
+
+def _document(first: int, lines: list[bytes]) -> dict[str, object]:
+    texts: dict[str, str] = {}
+    mentions: list[Mention] = []
+    relations: list[Relation] = []
+    document_id: str | None = None
+    for number, raw in enumerate(lines, first):
+        try:
+            line = raw.decode()
+        except UnicodeDecodeError:
+            raise BadRowError(f"line {number} is not UTF-8") from None
+        text = _TEXT.fullmatch(line)
+        fields = line.split("\t")
+        owner = text[1] if text else fields[0]
+        document_id = owner if document_id is None else document_id
+        if owner != document_id:
+            raise BadRowError(f"line {number} is of another document")
+        if text:
+            if text[2] in texts:
+                raise BadRowError(f"line {number} is a second title or abstract")
+            texts[text[2]] = text[3]
+        elif len(fields) >= 5 and _is_number(fields[1]) and _is_number(fields[2]):
+            concepts = _concepts(fields[5]) if len(fields) > 5 else ()
+            mentions.append(Mention(fields[4], fields[3], [(int(fields[1]), int(fields[2]))], concepts))
+        elif len(fields) >= 4 and fields[1] and not _is_number(fields[1]):
+            relations.append(Relation(fields[1], fields[2], fields[3]))
+        else:
+            raise BadRowError(f"line {number} is no line of PubTator")
+    if "t" not in texts or document_id is None:
+        raise BadRowError("no line is a title")
+    title, abstract = texts["t"], texts.get("a", "")
+    passages = [Passage("title", 0, title), Passage("abstract", len(title) + 1, abstract)]
+    return document(document_id, [passage for passage in passages if passage.text], mentions, relations)
+
+
+def _concepts(field: str) -> tuple[str, ...]:
+    """A composite mention ("ocular and auditory toxicity") has several ids: id|id."""
+    return tuple(found for each in re.split(r"[|;,+]", field) if (found := each.strip()) not in _NO_CONCEPT)
+
+
+def _is_number(field: str) -> bool:
+    return field.isascii() and field.isdigit() and len(field) < 10

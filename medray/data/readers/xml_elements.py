@@ -1,0 +1,82 @@
+"""Elements of an XML file, one after another, with their lines. Entities and outside files are never followed."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from typing import Any
+from xml.etree.ElementTree import Element, ParseError, TreeBuilder
+
+from medray.errors import InputError
+
+_CHUNK = 1 << 16
+
+
+def elements(stream: io.BufferedReader, name: str, *tags: str) -> Iterator[tuple[int, Element, Element]]:
+    """(line, element, root) of each element with one of `tags`, as soon as it ends; it is emptied after its turn.
+
+    The root has its attributes already. Raises InputError for what is not well-formed, declares entities, or has no
+    such element at all.
+    """
+    from defusedxml.common import DefusedXmlException
+    from defusedxml.ElementTree import DefusedXMLParser
+
+    builder = _Builder(tags)
+    parser = DefusedXMLParser(target=builder)
+    builder.expat = parser.parser
+    data: bytes | None = stream.read(_CHUNK)
+    if not data:
+        return
+    found = False
+    while data is not None:
+        try:
+            if data:
+                parser.feed(data)
+            else:
+                parser.close()
+        except DefusedXmlException as error:
+            raise InputError(
+                f"its XML declares entities, which are not followed ({type(error).__name__})", file=name
+            ) from None
+        except (ParseError, ValueError, LookupError) as error:
+            line, column = getattr(error, "position", (builder.line, 0))
+            raise InputError(f"not well-formed XML at line {line}, column {column}", file=name) from None
+        found = found or bool(builder.finished)
+        for line, element in builder.finished:
+            yield line, element, builder.root
+            element.clear()
+        builder.finished.clear()
+        data = stream.read(_CHUNK) if data else None
+    if not found:
+        raise InputError(
+            f"its XML has no element {' or '.join(tags)}",
+            file=name,
+            mend="name the file's format: medquad_xml or bioc",
+        )
+
+
+class _Builder(TreeBuilder):
+    def __init__(self, tags: tuple[str, ...]) -> None:
+        super().__init__()
+        self.expat: Any = None
+        self.root: Any = None
+        self.finished: list[tuple[int, Element]] = []
+        self._tags, self._begun = tags, list[int]()
+
+    @property
+    def line(self) -> int:
+        return int(self.expat.CurrentLineNumber)
+
+    def start(self, tag: Any, attrs: Any) -> Element:
+        element = super().start(tag, attrs)
+        if self.root is None:
+            self.root = element
+        if tag in self._tags:
+            self._begun.append(self.line)
+        return element
+
+    def end(self, tag: Any) -> Element:
+        element = super().end(tag)
+        if tag in self._tags:
+            self.finished.append((self._begun.pop(), element))
+        return element

@@ -1,0 +1,142 @@
+"""Files behind a URL. S3 goes through pyarrow, which needs no further package and reads the usual AWS_* variables;
+other protocols through fsspec. No message quotes another's error text: it may hold a signed URL.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import os
+import re
+from typing import Any, NamedTuple, NoReturn
+
+from medray.errors import InputError
+
+MEND = "check the name, the network and the credentials in the environment"
+
+
+def shown(path: str) -> str:
+    """A path as it may be printed: without user, password and, for http, the query, which may be a signature."""
+    path = re.sub(r"(?<=://)[^/]*@", "", path)
+    return re.sub(r"[?#].*", "", path) if re.search("https?://", path) else path
+
+
+class Place(NamedTuple):
+    """A URL: its file system, its name there, and what stands before that name in the URL."""
+
+    filesystem: Any
+    root: str
+    head: str | None
+
+    def url(self, name: str) -> str:
+        return str(self.filesystem.unstrip_protocol(name)) if self.head is None else self.head + name
+
+    def etag(self) -> str | None:
+        if type(self.filesystem).__name__ != "ArrowFSWrapper":
+            return None
+        with self.filesystem.fs.open_input_stream(self.root, compression=None) as stream:
+            found = stream.metadata().get("ETag")
+        return found.decode() if found else None
+
+
+def place(path: str) -> Place:
+    """Raises InputError where the protocol is unknown or its package not installed."""
+    protocol = path.split("://", 1)[0].split("::")[-1]
+    if protocol in ("s3", "s3a") and "::" not in path:
+        root = path.split("://", 1)[1].rstrip("/")
+        if "@" in root.split("/", 1)[0]:
+            raise InputError(
+                "keys do not belong into a URL",
+                file=shown(path),
+                mend="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+            )
+        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+        region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+        return Place(_s3(endpoint, region, root.split("/", 1)[0]), root, f"{protocol}://")
+    import fsspec.core
+
+    try:
+        filesystem, root = fsspec.core.url_to_fs(path)
+    except ImportError as error:
+        package = error.name or next(iter(re.findall(r"[Ii]nstall (\w+)", str(error))), None)
+        raise InputError(
+            f"{protocol}:// needs the package {package or f'of fsspec for {protocol}'}, which is not installed",
+            file=shown(path),
+            mend=f"pip install {package or f'fsspec[{protocol}]'}",
+        ) from None
+    except ValueError:
+        raise InputError(
+            f"{protocol}:// is not a protocol that fsspec knows",
+            file=shown(path),
+            mend="s3://, https://, gs://, or a local path",
+        ) from None
+    return Place(filesystem, root, path[: len(path) - len(root)] if path.endswith(root) else None)
+
+
+@functools.lru_cache(maxsize=8)
+def _s3(endpoint: str | None, region: str | None, bucket: str) -> Any:
+    from fsspec.implementations.arrow import ArrowFSWrapper
+    from pyarrow import fs
+
+    if region is None and endpoint is None:
+        try:
+            region = fs.resolve_s3_region(bucket)
+        except (OSError, ValueError):  # the first request says what is wrong
+            region = None
+    scheme, _, host = (endpoint or "").rpartition("://")
+    return ArrowFSWrapper(
+        fs.S3FileSystem(
+            endpoint_override=host or None,
+            scheme=scheme or "https",
+            region=region,
+            connect_timeout=10,
+            request_timeout=60,
+        ),
+        skip_instance_cache=True,
+    )
+
+
+class RemoteStream(io.RawIOBase):
+    """fsspec's file as a raw stream, so that Python's own buffer finds the lines."""
+
+    def __init__(self, stream: Any, path: str) -> None:
+        self._stream, self._path = stream, path
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        try:
+            data = self._stream.read(len(buffer))
+        except Exception as error:
+            unreadable(error, self._path)
+        buffer[: len(data)] = data
+        return len(data)
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return int(self._stream.seek(offset, whence))
+
+    def tell(self) -> int:
+        return int(self._stream.tell())
+
+    def close(self) -> None:
+        if not self.closed:
+            self._stream.close()
+        super().close()
+
+
+def unreadable(error: Exception, path: str) -> NoReturn:
+    mend = MEND if "://" in path else None
+    raise InputError(f"cannot be read ({summary(error)})", file=shown(path), mend=mend) from None
+
+
+def summary(error: Exception) -> str:
+    """What may be told of an error whose text is another's: it may quote a signed URL."""
+    if known := re.search(r"AWS Error ([A-Z_]+)", str(error)):
+        return known[1]
+    if isinstance(error, OSError) and isinstance(error.errno, int):
+        return os.strerror(error.errno)
+    return type(error).__name__
