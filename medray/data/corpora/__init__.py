@@ -1,0 +1,102 @@
+"""Published corpora by name: their files under a folder or URL become plain rows that `forms` makes records of.
+
+Every corpus of the systems that medray covers is here, with the parsers of its teachers' completions and the builder
+of its instruct sets. A row that cannot be read keeps its place and carries the reason.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from medray.data.corpora import extraction, instruct, multiclinsum, notes, steps
+from medray.data.corpora.corruption import corruption_warning
+from medray.data.corpora.locate import AbsentError
+from medray.data.corpora.published import (
+    CORPORA,
+    NAMES,
+    RATIONALE_KEYS,
+    CorpusOptions,
+    CorpusRow,
+    Presets,
+)
+from medray.data.corpora.teacher_report import TeacherReport, teacher_report
+
+__all__ = [
+    "NAMES",
+    "RATIONALE_KEYS",
+    "CorpusOptions",
+    "CorpusRow",
+    "Presets",
+    "TeacherReport",
+    "corruption_warning",
+    "counts",
+    "find",
+    "presets",
+    "rows",
+    "splits",
+    "teacher_report",
+]
+
+
+def splits(name: str, root: str | None = None) -> tuple[str, ...]:
+    """Which of train, validation and test the corpus was published with; with `root`, those whose files lie there."""
+    published = tuple(CORPORA[name].counts)
+    if root is None:
+        return published
+    return tuple(split for split in published if _is_there(name, root, split))
+
+
+def counts(name: str) -> dict[str, int]:
+    """Rows of each split as published, as far as known."""
+    return {split: count for split, count in CORPORA[name].counts.items() if count is not None}
+
+
+def presets(name: str) -> Presets:
+    """How a run asks for the corpus unless its config says otherwise."""
+    return CORPORA[name].presets
+
+
+def find(name: str, root: str, split: str) -> list[str]:
+    """The files that `rows` may read, a teacher's among them; absolute paths or URLs.
+
+    Raises InputError that names every name it looked for, where the split's own files are absent.
+    """
+    match CORPORA[name].kind:
+        case "steps":
+            return steps.find(name, root, split)
+        case "notes":
+            return notes.find(name, root, split)
+        case "multiclinsum":
+            return multiclinsum.find(name, root, split)
+        case "instruct":
+            return instruct.find(name, root, split)
+        case "extraction":
+            return extraction.find(name, root, split)
+
+
+def rows(
+    name: str, root: str, split: str, options: CorpusOptions, dropped: Counter[str] | None = None
+) -> Iterator[CorpusRow]:
+    """The rows of a split in their published order. dropped: told how many were left out on purpose, a reason each.
+
+    Raises InputError where files are absent, and where a teacher's completions do not match the rows.
+    """
+    match CORPORA[name].kind:
+        case "steps":
+            return steps.rows(name, root, split, options)
+        case "notes":
+            return notes.rows(name, root, split, options)
+        case "multiclinsum":
+            return multiclinsum.rows(name, root, split, options)
+        case "instruct":
+            return instruct.rows(name, root, split, options, dropped)
+        case "extraction":
+            return extraction.rows(name, root, split, options, dropped)
+
+
+def _is_there(name: str, root: str, split: str) -> bool:
+    try:
+        return bool(find(name, root, split))
+    except AbsentError:
+        return False

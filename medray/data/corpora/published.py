@@ -1,0 +1,247 @@
+"""The published corpora: their splits, sizes, licences, and how a run asks for them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+from medray.config.data import ColumnsConfig, ExtractionConfig, PromptsConfig
+from medray.data.records import BadRowError
+from medray.data.splits import HOLD_OUT_SHARE
+
+Kind = Literal["steps", "notes", "multiclinsum", "instruct", "extraction"]
+
+# Keys of the rationales that have a text a key, in their published order.
+RATIONALE_KEYS = (
+    "Age",
+    "Sex",
+    "Smoking",
+    "Alcohol",
+    "Medications or Drugs",
+    "Diagnosis",
+    "Past Medical History",
+    "Past Surgical History",
+    "Family History",
+    "Known Allergies",
+    "Lab Results",
+    "Immunizations",
+    "Other",
+)
+UNVERIFIED = "licence not verified: ask its publisher before use"
+
+
+@dataclass(frozen=True)
+class CorpusOptions:
+    """What may be chosen of a published corpus.
+
+    label_source: llm replaces the labels of train by the teacher's. teacher: palm, gpt, generic; None: the corpus's
+    own, where its files are there. pair_join: newline, eos; None: as published. eos_token: the text of the end token.
+    legacy_and: teacher_report reads `(a) and (b)` as the published evaluation did. subset: "small" is the first
+    tenth of esnli.
+    """
+
+    label_source: str = "gt"
+    teacher: str | None = None
+    pair_join: str | None = None
+    eos_token: str = "</s>"
+    legacy_and: bool = False
+    subset: str | None = None
+
+
+class CorpusRow(NamedTuple):
+    """A row for `forms`, or why there is none. line: of the file, from 1; where there are no lines, its number."""
+
+    file: str
+    line: int
+    row: dict[str, Any] | BadRowError
+
+
+@dataclass(frozen=True)
+class Presets:
+    """How a run asks for a corpus unless its config says otherwise.
+
+    prompts_by_lang: prompts of rows in other languages. pair_join: what the published inputs were joined by.
+    hold_out: share of the training rows that is validated on, drawn with seed 0, where there is no validation split.
+    teacher: whose words the corpus brings.
+    """
+
+    form: str
+    licence: str
+    columns: ColumnsConfig = field(default_factory=ColumnsConfig)
+    prompts: PromptsConfig = field(default_factory=PromptsConfig)
+    prompts_by_lang: Mapping[str, PromptsConfig] = field(default_factory=dict)
+    extraction: ExtractionConfig = field(default_factory=ExtractionConfig)
+    pair_join: str | None = None
+    hold_out: float = HOLD_OUT_SHARE
+    teacher: str | None = None
+
+
+@dataclass(frozen=True)
+class Published:
+    """A corpus. counts: rows of each split as published; None: not known. folders: names of its folder.
+
+    documents: of an extraction corpus, the corpus whose documents it reads.
+    """
+
+    kind: Kind
+    counts: Mapping[str, int | None]
+    folders: tuple[str, ...]
+    licence: str = UNVERIFIED
+    prompts: PromptsConfig = field(default_factory=PromptsConfig)
+    prompts_by_lang: Mapping[str, PromptsConfig] = field(default_factory=dict)
+    extraction: ExtractionConfig = field(default_factory=ExtractionConfig)
+    pair_join: str | None = None
+    teacher: str | None = None
+    documents: str = ""
+
+    @property
+    def presets(self) -> Presets:
+        form = {"steps": "columns", "instruct": "alpaca", "extraction": "bigbio"}.get(self.kind, "auto")
+        return Presets(
+            form=form,
+            licence=self.licence,
+            prompts=self.prompts,
+            prompts_by_lang=self.prompts_by_lang,
+            extraction=self.extraction,
+            pair_join=self.pair_join,
+            teacher=self.teacher,
+        )
+
+
+def _prompts(label: str, rationale: str = "") -> PromptsConfig:
+    return PromptsConfig(label=label, rationale=rationale or PromptsConfig().rationale)
+
+
+def _steps(
+    *folders: str,
+    teacher: str = "palm",
+    licence: str = UNVERIFIED,
+    pair_join: str | None = None,
+    **counts: int | None,
+) -> Published:
+    return Published(
+        "steps",
+        counts,
+        folders,
+        licence=licence,
+        prompts=_prompts("predict", "explain"),
+        pair_join=pair_join,
+        teacher=teacher,
+    )
+
+
+def _notes(
+    label: str, folders: tuple[str, ...], licence: str = UNVERIFIED, **counts: int | None
+) -> Published:
+    prompts = _prompts(label, "Please extract the key information from the dialogue")
+    return Published("notes", counts, folders, licence=licence, prompts=prompts)
+
+
+def _ner(
+    kind: str, documents: str, types: tuple[str, ...] = (), licence: str = UNVERIFIED, **counts: int | None
+) -> Published:
+    return Published(
+        "extraction",
+        counts,
+        (documents, f"{documents}_bigbio_kb"),
+        licence=licence,
+        prompts=_prompts(f"List every {kind} that the text names, as a JSON list of strings"),
+        extraction=ExtractionConfig(answer="entities", types=types),
+        documents=documents,
+    )
+
+
+def _re(pairs: str, documents: str, licence: str = UNVERIFIED, **counts: int | None) -> Published:
+    return Published(
+        "extraction",
+        counts,
+        (documents, f"{documents}_bigbio_kb"),
+        licence=licence,
+        prompts=_prompts(
+            f"List every pair of {pairs} that the text relates, as a JSON list of [first, second]"
+        ),
+        extraction=ExtractionConfig(answer="relations"),
+        documents=documents,
+    )
+
+
+_MTS = "MIT over CC BY 4.0 (MTS-Dialog)"
+_CDR = "public domain"
+_SUMMARIZE = "Please summarize this dialogue"
+_CLINICAL = _prompts("Summarize clinical text", "Extract the key information from clinical text")
+_CLINICAL_BY_LANG = {
+    "en": _CLINICAL,
+    "es": _prompts("Resumir el texto clínico", _CLINICAL.rationale),
+    "fr": _prompts("Résumer le texte clinique", _CLINICAL.rationale),
+    "pt": _prompts("Resumir texto clínico", _CLINICAL.rationale),
+}
+
+CORPORA: dict[str, Published] = {
+    "cqa": _steps("cqa", "cos_e", train=9741, test=1221),
+    "svamp": _steps(
+        "svamp", "svamp_palm", "SVAMP", train=800, test=200, licence="MIT (SVAMP), Apache-2.0 (completions)"
+    ),
+    "asdiv": _steps("asdiv", "ASDiv", train=None, test=200),
+    "esnli": _steps("esnli", train=549367, validation=9842, test=9824, pair_join="eos"),
+    "anli1": _steps(
+        "anli1",
+        "anli",
+        train=16946,
+        validation=1000,
+        test=1000,
+        pair_join="eos",
+        licence="CC BY-NC 4.0, no commercial use (not verified)",
+    ),
+    "generic": _steps(
+        "generic", teacher="generic", train=None, test=None, licence="Apache-2.0 (the published sample)"
+    ),
+    "medqa_d2n": _notes(
+        _SUMMARIZE, ("medqa_d2n", "medistill_d2n", "mts_dialog"), _MTS, train=1201, validation=100, test=200
+    ),
+    "medqa_n2d": _notes(
+        "Please write the dialogue that this note was made from",
+        ("medqa_n2d", "medqa_d2n", "medistill_d2n", "mts_dialog"),
+        _MTS,
+        train=1201,
+        validation=200,
+        test=100,
+    ),
+    "medsum": _notes(_SUMMARIZE, ("medsum",), train=800, validation=66, test=134),
+    "full_note": _notes(_SUMMARIZE, ("full_note", "taskB"), train=67, validation=20, test=40),
+    "multiclinsum": Published(
+        "multiclinsum",
+        {"train": 1892, "validation": 20, "test": 456},
+        ("multiclinsum", "multiclinsum_rationale"),
+        prompts=_CLINICAL,
+        prompts_by_lang=_CLINICAL_BY_LANG,
+    ),
+    "wikidoc": Published("instruct", {"train": 10000}, ("wikidoc", "medical_meadow_wikidoc")),
+    "medquad": Published("instruct", {"train": 16407}, ("medquad", "MedQuAD"), licence="CC BY 4.0"),
+    "bc5cdr_chemical": _ner("chemical", "bc5cdr", ("Chemical",), _CDR, train=500, validation=500, test=500),
+    "bc5cdr_disease": _ner("disease", "bc5cdr", ("Disease",), _CDR, train=500, validation=500, test=500),
+    "bc5cdr": _re("a chemical and a disease it causes", "bc5cdr", _CDR, train=500, validation=500, test=500),
+    "nlm_gene": _ner("gene", "nlm_gene", train=None, test=None),
+    "ncbi_disease": _ner(
+        "disease", "ncbi_disease", licence="public domain", train=None, validation=None, test=None
+    ),
+    "chemdner": _ner("chemical", "chemdner", train=None, validation=None, test=None),
+    "ddi_corpus": _re("interacting drugs", "ddi_corpus", train=None, test=None),
+    "biorelex": _re("binding entities", "biorelex", train=None, test=None),
+}
+NAMES = tuple(CORPORA)
+
+
+def text(row: Mapping[str, Any], *columns: str) -> str:
+    """The text of the first of these columns that the row has, as it stands. Raises BadRowError where there is none."""
+    column = next((column for column in columns if column in row), None)
+    if column is None:
+        raise BadRowError(f"no column {' or '.join(map(repr, columns))}")
+    value = row[column]
+    if isinstance(value, bool | int | float):
+        value = str(value)
+    if value is not None and not isinstance(value, str):
+        raise BadRowError(f"column {column!r} holds a {type(value).__name__}, not text")
+    if value is None or not value.strip():
+        raise BadRowError(f"column {column!r} is empty")
+    return value

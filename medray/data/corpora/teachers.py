@@ -1,0 +1,118 @@
+"""Files of a teacher's completions, and the completion of each row.
+
+Completion i of a split belongs to its row i, so nothing may be missing: both are counted against each other.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from medray.data import files
+from medray.data.corpora.locate import WORDS, File, Names, beside, listed, look, natural
+from medray.data.corpora.published import CorpusRow
+from medray.data.readers import compressed
+from medray.data.readers.formats import compression_of
+from medray.errors import InputError
+
+ROWS_PER_FILE = {"cqa": 1000, "svamp": 500, "asdiv": 1000, "esnli": 5500, "anli1": 5000}
+_ENDINGS = ("json", "json.gz")
+
+
+def names(corpus: str, split: str, teacher: str) -> list[Names]:
+    """Names that the files of a teacher may have."""
+    if teacher == "gpt":
+        return [Names(f"gpt-neox/{corpus}/{word}", _ENDINGS) for word in WORDS[split]]
+    return [Names(f"llm/{word}_CoT_*", _ENDINGS) for word in WORDS[split]]
+
+
+def find(corpus: str, folder: str, split: str, teacher: str) -> list[File]:
+    """The files of a teacher (palm, gpt) in their order; [] where there are none. folder: of the corpus's own files."""
+    return look(_places(folder, teacher), names(corpus, split, teacher))
+
+
+def absent(corpus: str, folder: str, split: str, teacher: str) -> InputError:
+    """The error that names every file that was looked for."""
+    looked = listed(names(corpus, split, teacher))
+    return InputError(
+        f"no completions of {teacher} for the {split} split of {corpus} are there; looked for {looked}",
+        file=", ".join(map(files.shown, _places(folder, teacher))),
+        key="method.teacher",
+        value=teacher,
+        mend="put the published files there, or train without them: method.mode: standard, "
+        "method.label_source: gt",
+    )
+
+
+def attach(
+    rows: Iterator[CorpusRow], found: Sequence[File], corpus: str, split: str, teacher: str
+) -> Iterator[tuple[CorpusRow, str]]:
+    """Each row with its completion. Raises InputError where files or completions are more or fewer than rows need."""
+    rest = _completions(found)
+    count = 0
+    for count, row in enumerate(rows, 1):
+        completion = next(rest, None)
+        if completion is None:
+            total = count + sum(1 for _ in rows)
+            raise _mismatch(found, corpus, split, f"{count - 1} completions", f"{total} rows")
+        yield row, completion
+    if more := sum(1 for _ in rest):
+        raise _mismatch(found, corpus, split, f"{count + more} completions", f"{count} rows")
+    wanted = -(-count // ROWS_PER_FILE[corpus])
+    if teacher == "palm" and len(found) != wanted:
+        what = f"{wanted} files of {ROWS_PER_FILE[corpus]} completions for {count} rows"
+        raise _mismatch(found, corpus, split, f"{len(found)} files", what)
+
+
+def _places(folder: str, teacher: str) -> list[str]:
+    return [folder, beside(folder)] if teacher == "gpt" else [folder]
+
+
+def _mismatch(found: Sequence[File], corpus: str, split: str, there: str, wanted: str) -> InputError:
+    return InputError(
+        f"the teacher has {there}, the {split} split of {corpus} has {wanted}",
+        file=", ".join(file.name for file in (found if len(found) < 4 else (found[0], found[-1]))),
+        mend="rows and completions must be of one publication, and none of the files may be missing",
+    )
+
+
+def _completions(found: Sequence[File]) -> Iterator[str]:
+    _check_numbers(found)
+    for file in found:
+        yield from _texts(file)
+
+
+def _check_numbers(found: Sequence[File]) -> None:
+    """Files are numbered from 0; a gap would move every completion behind it to another row."""
+    numbers = [re.search(r"_CoT_(\d+)\.", os.path.basename(file.path)) for file in found]
+    given = [int(number[1]) for number in numbers if number]
+    if given and given != list(range(len(given))):
+        missing = next(number for number in range(max(given) + 1) if number not in given)
+        raise InputError(
+            f"the teacher's file number {missing} is missing, {len(given)} files up to number {max(given)} are there",
+            file=sorted((file.name for file in found), key=natural)[0],
+            mend="put the missing file there",
+        )
+
+
+def _texts(file: File) -> list[str]:
+    with files.open_binary(file.path) as stream:
+        compression = compression_of(file.path)
+        data = (stream if compression is None else compressed.opened(stream, compression, file.name)).read()
+    try:
+        texts: Any = json.loads(data.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise InputError(f"not UTF-8 at byte {error.start}", file=file.name) from None
+    except json.JSONDecodeError as error:
+        raise InputError(f"not valid JSON at line {error.lineno}", file=file.name) from None
+    if not isinstance(texts, list):
+        raise InputError(f"a JSON {type(texts).__name__}, not a list of completions", file=file.name)
+    for number, completion in enumerate(texts, 1):
+        if not isinstance(completion, str):
+            raise InputError(
+                f"completion {number} is a {type(completion).__name__}, not text", file=file.name
+            )
+    return texts
