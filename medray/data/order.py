@@ -1,73 +1,126 @@
-"""The batch plan: which rows make up optimizer step s. Pure arithmetic, the same on every rank and machine.
+"""The order of rows: shards shuffled, then rows shuffled inside windows of shards. Pure arithmetic, the same everywhere.
 
-Shards are shuffled by (seed, epoch) and cut into windows of `window_shards`; rows are shuffled inside a window by
-(seed, epoch, window). The concatenation of the windows is the order of the epoch; batch b of it is rows b·B to
-(b+1)·B, and the last one is filled up with weightless rows. Step s is found from the row counts alone, without
-walking the steps before it, and depends neither on the number of workers nor on which shards have been written yet.
+Shards are shuffled by (seed, pass) and cut into windows of `window_shards`; rows are shuffled inside a window by (seed,
+pass, window). The windows one after the other are the order of a pass. Any row of any pass is found from the row
+counts alone: nothing before it is walked, and nothing depends on the number of workers or on which shards are
+written yet.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import lru_cache
+from typing import Protocol
 
 import numpy as np
 
-WEIGHTLESS = -1
+# What a draw is for, as a word of its seed. Words that are absent count as 0, so a purpose of its own starts at 1.
+PACKING, BUCKETS, CORPUS_SHARDS, CORPUS_ROWS = 1, 2, 3, 4
 
 
-@dataclass(frozen=True)
-class Batch:
-    """The rows of one optimizer step: arrays of B shard numbers and of B rows in them, WEIGHTLESS where none."""
-
-    epoch: int
-    shards: np.ndarray
-    rows: np.ndarray
+class RowOrder(Protocol):
+    """An endless order of rows, cut into epochs of `length` rows; place p of epoch e is position e * length + p."""
 
     @property
-    def real(self) -> int:
-        """Rows that are not weightless."""
-        return int((self.shards != WEIGHTLESS).sum())
+    def length(self) -> int: ...
+
+    def starts(self, epoch: int) -> np.ndarray:
+        """First place of each window of an epoch, and `length` at the end; int64 [windows + 1]."""
+
+    def take(self, first: int, last: int) -> np.ndarray:
+        """(shard, row) at the positions first to last, int64 [last - first, 2]."""
+
+    def shards(self, first: int, last: int) -> list[int]:
+        """Shards that the positions first to last may need, in the order of need, each once."""
+
+    def shard_order(self) -> np.ndarray:
+        """All shards, in the order in which a run that starts at position 0 needs them."""
 
 
-@dataclass(frozen=True)
-class Order:
-    """The plan over shards of `shard_rows` rows each."""
+class Stream:
+    """Rows of some shards, pass after pass, each row once a pass. It is the order of a run that mixes nothing.
 
-    shard_rows: tuple[int, ...]
-    seed: int
-    global_batch_size: int
-    window_shards: int
+    corpus: number of the corpus where several streams are mixed, so that no two shuffle alike.
+    """
 
-    @property
-    def rows(self) -> int:
-        return sum(self.shard_rows)
+    def __init__(
+        self,
+        shards: Sequence[int],
+        rows: Sequence[int],
+        seed: int,
+        window_shards: int,
+        corpus: int | None = None,
+    ) -> None:
+        self._shards, self._rows = np.asarray(shards, np.int64), np.asarray(rows, np.int64)
+        self._seed, self._window_shards, self._corpus = seed, window_shards, corpus
+        self.length = int(self._rows.sum())
+        self._pass = lru_cache(maxsize=4)(self._shuffle_shards)
+        self._window = lru_cache(maxsize=4)(self._shuffle_rows)
 
-    @property
-    def steps_per_epoch(self) -> int:
-        return -(-self.rows // self.global_batch_size)
+    def starts(self, epoch: int) -> np.ndarray:
+        return self._pass(epoch)[1]
 
-    def shard_order(self, epoch: int) -> np.ndarray:
-        """All shard numbers in the order in which `epoch` reads them; encoding follows that of epoch 0."""
-        return _generator(self.seed, epoch).permutation(len(self.shard_rows))
+    def shard_order(self) -> np.ndarray:
+        return self._shards[self._pass(0)[0]]
 
-    def batch(self, step: int) -> Batch:
-        """The rows of 0-based optimizer step `step`."""
-        epoch, batch = divmod(step, self.steps_per_epoch)
-        first = batch * self.global_batch_size
-        last = min(first + self.global_batch_size, self.rows)
-        starts = _window_starts(self, epoch)
+    def windows(self) -> list[tuple[int, list[int]]]:
+        """(first position, shards) of the windows of the first pass."""
+        shards = self.shard_order()
+        firsts = range(0, len(shards), self._window_shards)
+        starts = np.concatenate([[0], np.cumsum(self._rows[self._pass(0)[0]])])
+        return [(int(starts[at]), shards[at : at + self._window_shards].tolist()) for at in firsts]
+
+    def take(self, first: int, last: int) -> np.ndarray:
         pieces = []
-        window = int(np.searchsorted(starts, first, side="right")) - 1
-        while window < len(starts) - 1 and starts[window] < last:
-            pairs = _window_rows(self, epoch, window)
-            begin = starts[window]
-            pieces.append(pairs[max(first - begin, 0) : last - begin])
-            window += 1
-        pairs = np.concatenate(pieces)
-        padding = np.full((self.global_batch_size - len(pairs), 2), WEIGHTLESS, np.int64)
-        pairs = np.concatenate([pairs, padding])
-        return Batch(epoch, pairs[:, 0], pairs[:, 1])
+        for epoch, window, begin, end in self._parts(first, last):
+            pieces.append(self._window(epoch, window)[begin:end])
+        return np.concatenate(pieces) if pieces else np.empty((0, 2), np.int64)
+
+    def shards(self, first: int, last: int) -> list[int]:
+        found: dict[int, None] = {}
+        for epoch, window, _, _ in self._parts(first, last):
+            found.update(dict.fromkeys(self._shards[self._members(epoch, window)].tolist()))
+        return list(found)
+
+    def _parts(self, first: int, last: int) -> list[tuple[int, int, int, int]]:
+        """The positions first to last as (pass, window, begin, end), places counted from the window's first."""
+        parts = []
+        while first < last:
+            epoch, place = divmod(first, self.length)
+            starts = self.starts(epoch)
+            window = int(np.searchsorted(starts, place, side="right")) - 1
+            begin, end = int(starts[window]), min(int(starts[window + 1]), last - epoch * self.length)
+            parts.append((epoch, window, place - begin, end - begin))
+            first = epoch * self.length + end
+        return parts
+
+    def _members(self, epoch: int, window: int) -> np.ndarray:
+        first = window * self._window_shards
+        return self._pass(epoch)[0][first : first + self._window_shards]
+
+    def _shuffle_shards(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """(places of the shards, starts of the windows) of a pass."""
+        order = self._draw(CORPUS_SHARDS, epoch).permutation(len(self._shards))
+        ends = np.cumsum(self._rows[order])[self._window_shards - 1 :: self._window_shards]
+        if not len(ends) or ends[-1] != self.length:
+            ends = np.append(ends, self.length)
+        return order, np.concatenate([[0], ends])
+
+    def _shuffle_rows(self, epoch: int, window: int) -> np.ndarray:
+        members = self._members(epoch, window)
+        counts = self._rows[members]
+        rows = np.concatenate([np.arange(count) for count in counts.tolist()])
+        pairs = np.stack([np.repeat(self._shards[members], counts), rows], 1)
+        return self._draw(CORPUS_ROWS, epoch, window).permutation(pairs)
+
+    def _draw(self, purpose: int, epoch: int, *window: int) -> np.random.Generator:
+        if self._corpus is None:
+            return generator(self._seed, epoch, *window)
+        return generator(self._seed, epoch, *(window or (0,)), purpose, self._corpus + 1)
+
+
+def generator(*entropy: int) -> np.random.Generator:
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(entropy)))
 
 
 def rank_slots(slots: int, world_size: int, micro_batch_size: int, rank: int) -> list[range]:
@@ -81,31 +134,3 @@ def rank_slots(slots: int, world_size: int, micro_batch_size: int, rank: int) ->
         range(start + rank * micro_batch_size, start + (rank + 1) * micro_batch_size)
         for start in range(0, slots, turn)
     ]
-
-
-def _generator(*entropy: int) -> np.random.Generator:
-    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(entropy)))
-
-
-@lru_cache(maxsize=8)
-def _window_starts(order: Order, epoch: int) -> np.ndarray:
-    """First row, in the epoch's order, of each window; the last entry is the number of rows."""
-    counts = np.asarray(order.shard_rows, np.int64)[order.shard_order(epoch)]
-    ends = np.cumsum(counts)[order.window_shards - 1 :: order.window_shards]
-    if not len(ends) or ends[-1] != order.rows:
-        ends = np.append(ends, order.rows)
-    return np.concatenate([[0], ends])
-
-
-@lru_cache(maxsize=8)
-def _window_rows(order: Order, epoch: int, window: int) -> np.ndarray:
-    """(shard, row) pairs of a window in their order, [rows of the window, 2]."""
-    first = window * order.window_shards
-    shards = order.shard_order(epoch)[first : first + order.window_shards]
-    pairs = np.concatenate(
-        [
-            np.stack([np.full(order.shard_rows[shard], shard), np.arange(order.shard_rows[shard])], 1)
-            for shard in shards
-        ]
-    )
-    return _generator(order.seed, epoch, window).permutation(pairs)
