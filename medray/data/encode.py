@@ -1,135 +1,232 @@
-"""Records to tokens: one task a row of ids and labels, the same for training, evaluation and inference.
+"""Records to tokens: for each task flat arrays of ids and of what carries loss, the same for training and inference.
 
-A causal model reads one sequence: the prompt (chat template with the assistant's header), then the target and the end
-of turn. Prompt and target are tokenized apart, so the ids of the prompt are those that inference will see, and the
-loss mask is a boundary between two lists, never a search in padded text. An encoder-decoder reads the prompt as its
-source and the target as its labels.
+A causal model reads one sequence: what stands before an answer, then the answer and the end of its turn. All pieces are
+tokenized apart, so the ids before an answer are those that inference will see, and the loss mask is a pair of numbers a
+span, never a search in padded text. An encoder-decoder reads what stands before the answer as its source and writes the
+answer as its labels.
+
+The texts of a batch of records are tokenized in one go and put together by NumPy: no step is taken token by token.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-from medray.data.records import Distill
+import numpy as np
 
-ENCODER_VERSION = 2
+from medray.data.assembly import RowIds, TextTable
+from medray.data.frames import Fixed, Frame, Frames, Gap, Shape, shape
+from medray.data.records import Record
+from medray.data.render import EncodeSpec, Reading, Turn, reading, reference
+from medray.data.templates import Template
+from medray.data.text_ids import TextIds
+
+__all__ = ["ENCODER_VERSION", "IGNORED", "EncodeSpec", "Encoder", "TaskColumns", "reference"]
+
+ENCODER_VERSION = 3
 IGNORED = -100
-_SLOT = "\u2402medray-input\u2403"  # stands for the input while a template is taken apart; no corpus holds it
 
 
 @dataclass(frozen=True)
-class EncodeSpec:
-    """All that decides the tokens of a record. limits: longest target in tokens, a task each."""
+class TaskColumns:
+    """One task of a batch of records, as flat arrays; a row without the task has no ids.
 
-    architecture: Literal["causal", "seq2seq"]
-    tasks: tuple[str, ...]
-    prompts: dict[str, str]
-    system: str | None
-    max_input_tokens: int
-    limits: dict[str, int]
-
-
-@dataclass(frozen=True)
-class Example:
-    """One task of one record.
-
-    input_ids: the tokens that are read. labels: causal: as long as input_ids, IGNORED on the prompt;
-    seq2seq: the target's tokens. Both are empty where the record lacks the task.
+    input_ids: int32 [sum of lengths]: causal: the whole sequence; seq2seq: the source. input_ends: int64 [rows],
+    cumulative. targets: int32: seq2seq: the target's tokens; causal: flat (start, end) pairs of the spans of the row's
+    input_ids that carry loss, start at least 1; the last span is the answer that generation would write. target_ends:
+    int64 [rows], cumulative. cut: bool [rows]: input or target was cut, or the row has no label to learn.
     """
 
-    input_ids: list[int]
-    labels: list[int]
-    input_cut: bool
-    target_cut: bool
-
-    @property
-    def loss_tokens(self) -> int:
-        return sum(label != IGNORED for label in self.labels)
+    input_ids: np.ndarray
+    input_ends: np.ndarray
+    targets: np.ndarray
+    target_ends: np.ndarray
+    cut: np.ndarray
 
 
-ABSENT = Example([], [], False, False)
+@dataclass(frozen=True)
+class _Fit:
+    """A frame with the number of ids that each of its texts keeps. numbers: of the texts in the batch's table."""
+
+    frame: Frame
+    numbers: list[int]
+    kept: list[int]
+    cut: bool
 
 
 class Encoder:
-    """Encodes records with one tokenizer; made inside the process that uses it."""
+    """Encodes records with one tokenizer; made inside the process that uses it.
+
+    Raises InputError where the tokenizer's template cannot be used.
+    """
 
     def __init__(self, tokenizer: Any, spec: EncodeSpec) -> None:
-        self.tokenizer, self.spec = tokenizer, spec
-        self._frames = {task: self._frame(task) for task in spec.tasks}
+        self.spec, self._causal = spec, spec.architecture == "causal"
+        self._ids = TextIds(tokenizer)
+        self._frames = Frames(Template(tokenizer, spec.template, spec.architecture), self._ids)
+        if self._causal:
+            self._frames.check((("user", "", True), ("assistant", "", True)))
 
-    def encode(self, records: Sequence[Distill]) -> dict[str, list[Example]]:
-        """Examples of every task, in the order of `records`."""
-        inputs = self._inputs([record.input for record in records])
-        return {task: self._task(task, records, inputs) for task in self.spec.tasks}
+    def encode(self, records: Sequence[Record]) -> dict[str, TaskColumns]:
+        """The columns of every task, rows in the order of `records`."""
+        table = TextTable(self._ids)
+        found = {task: [reading(record, task, self.spec) for record in records] for task in self.spec.tasks}
+        for one in (one for rows in found.values() for one in rows if one is not None):
+            frame, texts = self._frame(one)
+            for gap in _gaps(frame or ()):
+                table.add(gap.kind, gap.fill(texts[gap.number]))
+            if not self._causal:
+                table.add("start", one.answer)
+        table.tokenize()
+        return {task: self._columns(task, rows, table) for task, rows in found.items()}
 
-    def _task(
-        self, task: str, records: Sequence[Distill], inputs: list[tuple[list[int], bool]]
-    ) -> list[Example]:
-        before, after, end = self._frames[task]
-        targets = [target(record, task) for record in records]
-        ids = self._ids([text or "" for text in targets])
-        limit = self.spec.limits[task] - len(end)
-        examples = []
-        for text, tokens, (input_ids, input_cut) in zip(targets, ids, inputs, strict=True):
-            if not text:
-                examples.append(ABSENT)
-                continue
-            answer = tokens[: max(limit, 0)] + end
-            prompt = before + input_ids + after
-            if self.spec.architecture == "causal":
-                prompt, answer = prompt + answer, [IGNORED] * len(prompt) + answer
-            examples.append(Example(prompt, answer, input_cut, len(tokens) > limit))
-        return examples
+    def _columns(self, task: str, rows: list[Reading | None], table: TextTable) -> TaskColumns:
+        inputs, targets = RowIds(table), RowIds(table)
+        spans: list[int] = []
+        ends, cut = [], np.zeros(len(rows), bool)
+        for number, one in enumerate(rows):
+            fit = None if one is None else self._fit(one, task, table)
+            if one is None or fit is None:
+                # A task that a record does not have is no loss; a label that is empty or fits no template is one.
+                cut[number] = one is not None or not task.startswith("rationale")
+            elif self._causal:
+                cut[number] = fit.cut
+                spans += self._add(fit, one, inputs)
+            else:
+                cut[number] = self._add_target(one, task, targets, table) | fit.cut
+                self._add(fit, one, inputs)
+            inputs.close()
+            targets.close()
+            ends.append(len(spans))
+        ids, id_ends = inputs.finish()
+        if self._causal:
+            return TaskColumns(ids, id_ends, np.array(spans, np.int32), np.array(ends, np.int64), cut)
+        return TaskColumns(ids, id_ends, *targets.finish(), cut)
 
-    def _inputs(self, texts: list[str]) -> list[tuple[list[int], bool]]:
-        limit = self.spec.max_input_tokens
-        return [(ids[:limit], len(ids) > limit) for ids in self._ids(texts)]
+    def _add(self, fit: _Fit, one: Reading, row: RowIds) -> list[int]:
+        """Adds the pieces of a row, and returns the flat spans that carry loss (causal)."""
+        spans: list[int] = []
+        last = sum(isinstance(piece, Gap) for piece in fit.frame) - 1
+        only_last = one.last_only or self.spec.train_turns == "last"
+        position, gap = 0, -1
+        for piece in fit.frame:
+            start = position
+            if isinstance(piece, Fixed):
+                row.add_fixed(piece.ids)
+                position += len(piece.ids)
+                trained = piece.end
+            else:
+                gap += 1
+                row.add_text(fit.numbers[gap], fit.kept[gap])
+                position += fit.kept[gap]
+                trained = piece.role == "assistant"
+            if self._causal and trained and position > start and (gap == last or not only_last):
+                if spans and spans[-1] == start:
+                    spans[-1] = position
+                else:
+                    spans += [max(start, 1), position]
+        if not self._causal:
+            row.add_fixed((self._ids.end,))
+            return []
+        if self.spec.train_on == "all" and not one.last_only:
+            # Two spans: the last still begins where generation does.
+            return [1, spans[-2], *spans[-2:]] if spans[-2] > 1 else spans[-2:]
+        return spans
 
-    def _ids(self, texts: list[str]) -> list[list[int]]:
-        """Plain text to ids. Strings that look like control tokens stay text: a record cannot open a turn."""
-        return self.tokenizer(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    def _add_target(self, one: Reading, task: str, row: RowIds, table: TextTable) -> bool:
+        """Adds an encoder-decoder's target with its end token; whether it was cut."""
+        limit = max(self.spec.limit(task) - 1, 0)
+        number = table.number("start", one.answer)
+        row.add_text(number, min(table.length(number), limit))
+        row.add_fixed((self._ids.end,))
+        return table.length(number) > limit
 
-    def _frame(self, task: str) -> tuple[list[int], list[int], list[int]]:
-        """Ids before the input, after it, and after the target: the same for every record."""
-        prompt, eos = self.spec.prompts[task], [self.tokenizer.eos_token_id]
-        if self.spec.architecture == "seq2seq" or not self.tokenizer.chat_template:
-            begin = [self.tokenizer.bos_token_id] if self._adds_bos() else []
-            lead = f"{prompt}: " if self.spec.architecture == "seq2seq" else f"{prompt}:\n"
-            after = eos if self.spec.architecture == "seq2seq" else self._special("\n\n")
-            return begin + self._special(lead if prompt else ""), after, eos
-        turns = [{"role": "user", "content": f"{prompt}:\n{_SLOT}" if prompt else _SLOT}]
-        if self.spec.system is not None:
-            turns.insert(0, {"role": "system", "content": self.spec.system})
-        ask = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-        whole = self.tokenizer.apply_chat_template(
-            [*turns, {"role": "assistant", "content": _SLOT}], tokenize=False, add_generation_prompt=False
-        )
-        before, slot, after = ask.partition(_SLOT)
-        if not slot or not whole.startswith(ask):
-            raise ValueError("the chat template does not begin a conversation with its own prompt")
-        return (
-            self._special(before),
-            self._special(after),
-            self._end_of_turn(whole[len(ask) :].partition(_SLOT)[2]),
-        )
+    def _frame(self, one: Reading, turns: tuple[Turn, ...] | None = None) -> tuple[Frame | None, list[str]]:
+        """The frame of a reading, with the texts for its gaps."""
+        turns = one.turns if turns is None else turns
+        if self._causal:
+            turns = (*turns, Turn("assistant", "", one.answer))
+        texts = [turn.text for turn in turns if turn.text is not None]
+        made: Shape = shape(turns)
+        return self._frames.conversation(made) if self._causal else self._frames.question(made), texts
 
-    def _end_of_turn(self, suffix: str) -> list[int]:
-        """The ids that end the assistant's turn: the template's own up to its first special token, else the end."""
-        special = set(self.tokenizer.all_special_ids)
-        ids = self._special(suffix)
-        cut = next((place for place, token in enumerate(ids) if token in special), None)
-        return [self.tokenizer.eos_token_id] if cut is None else ids[: cut + 1]
+    def _fit(self, one: Reading, task: str, table: TextTable) -> _Fit | None:
+        """What is left of a reading within its limits; None where the template cannot show it."""
+        turns, dropped = one.turns, False
+        while True:
+            frame, texts = self._frame(one, turns)
+            shorter = _without_oldest(turns) if one.conversation else None
+            if frame is not None:
+                numbers = [table.number(gap.kind, gap.fill(texts[gap.number])) for gap in _gaps(frame)]
+                fit = self._cut(frame, numbers, one, task, table, last_resort=shorter is None)
+                if fit is not None:
+                    return _Fit(fit.frame, fit.numbers, fit.kept, fit.cut or dropped)
+            if shorter is None:
+                return None
+            turns, dropped = shorter, True
 
-    def _special(self, text: str) -> list[int]:
-        return self.tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
+    def _cut(
+        self,
+        frame: Frame,
+        numbers: list[int],
+        one: Reading,
+        task: str,
+        table: TextTable,
+        *,
+        last_resort: bool,
+    ) -> _Fit | None:
+        """Cuts answers at their limit and the input at its own; None where turns have to be left out first."""
+        gaps, limit = _gaps(frame), self.spec.limit(task)
+        whole = [table.length(number) for number in numbers]
+        kept, budget = list(whole), self.spec.max_input_tokens
+        for place, gap in enumerate(gaps):
+            if gap.role == "assistant" and self._causal:
+                kept[place] = min(kept[place], max(limit - _end_after(frame, place), 0))
+            elif not one.conversation:
+                kept[place] = min(kept[place], budget + gap.lead_tokens)
+        if one.conversation:
+            before = len(gaps) - 1 if self._causal else len(gaps)
+            fixed = _fixed_before(frame, before) + (0 if self._causal else 1)
+            over = fixed + sum(kept[:before]) - budget
+            if over > 0 and not last_resort:
+                return None
+            # The last question loses its end first, then a long system message; the answer is never touched.
+            for place in sorted(range(before), key=lambda place: (gaps[place].role == "system", -place)):
+                if over > 0 and gaps[place].role != "assistant":
+                    taken = min(over, max(kept[place] - gaps[place].lead_tokens, 0))
+                    kept[place], over = kept[place] - taken, over - taken
+        return _Fit(frame, numbers, kept, kept != whole)
 
-    def _adds_bos(self) -> bool:
-        ids = self.tokenizer("a")["input_ids"]
-        return bool(ids) and ids[0] == self.tokenizer.bos_token_id
+
+def _gaps(frame: Frame) -> list[Gap]:
+    return [piece for piece in frame if isinstance(piece, Gap)]
 
 
-def target(record: Distill, task: str) -> str | None:
-    """The text that `task` shall write for `record`, None where it has none."""
-    return record.label if task == "label" else record.rationale
+def _end_after(frame: Frame, place: int) -> int:
+    """Ids of the end of turn after gap `place`."""
+    at = [number for number, piece in enumerate(frame) if isinstance(piece, Gap)][place] + 1
+    piece = frame[at] if at < len(frame) else None
+    return len(piece.ids) if isinstance(piece, Fixed) and piece.end else 0
+
+
+def _fixed_before(frame: Frame, gaps: int) -> int:
+    """Ids of the template before gap number `gaps`, or of the whole frame if it has no more than that."""
+    total = seen = 0
+    for piece in frame:
+        if isinstance(piece, Fixed):
+            total += len(piece.ids)
+        elif seen == gaps:
+            break
+        else:
+            seen += 1
+    return total
+
+
+def _without_oldest(turns: tuple[Turn, ...]) -> tuple[Turn, ...] | None:
+    """The conversation without its oldest question and answer, the system message kept; None where one is left."""
+    head = 1 if turns and turns[0].role == "system" else 0
+    following = (at for at in range(head + 1, len(turns)) if turns[at].role == "user")
+    at = next(following, None)
+    return None if at is None else turns[:head] + turns[at:]

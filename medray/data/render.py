@@ -1,0 +1,168 @@
+"""What each task of a record reads and writes, as text: the same for training, evaluation and inference."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from medray.data.records import Distill, Extraction, Instruction, Message, Preference, Record, TwoStep
+
+NO_TEXT = "None"  # what a task of one key writes where the document does not say
+
+
+@dataclass(frozen=True)
+class EncodeSpec:
+    """All that decides the tokens of a record.
+
+    tasks: label, rationale, rationale/<key>, chosen, rejected. prompts: the instruction of a task; that of
+    rationale/<key> may be missing, then it is the rationale's with the key in place of `{key}`, or after it.
+    template: a name of `templates.NAMES`, a Jinja file, or what `templates.read_template` makes of one.
+    train_turns: the assistant's turns that carry loss. train_on: all: the prompt carries loss too (causal).
+    limits: longest target in tokens, its end token included, a task each; rationale's is that of rationale/<key>.
+    max_input_tokens: longest input of a prompted record, or longest conversation before its last answer.
+    """
+
+    architecture: Literal["causal", "seq2seq"]
+    tasks: tuple[str, ...]
+    prompts: dict[str, str]
+    system: str | None
+    template: str
+    train_turns: Literal["all", "last"]
+    train_on: Literal["completion", "all"]
+    extraction_answer: Literal["entities", "relations"]
+    extraction_types: tuple[str, ...]
+    max_input_tokens: int
+    limits: dict[str, int]
+
+    def limit(self, task: str) -> int:
+        return self.limits[task] if task in self.limits else self.limits[task.partition("/")[0]]
+
+    def prompt(self, task: str) -> str:
+        kind, _, name = task.partition("/")
+        if task in self.prompts or not name:
+            return self.prompts[task]
+        prompt = self.prompts[kind]
+        return prompt.replace("{key}", name) if "{key}" in prompt else f"{prompt} ({name})"
+
+    @property
+    def instructs(self) -> bool:
+        """Whether the template has a place for an instruction apart from the input."""
+        return self.template == "alpaca" or self.template.startswith("legacy/")
+
+
+@dataclass(frozen=True)
+class Turn:
+    """lead: from the configuration: may hold control tokens and is never cut. text: the record's; None: it has none."""
+
+    role: str
+    lead: str
+    text: str | None
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What stands before an answer, and the answer.
+
+    conversation: the turns are the record's own, so that all of them count as input and old ones may be left out;
+    else one prompt with one input. last_only: loss on the last answer alone, whatever the spec says of turns.
+    """
+
+    turns: tuple[Turn, ...]
+    answer: str
+    conversation: bool = False
+    last_only: bool = False
+
+
+def reading(record: Record, task: str, spec: EncodeSpec) -> Reading | None:
+    """What `task` reads and writes of `record`; None where the record has nothing to write for it."""
+    answer = target(record, task, spec)
+    if not answer:
+        return None
+    if isinstance(record, Preference):
+        return Reading(_conversation(record.prompt, spec), answer, conversation=True, last_only=True)
+    if isinstance(record, Instruction):
+        return Reading(_conversation(record.messages[:-1], spec), answer, conversation=True)
+    return Reading(_prompted(_input(record, task), spec.prompt(task), spec), answer)
+
+
+def target(record: Record, task: str, spec: EncodeSpec) -> str | None:
+    """The text that `task` shall write for `record`; None or "" where it has none."""
+    kind, _, name = task.partition("/")
+    if kind == "rationale":
+        return _rationale(record, name)
+    if isinstance(record, Preference):
+        return {"label": record.chosen, "chosen": record.chosen, "rejected": record.rejected}[task]
+    return reference(record, spec) if task == "label" else None
+
+
+def reference(record: Record, spec: EncodeSpec) -> str:
+    """The text that a prediction for `record` is compared with."""
+    if isinstance(record, Distill | TwoStep):
+        return record.label
+    if isinstance(record, Instruction):
+        return record.messages[-1].content
+    if isinstance(record, Preference):
+        return record.chosen
+    return extraction_answer(record, spec.extraction_answer, spec.extraction_types)
+
+
+def extraction_answer(
+    record: Extraction, answer: Literal["entities", "relations"], types: tuple[str, ...]
+) -> str:
+    """A JSON list of the entities' texts, or of [first, second] pairs of them; each once, ignoring case, in order."""
+    names = {entity.id: entity.text[0] for entity in record.entities if entity.text}
+    if answer == "entities":
+        found: Iterable[tuple[str, ...]] = (
+            (names[entity.id],)
+            for entity in record.entities
+            if entity.id in names and (not types or entity.type in types)
+        )
+    else:
+        found = (
+            (names[relation.first], names[relation.second])
+            for relation in record.relations
+            if relation.first in names and relation.second in names and (not types or relation.type in types)
+        )
+    distinct: dict[tuple[str, ...], tuple[str, ...]] = {}
+    for item in found:
+        distinct.setdefault(tuple(part.casefold() for part in item), item)
+    made = [item[0] if answer == "entities" else list(item) for item in distinct.values()]
+    return json.dumps(made, ensure_ascii=False)
+
+
+def _rationale(record: Record, key: str) -> str | None:
+    found = record.rationale if isinstance(record, Distill | TwoStep) else None
+    if isinstance(found, Mapping):
+        if key:
+            return found.get(key) or NO_TEXT
+        return "\n".join(f"{name}: {text}" for name, text in found.items() if text)
+    if key:
+        return None
+    return found if found is None or isinstance(found, str) else "\n".join(found)
+
+
+def _input(record: Distill | TwoStep | Extraction, task: str) -> str:
+    if isinstance(record, Distill):
+        return record.input
+    if isinstance(record, TwoStep):
+        return record.second_input if task == "label" else record.first_input
+    return " ".join(record.passages)
+
+
+def _prompted(text: str, prompt: str, spec: EncodeSpec) -> tuple[Turn, ...]:
+    if spec.architecture == "seq2seq":
+        return (Turn("user", f"{prompt}: " if prompt else "", text),)
+    system = spec.system
+    if spec.instructs and prompt:
+        system, prompt = f"{system}\n{prompt}" if system else prompt, ""
+    user = Turn("user", f"{prompt}:\n" if prompt else "", text)
+    return (user,) if system is None else (Turn("system", system, None), user)
+
+
+def _conversation(messages: tuple[Message, ...], spec: EncodeSpec) -> tuple[Turn, ...]:
+    turns = tuple(Turn(message.role, "", message.content) for message in messages)
+    if spec.system is None or (turns and turns[0].role == "system"):
+        return turns
+    return (Turn("system", spec.system, None), *turns)
