@@ -1,60 +1,16 @@
 from __future__ import annotations
 
-import argparse
-import json
-import sys
-from pathlib import Path
 from typing import Any
 
-from medray.errors import InputError
+from medray.cli import data_import, data_prepare, data_simulate
 
 
 def add_to(verbs: Any) -> None:
     verb = verbs.add_parser(
-        "data", help="corpora without training: simulate", description="Work on corpora without training."
+        "data",
+        help="corpora without training: inspect, prepare, import, simulate",
+        description="Work on corpora without training.",
     )
     actions = verb.add_subparsers(dest="action", metavar="ACTION", required=True)
-    simulate = actions.add_parser(
-        "simulate",
-        help="write consultations of the simulated clinic as JSON lines",
-        description="Writes consultations of the simulated clinic as JSON lines.",
-    )
-    simulate.add_argument("output", help="file to write; - for standard output")
-    simulate.add_argument("--rows", type=int, default=1000, help="how many consultations (1000)")
-    simulate.add_argument(
-        "--size",
-        choices=("small", "medium", "full"),
-        default="small",
-        help="length of a consultation (small)",
-    )
-    simulate.add_argument(
-        "--split", choices=("train", "validation"), default="train", help="no treatment is in both (train)"
-    )
-    simulate.add_argument("--seed", type=int, default=0, help="row i is a function of the seed and i (0)")
-    simulate.set_defaults(run=run)
-
-
-def run(arguments: argparse.Namespace) -> int:
-    if arguments.rows < 1:
-        raise InputError("must be at least 1", key="--rows", value=arguments.rows, mend="--rows 1000")
-    if arguments.seed < 0:
-        raise InputError("must not be negative", key="--seed", value=arguments.seed, mend="--seed 0")
-    from medray.data import clinic
-
-    rows = clinic.rows(arguments.seed, arguments.rows, split=arguments.split, size=arguments.size)
-    if arguments.output == "-":
-        for row in rows:
-            print(json.dumps(row))
-        return 0
-    target = Path(arguments.output)
-    try:
-        with target.open("w", encoding="utf-8") as stream:
-            stream.writelines(json.dumps(row) + "\n" for row in rows)
-    except OSError as error:
-        raise InputError(
-            f"cannot be written ({error.strerror})",
-            file=target,
-            mend="a file in a folder that is there, or - for standard output",
-        ) from None
-    print(f"{arguments.rows} rows in {target}", file=sys.stderr)
-    return 0
+    for action in (data_prepare, data_import, data_simulate):
+        action.add_to(actions)

@@ -31,8 +31,8 @@ def add_to(verbs: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    config = _config(arguments.config, arguments.overrides)
-    address = _address(config)
+    config = read_config(arguments.config, arguments.overrides)
+    address = cluster_address(config)
 
     from medray.cli.cluster import before_import
     from medray.cli.summary import show
@@ -55,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
     )
 
 
-def _config(file: str, overrides: Sequence[str]) -> Config:
+def read_config(file: str, overrides: Sequence[str]) -> Config:
     """The config, after every check that needs neither Ray nor torch."""
     from medray.config.check import check
     from medray.config.load import load
@@ -64,6 +64,9 @@ def _config(file: str, overrides: Sequence[str]) -> Config:
     try:
         check(config)
         _check_plan(config)
+        from medray.data.sources import check_sources  # knows NumPy, which a wrong key need not wait for
+
+        check_sources(config)
     except InputError as error:
         error.file = error.file or file
         raise
@@ -78,13 +81,15 @@ def _check_plan(config: Config) -> None:
     from medray.plan.resources import Request, Supply, shortage
     from medray.plan.steps import split_batch
 
-    if _address(config):
+    if cluster_address(config):
         return
     train, cluster = config.train, config.cluster
     cpus = max(os.cpu_count() or 1, 2)  # as `cluster.connect` starts it
     if reason := shortage(Request(cluster.workers, cluster.cpus_per_worker), Supply(cpus)):
         what, _, mend = reason.removeprefix("cluster.workers: ").partition(": ")
         raise InputError(what, key="cluster.workers", value=cluster.workers, mend=mend)
+    if train.global_batch_tokens is not None:
+        return
     try:
         split_batch(
             train.global_batch_size,
@@ -99,7 +104,7 @@ def _check_plan(config: Config) -> None:
         ) from None
 
 
-def _address(config: Config) -> str | None:
+def cluster_address(config: Config) -> str | None:
     """The cluster to join; None for one on this machine that ends with the run."""
     address = config.cluster.address or os.environ.get("RAY_ADDRESS")
     return None if address in ("", "local") else address

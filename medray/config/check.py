@@ -14,17 +14,17 @@ from pathlib import Path
 from typing import Any
 
 from medray.config import Config
+from medray.config.check_data import check_data
 from medray.config.model import PACKAGED_MODELS
 from medray.errors import InputError
 
-READABLE = (".json", ".jsonl", ".csv", ".tsv")
 T5_TYPES = ("t5", "mt5", "umt5", "longt5")
 TOKENIZER_FILES = ("tokenizer*", "*.model", "vocab.*", "tekken.json")
 
 
 def check(config: Config) -> None:
     """Raises InputError for the first thing in `config` that cannot work on any machine."""
-    _check_data(config)
+    check_data(config, seq2seq=(architecture(config) or "") in T5_TYPES)
     _check_model(config)
     _check_storage(config)
     _check_combinations(config)
@@ -41,72 +41,6 @@ def architecture(config: Config) -> str | None:
         return str(_model_config(Path(name)).get("model_type"))
     parts = re.split(r"[-_.]", name.rsplit("/", 1)[-1].lower())
     return "t5" if any(part.endswith("t5") and not part.endswith("gpt5") for part in parts) else None
-
-
-def _check_data(config: Config) -> None:
-    data = config.data
-    if data.dataset is not None and (data.train or data.validation):
-        key = "data.train" if data.train else "data.validation"
-        raise InputError(
-            "a named dataset and files of your own exclude each other",
-            key="data.dataset",
-            value=data.dataset,
-            mend=f"data.dataset: null, or no {key}",
-        )
-    if data.dataset is None and not data.train:
-        raise InputError(
-            "no training data is named",
-            key="data.train",
-            mend="data.train: my.jsonl, or data.dataset: clinic for the simulated clinic",
-        )
-    for split in ("train", "validation"):
-        for file in getattr(data, split):
-            _check_file(file, f"data.{split}")
-    if "entity_f1" in config.eval.metrics and data.dataset is None and data.columns.entities is None:
-        raise InputError(
-            "entity_f1 compares with data.columns.entities, which is null",
-            key="eval.metrics",
-            value="entity_f1",
-            mend="name the column, or remove the metric",
-        )
-    if "rationale" in config.method.tasks and data.dataset is None and data.columns.rationale is None:
-        raise InputError(
-            "distill in mode task_prefix trains on a rationale",
-            key="data.columns.rationale",
-            mend="name the column, or set method.mode: standard",
-        )
-    validated = data.clinic.validation_rows if data.dataset else data.validation
-    if config.eval.every_steps and not validated:
-        raise InputError(
-            "there are no validation rows to evaluate on",
-            key="eval.every_steps",
-            value=config.eval.every_steps,
-            mend="data.clinic.validation_rows: 100" if data.dataset else "data.validation: my_other.jsonl",
-        )
-
-
-def _check_file(file: str, key: str) -> None:
-    if not os.path.exists(file):
-        raise InputError(
-            "there is no such file",
-            key=key,
-            value=file,
-            mend="give its folder as data.root, or the whole path",
-        )
-    if not os.path.isfile(file):
-        raise InputError("is a folder, not a file", key=key, value=file, mend="name the files in it")
-    if not os.access(file, os.R_OK):
-        raise InputError("is not readable for you", key=key, value=file, mend="chmod, or ask its owner")
-    suffix = Path(file).suffix
-    if suffix.lower() not in READABLE:
-        raise InputError(
-            f"{suffix or 'no ending'} is not a known format",
-            key=key,
-            value=file,
-            mend=f"use one of {', '.join(READABLE)}",
-        )
-    if os.path.getsize(file) == 0:
-        raise InputError("the file is empty", key=key, value=file, mend="write it again, or leave it out")
 
 
 def _check_model(config: Config) -> None:

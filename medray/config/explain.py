@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -56,6 +56,7 @@ ALIASES = {
     "output_dir": "run.storage",
     "per_device_train_batch_size": "train.micro_batch_size",
     "r": "peft.rank",
+    "seed": "run.seed",
     "save_steps": "train.save_every_steps",
     "target_modules": "peft.targets",
     "train_file": "data.train",
@@ -200,10 +201,11 @@ def _nearest(names: list[str]) -> str:
 
 
 def keys(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[str]:
-    """Every dotted key that a config knows, sections before what is in them."""
+    """Every dotted key that a config knows, sections before what is in them; entries of lists have none."""
     for name in model.model_fields:
         yield f"{prefix}{name}"
-        if inner := _model_of(model, name):
+        inner = _model_of(model, name)
+        if inner and get_origin(model.model_fields[name].annotation) is not tuple:
             yield from keys(inner, f"{prefix}{name}.")
 
 
@@ -217,4 +219,6 @@ def _fields_at(names: Sequence[str]) -> set[str]:
 def _model_of(model: type[BaseModel], name: str) -> type[BaseModel] | None:
     field = model.model_fields.get(name)
     kind = field.annotation if field else None
+    if get_origin(kind) is tuple:  # a list of sections
+        kind = get_args(kind)[0]
     return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None

@@ -13,6 +13,7 @@ import yaml
 from pydantic import ValidationError
 
 from medray.config import Config
+from medray.config.data import SourceConfig
 from medray.config.explain import COMMAND_LINE, explain
 from medray.config.model import PACKAGED_MODELS
 from medray.errors import InputError
@@ -182,6 +183,11 @@ def looks_like_path(name: str) -> bool:
     return name.startswith((".", "/", "~"))
 
 
+def is_url(path: str) -> bool:
+    """Whether a path names where it lies by a protocol: s3://, https://, …"""
+    return "://" in path
+
+
 def _absolute(config: Config, path: Path) -> Config:
     folder = path.resolve().parent
 
@@ -197,12 +203,32 @@ def _absolute(config: Config, path: Path) -> Config:
         except (OSError, RuntimeError, ValueError):  # a loop of links, a null byte
             raise InputError("is no usable path", file=path, key=key, value=text) from None
 
-    root = resolve(config.data.root, "data.root") if config.data.root else str(folder)
+    data = config.data
+    root = data.root or str(folder)
+    root = root if is_url(root) else resolve(root, "data.root")
 
-    def under_root(split: str) -> tuple[str, ...]:  # links stay: what they lead to may have no ending
-        return tuple(str(Path(root) / user(file, f"data.{split}")) for file in getattr(config.data, split))
+    def under_root(text: str, key: str) -> str:  # links stay: what they lead to may have no ending
+        if is_url(text):
+            return text
+        return f"{root.rstrip('/')}/{text}" if is_url(root) else str(Path(root) / user(text, key))
 
-    files = {"root": root, "train": under_root("train"), "validation": under_root("validation")}
+    def placed(split: str) -> tuple[SourceConfig, ...]:
+        return tuple(
+            entry
+            if entry.format == "huggingface" and not os.path.exists(under_root(entry.path, f"data.{split}"))
+            else entry.model_copy(update={"path": under_root(entry.path, f"data.{split}")})
+            for entry in getattr(data, split)
+        )
+
+    files = {
+        "root": root,
+        "train": placed("train"),
+        "validation": placed("validation"),
+        "decontaminate": tuple(under_root(file, "data.decontaminate") for file in data.decontaminate),
+        "template": resolve(data.template, "data.template")
+        if data.template.endswith((".jinja", ".j2"))
+        else data.template,
+    }
     name = config.model.name
     if name and (looks_like_path(name) or (name not in PACKAGED_MODELS and os.path.isdir(folder / name))):
         name = resolve(name, "model.name")
@@ -210,7 +236,7 @@ def _absolute(config: Config, path: Path) -> Config:
     return config.model_copy(
         update={
             "run": config.run.model_copy(update={"storage": storage}),
-            "data": config.data.model_copy(update=files),
+            "data": data.model_copy(update=files),
             "model": config.model.model_copy(update={"name": name}),
         }
     )

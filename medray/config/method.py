@@ -17,6 +17,15 @@ class MethodConfig(Section):
     )
     alpha: float = key(0.5, "Weight of the label task; the rationale task has 1 - alpha.", ge=0, le=1)
     label_weight: float = key(1.0, "Multiplies the label loss.", gt=0)
+    train_on: Literal["completion", "all"] = key(
+        "completion", "Tokens with loss: the answers alone, or the prompt too (causal models)."
+    )
+    label_source: Literal["gt", "llm"] = key(
+        "gt", "Training labels: gold, or what the teacher wrote. Validation keeps gold."
+    )
+    teacher: Literal["palm", "gpt", "generic"] | None = key(
+        None, "Whose completions a named corpus brings as rationale and label; default: the corpus's own."
+    )
 
     @property
     def tasks(self) -> tuple[str, ...]:

@@ -32,6 +32,9 @@ class TrainConfig(Section):
     epochs: float = key(1.0, "Passes over the data; a part of one is allowed.", gt=0, resumable=True)
     max_steps: int | None = key(None, "Optimizer steps; goes before epochs.", ge=1, resumable=True)
     global_batch_size: int = key(8, "Rows of one optimizer step over all workers.", ge=1)
+    global_batch_tokens: int | None = key(
+        None, "Tokens of one optimizer step, in place of a number of rows.", ge=1
+    )
     micro_batch_size: int | None = key(
         None, "Rows a worker holds at once; default: follows from the batch.", ge=1
     )

@@ -1,18 +1,18 @@
-"""The index of a split: parse, reject, count, and cut into shards whose rows are known before any is tokenized."""
+"""One range of a source, read once: which rows are records, which are not and why, and what identifies each."""
 
 from __future__ import annotations
 
-import itertools
+import io
 import json
-import os
-from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
-from medray.config.data import ColumnsConfig
-from medray.data.records import BadRowError, Distill, parse
+import numpy as np
+
+from medray.data.content import Benchmarks, normalised, question_and_answer, text_hash
+from medray.data.forms import form_of, parse
+from medray.data.records import BadRowError, Distill, Record, TwoStep
 from medray.data.sources import Source
 from medray.errors import InputError
 
@@ -20,105 +20,162 @@ _LONGEST_NAME, _MOST_NAMES = 40, 20
 
 
 @dataclass(frozen=True)
-class ShardSpec:
-    """Shard `index` holds the `rows` good ones of `raw_rows` rows of a source, from `position` on.
+class Chunk:
+    """Rows that will be one shard: so many raw rows from `position` on, the first being number `first` of its source."""
 
-    first: number of its first raw row within the source.
-    """
-
-    index: int
-    source: int
     position: int
     first: int
     raw_rows: int
-    rows: int
-
-
-@dataclass(frozen=True)
-class SplitIndex:
-    """What a split holds. rejects: how many rows were left out, a reason each."""
-
-    shards: tuple[ShardSpec, ...]
-    rejects: dict[str, int] = field(default_factory=dict)
-    with_rationale: int = 0
-    with_entities: int = 0
-
-    @property
-    def rows(self) -> int:
-        return sum(shard.rows for shard in self.shards)
-
-    @property
-    def rejected(self) -> int:
-        return sum(self.rejects.values())
-
-    def write(self, file: Path) -> None:
-        staging = file.with_suffix(f".{os.getpid()}")
-        staging.write_text(json.dumps(asdict(self)))
-        staging.replace(file)
-
-    @classmethod
-    def read(cls, file: Path) -> SplitIndex:
-        tree = json.loads(file.read_text())
-        return cls(**{**tree, "shards": tuple(ShardSpec(**shard) for shard in tree["shards"])})
 
 
 @dataclass
-class SourceIndex:
-    """One source's part of the index; shard numbers are given when the parts are joined."""
+class RangeIndex:
+    """What one range holds. Arrays have an entry a raw row, 0 where there is no record.
 
-    shards: list[dict[str, int]]
+    ids, inputs, pairs, groups: 64-bit hashes of the id, of the normalised input, of input and answer together, and of
+    the group (of the input where no group is named). contaminated: shares words with a benchmark.
+    """
+
+    chunks: list[Chunk]
     rejects: list[dict[str, Any]]
-    with_rationale: int
-    with_entities: int
+    lines: int
+    good: np.ndarray
+    ids: np.ndarray
+    inputs: np.ndarray
+    pairs: np.ndarray
+    groups: np.ndarray
+    contaminated: np.ndarray
+    with_rationale: np.ndarray
+    with_entities: np.ndarray
+    columns_seen: list[str] = field(default_factory=list)
+
+    def to_bytes(self) -> bytes:
+        """For the way from a task to the pipeline, without pickle."""
+        plain = {
+            "chunks": [[chunk.position, chunk.first, chunk.raw_rows] for chunk in self.chunks],
+            "rejects": self.rejects,
+            "lines": self.lines,
+            "columns_seen": self.columns_seen,
+        }
+        arrays: dict[str, Any] = {
+            name: value for name, value in vars(self).items() if isinstance(value, np.ndarray)
+        }
+        stream = io.BytesIO()
+        np.savez(stream, plain=np.frombuffer(json.dumps(plain).encode(), np.uint8), **arrays)
+        return stream.getvalue()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> RangeIndex:
+        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+            plain = json.loads(arrays["plain"].tobytes())
+            chunks = [Chunk(*chunk) for chunk in plain.pop("chunks")]
+            return cls(
+                chunks=chunks, **plain, **{name: arrays[name] for name in arrays.files if name != "plain"}
+            )
 
 
 def records(
-    source: Source, columns: ColumnsConfig, position: int, first: int
-) -> Iterator[tuple[int, int, Distill | BadRowError]]:
-    """(position, number, record or the reason why there is none) of a source's rows from `position` on."""
-    for number, (place, row) in enumerate(source.read(position), first):
-        if isinstance(row, BadRowError):
-            yield place, number, row
-            continue
-        try:
-            yield place, number, parse(row, columns, source=source.name, number=number)
-        except BadRowError as reason:
-            yield place, number, reason
+    source: Source, start: int = 0, stop: int | None = None, first: int = 0
+) -> Iterator[tuple[int, int, str | None, Record | BadRowError]]:
+    """(position, line, file, record or the reason why there is none) of a source's rows from `start` on."""
+    for number, found in enumerate(source.read(start, stop), first):
+        record: Record | BadRowError
+        if isinstance(found.row, BadRowError):
+            record = found.row
+        else:
+            try:
+                record = parse(found.row, source.columns, form=source.form, source=source.name, number=number)
+            except BadRowError as reason:
+                record = reason
+        yield found.position, found.line, found.file, record
 
 
-def index_source(source: Source, columns: ColumnsConfig, shard_rows: int) -> SourceIndex:
-    """Reads a source once. A column that was asked for by name and that no row has is an InputError."""
-    _check_columns(source, columns)
-    index = SourceIndex([], [], 0, 0)
-    rows = records(source, columns, 0, 0)
-    while chunk := list(itertools.islice(rows, shard_rows)):
-        good = 0
-        for _, number, record in chunk:
-            if isinstance(record, BadRowError):
-                index.rejects.append({"source": source.name, "row": number, "reason": str(record)})
-            else:
-                good += 1
-                index.with_rationale += bool(record.rationale)
-                index.with_entities += record.entities is not None
-        if good:
-            index.shards.append(
-                {"position": chunk[0][0], "first": chunk[0][1], "raw_rows": len(chunk), "rows": good}
-            )
-    return index
-
-
-def _check_columns(source: Source, columns: ColumnsConfig) -> None:
-    """A name that the user gave must be a column of some row; input and label always must."""
-    names = {"input", "label"} | (columns.model_fields_set & {"rationale", "id", "group", "entities"})
-    wanted = {name: column for name in sorted(names) if (column := getattr(columns, name)) is not None}
+def index_range(
+    source: Source, start: int, stop: int | None, shard_rows: int, benchmarks: Benchmarks | None = None
+) -> RangeIndex:
+    """Reads rows from `start` to `stop`. Numbers of rows and lines are those within the range."""
+    chunks: list[Chunk] = []
+    rejects: list[dict[str, Any]] = []
+    rows: list[tuple[bool, int, int, int, int, bool, bool, bool]] = []
     seen: set[str] = set()
-    for _, row in source.read():  # the first row has them all, as a rule
-        if not isinstance(row, BadRowError):
-            seen.update(row)
-            if seen.issuperset(wanted.values()):
-                return
-    for name, column in wanted.items():
-        if seen and column not in seen:
+    line, begin, count = 0, start, 0
+    reading = source.read(start, stop)
+    for found in reading:
+        if count == shard_rows:
+            chunks.append(Chunk(begin, len(rows) - count, count))
+            begin, count = found.position, 0
+        elif not rows:
+            begin = found.position
+        count, line = count + 1, found.line
+        row = found.row
+        try:
+            if isinstance(row, BadRowError):
+                raise row
+            if len(seen) < _MOST_NAMES * 10:
+                seen.update(row)
+            rows.append(
+                _identity(parse(row, source.columns, form=source.form, source="", number=0), benchmarks)
+            )
+        except BadRowError as reason:
+            rows.append((False, 0, 0, 0, 0, False, False, False))
+            rejects.append({"file": found.file or source.name, "line": line, "reason": str(reason)})
+    if count:
+        chunks.append(Chunk(begin, len(rows) - count, count))
+    table = list(zip(*rows, strict=True)) if rows else [()] * 8
+    kinds = (bool, np.uint64, np.uint64, np.uint64, np.uint64, bool, bool, bool)
+    good, ids, inputs, pairs, groups, contaminated, rationale, entities = (
+        np.array(column, kind) for column, kind in zip(table, kinds, strict=True)
+    )
+    return RangeIndex(
+        chunks,
+        rejects,
+        getattr(reading, "lines", None)
+        or line,  # with the blank ones at the end, where a range is a part of a file
+        good,
+        ids,
+        inputs,
+        pairs,
+        groups,
+        contaminated,
+        rationale,
+        entities,
+        sorted(seen),
+    )
+
+
+def _identity(
+    record: Record, benchmarks: Benchmarks | None
+) -> tuple[bool, int, int, int, int, bool, bool, bool]:
+    question, answer = (normalised(part) for part in question_and_answer(record))
+    asked = text_hash(question)
+    origin = record.origin
+    # parse() was told no source, so ":0" is the name of a row that has no id of its own.
+    name = 0 if origin.id == ":0" else text_hash(origin.id)
+    rationale = isinstance(record, Distill | TwoStep) and bool(record.rationale)
+    return (
+        True,
+        name,
+        asked,
+        text_hash(f"{question}\n\n{answer}"),
+        text_hash(origin.group) if origin.group else asked,
+        benchmarks is not None and benchmarks.hold(question, answer),
+        rationale,
+        isinstance(record, Distill) and record.entities is not None,
+    )
+
+
+def check_columns(source: Source, seen: set[str], key: str) -> None:
+    """A column that the user named must be one of some row; input and label always must, where the form has them."""
+    columns = source.columns
+    if source.form != "columns" and not (
+        source.form == "auto" and form_of(dict.fromkeys(seen), columns) == "columns"
+    ):
+        return
+    names = {"input", "label"} | (columns.model_fields_set - {"lang"})
+    for name in sorted(names):
+        column = getattr(columns, name)
+        alias = name == "label" and "label" not in columns.model_fields_set and "output" in seen
+        if seen and column is not None and column not in seen and not alias:
             raise InputError(
                 f"{source.name} has no such column",
                 key=f"data.columns.{name}",
@@ -132,18 +189,3 @@ def _listed(names: set[str]) -> str:
     shown = [name for name in sorted(names) if len(name) <= _LONGEST_NAME][:_MOST_NAMES]
     hidden = len(names) - len(shown)
     return ", ".join([*shown, *([f"{hidden} more that are not shown"] if hidden else [])])
-
-
-def join(parts: list[SourceIndex]) -> SplitIndex:
-    """One index of a split's sources, in their order."""
-    numbered = itertools.count()
-    return SplitIndex(
-        shards=tuple(
-            ShardSpec(index=next(numbered), source=number, **shard)
-            for number, part in enumerate(parts)
-            for shard in part.shards
-        ),
-        rejects=dict(Counter(reject["reason"] for part in parts for reject in part.rejects)),
-        with_rationale=sum(part.with_rationale for part in parts),
-        with_entities=sum(part.with_entities for part in parts),
-    )

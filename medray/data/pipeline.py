@@ -1,18 +1,17 @@
 """Corpora to token shards, by Ray Data, beside training.
 
-A 0-CPU actor runs the two passes for each split: the index first, then the shards in the order in which epoch 0 reads
-them, so that training can start when the first are there. Everything is kept under a fingerprint of all that decides
-the tokens: a later run with the same fingerprint reuses the shards, a killed one goes on where it was.
+A 0-CPU actor runs two passes: the index first, over ranges of the sources, then the shards in the order in which epoch
+0 reads them, so that training can start when the first are there. Everything is kept under a fingerprint of all that
+decides the tokens: a later run with the same fingerprint reuses the shards, a killed one goes on where it was.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
-from collections import Counter
-from dataclasses import asdict, dataclass, field
+import shutil
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,235 +19,229 @@ import ray
 import ray.data
 
 from medray.config import Config
-from medray.data.encode import ENCODER_VERSION, Encoder, EncodeSpec
-from medray.data.index import ShardSpec, SourceIndex, SplitIndex, index_source, join, records
-from medray.data.order import Order
-from medray.data.records import BadRowError, Distill
-from medray.data.shards import FAILED, shard_path, write_shard
-from medray.data.sources import Source, columns, sources
-from medray.data.tokenizer import load_tokenizer, tokenizer_hash, train_tokenizer, trained_tokenizer_key
+from medray.data import corpora, files, readers
+from medray.data.content import Benchmarks, texts
+from medray.data.index import RangeIndex, check_columns, index_range
+from medray.data.layout import CONVERTED, INDEX, MANIFEST, REJECTS, SPLITS, Layout, manifests
+from medray.data.membership import SourceParts, SplitIndex, join
+from medray.data.records import BadRowError
+from medray.data.shard_job import encode_shard, shard_records
+from medray.data.shards import FAILED, shard_path
+from medray.data.sources import Source
+from medray.data.split_checks import check_split
+from medray.data.split_summary import summarize
+from medray.data.tokenizer import train_tokenizer
+from medray.data.tokens import TokenSet
 from medray.errors import InputError, MedrayError, RunFailedError
 
-SPLITS = ("train", "validation")
-INDEX, MANIFEST, REJECTS = "index.json", "manifest.json", "rejects.jsonl"
-
-
-@dataclass(frozen=True)
-class TokenSet:
-    """A split's shards: their folder, index and tokenizer. Equal when they are of the same folder."""
-
-    folder: str
-    tokenizer: str
-    spec: EncodeSpec = field(compare=False)
-    index: SplitIndex = field(compare=False)
-
-    def rows(self) -> list[tuple[int, int]]:
-        """(shard, row) of the whole split, in the order of its sources."""
-        return [(shard.index, row) for shard in self.index.shards for row in range(shard.rows)]
-
-    def order(self, config: Config) -> Order:
-        return Order(
-            tuple(shard.rows for shard in self.index.shards),
-            config.run.seed,
-            config.train.global_batch_size,
-            config.data.window_shards,
-        )
+# Tasks of half a CPU: beside training one CPU is always left, and two tasks overlap reading and computing on it.
+TASK_CPUS = 0.5
 
 
 class Pipeline:
     """The two passes of one run. An actor: `ray.remote(Pipeline).options(num_cpus=0)`."""
 
     def __init__(self, config: Config, architecture: str, model_folder: str | None) -> None:
-        self.config, self.model_folder = config, model_folder
-        self.columns = columns(config.data)
-        self.sources = {split: sources(config.data, split) for split in SPLITS}
-        self.hashes = {
-            split: [source.content_hash() for source in group] for split, group in self.sources.items()
-        }
-        self.spec = _encode_spec(config, architecture)
         quiet_ray_data()
+        self.config = config
+        self.layout = Layout(config, architecture, model_folder)
+        self.folder = self.layout.folder
 
     def index(self) -> dict[str, TokenSet]:
-        """The token set of each split that has sources, indexed and checked; no shard need exist yet."""
-        tokenizer = self._tokenizer()
-        sets = {}
-        for split in SPLITS:
-            if self.sources[split]:
-                folder = self._folder(split, tokenizer)
-                folder.mkdir(parents=True, exist_ok=True)
-                sets[split] = TokenSet(str(folder), str(tokenizer), self.spec, self._index(split, folder))
-        self.sets = sets
-        return sets
+        """The token set of each split that has rows, indexed and checked; no shard need exist yet."""
+        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.sources = self._plain_sources()
+        indexes = self._indexes()
+        for split, index in indexes.items():
+            check_split(self.config, split, index, self.folder / split / REJECTS)
+        self.sets = {split: self.layout.token_set(split, index) for split, index in indexes.items()}
+        if self.config.data.tokenizer == "train":
+            train_tokenizer(self._texts(indexes["train"]), self.config.data.vocab_size, self.layout.tokenizer)
+        return self.sets
 
     def encode(self) -> dict[str, dict[str, Any]]:
         """Writes all shards, validation first (it is small and read at once), and returns each split's manifest."""
         try:
-            return {
-                split: self._encode(split, self.sets[split])
-                for split in reversed(SPLITS)
-                if split in self.sets
-            }
+            for split in reversed(SPLITS):
+                if split in self.sets and not (self.folder / split / MANIFEST).exists():
+                    self._encode(split, self.sets[split])
         except Exception as error:
             # The message of a library's error may quote a record; Ray's own log files have it.
             reason = str(error) if isinstance(error, MedrayError) else type(error).__name__
             for token_set in self.sets.values():
                 _write_json(Path(token_set.folder) / FAILED, {"reason": reason})
             raise
+        shutil.rmtree(self.folder / CONVERTED, ignore_errors=True)
+        return manifests(self.sets)
 
-    def _index(self, split: str, folder: Path) -> SplitIndex:
-        if (folder / INDEX).exists():
-            index = SplitIndex.read(folder / INDEX)
-        else:
-            index = self._make_index(split, folder)
-        _check_rejects(index, split, self.config.data.max_rejects, folder)
-        if "rationale" in self.config.method.tasks and not index.with_rationale:
-            raise InputError(
-                f"no {split} row has a rationale, and method.mode task_prefix trains on it",
-                key="data.columns.rationale",
-                value=self.columns.rationale,
-                mend="name the column, or set method.mode: standard",
-            )
-        if (
-            split == "validation"
-            and "entity_f1" in self.config.eval.metrics
-            and index.with_entities < index.rows
-        ):
-            raise InputError(
-                f"{index.rows - index.with_entities} of {index.rows} validation rows have no entities",
-                key="eval.metrics",
-                value="entity_f1",
-                mend="name data.columns.entities or remove it",
-            )
-        return index
-
-    def _make_index(self, split: str, folder: Path) -> SplitIndex:
-        wanted, shard_rows, group = self.columns, self.config.data.shard_rows, self.sources[split]
+    def _plain_sources(self) -> dict[str, list[Source]]:
+        """Sources that can be read from any position: the others are converted, unless every shard is there."""
+        plain = {split: list(group) for split, group in self.layout.sources.items()}
+        folder = self.folder / CONVERTED
+        todo = [
+            (split, number)
+            for split, group in plain.items()
+            for number, source in enumerate(group)
+            if not source.positional
+        ]
+        if not todo or (self.folder / "train" / MANIFEST).exists():
+            return plain
+        folder.mkdir(exist_ok=True, mode=0o700)
 
         def one(item: dict[str, Any]) -> dict[str, Any]:
-            try:
-                part = asdict(index_source(group[item["number"]], wanted, shard_rows))
-                return {"number": item["number"], "part": json.dumps(part), "error": ""}
-            except InputError as error:  # an error of a user must reach the user, not Ray's retries
-                return {"number": item["number"], "part": "", "error": json.dumps(error.args, default=str)}
+            target = folder / f"{item['split']}-{item['number']}.jsonl"
+            if not target.exists():
+                plain[item["split"]][item["number"]].convert(target)
+            return {}
 
-        found = sorted(_map([{"number": n} for n in range(len(group))], one), key=lambda row: row["number"])
-        for row in found:
-            if row["error"]:
-                what, file, key, value, mend = json.loads(row["error"])
-                raise InputError(what, file=file, key=key, value=value, mend=mend)
-        parts = [SourceIndex(**json.loads(row["part"])) for row in found]
-        index = join(parts)
-        with (folder / REJECTS).open("w") as stream:
-            for part in parts:
-                stream.writelines(json.dumps(reject) + "\n" for reject in part.rejects)
-        index.write(folder / INDEX)
-        return index
+        _run([{"split": split, "number": number} for split, number in todo], one)
+        for split, number in todo:
+            plain[split][number] = plain[split][number].plain_at(folder / f"{split}-{number}.jsonl")
+        return plain
 
-    def _encode(self, split: str, token_set: TokenSet) -> dict[str, Any]:
+    def _indexes(self) -> dict[str, SplitIndex]:
+        done = {
+            split: SplitIndex.read(self.folder / split / INDEX)
+            for split in SPLITS
+            if (self.folder / split / INDEX).exists()
+        }
+        if "train" in done:  # written last
+            return done
+        parts = self._index_ranges()
+        data = self.config.data
+        held_out = corpora.presets(data.dataset).hold_out if data.dataset not in (None, "clinic") else 0.0
+        indexes = join(
+            parts["train"], parts["validation"], data, seed=self.config.run.seed, hold_out=held_out
+        )
+        for split in reversed(SPLITS):
+            if split in indexes:
+                folder = self.folder / split
+                folder.mkdir(exist_ok=True, mode=0o700)
+                _write_rejects(folder / REJECTS, parts[split])
+                indexes[split].write(folder / INDEX)
+        return indexes
+
+    def _index_ranges(self) -> dict[str, list[SourceParts]]:
+        group, shard_rows = self.sources, self.config.data.shard_rows
+        benchmarks = _benchmarks(self.config.data.decontaminate)
+        items = [
+            {"split": split, "source": number, "range": place, "start": start, "stop": stop}
+            for split, members in group.items()
+            for number, source in enumerate(members)
+            for place, (start, stop) in enumerate(source.ranges())
+        ]
+
+        def one(item: dict[str, Any]) -> dict[str, Any]:
+            source = group[item["split"]][item["source"]]
+            found = index_range(
+                source,
+                item["start"],
+                item["stop"],
+                shard_rows,
+                benchmarks if item["split"] == "train" else None,
+            )
+            return {name: item[name] for name in ("split", "source", "range")} | {"part": found.to_bytes()}
+
+        found = {
+            (row["split"], row["source"], row["range"]): RangeIndex.from_bytes(row["part"])
+            for row in _run(items, one)
+        }
+        parts: dict[str, list[SourceParts]] = {}
+        for split, members in group.items():
+            parts[split] = []
+            for number, source in enumerate(members):
+                ranges = [found[key] for key in sorted(found) if key[:2] == (split, number)]
+                check_columns(
+                    source, {name for part in ranges for name in part.columns_seen}, f"data.{split}"
+                )
+                parts[split].append(SourceParts(source.name, source.corpus, _lines_from_the_top(ranges)))
+        return parts
+
+    def _encode(self, split: str, token_set: TokenSet) -> None:
         folder = Path(token_set.folder)
-        if (folder / MANIFEST).exists():
-            return json.loads((folder / MANIFEST).read_text())
         (folder / FAILED).unlink(missing_ok=True)
-        shards = token_set.index.shards
+        shards, origin = token_set.index.shards, self._origin(split)
         missing = [
             int(number)
-            for number in token_set.order(self.config).shard_order(0)
+            for number in token_set.plan(self.config).shard_order()
             if not shard_path(folder, int(number)).exists()
         ]
-        group, wanted, truth = self.sources[split], self.columns, split == "validation"
+        group, truth = self.sources[origin], split == "validation"
 
         def one(item: dict[str, Any]) -> dict[str, Any]:
             shard = shards[item["shard"]]
-            return encode_shard(token_set, shard, group[shard.source], wanted, truth=truth)
+            if not shard_path(folder, shard.index).exists():  # another run may have been faster
+                encode_shard(token_set, shard, group[shard.source], truth=truth)
+            return {}
 
-        done = _map([{"shard": number} for number in missing], one)
+        done = _run([{"shard": number} for number in missing], one)
         if len(done) != len(missing):
             raise RunFailedError(f"{len(missing) - len(done)} of {len(missing)} shards were not written")
-        manifest = _summarize(folder, token_set)
-        _write_json(folder / MANIFEST, manifest)
-        return manifest
+        _write_json(folder / MANIFEST, summarize(token_set))
 
-    def _tokenizer(self) -> Path:
-        if self.config.data.tokenizer == "model":
-            assert self.model_folder is not None
-            return Path(self.model_folder)
-        size = self.config.data.vocab_size
-        key = trained_tokenizer_key(self.hashes["train"], size)
-        target = Path(self.config.run.storage) / "tokenizers" / key
-        return train_tokenizer(self._texts(), size, target)
+    def _origin(self, split: str) -> str:
+        """Whose sources a split's rows come from: a validation split may be taken from training's."""
+        return split if self.sources[split] else "train"
 
-    def _texts(self) -> Any:
-        """All that the tokenizer learns from: inputs and targets of the training split only."""
-        for source in self.sources["train"]:
-            for _, _, record in records(source, self.columns, 0, 0):
-                if isinstance(record, Distill):
-                    yield record.input
-                    yield record.label
-                    yield record.rationale or ""
-
-    def _folder(self, split: str, tokenizer: Path) -> Path:
-        decisive = {
-            "sources": self.hashes[split],
-            "columns": self.columns.model_dump(),
-            "encode": asdict(self.spec),
-            "tokenizer": tokenizer_hash(str(tokenizer)) if tokenizer.is_dir() else str(tokenizer),
-            "shard_rows": self.config.data.shard_rows,
-            "split": split,
-            "version": ENCODER_VERSION,
-        }
-        fingerprint = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:20]
-        return Path(self.config.run.storage) / "tokens" / fingerprint
+    def _texts(self, index: SplitIndex) -> Iterator[str]:
+        """All that a tokenizer learns from: inputs and targets of the training split only."""
+        for shard in index.shards:
+            for record in shard_records(self.sources["train"][shard.source], shard):
+                yield from texts(record)
 
 
-def encode_shard(
-    token_set: TokenSet, shard: ShardSpec, source: Source, wanted: Any, *, truth: bool
-) -> dict[str, Any]:
-    """Reads, encodes and writes one shard."""
-    encoder = _encoder(token_set.tokenizer, token_set.spec)
-    rows = records(source, wanted, shard.position, shard.first)
-    found = [record for (_, _, record), _ in zip(rows, range(shard.raw_rows), strict=False)]
-    good = [record for record in found if not isinstance(record, BadRowError)]
-    if len(good) != shard.rows:
-        raise RunFailedError(
-            f"{source.name} changed while it was read: shard {shard.index} has {len(good)} rows, "
-            f"its index says {shard.rows}"
-        )
-    write_shard(Path(token_set.folder), shard.index, good, encoder.encode(good), truth=truth)
-    return {"shard": shard.index}
-
-
-_ENCODERS: dict[str, Encoder] = {}
-
-
-def _encoder(tokenizer: str, spec: EncodeSpec) -> Encoder:
-    """One encoder a process: loading a tokenizer costs seconds."""
-    key = f"{tokenizer} {spec}"
-    if key not in _ENCODERS:
-        _ENCODERS[key] = Encoder(load_tokenizer(tokenizer), spec)
-    return _ENCODERS[key]
-
-
-def _encode_spec(config: Config, architecture: str) -> EncodeSpec:
-    data = config.data
-    prompts = {"label": data.prompts.label, "rationale": data.prompts.rationale}
-    limits = {"label": data.max_label_tokens, "rationale": data.max_rationale_tokens}
-    tasks = config.method.tasks if "label" in config.method.tasks else ("label", *config.method.tasks)
-    return EncodeSpec(
-        architecture="seq2seq" if architecture == "seq2seq" else "causal",
-        tasks=tasks,  # the label is always encoded: evaluation generates it
-        prompts={task: prompts[task] for task in tasks},
-        system=data.prompts.system,
-        max_input_tokens=data.max_input_tokens,
-        limits={task: limits[task] for task in tasks},
+def _benchmarks(paths: Sequence[str]) -> Benchmarks | None:
+    if not paths:
+        return None
+    return Benchmarks.of(
+        found.row
+        for pattern in paths
+        for path in files.expand(pattern, key="data.decontaminate")
+        for found in readers.read(path, readers.format_of(path))
+        if not isinstance(found.row, BadRowError)
     )
 
 
-def _map(items: list[dict[str, Any]], one: Any) -> list[dict[str, Any]]:
-    """Runs `one` on each item in a Ray Data task of its own, beginning in the order given."""
+def _lines_from_the_top(ranges: list[RangeIndex]) -> list[RangeIndex]:
+    """Rejects of a later range are named by their line in the file."""
+    before = 0
+    for part in ranges:
+        for reject in part.rejects:
+            reject["line"] += before
+        before += part.lines
+    return ranges
+
+
+def _write_rejects(file: Path, sources: Sequence[SourceParts]) -> None:
+    with open(file, "w", opener=lambda path, flags: os.open(path, flags, 0o600)) as stream:
+        for source in sources:
+            for part in source.ranges:
+                stream.writelines(json.dumps(reject) + "\n" for reject in part.rejects)
+
+
+def _run(
+    items: list[dict[str, Any]], one: Callable[[dict[str, Any]], dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Runs `one` on each item in a Ray Data task of its own, beginning in the order given; answers in any order.
+
+    An error of the user must reach the user, not Ray's retries, so it travels as a value.
+    """
     if not items:
         return []
+
+    def guarded(item: dict[str, Any]) -> dict[str, Any]:
+        try:
+            return {"input_error": "", **one(item)}
+        except InputError as error:
+            return {"input_error": json.dumps(error.args, default=str)}
+
     data = ray.data.from_items(items, override_num_blocks=len(items))
-    return list(data.map(one, num_cpus=0.5).iter_rows())
+    answers = list(data.map(guarded, num_cpus=TASK_CPUS).iter_rows())
+    for answer in answers:
+        if answer["input_error"]:
+            what, file, key, value, mend = json.loads(answer["input_error"])
+            raise InputError(what, file=file, key=key, value=value, mend=mend)
+    return answers
 
 
 def _write_json(file: Path, content: dict[str, Any]) -> None:
@@ -264,51 +257,3 @@ def quiet_ray_data() -> None:
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
-
-
-def _check_rejects(index: SplitIndex, split: str, limit: float, folder: Path) -> None:
-    total = index.rows + index.rejected
-    reasons = ", ".join(f"{reason}: {count}" for reason, count in Counter(index.rejects).most_common(3))
-    if not index.rows:
-        what = f"no usable row among {total}" + (f" ({reasons})" if reasons else "")
-        raise InputError(f"the {split} split is empty: {what}", key=f"data.{split}")
-    if index.rejected > limit * total:
-        raise InputError(
-            f"{index.rejected} of {total} {split} rows are bad ({reasons}), more than the share of "
-            f"{limit:g} that data.max_rejects allows",
-            key=f"data.{split}",
-            mend=f"mend them (named in {folder / REJECTS}) or raise data.max_rejects",
-        )
-
-
-def _summarize(folder: Path, token_set: TokenSet) -> dict[str, Any]:
-    """Rows, tokens, loss tokens and length percentiles of a finished split, a task each."""
-    import numpy as np
-    import pyarrow.parquet as pq
-
-    tasks: dict[str, Any] = {}
-    files = [shard_path(folder, shard.index) for shard in token_set.index.shards]
-    for task in token_set.spec.tasks:
-        names = [f"{task}.length", f"{task}.loss_tokens"]
-        tables = [pq.read_table(file, columns=[*names, f"{task}.cut"]) for file in files]
-        length, loss = (np.concatenate([table[name].to_numpy() for table in tables]) for name in names)
-        present = length[length > 0]
-        p50, p90, p99 = (
-            (float(value) for value in np.percentile(present, [50, 90, 99])) if len(present) else (0,) * 3
-        )
-        tasks[task] = {
-            "rows": len(present),
-            "tokens": int(length.sum()),
-            "loss_tokens": int(loss.sum()),
-            "p50": p50,
-            "p90": p90,
-            "p99": p99,
-            "max": int(length.max(initial=0)),
-            "truncated": int(sum(table[f"{task}.cut"].to_numpy().sum() for table in tables)),
-        }
-    return {
-        "rows": token_set.index.rows,
-        "rejected": token_set.index.rejected,
-        "shards": len(files),
-        "tasks": tasks,
-    }

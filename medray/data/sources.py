@@ -1,46 +1,154 @@
-"""Where records come from: a file, or the simulated clinic. Both can be read from any position on."""
+"""Where records come from: files, published corpora by name, the simulated clinic.
+
+A source that is `positional` can be read from any of its positions on; what cannot (compressed files, XML, corpora
+whose rows depend on each other) is converted once into a plain file beside the shards and read from there.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Protocol
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
+from typing import Any, Protocol
 
-from medray.config.data import ColumnsConfig, DataConfig
-from medray.data.readers import Row, read_file
+from medray.config import Config
+from medray.config.data import ColumnsConfig, DataConfig, SourceConfig
+from medray.data import corpora, files, readers
+from medray.data.readers import Found, huggingface
+from medray.errors import InputError
 
 CLINIC_COLUMNS = ColumnsConfig(input="dialogue", label="note", rationale="rationale", entities="entities")
+CLINIC_RANGE_ROWS = 8192  # rows of the clinic that one task writes
+
+Range = tuple[int, int | None]
 
 
 class Source(Protocol):
-    """A named sequence of rows."""
+    """A named sequence of rows. corpus: which entry of the config it belongs to."""
 
     @property
     def name(self) -> str: ...
+    @property
+    def corpus(self) -> int: ...
+    @property
+    def form(self) -> str: ...
+    @property
+    def columns(self) -> ColumnsConfig: ...
+    @property
+    def positional(self) -> bool: ...
 
-    def read(self, start: int = 0) -> Iterator[tuple[int, Row]]:
-        """(position, row) from `start` on, a position that an earlier read gave."""
+    def ranges(self) -> list[Range]:
+        """Parts that can be read apart; together and in order they are the whole."""
+
+    def read(self, start: int = 0, stop: int | None = None) -> Iterator[Found]:
+        """Rows from `start` on, a position that an earlier read or `ranges` gave."""
+
+    def stamp(self) -> str:
+        """Cheap to ask; while it is the same the content hash is too. "": not known."""
 
     def content_hash(self) -> str:
         """Changes when any row changes."""
 
+    def convert(self, target: Path) -> None:
+        """Writes the same rows into a plain file at `target`."""
+
+    def plain_at(self, target: Path) -> Source:
+        """The source of the same rows that reads what `convert` wrote."""
+
 
 @dataclass(frozen=True)
 class FileSource:
+    """A file, or a Hugging Face data set: `path` is its name or folder, split and subset are of it."""
+
     path: str
+    format: str
+    name: str = ""
+    corpus: int = 0
+    form: str = "auto"
+    columns: ColumnsConfig = field(default_factory=ColumnsConfig)
+    split: str = "train"
+    subset: str | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", self.name or PurePosixPath(self.path).name)
+
+    @property
+    def positional(self) -> bool:
+        return readers.positional(self.path, self.format)
+
+    def ranges(self) -> list[Range]:
+        return readers.ranges(self.path, self.format)
+
+    def read(self, start: int = 0, stop: int | None = None) -> Iterator[Found]:
+        return readers.read(self.path, self.format, start, stop, **self._split)
+
+    def stamp(self) -> str:
+        return "" if self._on_hub else files.stamp(self.path)
+
+    def content_hash(self) -> str:
+        if self._on_hub:
+            return huggingface.fingerprint(self.path, **self._split)
+        return files.content_hash(self.path)
+
+    @property
+    def _split(self) -> dict[str, Any]:
+        return {"split": self.split, "subset": self.subset} if self.format == "huggingface" else {}
+
+    @property
+    def _on_hub(self) -> bool:
+        return self.format == "huggingface" and not files.is_saved_dataset(self.path)
+
+    def convert(self, target: Path) -> None:
+        readers.convert([(self.path, self.format)], target, **self._split)
+
+    def plain_at(self, target: Path) -> FileSource:
+        return replace(self, path=str(target), format="converted")
+
+
+@dataclass(frozen=True)
+class CorpusSource:
+    """A split of a published corpus, from the files under `root`."""
+
+    corpus_name: str
+    root: str
+    split: str
+    options: corpora.CorpusOptions
+    columns: ColumnsConfig
+    form: str
+    corpus: int = 0
+    positional: bool = False
 
     @property
     def name(self) -> str:
-        return Path(self.path).name
+        return f"{self.corpus_name}-{self.split}"
 
-    def read(self, start: int = 0) -> Iterator[tuple[int, Row]]:
-        return read_file(Path(self.path), start)
+    def _files(self) -> Sequence[str]:
+        return corpora.find(self.corpus_name, self.root, self.split)
+
+    def ranges(self) -> list[Range]:
+        return [(0, None)]
+
+    def read(self, start: int = 0, stop: int | None = None) -> Iterator[Found]:
+        rows = corpora.rows(self.corpus_name, self.root, self.split, self.options)
+        for number, (file, line, row) in enumerate(rows):
+            if number >= start:
+                yield Found(number, line, row, file)
+
+    def stamp(self) -> str:
+        return " ".join([repr(self.options), *(files.stamp(path) for path in self._files())])
 
     def content_hash(self) -> str:
-        with Path(self.path).open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
+        parts = [repr(self.options), *(files.content_hash(path) for path in self._files())]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+    def convert(self, target: Path) -> None:
+        rows = corpora.rows(self.corpus_name, self.root, self.split, self.options)
+        readers.write_converted(rows, target)
+
+    def plain_at(self, target: Path) -> FileSource:
+        return FileSource(str(target), "converted", self.name, self.corpus, self.form, self.columns)
 
 
 @dataclass(frozen=True)
@@ -49,16 +157,29 @@ class ClinicSource:
     size: str
     split: str
     count: int
+    corpus: int = 0
+    form: str = "columns"
+    columns: ColumnsConfig = CLINIC_COLUMNS
+    positional: bool = True
 
     @property
     def name(self) -> str:
         return f"clinic-{self.size}-{self.split}"
 
-    def read(self, start: int = 0) -> Iterator[tuple[int, Row]]:
+    def ranges(self) -> list[Range]:
+        starts = range(0, self.count, CLINIC_RANGE_ROWS)
+        return [(start, min(start + CLINIC_RANGE_ROWS, self.count)) for start in starts]
+
+    def read(self, start: int = 0, stop: int | None = None) -> Iterator[Found]:
         from medray.data import clinic  # its tables cost a run on files nothing
 
-        rows = clinic.rows(self.seed, self.count - start, split=self.split, size=self.size, start=start)
-        return enumerate(rows, start)
+        rows = clinic.rows(
+            self.seed, (stop or self.count) - start, split=self.split, size=self.size, start=start
+        )
+        return (Found(number, number + 1, row) for number, row in enumerate(rows, start))
+
+    def stamp(self) -> str:
+        return self.content_hash()
 
     def content_hash(self) -> str:
         # The generator's own text is part of what it generates.
@@ -66,15 +187,84 @@ class ClinicSource:
         code = b"".join(file.read_bytes() for file in sorted(folder.glob("clinic*.py")))
         return hashlib.sha256(repr(self).encode() + code).hexdigest()
 
+    def convert(self, target: Path) -> None:
+        raise NotImplementedError("the clinic is read from any row on")
 
-def sources(data: DataConfig, split: str) -> tuple[Source, ...]:
-    """The sources of `split` (train or validation) in the order that the config gives."""
+    def plain_at(self, target: Path) -> ClinicSource:
+        return self
+
+
+def sources(config: Config, split: str, *, eos_token: str = "</s>") -> tuple[Source, ...]:
+    """The sources of `split` (train or validation) in the order that the config gives; () where it has none.
+
+    Opens none of them. Raises InputError for a source that is not there.
+    """
+    data = config.data
     if data.dataset == "clinic":
         count = data.clinic.train_rows if split == "train" else data.clinic.validation_rows
         return (ClinicSource(data.clinic.seed, data.clinic.size, split, count),) if count else ()
-    return tuple(FileSource(path) for path in getattr(data, split))
+    if data.dataset is not None:
+        return _published(config, data.dataset, split, eos_token)
+    found = [
+        source
+        for number, entry in enumerate(getattr(data, split))
+        for source in _files_of(entry, number, data, f"data.{split}")
+    ]
+    return tuple(_told_apart(found))
 
 
-def columns(data: DataConfig) -> ColumnsConfig:
-    """Which column holds what, for the config's sources."""
-    return CLINIC_COLUMNS if data.dataset == "clinic" else data.columns
+def check_sources(config: Config) -> None:
+    """Raises InputError where a source or a list of benchmarks is not there, empty, or of no known format."""
+    for split in ("train", "validation"):
+        sources(config, split)
+    for path in config.data.decontaminate:
+        for file in files.expand(path, key="data.decontaminate"):
+            _format(file, "data.decontaminate")
+
+
+def _published(config: Config, name: str, split: str, eos_token: str) -> tuple[Source, ...]:
+    data, method = config.data, config.method
+    root = data.root or "."
+    if split not in corpora.splits(name, root):
+        if split == "train":
+            corpora.find(name, root, split)  # says what it looked for
+        return ()
+    presets = corpora.presets(name)
+    options = corpora.CorpusOptions(
+        label_source=method.label_source if split == "train" else "gt",
+        teacher=method.teacher,
+        pair_join=data.pair_join,
+        eos_token=eos_token,
+    )
+    form = "taught" if options.label_source == "llm" else presets.form
+    return (CorpusSource(name, root, split, options, presets.columns, form),)
+
+
+def _files_of(entry: SourceConfig, number: int, data: DataConfig, key: str) -> Iterator[FileSource]:
+    columns = entry.columns or data.columns
+    if entry.format == "huggingface" and "://" not in entry.path and not os.path.exists(entry.path):
+        yield FileSource(
+            entry.path, "huggingface", "", number, entry.form, columns, entry.split, entry.subset
+        )
+        return
+    for path in files.expand(entry.path, key=key):
+        format_ = _format(path, key) if entry.format == "auto" else entry.format
+        yield FileSource(path, format_, "", number, entry.form, columns, entry.split, entry.subset)
+
+
+def _format(path: str, key: str) -> str:
+    try:
+        return readers.format_of(path)
+    except InputError as error:
+        raise InputError(error.what, key=key, value=error.file, mend=error.mend) from None
+
+
+def _told_apart(found: Sequence[FileSource]) -> Iterator[FileSource]:
+    """Files of one name in several folders are named by the folder too: the name is part of the ids of their rows."""
+    names = [source.name for source in found]
+    for source in found:
+        if names.count(source.name) > 1 and source.format != "huggingface":
+            path = PurePosixPath(source.path)
+            yield replace(source, name=f"{path.parent.name}/{path.name}")
+        else:
+            yield source

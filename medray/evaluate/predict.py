@@ -16,9 +16,9 @@ import numpy as np
 import ray.data
 
 from medray.data.batches import prompts
-from medray.data.pipeline import TokenSet, quiet_ray_data
-from medray.data.shards import ShardStore
+from medray.data.pipeline import quiet_ray_data
 from medray.data.tokenizer import load_tokenizer
+from medray.data.tokens import TokenSet
 
 
 @dataclass(frozen=True)
@@ -56,15 +56,15 @@ class _Predictor:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.tokenizer = load_tokenizer(spec.export)
         self.model = load_export(Path(spec.export), self.device)
-        self.store = ShardStore(Path(spec.tokens.folder))
+        self.store = spec.tokens.store()
         self.rows = spec.tokens.rows()
 
     def answer(self, numbers: np.ndarray) -> dict[str, Any]:
         from medray.evaluate.generate import generate
 
         places = [self.rows[int(number)] for number in numbers]
-        examples = [self.store.example(*place, "label") for place in places]
-        asked = prompts(examples, self.spec.tokens.spec.architecture, self.tokenizer.pad_token_id)
+        ids = [self.store.prompt(*place) for place in places]
+        asked = prompts(ids, self.spec.tokens.spec.architecture, self.tokenizer.pad_token_id)
         texts = generate(
             self.model, self.tokenizer, asked, max_new_tokens=self.spec.max_new_tokens, device=self.device
         )

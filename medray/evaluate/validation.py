@@ -34,11 +34,7 @@ class Validation:
 
     def totals(self, tasks: Iterable[str]) -> dict[str, int]:
         """Loss tokens of the whole split, a task each."""
-        shards = {shard for shard, _ in self.rows}
-        return {
-            task: int(sum(self.store.counts(shard, task, "loss_tokens").sum() for shard in shards))
-            for task in tasks
-        }
+        return {task: sum(self._counts(self.rows, task, "loss_tokens")) for task in tasks}
 
     @torch.no_grad()
     def loss_sums(
@@ -77,11 +73,11 @@ class Validation:
         numbers = {row: number for number, row in enumerate(chosen)}
         for rows in self._batches(self._by_length(chosen, "label"), rank, world_size):
             # A weightless place generates for the first row, so that all ranks do the same; its text is dropped.
-            examples = [self.store.example(*(row or chosen[0]), "label") for row in rows]
+            ids = [self.store.prompt(*(row or chosen[0])) for row in rows]
             texts = generate(
                 model,
                 tokenizer,
-                prompts(examples, self.architecture, self.pad_id),
+                prompts(ids, self.architecture, self.pad_id),
                 max_new_tokens=max_new_tokens,
                 device=device,
                 synced=synced,
@@ -95,7 +91,16 @@ class Validation:
 
     def _by_length(self, rows: tuple[tuple[int, int], ...], task: str) -> tuple[tuple[int, int], ...]:
         """Rows of alike length beside each other, the longest first: batches are padded little."""
-        return tuple(sorted(rows, key=lambda row: -int(self.store.counts(row[0], task, "length")[row[1]])))
+        lengths = self._counts(rows, task, "length")
+        return tuple(rows[place] for place in sorted(range(len(rows)), key=lambda place: -lengths[place]))
+
+    def _counts(self, rows: Iterable[tuple[int, int]], task: str, name: str) -> list[int]:
+        """A count of each row, each shard looked up once."""
+        counts: dict[int, np.ndarray] = {}
+        for shard, _ in rows:
+            if shard not in counts:
+                counts[shard] = self.store.counts(shard, task, name)
+        return [int(counts[shard][row]) for shard, row in rows]
 
     def _batches(
         self, rows: tuple[tuple[int, int], ...], rank: int, world_size: int

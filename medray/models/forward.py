@@ -2,16 +2,20 @@
 
 A causal model's head is a fifth of a small model's arithmetic and its logits are the largest tensor of a step
 (tokens x vocabulary), yet prompts carry no loss. Sequences are padded on the left, so the columns with a target lie
-together at the end and the head runs on those alone.
+together at the end and the head runs on those alone. In packed sequences targets lie everywhere: there the hidden
+states are picked out place by place before they enter the head.
 """
 
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn import functional as F
 
 IGNORED = -100
 
@@ -50,7 +54,55 @@ def loss_logits(
     return logits, next_labels[:, columns]
 
 
-def unwrap(model: Any) -> nn.Module:
+def packed_logits(
+    model: Any, input_ids: Tensor, position_ids: Tensor, task_ids: Tensor, labels: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(logits [targets, vocab], labels [targets], tasks [targets]) of packed sequences, ordered by task.
+
+    Shapes in: [batch, seq], see PackedMicroBatch. No attention mask is given: transformers then finds the segments
+    where position_ids restart, and lets none see another, in windows of sliding attention too; `keeps_boundaries`
+    tells whether a model does. Where nothing has a label, one place that has none is left, so that every rank
+    computes something.
+    """
+    # Position t predicts label t + 1.
+    next_labels, next_tasks = (
+        F.pad(values[:, 1:], (0, 1), value=fill).flatten()
+        for values, fill in ((labels, IGNORED), (task_ids, 0))
+    )
+    places = (next_labels != IGNORED).nonzero().flatten()
+    if not len(places):
+        places = torch.zeros(1, dtype=torch.long, device=labels.device)
+    tasks, order = next_tasks[places].clamp_min(0).sort(stable=True)
+    places = places[order]
+    if "flash" in str(getattr(_config(model), "_attn_implementation", "")):
+        # FlashAttention reads restarting positions in a batch of one row only.
+        input_ids, position_ids = input_ids.reshape(1, -1), position_ids.reshape(1, -1)
+    with _head_at(model, places):
+        logits = model(input_ids=input_ids, position_ids=position_ids, use_cache=False).logits
+    if logits.shape[:2] == (1, len(places)):
+        logits = logits[0]
+    else:  # the head is no module of its own
+        logits = logits.flatten(0, 1)[places]
+    return logits, next_labels[places], tasks
+
+
+@contextmanager
+def _head_at(model: Any, places: Tensor) -> Iterator[None]:
+    """The head reads the hidden states of `places`, indices into [batch * seq], in their order: [1, places, hidden]."""
+    head = unwrap(model).get_output_embeddings()
+    if head is None:
+        yield
+        return
+    hook = head.register_forward_pre_hook(
+        lambda _, inputs: (inputs[0].flatten(0, -2)[places][None], *inputs[1:])
+    )
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def unwrap(model: Any) -> Any:
     """The transformers model inside a DeepSpeed engine and a peft wrapper."""
     model = getattr(model, "module", model)
     return model.get_base_model() if hasattr(model, "get_base_model") else model

@@ -18,6 +18,7 @@ from typing import Any, TextIO
 
 STEP_LINE_SECONDS = 5.0
 HEARTBEAT_SECONDS = 20.0
+BAR_WIDTH = 20
 PACE_STEPS = (
     20  # the pace is the median of this many steps: one slow checkpoint does not double the time left
 )
@@ -126,15 +127,25 @@ class Console:
             lines.append(("  " + "  ".join(cells)).rstrip())
         self._write("\n".join(lines) + "\n")
 
+    def progress(self, name: str, done: int, total: int, detail: str = "") -> None:
+        """A bar of `done` in `total`; in a log file a line every STEP_LINE_SECONDS, and the last one."""
+        filled = BAR_WIDTH * done // max(total, 1)
+        bar = f"[{'#' * filled}{'.' * (BAR_WIDTH - filled)}] {done}/{total}  {detail}"
+        self._passing(f"{self._stamp()} {name:<11} {bar}".rstrip(), last=done >= total)
+
     def _show_step(self, record: dict[str, Any], total_steps: int) -> None:
-        step, now = int(record["step"]), self._clock()
         if record.get("seconds"):
             self._pace.append(float(record["seconds"]))
         line = f"{self._stamp()} {'step':<11} {self._step_text(record, total_steps)}"
+        self._passing(line, last=int(record["step"]) >= total_steps)
+
+    def _passing(self, line: str, *, last: bool) -> None:
+        """A line that the next one of its kind replaces."""
+        now = self._clock()
         due = self._step_printed is None or now - self._step_printed >= STEP_LINE_SECONDS
         if self._interactive:
             self._rewrite(line)
-        elif due or step >= total_steps:
+        elif due or last:
             self._held, self._step_printed = "", now
             self._write(line + "\n")
         else:

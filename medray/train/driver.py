@@ -20,13 +20,10 @@ from ray.train.torch import TorchTrainer
 
 from medray.config import Config
 from medray.config.load import dump
-from medray.data.pipeline import Pipeline, TokenSet
-from medray.data.shards import ShardStore
-from medray.errors import InputError, MedrayError, RunFailedError
+from medray.errors import InputError, RunFailedError
 from medray.models.load import architecture, model_config, model_folder
-from medray.plan.steps import total_steps
 from medray.tracking import ledger as ledgers
-from medray.train import checkpoint
+from medray.train import checkpoint, data_phase
 from medray.train.export_evaluation import evaluate_export
 from medray.train.failure import first_failure
 from medray.train.loop import STOPPED, WorkerPlan
@@ -60,21 +57,6 @@ class StopSwitch:
     @property
     def reason(self) -> str | None:
         return f"signal {self.signal}" if self.signal else None
-
-
-@dataclass
-class Encoding:
-    """The pipeline's second pass, which may still run while training does. Its actor ends with it."""
-
-    pipeline: Any
-    reference: Any
-
-    def done(self, wait_seconds: float) -> bool:
-        ready = bool(ray.wait([self.reference], timeout=wait_seconds)[0])
-        if ready and self.pipeline is not None:
-            ray.kill(self.pipeline)
-            self.pipeline = None
-        return ready
 
 
 @dataclass
@@ -119,7 +101,7 @@ class _Driver:
     def run(self) -> RunResult:
         have = supply()
         granted = resources(self.config, have)
-        self._phase(
+        self.phase(
             "cluster",
             f"{granted.workers} workers of {granted.cpus:g} CPU"
             + (" and 1 GPU" if granted.gpus else "")
@@ -130,19 +112,15 @@ class _Driver:
         model = model_config(self.config.model, self.config.data.vocab_size)
         memory = check_memory(self.config, model, folder, have, granted, chosen)
         with self.timings.of("data"):
-            sets, encoding = self._data(folder, architecture(model))
-        steps = total_steps(
-            sets["train"].index.rows,
-            self.config.train.global_batch_size,
-            self.config.train.epochs,
-            self.config.train.max_steps,
-        )
+            encoding = data_phase.begin(self.config, architecture(model), folder, self)
+            data_phase.check_first_shard(self.config, encoding, self)
+            steps = data_phase.steps(self.config, encoding, self)
         self._claim_folder()
         plan = WorkerPlan(
             self.config,
             str(self.folder),
-            sets["train"],
-            sets.get("validation"),
+            encoding.sets["train"],
+            encoding.sets.get("validation"),
             model,
             layout(self.config),
             steps,
@@ -150,15 +128,15 @@ class _Driver:
             granted.threads,
         )
         ledger = ledgers.start(str(self.folder), self._tracking())
-        self._phase("model", memory)
+        self.phase("model", memory)
         try:
             outcome = self._fit(plan, granted, ledger, encoding)
             after: dict[str, float] = {}
             samples: list[TextSample] = []
             if outcome["status"] != STOPPED and plan.validation is not None:
-                self._phase("evaluation", "the export")
+                self.phase("evaluation", "the export")
                 with self.timings.of("evaluate"):
-                    after, samples = evaluate_export(plan, granted, self._beat)
+                    after, samples = evaluate_export(plan, granted, self.beat)
         except InputError:
             self._close(ledger, {"status": "failed"}, [])
             raise
@@ -172,7 +150,7 @@ class _Driver:
             samples,
             self.timings.parts,
             time.perf_counter() - self.timings.began,
-            self._answer(encoding.reference),
+            encoding.manifests(self),
         )
         self._close(
             ledger,
@@ -180,51 +158,6 @@ class _Driver:
             [str(self.folder / name) for name in ("config.yaml", "summary.json", "report.html")],
         )
         return result
-
-    def _data(self, folder: str | None, kind: str) -> tuple[dict[str, TokenSet], Encoding]:
-        """Indexes, starts encoding, and waits for the first shard: an empty loss mask is known before any worker."""
-        self._phase("data", "reading")
-        pipeline: Any = ray.remote(Pipeline).options(num_cpus=0).remote(self.config, kind, folder)
-        sets: dict[str, TokenSet] = self._answer(pipeline.index.remote())
-        encoding = Encoding(pipeline, pipeline.encode.remote())
-        rows = ", ".join(
-            f"{len(found.index.shards)} shards of {found.index.rows} {split} rows"
-            + (f" ({found.index.rejected} rejected)" if found.index.rejected else "")
-            for split, found in sets.items()
-        )
-        self._phase("data", rows)
-        self._check_first_shard(sets["train"], encoding)
-        return sets, encoding
-
-    def _check_first_shard(self, tokens: TokenSet, encoding: Encoding) -> None:
-        store, first = ShardStore(Path(tokens.folder)), int(tokens.order(self.config).shard_order(0)[0])
-        while not store.has(first):
-            if encoding.done(POLL_SECONDS):
-                self._answer(encoding.reference)
-            self._beat()
-        for task in self.config.method.tasks:
-            loss_tokens = store.counts(first, task, "loss_tokens")
-            rows = loss_tokens[loss_tokens > 0]
-            if (task == "label" and not len(rows)) or (len(rows) and rows.max() <= 1):
-                raise InputError(
-                    f"of {tokens.index.shards[first].rows} rows none has a token of the task {task!r} "
-                    "that carries loss, besides the end token",
-                    key=f"data.max_{task}_tokens",
-                    value=tokens.spec.limits[task],
-                    mend="raise the limit, or look at the column",
-                )
-
-    def _answer(self, reference: Any) -> Any:
-        """An actor's answer; errors of the user come out as themselves."""
-        try:
-            while not ray.wait([reference], timeout=POLL_SECONDS)[0]:
-                self._beat()
-            return ray.get(reference)
-        except ray.exceptions.RayTaskError as error:
-            if isinstance(error.cause, MedrayError):
-                raise error.cause from None
-            kind = type(error.cause or error).__name__  # its message may quote a record
-            raise RunFailedError(f"the data pipeline failed ({kind}); Ray's logs say where") from error
 
     def _claim_folder(self) -> None:
         """Writes config.yaml, unless the run's checkpoints were made under another one."""
@@ -249,7 +182,9 @@ class _Driver:
             tracking.show_text,
         )
 
-    def _fit(self, plan: WorkerPlan, granted: Resources, ledger: Any, encoding: Encoding) -> dict[str, Any]:
+    def _fit(
+        self, plan: WorkerPlan, granted: Resources, ledger: Any, encoding: data_phase.Encoding
+    ) -> dict[str, Any]:
         """Runs the workers in a side thread and shows their news until they end."""
         os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", CONTROLLER_POLL_SECONDS)
         os.environ.setdefault(
@@ -274,7 +209,7 @@ class _Driver:
             while fit.running(POLL_SECONDS):
                 shown = self._show(ledger, shown, plan.total_steps)
                 self._forward_stop(ledger)
-                encoding.done(0)
+                encoding.done()
         self._show(ledger, shown, plan.total_steps)
         try:
             returned = fit.result().return_value
@@ -300,7 +235,7 @@ class _Driver:
                 self.timings.parts.setdefault("first_step", time.perf_counter() - self.timings.began)
             if self.console:
                 self.console.show(record, total_steps=steps)
-        self._beat()
+        self.beat()
         return shown
 
     def _forward_stop(self, ledger: Any) -> None:
@@ -311,12 +246,12 @@ class _Driver:
         try:
             ray.get(ledger.close.remote(summary, artifacts), timeout=30)
         except Exception:  # tracking never decides how a run ends
-            self._phase("tracking", "could not be closed")
+            self.phase("tracking", "could not be closed")
 
-    def _phase(self, name: str, detail: str = "") -> None:
+    def phase(self, name: str, detail: str = "") -> None:
         if self.console:
             self.console.phase(name, detail)
 
-    def _beat(self) -> None:
+    def beat(self) -> None:
         if self.console:
             self.console.heartbeat()

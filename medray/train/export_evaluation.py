@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from medray.data.shards import ShardStore
 from medray.errors import RunFailedError
 from medray.evaluate.metrics import score
 from medray.evaluate.predict import Prediction, PredictSpec, predict
@@ -48,7 +47,7 @@ def evaluate_export(
         predictions: Sequence[Prediction] = job.result()
     except Exception as error:
         raise RunFailedError(f"evaluating the export failed: {last_line(error)}") from error
-    store = ShardStore(Path(tokens.folder))
+    store = tokens.store()
     references = [reference(store, *place) for place in tokens.rows()[:rows]]
     metrics = score(evaluation.metrics, [found.prediction for found in predictions], references)
     samples = [

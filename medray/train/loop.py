@@ -9,7 +9,6 @@ import json
 import math
 import time
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,15 +18,15 @@ import torch
 from torch import distributed
 
 from medray.config import Config
-from medray.data.pipeline import TokenSet
-from medray.data.shards import ShardStore
 from medray.data.tokenizer import load_tokenizer
-from medray.errors import RunFailedError
+from medray.data.tokens import TokenSet
+from medray.errors import InputError, RunFailedError
 from medray.evaluate.metrics import score
 from medray.evaluate.validation import Validation
 from medray.methods.loss import Method
 from medray.models.export import export
 from medray.models.load import add_adapter, architecture, load_model
+from medray.models.packing_probe import keeps_boundaries
 from medray.train import checkpoint
 from medray.train.engine import (
     DeepSpeedEngine,
@@ -37,6 +36,7 @@ from medray.train.engine import (
     gathered,
     prepare_process,
 )
+from medray.train.read_ahead import ReadAhead, Ready
 from medray.train.schedule import learning_rate
 from medray.train.step import BatchLayout, BatchReader, Prepared, Progress, train_step
 
@@ -121,6 +121,8 @@ class _Loop:
                 prepare_process(plan.threads)
             self.tokenizer = load_tokenizer(plan.train.tokenizer)
             self.engine = self._engine()
+            self._refuse_leaks()
+            self._refuse_leaks()
         self.validation = self._validation(plan.validation)
         self.progress = Progress()
 
@@ -171,7 +173,7 @@ class _Loop:
         if tokens is None:
             return None
         return Validation(
-            ShardStore(Path(tokens.folder)),
+            tokens.store(),
             tuple(tokens.rows()),
             tokens.spec.architecture,
             self.tokenizer.pad_token_id,
@@ -192,23 +194,9 @@ class _Loop:
         every = config.train.save_every_steps or max(plan.total_steps // 10, 1)
         saved = self.progress.step if self.progress.step else -1
         self._event("phase", name="training")
-        with self._timed("train"):
-            for step, prepared in self._prepared(self.progress.step):
-                began = time.perf_counter()
-                lr = learning_rate(step, plan.total_steps, config.train.optimizer.lr, config.train.scheduler)
-                record = train_step(
-                    self.engine,
-                    prepared,
-                    self.method,
-                    lr=lr,
-                    seed=config.run.seed,
-                    step=step,
-                    seq2seq=self.seq2seq,
-                )
-                self.progress.add(prepared)
-                self._check_finite(record)
-                record["seconds"] = time.perf_counter() - began
-                self._report(record, prepared)
+        with self._timed("train"), self._ahead(self.progress.step) as ahead:
+            for ready in ahead:
+                self._step(ready)
                 stop = self._stop()
                 last = self.progress.step == plan.total_steps
                 if stop or last or self.progress.step % every == 0:
@@ -222,31 +210,56 @@ class _Loop:
             self._save()
         return TRAINED
 
-    def _prepared(self, start: int) -> Iterator[tuple[int, Prepared]]:
-        """(step, arrays), the next step's made while this one is computed."""
-        spec = self.plan.train.spec
+    def _step(self, ready: Ready[Prepared]) -> None:
+        """One optimizer step and its record. seconds are those of computing; data_wait_seconds stand beside them."""
+        began, config = time.perf_counter(), self.config
+        optimizer, scheduler = config.train.optimizer, config.train.scheduler
+        record = train_step(
+            self.engine,
+            ready.prepared,
+            self.method,
+            lr=learning_rate(ready.step, self.plan.total_steps, optimizer.lr, scheduler),
+            seed=config.run.seed,
+            step=ready.step,
+            seq2seq=self.seq2seq,
+        )
+        self.progress.add(ready.prepared)
+        self._check_finite(record)
+        record["seconds"] = time.perf_counter() - began
+        record["data_wait_seconds"] = ready.waited
+        if self.engine.rank == 0:
+            epoch = round(self.batch_plan.epoch(self.progress.step), 6)
+            self.reporter.step(record | {"epoch": epoch, "samples": self.progress.samples})
+
+    def _ahead(self, start: int) -> ReadAhead[Prepared]:
+        """The arrays of the steps from `start` on, made while others are computed."""
+        tokens, window = self.plan.train, self.config.data.window_shards
+        # This window and the next; a merged window may hold as many shards of each corpus.
+        store = tokens.store(keep=2 * window * max(len(tokens.weights), 1) + 1)
+        self.batch_plan = tokens.plan(self.config, store)
         reader = BatchReader(
-            ShardStore(Path(self.plan.train.folder), keep=2 * self.config.data.window_shards),
-            self.plan.train.order(self.config),
+            store,
+            self.batch_plan,
             self.method,
             self.plan.layout,
             rank=self.engine.rank,
             world_size=self.engine.world_size,
-            architecture=spec.architecture,
+            architecture=tokens.spec.architecture,
             pad_id=self.tokenizer.pad_token_id,
+            packed=self.config.data.pack_tokens is not None,
         )
-        with ThreadPoolExecutor(1) as pool:
-            ahead: Future[Prepared] | None = None
-            for step in range(start, self.plan.total_steps):
-                current = ahead or pool.submit(reader.prepare, step)
-                ahead = pool.submit(reader.prepare, step + 1) if step + 1 < self.plan.total_steps else None
-                yield step, current.result()
+        return ReadAhead(reader.prepare, range(start, self.plan.total_steps))
 
-    def _report(self, record: dict[str, Any], prepared: Prepared) -> None:
-        if self.engine.rank == 0:
-            order = self.plan.train.order(self.config)
-            epoch = self.progress.step / order.steps_per_epoch
-            self.reporter.step(record | {"epoch": round(epoch, 6), "samples": self.progress.samples})
+    def _refuse_leaks(self) -> None:
+        """Asks the model itself, on all ranks: packed rows that see each other would train on each other."""
+        tokens = self.config.data.pack_tokens
+        if tokens is not None and not keeps_boundaries(self.engine.model, self.engine.device):
+            raise InputError(
+                "this model lets packed rows see each other",
+                key="data.pack_tokens",
+                value=tokens,
+                mend="data.pack_tokens: null",
+            )
 
     def _check_finite(self, record: dict[str, Any]) -> None:
         """A loss or gradient that is no number is the same on all ranks, so all stop here.

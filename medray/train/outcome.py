@@ -55,7 +55,7 @@ def write_outcome(
         "name": config.run.name,
         "status": outcome["status"],
         "steps": progress["step"],
-        "epochs": round(progress["step"] / plan.train.order(config).steps_per_epoch, 4),
+        "epochs": round(plan.train.plan(config).epoch(progress["step"]), 4),
         "samples": progress["samples"],
         "tokens": progress["tokens"],
         "loss_tokens": progress["loss_tokens"],

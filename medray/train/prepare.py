@@ -15,7 +15,7 @@ from medray.plan import parameters
 from medray.plan.headers import ParameterCount, from_safetensors
 from medray.plan.memory import zero_bytes
 from medray.plan.resources import NodeSupply, Request, Supply, memory_shortage, resolve, shortage
-from medray.plan.steps import split_batch
+from medray.plan.steps import MOST_ROWS, split_batch
 from medray.train.step import BatchLayout
 
 
@@ -74,6 +74,8 @@ def precision(config: Config, device: str) -> str:
 def layout(config: Config) -> BatchLayout:
     """How the global batch lies on the workers."""
     train = config.train
+    if train.global_batch_tokens is not None:  # how many rows a step has, its lengths decide
+        return BatchLayout(train.micro_batch_size or MOST_ROWS, None)
     try:
         split = split_batch(
             train.global_batch_size,

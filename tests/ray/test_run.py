@@ -7,13 +7,14 @@ import sqlite3
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import oracle
 import pytest
 import tiny
 import torch
 
 from medray.config import Config
-from medray.data.order import WEIGHTLESS, Order
+from medray.data.batch_plan import BatchPlan, Corpus, PlanSpec
 from medray.data.tokenizer import load_tokenizer
 from medray.errors import InputError, RunFailedError
 from medray.models.load import load_model
@@ -70,10 +71,12 @@ def lines(file: Path) -> list[dict[str, Any]]:
 
 def expected(made: Config, tokens: Path, shard_rows: tuple[int, ...], tokenizer: str) -> list[float]:
     """Losses of the oracle over the shards that the pipeline wrote."""
-    order = Order(shard_rows, made.run.seed, made.train.global_batch_size, made.data.window_shards)
+    pool = Corpus(tuple(range(len(shard_rows))), shard_rows)
+    spec = PlanSpec((pool,), made.run.seed, made.data.window_shards, made.train.global_batch_size)
+    order = BatchPlan(spec, lambda shard: np.zeros(shard_rows[shard], np.int32))
     steps = made.train.max_steps or 0
     batches = [
-        [(int(s), int(r)) for s, r in zip(batch.shards, batch.rows, strict=True) if s != WEIGHTLESS]
+        [(int(s), int(r)) for s, r in zip(batch.shards, batch.rows, strict=True)]
         for batch in map(order.batch, range(steps))
     ]
     model = load_model(
@@ -108,7 +111,7 @@ def test_a_run_from_files_to_report(
     assert {"loss", "loss/label", "loss/rationale", "lr", "grad_norm", "tokens", "seconds"} <= steps[0].keys()
     [tokens] = [
         found
-        for found in (tmp_path / "runs" / "tokens").iterdir()
+        for found in (tmp_path / "runs" / "tokens").glob("*/train")
         if json.loads((found / "manifest.json").read_text())["rows"] == 22
     ]
     shard_rows = tuple(shard["rows"] for shard in json.loads((tokens / "index.json").read_text())["shards"])
@@ -183,7 +186,7 @@ def test_shards_are_reused_and_a_killed_tokenization_goes_on(connected: Any, tmp
         ray.get(pipeline.encode.remote())
         ray.kill(pipeline)
         return {
-            file: file.stat().st_mtime_ns for file in (tmp_path / "runs" / "tokens").glob("*/shard-*.parquet")
+            file: file.stat().st_mtime_ns for file in (tmp_path / "runs" / "tokens").glob("*/*/shard-*.parquet")
         }
 
     first = encode()

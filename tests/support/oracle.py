@@ -51,9 +51,10 @@ def losses(
 def _mean(model: Any, rows: list[dict[str, Any]], task: str, *, seq2seq: bool) -> Any:
     total, count = torch.zeros(()), 0
     for row in rows:
-        ids, labels = row[f"{task}.input_ids"], row[f"{task}.labels"]
+        ids = row[f"{task}.input_ids"]
         if not ids:
             continue
+        labels = row[name] if (name := f"{task}.labels") in row else _labels(ids, row[f"{task}.spans"])
         if seq2seq:
             logits = model(input_ids=torch.tensor([ids]), labels=torch.tensor([labels])).logits[0]
             wanted = labels
@@ -66,3 +67,11 @@ def _mean(model: Any, rows: list[dict[str, Any]], task: str, *, seq2seq: bool) -
                 total = total - logs[place, token]
                 count += 1
     return total / count
+
+
+def _labels(ids: list[int], spans: list[int]) -> list[int]:
+    """The ids inside [start, end) pairs, -100 elsewhere."""
+    inside = {
+        place for start, end in zip(spans[::2], spans[1::2], strict=True) for place in range(start, end)
+    }
+    return [token if place in inside else -100 for place, token in enumerate(ids)]

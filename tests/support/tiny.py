@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from medray.config import Config
-from medray.config.data import ColumnsConfig
+from medray.config.data import DataConfig
 from medray.data.encode import EncodeSpec
-from medray.data.index import index_source, join
-from medray.data.pipeline import TokenSet, encode_shard
-from medray.data.sources import FileSource
+from medray.data.index import check_columns, index_range
+from medray.data.membership import SourceParts, SplitIndex, join
+from medray.data.shard_job import encode_shard
+from medray.data.sources import FileSource, Source
 from medray.data.tokenizer import train_tokenizer
+from medray.data.tokens import TokenSet
 from medray.models.presets import PRESETS
 from medray.plan.steps import split_batch, total_steps
 from medray.train.loop import WorkerPlan
@@ -85,6 +87,38 @@ def tokenizer(folder: Path) -> Path:
     return train_tokenizer(texts, 400, folder / "tokenizer")
 
 
+def parts(sources: Sequence[Source], shard_rows: int) -> list[SourceParts]:
+    """Every range of the sources indexed, as the pipeline's tasks do it."""
+    made = []
+    for source in sources:
+        ranges = [index_range(source, start, stop, shard_rows) for start, stop in source.ranges()]
+        check_columns(source, {name for part in ranges for name in part.columns_seen}, "data.train")
+        made.append(SourceParts(source.name, source.corpus, ranges))
+    return made
+
+
+def index(source: Source, shard_rows: int) -> SplitIndex:
+    """The index of one source, all of it training."""
+    return join(parts([source], shard_rows), [], DataConfig(), seed=0)["train"]
+
+
+def encode_spec(architecture: str = "causal", tasks: tuple[str, ...] = ("label", "rationale")) -> EncodeSpec:
+    """Short limits and prompts."""
+    return EncodeSpec(
+        architecture="seq2seq" if architecture == "seq2seq" else "causal",
+        tasks=tasks,
+        prompts={"label": "predict", "rationale": "explain"},
+        system=None,
+        template="chat",
+        train_turns="all",
+        train_on="completion",
+        extraction_answer="entities",
+        extraction_types=(),
+        max_input_tokens=64,
+        limits={"label": 32, "rationale": 32},
+    )
+
+
 def token_set(
     folder: Path,
     made: Sequence[dict[str, Any]],
@@ -98,19 +132,11 @@ def token_set(
     """Shards of `made`, written by the parts that the Ray Data pipeline runs."""
     target = folder / f"{architecture}-{name}"
     target.mkdir(parents=True, exist_ok=True)
-    source = FileSource(str(write_jsonl(target / f"{name}.jsonl", made)))
-    index = join([index_source(source, ColumnsConfig(), shard_rows)])
-    spec = EncodeSpec(
-        "seq2seq" if architecture == "seq2seq" else "causal",
-        tasks,
-        {"label": "predict", "rationale": "explain"},
-        None,
-        64,
-        {"label": 32, "rationale": 32},
-    )
-    made_set = TokenSet(str(target), str(tokenizer(folder)), spec, index)
-    for shard in index.shards:
-        encode_shard(made_set, shard, source, ColumnsConfig(), truth=truth)
+    source = FileSource(str(write_jsonl(target / f"{name}.jsonl", made)), "jsonl")
+    found = index(source, shard_rows)
+    made_set = TokenSet(str(target), str(tokenizer(folder)), encode_spec(architecture, tasks), found)
+    for shard in found.shards:
+        encode_shard(made_set, shard, source, truth=truth)
     return made_set
 
 

@@ -75,8 +75,8 @@ def make_model(folder: Path, *, model_type: str = "llama", weights: str = "model
         ("", [], "{file}: data.train", "no training data is named", "data.train: my.jsonl"),
         (ROWS, ["data.train=no.jsonl"], "{file}: data.train = '{folder}/no.jsonl'", "no such file", "data.root"),
         (ROWS, ["data.train=empty.jsonl"], "{file}: data.train = '{folder}/empty.jsonl'", "the file is empty", ""),
-        (ROWS, ["data.validation=."], "{file}: data.validation = '{folder}'", "is a folder", "name the files in it"),
-        (ROWS, ["data.train=rows.xml"], "{file}: data.train = '{folder}/rows.xml'", ".xml is not a known", ".jsonl"),
+        (ROWS, ["data.validation=none"], "{file}: data.validation = '{folder}/none'", "no file of a known", "known: "),
+        (ROWS, ["data.train=rows.doc"], "{file}: data.train = '{folder}/rows.doc'", ".doc is not a known", ".jsonl"),
         (ROWS, ["model.name=./no"], "{file}: model.name = '{folder}/no'", "no such folder", "config.json"),
         (ROWS, ["model.name=./bin"], "{file}: model.name = '{folder}/bin'", "pickled weights (model.bin)", "safetens"),
         (ROWS, ["model.name=./rows.jsonl"], "{file}: model.name = '{folder}/rows.jsonl'", "Not a directory", "folder"),
@@ -104,8 +104,9 @@ def test_wrong_input_is_exit_code_2_with_one_message(
     mend: str | None,
 ) -> None:
     (tmp_path / "rows.jsonl").write_text('{"input": "a", "label": "b"}\n')
-    (tmp_path / "rows.xml").write_text("<rows/>\n")
+    (tmp_path / "rows.doc").write_text("<rows/>\n")
     (tmp_path / "empty.jsonl").touch()
+    (tmp_path / "none").mkdir()
     make_model(tmp_path / "bin")
     make_model(tmp_path / "t5", model_type="t5", weights="model.safetensors")
     code, message = medray_train(text, *overrides)

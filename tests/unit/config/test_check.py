@@ -17,6 +17,7 @@ from medray.config.load import load
 from medray.errors import InputError
 
 CLINIC: dict[str, Any] = {"dataset": "clinic"}
+T5: dict[str, Any] = {"model": {"init": "random", "preset": "t5-tiny"}}
 
 
 def config(folder: Path, **sections: Any) -> Config:
@@ -64,33 +65,6 @@ def test_data_must_be_named_once(tmp_path: Path) -> None:
     assert "data.validation" in str(refused(tmp_path, data=CLINIC | {"validation": "a.jsonl"}).mend)
 
 
-@pytest.mark.parametrize("split", ["train", "validation"])
-@pytest.mark.parametrize(
-    ("name", "make", "says"),
-    [
-        ("no.jsonl", lambda path: None, "there is no such file"),
-        ("folder.jsonl", lambda path: path.mkdir(), "is a folder, not a file"),
-        ("a.parquet", lambda path: path.write_text("x"), ".parquet is not a known format"),
-        ("a.jsonl.gz", lambda path: path.write_text("x"), ".gz is not a known format"),
-        ("a", lambda path: path.write_text("x"), "no ending is not a known format"),
-        ("a.jsonl", lambda path: path.touch(), "the file is empty"),
-        ("loop.jsonl", lambda path: path.symlink_to(path.name), "there is no such file"),
-        ("x" * 300 + ".jsonl", lambda path: None, "there is no such file"),
-    ],
-)
-def test_data_files(tmp_path: Path, split: str, name: str, make: Callable[[Path], object], says: str) -> None:
-    (tmp_path / "good.csv").write_text("input,label\n")
-    make(tmp_path / name)
-    error = refused(tmp_path, data={"train": "good.csv"} | {split: ["good.csv", name]})
-    assert error.what == says
-    assert (error.key, error.value) == (f"data.{split}", str(tmp_path / name))
-
-
-def test_the_ending_of_a_data_file_may_be_in_capitals(tmp_path: Path) -> None:
-    (tmp_path / "A.CSV").write_text("input,label\n")
-    check(config(tmp_path, data={"train": "A.CSV", "tokenizer": "train"}))
-
-
 def test_columns_that_the_method_and_the_metrics_need(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text("{}\n")
     data = {"train": "a.jsonl", "tokenizer": "train", "columns": {"rationale": None, "entities": None}}
@@ -112,6 +86,45 @@ def test_evaluating_every_so_often_needs_validation_rows(tmp_path: Path) -> None
     without = CLINIC | {"tokenizer": "train", "clinic": {"validation_rows": 0}}
     assert refused(tmp_path, data=without, eval={"every_steps": 5}).value == 5
     check(config(tmp_path, data=without))
+
+
+@pytest.mark.parametrize(
+    ("data", "other", "key", "says"),
+    [
+        ({"train": [{"path": "a.jsonl", "weight": 2.0}, "b.jsonl"]}, {}, "data.train", "1 of 2 sources"),
+        ({"validation": [{"path": "b.jsonl", "weight": 2.0}]}, {}, "data.validation", "every row once"),
+        ({"validation": "b.jsonl", "split": {"validation": 0.1}}, {}, "data.split.validation", "already"),
+        (CLINIC | {"train": None, "split": {"validation": 0.1}}, {}, "data.split.validation", "its own"),
+        ({"train": None, "dataset": "svamp", "root": "nowhere"}, {}, "data.root", "of svamp"),
+        ({}, {"method": {"label_source": "llm"}}, "method.label_source", "words of a teacher"),
+        ({}, {"method": {"teacher": "gpt"}}, "method.teacher", "words of a teacher"),
+        ({"template": "chatgpt"}, {}, "data.template", "no known template"),
+        ({"template": "my.jinja"}, {}, "data.template", "no such file"),
+        ({"template": "alpaca"}, T5, "data.template", "causal models"),
+        ({"pack_tokens": 512}, T5, "data.pack_tokens", "causal models"),
+        ({}, T5 | {"method": {"train_on": "all"}}, "method.train_on", "causal models"),
+        (
+            {"pack_tokens": 512, "length_buckets": True},
+            {},
+            "data.length_buckets",
+            "one length already",
+        ),
+        (
+            {},
+            {"train": {"global_batch_tokens": 99, "gradient_accumulation_steps": 2}},
+            "train.gradient_accumulation_steps",
+            "batches by tokens",
+        ),
+    ],
+)
+def test_keys_that_contradict(
+    tmp_path: Path, data: dict[str, Any], other: dict[str, Any], key: str, says: str
+) -> None:
+    for name in ("a.jsonl", "b.jsonl"):
+        (tmp_path / name).write_text("{}\n")
+    error = refused(tmp_path, data={"train": "a.jsonl", "tokenizer": "train"} | data, **other)
+    assert error.key == key
+    assert says in error.what
 
 
 # ---- model

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -81,15 +82,31 @@ def test_relative_paths_begin_at_the_config_and_never_at_the_working_directory(
     config = load(write(home, text))
     assert config.run.storage == str(tmp_path / "runs")
     assert config.model.name == str(home / "model")
-    assert config.data.train == (str(home / "a.jsonl"),)
-    assert config.data.validation == (str(home / "b.jsonl"), str(tmp_path / "c.jsonl"))
-    assert load(home / "run.yaml", ["data.root=../elsewhere"]).data.train == (str(elsewhere / "a.jsonl"),)
+    assert paths(config.data.train) == [str(home / "a.jsonl")]
+    assert paths(config.data.validation) == [str(home / "b.jsonl"), str(tmp_path / "c.jsonl")]
+    moved = load(home / "run.yaml", ["data.root=../elsewhere"]).data
+    assert paths(moved.train) == [str(elsewhere / "a.jsonl")]
+
+
+def test_urls_and_names_of_published_sets_are_no_paths(tmp_path: Path) -> None:
+    text = "data: {train: [s3://b/a.jsonl, {path: org/set, format: huggingface}], validation: c.jsonl}\n"
+    data = load(write(tmp_path, text)).data
+    assert paths(data.train) == ["s3://b/a.jsonl", "org/set"]
+    assert paths(data.validation) == [str(tmp_path / "c.jsonl")]
+    remote = load(tmp_path / "run.yaml", ["data.root=s3://bucket/folder/"]).data
+    assert paths(remote.validation) == ["s3://bucket/folder/c.jsonl"]
+
+
+def paths(entries: Any) -> list[str]:
+    return [entry.path for entry in entries]
 
 
 def test_a_link_to_data_keeps_its_name_for_that_tells_the_format(tmp_path: Path) -> None:
     (tmp_path / "blob").write_text("{}\n")
     (tmp_path / "train.jsonl").symlink_to("blob")
-    assert load(write(tmp_path, "data: {train: train.jsonl}")).data.train == (str(tmp_path / "train.jsonl"),)
+    assert paths(load(write(tmp_path, "data: {train: train.jsonl}")).data.train) == [
+        str(tmp_path / "train.jsonl")
+    ]
 
 
 @pytest.mark.parametrize(
@@ -152,8 +169,8 @@ def test_an_override_is_yaml_or_else_text(
 def test_data_files_by_override(tmp_path: Path) -> None:
     file = write(tmp_path, "data: {train: x.jsonl}")
     names = [str(tmp_path / name) for name in ("a.jsonl", "b.jsonl")]
-    assert load(file, ["data.train=[a.jsonl,b.jsonl]"]).data.train == tuple(names)
-    assert load(file, ["data.train=a.jsonl"]).data.train == (names[0],)
+    assert paths(load(file, ["data.train=[a.jsonl,b.jsonl]"]).data.train) == names
+    assert paths(load(file, ["data.train=a.jsonl"]).data.train) == names[:1]
     assert load(file, ["data.train="]).data.train == ()
 
 

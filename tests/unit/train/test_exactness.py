@@ -11,7 +11,6 @@ import tiny
 from recorder import Recorder
 from torchrun import run_loops
 
-from medray.data.order import WEIGHTLESS
 from medray.data.tokenizer import load_tokenizer
 from medray.models.load import load_model
 from medray.train import loop
@@ -26,13 +25,11 @@ def expected(plan: WorkerPlan) -> list[float]:
     """The oracle's losses for the plan's steps."""
     import torch
 
-    order, train = plan.train.order(plan.config), plan.config.train
+    order, train = plan.train.plan(plan.config), plan.config.train
     batches = []
     for step in range(plan.total_steps):
         batch = order.batch(step)
-        batches.append(
-            [(int(s), int(r)) for s, r in zip(batch.shards, batch.rows, strict=True) if s != WEIGHTLESS]
-        )
+        batches.append([(int(s), int(r)) for s, r in zip(batch.shards, batch.rows, strict=True)])
     model = load_model(
         plan.config.model,
         plan.model,

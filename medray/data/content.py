@@ -1,0 +1,118 @@
+"""What records have in common: normalised text, hashes of it, and runs of words shared with a benchmark."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from xxhash import xxh3_64_intdigest
+
+from medray.data.records import Distill, Extraction, Instruction, Preference, Record, TwoStep
+
+RUN_WORDS = 13  # as the n-gram decontamination of published language models
+_SHORTEST_FIELD = 6  # words of a benchmark's field that is compared as a whole; "yes" is everywhere
+_FACTOR = np.uint64(0x9E3779B97F4A7C15)
+
+
+def question_and_answer(record: Record) -> tuple[str, str]:
+    """What is read and what is written, as plain text."""
+    if isinstance(record, Distill):
+        return record.input, record.label
+    if isinstance(record, Instruction):
+        asked = (turn.content for turn in record.messages[:-1] if turn.role != "system")
+        return "\n".join(asked), record.messages[-1].content
+    if isinstance(record, TwoStep):
+        return record.first_input, record.label
+    if isinstance(record, Extraction):
+        return " ".join(record.passages), ""
+    if isinstance(record, Preference):
+        return "\n".join(turn.content for turn in record.prompt), f"{record.chosen}\n{record.rejected}"
+    raise TypeError(type(record).__name__)
+
+
+def texts(record: Record) -> Iterator[str]:
+    """Every text of a record that a model may read or write: what a tokenizer learns from."""
+    if isinstance(record, Instruction):
+        yield from (turn.content for turn in record.messages)
+        return
+    yield from question_and_answer(record)
+    if isinstance(record, TwoStep):
+        yield record.second_input
+    rationale = record.rationale if isinstance(record, Distill | TwoStep) else None
+    if isinstance(rationale, str):
+        yield rationale
+    elif rationale is not None:
+        yield from filter(None, rationale.values() if isinstance(rationale, Mapping) else rationale)
+
+
+def normalised(text: str) -> str:
+    """Text apart from case, blanks and the forms that Unicode has for one character."""
+    if not text.isascii():
+        text = unicodedata.normalize("NFKC", text)
+    return " ".join(text.casefold().split())
+
+
+def text_hash(text: str) -> int:
+    """64 bits of `text`; equal for two different texts once in 10^19 pairs."""
+    return int(xxh3_64_intdigest(text.encode("utf-8", "surrogatepass")))
+
+
+def word_runs(text: str) -> np.ndarray:
+    """Hashes of all runs of RUN_WORDS words of a normalised text, uint64."""
+    words = np.array([text_hash(word) for word in text.split(" ")], np.uint64)
+    if len(words) < RUN_WORDS:
+        return np.empty(0, np.uint64)
+    runs = np.zeros(len(words) - RUN_WORDS + 1, np.uint64)
+    with np.errstate(over="ignore"):
+        for place in range(RUN_WORDS):
+            runs = runs * _FACTOR + words[place : place + len(runs)]
+    return runs
+
+
+class Benchmarks:
+    """Runs of words, and whole short fields, of the files that training must not have seen."""
+
+    def __init__(self, runs: np.ndarray, fields: np.ndarray) -> None:
+        self._runs, self._fields = runs, fields  # both sorted
+
+    @classmethod
+    def of(cls, rows: Iterable[dict[str, Any]]) -> Benchmarks:
+        runs: list[np.ndarray] = [np.empty(0, np.uint64)]
+        fields: list[int] = []
+        for row in rows:
+            for field in _fields(row):
+                text = normalised(field)
+                if len(found := word_runs(text)):
+                    runs.append(found)
+                elif text.count(" ") + 1 >= _SHORTEST_FIELD:
+                    fields.append(text_hash(text))
+        return cls(np.unique(np.concatenate(runs)), np.unique(np.array(fields, np.uint64)))
+
+    def hold(self, question: str, answer: str) -> bool:
+        """Whether a record's normalised texts share a run with a benchmark, or its question is one of its fields."""
+        hashed = np.array([text_hash(question)], np.uint64)
+        return bool(
+            _any_in(hashed, self._fields)
+            or _any_in(word_runs(question), self._runs)
+            or _any_in(word_runs(answer), self._runs)
+        )
+
+
+def _fields(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from _fields(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _fields(item)
+
+
+def _any_in(values: np.ndarray, known: np.ndarray) -> bool:
+    if not len(values) or not len(known):
+        return False
+    places = np.minimum(np.searchsorted(known, values), len(known) - 1)
+    return bool((known[places] == values).any())

@@ -1,0 +1,79 @@
+"""What decides the tokens, as one hash: a later run with the same hash reuses the shards, any change makes new ones."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from medray.config import Config
+from medray.data.encode import ENCODER_VERSION, EncodeSpec
+from medray.data.sources import Source
+
+INDEX_VERSION = 1
+
+
+def content_hashes(sources: Sequence[Source], cache: Path, *, compute: bool = True) -> list[str] | None:
+    """Hashes of the sources' contents, kept in `cache` under their stamps.
+
+    compute: read what is not known yet; else None where something is not.
+    """
+    hashes = []
+    for source in sources:
+        stamp = source.stamp()
+        file = cache / f"{hashlib.sha256(repr(source).encode()).hexdigest()[:20]}.json"
+        known = _read(file)
+        if not stamp or known.get("stamp") != stamp:
+            if not compute:
+                return None
+            known = {"stamp": stamp, "sha256": source.content_hash()}
+            if stamp:
+                cache.mkdir(parents=True, exist_ok=True)
+                staging = file.with_suffix(f".{os.getpid()}")
+                staging.write_text(json.dumps(known))
+                staging.replace(file)
+        hashes.append(known["sha256"])
+    return hashes
+
+
+def _read(file: Path) -> dict[str, str]:
+    try:
+        known = json.loads(file.read_text())
+    except (OSError, ValueError):
+        return {}
+    return known if isinstance(known, dict) and isinstance(known.get("sha256"), str) else {}
+
+
+def membership_key(config: Config, hashes: Mapping[str, Sequence[str]], extra: Mapping[str, Any]) -> str:
+    """Hash of all that decides which rows are in which split and shard."""
+    data = config.data
+    decisive = {
+        "sources": {split: list(found) for split, found in hashes.items()},
+        "shard_rows": data.shard_rows,
+        "split": data.split.model_dump(),
+        "subsample": [data.subsample, config.run.seed if data.subsample < 1 else None],
+        "leakage": data.leakage,
+        "duplicates": data.duplicates,
+        "version": INDEX_VERSION,
+        **extra,
+    }
+    return _digest(decisive)
+
+
+def token_key(membership: str, spec: EncodeSpec, tokenizer: str) -> str:
+    """Hash of the rows and of how they become tokens. Weights of a loss and learning rates are not part of it."""
+    decisive = {
+        "membership": membership,
+        "encode": asdict(spec),
+        "tokenizer": tokenizer,
+        "version": ENCODER_VERSION,
+    }
+    return _digest(decisive)[:20]
+
+
+def _digest(tree: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()

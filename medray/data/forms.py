@@ -1,0 +1,326 @@
+"""Rows to records: what each form of medical training data looks like, and what makes a row bad.
+
+`auto` decides by the names of a row's columns alone, so the same row always becomes the same record.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+from medray.config.data import ColumnsConfig
+from medray.data.records import (
+    BadRowError,
+    Distill,
+    Entity,
+    Extraction,
+    Instruction,
+    Message,
+    Origin,
+    Preference,
+    Rationale,
+    Record,
+    Relation,
+    TwoStep,
+)
+
+Row = Mapping[str, Any]
+_ROLES: dict[str, Literal["system", "user", "assistant"]] = {
+    "system": "system",
+    "user": "user",
+    "human": "user",
+    "prompter": "user",
+    "assistant": "assistant",
+    "gpt": "assistant",
+    "chatbot": "assistant",
+    "bot": "assistant",
+    "model": "assistant",
+}
+
+
+def parse(row: Row, columns: ColumnsConfig, *, form: str = "auto", source: str, number: int) -> Record:
+    """The record of a source's row. number: its 0-based place in the source, which names it where it has no id.
+
+    Raises BadRowError for what the form needs and the row lacks, and for values of another type than it says.
+    """
+    form = form_of(row, columns) if form == "auto" else form
+    name = text(row, columns.id) or text(row, "document_id") or f"{source}:{number}"
+    group = text(row, columns.group) or (text(row, "document_id") if form == "bigbio" else None)
+    origin = Origin(name, source, group or "", text(row, columns.lang) or "")
+    return _FORMS[form](row, columns, origin)
+
+
+def form_of(row: Row, columns: ColumnsConfig) -> str:
+    """The form that a row's columns show. Columns that the user named go before everything else."""
+    if columns.model_fields_set & {"input", "label"}:
+        return "columns"
+    for form, wanted in _MARKS:
+        if all(name in row for name in wanted):
+            return form
+    return "columns"
+
+
+_MARKS = (
+    ("messages", ("messages",)),
+    ("sharegpt", ("conversations",)),
+    ("taiyi", ("conversation",)),
+    ("preference", ("chosen", "rejected")),
+    ("two_step", ("input_1", "input_2")),
+    ("bigbio", ("passages", "entities")),
+    ("meditron", ("prompt", "gold")),
+    ("alpaca", ("instruction", "output")),
+)
+
+
+def _columns(row: Row, columns: ColumnsConfig, origin: Origin) -> Distill:
+    label = columns.label
+    if label not in row and "label" not in columns.model_fields_set and "output" in row:
+        label = "output"  # MeDistill's name for it
+    return Distill(
+        origin,
+        required(row, columns.input),
+        required(row, label),
+        _rationale(row, columns.rationale),
+        _assertions(row, columns.entities),
+    )
+
+
+def _taught(row: Row, columns: ColumnsConfig, origin: Origin) -> Distill:
+    """A corpus with a teacher's words: where they could not be parsed the row stays, with nothing to learn from."""
+    return Distill(
+        origin,
+        required(row, columns.input),
+        text(row, columns.label) or "",
+        _rationale(row, columns.rationale),
+    )
+
+
+def _alpaca(row: Row, columns: ColumnsConfig, origin: Origin) -> Instruction:
+    """instruction, input, output. Without an input the instruction is the question itself."""
+    instruction, question = required(row, "instruction"), text(row, "input")
+    asked = (
+        (Message("system", instruction), Message("user", question))
+        if question
+        else (Message("user", instruction),)
+    )
+    return Instruction(origin, (*asked, Message("assistant", required(row, "output"))))
+
+
+def _meditron(row: Row, columns: ColumnsConfig, origin: Origin) -> Instruction:
+    system = text(row, "system")
+    asked = (Message("user", required(row, "prompt")), Message("assistant", required(row, "gold")))
+    return Instruction(origin, ((Message("system", system), *asked) if system else asked))
+
+
+def _taiyi(row: Row, columns: ColumnsConfig, origin: Origin) -> Instruction:
+    turns = []
+    for number, turn in enumerate(_list(row, "conversation"), 1):
+        if not isinstance(turn, Mapping):
+            raise BadRowError(f"turn {number} of 'conversation' is not an object")
+        turns += [Message("user", required(turn, "human")), Message("assistant", required(turn, "assistant"))]
+    return Instruction(origin, _conversation(turns, "conversation"))
+
+
+def _messages(row: Row, columns: ColumnsConfig, origin: Origin) -> Instruction:
+    return Instruction(origin, _conversation(_turns(row, "messages", "role", "content"), "messages"))
+
+
+def _sharegpt(row: Row, columns: ColumnsConfig, origin: Origin) -> Instruction:
+    turns = _turns(row, "conversations", "from", "value")
+    system = text(row, "system")
+    if system:
+        turns.insert(0, Message("system", system))
+    return Instruction(origin, _conversation(turns, "conversations"))
+
+
+def _two_step(row: Row, columns: ColumnsConfig, origin: Origin) -> TwoStep:
+    label = "output" if "output" in row else columns.label
+    return TwoStep(
+        origin,
+        required(row, "input_1"),
+        required(row, "input_2"),
+        required(row, label),
+        text(row, columns.rationale),
+    )
+
+
+def _preference(row: Row, columns: ColumnsConfig, origin: Origin) -> Preference:
+    """prompt, chosen, rejected as texts; or chosen and rejected as conversations that share all but their end."""
+    if isinstance(row.get("chosen"), str):
+        asked = row.get("prompt")
+        prompt = (
+            [Message("user", required(row, "prompt"))]
+            if isinstance(asked, str)
+            else _turns(row, "prompt", "role", "content")
+        )
+        chosen, rejected = required(row, "chosen"), required(row, "rejected")
+    else:
+        better, worse = (_turns(row, name, "role", "content") for name in ("chosen", "rejected"))
+        prompt = better[:-1] or _turns(row, "prompt", "role", "content")
+        chosen, rejected = better[-1].content, worse[-1].content
+    if not prompt or prompt[-1].role != "user":
+        raise BadRowError("the prompt does not end with the user")
+    if chosen == rejected:
+        raise BadRowError("chosen and rejected are the same")
+    return Preference(origin, tuple(prompt), chosen, rejected)
+
+
+def _bigbio(row: Row, columns: ColumnsConfig, origin: Origin) -> Extraction:
+    """BigBio's KB schema: passages, entities and relations that name entities by id."""
+    passages = tuple(
+        " ".join(_strings(passage, "text")) if isinstance(passage, Mapping) else _plain(passage, "passages")
+        for passage in _list(row, "passages")
+    )
+    if not any(passages):
+        raise BadRowError("no passage has a text")
+    entities = tuple(
+        Entity(
+            str(item.get("id", "")),
+            str(item.get("type", "")),
+            tuple(_strings(item, "text")),
+            tuple((int(start), int(end)) for start, end in item.get("offsets") or ()),
+        )
+        for item in _objects(row, "entities")
+    )
+    known = {entity.id for entity in entities}
+    relations = tuple(
+        Relation(str(item.get("type", "")), str(item.get("arg1_id")), str(item.get("arg2_id")))
+        for item in (_objects(row, "relations") if row.get("relations") else ())
+    )
+    if any(end not in known for relation in relations for end in (relation.first, relation.second)):
+        raise BadRowError("a relation names an entity that is not there")
+    return Extraction(origin, passages, entities, relations)
+
+
+_FORMS: dict[str, Callable[[Row, ColumnsConfig, Origin], Record]] = {
+    "columns": _columns,
+    "taught": _taught,
+    "alpaca": _alpaca,
+    "meditron": _meditron,
+    "taiyi": _taiyi,
+    "messages": _messages,
+    "sharegpt": _sharegpt,
+    "two_step": _two_step,
+    "preference": _preference,
+    "bigbio": _bigbio,
+}
+
+
+def _turns(row: Row, column: str, role: str, content: str) -> list[Message]:
+    turns = []
+    for number, turn in enumerate(_list(row, column), 1):
+        if not isinstance(turn, Mapping):
+            raise BadRowError(f"turn {number} of {column!r} is not an object")
+        name = turn.get(role, turn.get("role"))
+        if not isinstance(name, str) or name.lower() not in _ROLES:
+            raise BadRowError(f"turn {number} of {column!r} has an unknown role")
+        said = text(turn, content if content in turn else "content")
+        if said:  # a turn without words says nothing
+            turns.append(Message(_ROLES[name.lower()], said))
+    return turns
+
+
+def _conversation(turns: list[Message], column: str) -> tuple[Message, ...]:
+    """System, then user and assistant in turn. Neighbours of one role are joined; a question nobody answered is left."""
+    joined: list[Message] = []
+    for turn in turns:
+        if joined and joined[-1].role == turn.role:
+            joined[-1] = Message(turn.role, f"{joined[-1].content}\n\n{turn.content}")
+        else:
+            joined.append(turn)
+    while joined and joined[-1].role != "assistant":
+        joined.pop()
+    spoken = joined[1:] if joined and joined[0].role == "system" else joined
+    if not spoken:
+        raise BadRowError(f"no turn of {column!r} is an answer")
+    if spoken[0].role != "user" or any(turn.role == "system" for turn in spoken):
+        raise BadRowError(f"{column!r} does not begin with the user")
+    return tuple(joined)
+
+
+def required(row: Row, column: str) -> str:
+    """The text of a column that must have one."""
+    if column not in row:
+        raise BadRowError(f"no column {column!r}")
+    found = text(row, column)
+    if not found:
+        raise BadRowError(f"column {column!r} is empty")
+    return found
+
+
+def text(row: Row, column: str | None) -> str | None:
+    """The text of a column, None where it has no value. Numbers and truth values are written out."""
+    value = row.get(column) if column else None
+    if value is None or (isinstance(value, float) and math.isnan(value)):  # pandas writes NaN for no value
+        return None
+    return _plain(value, column)
+
+
+def _plain(value: Any, column: str | None) -> str:
+    if isinstance(value, bool | int | float):
+        return str(value)
+    if not isinstance(value, str):
+        raise BadRowError(f"column {column!r} holds a {type(value).__name__}, not text")
+    if "\x00" in value:
+        raise BadRowError(f"column {column!r} holds a NUL byte")
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise BadRowError(f"column {column!r} holds half of a surrogate pair") from None
+    return value.replace("\r\n", "\n").strip()
+
+
+def _rationale(row: Row, column: str | None) -> Rationale | None:
+    value = row.get(column) if column else None
+    if isinstance(value, Mapping):
+        # A key that stands without a value is part of the answer: the document does not say.
+        texts = {str(name): text(value, name) or None for name in value}
+        return texts if any(texts.values()) else None
+    if isinstance(value, list):
+        return tuple(found for item in value if (found := _plain(item, column))) or None
+    return text(row, column) or None
+
+
+def _assertions(row: Row, column: str | None) -> tuple[Mapping[str, Any], ...] | None:
+    if column is None or row.get(column) is None:
+        return None
+    value = row[column]
+    if isinstance(value, str) and value.strip() in ("", "null"):
+        return None
+    items = _list(row, column)
+    if not all(isinstance(item, Mapping) and isinstance(item.get("text"), str) for item in items):
+        raise BadRowError(f"column {column!r} is not a list of objects with a text")
+    return tuple(
+        {"text": item["text"], "assertion": str(item.get("assertion") or "present")} for item in items
+    )
+
+
+def _list(row: Row, column: str) -> list[Any]:
+    """A list, or the JSON of one: CSV has no lists."""
+    value = row.get(column)
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            raise BadRowError(f"column {column!r} is not a JSON list") from None
+    if not isinstance(value, list | tuple):
+        raise BadRowError(f"column {column!r} is not a list")
+    return list(value)
+
+
+def _objects(row: Row, column: str) -> list[Mapping[str, Any]]:
+    items = _list(row, column)
+    if not all(isinstance(item, Mapping) for item in items):
+        raise BadRowError(f"column {column!r} is not a list of objects")
+    return items
+
+
+def _strings(row: Row, column: str) -> list[str]:
+    value = row.get(column)
+    values = [value] if isinstance(value, str) else value
+    if not isinstance(values, list | tuple) or not all(isinstance(item, str) for item in values):
+        raise BadRowError(f"column {column!r} of a passage or entity is not text")
+    return [_plain(item, column) for item in values]

@@ -1,0 +1,143 @@
+"""Where everything of one data preparation lies, known before any of it is made."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from medray.config import Config
+from medray.config.data import ExtractionConfig, PromptsConfig
+from medray.data import corpora, files
+from medray.data.encode import EncodeSpec
+from medray.data.fingerprint import content_hashes, membership_key, token_key
+from medray.data.membership import SplitIndex
+from medray.data.sources import sources
+from medray.data.split_checks import check_split
+from medray.data.templates import read_template
+from medray.data.tokenizer import EOS, tokenizer_hash, trained_tokenizer_key
+from medray.data.tokens import TokenSet
+
+SPLITS = ("train", "validation")
+INDEX, MANIFEST, REJECTS, CONVERTED = "index.json", "manifest.json", "rejects.jsonl", "converted"
+
+
+class Layout:
+    """Sources, folder, tokenizer and encoding of a config.
+
+    compute: read sources whose content is not known yet; without it `known` is False and nothing else is set.
+    """
+
+    def __init__(
+        self, config: Config, architecture: str, model_folder: str | None, *, compute: bool = True
+    ) -> None:
+        tokens = Path(config.run.storage) / "tokens"
+        eos = _eos_token(config, model_folder)
+        self.sources = {split: sources(config, split, eos_token=eos) for split in SPLITS}
+        hashes = {
+            split: content_hashes(group, tokens / "hashes", compute=compute)
+            for split, group in self.sources.items()
+        }
+        self.known = all(found is not None for found in hashes.values())
+        if not self.known:
+            return
+        self.spec = encode_spec(config, architecture)
+        known = {split: found or [] for split, found in hashes.items()}
+        shapes = {
+            split: [[source.form, source.columns.model_dump()] for source in group]
+            for split, group in self.sources.items()
+        }
+        extra = {
+            "shapes": shapes,
+            "dataset": config.data.dataset,
+            "benchmarks": [
+                files.content_hash(path)
+                for pattern in config.data.decontaminate
+                for path in files.expand(pattern, key="data.decontaminate")
+            ],
+        }
+        membership = membership_key(config, known, extra)
+        if config.data.tokenizer == "model":
+            assert model_folder is not None
+            self.tokenizer = Path(model_folder)
+            identity = tokenizer_hash(model_folder) if self.tokenizer.is_dir() else model_folder
+        else:
+            identity = trained_tokenizer_key([membership], config.data.vocab_size)
+            self.tokenizer = Path(config.run.storage) / "tokenizers" / identity
+        self.folder = tokens / token_key(membership, self.spec, identity)
+        self.weights = _weights(config)
+
+    def token_set(self, split: str, index: SplitIndex) -> TokenSet:
+        return TokenSet(
+            str(self.folder / split),
+            str(self.tokenizer),
+            self.spec,
+            index,
+            self.weights if split == "train" else (),
+        )
+
+
+def ready(config: Config, architecture: str, model_folder: str | None) -> dict[str, TokenSet] | None:
+    """The token sets of an earlier run, where all of them are whole; asks neither Ray nor a tokenizer."""
+    layout = Layout(config, architecture, model_folder, compute=False)
+    if not layout.known or not (layout.folder / "train" / MANIFEST).exists():
+        return None
+    splits = [split for split in SPLITS if (layout.folder / split / INDEX).exists()]
+    if not all((layout.folder / split / MANIFEST).exists() for split in splits):
+        return None
+    sets = {
+        split: layout.token_set(split, SplitIndex.read(layout.folder / split / INDEX)) for split in splits
+    }
+    for split, tokens in sets.items():
+        check_split(config, split, tokens.index, Path(tokens.folder) / REJECTS)
+    return sets
+
+
+def manifests(sets: dict[str, TokenSet]) -> dict[str, Any]:
+    """What finished splits hold, as `summarize` wrote it."""
+    return {split: json.loads((Path(tokens.folder) / MANIFEST).read_text()) for split, tokens in sets.items()}
+
+
+def encode_spec(config: Config, architecture: str) -> EncodeSpec:
+    """All that decides the tokens of a record."""
+    data, method = config.data, config.method
+    asked, extraction = data.prompts, data.extraction
+    if data.dataset not in (None, "clinic"):  # as the corpus was published, unless the config says otherwise
+        presets = corpora.presets(data.dataset)
+        asked = presets.prompts if asked == PromptsConfig() else asked
+        extraction = presets.extraction if extraction == ExtractionConfig() else extraction
+    prompts = {"label": asked.label, "rationale": asked.rationale}
+    limits = {"label": data.max_label_tokens, "rationale": data.max_rationale_tokens}
+    tasks = method.tasks if "label" in method.tasks else ("label", *method.tasks)
+    return EncodeSpec(
+        architecture="seq2seq" if architecture == "seq2seq" else "causal",
+        tasks=tasks,  # the label is always encoded: evaluation generates it
+        prompts={task: prompts[task] for task in tasks},
+        system=asked.system,
+        template=read_template(data.template),
+        train_turns=data.train_turns,
+        train_on=method.train_on,
+        extraction_answer=extraction.answer,
+        extraction_types=extraction.types,
+        max_input_tokens=data.max_input_tokens,
+        limits={task: limits[task] for task in tasks},
+    )
+
+
+def _weights(config: Config) -> tuple[float, ...]:
+    """Shares of the corpora, () where they are not mixed by weight."""
+    weights = [entry.weight for entry in config.data.train]
+    return tuple(weight for weight in weights if weight is not None)
+
+
+def _eos_token(config: Config, model_folder: str | None) -> str:
+    """The end token's text, which joins premise and hypothesis in the corpora that were published so."""
+    if config.data.tokenizer == "train" or model_folder is None:
+        return EOS
+    try:
+        tree = json.loads((Path(model_folder) / "tokenizer_config.json").read_text())
+        found = tree.get("eos_token")
+    except (OSError, ValueError):
+        return EOS
+    text = found.get("content") if isinstance(found, dict) else found
+    return text if isinstance(text, str) else EOS

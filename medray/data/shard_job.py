@@ -1,0 +1,68 @@
+"""One shard: its rows read, encoded and written. What a task of the pipeline does."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from medray.data.encode import Encoder, EncodeSpec
+from medray.data.index import records
+from medray.data.membership import ShardSpec
+from medray.data.records import BadRowError, Distill, Record
+from medray.data.render import reference
+from medray.data.shards import write_shard
+from medray.data.sources import Source
+from medray.data.tokenizer import load_tokenizer
+from medray.data.tokens import TokenSet
+from medray.errors import RunFailedError
+
+
+def shard_records(source: Source, shard: ShardSpec) -> list[Record]:
+    """The records of a shard, with ids that are unique. Raises RunFailedError when the source has changed."""
+    mask, renamed = shard.mask(), dict(shard.renamed)
+    kept: list[Record] = []
+    rows = records(source, shard.position, None, shard.first)
+    for number, (_, _, _, record) in zip(range(shard.raw_rows), rows, strict=False):
+        if mask[number] and not isinstance(record, BadRowError):
+            kept.append(_renamed(record, renamed[number]) if number in renamed else record)
+    if len(kept) != shard.rows:
+        raise RunFailedError(
+            f"{source.name} changed while it was read: shard {shard.index} has {len(kept)} rows, "
+            f"its index says {shard.rows}"
+        )
+    return kept
+
+
+def encode_shard(token_set: TokenSet, shard: ShardSpec, source: Source, *, truth: bool) -> None:
+    """Reads, encodes and writes one shard."""
+    encoder = _encoder(token_set.tokenizer, token_set.spec)
+    found = shard_records(source, shard)
+    write_shard(
+        Path(token_set.folder),
+        shard.index,
+        [record.origin.id for record in found],
+        encoder.encode(found),
+        token_set.spec.architecture,
+        truth=[
+            (reference(record, token_set.spec), record.entities if isinstance(record, Distill) else None)
+            for record in found
+        ]
+        if truth
+        else None,
+    )
+
+
+def _renamed(record: Record, ordinal: int) -> Record:
+    """Ids tell rows apart in plans and predictions, so the second of a name gets one of its own."""
+    return replace(record, origin=replace(record.origin, id=f"{record.origin.id}#{ordinal + 1}"))
+
+
+_ENCODERS: dict[str, Encoder] = {}
+
+
+def _encoder(tokenizer: str, spec: EncodeSpec) -> Encoder:
+    """One encoder a process: loading a tokenizer costs seconds."""
+    key = f"{tokenizer} {spec}"
+    if key not in _ENCODERS:
+        _ENCODERS[key] = Encoder(load_tokenizer(tokenizer), spec)
+    return _ENCODERS[key]

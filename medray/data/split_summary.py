@@ -1,0 +1,43 @@
+"""What a finished split holds: rows, tokens, loss tokens and lengths, a task each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from medray.data.shards import shard_path
+from medray.data.tokens import TokenSet
+
+
+def summarize(token_set: TokenSet) -> dict[str, Any]:
+    """Counts of a split whose shards are all written; lengths in tokens."""
+    index, folder = token_set.index, Path(token_set.folder)
+    files = [shard_path(folder, shard.index) for shard in index.shards]
+    return {
+        "rows": index.rows,
+        "rejected": index.rejected,
+        "dropped": index.dropped,
+        "duplicates": index.duplicates,
+        "repeated_ids": index.repeated_ids,
+        "shards": len(files),
+        "tasks": {task: _task(files, task) for task in token_set.spec.tasks},
+    }
+
+
+def _task(files: list[Path], task: str) -> dict[str, Any]:
+    names = [f"{task}.length", f"{task}.loss_tokens", f"{task}.cut"]
+    tables = [pq.read_table(file, columns=names) for file in files]
+    length, loss, cut = (np.concatenate([table[name].to_numpy() for table in tables]) for name in names)
+    present = length[length > 0]
+    percentiles = np.percentile(present, [50, 90, 99]).tolist() if len(present) else [0.0] * 3
+    return {
+        "rows": len(present),
+        "tokens": int(length.sum()),
+        "loss_tokens": int(loss.sum()),
+        **dict(zip(("p50", "p90", "p99"), percentiles, strict=True)),
+        "max": int(length.max(initial=0)),
+        "truncated": int(cut.sum()),
+    }

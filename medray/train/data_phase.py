@@ -1,0 +1,155 @@
+"""A run's data: indexed before the workers start, encoded beside them, counted where the number of steps needs it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import ray
+
+from medray.config import Config
+from medray.data.layout import manifests, ready
+from medray.data.pipeline import Pipeline
+from medray.data.tokens import TokenSet
+from medray.errors import InputError, MedrayError, RunFailedError
+from medray.train.side import Side
+
+POLL_SECONDS = 0.2
+
+
+class Watch(Protocol):
+    """Who is told what goes on. beat: called often while something is waited for."""
+
+    def phase(self, name: str, detail: str = "") -> None: ...
+    def beat(self) -> None: ...
+
+
+@dataclass
+class Encoding:
+    """The pipeline's second pass, which may still run while training does. Its actor ends with it.
+
+    reference is None where an earlier run has written every shard.
+    """
+
+    sets: dict[str, TokenSet]
+    pipeline: Any = None
+    reference: Any = None
+
+    def done(self, wait_seconds: float = 0.0) -> bool:
+        """Whether every shard is written, or the pass has failed, after at most `wait_seconds`."""
+        ended = self.reference is None or bool(ray.wait([self.reference], timeout=wait_seconds)[0])
+        if ended and self.pipeline is not None:
+            ray.kill(self.pipeline)
+            self.pipeline = None
+        return ended
+
+    def manifests(self, watch: Watch) -> dict[str, Any]:
+        """What each split holds, when all of it is there."""
+        if self.reference is None:
+            return manifests(self.sets)
+        found: dict[str, Any] = answer(self.reference, watch.beat)
+        return found
+
+    def shards(self, split: str) -> tuple[int, int]:
+        """(written, all) shards of a split."""
+        tokens = self.sets[split]
+        store = tokens.store()
+        return sum(store.has(shard.index) for shard in tokens.index.shards), len(tokens.index.shards)
+
+
+def begin(config: Config, architecture: str, model_folder: str | None, watch: Watch) -> Encoding:
+    """Indexes what is not indexed yet and starts the encoding. Raises InputError for data that cannot be used."""
+    watch.phase("data", "reading")
+    found = ready(config, architecture, model_folder)
+    if found is not None:
+        encoding = Encoding(found)
+    else:
+        pipeline: Any = ray.remote(Pipeline).options(num_cpus=0).remote(config, architecture, model_folder)
+        sets: dict[str, TokenSet] = answer(pipeline.index.remote(), watch.beat)
+        encoding = Encoding(sets, pipeline, pipeline.encode.remote())
+    watch.phase("data", "; ".join(_described(split, tokens) for split, tokens in encoding.sets.items()))
+    return encoding
+
+
+def prepare(
+    config: Config,
+    architecture: str,
+    model_folder: str | None,
+    watch: Watch,
+    progress: Callable[[Encoding], None] = lambda encoding: None,
+) -> Encoding:
+    """Every shard of every split, without training. progress: called while they are written."""
+    encoding = begin(config, architecture, model_folder, watch)
+    while not encoding.done(POLL_SECONDS):
+        progress(encoding)
+        watch.beat()
+    encoding.manifests(watch)  # raises where the pass has failed
+    progress(encoding)
+    return encoding
+
+
+def check_first_shard(config: Config, encoding: Encoding, watch: Watch) -> None:
+    """Waits for the first shard: a loss mask that is empty is known before any worker starts."""
+    tokens = encoding.sets["train"]
+    store, first = tokens.store(), int(tokens.plan(config).shard_order()[0])
+    while not store.has(first):
+        if encoding.done(POLL_SECONDS):
+            encoding.manifests(watch)  # raises where the pass has failed
+        watch.beat()
+    for task in config.method.tasks:
+        loss_tokens = store.counts(first, task, "loss_tokens")
+        rows = loss_tokens[loss_tokens > 0]
+        if (task == "label" and not len(rows)) or (len(rows) and rows.max() <= 1):
+            raise InputError(
+                f"of {len(loss_tokens)} rows none has a token of the task {task!r} "
+                "that carries loss, besides the end token",
+                key=f"data.max_{task}_tokens",
+                value=tokens.spec.limits[task],
+                mend="raise the limit, or look at the column",
+            )
+
+
+def steps(config: Config, encoding: Encoding, watch: Watch) -> int:
+    """Optimizer steps of the run. Where they depend on lengths, all shards are waited for, showing progress."""
+    plan = encoding.sets["train"].plan(config)
+    if config.train.max_steps is not None:
+        return config.train.max_steps
+    if not plan.needs_sizes:
+        return plan.steps(config.train.epochs)
+    shown = -1
+    while not encoding.done(POLL_SECONDS):
+        written, every = encoding.shards("train")
+        if written != shown:
+            watch.phase("data", f"{written} of {every} shards, whose lengths decide the number of steps")
+            shown = written
+        watch.beat()
+    encoding.manifests(watch)
+    planning = Side(lambda: plan.steps(config.train.epochs))
+    while planning.running(POLL_SECONDS):
+        watch.beat()
+    return int(planning.result())
+
+
+def answer(reference: Any, beat: Callable[[], None]) -> Any:
+    """An actor's answer; errors of the user come out as themselves."""
+    try:
+        while not ray.wait([reference], timeout=POLL_SECONDS)[0]:
+            beat()
+        return ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, MedrayError):
+            raise error.cause from None
+        kind = type(error.cause or error).__name__  # its message may quote a record
+        raise RunFailedError(f"the data pipeline failed ({kind}); Ray's logs say where") from error
+
+
+def _described(split: str, tokens: TokenSet) -> str:
+    index = tokens.index
+    notes = [f"{index.rejected} rejected"] if index.rejected else []
+    notes += [f"{count} {reason}" for reason, count in index.dropped.items()]
+    notes += [f"{index.duplicates} repeat another"] if index.duplicates else []
+    notes += [f"{index.repeated_ids} ids given twice"] if index.repeated_ids else []
+    return f"{len(index.shards)} shards of {index.rows} {split} rows" + (
+        f" ({', '.join(notes)})" if notes else ""
+    )

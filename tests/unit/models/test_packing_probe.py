@@ -1,0 +1,89 @@
+"""Which models keep the boundaries between packed documents, found out by trying, and without a trace."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from tiny_decoders import decoder, with_lora
+from torch import Tensor, nn
+
+from medray.models.packing_probe import keeps_boundaries
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("name", ["llama-tiny", "gpt2", "qwen2", "mistral-window"])
+def test_masked_attention_keeps_them(name: str, attention: str, dtype: torch.dtype) -> None:
+    assert keeps_boundaries(decoder(name, attention, dtype=dtype), CPU)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", ["mamba", "rwkv", "lfm2", "opt"])
+def test_recurrence_convolution_and_unread_positions_do_not(name: str, dtype: torch.dtype) -> None:
+    assert not keeps_boundaries(decoder(name, dtype=dtype), CPU)
+
+
+def test_a_model_that_takes_no_positions_is_not_tried() -> None:
+    class Counts(nn.Module):
+        def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Any:
+            raise AssertionError("it was called")
+
+    assert not keeps_boundaries(Counts(), CPU)
+
+
+@pytest.mark.parametrize("name", ["llama-tiny", "gpt2"])
+def test_an_attention_that_gets_no_mask_does_not(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An implementation that transformers knows no mask for."""
+    from transformers import AttentionInterface
+
+    def unmasked(
+        module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Any, **options: Any
+    ) -> Any:
+        assert mask is None
+        groups = query.shape[1] // key.shape[1]
+        key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+        found = nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True)
+        return found.transpose(1, 2), None
+
+    AttentionInterface.register("unmasked", unmasked)
+    model = decoder(name, "eager")
+    monkeypatch.setattr(model.config, "_attn_implementation", "unmasked")
+    assert not keeps_boundaries(model, CPU)
+
+
+def test_positions_that_a_model_overrides_are_noticed() -> None:
+    """The mask is right, but the learned positions go on: only documents alone can tell."""
+    model = decoder("gpt2", "eager")
+    table = model.transformer.wpe
+    table.forward = lambda positions: nn.functional.embedding(  # type: ignore[method-assign]
+        torch.arange(positions.shape[1])[None].expand_as(positions), table.weight
+    )
+    assert not keeps_boundaries(model, CPU)
+
+
+@pytest.mark.parametrize("wrap", [with_lora, lambda model: model], ids=["lora", "bare"])
+def test_the_model_is_left_as_it_was(wrap: Any) -> None:
+    model = wrap(decoder("qwen2", dropout=0.3))
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    list(model.modules())[-1].eval()
+    ids = torch.arange(12)[None]
+    if wrap is with_lora:
+        model.enable_input_require_grads()
+    model(input_ids=ids, use_cache=False).logits.sum().backward()
+    modes = [module.training for module in model.modules()]
+    kept = {name: value.grad.clone() for name, value in model.named_parameters() if value.grad is not None}
+    torch.manual_seed(8)
+    state = torch.random.get_rng_state()
+    assert keeps_boundaries(model, CPU)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert [module.training for module in model.modules()] == modes
+    assert sum(modes) == len(modes) - 1
+    for name, value in model.named_parameters():
+        assert (value.grad is None) == (name not in kept)
+        assert value.grad is None or torch.equal(value.grad, kept[name])
+    assert torch.is_grad_enabled()
+    assert not any(module._forward_pre_hooks for module in model.modules() if isinstance(module, nn.Linear))
