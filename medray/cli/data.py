@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from medray.cli import data_import, data_prepare, data_simulate
+from medray.cli import data_import, data_inspect, data_prepare, data_simulate
 
 
 def add_to(verbs: Any) -> None:
@@ -12,5 +12,5 @@ def add_to(verbs: Any) -> None:
         description="Work on corpora without training.",
     )
     actions = verb.add_subparsers(dest="action", metavar="ACTION", required=True)
-    for action in (data_prepare, data_import, data_simulate):
+    for action in (data_inspect, data_prepare, data_import, data_simulate):
         action.add_to(actions)

@@ -177,9 +177,9 @@ class DataConfig(Section):
     max_label_tokens: int = key(512, "Longest label.", ge=1)
     max_rationale_tokens: int = key(512, "Longest rationale.", ge=1)
     max_rejects: float = key(0.01, "Share of bad rows that a run tolerates.", ge=0, le=1, resumable=True)
-    shard_rows: int = key(2048, "Rows of a token shard.", ge=1)
+    shard_rows: int = key(1024, "Rows of a token shard.", ge=1)
     window_shards: int = key(
-        8, "Shards that are shuffled together; training starts when the first are there.", ge=1
+        4, "Shards that are shuffled together; training starts when the first are there.", ge=1
     )
     pack_tokens: int | None = key(
         None,

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -38,6 +39,11 @@ class ShardSpec:
     rows: int
     kept: str = ""
     renamed: tuple[tuple[int, int], ...] = ()
+
+    @classmethod
+    def of(cls, tree: dict[str, Any]) -> ShardSpec:
+        """From its `asdict` as JSON gives it back."""
+        return cls(**{**tree, "renamed": tuple((row, n) for row, n in tree["renamed"])})
 
     def mask(self) -> np.ndarray:
         """Which raw rows are in the shard, bool [raw_rows]."""
@@ -80,11 +86,8 @@ class SplitIndex:
     @classmethod
     def read(cls, file: Path) -> SplitIndex:
         tree = json.loads(file.read_text())
-        shards = (
-            ShardSpec(**{**shard, "renamed": tuple((row, n) for row, n in shard["renamed"])})
-            for shard in tree["shards"]
-        )
-        return cls(**{**tree, "shards": tuple(shards), "corpora": tuple(tree["corpora"])})
+        shards = tuple(map(ShardSpec.of, tree["shards"]))
+        return cls(**{**tree, "shards": shards, "corpora": tuple(tree["corpora"])})
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,8 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +25,9 @@ from medray.data import corpora, files, readers
 from medray.data.content import Benchmarks, texts
 from medray.data.index import RangeIndex, check_columns, index_range
 from medray.data.layout import CONVERTED, INDEX, MANIFEST, REJECTS, SPLITS, Layout, manifests
-from medray.data.membership import SourceParts, SplitIndex, join
+from medray.data.membership import ShardSpec, SourceParts, SplitIndex, join
 from medray.data.records import BadRowError
-from medray.data.shard_job import encode_shard, shard_records
+from medray.data.shard_job import encode_shard, pickled_tokenizer, shard_records
 from medray.data.shards import FAILED, shard_path
 from medray.data.sources import Source
 from medray.data.split_checks import check_split
@@ -34,8 +36,8 @@ from medray.data.tokenizer import train_tokenizer
 from medray.data.tokens import TokenSet
 from medray.errors import InputError, MedrayError, RunFailedError
 
-# Tasks of half a CPU: beside training one CPU is always left, and two tasks overlap reading and computing on it.
-TASK_CPUS = 0.5
+# As many tasks as CPUs, and one still finds room where a trial of a search holds a hundredth of the last CPU.
+TASK_CPUS = 0.9
 
 
 class Pipeline:
@@ -46,17 +48,22 @@ class Pipeline:
         self.config = config
         self.layout = Layout(config, architecture, model_folder)
         self.folder = self.layout.folder
+        self._side = ThreadPoolExecutor(1)
 
     def index(self) -> dict[str, TokenSet]:
         """The token set of each split that has rows, indexed and checked; no shard need exist yet."""
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if self.config.data.tokenizer == "model":
+            self.tokenizer = self._side.submit(pickled_tokenizer, str(self.layout.tokenizer))
         self.sources = self._plain_sources()
         indexes = self._indexes()
         for split, index in indexes.items():
             check_split(self.config, split, index, self.folder / split / REJECTS)
         self.sets = {split: self.layout.token_set(split, index) for split, index in indexes.items()}
         if self.config.data.tokenizer == "train":
-            train_tokenizer(self._texts(indexes["train"]), self.config.data.vocab_size, self.layout.tokenizer)
+            vocabulary, target = self.config.data.vocab_size, self.layout.tokenizer
+            train_tokenizer(self._texts(indexes["train"]), vocabulary, target)
+            self.tokenizer = self._side.submit(pickled_tokenizer, str(target))
         return self.sets
 
     def encode(self) -> dict[str, dict[str, Any]]:
@@ -167,14 +174,16 @@ class Pipeline:
             if not shard_path(folder, int(number)).exists()
         ]
         group, truth = self.sources[origin], split == "validation"
+        # A task needs neither the other shards nor what a tokenizer is loaded with: torch alone takes seconds.
+        target, tokenizer = replace(token_set, index=SplitIndex(())), self.tokenizer.result()
 
         def one(item: dict[str, Any]) -> dict[str, Any]:
-            shard = shards[item["shard"]]
+            shard = ShardSpec.of(json.loads(item["shard"]))
             if not shard_path(folder, shard.index).exists():  # another run may have been faster
-                encode_shard(token_set, shard, group[shard.source], truth=truth)
+                encode_shard(target, shard, group[shard.source], truth=truth, tokenizer=tokenizer)
             return {}
 
-        done = _run([{"shard": number} for number in missing], one)
+        done = _run([{"shard": json.dumps(asdict(shards[number]))} for number in missing], one)
         if len(done) != len(missing):
             raise RunFailedError(f"{len(missing) - len(done)} of {len(missing)} shards were not written")
         _write_json(folder / MANIFEST, summarize(token_set))

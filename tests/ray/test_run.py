@@ -186,7 +186,8 @@ def test_shards_are_reused_and_a_killed_tokenization_goes_on(connected: Any, tmp
         ray.get(pipeline.encode.remote())
         ray.kill(pipeline)
         return {
-            file: file.stat().st_mtime_ns for file in (tmp_path / "runs" / "tokens").glob("*/*/shard-*.parquet")
+            file: file.stat().st_mtime_ns
+            for file in (tmp_path / "runs" / "tokens").glob("*/*/shard-*.parquet")
         }
 
     first = encode()

@@ -1,0 +1,224 @@
+"""Data on a real cluster: any corpus in, the same tokens and plan whatever happens on the way."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+
+from medray.config import Config
+from medray.data.layout import ready
+from medray.data.pipeline import Pipeline
+from medray.data.tokens import TokenSet
+from medray.errors import InputError
+from medray.train import driver
+
+
+def config(folder: Path, name: str = "run", **sections: dict[str, Any]) -> Config:
+    base: dict[str, dict[str, Any]] = {
+        "run": {"storage": str(folder / "runs"), "name": name, "seed": 5},
+        "model": {"name": None, "init": "random", "preset": "llama-tiny"},
+        "data": {
+            "tokenizer": "train",
+            "vocab_size": 400,
+            "shard_rows": 6,
+            "window_shards": 2,
+            "max_input_tokens": 64,
+            "max_label_tokens": 32,
+        },
+        "train": {"max_steps": 8, "global_batch_size": 4, "precision": "fp32", "save_every_steps": 100},
+        "cluster": {"workers": 2, "cpus_per_worker": 0.5},
+        "eval": {"metrics": [], "at_start": False},
+    }
+    for section, values in sections.items():
+        base[section] = {**base.get(section, {}), **values}
+    return Config.model_validate(base)
+
+
+def prepared(made: Config) -> dict[str, TokenSet]:
+    """Every shard of `made`, by an actor of its own."""
+    import ray
+
+    pipeline: Any = ray.remote(Pipeline).options(num_cpus=0).remote(made, "causal", None)
+    try:
+        sets = ray.get(pipeline.index.remote())
+        ray.get(pipeline.encode.remote())
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from None
+    finally:
+        ray.kill(pipeline)
+    return sets
+
+
+def ids(tokens: TokenSet) -> list[str]:
+    store = tokens.store()
+    return [str(store.text(shard, row, "id")) for shard, row in tokens.rows()]
+
+
+def contents(tokens: TokenSet) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in Path(tokens.folder).glob("shard-*.parquet")}
+
+
+def test_every_kind_of_file_ends_in_the_same_kind_of_shard(connected: Any, tmp_path: Path) -> None:
+    rows = [{"id": f"a{n}", "input": f"question {n}", "label": f"answer {n}"} for n in range(8)]
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
+    chats = [
+        {
+            "id": f"b{n}",
+            "messages": [{"role": "user", "content": f"q {n}"}, {"role": "assistant", "content": "a"}],
+        }
+        for n in range(3)
+    ]
+    (tmp_path / "b.json").write_text(json.dumps(chats, indent=1))
+    (tmp_path / "c.PubTator.txt").write_text(
+        "7|t|Aspirin helps.\n7|a|It treats pain.\n7\t0\t7\tAspirin\tChemical\tC1\n7\t25\t29\tpain\tDisease\tD1\n\n"
+    )
+    (tmp_path / "d.csv").write_text('id,input,label\nd0,"a\nb",c\nd1,,c\nd2,"x",y\n')
+    names = ("a.jsonl.gz", "b.json", "c.PubTator.txt", "d.csv")
+    made = config(
+        tmp_path,
+        data={"train": [str(tmp_path / name) for name in names], "max_rejects": 0.1, "tokenizer": "train"},
+    )
+    tokens = prepared(made)["train"]
+    assert ids(tokens) == [*(f"a{n}" for n in range(8)), "b0", "b1", "b2", "7", "d0", "d2"]
+    [reject] = (Path(tokens.folder) / "rejects.jsonl").read_text().splitlines()
+    assert json.loads(reject) == {"file": "d.csv", "line": 4, "reason": "column 'input' is empty"}
+    assert not (Path(tokens.folder).parent / "converted").exists(), "text of patients is not left behind"
+
+
+def test_two_runs_that_prepare_at_once_make_the_same_shards(connected: Any, tmp_path: Path) -> None:
+    import ray
+
+    file = str(tiny.write_jsonl(tmp_path / "train.jsonl", tiny.rows(60)))
+    (tmp_path / "train.jsonl.gz").write_bytes(gzip.compress(Path(file).read_bytes()))
+    made = config(tmp_path, data={"train": f"{file}.gz"})
+    pipelines: list[Any] = [
+        ray.remote(Pipeline).options(num_cpus=0).remote(made, "causal", None) for _ in range(2)
+    ]
+    sets = ray.get([pipeline.index.remote() for pipeline in pipelines])
+    ray.get([pipeline.encode.remote() for pipeline in pipelines])
+    for pipeline in pipelines:
+        ray.kill(pipeline)
+    assert sets[0] == sets[1]
+    alone = prepared(config(tmp_path / "other", data={"train": f"{file}.gz"}))
+    assert contents(sets[0]["train"]) == contents(alone["train"])
+    assert Counter(ids(alone["train"])) == Counter(f"row-{n}" for n in range(60))
+
+
+def test_a_second_start_finds_everything_and_any_change_makes_new_shards(
+    connected: Any, tmp_path: Path
+) -> None:
+    file = tiny.write_jsonl(tmp_path / "train.jsonl", tiny.rows(30))
+    base: dict[str, Any] = {"train": str(file), "split": {"validation": 0.2}}
+    made = config(tmp_path, data=base)
+    assert ready(made, "causal", None) is None
+    sets = prepared(made)
+    assert ready(made, "causal", None) == sets
+    same = config(tmp_path, "trial", data=base, method={"alpha": 0.1}, train={"optimizer": {"lr": 1.0}})
+    assert ready(same, "causal", None) == sets, "trials of a search share one set of shards"
+    for other in (
+        {"max_label_tokens": 31},
+        {"prompts": {"label": "other"}},
+        {"split": {"validation": 0.3}},
+        {"template": "chatml"},
+        {"columns": {"label": "rationale"}},
+        {"shard_rows": 7},
+        {"decontaminate": str(file)},
+    ):
+        assert ready(config(tmp_path, data=base | other), "causal", None) is None, other
+    assert ready(config(tmp_path, data=base, method={"train_on": "all"}), "causal", None) is None
+    tiny.write_jsonl(file, tiny.rows(31))
+    assert ready(made, "causal", None) is None
+
+
+def test_packed_batches_train_every_row_once(connected: Any, tmp_path: Path) -> None:
+    """The number of steps follows from lengths: the run waits for all shards, and ends after one epoch."""
+    file = str(tiny.write_jsonl(tmp_path / "train.jsonl", tiny.rows(40)))
+    made = config(
+        tmp_path,
+        data={"train": file, "pack_tokens": 120},
+        method={"name": "distill", "alpha": 0.3},
+        train={"max_steps": None, "global_batch_size": 3},
+    )
+    summary = driver.run(made).summary
+    assert (summary["samples"], summary["epochs"]) == (40, 1.0)
+    tokens = ready(made, "causal", None)
+    assert tokens is not None
+    assert summary["steps"] == tokens["train"].plan(made).steps(1.0) < 40 / 3
+    one = config(
+        tmp_path,
+        "one",
+        **{section: made.model_dump()[section] for section in ("data", "method", "train")},
+        cluster={"workers": 1, "cpus_per_worker": 0.5},
+    )
+    alone = driver.run(one).summary
+    assert alone["order_sha256"] == summary["order_sha256"]
+    assert alone["train_loss_last"] == pytest.approx(summary["train_loss_last"], abs=1e-4)
+
+
+def test_corpora_are_mixed_by_weight_and_batches_cut_by_tokens(connected: Any, tmp_path: Path) -> None:
+    for name, count in (("a", 30), ("b", 10)):
+        rows = [row | {"id": f"{name}{row['id']}"} for row in tiny.rows(count, seed=count)]
+        tiny.write_jsonl(tmp_path / f"{name}.jsonl", rows)
+    made = config(
+        tmp_path,
+        data={
+            "train": [{"path": str(tmp_path / f"{name}.jsonl"), "weight": 1.0} for name in ("a", "b")],
+        },
+        train={"max_steps": None, "global_batch_tokens": 400, "epochs": 2.0},
+    )
+    summary = driver.run(made).summary
+    assert summary["samples"] == 40, "an epoch ends when the smaller corpus is used up: 10 rows of each"
+    tokens = ready(made, "causal", None)
+    assert tokens is not None
+    plan, store = tokens["train"].plan(made), tokens["train"].store()
+    seen = Counter(
+        str(store.text(int(shard), int(row), "id"))[0]
+        for step in range(plan.steps(2.0))
+        for shard, row in zip(*(lambda b: (b.shards, b.rows))(plan.batch(step)), strict=True)
+    )
+    assert seen == {"a": 20, "b": 20}
+    assert plan.repeats(plan.steps(2.0)) == pytest.approx({0: 20 / 30, 1: 2.0})
+
+
+@pytest.mark.parametrize(
+    ("write", "says"),
+    [
+        (lambda path: path.write_bytes(gzip.compress(b'{"input": "a", "label": "b"}\n' * 999)[:-30]), "gz"),
+        (lambda path: path.write_bytes(gzip.compress(b"")), "the train split is empty"),
+    ],
+)
+def test_what_cannot_be_read_stops_with_a_reason(
+    connected: Any, tmp_path: Path, write: Any, says: str
+) -> None:
+    write(tmp_path / "a.jsonl.gz")
+    with pytest.raises(InputError, match=says):
+        prepared(config(tmp_path, data={"train": str(tmp_path / "a.jsonl.gz")}))
+
+
+def test_a_published_corpus_by_name(connected: Any, tmp_path: Path, corpora: Path) -> None:
+    made = config(
+        tmp_path,
+        data={
+            "dataset": "svamp",
+            "root": str(corpora / "svamp_palm"),
+            "shard_rows": 100,
+            "max_input_tokens": 512,
+            "max_label_tokens": 64,
+        },
+        method={"name": "distill", "label_source": "llm"},
+    )
+    sets = prepared(made)
+    assert (sets["train"].index.rows, sets["validation"].index.rows) == (720, 80)
+    assert not sets["train"].index.rejects
+    empty = sum(
+        int((sets["train"].store().counts(shard.index, "label", "loss_tokens") == 0).sum())
+        for shard in sets["train"].index.shards
+    )
+    assert 0 < empty <= 13, "rows whose teacher could not be parsed stay, without a label to learn"
