@@ -12,6 +12,7 @@ from typing import Any
 
 from medray.config import Config
 from medray.config.load import dump
+from medray.data.batch_plan import BatchPlan
 from medray.errors import RunFailedError
 from medray.tracking.ledger import EVALS_FILE, STEPS_FILE
 from medray.tracking.report import write_report
@@ -51,11 +52,13 @@ def write_outcome(
     seconds = _seconds(outcome["seconds"], driver_seconds, total_seconds, steps)
     first: dict[str, float] = next((line["metrics"] for line in evaluations if line["step"] == 0), {})
     tokens, computed = (sum(line[name] for line in steps) for name in ("tokens", "computed_tokens"))
+    batches = plan.train.plan(config)
     summary = {
         "name": config.run.name,
         "status": outcome["status"],
         "steps": progress["step"],
-        "epochs": round(plan.train.plan(config).epoch(progress["step"]), 4),
+        "epochs": round(batches.epoch(progress["step"]), 4),
+        "passes": {name: round(share, 4) for name, share in _passes(plan, batches, progress["step"]).items()},
         "samples": progress["samples"],
         "tokens": progress["tokens"],
         "loss_tokens": progress["loss_tokens"],
@@ -76,6 +79,7 @@ def write_outcome(
     if samples:
         _write(folder / "predictions.jsonl", "".join(_prediction(sample, config) for sample in samples))
     data_table, lengths = _data_tables(manifests)
+    data_table += [(f"passes over {name}", f"{share:.2f}") for name, share in summary["passes"].items()]
     shown = [{"prompt": s.prompt, "reference": s.reference, "prediction": s.prediction} for s in samples[:12]]
     write_report(
         folder / "report.html",
@@ -120,6 +124,14 @@ def versions() -> dict[str, str]:
     return found
 
 
+def _passes(plan: WorkerPlan, batches: BatchPlan, step: int) -> dict[str, float]:
+    """How often each corpus was gone through, where they are mixed by weight: small ones repeat."""
+    names = [entry.path.rsplit("/", 1)[-1] for entry in plan.config.data.train]
+    if not plan.train.weights:
+        return {}
+    return {f"{number}: {names[number]}": share for number, share in batches.repeats(step).items()}
+
+
 def _seconds(
     worker: dict[str, float], driver: dict[str, float], total: float, steps: list[dict[str, Any]]
 ) -> dict[str, float]:
@@ -150,6 +162,9 @@ def _data_tables(manifests: dict[str, Any]) -> tuple[list[tuple[str, str]], dict
     for split, manifest in sorted(manifests.items()):
         rows.append((f"{split}: rows", f"{manifest['rows']:,}"))
         rows.append((f"{split}: rejected rows", f"{manifest['rejected']:,}"))
+        rows += [
+            (f"{split}: left out, {reason}", f"{count:,}") for reason, count in manifest["dropped"].items()
+        ]
         for task, numbers in manifest["tasks"].items():
             rows.append((f"{split}: tokens of {task}", f"{numbers['tokens']:,}"))
             if split == "train":

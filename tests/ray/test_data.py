@@ -137,6 +137,16 @@ def test_a_second_start_finds_everything_and_any_change_makes_new_shards(
     assert ready(made, "causal", None) is None
 
 
+def test_training_beside_the_encoding_and_after_it_is_the_same(connected: Any, tmp_path: Path) -> None:
+    file = str(tiny.write_jsonl(tmp_path / "train.jsonl", tiny.rows(60)))
+    cold, warm = (
+        driver.run(config(tmp_path, name, data={"train": file})).summary for name in ("cold", "warm")
+    )
+    for key in ("order_sha256", "train_loss_first", "train_loss_last", "tokens", "loss_tokens"):
+        assert cold[key] == warm[key]
+    assert warm["seconds"]["data"] < cold["seconds"]["data"]
+
+
 def test_packed_batches_train_every_row_once(connected: Any, tmp_path: Path) -> None:
     """The number of steps follows from lengths: the run waits for all shards, and ends after one epoch."""
     file = str(tiny.write_jsonl(tmp_path / "train.jsonl", tiny.rows(40)))
@@ -175,6 +185,7 @@ def test_corpora_are_mixed_by_weight_and_batches_cut_by_tokens(connected: Any, t
     )
     summary = driver.run(made).summary
     assert summary["samples"] == 40, "an epoch ends when the smaller corpus is used up: 10 rows of each"
+    assert summary["passes"] == {"0: a.jsonl": 0.6667, "1: b.jsonl": 2.0}
     tokens = ready(made, "causal", None)
     assert tokens is not None
     plan, store = tokens["train"].plan(made), tokens["train"].store()
