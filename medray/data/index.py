@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from medray.data.content import Benchmarks, normalised, question_and_answer, text_hash
+from medray.data.content import Benchmarks, bytes_hash, question_and_answer, same_text, text_hash
 from medray.data.forms import form_of, parse
 from medray.data.records import BadRowError, Distill, Record, TwoStep
 from medray.data.sources import Source
@@ -146,8 +146,9 @@ def index_range(
 def _identity(
     record: Record, benchmarks: Benchmarks | None
 ) -> tuple[bool, int, int, int, int, bool, bool, bool]:
-    question, answer = (normalised(part) for part in question_and_answer(record))
-    asked = text_hash(question)
+    question, answer = question_and_answer(record)
+    words = same_text(question)
+    asked = bytes_hash(words)
     origin = record.origin
     # parse() was told no source, so ":0" is the name of a row that has no id of its own.
     name = 0 if origin.id == ":0" else text_hash(origin.id)
@@ -156,7 +157,7 @@ def _identity(
         True,
         name,
         asked,
-        text_hash(f"{question}\n\n{answer}"),
+        bytes_hash(words + b"\n" + same_text(answer)),
         text_hash(origin.group) if origin.group else asked,
         benchmarks is not None and benchmarks.hold(question, answer),
         rationale,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from medray.data.content import RUN_WORDS, Benchmarks, normalised, text_hash, texts, word_runs
+from medray.data.content import RUN_WORDS, Benchmarks, normalised, same_text, text_hash, texts, word_runs
 from medray.data.records import Distill, Instruction, Message, Origin
 
 ORIGIN = Origin("1", "s", "", "")
@@ -18,6 +18,8 @@ def test_case_blanks_and_the_form_of_a_character_do_not_matter() -> None:
     assert normalised("  The\tPATIENT\n\nhas 5 µg") == normalised("the patient has 5 μg ")
     assert normalised("ﬁbrosis") == "fibrosis"
     assert normalised("no fever") != normalised("fever")
+    for text in ("  The\tPATIENT\n\nhas", "a\x1fb C", "has 5 µg"):
+        assert same_text(text) == "".join(normalised(text).split()).encode()
     assert text_hash("a") != text_hash("b")
 
 
