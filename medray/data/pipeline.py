@@ -7,10 +7,13 @@ decides the tokens: a later run with the same fingerprint reuses the shards, a k
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
 import shutil
+import socket
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
@@ -38,6 +41,7 @@ from medray.errors import InputError, MedrayError, RunFailedError
 
 # As many tasks as CPUs, and one still finds room where a trial of a search holds a hundredth of the last CPU.
 TASK_CPUS = 0.9
+LEFT_SECONDS = 3600.0
 
 
 class Pipeline:
@@ -48,6 +52,7 @@ class Pipeline:
         self.config = config
         self.layout = Layout(config, architecture, model_folder)
         self.folder = self.layout.folder
+        self.converted = self.folder / CONVERTED / f"{socket.gethostname()}-{os.getpid()}"
         self._side = ThreadPoolExecutor(1)
 
     def index(self) -> dict[str, TokenSet]:
@@ -78,13 +83,23 @@ class Pipeline:
             for token_set in self.sets.values():
                 _write_json(Path(token_set.folder) / FAILED, {"reason": reason})
             raise
-        shutil.rmtree(self.folder / CONVERTED, ignore_errors=True)
+        self._remove_converted()
         return manifests(self.sets)
+
+    def _remove_converted(self) -> None:
+        """Removes this run's plain files, and those that a killed one left: of a run that is alive they may be read
+        while it indexes, which takes no such time."""
+        shutil.rmtree(self.converted, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            for left in self.converted.parent.iterdir():
+                if time.time() - left.stat().st_mtime > LEFT_SECONDS:
+                    shutil.rmtree(left, ignore_errors=True)
+            self.converted.parent.rmdir()
 
     def _plain_sources(self) -> dict[str, list[Source]]:
         """Sources that can be read from any position: the others are converted, unless every shard is there."""
         plain = {split: list(group) for split, group in self.layout.sources.items()}
-        folder = self.folder / CONVERTED
+        folder = self.converted
         todo = [
             (split, number)
             for split, group in plain.items()
@@ -93,12 +108,11 @@ class Pipeline:
         ]
         if not todo or (self.folder / "train" / MANIFEST).exists():
             return plain
-        folder.mkdir(exist_ok=True, mode=0o700)
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
 
         def one(item: dict[str, Any]) -> dict[str, Any]:
             target = folder / f"{item['split']}-{item['number']}.jsonl"
-            if not target.exists():
-                plain[item["split"]][item["number"]].convert(target)
+            plain[item["split"]][item["number"]].convert(target)
             return {}
 
         _run([{"split": split, "number": number} for split, number in todo], one)
