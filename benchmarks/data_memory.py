@@ -147,7 +147,7 @@ def of_size(rows: int) -> dict[str, Peaks]:
             print(
                 f"{rows:,} rows, medray {command}: {seconds:.0f} s, {shards:,} shards"
                 + (f", {steps} steps" if steps else "")
-                + f"; all processes together {peaks.total / 1e9:.2f} GB, object store {peaks.store / 1e6:.0f} MB",
+                + f"; all processes together {peaks.total / 1e9:.2f} GB, object store {peaks.store / 1e6:.1f} MB",
                 flush=True,
             )
     return found

@@ -144,7 +144,7 @@ def once(name: str, folder: Path, steps: int) -> None:
         f"{name}: {summary['parameters']['total']:,} parameters, {found['steps']} steps, "
         f"{found['tokens']:,.0f} tokens a step, median step {found['median'] * 1e3:.0f} ms\n"
         f"  waited {found['share']:.2%} of the time of {found['kept']} steps {which} (target {TARGET:.0%}); "
-        f"longest wait {found['longest'] * 1e3:.1f} ms; of all steps {found['share_all']:.2%}"
+        f"longest wait {found['longest'] * 1e3:.2f} ms; of all steps {found['share_all']:.2%}"
         + (f"; {found['absent']} steps without a wait on record" if found["absent"] else ""),
         flush=True,
     )
