@@ -31,19 +31,26 @@ def run(arguments: argparse.Namespace) -> int:
     console = Console(sys.stderr)
     before_import(address)
 
+    from medray.data.layout import ready
     from medray.models.load import architecture, model_config, model_folder
     from medray.train import data_phase
 
     began = time.perf_counter()
     folder = model_folder(config.model)
     kind = architecture(model_config(config.model, config.data.vocab_size))
-    try:
-        connect(address)
-        watch = ConsoleWatch(console)
-        encoding = data_phase.prepare(config, kind, folder, watch, _bar(console))
+    watch = ConsoleWatch(console)
+    found = ready(config, kind, folder)
+    if found is not None:
+        console.phase("data", "every shard is there from an earlier run")
+        encoding = data_phase.Encoding(found)
         manifests = encoding.manifests(watch)
-    finally:
-        disconnect()
+    else:
+        try:
+            connect(address)
+            encoding = data_phase.prepare(config, kind, folder, watch, _bar(console))
+            manifests = encoding.manifests(watch)
+        finally:
+            disconnect()
     rows: list[tuple[str, ...]] = [("split", "task", "rows", "tokens", "loss tokens", "cut")]
     for split, manifest in manifests.items():
         rows += [

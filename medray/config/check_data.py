@@ -148,6 +148,17 @@ def _check_batches(config: Config, seq2seq: bool) -> None:
             value=True,
             mend="data.length_buckets: false, or data.pack_tokens: null",
         )
+    if (
+        data.pack_tokens is not None
+        and train.global_batch_tokens is not None
+        and train.global_batch_tokens < data.pack_tokens
+    ):
+        raise InputError(
+            f"one packed sequence may hold {data.pack_tokens} tokens, more than a batch",
+            key="train.global_batch_tokens",
+            value=train.global_batch_tokens,
+            mend=f"train.global_batch_tokens: {8 * data.pack_tokens}, or a smaller data.pack_tokens",
+        )
     if train.global_batch_tokens is not None and train.gradient_accumulation_steps is not None:
         raise InputError(
             "with batches by tokens the accumulation follows from each batch",

@@ -85,7 +85,7 @@ def explain(
     key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place)[1:]
     mend: str | None
     if items[0]["type"] == "extra_forbidden":
-        what, mend = "there is no such key", _nearest([str(part) for part in place])
+        what, mend = "there is no such key", _nearest([part for part in place if isinstance(part, str)])
     else:
         what, mend = _sentence(items, kind), _mend(items, key, place, given)
     shown_key = key if len(key) <= 2 * _LONGEST else f"{key[: 2 * _LONGEST]}…"
@@ -151,7 +151,7 @@ def _mend(items: Sequence[Any], key: str, place: Sequence[str | int], given: boo
         isinstance(value, str) and len(value) <= _LONGEST and value.isprintable(),
     )
     if "model_type" in kinds:
-        fields = _fields_at([str(part) for part in place])
+        fields = _fields_at([part for part in place if isinstance(part, str)])
         leading = next((name for name in ("name", "type") if name in fields and word), None)
         return (
             f"{key}.{leading}{sign}{value}" if leading else f"{key} has the keys {', '.join(sorted(fields))}"

@@ -12,7 +12,7 @@ import numpy as np
 
 from medray.data.content import Benchmarks, bytes_hash, question_and_answer, same_text, text_hash
 from medray.data.forms import form_of, parse
-from medray.data.records import BadRowError, Distill, Record, TwoStep
+from medray.data.records import BadRowError, Distill, Preference, Record, TwoStep
 from medray.data.sources import Source
 from medray.errors import InputError
 
@@ -146,6 +146,8 @@ def index_range(
 def _identity(
     record: Record, benchmarks: Benchmarks | None
 ) -> tuple[bool, int, int, int, int, bool, bool, bool]:
+    if isinstance(record, Preference):
+        raise BadRowError("a preference pair, which no method trains on yet")
     question, answer = question_and_answer(record)
     words = same_text(question)
     asked = bytes_hash(words)

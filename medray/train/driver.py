@@ -5,6 +5,7 @@ It neither starts Ray nor touches signals: `cli` does. `fit()` runs in a side th
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -29,7 +30,7 @@ from medray.train.failure import first_failure
 from medray.train.loop import STOPPED, WorkerPlan
 from medray.train.outcome import TextSample, write_failure, write_outcome
 from medray.train.prepare import Resources, check_memory, layout, precision, resources, supply
-from medray.train.rerun import RunResult, check_unchanged, finished, flat
+from medray.train.rerun import RunResult, check_same_data, check_unchanged, finished, flat
 from medray.train.side import Side
 from medray.train.worker import worker
 
@@ -115,7 +116,7 @@ class _Driver:
             encoding = data_phase.begin(self.config, architecture(model), folder, self)
             data_phase.check_first_shard(self.config, encoding, self)
             steps = data_phase.steps(self.config, encoding, self)
-        self._claim_folder()
+        self._claim_folder(encoding.sets["train"].folder)
         plan = WorkerPlan(
             self.config,
             str(self.folder),
@@ -159,15 +160,18 @@ class _Driver:
         )
         return result
 
-    def _claim_folder(self) -> None:
-        """Writes config.yaml, unless the run's checkpoints were made under another one."""
+    def _claim_folder(self, tokens: str) -> None:
+        """Writes config.yaml and data.json, unless the run's checkpoints were made under others."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        file = self.folder / "config.yaml"
-        if file.exists() and checkpoint.newest(self.folder / "checkpoints"):
-            check_unchanged(file, self.config)
-        staging = self.folder / ".config.yaml"
-        staging.write_text(dump(self.config))
-        staging.replace(file)
+        file, data = self.folder / "config.yaml", self.folder / "data.json"
+        if checkpoint.newest(self.folder / "checkpoints"):
+            if file.exists():
+                check_unchanged(file, self.config)
+            check_same_data(data, tokens, self.config)
+        for path, text in ((file, dump(self.config)), (data, json.dumps({"tokens": tokens}) + "\n")):
+            staging = path.with_name(f".{path.name}")
+            staging.write_text(text)
+            staging.replace(path)
 
     def _tracking(self) -> ledgers.TrackingSpec:
         tracking, run = self.config.tracking, self.config.run

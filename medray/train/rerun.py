@@ -61,6 +61,25 @@ def check_unchanged(file: Path, config: Config) -> None:
         )
 
 
+def check_same_data(file: Path, tokens: str, config: Config) -> None:
+    """Raises InputError when the run's checkpoints were trained on other token shards than those at `tokens`.
+
+    file: data.json of the run, which names them. The folder's name is a hash of all that decides the tokens.
+    """
+    try:
+        then = str(json.loads(file.read_text())["tokens"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return
+    if Path(then).parts[-2:] != Path(tokens).parts[-2:]:
+        raise InputError(
+            f"the run {config.run.name} has checkpoints of other data: a file of data.train, its tokenizer or the way "
+            "rows become tokens has changed since",
+            key="run.name",
+            value=config.run.name,
+            mend="another run.name, or bring the files back as they were",
+        )
+
+
 def _resumable(model: Any, prefix: tuple[str, ...]) -> list[str]:
     names = []
     for name, item in model.model_fields.items():

@@ -54,8 +54,18 @@ def _read(stream: io.BufferedReader, name: str, start: int, line: int, delimiter
         if len(fields) != len(header):
             reason = f"{len(fields)} fields where the header has {len(header)}"
             yield Found(begin, number, BadRowError(reason))
+        elif not _is_text(fields):
+            yield Found(begin, number, BadRowError("not UTF-8"))
         else:
             yield Found(begin, number, dict(zip(header, fields, strict=True)))
+
+
+def _is_text(fields: list[str]) -> bool:
+    try:
+        "".join(fields).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _header(rows: Iterator[list[str]], name: str) -> list[str] | None:
@@ -92,7 +102,8 @@ class _Lines:
         self.position += len(line)
         self.number += 1
         try:
-            return line.decode("utf-8" if before else "utf-8-sig")
+            # A byte that is no text becomes half of a surrogate pair, by which its row is known; a header is needed.
+            return line.decode("utf-8" if before else "utf-8-sig", "surrogateescape" if before else "strict")
         except UnicodeDecodeError as error:
             # error.start counts in what the decoder was given: without the mark, where there is one
             byte = self.position - len(error.object) + error.start

@@ -104,6 +104,12 @@ def test_evaluating_every_so_often_needs_validation_rows(tmp_path: Path) -> None
         ({"pack_tokens": 512}, T5, "data.pack_tokens", "causal models"),
         ({}, T5 | {"method": {"train_on": "all"}}, "method.train_on", "causal models"),
         (
+            {"pack_tokens": 512},
+            {"train": {"global_batch_tokens": 511}},
+            "train.global_batch_tokens",
+            "more than a batch",
+        ),
+        (
             {"pack_tokens": 512, "length_buckets": True},
             {},
             "data.length_buckets",

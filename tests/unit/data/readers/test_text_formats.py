@@ -388,11 +388,17 @@ class TestTables:
             assert [(found.position, found.line, str(found.row)) for found in again] == whole[place:]
 
     @pytest.mark.parametrize("mark", [b"", BOM])
-    @pytest.mark.parametrize("head", [b"a,b\n1,2\n", b""])
-    def test_not_utf8_is_named_by_its_byte(self, head: bytes, mark: bytes, tmp_path: Path) -> None:
-        data = mark + head + b"ab,\xff\n"
+    def test_a_header_that_is_not_utf8_is_named_by_its_byte(self, mark: bytes, tmp_path: Path) -> None:
+        data = mark + b"ab,\xff\n"
         message = failure(tmp_path, ".csv", data)
         assert message.endswith(f"not UTF-8 at byte {data.index(0xFF)}")
+
+    def test_a_row_that_is_not_utf8_is_a_bad_row(self, tmp_path: Path) -> None:
+        file = write(tmp_path, ".csv", "a,b\n1,é\n".encode() + b"ab,\xff\n3,4\n")
+        found = [(each.line, each.row) for each in read_file(file)]
+        assert found[0] == (2, {"a": "1", "b": "é"})
+        assert (found[1][0], str(found[1][1])) == (3, "not UTF-8")
+        assert found[2] == (4, {"a": "3", "b": "4"})
 
     @pytest.mark.parametrize("header", [b"a,b\r1,2\r", b'a,"b'])
     def test_a_header_that_cannot_be_read(self, header: bytes, tmp_path: Path) -> None:

@@ -1,0 +1,30 @@
+"""A run goes on with the data that its checkpoints saw, or says that they have changed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from medray.config import Config
+from medray.errors import InputError
+from medray.train.rerun import check_same_data
+
+
+def test_other_shards_are_refused_and_a_moved_folder_is_not(tmp_path: Path) -> None:
+    file = tmp_path / "data.json"
+    file.write_text(json.dumps({"tokens": "/old/runs/tokens/abc/train"}))
+    check_same_data(file, "/new/place/tokens/abc/train", Config())
+    with pytest.raises(InputError, match="other data") as caught:
+        check_same_data(file, "/old/runs/tokens/def/train", Config())
+    assert caught.value.key == "run.name"
+    assert caught.value.mend
+
+
+@pytest.mark.parametrize("text", [None, "", "[]", '{"tokens'])
+def test_a_run_of_before_knows_nothing_of_its_data(tmp_path: Path, text: str | None) -> None:
+    file = tmp_path / "data.json"
+    if text is not None:
+        file.write_text(text)
+    check_same_data(file, "/runs/tokens/abc/train", Config())
