@@ -61,15 +61,11 @@ def read_config(file: str, overrides: Sequence[str]) -> Config:
     from medray.config.load import load
 
     config = load(file, overrides)
-    try:
-        check(config)
-        _check_plan(config)
-        from medray.data.sources import check_sources  # knows NumPy, which a wrong key need not wait for
+    check(config)
+    _check_plan(config)
+    from medray.data.sources import check_sources  # knows NumPy, which a wrong key need not wait for
 
-        check_sources(config)
-    except InputError as error:
-        error.file = error.file or file
-        raise
+    check_sources(config)
     return config
 
 
@@ -85,18 +81,16 @@ def _check_plan(config: Config) -> None:
         return
     train, cluster = config.train, config.cluster
     cpus = max(os.cpu_count() or 1, 2)  # as `cluster.connect` starts it
-    if reason := shortage(Request(cluster.workers, cluster.cpus_per_worker), Supply(cpus)):
+    if reason := shortage(Request(cluster.fewest_workers, cluster.cpus_per_worker), Supply(cpus)):
         what, _, mend = reason.removeprefix("cluster.workers: ").partition(": ")
         raise InputError(what, key="cluster.workers", value=cluster.workers, mend=mend)
     if train.global_batch_tokens is not None:
         return
     try:
-        split_batch(
-            train.global_batch_size,
-            cluster.workers,
-            train.micro_batch_size,
-            train.gradient_accumulation_steps,
-        )
+        for workers in range(cluster.fewest_workers, cluster.most_workers + 1):
+            split_batch(
+                train.global_batch_size, workers, train.micro_batch_size, train.gradient_accumulation_steps
+            )
     except ValueError as error:
         what, _, mend = str(error).partition(": ")
         raise InputError(

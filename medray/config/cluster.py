@@ -1,12 +1,23 @@
 from __future__ import annotations
 
+from typing import Annotated
+
+from pydantic import Field, field_validator
+
 from medray.config.section import Section, key
+
+Workers = Annotated[int, Field(ge=1)]
 
 
 class ClusterConfig(Section):
     """Where a run runs. Nothing here changes what it computes."""
 
-    workers: int = key(1, "Ray Train workers: one a GPU, or one a share of the CPUs.", ge=1, resumable=True)
+    workers: Workers | tuple[Workers, Workers] = key(
+        1,
+        "Ray Train workers: one a GPU, or one a share of the CPUs. [fewest, most]: as many as the cluster has, now and "
+        "after every loss or gain of a node.",
+        resumable=True,
+    )
     cpus_per_worker: float | None = key(
         None, "CPUs a worker reserves; default: all but one, shared out evenly.", ge=0.01, resumable=True
     )
@@ -25,3 +36,18 @@ class ClusterConfig(Section):
     threads_per_worker: int | None = key(
         None, "Compute threads of a worker; default: its CPUs, at least 1.", ge=1, resumable=True
     )
+
+    @field_validator("workers")
+    @classmethod
+    def _in_order(cls, value: int | tuple[int, int]) -> int | tuple[int, int]:
+        if isinstance(value, tuple) and value[0] > value[1]:
+            raise ValueError("the first number is the fewest workers, the second the most")
+        return value
+
+    @property
+    def fewest_workers(self) -> int:
+        return self.workers if isinstance(self.workers, int) else self.workers[0]
+
+    @property
+    def most_workers(self) -> int:
+        return self.workers if isinstance(self.workers, int) else self.workers[1]

@@ -76,14 +76,16 @@ def explain(
     for item in error.errors(include_url=False):
         found.setdefault(_place(item["loc"], tree), []).append(item)
     # Of a union that takes a word or a list, the wrong entry of a list says more than that it is not the word.
-    places = [place for place in found if not any(q != place and q[: len(place)] == place for q in found)]
+    outer = {place[:length] for place in found for length in range(len(place))}
+    places = [place for place in found if place not in outer]
     place, items = places[0], found[places[0]]
+    # Of one that takes a number or a list, a number beyond its limit was still meant as a number.
+    items = [item for item in items if item["type"] in _LIMITS] or items
     also = f" (and {len(places) - 1} more)" if len(places) > 1 else ""
     dotted = ".".join(part for part in place if isinstance(part, str))
     given = any(f"{dotted}.".startswith(f"{name}.") or name.startswith(f"{dotted}.") for name in overridden)
     value, kind = _shown(items[0]["input"])
     key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place)[1:]
-    mend: str | None
     if items[0]["type"] == "extra_forbidden":
         what, mend = "there is no such key", _nearest([part for part in place if isinstance(part, str)])
     else:
@@ -134,7 +136,8 @@ def _sentence(items: Sequence[Any], kind: str) -> str:
         return f"expected {context['max_length']} entries, not {context['actual_length']}"
     if item["type"] == "missing":
         return "an entry of this list is missing"
-    message = str(item["msg"]).removeprefix("Value error, ")
+    own = context.get("error")  # raised by a validator of ours: what is wrong, and perhaps what would work
+    message = str(own.args[0] if type(own) is ValueError else item["msg"])
     return f"{message[0].lower()}{message[1:]}"
 
 
@@ -144,7 +147,7 @@ def _expected(item: Any) -> str | None:
     return _EXPECTED.get(item["type"])
 
 
-def _mend(items: Sequence[Any], key: str, place: Sequence[str | int], given: bool) -> str | None:
+def _mend(items: Sequence[Any], key: str, place: Sequence[str | int], given: bool) -> str:
     value, kinds = items[0]["input"], [item["type"] for item in items]
     sign, word = (
         "=" if given else ": ",
@@ -167,7 +170,10 @@ def _mend(items: Sequence[Any], key: str, place: Sequence[str | int], given: boo
         return f"{key}{sign}[{value}]"
     if "int_type" in kinds and isinstance(value, float) and value.is_integer() and value < 1e15:
         return f"{key}{sign}{int(value)}"
-    return None
+    own = items[0].get("ctx", {}).get("error")
+    if type(own) is ValueError and len(own.args) == 2:
+        return str(own.args[1])
+    return "leave the key out for its default"
 
 
 def _near_word(value: object, expected: str) -> str | None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
 from medray.config.section import Section, key
 
@@ -55,6 +55,30 @@ class TrainConfig(Section):
         None, "Steps between checkpoints; default: ten a run.", ge=1, resumable=True
     )
     keep_checkpoints: int = key(2, "Newest checkpoints that are kept.", ge=1, resumable=True)
+    keep_best: str | None = key(
+        None, "Metric of evaluations (loss, rougeL, …) whose best checkpoint is kept too.", resumable=True
+    )
+    save_patience_minutes: float = key(
+        30.0,
+        "How long a checkpoint may fail to be written, while training goes on, before the run fails.",
+        gt=0,
+        resumable=True,
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_not_given(cls, value: object) -> object:
+        """So that an override can take back the batch size of a file: global_batch_size=null."""
+        if isinstance(value, dict) and value.get("global_batch_size", 0) is None:
+            return {name: each for name, each in value.items() if name != "global_batch_size"}
+        return value
+
+    @model_serializer(mode="wrap")
+    def _without_the_unused_size(self, written: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """With batches by tokens the default number of rows decides nothing, and beside them it is refused."""
+        tree: dict[str, Any] = written(self)
+        unused = self.global_batch_tokens is not None and "global_batch_size" not in self.model_fields_set
+        return tree | {"global_batch_size": None} if unused and "global_batch_size" in tree else tree
 
     @field_validator("deepspeed")
     @classmethod

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from medray.config import Config
+from medray.data.alike import by_length
 from medray.data.batch_plan import BatchPlan
 from medray.data.plan_spec import Batch
 from medray.data.split_counts import SplitCounts
@@ -82,7 +83,8 @@ def padding(config: Config, tokens: TokenSet, counts: SplitCounts) -> tuple[Padd
                 break
             places = counts.places(batch.shards, batch.rows)
             used, steps = used + int(totals[places].sum()), steps + 1
-            computed += _computed(parts[:, places], lengths[0][places], batch.ends, grid)
+            source = None if causal else (lengths[0] - targets[0])[places]
+            computed += _computed(parts[:, places], lengths[0][places], source, batch.ends, grid)
         share = 1 - used / computed if computed else 0.0
         return Padding(name, share, used, computed, steps, whole, grid.rows, one.spec.pack_tokens)
 
@@ -113,7 +115,7 @@ def _first_epoch(plan: BatchPlan) -> Iterator[Batch]:
 
 def _grid(config: Config) -> _Grid:
     """The micro-batches of the run that is configured."""
-    train, workers, packed = config.train, config.cluster.workers, config.data.pack_tokens is not None
+    train, workers, packed = config.train, config.cluster.most_workers, config.data.pack_tokens is not None
     if train.global_batch_tokens is not None:
         rows = train.micro_batch_size or MOST_ROWS
         return _Grid(rows, turn=rows * workers, packed=packed)
@@ -123,14 +125,16 @@ def _grid(config: Config) -> _Grid:
     return _Grid(split.micro_batch_size, slots=split.slots, packed=packed)
 
 
-def _computed(parts: np.ndarray, first_task: np.ndarray, ends: np.ndarray, grid: _Grid) -> int:
+def _computed(
+    parts: np.ndarray, first_task: np.ndarray, source: np.ndarray | None, ends: np.ndarray, grid: _Grid
+) -> int:
     """Places of one step. parts: [arrays of a forward, rows], of each task the sequence, or source and target."""
     if grid.packed:
         parts = np.add.reduceat(parts.sum(axis=0), np.concatenate([[0], ends[:-1]]))[None]
     if grid.width is not None:
         return int(np.maximum(parts, grid.width).sum())
     if grid.by_length:
-        parts = parts[:, np.argsort(-(parts[0] if grid.packed else first_task), kind="stable")]
+        parts = parts[:, by_length(parts[0] if grid.packed else first_task, source)]
     held = parts.shape[1]
     slots = -(-held // grid.turn) * grid.turn if grid.turn else grid.slots or held
     filled = np.zeros((len(parts), -(-slots // grid.rows) * grid.rows), np.int64)

@@ -1,94 +1,184 @@
-"""Checkpoints: complete or not there. The manifest, written last, is the only authority."""
+"""Checkpoints: complete or not there. The manifest, written last, is the only authority.
+
+    checkpoints/step-00000040-67408f1c/     the step, and which start of the workers wrote it
+        rank-00000.safetensors              what each rank held, by name and place: train/state_files.py
+        rank-00000.json                     its size and hash, written when the rank's file is on storage
+        manifest.json                       all of them, how far the run had come, and the metrics of an evaluation at
+                                            this step; written by rank 0, last
+
+Each start of the workers writes into folders of its own, so nothing that a killed one left can mix with what is written
+now. A folder without a manifest, or whose files are not what its manifest says, is never read.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
+import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from medray.errors import InputError
+import torch
+
 from medray.train.engine import Engine
+from medray.train.state_files import StateReader
 from medray.train.step import Progress
 
-MANIFEST = "manifest.json"
+MANIFEST, DAMAGED = "manifest.json", "manifest.damaged.json"
+FORMAT = 1
+LOWER_IS_BETTER = ("loss", "perplexity")
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A complete checkpoint: its folder and what the run had done by then."""
+    """A checkpoint whose files are all there in their sizes.
+
+    metrics: of the evaluation at this step, {} where there was none. files: {name: {"bytes": …, "sha256": …}}.
+    """
 
     folder: Path
     progress: Progress
     world_size: int
+    optimizer_step: float
+    metrics: Mapping[str, float]
+    files: Mapping[str, Mapping[str, Any]]
+
+    @property
+    def state_files(self) -> list[Path]:
+        return [self.folder / name for name in sorted(self.files) if name.endswith(".safetensors")]
 
 
-def save(root: Path, engine: Engine, progress: Progress, *, keep: int, barrier: Callable[[], None]) -> Path:
-    """All ranks write `root/step-N`; when it is complete rank 0 writes its manifest and drops the oldest ones.
-
-    Returns after the manifest is there, so that a step announced afterwards cannot be lost.
-    """
-    folder = root / f"step-{progress.step:08d}"
-    if engine.rank == 0:
-        shutil.rmtree(folder, ignore_errors=True)  # what a killed attempt left
-        folder.mkdir(parents=True)
-    barrier()
-    engine.save(folder)
-    barrier()
-    if engine.rank == 0:
-        _write_manifest(folder, {"progress": asdict(progress), "world_size": engine.world_size})
-        for old in complete(root)[:-keep]:
-            shutil.rmtree(old.folder, ignore_errors=True)
-    barrier()
-    return folder
-
-
-def newest(root: Path) -> Checkpoint | None:
-    """The newest complete checkpoint."""
-    found = complete(root)
-    return found[-1] if found else None
+def folder_of(root: Path, step: int, attempt: int) -> Path:
+    return root / f"step-{step:08d}-{attempt:08x}"
 
 
 def complete(root: Path) -> list[Checkpoint]:
-    """All complete checkpoints, oldest first: every file that the manifest names is there in its size."""
+    """All complete checkpoints, oldest first."""
     found = [_read(folder) for folder in sorted(root.glob("step-*"))]
     return [checkpoint for checkpoint in found if checkpoint]
 
 
-def restore(checkpoint: Checkpoint, engine: Engine) -> Progress:
-    """Loads weights and optimizer state; raises InputError when the number of workers has changed."""
-    if checkpoint.world_size != engine.world_size:
-        raise InputError(
-            f"the checkpoint {checkpoint.folder.name} was written by {checkpoint.world_size} workers, this run has "
-            f"{engine.world_size}",
-            key="cluster.workers",
-            value=engine.world_size,
-            mend=f"cluster.workers: {checkpoint.world_size}",
-        )
-    engine.load(checkpoint.folder)
+def newest(root: Path) -> Checkpoint | None:
+    """The newest complete checkpoint; its hashes have not been looked at."""
+    found = complete(root)
+    return found[-1] if found else None
+
+
+def resume(root: Path, engine: Engine, skipped: Callable[[str], None]) -> Progress:
+    """Collective: loads the newest checkpoint that is what its manifest says; without one a run begins at step 0.
+
+    Written by any number of ranks at any ZeRO stage. skipped: told on rank 0 of each one that cannot be used.
+    Raises RunFailedError where a checkpoint is sound and of another model.
+    """
+    folders = sorted(root.glob("step-*"), reverse=True)
+    for place in range(_from_rank_0(engine, len(folders))):
+        # Rank 0 says which: another rank may have listed the folder a moment earlier.
+        step, attempt = _named(folders[place]) if engine.rank == 0 else (0, 0)
+        folder = folder_of(root, _from_rank_0(engine, step), _from_rank_0(engine, attempt))
+        checkpoint = _read(folder)
+        files = sorted(checkpoint.files)[engine.rank :: engine.world_size] if checkpoint else []
+        bad = not checkpoint or not all(_is_sound(checkpoint, name) for name in files)
+        if not engine.sum(torch.tensor([float(bad)], device=engine.device)).item():
+            assert checkpoint
+            return _restore(checkpoint, engine)
+        if engine.rank == 0:
+            with suppress(OSError):  # so that it is not counted among those that are kept
+                (folder / MANIFEST).replace(folder / DAMAGED)
+            skipped(f"the checkpoint {folder.name} is not whole and was skipped")
+    return Progress()
+
+
+def write_manifest(
+    folder: Path,
+    progress: Progress,
+    optimizer_step: float,
+    metrics: Mapping[str, float],
+    records: Sequence[Mapping[str, Any]],
+) -> None:
+    """records: of all ranks, as in rank-00000.json."""
+    manifest = {
+        "format": FORMAT,
+        "progress": asdict(progress),
+        "world_size": len(records),
+        "optimizer_step": optimizer_step,
+        "metrics": dict(metrics),
+        "files": {record["file"]: {key: record[key] for key in ("bytes", "sha256")} for record in records},
+    }
+    write_json(folder / MANIFEST, manifest)
+
+
+def retire(root: Path, *, keep: int, best: str | None) -> None:
+    """Deletes all but the `keep` newest and the best by the metric `best`: what killed starts have left too."""
+    found = complete(root)
+    kept = {checkpoint.folder for checkpoint in found[-keep:]}
+    if best and (rated := [(one.metrics[best], one.folder) for one in found if best in one.metrics]):
+        kept.add((min if best.startswith(LOWER_IS_BETTER) else max)(rated)[1])
+    for folder in root.glob("step-*"):
+        if folder not in kept:
+            (folder / MANIFEST).unlink(missing_ok=True)  # first: half of a checkpoint must not look whole
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def write_json(file: Path, content: Mapping[str, Any]) -> None:
+    """A reader sees the whole file or none, after a power cut too."""
+    staging = file.with_name(f".{file.name}")
+    with staging.open("w") as stream:
+        stream.write(json.dumps(content, indent=1))
+        stream.flush()
+        os.fsync(stream.fileno())
+    staging.replace(file)
+
+
+def _restore(checkpoint: Checkpoint, engine: Engine) -> Progress:
+    state = engine.state()
+    with StateReader(checkpoint.state_files) as reader:
+        state.load(reader.read, checkpoint.optimizer_step)
     return checkpoint.progress
 
 
-def _write_manifest(folder: Path, state: dict[str, Any]) -> None:
-    files = {}
-    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
-        with file.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        files[str(file.relative_to(folder))] = {"bytes": file.stat().st_size, "sha256": digest}
-    staging = folder / f".{MANIFEST}"
-    staging.write_text(json.dumps({"files": files, **state}, indent=1))
-    staging.replace(folder / MANIFEST)
+def _is_sound(checkpoint: Checkpoint, name: str) -> bool:
+    try:
+        return sha256(checkpoint.folder / name) == checkpoint.files[name]["sha256"]
+    except OSError:
+        return False
+
+
+def _from_rank_0(engine: Engine, value: int) -> int:
+    mine = value if engine.rank == 0 else 0
+    return int(engine.sum(torch.tensor([mine], dtype=torch.int64, device=engine.device)).item())
+
+
+def _named(folder: Path) -> tuple[int, int]:
+    """(step, attempt); (0, 0) is nobody's."""
+    found = re.fullmatch(r"step-(\d+)-([0-9a-f]+)", folder.name)
+    return (int(found[1]), int(found[2], 16)) if found else (0, 0)
 
 
 def _read(folder: Path) -> Checkpoint | None:
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
+        if manifest["format"] != FORMAT:
+            return None
         for name, file in manifest["files"].items():
             if (folder / name).stat().st_size != file["bytes"]:
                 return None
-        return Checkpoint(folder, Progress(**manifest["progress"]), manifest["world_size"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return Checkpoint(
+            folder,
+            Progress(**manifest["progress"]),
+            manifest["world_size"],
+            manifest["optimizer_step"],
+            manifest["metrics"],
+            manifest["files"],
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None

@@ -29,7 +29,7 @@ from medray.train.export_evaluation import evaluate_export
 from medray.train.failure import first_failure
 from medray.train.loop import STOPPED, WorkerPlan
 from medray.train.outcome import TextSample, write_failure, write_outcome
-from medray.train.prepare import Resources, check_memory, layout, precision, resources, supply
+from medray.train.prepare import Resources, check_layouts, check_memory, precision, resources, supply
 from medray.train.rerun import RunResult, check_same_data, check_unchanged, finished, flat
 from medray.train.side import Side
 from medray.train.worker import worker
@@ -88,6 +88,7 @@ def run(
     callbacks: Ray Train's UserCallbacks, for a search. Raises InputError before any worker starts, RunFailedError
     when the run failed. A run that is done is returned as it is.
     """
+    os.umask(0o077)  # what a run leaves holds patients' text
     return finished(config) or _Driver(config, list(callbacks), console, stop or StopSwitch()).run()
 
 
@@ -102,9 +103,11 @@ class _Driver:
     def run(self) -> RunResult:
         have = supply()
         granted = resources(self.config, have)
+        check_layouts(self.config)
+        bounds = {self.config.cluster.fewest_workers, self.config.cluster.most_workers}
         self.phase(
             "cluster",
-            f"{granted.workers} workers of {granted.cpus:g} CPU"
+            f"{' to '.join(str(bound) for bound in sorted(bounds))} workers of {granted.cpus:g} CPU"
             + (" and 1 GPU" if granted.gpus else "")
             + f", {have.cpus:g} CPUs in the cluster",
         )
@@ -123,7 +126,6 @@ class _Driver:
             encoding.sets["train"],
             encoding.sets.get("validation"),
             model,
-            layout(self.config),
             steps,
             chosen,
             granted.threads,
@@ -163,6 +165,7 @@ class _Driver:
     def _claim_folder(self, tokens: str) -> None:
         """Writes config.yaml and data.json, unless the run's checkpoints were made under others."""
         self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder.chmod(0o700)  # Ray's own files in it have the mode of the cluster's start
         file, data = self.folder / "config.yaml", self.folder / "data.json"
         if checkpoint.newest(self.folder / "checkpoints"):
             if file.exists():
@@ -195,11 +198,14 @@ class _Driver:
             "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(self.config.cluster.start_timeout_seconds)
         )
         per_worker = {"CPU": granted.cpus} | ({"GPU": granted.gpus} if granted.gpus else {})
+        workers: Any = self.config.cluster.workers  # Ray takes a range too, its annotation does not
         trainer = TorchTrainer(
             worker,  # type: ignore[arg-type]
             train_loop_config={"plan": plan, "ledger": ledger},
             scaling_config=ScalingConfig(
-                num_workers=granted.workers, use_gpu=bool(granted.gpus), resources_per_worker=per_worker
+                num_workers=workers,
+                use_gpu=bool(granted.gpus),
+                resources_per_worker=per_worker,
             ),
             run_config=RunConfig(
                 name=f"attempt-{time.time_ns()}",  # resume looks at our manifests, never at Ray's

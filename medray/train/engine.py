@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from medray.config.train import TrainConfig
+from medray.train.engine_state import TrainState, train_state
 
 # Larger than any gradient norm: DeepSpeed computes the norm only where it may clip.
 _NO_CLIP = 1e30
@@ -37,11 +37,8 @@ class Engine(Protocol):
     def sum(self, values: Tensor) -> Tensor:
         """The sum of `values` over all ranks."""
 
-    def save(self, folder: Path) -> None:
-        """Every rank writes its part of weights and optimizer state into `folder`."""
-
-    def load(self, folder: Path) -> None:
-        """Restores what `save` wrote with the same number of ranks. Raises for another number."""
+    def state(self) -> TrainState:
+        """What this rank holds of the trained weights and the optimizer's moments, by name."""
 
 
 class TorchEngine:
@@ -66,14 +63,8 @@ class TorchEngine:
     def sum(self, values: Tensor) -> Tensor:
         return values
 
-    def save(self, folder: Path) -> None:
-        kept = {name: value for name, value in self.model.named_parameters() if value.requires_grad}
-        torch.save({"weights": kept, "optimizer": self.optimizer.state_dict()}, folder / "torch.pt")
-
-    def load(self, folder: Path) -> None:
-        state = torch.load(folder / "torch.pt", map_location=self.device, weights_only=True)
-        self.model.load_state_dict(state["weights"], strict=False)
-        self.optimizer.load_state_dict(state["optimizer"])
+    def state(self) -> TrainState:
+        return train_state(self.model, self.optimizer)
 
 
 class DeepSpeedEngine:
@@ -95,7 +86,6 @@ class DeepSpeedEngine:
             self.model.optimizer, torch.optim.Optimizer
         ):  # stage 0 in float32: DeepSpeed keeps no norm
             self.model.optimizer.register_step_pre_hook(self._clip_summed_gradients)
-        self._frozen = any(not parameter.requires_grad for parameter in model.parameters())
 
     def backward(self, loss: Tensor) -> None:
         # DeepSpeed averages over ranks; ours is a sum of shares.
@@ -114,17 +104,8 @@ class DeepSpeedEngine:
         torch.distributed.all_reduce(values)
         return values
 
-    def save(self, folder: Path) -> None:
-        self.model.save_checkpoint(
-            str(folder), tag="engine", save_latest=False, exclude_frozen_parameters=self._frozen
-        )
-
-    def load(self, folder: Path) -> None:
-        path, _ = self.model.load_checkpoint(
-            str(folder), tag="engine", load_module_strict=not self._frozen, load_lr_scheduler_states=False
-        )
-        if path is None:
-            raise RuntimeError(f"DeepSpeed found no checkpoint in {folder}")
+    def state(self) -> TrainState:
+        return train_state(self.model, self.model.optimizer)
 
 
 def make_optimizer(model: nn.Module, train: TrainConfig) -> torch.optim.AdamW:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ from medray.models.export import export
 from medray.models.load import add_adapter, architecture, load_model
 from medray.models.packing_probe import keeps_boundaries
 from medray.train import checkpoint
+from medray.train.checkpoint_writer import CheckpointWriter, WriterOptions
 from medray.train.engine import (
     DeepSpeedEngine,
     Engine,
@@ -38,7 +40,7 @@ from medray.train.engine import (
 )
 from medray.train.read_ahead import ReadAhead, Ready
 from medray.train.schedule import learning_rate
-from medray.train.step import BatchLayout, BatchReader, Prepared, Progress, train_step
+from medray.train.step import BatchReader, Prepared, Progress, layout, train_step
 
 TRAINED, STOPPED = "done", "stopped"
 ATTEMPTS = "attempts.jsonl"  # one line a start of the workers
@@ -53,7 +55,6 @@ class WorkerPlan:
     train: TokenSet
     validation: TokenSet | None
     model: dict[str, Any]
-    layout: BatchLayout
     total_steps: int
     precision: str
     threads: int
@@ -63,16 +64,10 @@ class WorkerPlan:
         method = self.config.method
         return Method({task: method.weight(task) for task in method.tasks})
 
-    @property
-    def plain_torch(self) -> bool:
+    def plain_torch(self, world_size: int) -> bool:
         """One process that shards nothing needs no DeepSpeed."""
         train = self.config.train
-        return (
-            self.config.cluster.workers == 1
-            and train.zero_stage == 0
-            and self.precision == "fp32"
-            and not train.deepspeed
-        )
+        return world_size == 1 and train.zero_stage == 0 and self.precision == "fp32" and not train.deepspeed
 
 
 class Reporter(Protocol):
@@ -87,7 +82,7 @@ class Reporter(Protocol):
         """Returns when what was reported so far is on disk: a checkpoint must not know a step that its log lacks."""
 
     def sync(self, metrics: dict[str, Any]) -> None:
-        """At checkpoints and evaluations, on all ranks."""
+        """At evaluations, on all ranks."""
 
 
 @dataclass
@@ -98,6 +93,7 @@ class Outcome:
     progress: Progress
     evaluated: dict[str, float]
     seconds: dict[str, float] = field(default_factory=dict)
+    world_size: int = 1
     peak_bytes: int = 0
     trainable: int = 0
     parameters: int = 0
@@ -105,6 +101,7 @@ class Outcome:
 
 def run(plan: WorkerPlan, reporter: Reporter) -> Outcome:
     """Trains to the end, or to a stop that was asked for; all ranks return the same status and progress."""
+    os.umask(0o077)  # what a run leaves holds patients' text
     return _Loop(plan, reporter).run()
 
 
@@ -115,13 +112,13 @@ class _Loop:
         self.seconds: dict[str, float] = {}
         self.seq2seq = architecture(plan.model) == "seq2seq"
         with self._timed("setup"):
-            if plan.plain_torch:
+            self.plain_torch = plan.plain_torch(_world_size())
+            if self.plain_torch:
                 torch.set_num_threads(plan.threads)
             else:
                 prepare_process(plan.threads)
             self.tokenizer = load_tokenizer(plan.train.tokenizer)
             self.engine = self._engine()
-            self._refuse_leaks()
             self._refuse_leaks()
         self.validation = self._validation(plan.validation)
         self.progress = Progress()
@@ -140,13 +137,22 @@ class _Loop:
         parameters = [parameter for _, parameter in self._inner().named_parameters()]
         sizes = [getattr(p, "ds_numel", p.numel()) for p in parameters]
         trainable = sum(size for size, p in zip(sizes, parameters, strict=True) if p.requires_grad)
-        return Outcome(status, self.progress, evaluated, self.seconds, _peak_bytes(), trainable, sum(sizes))
+        return Outcome(
+            status,
+            self.progress,
+            evaluated,
+            self.seconds,
+            self.engine.world_size,
+            _peak_bytes(),
+            trainable,
+            sum(sizes),
+        )
 
     def _engine(self) -> Engine:
-        plan, train = self.plan, self.config.train
-        ranks = 1 if plan.plain_torch else distributed.get_world_size()
+        plan, train, ranks = self.plan, self.config.train, _world_size()
+        self.layout = layout(train, ranks)
         ds_config = deepspeed_config(
-            train, micro_batch_size=plan.layout.micro_batch_size, world_size=ranks, precision=plan.precision
+            train, micro_batch_size=self.layout.micro_batch_size, world_size=ranks, precision=plan.precision
         )
         device = _device()
         dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(plan.precision, torch.float32)
@@ -165,7 +171,7 @@ class _Loop:
         model = add_adapter(model, self.config.peft, seq2seq=self.seq2seq, seed=self.config.run.seed)
         return (
             TorchEngine(model, train, device)
-            if plan.plain_torch
+            if self.plain_torch
             else DeepSpeedEngine(model, train, ds_config, device)
         )
 
@@ -181,33 +187,48 @@ class _Loop:
         )
 
     def _resume(self) -> None:
-        found = checkpoint.newest(self.folder / "checkpoints")
-        if found:
-            self.progress = checkpoint.restore(found, self.engine)
+        train = self.config.train
+        root = self.folder / "checkpoints"
+        self.progress = checkpoint.resume(root, self.engine, self._message)
+        self.writer = CheckpointWriter(
+            root,
+            self.engine,
+            WriterOptions(train.keep_checkpoints, train.keep_best, 60 * train.save_patience_minutes),
+            before_manifest=self.reporter.flush,
+            written=lambda step: self._event("checkpoint", step=step),
+            troubled=self._message,
+        )
         if self.engine.rank == 0:
             with (self.folder / ATTEMPTS).open("a") as stream:
-                stream.write(json.dumps({"time": time.time(), "resumed_step": self.progress.step}) + "\n")
+                attempt = {
+                    "time": time.time(),
+                    "resumed_step": self.progress.step,
+                    "workers": self.engine.world_size,
+                }
+                stream.write(json.dumps(attempt) + "\n")
             self.reporter.opened(self.progress.step)
 
     def _train(self) -> str:
         plan, config = self.plan, self.config
         every = config.train.save_every_steps or max(plan.total_steps // 10, 1)
-        saved = self.progress.step if self.progress.step else -1
         self._event("phase", name="training")
         with self._timed("train"), self._ahead(self.progress.step) as ahead:
             for ready in ahead:
                 self._step(ready)
-                stop = self._stop()
-                last = self.progress.step == plan.total_steps
-                if stop or last or self.progress.step % every == 0:
-                    self._save()
-                    saved = self.progress.step
-                if stop and not last:
+                stop, step = self._stop(), self.progress.step
+                if step == plan.total_steps:
+                    break
+                metrics: dict[str, float] = {}
+                if config.eval.every_steps and step % config.eval.every_steps == 0 and not stop:
+                    metrics = self._evaluate(
+                        generate=True
+                    )  # before the checkpoint: it is not missed on resume
+                if stop or step % every == 0 or metrics:
+                    self._save(metrics, wait=stop)
+                if stop:
                     return STOPPED
-                if config.eval.every_steps and self.progress.step % config.eval.every_steps == 0 and not last:
-                    self._evaluate(generate=True)
-        if saved != self.progress.step:
-            self._save()
+        if self.progress.step:
+            self._save({}, wait=True)
         return TRAINED
 
     def _step(self, ready: Ready[Prepared]) -> None:
@@ -241,7 +262,7 @@ class _Loop:
             store,
             self.batch_plan,
             self.method,
-            self.plan.layout,
+            self.layout,
             rank=self.engine.rank,
             world_size=self.engine.world_size,
             architecture=tokens.spec.architecture,
@@ -283,19 +304,19 @@ class _Loop:
         flag = torch.tensor([float(asked)], device=self.engine.device)
         return bool(self.engine.sum(flag).item())
 
-    def _save(self) -> None:
+    def _save(self, metrics: dict[str, float], *, wait: bool) -> None:
+        """wait: this checkpoint is needed, and the run goes no further without it."""
         with self._timed("checkpoint_blocked"):
-            if self.engine.rank == 0:
-                self.reporter.flush()
-            checkpoint.save(
-                self.folder / "checkpoints",
-                self.engine,
-                self.progress,
-                keep=self.config.train.keep_checkpoints,
-                barrier=self._barrier,
+            begun = self.writer.save(self.progress, metrics, wait=wait)
+            if wait:
+                self.writer.finish()
+        if not begun:
+            self._message(
+                f"the checkpoint of step {self.progress.step} was left out: the one before is not written yet"
             )
-        self._event("checkpoint", step=self.progress.step)
-        self.reporter.sync({"step": self.progress.step})
+
+    def _message(self, text: str) -> None:
+        self._event("message", text=text)
 
     def _evaluate(self, *, generate: bool) -> dict[str, float]:
         """Metrics of the validation split as it stands now: exact losses, and text metrics where asked for."""
@@ -370,6 +391,13 @@ class _Loop:
             yield
         finally:
             self.seconds[part] = self.seconds.get(part, 0.0) + time.perf_counter() - began
+
+
+def _world_size() -> int:
+    """Of the group that Ray Train or torchrun has made; 1 where there is none."""
+    if distributed.is_initialized():
+        return int(distributed.get_world_size())
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def _device() -> torch.device:

@@ -62,7 +62,7 @@ def write_outcome(
         "samples": progress["samples"],
         "tokens": progress["tokens"],
         "loss_tokens": progress["loss_tokens"],
-        "world_size": config.cluster.workers,
+        "world_size": outcome["world_size"],
         "order_sha256": progress["order"],
         "train_loss_first": steps[0]["loss"] if steps else None,
         "train_loss_last": steps[-1]["loss"] if steps else None,
@@ -105,7 +105,6 @@ def write_failure(config: Config, reason: str) -> dict[str, Any]:
         "steps": len(steps),
         "train_loss_first": steps[0]["loss"] if steps else None,
         "train_loss_last": steps[-1]["loss"] if steps else None,
-        "world_size": config.cluster.workers,
         "restarts": max(len(_lines(folder / ATTEMPTS)) - 1, 0),
         "versions": versions(),
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,12 @@ from medray.plan import parameters
 from medray.plan.headers import ParameterCount, from_safetensors
 from medray.plan.memory import zero_bytes
 from medray.plan.resources import NodeSupply, Request, Supply, memory_shortage, resolve, shortage
-from medray.plan.steps import MOST_ROWS, split_batch
-from medray.train.step import BatchLayout
+from medray.train.step import layout
 
 
 @dataclass(frozen=True)
 class Resources:
-    """What every worker gets. threads: compute threads."""
+    """What every worker gets. workers: the fewest, where the cluster decides. threads: compute threads."""
 
     workers: int
     cpus: float
@@ -48,13 +47,14 @@ def resources(config: Config, have: Supply) -> Resources:
     """Raises InputError with the numbers when the cluster can never give the workers that are asked for."""
     cluster = config.cluster
     gpus = int(cluster.gpus if cluster.gpus is not None else have.gpus > 0)
-    request = Request(cluster.workers, cluster.cpus_per_worker, gpus)
+    request = Request(cluster.fewest_workers, cluster.cpus_per_worker, gpus)
     if reason := shortage(request, have):
         raise InputError(
             reason.removeprefix("cluster.workers: "), key="cluster.workers", value=cluster.workers
         )
-    cpus = resolve(request, have).cpus_per_worker or 1.0
-    return Resources(cluster.workers, cpus, gpus, cluster.threads_per_worker or max(1, int(cpus)))
+    most = replace(request, workers=cluster.most_workers)
+    cpus = resolve(request if shortage(most, have) else most, have).cpus_per_worker or 1.0
+    return Resources(cluster.fewest_workers, cpus, gpus, cluster.threads_per_worker or max(1, int(cpus)))
 
 
 def precision(config: Config, device: str) -> str:
@@ -71,21 +71,11 @@ def precision(config: Config, device: str) -> str:
     return chosen
 
 
-def layout(config: Config) -> BatchLayout:
-    """How the global batch lies on the workers."""
-    train = config.train
-    if train.global_batch_tokens is not None:  # how many rows a step has, its lengths decide
-        return BatchLayout(train.micro_batch_size or MOST_ROWS, None)
-    try:
-        split = split_batch(
-            train.global_batch_size,
-            config.cluster.workers,
-            train.micro_batch_size,
-            train.gradient_accumulation_steps,
-        )
-    except ValueError as error:
-        raise InputError(str(error), key="train.global_batch_size", value=train.global_batch_size) from None
-    return BatchLayout(split.micro_batch_size, split.slots)
+def check_layouts(config: Config) -> None:
+    """Raises InputError where a number of workers that the run may have cannot hold the global batch."""
+    cluster = config.cluster
+    for workers in range(cluster.fewest_workers, cluster.most_workers + 1):
+        layout(config.train, workers)
 
 
 def check_memory(
@@ -116,7 +106,10 @@ def check_memory(
         each = min(granted.workers, max(1, int(largest.cpus / granted.cpus)))
         if reason := memory_shortage(plan.total, each, largest.memory_bytes):
             raise InputError(reason, key="model.name", value=config.model.name or config.model.preset)
-    return f"{count.total:,} parameters, {trainable:,} trained, {plan.total / 1e9:.2f} GB of model states a worker"
+    about = (
+        "about " if config.model.preset else ""
+    )  # its tokenizer, which is not made yet, may know fewer words
+    return f"{about}{count.total:,} parameters, {trainable:,} trained, {plan.total / 1e9:.2f} GB of model states a worker"
 
 
 def _count(model: dict[str, Any], folder: str | None) -> ParameterCount | None:

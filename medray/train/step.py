@@ -12,12 +12,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from medray.config.train import TrainConfig
+from medray.data.alike import by_length
 from medray.data.batch_plan import Batch, BatchPlan
 from medray.data.batches import MicroBatch, PackedMicroBatch, collate, collate_packed
 from medray.data.order import rank_slots
 from medray.data.shards import ShardStore
+from medray.errors import InputError
 from medray.methods.loss import Method, token_loss_sum
 from medray.models.forward import loss_logits, packed_logits
+from medray.plan.steps import MOST_ROWS, split_batch
 from medray.train.engine import Engine
 
 
@@ -39,6 +43,23 @@ class BatchLayout:
         if sequences > slots:
             raise ValueError(f"{sequences} sequences do not fit into {slots} slots")
         return slots
+
+
+def layout(train: TrainConfig, world_size: int) -> BatchLayout:
+    """How a global batch lies on so many workers. Raises InputError where they cannot hold it."""
+    if train.global_batch_tokens is not None:  # how many rows a step has, its lengths decide
+        return BatchLayout(train.micro_batch_size or MOST_ROWS, None)
+    rows, micro, accumulation = (
+        train.global_batch_size,
+        train.micro_batch_size,
+        train.gradient_accumulation_steps,
+    )
+    try:
+        split = split_batch(rows, world_size, micro, accumulation)
+    except ValueError as error:
+        what, _, mend = str(error).partition(": ")
+        raise InputError(what, key="train.global_batch_size", value=rows, mend=mend) from None
+    return BatchLayout(split.micro_batch_size, split.slots)
 
 
 @dataclass(frozen=True)
@@ -109,7 +130,7 @@ class BatchReader:
         # padded and no rank waits long. The loss is a sum, so places do not change it.
         starts = np.concatenate([[0], batch.ends[:-1]])
         sizes = np.add.reduceat(lengths.sum(axis=0) if self._packed else lengths[0], starts)
-        placed = np.argsort(-sizes, kind="stable")
+        placed = by_length(sizes, lengths[0] - loss_tokens[0] if self._architecture == "seq2seq" else None)
         slots = self._layout.slots_of(batch.sequences, self._world_size)
         spans = list(zip(starts.tolist(), batch.ends.tolist(), strict=True))
         pairs = list(zip(batch.shards.tolist(), batch.rows.tolist(), strict=True))

@@ -18,9 +18,8 @@ from medray.data.sources import FileSource, Source
 from medray.data.tokenizer import train_tokenizer
 from medray.data.tokens import TokenSet
 from medray.models.presets import PRESETS
-from medray.plan.steps import split_batch, total_steps
+from medray.plan.steps import total_steps
 from medray.train.loop import WorkerPlan
-from medray.train.step import BatchLayout
 
 WORDS = [
     "fever",
@@ -191,7 +190,6 @@ def plan(
     for section, values in sections.items():
         base[section] = {**base.get(section, {}), **values}
     config = Config.model_validate(base)
-    split = split_batch(global_batch_size, workers, micro, accumulation)
     steps = total_steps(tokens.index.rows, global_batch_size, config.train.epochs, config.train.max_steps)
     return WorkerPlan(
         config,
@@ -199,7 +197,6 @@ def plan(
         tokens,
         validation,
         model_dict(preset),
-        BatchLayout(split.micro_batch_size, split.slots),
         steps,
         "fp32",
         1,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -102,6 +103,9 @@ def test_names_of_other_projects_lead_to_keys_that_exist() -> None:
         ("peft: {targets: [q_proj, 1]}", "peft.targets[1] = 1: expected text\n  mend: put it in quotes"),
         ("peft: lora", "peft = 'lora': expected a section with keys of its own\n  mend: peft.type: lora"),
         ("model: org/name", "mend: model.name: org/name"),
+        ("cluster: {workers: two}", "cluster.workers = 'two': expected a whole number or a list"),
+        ("cluster: {workers: [2, 1]}", "cluster.workers: the first number is the fewest workers"),
+        ("cluster: {workers: [1, 0]}", "cluster.workers[1] = 0: must be at least 1"),
         (
             "train: 5",
             "train = 5: expected a section with keys of its own\n  mend: train has the keys clip_grad_norm,",
@@ -146,3 +150,47 @@ def test_text_with_a_colon_on_the_command_line_is_told_about_quotes(tmp_path: Pa
     assert (
         load(tmp_path / "run.yaml", ['data.prompts.label="Note: write"']).data.prompts.label == "Note: write"
     )
+
+
+# ---- names of runs, which become folders
+
+
+@pytest.mark.parametrize(
+    ("name", "plain"),
+    [
+        ("../x", "x"),
+        ("a/../b", "a-..-b"),
+        ("..", "run"),
+        ("/etc", "etc"),
+        ("a\\b", "a-b"),
+        ("-rf", "rf"),
+        (".hidden", "hidden"),
+        ("", "run"),
+        ("x" * 300, "x" * 100),
+        ("é" * 100, "run"),
+        ("a\nb", "a-b"),
+        ("a\n", "a"),
+        ("\x1b[31mred", "31mred"),
+        ("a\x00b", "a-b"),
+        ("a\u202eb", "a-b"),
+        ("a\u2028b", "a-b"),
+    ],
+)
+def test_a_run_name_that_is_no_plain_name_of_a_folder(tmp_path: Path, name: str, plain: str) -> None:
+    error = refused(tmp_path, json.dumps({"run": {"name": name}}))
+    assert error.key == "run.name"
+    assert error.what.startswith("use 1 to 100 letters, digits,")
+    assert error.mend == f"run.name: {plain}"
+    assert str(error).replace("\n  mend: ", "").isprintable()
+    assert len(str(error)) < 500
+    assert load(tmp_path / "run.yaml", [f"run.name={plain}"]).run.name == plain
+
+
+def test_no_key_value_or_file_name_reaches_the_terminal_as_it_is(tmp_path: Path) -> None:
+    for text in ('"\\e[2J\\n": 1', 'train: {"\\u202e": 1}', 'tracking: {tags: {"\\a": 1}}'):
+        message = str(refused(tmp_path, text))
+        assert message.replace("\n  mend: ", "").isprintable()
+    with pytest.raises(InputError) as caught:
+        load(tmp_path / "\x1b[31m.yaml")
+    assert "\\x1b[31m.yaml" in str(caught.value)
+    assert "\x1b" not in str(caught.value)

@@ -69,7 +69,7 @@ def test_one_process_without_deepspeed_equals_the_oracle(preset: str, tmp_path: 
     plan = tiny.plan(
         tmp_path / "run", tokens, preset, workers=1, micro=2, max_steps=STEPS, train={"zero_stage": 0}
     )
-    assert plan.plain_torch
+    assert plan.plain_torch(1)
     assert losses(alone(plan)) == pytest.approx(expected(plan), abs=1e-4)
 
 

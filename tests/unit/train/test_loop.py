@@ -13,10 +13,10 @@ import torch
 from recorder import Recorder
 
 from medray.data.tokenizer import load_tokenizer
-from medray.errors import InputError, RunFailedError
+from medray.errors import RunFailedError
 from medray.models.export import load_export
 from medray.models.load import load_model
-from medray.train import checkpoint, loop
+from medray.train import loop
 from medray.train.loop import WorkerPlan
 
 ALONE = {"zero_stage": 0}
@@ -115,9 +115,18 @@ def test_evaluation_counts_every_row_once(tmp_path: Path) -> None:
     assert [evaluation["step"] for evaluation in recorder.evaluations] == [0, 1]
 
 
-def test_reports_to_the_outside_only_at_checkpoints_and_evaluations(tmp_path: Path) -> None:
+def test_reports_to_the_outside_only_at_evaluations(tmp_path: Path) -> None:
+    """A report waits for a poll of Ray Train's controller: no checkpoint shall."""
     recorder = Recorder()
-    loop.run(small(tmp_path, "run", steps=9, train={"save_every_steps": 4}), recorder)
+    plan = small(
+        tmp_path,
+        "run",
+        steps=9,
+        validation=tiny.token_set(tmp_path, tiny.rows(23)),
+        train={"save_every_steps": 2},
+        eval={"at_start": False, "every_steps": 4, "metrics": []},
+    )
+    loop.run(plan, recorder)
     assert [metrics["step"] for metrics in recorder.syncs] == [4, 8, 9]
     assert len(recorder.steps) == 9
 
@@ -168,35 +177,3 @@ def test_a_loss_that_is_no_number_ends_the_run(tmp_path: Path) -> None:
     plan = small(tmp_path, "run", steps=12, train={"optimizer": {"lr": 1e30}, "clip_grad_norm": 0})
     with pytest.raises(RunFailedError, match=r"the (loss|grad_norm) of step \d+ is (nan|inf)"):
         loop.run(plan, Recorder())
-
-
-class TestCheckpoints:
-    def test_only_complete_ones_count(self, tmp_path: Path) -> None:
-        plan = small(tmp_path, "run", steps=9, train={"save_every_steps": 3, "keep_checkpoints": 3})
-        loop.run(plan, Recorder())
-        root = tmp_path / "run" / "checkpoints"
-        assert [found.progress.step for found in checkpoint.complete(root)] == [3, 6, 9]
-        weights = root / "step-00000009" / "torch.pt"
-        weights.write_bytes(weights.read_bytes()[:-10])
-        (root / "step-00000006" / "manifest.json").unlink()
-        found = checkpoint.newest(root)
-        assert found is not None
-        assert found.progress.step == 3
-
-    def test_the_newest_are_kept(self, tmp_path: Path) -> None:
-        loop.run(
-            small(tmp_path, "run", steps=9, train={"save_every_steps": 2, "keep_checkpoints": 2}), Recorder()
-        )
-        assert sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir()) == [
-            "step-00000008",
-            "step-00000009",
-        ]
-
-    def test_another_number_of_workers_is_refused_with_the_numbers(self, tmp_path: Path) -> None:
-        plan = small(tmp_path, "run", steps=2)
-        running = loop._Loop(plan, Recorder())
-        running.run()
-        found = checkpoint.newest(tmp_path / "run" / "checkpoints")
-        assert found is not None
-        with pytest.raises(InputError, match="written by 4 workers, this run has 1"):
-            checkpoint.restore(replace(found, world_size=4), running.engine)

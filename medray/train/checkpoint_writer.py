@@ -1,0 +1,173 @@
+"""Writes checkpoints beside training: a copy in host memory is all that a step waits for.
+
+Each rank's thread writes its file, and then a record of it; rank 0's waits for the records of all, and writes the
+manifest. Where storage fails, a thread tries again until the user's patience ends; meanwhile training goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Mapping
+from copy import copy
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Event, Thread
+from typing import Any
+
+import torch
+
+from medray.errors import RunFailedError
+from medray.train import checkpoint
+from medray.train.engine import Engine
+from medray.train.state_files import snapshot, write
+from medray.train.step import Progress
+
+POLL_SECONDS, LONGEST_PAUSE_SECONDS = 0.05, 15.0
+
+
+@dataclass(frozen=True)
+class WriterOptions:
+    """keep, best: see `checkpoint.retire`. patience_seconds: how long a checkpoint may fail before the run does."""
+
+    keep: int
+    best: str | None
+    patience_seconds: float
+
+
+class CheckpointWriter:
+    """Of one rank. Its methods are collective: all ranks call them at the same steps.
+
+    before_manifest, written: called on rank 0's thread, before a manifest and after it, with the step.
+    troubled: called once a checkpoint on each rank's thread when storage fails.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        engine: Engine,
+        options: WriterOptions,
+        *,
+        before_manifest: Callable[[], None],
+        written: Callable[[int], None],
+        troubled: Callable[[str], None],
+    ) -> None:
+        self._root, self._engine, self._options = root, engine, options
+        self._before_manifest, self._written, self._troubled = before_manifest, written, troubled
+        self._attempt = self._agree(int(time.time()) if engine.rank == 0 else 0)
+        self._thread: Thread | None = None
+        self._failure: str | None = None
+        self._last_step = -1
+
+    def save(self, progress: Progress, metrics: Mapping[str, float], *, wait: bool = False) -> bool:
+        """Begins a checkpoint and returns; False where the one before is still being written, and this one is left out.
+
+        wait: for the one before, so that this one is never left out. Raises RunFailedError on all ranks when storage
+        failed for longer than the patience.
+        """
+        if progress.step == self._last_step:
+            return True
+        if wait:
+            self._join()
+        busy = self._thread is not None and self._thread.is_alive()
+        unfinished = self._agree(int(busy))
+        self._check()
+        if unfinished:
+            return False
+        self._last_step = progress.step
+        state = self._engine.state()
+        held = snapshot(state, self._engine.rank, self._engine.world_size)
+        arguments = (copy(progress), state.optimizer_step, metrics, held)
+        self._thread = Thread(target=self._write, args=arguments, name="checkpoint", daemon=True)
+        self._thread.start()
+        return True
+
+    def finish(self) -> None:
+        """Returns when the last checkpoint that was begun is complete. Raises RunFailedError where it cannot be."""
+        self._join()
+        self._agree(0)
+        self._check()
+
+    def _write(
+        self, progress: Progress, optimizer_step: float, metrics: Mapping[str, float], held: dict[str, Any]
+    ) -> None:
+        folder = checkpoint.folder_of(self._root, progress.step, self._attempt)
+        patience = _Patience(self._options.patience_seconds, self._troubled)
+        try:
+            patience.attempt(lambda: self._write_mine(folder, held))
+            held.clear()
+            if self._engine.rank == 0:
+                records = self._records(folder, patience)
+                self._before_manifest()
+                patience.attempt(
+                    lambda: checkpoint.write_manifest(folder, progress, optimizer_step, metrics, records)
+                )
+                self._written(progress.step)
+                options = self._options
+                checkpoint.retire(self._root, keep=options.keep, best=options.best)
+        except Exception as error:
+            self._failure = f"the checkpoint of step {progress.step} could not be written: {_said(error)}"
+
+    def _write_mine(self, folder: Path, held: dict[str, Any]) -> None:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        file = folder / f"rank-{self._engine.rank:05d}.safetensors"
+        write(file, held)
+        with file.open("rb") as stream:
+            os.fsync(stream.fileno())
+        record = {"file": file.name, "bytes": file.stat().st_size, "sha256": checkpoint.sha256(file)}
+        checkpoint.write_json(file.with_suffix(".json"), record)
+
+    def _records(self, folder: Path, patience: _Patience) -> list[dict[str, Any]]:
+        """Of all ranks, when all have written."""
+        found: dict[int, dict[str, Any]] = {}
+        while len(found) < self._engine.world_size:
+            for rank in set(range(self._engine.world_size)) - found.keys():
+                try:
+                    found[rank] = json.loads((folder / f"rank-{rank:05d}.json").read_text())
+                except FileNotFoundError:
+                    continue
+            if len(found) < self._engine.world_size:
+                patience.pause(POLL_SECONDS, "other workers have not written their part")
+        return [found[rank] for rank in sorted(found)]
+
+    def _join(self) -> None:
+        if self._thread is not None:
+            self._thread.join()
+
+    def _check(self) -> None:
+        if self._agree(int(self._failure is not None)):
+            raise RunFailedError(self._failure or "another worker could not write its part of a checkpoint")
+
+    def _agree(self, value: int) -> int:
+        """The sum over all ranks."""
+        values = torch.tensor([value], dtype=torch.int64, device=self._engine.device)
+        return int(self._engine.sum(values).item())
+
+
+class _Patience:
+    """Tries again for so many seconds, with longer and longer pauses."""
+
+    def __init__(self, seconds: float, troubled: Callable[[str], None]) -> None:
+        self._until, self._troubled, self._told = time.monotonic() + seconds, troubled, False
+        self._pause = 0.5
+
+    def attempt(self, act: Callable[[], None]) -> None:
+        while True:
+            try:
+                return act()
+            except OSError as error:
+                if not self._told:
+                    self._troubled(f"a checkpoint cannot be written and is tried again: {_said(error)}")
+                    self._told = True
+                self.pause(self._pause, _said(error))
+                self._pause = min(2 * self._pause, LONGEST_PAUSE_SECONDS)
+
+    def pause(self, seconds: float, reason: str) -> None:
+        if time.monotonic() > self._until:
+            raise TimeoutError(reason)
+        Event().wait(seconds)
+
+
+def _said(error: BaseException) -> str:
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__

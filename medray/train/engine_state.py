@@ -1,0 +1,169 @@
+"""What an engine trains, by name: each rank's runs of each parameter, with the optimizer's moments of them.
+
+ZeRO gives a rank a run of elements of a parameter, seen flat: all of them at stage 0, what its partition of the flat
+group happens to cover at stages 1 and 2, an equal share at stage 3. Runs are named by parameter and place, so what one
+number of ranks and one stage has written, another reads, without a conversion in between and without the frozen base.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+WEIGHT, MOMENTS = "weight", ("exp_avg", "exp_avg_sq")
+KINDS = (WEIGHT, *MOMENTS)
+
+# (kind, parameter, first element, element behind the last) -> float32 values
+Read = Callable[[str, str, int, int], Tensor]
+
+
+class Run(Protocol):
+    """Elements start to stop of one parameter, seen flat. The weight is the float32 master copy where there is one."""
+
+    name: str
+    start: int
+    stop: int
+
+    def get(self, kind: str) -> Tensor:
+        """The elements, [stop - start] on the engine's device or the host; may be a view."""
+
+    def set(self, kind: str, values: Tensor) -> None: ...
+
+
+@dataclass
+class TrainState:
+    """The runs that this rank holds. replicated: every rank holds all of every parameter."""
+
+    runs: list[Run]
+    replicated: bool
+    _slots: list[dict[str, Any]]  # of the optimizer, one a tensor that it steps on
+    _publish: Callable[[], None]  # makes what forwards read follow the runs
+
+    @property
+    def optimizer_step(self) -> float:
+        return float(self._slots[0]["step"]) if self._slots else 0.0
+
+    def load(self, read: Read, optimizer_step: float) -> None:
+        """Collective: weights and moments become what `read` gives, on all ranks."""
+        with torch.no_grad():
+            for run in self.runs:
+                for kind in KINDS:
+                    run.set(kind, read(kind, run.name, run.start, run.stop))
+            for slot in self._slots:
+                slot["step"].fill_(optimizer_step)
+            self._publish()
+
+
+def train_state(model: Any, optimizer: Any) -> TrainState:
+    """The state of a torch model with its AdamW, or of a DeepSpeed engine with its ZeRO optimizer."""
+    inner: nn.Module = getattr(model, "module", model)
+    named = [(name, one) for name, one in inner.named_parameters() if one.requires_grad]
+    if any(hasattr(one, "ds_id") for _, one in named):
+        return _sharded(named, optimizer)
+    if isinstance(optimizer, torch.optim.Optimizer):
+        slots = [_slot(optimizer, one) for _, one in named]
+        whole: list[Run] = [_Whole(name, one, slot) for (name, one), slot in zip(named, slots, strict=True)]
+        return TrainState(whole, True, slots, lambda: None)
+    return _partitioned(named, optimizer)
+
+
+class _Whole:
+    def __init__(self, name: str, parameter: Tensor, slot: dict[str, Any]) -> None:
+        self.name, self.start, self.stop = name, 0, parameter.numel()
+        self._tensors = {WEIGHT: parameter, **slot}
+
+    def get(self, kind: str) -> Tensor:
+        return self._tensors[kind].detach().reshape(-1)
+
+    def set(self, kind: str, values: Tensor) -> None:
+        self._tensors[kind].data.copy_(values.reshape(self._tensors[kind].shape))
+
+
+def _partitioned(named: list[tuple[str, Any]], optimizer: Any) -> TrainState:
+    """Stages 1 and 2, and DeepSpeed's bf16 optimizer: a rank steps on one piece of each flat group."""
+    flats = getattr(optimizer, "single_partition_of_fp32_groups", None)
+    if flats is None:
+        flats = optimizer.fp32_groups_flat_partition
+    slots = [_slot(optimizer.optimizer, flat) for flat in flats]
+    runs: list[Run] = []
+    for name, parameter in named:
+        mapping = parameter._hp_mapping
+        if mapping is not None:  # else no element of it is this rank's
+            group, place = mapping.param_group_index, mapping.hp_fragment_address
+            runs.append(
+                _Part(name, mapping.lp_fragment_address.start, place, {WEIGHT: flats[group], **slots[group]})
+            )
+    return TrainState(runs, False, slots, optimizer.update_lp_params)
+
+
+class _Part:
+    def __init__(self, name: str, start: int, place: Any, flats: dict[str, Any]) -> None:
+        self.name, self.start, self.stop = name, start, start + place.numel
+        self._begin, self._flats = place.start, flats
+
+    def get(self, kind: str) -> Tensor:
+        found: Tensor = self._flats[kind].detach().narrow(0, self._begin, self.stop - self.start)
+        return found
+
+    def set(self, kind: str, values: Tensor) -> None:
+        self.get(kind).copy_(values)
+
+
+def _sharded(named: list[tuple[str, Any]], optimizer: Any) -> TrainState:
+    """Stage 3: a rank has an equal share of each parameter, the last ones filled up with what is no element."""
+    slots = [_slot(optimizer.optimizer, flat) for flat in optimizer.fp32_partitioned_groups_flat]
+    rank = torch.distributed.get_rank()
+    runs: list[Run] = [_Share(name, parameter, rank) for name, parameter in named]
+    parameters = [parameter for _, parameter in named]
+
+    def publish() -> None:
+        optimizer.checkpoint_event_prologue()  # small parameters are whole on every rank
+        for parameter, run in zip(parameters, runs, strict=True):
+            parameter.ds_tensor.data[: run.stop - run.start].copy_(run.get(WEIGHT))
+        optimizer.checkpoint_event_epilogue()
+
+    return TrainState(runs, False, slots, publish)
+
+
+class _Share:
+    def __init__(self, name: str, parameter: Any, rank: int) -> None:
+        share = parameter.ds_tensor.ds_numel
+        self.name, self._parameter = name, parameter
+        self.start = min(rank * share, parameter.ds_numel)
+        self.stop = min(self.start + share, parameter.ds_numel)
+
+    def get(self, kind: str) -> Tensor:
+        return self._all(kind)[: self.stop - self.start]
+
+    def set(self, kind: str, values: Tensor) -> None:
+        from deepspeed.utils import safe_set_local_fp32_param, safe_set_local_optimizer_state
+
+        filled = self._all(kind).clone()
+        filled[: self.stop - self.start].copy_(values)
+        if kind == WEIGHT:
+            safe_set_local_fp32_param(self._parameter, filled)
+        else:
+            safe_set_local_optimizer_state(self._parameter, filled, kind)
+
+    def _all(self, kind: str) -> Tensor:
+        from deepspeed.utils import safe_get_local_fp32_param, safe_get_local_optimizer_state
+
+        found: Tensor = (
+            safe_get_local_fp32_param(self._parameter)
+            if kind == WEIGHT
+            else safe_get_local_optimizer_state(self._parameter, kind)
+        )
+        return found.detach().reshape(-1)
+
+
+def _slot(optimizer: torch.optim.Optimizer, tensor: Tensor) -> dict[str, Any]:
+    """AdamW's state of one tensor, made where no step has made it yet."""
+    slot: dict[str, Any] = optimizer.state[tensor]
+    if not slot:
+        slot["step"] = torch.zeros((), device=tensor.device if optimizer.defaults.get("fused") else "cpu")
+        slot.update({kind: torch.zeros_like(tensor.detach()) for kind in MOMENTS})
+    return slot

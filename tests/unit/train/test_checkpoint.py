@@ -1,0 +1,202 @@
+"""Checkpoints: bits and losses after a resume, on the same and on other numbers of ranks and ZeRO stages."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+from recorder import Recorder
+from torchrun import run_loops
+
+from medray.errors import RunFailedError
+from medray.train import checkpoint, loop
+from medray.train.loop import WorkerPlan
+from medray.train.step import Progress
+
+STOPPED, STEPS = 6, 12
+# (ranks, ZeRO stage); stage 0 with one rank is plain torch
+WAYS = ((1, 0), (2, 0), (2, 1), (2, 2), (2, 3), (3, 2), (3, 3))
+
+
+def make(folder: Path, ways: tuple[int, int], steps: int, peft: str, **train: Any) -> WorkerPlan:
+    ranks, stage = ways
+    tokens = tiny.token_set(folder, tiny.rows(37))
+    raw = {"zero_optimization": {"stage3_param_persistence_threshold": 100}} if stage == 3 else {}
+    return tiny.plan(
+        folder / f"{peft}-{ranks}-{stage}-{steps}",
+        tokens,
+        "llama-tiny",
+        workers=ranks,
+        global_batch_size=12,
+        max_steps=steps,
+        model=tiny.saved_model(folder / "model", "llama-tiny", tokens),
+        peft={"type": peft, "rank": 4, "dropout": 0.0},
+        train={"zero_stage": stage, "deepspeed": raw, "scheduler": {"name": "constant"}} | train,
+    )
+
+
+def losses(seen: dict[str, Any]) -> list[float]:
+    return [record["loss"] for record in seen["steps"]]
+
+
+@pytest.mark.parametrize("peft", ["lora", pytest.param("none", marks=pytest.mark.long)])
+def test_what_some_ranks_wrote_others_read(peft: str, tmp_path: Path) -> None:
+    """Every way of sharding resumes what every other one has written."""
+    calm = make(tmp_path, (2, 2), STEPS, peft)
+    first = {ways: make(tmp_path, ways, STOPPED, peft) for ways in WAYS}
+    for ranks in (1, 2, 3):
+        plans = {str(ways): plan for ways, plan in first.items() if ways[0] == ranks}
+        seen = run_loops(tmp_path, plans | ({"calm": calm} if ranks == 2 else {}), processes=ranks)
+        if ranks == 2:
+            wanted = losses(seen["calm"])
+    for ranks in (1, 2, 3):
+        resumed = {}
+        for place, ways in enumerate(ways for ways in WAYS if ways[0] == ranks):
+            # Each reads two others: what one more and one less place in the list has written.
+            for other in {WAYS[(place + ranks) % len(WAYS)], WAYS[-1 - place]}:
+                plan = make(tmp_path, ways, STEPS, peft)
+                folder = tmp_path / f"{peft}-{other}-then-{ways}"
+                shutil.copytree(Path(first[other].run_folder) / "checkpoints", folder / "checkpoints")
+                resumed[folder.name] = replace(plan, run_folder=str(folder))
+        for name, found in run_loops(tmp_path, resumed, processes=ranks).items():
+            assert losses(found) == pytest.approx(wanted[STOPPED:], abs=1e-4), name
+    assert max(wanted[STOPPED:]) - min(wanted[STOPPED:]) > 1e-3, (
+        "nothing moves after the resume: nothing was compared"
+    )
+
+
+def test_a_stopped_run_ends_with_the_bits_of_one_that_was_not(tmp_path: Path) -> None:
+    """With dropout, at every stage: equal ranks give equal bits."""
+    ways = ((2, 0), (2, 1), (2, 2), (2, 3))
+    options = {"save_every_steps": 3, "keep_checkpoints": 9}
+    calm = {str(one): make(tmp_path, one, STEPS, "lora", **options) for one in ways}
+    run_loops(tmp_path, calm, processes=2)
+    cut = {}
+    for name, plan in calm.items():
+        folder = Path(plan.run_folder).with_name(f"cut-{name}")
+        for step in (3, 6):
+            (source,) = (Path(plan.run_folder) / "checkpoints").glob(f"step-{step:08d}-*")
+            shutil.copytree(source, folder / "checkpoints" / source.name)
+        cut[name] = replace(plan, run_folder=str(folder))
+    seen = run_loops(tmp_path, cut, processes=2)
+    for name, plan in calm.items():
+        assert len(seen[name]["steps"]) == STEPS - 6
+        a, b = (last(Path(one.run_folder)) for one in (plan, cut[name]))
+        assert a == b, f"{name}: other bits"
+
+
+def last(run_folder: Path) -> list[str]:
+    """Hashes of the state after the last step."""
+    found = checkpoint.newest(run_folder / "checkpoints")
+    assert found is not None
+    assert found.progress.step == STEPS
+    return [found.files[name]["sha256"] for name in sorted(found.files)]
+
+
+def small(folder: Path, **train: Any) -> WorkerPlan:
+    return make(folder, (1, 0), STEPS, "none", save_every_steps=3, keep_checkpoints=3, **train)
+
+
+def steps_of(plan: WorkerPlan) -> list[int]:
+    return [found.progress.step for found in checkpoint.complete(Path(plan.run_folder) / "checkpoints")]
+
+
+@pytest.mark.parametrize("damage", ["cut", "bits", "manifest", "manifest half", "file gone", "other format"])
+def test_a_damaged_one_is_skipped_and_the_one_before_is_used(damage: str, tmp_path: Path) -> None:
+    plan = small(tmp_path)
+    loop.run(plan, Recorder())
+    calm = last(Path(plan.run_folder))
+    newest = checkpoint.newest(Path(plan.run_folder) / "checkpoints")
+    assert newest is not None
+    file, manifest = newest.state_files[0], newest.folder / checkpoint.MANIFEST
+    data = bytearray(file.read_bytes())
+    if damage == "cut":
+        file.write_bytes(data[:-10])
+    elif damage == "bits":
+        data[-10] ^= 1
+        file.write_bytes(data)
+    elif damage == "manifest":
+        manifest.unlink()
+    elif damage == "manifest half":
+        manifest.write_text(manifest.read_text()[:50])
+    elif damage == "other format":
+        manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"format": 99}))
+    else:
+        file.unlink()
+    recorder = Recorder()
+    loop.run(plan, recorder)
+    assert recorder.resumed == [9]
+    assert [record["step"] for record in recorder.steps] == [10, 11, 12]
+    told = [event["text"] for event in recorder.events if event["kind"] == "message"]
+    assert told == ([f"the checkpoint {newest.folder.name} is not whole and was skipped"])
+    assert last(Path(plan.run_folder)) == calm
+    assert steps_of(plan) == [6, 9, 12]
+
+
+class TestRetention:
+    def test_the_newest_are_kept_and_what_killed_starts_left_is_not(self, tmp_path: Path) -> None:
+        plan = make(tmp_path, (1, 0), 9, "none", save_every_steps=2, keep_checkpoints=2)
+        root = Path(plan.run_folder) / "checkpoints"
+        orphan = root / "step-00000003-00000001"
+        orphan.mkdir(parents=True)
+        (orphan / "rank-00000.safetensors").write_bytes(b"half")
+        loop.run(plan, Recorder())
+        assert steps_of(plan) == [8, 9]
+        assert len(list(root.iterdir())) == 2
+
+    @pytest.mark.parametrize(("metric", "best"), [("loss", 2), ("rougeL", 4)])
+    def test_the_best_by_a_metric_is_kept_too(self, metric: str, best: int, tmp_path: Path) -> None:
+        values = {
+            1: (3.0, 10.0),
+            2: (1.0, 20.0),
+            3: (2.0, 30.0),
+            4: (2.5, 40.0),
+            5: (4.0, 5.0),
+            6: (9.0, 0.0),
+        }
+        for step, (loss, rouge) in values.items():
+            folder = checkpoint.folder_of(tmp_path, step, 1)
+            folder.mkdir()
+            checkpoint.write_manifest(folder, Progress(step), step, {"loss": loss, "rougeL": rouge}, [])
+            checkpoint.retire(tmp_path, keep=1, best=metric)
+        assert [found.progress.step for found in checkpoint.complete(tmp_path)] == [best, 6]
+
+
+class TestTrouble:
+    def test_storage_that_fails_for_a_while_stops_nothing(self, tmp_path: Path) -> None:
+        """A file stands where the folder of checkpoints shall be; it is taken away after the third step."""
+        plan = make(tmp_path, (1, 0), 9, "none", save_every_steps=1)
+        blocked = Path(plan.run_folder) / "checkpoints"
+        blocked.write_text("in the way")
+
+        class Frees(Recorder):
+            def step(self, record: dict[str, Any]) -> None:
+                super().step(record)
+                if record["step"] == 3:
+                    blocked.unlink()
+
+        recorder = Frees()
+        outcome = loop.run(plan, recorder)
+        assert outcome.status == "done"
+        assert steps_of(plan)[-1] == 9
+        told = [event["text"] for event in recorder.events if event["kind"] == "message"]
+        assert "a checkpoint cannot be written and is tried again: Not a directory" in told
+        assert "the checkpoint of step 2 was left out: the one before is not written yet" in told
+
+    def test_patience_ends_the_run_with_the_reason(self, tmp_path: Path) -> None:
+        plan = make(tmp_path, (1, 0), 9, "none", save_every_steps=1, save_patience_minutes=0.01)
+        (Path(plan.run_folder) / "checkpoints").write_text("in the way")
+        with pytest.raises(RunFailedError, match="the checkpoint of step 1 could not be written: Not a dir"):
+            loop.run(plan, Recorder())
+
+    def test_a_checkpoint_of_another_adapter_is_not_loaded_in_part(self, tmp_path: Path) -> None:
+        plan = make(tmp_path, (1, 0), STOPPED, "none")
+        loop.run(plan, Recorder())
+        other = make(tmp_path, (1, 0), STEPS, "lora")
+        with pytest.raises(RunFailedError, match="it is of another model or adapter"):
+            loop.run(replace(other, run_folder=plan.run_folder), Recorder())
