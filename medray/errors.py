@@ -47,11 +47,17 @@ class InputError(MedrayError):
     def __str__(self) -> str:
         where = ""
         if self.file is not None:
-            where += f"{self.file}: "
+            where += f"{printable(str(self.file))}: "
         if self.key is not None:
-            where += self.key if self.value is None else f"{self.key} = {self.value!r}"
+            where += printable(self.key) if self.value is None else f"{printable(self.key)} = {self.value!r}"
             where += ": "
-        return f"{where}{self.what}" + (f"\n  mend: {self.mend}" if self.mend else "")
+        mend = f"\n  mend: {printable(self.mend)}" if self.mend else ""
+        return f"{where}{printable(self.what)}{mend}"
+
+
+def printable(text: str) -> str:
+    """`text` with escapes in place of what a terminal would obey: control characters, changes of direction, newlines."""
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
 
 
 def _input_error(what: str, file: object, key: str | None, value: object, mend: str | None) -> InputError:

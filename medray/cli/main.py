@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from medray import __version__
 from medray.cli import data, train, ui
-from medray.errors import MedrayError
+from medray.errors import InputError, MedrayError, printable
 
 # Nothing calls home, and nothing is fetched behind the user's back. Set before any library is imported.
 QUIET = {
@@ -20,6 +20,9 @@ QUIET = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "TOKENIZERS_PARALLELISM": "false",
 }
+
+# What medray writes may be about patients, so it is for its owner alone. A Ray that `train` starts inherits it.
+PRIVATE = 0o077
 
 
 def parser() -> argparse.ArgumentParser:
@@ -37,13 +40,15 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one verb and returns the exit code: 0 done, 1 failed, 2 wrong input, 75 or 130 stopped and saved."""
     arguments = _parsed(argv)
+    os.umask(PRIVATE)
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     try:
         code = int(arguments.run(arguments))
         sys.stdout.flush()
     except MedrayError as error:
-        print(f"medray: {error}", file=sys.stderr)
+        _name_the_config(error, arguments)
+        print("\n".join(map(printable, f"medray: {error}".split("\n"))), file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:  # before a run has begun: `train` handles what comes later
         print("medray: interrupted", file=sys.stderr)
@@ -54,6 +59,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     return code
+
+
+def _name_the_config(error: MedrayError, arguments: argparse.Namespace) -> None:
+    """Only here it is known which file a key stands in. A key that begins with -- is an option of the command."""
+    if isinstance(error, InputError) and error.file is None and error.key and not error.key.startswith("--"):
+        error.file = getattr(arguments, "config", None)
 
 
 def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -16,9 +16,11 @@ from typing import Any
 from medray.config import Config
 from medray.config.check_data import check_data
 from medray.config.model import PACKAGED_MODELS
+from medray.config.safetensors_header import HeaderError, index_files, read_header
 from medray.errors import InputError
 
 T5_TYPES = ("t5", "mt5", "umt5", "longt5")
+WEIGHTS_INDEX = "model.safetensors.index.json"
 TOKENIZER_FILES = ("tokenizer*", "*.model", "vocab.*", "tekken.json")
 
 
@@ -128,39 +130,21 @@ def _check_model_folder(folder: Path, *, weights: bool, tokenizer: bool) -> None
 
 
 def _weights_problem(folder: Path, names: list[str]) -> str | None:
-    """Why the weights cannot be whole: shards of the index that are absent, a file shorter than its header says."""
-    index = folder / "model.safetensors.index.json"
-    files = [name for name in names if name.endswith(".safetensors")]
+    """Why the weights cannot be whole: shards of the index that are absent, a file unlike its own header."""
+    name = WEIGHTS_INDEX
     try:
-        if index.name in names:
-            files = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        files = [name for name in names if name.endswith(".safetensors")]
+        if name in names:
+            files = index_files(folder / name)
             if missing := [name for name in files if name not in names]:
                 return f"of {len(files)} files of weights {len(missing)} are not there: {missing[0]}"
         for name in files:
-            if problem := _safetensors_problem(folder / name):
-                return problem
+            read_header(folder / name)
     except OSError as error:
         return f"its weights cannot be read ({error.strerror})"
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        return f"{index.name} is not an index of weights"
+    except HeaderError as error:
+        return f"{name} {error}"
     return None
-
-
-def _safetensors_problem(file: Path) -> str | None:
-    size = file.stat().st_size
-    with file.open("rb") as stream:
-        length = int.from_bytes(stream.read(8), "little")  # of the header, JSON of name to place
-        if size < 8 or length > size - 8 or length > 100_000_000:
-            return f"{file.name} ({size:,} bytes) holds no weights; a pointer of Git LFS, or copied in part"
-        header = stream.read(length)
-    try:
-        ends = [
-            tensor["data_offsets"][1] for name, tensor in json.loads(header).items() if name != "__metadata__"
-        ]
-        end = 8 + length + max(ends, default=0)
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        return f"{file.name} holds no weights: its header cannot be read"
-    return None if end == size else f"{file.name} has {size:,} of {end:,} bytes: copied in part"
 
 
 def _model_config(folder: Path) -> dict[str, Any]:

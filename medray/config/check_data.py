@@ -159,6 +159,13 @@ def _check_batches(config: Config, seq2seq: bool) -> None:
             value=train.global_batch_tokens,
             mend=f"train.global_batch_tokens: {8 * data.pack_tokens}, or a smaller data.pack_tokens",
         )
+    if train.global_batch_tokens is not None and "global_batch_size" in train.model_fields_set:
+        raise InputError(
+            f"train.global_batch_size = {train.global_batch_size} is given too, and a batch is of rows or of tokens",
+            key="train.global_batch_tokens",
+            value=train.global_batch_tokens,
+            mend="train.global_batch_tokens: null, or train.global_batch_size: null",
+        )
     if train.global_batch_tokens is not None and train.gradient_accumulation_steps is not None:
         raise InputError(
             "with batches by tokens the accumulation follows from each batch",

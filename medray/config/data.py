@@ -60,17 +60,25 @@ Form = Literal[
 
 
 class ColumnsConfig(Section):
-    """Which column of a source holds what. A default that a file lacks is absent; a name given here must be there."""
+    """Which column of a source holds what. A default that a file lacks is absent; another name must be there."""
 
     input: str = key("input", "The text that the model reads.")
     label: str = key("label", "The text that it shall write.")
     rationale: str | None = key(
         "rationale", "Why: the key facts or a chain of thought; text, a list, or {key: text}."
     )
-    id: str | None = key("id", "A unique id of the record; without it file name and row number.")
+    id: str | None = key("id", "A unique id of the record; without it file name and row number, from 1.")
     group: str | None = key("group", "The document or patient that a record belongs to.")
     lang: str | None = key("lang", "Language of the record.")
     entities: str | None = key("entities", "List of {text, assertion} in the label: the truth of entity_f1.")
+
+    @model_validator(mode="after")
+    def _a_default_is_not_given(self) -> ColumnsConfig:
+        """So that the resolved config of a run, which has every name, means what the written one meant."""
+        for name, field in type(self).model_fields.items():
+            if getattr(self, name) == field.default:
+                self.model_fields_set.discard(name)
+        return self
 
 
 class SourceConfig(Section):
@@ -99,7 +107,11 @@ class SourceConfig(Section):
 class PromptsConfig(Section):
     """What stands before the input, a task each. Training, evaluation and inference use the same."""
 
-    label: str = key("Summarize this dialogue", "Instruction or prefix of the label task.")
+    label: str = key(
+        "Summarize this dialogue",
+        "Instruction or prefix of the label task. Documents with entities have a default of their own, which asks for "
+        "data.extraction.",
+    )
     rationale: str = key("Extract the key information from this dialogue", "The same of the rationale task.")
     system: str | None = key(
         None, "System message of the chat template; none leaves the template's own default."
@@ -170,7 +182,8 @@ class DataConfig(Section):
     )
     train_turns: Literal["all", "last"] = key("all", "Turns of the assistant that carry loss.")
     tokenizer: Literal["model", "train"] = key(
-        "model", "The model's, or a byte-level BPE trained on the train split."
+        "model",
+        "The model's, or a byte-level BPE trained on the train split: its vocabulary then holds words of the records.",
     )
     vocab_size: int = key(4096, "Size of a trained tokenizer.", ge=300)
     max_input_tokens: int = key(1024, "Longest input; its end is cut and counted, never the prompt.", ge=1)

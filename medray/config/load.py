@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import difflib
 import os
-import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from medray.config import Config
 from medray.config.data import SourceConfig
 from medray.config.explain import COMMAND_LINE, explain
 from medray.config.model import PACKAGED_MODELS
+from medray.config.yaml_text import NotYamlError, parse, write
 from medray.errors import InputError
 
 LARGEST_FILE = 256 * 1024  # bytes; a recipe has 2,000, and what is larger is a corpus given by mistake
+DEEPEST = 64  # levels in a section; train.deepspeed may need five
 
 
 def load(path: str | Path, overrides: Iterable[str] = ()) -> Config:
@@ -30,6 +30,7 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> Config:
     path = Path(path)
     tree = _read(path)
     overridden = [_override(tree, override) for override in overrides]
+    _check_depth(tree, path)
     try:
         config = Config.model_validate(tree)
     except ValidationError as error:
@@ -39,73 +40,7 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> Config:
 
 def dump(config: Config) -> str:
     """The resolved config as YAML, from which `load` makes the same config again."""
-    return yaml.dump(config.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML in which a key given twice is an error, 1e-3 is a number (YAML 1.1 wants 1.0e-3) and a date is text."""
-
-    yaml_implicit_resolvers = {  # noqa: RUF012
-        first: [found for found in resolvers if found[0] != "tag:yaml.org,2002:timestamp"]
-        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-
-
-class _Dumper(yaml.SafeDumper):
-    """Quotes the text "1e-3", which `_Loader` would take for a number."""
-
-
-for _kind in (_Loader, _Dumper):
-    _kind.add_implicit_resolver(
-        "tag:yaml.org,2002:float",
-        re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"),
-        list("-+0123456789"),
-    )
-
-
-def _mapping_without_doubles(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
-    seen: set[str] = set()
-    for key_node, _ in node.value if isinstance(node, yaml.MappingNode) else ():
-        if key_node.tag == "tag:yaml.org,2002:merge":  # <<: what it brings, the mapping's own keys replace
-            continue
-        name = loader.construct_object(key_node, deep=True)
-        if not isinstance(name, str):
-            raise yaml.MarkedYAMLError(None, None, "a key is not text; put it in quotes", key_node.start_mark)
-        if name in seen:
-            raise yaml.MarkedYAMLError(None, None, f"the key {name[:80]!r} stands twice", key_node.start_mark)
-        seen.add(name)
-    return yaml.SafeLoader.construct_mapping(loader, node, deep=True)
-
-
-_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping_without_doubles)
-
-# The commonest of PyYAML's sentences, in plain words.
-_PROBLEMS = {
-    "found character '\\t' that cannot start any token": "a tab; YAML is indented by spaces",
-    "mapping values are not allowed here": "a second ': ' in one line, or keys that are not indented alike",
-    "special characters are not allowed": "a character that does not belong in text",
-    "but found another document": "a second document; a config is one, without --- in between",
-    "expected <block end>, but found '<block mapping start>'": "keys that are not indented alike",
-}
-
-
-class _NotYamlError(Exception):
-    """The sentence that says why, beginning with the line where it is known."""
-
-
-def _parse(text: str) -> Any:
-    try:
-        return yaml.load(text, _Loader)
-    except Exception as error:  # an odd tag makes PyYAML raise anything: KeyError for `!!bool x`
-        problem = getattr(error, "problem", None) or getattr(error, "reason", None)
-        if isinstance(error, RecursionError):
-            problem = "it is nested too deeply"
-        mark, position = getattr(error, "problem_mark", None), getattr(error, "position", None)
-        line = mark.line if mark else text.count("\n", 0, position) if isinstance(position, int) else None
-        where = "" if line is None else f"line {line + 1}: "
-        raise _NotYamlError(
-            where + _PROBLEMS.get(str(problem), str(problem or "it cannot be parsed"))
-        ) from None
+    return write(config.model_dump(mode="json"))
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -119,7 +54,11 @@ def _read(path: Path) -> dict[str, Any]:
             "is a folder, not a config file", file=path, mend="name the YAML file in it"
         ) from None
     except (OSError, ValueError) as error:
-        raise InputError(f"cannot be read ({getattr(error, 'strerror', error)})", file=path) from None
+        raise InputError(
+            f"cannot be read ({getattr(error, 'strerror', error)})",
+            file=path,
+            mend="name a file that you may read",
+        ) from None
     if len(data) > LARGEST_FILE:
         raise InputError(
             f"has more than {LARGEST_FILE:,} bytes, so it is no config",
@@ -127,11 +66,17 @@ def _read(path: Path) -> dict[str, Any]:
             mend="name the YAML file that describes the run; data files stand in it as data.train",
         )
     try:
-        tree = _parse(data.decode("utf-8"))
+        tree = parse(data.decode("utf-8"))
     except UnicodeDecodeError as error:
-        raise InputError(f"is not UTF-8 text (byte {error.start})", file=path) from None
-    except _NotYamlError as error:
-        raise InputError(f"not valid YAML: {error}", file=path) from None
+        raise InputError(
+            f"is not UTF-8 text (byte {error.start})", file=path, mend="save it as UTF-8"
+        ) from None
+    except NotYamlError as error:
+        raise InputError(
+            f"not valid YAML: {error}",
+            file=path,
+            mend="correct it there; text with ': ', '#', brackets or quotes in it belongs in quotes",
+        ) from None
     if tree is None:
         return {}
     if not isinstance(tree, dict):
@@ -144,12 +89,37 @@ def _read(path: Path) -> dict[str, Any]:
     return tree
 
 
-def _near_file(path: Path) -> str | None:
+def _check_depth(tree: dict[str, Any], path: Path) -> None:
+    """Every library that walks a tree has a depth at which it gives up, each another and each in its own words."""
+    for section, value in tree.items():
+        level = [value]
+        for _ in range(DEEPEST):
+            level = [
+                inner
+                for each in level
+                for inner in (
+                    each.values()
+                    if isinstance(each, dict)
+                    else each
+                    if isinstance(each, list | tuple)
+                    else ()
+                )
+            ]
+        if level:
+            raise InputError(
+                f"is nested more than {DEEPEST} levels deep",
+                file=path,
+                key=section[:80],
+                mend="no key needs more than five",
+            )
+
+
+def _near_file(path: Path) -> str:
     try:
         near = difflib.get_close_matches(path.name, os.listdir(path.parent), n=1)
     except OSError:
         return f"there is no folder {path.parent} either"
-    return f"did you mean {path.parent / near[0]}?" if near else None
+    return f"did you mean {path.parent / near[0]}?" if near else f"a YAML file in {path.parent}"
 
 
 def _override(tree: dict[str, Any], override: str) -> str:
@@ -163,14 +133,18 @@ def _override(tree: dict[str, Any], override: str) -> str:
             mend="as in train.max_steps=100",
         )
     try:
-        value = _parse(text)
-    except _NotYamlError:
+        value = parse(text)
+    except NotYamlError:
         value = text
     for parent in parents:
         branch = tree.get(parent)
         if branch is not None and not isinstance(branch, dict):
             raise InputError(
-                f"{parent} has a value, so it has no keys", file=COMMAND_LINE, key=name, value=text[:80]
+                f"{parent} has a value, so it has no keys",
+                file=COMMAND_LINE,
+                key=name,
+                value=text[:80],
+                mend="give the value or the keys",
             )
         tree[parent] = dict(branch or {})  # a copy: an anchor of YAML may have put it elsewhere too
         tree = tree[parent]
@@ -195,13 +169,17 @@ def _absolute(config: Config, path: Path) -> Config:
         try:
             return Path(text).expanduser()
         except RuntimeError as error:
-            raise InputError(str(error).lower().rstrip("."), file=path, key=key, value=text) from None
+            raise InputError(
+                str(error).lower().rstrip("."), file=path, key=key, value=text, mend="give the whole path"
+            ) from None
 
     def resolve(text: str, key: str) -> str:
         try:
             return str((folder / user(text, key)).resolve())
         except (OSError, RuntimeError, ValueError):  # a loop of links, a null byte
-            raise InputError("is no usable path", file=path, key=key, value=text) from None
+            raise InputError(
+                "is no usable path", file=path, key=key, value=text, mend="a path that this system takes"
+            ) from None
 
     data = config.data
     root = data.root or str(folder)

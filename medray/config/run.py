@@ -6,6 +6,9 @@ from pydantic import field_validator
 
 from medray.config.section import Section, key
 
+# ASCII, so bytes too: what every file system, object store and scheduler takes as a name, and a terminal shows as it is.
+LONGEST_NAME = 100
+
 
 class RunConfig(Section):
     """Where a run lives and which seed it follows."""
@@ -17,8 +20,10 @@ class RunConfig(Section):
     @field_validator("name")
     @classmethod
     def _plain_name(cls, name: str) -> str:
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
+        if len(name) > LONGEST_NAME or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+            plain = re.sub(r"[^A-Za-z0-9._-]+", "-", name[:1000]).strip("._-")[:LONGEST_NAME]
             raise ValueError(
-                "use 1 to 100 letters, digits, '.', '_' or '-', beginning with a letter or digit"
+                f"use 1 to {LONGEST_NAME} letters, digits, '.', '_' or '-', beginning with a letter or digit",
+                f"run.name: {plain or 'run'}",
             )
         return name

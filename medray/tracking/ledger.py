@@ -8,6 +8,7 @@ read back from the run folder; only a stop request that nobody has read yet and 
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections import deque
@@ -36,6 +37,7 @@ class Ledger:
     """What a run tells, in one place. Methods are called one at a time; `start` makes it an actor."""
 
     def __init__(self, run_folder: str, tracking: TrackingSpec) -> None:
+        os.umask(0o077)  # a process of its own, which a cluster that others started gives the modes of theirs
         self._folder, self._tracking = Path(run_folder), tracking
         self._folder.mkdir(parents=True, exist_ok=True)
         self._records: deque[Record] = deque(maxlen=KEPT_RECORDS)

@@ -149,7 +149,9 @@ class Reading(Iterator[Found]):
                     yield from _within(self._from_start(stream, name), start, stop)
         except OSError as error:
             raise InputError(
-                f"cannot be read on ({error.strerror or type(error).__name__})", file=name
+                f"cannot be read on ({error.strerror or type(error).__name__})",
+                file=name,
+                mend="copy it again, or see whether its disk is well",
             ) from None
 
     def _from_start(self, stream: Any, name: str) -> Generator[Found, None, None]:

@@ -45,9 +45,10 @@ class _Inside(io.RawIOBase):
         try:
             data = self._inside.read(len(buffer))
         except (EOFError, OSError, zlib.error, lzma.LZMAError, ValueError) as error:
-            how = "cut off" if isinstance(error, EOFError) or "Truncated" in str(error) else "damaged"
+            short = isinstance(error, EOFError) or "Truncated" in str(error)
+            what = "the compressed file " + ("ends too early" if short else "is damaged")
             raise InputError(
-                f"the compressed file is {how}: of its content only {self._given} bytes can be read",
+                f"{what}: of its content only {self._given} bytes can be read" if self._given else what,
                 file=self._name,
                 mend="copy it again",
             ) from None

@@ -18,15 +18,24 @@ def read(path: str, split: str = "train", subset: str | None = None) -> Iterator
     """(number from 1, row) of one split. Values stand as they are stored: a class label is its number.
 
     A row with bytes, such as an image, is a bad row. No code of a data set is ever run. Raises InputError where there
-    is no such data set or split, or no network and no copy.
+    is no such data set or split, no network and no copy, or a damaged file.
     """
     from medray.data.readers.parquet import rows
 
-    number = 0
-    for table in _opened(path, split, subset).with_format("arrow").iter(_BATCH_ROWS):
-        for row in rows(table):
-            number += 1
-            yield number, row
+    data, number = _opened(path, split, subset).with_format("arrow"), 0
+    try:
+        for table in data.iter(_BATCH_ROWS):
+            # The file is mapped into memory as it is: nothing follows an offset in it that was not checked.
+            table.validate(full=True)
+            for row in rows(table):
+                number += 1
+                yield number, row
+    except Exception as error:  # of Arrow, of datasets: KeyError, SystemError, OSError and more
+        raise InputError(
+            f"the data set is damaged after row {number} ({type(error).__name__})",
+            file=path,
+            mend="copy it, or save it with save_to_disk, again",
+        ) from None
 
 
 def _opened(path: str, split: str, subset: str | None) -> Any:

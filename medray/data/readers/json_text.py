@@ -36,7 +36,9 @@ def read(stream: io.BufferedReader, name: str, start: int, stop: int | None, lin
         yield Found(position, begun, _row(value, key))
         text.take(length)
     if start == 0 and text.opened > 0:
-        raise InputError(f"an array is not closed at the end, byte {text.position}", file=name)
+        raise InputError(
+            f"an array is not closed at the end, byte {text.position}", file=name, mend="copy it again"
+        )
 
 
 def _by_id(value: Any) -> bool:
@@ -101,7 +103,11 @@ class _Text:
                 return value, key, end - self.at
             except (ValueError, RecursionError):
                 if not self._grow():
-                    raise InputError(f"not valid JSON at byte {self.position}", file=self._name) from None
+                    raise InputError(
+                        f"not valid JSON at byte {self.position}",
+                        file=self._name,
+                        mend="correct it there; one object a line is .jsonl, where a bad line costs that row only",
+                    ) from None
 
     def is_last(self, length: int) -> bool:
         """Whether nothing stands behind the next `length` characters."""
@@ -134,7 +140,7 @@ class _Text:
             more = self._decoder.decode(data, final=self._ended)
         except UnicodeDecodeError as error:
             byte = self.position + len(self._text[self.at :].encode()) + error.start
-            raise InputError(f"not UTF-8 at byte {byte}", file=self._name) from None
+            raise InputError(f"not UTF-8 at byte {byte}", file=self._name, mend="save it as UTF-8") from None
         if self._fresh and more:
             self._fresh = False
             if more.startswith("\ufeff"):

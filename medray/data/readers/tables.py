@@ -45,7 +45,9 @@ def _read(stream: io.BufferedReader, name: str, start: int, line: int, delimiter
         except csv.Error as error:
             if text.ended:
                 raise InputError(
-                    f"a quote in the row at byte {begin}, line {number}, is never closed", file=name
+                    f"a quote in the row at byte {begin}, line {number}, is never closed",
+                    file=name,
+                    mend="close it; a quote inside of a quoted field is written twice",
                 ) from None
             yield Found(begin, number, BadRowError(f"not valid CSV ({error})"))
             continue
@@ -72,7 +74,9 @@ def _header(rows: Iterator[list[str]], name: str) -> list[str] | None:
     try:
         header = next((fields for fields in rows if fields), None)
     except csv.Error as error:
-        raise InputError(f"its header is not valid CSV ({error})", file=name) from None
+        raise InputError(
+            f"its header is not valid CSV ({error})", file=name, mend="correct its first line"
+        ) from None
     for place, column in enumerate(header or ()):
         if header is not None and column and (earlier := header.index(column)) < place:
             raise InputError(
@@ -107,4 +111,4 @@ class _Lines:
         except UnicodeDecodeError as error:
             # error.start counts in what the decoder was given: without the mark, where there is one
             byte = self.position - len(error.object) + error.start
-            raise InputError(f"not UTF-8 at byte {byte}", file=self._name) from None
+            raise InputError(f"not UTF-8 at byte {byte}", file=self._name, mend="save it as UTF-8") from None

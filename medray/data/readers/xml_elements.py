@@ -10,6 +10,7 @@ from xml.etree.ElementTree import Element, ParseError, TreeBuilder
 from medray.errors import InputError
 
 _CHUNK = 1 << 16
+_DEEPEST = 10_000  # levels: a small compressed file may hold millions, of which each costs memory
 
 
 def elements(stream: io.BufferedReader, name: str, *tags: str) -> Iterator[tuple[int, Element, Element]]:
@@ -36,11 +37,23 @@ def elements(stream: io.BufferedReader, name: str, *tags: str) -> Iterator[tuple
                 parser.close()
         except DefusedXmlException as error:
             raise InputError(
-                f"its XML declares entities, which are not followed ({type(error).__name__})", file=name
+                f"its XML declares entities, which are not followed ({type(error).__name__})",
+                file=name,
+                mend="write them out, and remove what declares them",
+            ) from None
+        except RecursionError:
+            raise InputError(
+                f"its XML is nested more than {_DEEPEST} levels deep at line {builder.line}",
+                file=name,
+                mend="check what wrote it: a record needs ten",
             ) from None
         except (ParseError, ValueError, LookupError) as error:
             line, column = getattr(error, "position", (builder.line, 0))
-            raise InputError(f"not well-formed XML at line {line}, column {column}", file=name) from None
+            raise InputError(
+                f"not well-formed XML at line {line}, column {column}",
+                file=name,
+                mend="correct it there, or copy the file again",
+            ) from None
         found = found or bool(builder.finished)
         for line, element in builder.finished:
             yield line, element, builder.root
@@ -61,13 +74,16 @@ class _Builder(TreeBuilder):
         self.expat: Any = None
         self.root: Any = None
         self.finished: list[tuple[int, Element]] = []
-        self._tags, self._begun = tags, list[int]()
+        self._tags, self._begun, self._depth = tags, list[int](), 0
 
     @property
     def line(self) -> int:
         return int(self.expat.CurrentLineNumber)
 
     def start(self, tag: Any, attrs: Any) -> Element:
+        self._depth += 1
+        if self._depth > _DEEPEST:
+            raise RecursionError
         element = super().start(tag, attrs)
         if self.root is None:
             self.root = element
@@ -76,6 +92,7 @@ class _Builder(TreeBuilder):
         return element
 
     def end(self, tag: Any) -> Element:
+        self._depth -= 1
         element = super().end(tag)
         if tag in self._tags:
             self.finished.append((self._begun.pop(), element))

@@ -14,6 +14,7 @@ import pytest
 
 import medray
 from medray.cli.main import main
+from medray.errors import InputError
 
 SOUND = "data: {dataset: clinic, tokenizer: train}\nmodel: {name: null, init: random, preset: llama-tiny}\n"
 ROWS = "data: {train: rows.jsonl}\n"
@@ -70,7 +71,7 @@ def make_model(folder: Path, *, model_type: str = "llama", weights: str = "model
     [
         (SOUND, ["train.epoch=3"], "command line: train.epoch = 3", "no such key", "did you mean train.epochs?"),
         (SOUND + "peft: {r: 4}", [], "{file}: peft.r = 4", "no such key", "did you mean peft.rank?"),
-        (SOUND + "cluster: {workers: two}", [], "{file}: cluster.workers = 'two'", "expected a whole number", None),
+        (SOUND + "cluster: {workers: two}", [], "{file}: cluster.workers = 'two'", "expected a whole number", "leave the key"),
         (SOUND + "peft: {type: lora2}", [], "{file}: peft.type = 'lora2'", "'none' or 'lora'", "did you mean lora?"),
         ("", [], "{file}: data.train", "no training data is named", "data.train: my.jsonl"),
         (ROWS, ["data.train=no.jsonl"], "{file}: data.train = '{folder}/no.jsonl'", "no such file", "data.root"),
@@ -119,6 +120,52 @@ def test_wrong_input_is_exit_code_2_with_one_message(
     assert mend is None or (rest[0].startswith("  mend: ") and mend in rest[0])
     assert "Traceback" not in message
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("verb", [["train"], ["data", "prepare"], ["data", "inspect"]])
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        ("data.train=no.jsonl", "data.train"),
+        ("data.validation=no.jsonl", "data.validation"),
+        ("data.train=*.jsonlines", "data.train"),
+        ("data.train=rows.doc", "data.train"),
+        ("data.decontaminate=no.jsonl", "data.decontaminate"),
+        ("model.name=./no", "model.name"),
+        ("model.name=./empty", "model.name"),
+    ],
+)
+def test_simple_faults_are_found_before_ray(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], verb: list[str], change: str, key: str
+) -> None:
+    for name in ("rows.jsonl", "rows.doc"):
+        (tmp_path / name).write_text('{"input": "a", "label": "b"}\n')
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "run.yaml").write_text(ROWS)
+    assert main([*verb, str(tmp_path / "run.yaml"), change]) == 2
+    assert capsys.readouterr().err.startswith(f"medray: {tmp_path / 'run.yaml'}: {key} = ")
+
+
+@pytest.mark.parametrize(
+    ("error", "begin"),
+    [
+        (InputError("is bad", key="data.max_rejects", value=0.1), "run.yaml: data.max_rejects = 0.1: is bad"),
+        (InputError("is bad", key="data.train", file="rows.jsonl"), "rows.jsonl: data.train: is bad"),
+        (InputError("is bad", key="--rows"), "--rows: is bad"),
+        (InputError("is bad"), "is bad"),
+    ],
+)
+def test_a_key_is_named_with_the_config_that_it_stands_in(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: InputError, begin: str
+) -> None:
+    """Whoever found it, before Ray or after it."""
+
+    def fails(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("medray.cli.train.read_config", fails)
+    assert main(["train", "run.yaml"]) == 2
+    assert capsys.readouterr().err == f"medray: {begin}\n"
 
 
 @pytest.mark.parametrize("cpus", [2, 8])

@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 
 from medray.config import Config
 from medray.config.check import architecture, check
-from medray.config.load import load
+from medray.config.load import dump, load
 from medray.errors import InputError
 
 CLINIC: dict[str, Any] = {"dataset": "clinic"}
@@ -133,6 +133,29 @@ def test_keys_that_contradict(
     assert says in error.what
 
 
+def test_a_batch_is_of_rows_or_of_tokens(tmp_path: Path) -> None:
+    both = {"global_batch_tokens": 99, "global_batch_size": 8}
+    error = refused(tmp_path, train=both)
+    assert (error.key, error.value) == ("train.global_batch_tokens", 99)
+    assert "train.global_batch_size = 8" in error.what
+    rows = config(tmp_path, train={"global_batch_size": 16})
+    with pytest.raises(InputError, match=r"train\.global_batch_size = 16"):
+        check(load(tmp_path / "run.yaml", ["train.global_batch_tokens=99"]))
+    tokens = load(tmp_path / "run.yaml", ["train.global_batch_tokens=99", "train.global_batch_size=null"])
+    check(tokens)
+    assert (tokens.train.global_batch_size, rows.train.global_batch_size) == (8, 16)
+
+
+def test_what_a_run_writes_of_batches_by_tokens_is_a_config_again(tmp_path: Path) -> None:
+    made = config(tmp_path, train={"global_batch_tokens": 99})
+    assert made.model_dump()["train"]["global_batch_size"] is None
+    (tmp_path / "again.yaml").write_text(dump(made))
+    again = load(tmp_path / "again.yaml")
+    check(again)
+    assert again == made
+    assert dump(again) == dump(made)
+
+
 # ---- model
 
 
@@ -222,11 +245,11 @@ HEADER_OF_NONSENSE = (2).to_bytes(8, "little") + b"[]"
         (_only("config.json", '{"model_type": 5}'), "its config.json names no model_type"),
         (_pickled, "it holds pickled weights (pytorch_model.bin), which medray does not read"),
         (_only("model.safetensors", LFS), "a pointer of Git LFS, or copied in part"),
-        (_only("model.safetensors", ""), "model.safetensors (0 bytes) holds no weights"),
-        (_only("model.safetensors", HEADER_OF_NONSENSE), "its header cannot be read"),
+        (_only("model.safetensors", ""), "model.safetensors (0 bytes) is not a safetensors file"),
+        (_only("model.safetensors", HEADER_OF_NONSENSE), "its header is not JSON of tensors"),
         (_only("model.safetensors.index.json", "{}"), "is not an index of weights"),
         (_only("model.safetensors.index.json", "[" * 100_000), "is not an index of weights"),
-        (_cut, "bytes: copied in part"),
+        (_cut, "bytes: copied or loaded only in part"),
         (lambda folder: (folder / "tokenizer.json").unlink(), "it holds no tokenizer files"),
     ],
 )

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
+from medray.errors import InputError
 from medray.plan.parameters import ParameterCount, from_config, from_safetensors, lora, shape
 
 SMOLLM2: dict[str, Any] = {
@@ -197,7 +198,7 @@ def test_the_copies_of_t5s_embedding_count_once(tmp_path: Path) -> None:
 
 
 def test_files_that_cannot_be_counted_are_named(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"has no \*.safetensors file"):
+    with pytest.raises(InputError, match=r"has no \*.safetensors file"):
         from_safetensors(tmp_path)
     file = tmp_path / "model.safetensors"
     save_file({"layer.weight": torch.zeros(64)}, file)
@@ -209,7 +210,9 @@ def test_files_that_cannot_be_counted_are_named(tmp_path: Path) -> None:
         (b"", "not a safetensors file"),
     ]:
         file.write_bytes(content)
-        with pytest.raises(ValueError, match=rf"model\.safetensors .*{complaint}"):
+        with pytest.raises(
+            InputError, match=rf"model\.safetensors: .*{complaint}.*\n  mend: copy or download"
+        ):
             from_safetensors(tmp_path)
     save_file({"layer.weight": torch.zeros(64, dtype=torch.uint8)}, file)
     with pytest.raises(ValueError, match=r"layer\.weight is U8: packed weights"):
@@ -218,5 +221,5 @@ def test_files_that_cannot_be_counted_are_named(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors.index.json").write_text(
         json.dumps({"weight_map": {"a": "model-1.safetensors"}})
     )
-    with pytest.raises(FileNotFoundError, match=r"names 1 files, 1 are not there: model-1\.safetensors"):
+    with pytest.raises(InputError, match=r"names 1 files, 1 are not there: model-1\.safetensors"):
         from_safetensors(tmp_path)

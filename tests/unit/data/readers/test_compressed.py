@@ -74,8 +74,20 @@ def test_a_file_that_is_cut_off_says_so(ending: str, keep: float, tmp_path: Path
     with pytest.raises(InputError) as caught:
         raise AssertionError(f"{len(list(rows))} rows of {len(ROWS)} as if that were all")
     message = str(caught.value)
-    assert message.startswith(f"{path}: the compressed file is cut off: of its content only ")
-    assert message.endswith("bytes can be read\n  mend: copy it again")
+    assert message.startswith(f"{path}: the compressed file ends too early")
+    assert message.endswith("\n  mend: copy it again")
+    assert " 0 bytes" not in message
+
+
+def test_of_a_file_that_ends_too_early_is_said_how_much_can_be_read(tmp_path: Path) -> None:
+    data = gzip.compress(JSONL * 40, 1)
+    with pytest.raises(
+        InputError, match=r"ends too early: of its content only [1-9][0-9]* bytes can be read"
+    ):
+        list(read(written(tmp_path, "a.jsonl.gz", data[:-20]), "jsonl"))
+    tiny = gzip.compress(b'{"input": "a", "label": "b"}\n')
+    with pytest.raises(InputError, match="the compressed file ends too early\n  mend: copy it again"):
+        list(read(written(tmp_path, "b.jsonl.gz", tiny[:-9]), "jsonl"))
 
 
 @each_compression
@@ -83,7 +95,7 @@ def test_a_damaged_file_says_so(ending: str, tmp_path: Path) -> None:
     data = bytearray(COMPRESS[ending](JSONL))
     middle = len(data) // 2
     data[middle:-10] = b"\xff" * (len(data) - 10 - middle)
-    with pytest.raises(InputError, match=r"the compressed file is (damaged|cut off)"):
+    with pytest.raises(InputError, match=r"the compressed file (is damaged|ends too early)"):
         list(read(written(tmp_path, f"a.jsonl.{ending}", bytes(data)), "jsonl"))
 
 

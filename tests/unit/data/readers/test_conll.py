@@ -43,7 +43,7 @@ def test_a_sentence_is_its_tokens_joined_by_blanks(tmp_path: Path) -> None:
     }
     record = parse(row, ColumnsConfig(), source="a", number=3)
     assert isinstance(record, Extraction)
-    assert record.origin.id == "a:3"
+    assert record.origin.id == "a:4"
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -87,3 +89,15 @@ def test_entities_that_grow_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="declares entities") as caught:
         list(read(written(tmp_path, bomb), "medquad_xml"))
     assert "SECRET" not in str(caught.value)
+
+
+def test_millions_of_levels_are_refused_at_once(tmp_path: Path) -> None:
+    file = tmp_path / "a.xml.gz"
+    file.write_bytes(gzip.compress(b"<a>" * 2_000_000, 1))
+    tracemalloc.start()
+    try:
+        with pytest.raises(InputError, match="nested more than 10000 levels deep at line 1"):
+            list(read(str(file), "medquad_xml"))
+        assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    finally:
+        tracemalloc.stop()

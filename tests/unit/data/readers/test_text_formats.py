@@ -128,7 +128,9 @@ def reasons(rows: list[Row]) -> list[str]:
 def failure(folder: Path, suffix: str, data: bytes) -> str:
     with pytest.raises(InputError) as caught:
         read(folder, suffix, data)
-    return str(caught.value)
+    message, _, mend = str(caught.value).partition("\n  mend: ")
+    assert mend
+    return message
 
 
 @each_format
