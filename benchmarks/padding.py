@@ -44,6 +44,7 @@ import psutil
 
 from medray.config import Config
 from medray.config.data import DataConfig
+from medray.data.alike import by_length
 from medray.data.batch_plan import BatchPlan, Corpus, PlanSpec
 from medray.plan.steps import split_batch
 
@@ -107,6 +108,9 @@ class Lengths:
     def sizes(self, shard: int) -> np.ndarray:
         return self.totals[shard * SHARD_ROWS : (shard + 1) * SHARD_ROWS]
 
+    def sources(self, shard: int) -> np.ndarray:
+        return self.parts[0, shard * SHARD_ROWS : (shard + 1) * SHARD_ROWS]
+
     def counts(self, shard: int, task: str, name: str) -> np.ndarray:
         of = self.totals if name == "length" else self.parts[-1]
         return of[shard * SHARD_ROWS : (shard + 1) * SHARD_ROWS]
@@ -131,7 +135,8 @@ def width_sum(parts: np.ndarray, slots: int, micro: int) -> int:
 
 def of_plan(lengths: Lengths, batch_size: int, micro: int, *, packed: bool = False, **plan: Any) -> Any:
     """Tokens, computed places, sequences and steps of one epoch of a plan, on one worker."""
-    made = BatchPlan(lengths.spec(global_batch_size=batch_size, **plan), lengths.sizes)
+    sources = lengths.sources if len(lengths.parts) == 2 else None
+    made = BatchPlan(lengths.spec(global_batch_size=batch_size, **plan), lengths.sizes, sources=sources)
     slots = split_batch(batch_size, 1, micro).slots
     steps, tokens, sequences = made.steps(1), 0, 0
     places = np.zeros(steps, np.int64)
@@ -142,7 +147,7 @@ def of_plan(lengths: Lengths, batch_size: int, micro: int, *, packed: bool = Fal
         sequences += batch.sequences
         if packed:
             parts = np.add.reduceat(parts.sum(axis=0), np.concatenate([[0], batch.ends[:-1]]))[None]
-        parts = parts[:, np.argsort(-parts.sum(axis=0), kind="stable")]
+        parts = parts[:, by_length(parts.sum(axis=0), parts[0] if len(parts) == 2 else None)]
         places[step] = width_sum(parts, slots, micro)
     assert tokens == lengths.totals.sum(), "an epoch has every row once"
     for step in {*range(min(CHECKED, steps)), steps - 1}:

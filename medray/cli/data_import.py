@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import json
 import sys
 from pathlib import Path
 from typing import Any
 
-from medray.errors import InputError
+from medray.errors import InputError, printable
 
 SPLITS = ("train", "validation", "test")
 DEFAULT_ROWS = 2000  # of a sample: as many as the published short set has
@@ -71,19 +72,36 @@ def add_to(actions: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    source = _source(arguments.source)
+    _check_name(arguments.name)
+    source, target = _source(arguments.source), Path(arguments.dest)
+    found: dict[str, Any] = {}
+    skipped: dict[str, str] = {}
+    folders: dict[str, Path] = {}
     if arguments.version or arguments.all:
-        found = {"versions": _versions(arguments, source)}
+        found["versions"], folders["versions"] = _versions(arguments, source), target
+    elif arguments.name == "all":
+        places, skipped = _all(source)
+        for name, place in places.items():
+            folders[name] = target / name
+            found[name] = _corpus(arguments, name, place, folders[name])
     else:
-        found = {
-            name: _corpus(arguments, name, place, target)
-            for name, (place, target) in _names(arguments, source).items()
-        }
-    for name, account in found.items():
-        _show(name, account)
+        found[arguments.name] = _corpus(arguments, arguments.name, source, target)
+        folders[arguments.name] = target
+    _show(found, folders, skipped)
     if arguments.json:
-        print(json.dumps(found))
+        print(json.dumps({**found, "skipped": skipped} if arguments.name == "all" else found))
     return 0
+
+
+def _show(found: dict[str, Any], folders: dict[str, Path], skipped: dict[str, str]) -> None:
+    from medray.cli.import_summary import show
+    from medray.tracking.console import Console
+
+    console = Console(sys.stderr)
+    for name, account in found.items():
+        show(console, name, account, str(folders[name]))
+    for folder, reason in skipped.items():
+        console.phase("skipped", f"{printable(folder)}: {reason}")
 
 
 def _source(source: str) -> str:
@@ -94,32 +112,35 @@ def _source(source: str) -> str:
     return source.rstrip("/") or "/"
 
 
-def _names(arguments: argparse.Namespace, source: str) -> dict[str, tuple[str, Path]]:
-    """Corpora to import, each with the folder of its files and the one to write."""
-    from medray.data import corpora
+def _all(source: str) -> tuple[dict[str, str], dict[str, str]]:
+    """Folders of the corpora that `source` holds, and why its other folders are skipped."""
+    from medray.data.corpora.discover import discover
     from medray.data.corpora.published import CORPORA
 
-    name, target = arguments.name, Path(arguments.dest)
-    if name in corpora.NAMES:
-        return {name: (source, target)}
-    if name != "all":
-        known = f"all, or one of {', '.join(corpora.NAMES)}"
-        raise InputError("is no published corpus that medray knows", key="NAME", value=name, mend=known)
-    # Beside the folders of many corpora a "train.json" could be anyone's: each is looked for in its own alone.
-    there: dict[str, tuple[str, Path]] = {}
-    for each, published in CORPORA.items():
-        for folder in published.folders:
-            if each not in there and "train" in corpora.splits(each, f"{source}/{folder}"):
-                there[each] = (f"{source}/{folder}", target / each)
-    if not there:
-        folders = ", ".join(dict.fromkeys(each for found in CORPORA.values() for each in found.folders))
+    found = discover(source)
+    if not found.places:
+        folders = ", ".join(dict.fromkeys(each for known in CORPORA.values() for each in known.folders))
         raise InputError(
             "no folder in it is named after a corpus and holds its files",
             key="SOURCE",
             value=source,
             mend=f"folders named {folders}; or import one corpus by its name",
         )
-    return there
+    return found.places, found.skipped
+
+
+def _check_name(name: str) -> None:
+    from medray.data import corpora
+
+    if name != "all" and name not in corpora.NAMES:
+        near = difflib.get_close_matches(name.lower(), ("all", *corpora.NAMES), n=1)
+        known = f"all, or one of {', '.join(corpora.NAMES)}"
+        raise InputError(
+            "is no published corpus that medray knows",
+            key="NAME",
+            value=name,
+            mend=f"did you mean {near[0]}? NAME is {known}" if near else known,
+        )
 
 
 def _corpus(arguments: argparse.Namespace, name: str, source: str, target: Path) -> dict[str, Any]:
@@ -198,34 +219,3 @@ def _subset(arguments: argparse.Namespace) -> Any:
         key, value = ("--seed", seed) if seed < 0 else ("--rows", rows)
         raise InputError("is too small", key=key, value=value, mend="--rows 2000 --seed 0")
     return Subset(mode, DEFAULT_ROWS if rows is None else rows, seed)
-
-
-def _show(name: str, account: dict[str, Any]) -> None:
-    from medray.tracking.console import Console
-
-    console = Console(sys.stderr)
-    rows: list[tuple[str, ...]] = [
-        ("", "rows", "published", "rejected", "left out", "no rationale", "teacher is right")
-    ]
-    for split, found in account["splits"].items():
-        teacher = found["teacher"]
-        published, unexplained = (
-            "" if found[key] is None else f"{found[key]:,}" for key in ("published", "without_rationale")
-        )
-        rows.append(
-            (
-                split,
-                f"{found['rows']:,}",
-                published,
-                f"{found['rejected']:,}",
-                f"{sum(found['dropped'].values()):,}",
-                unexplained,
-                f"{teacher['accuracy']:.2%}" if teacher else "",
-            )
-        )
-    console.table(name, rows)
-    for split, found in account["splits"].items():
-        for reason, count in found["dropped"].items():
-            console.phase("left out", f"{split}: {count:,}, {reason}")
-    for warning in account["warnings"]:
-        console.phase("warning", warning)

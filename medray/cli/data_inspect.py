@@ -151,7 +151,7 @@ def _samples(
         f"no row of {arguments.split or ' or '.join(sets)} has this id",
         key="--id",
         value=arguments.id,
-        mend="ids are those of data.columns.id, or file:number where a file has none",
+        mend="ids are those of data.columns.id, or file:row, counted from 1, where a file has none",
     )
 
 

@@ -13,7 +13,8 @@ def add_to(actions: Any) -> None:
     simulate = actions.add_parser(
         "simulate",
         help="write consultations of the simulated clinic as JSON lines",
-        description="Writes consultations of the simulated clinic as JSON lines.",
+        description="Writes consultations of the simulated clinic as JSON lines: input is the dialogue, label the "
+        "note, rationale its key facts, the columns that data.columns looks for by itself.",
     )
     simulate.add_argument("output", help="file to write; - for standard output")
     simulate.add_argument("--rows", type=int, default=1000, help="how many consultations (1000)")
@@ -37,7 +38,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise InputError("must not be negative", key="--seed", value=arguments.seed, mend="--seed 0")
     from medray.data import clinic
 
-    rows = clinic.rows(arguments.seed, arguments.rows, split=arguments.split, size=arguments.size)
+    made = clinic.rows(arguments.seed, arguments.rows, split=arguments.split, size=arguments.size)
+    rows = map(_as_record, made)
     if arguments.output == "-":
         for row in rows:
             print(json.dumps(row))
@@ -54,3 +56,10 @@ def run(arguments: argparse.Namespace) -> int:
         ) from None
     print(f"{arguments.rows} rows in {target}", file=sys.stderr)
     return 0
+
+
+def _as_record(row: dict[str, Any]) -> dict[str, Any]:
+    """The columns of a row to train on. A wrong note beside the right one would make it a preference pair."""
+    kept = {name: row[name] for name in ("id", "group", "lang")}
+    kept |= {"input": row["dialogue"], "label": row["note"]}
+    return kept | {name: row[name] for name in ("rationale", "entities", "relations")}

@@ -26,12 +26,14 @@ class BatchPlan:
     """The steps of `spec`, without end: epoch follows on epoch.
 
     sizes is asked only where the plan depends on sizes, and then only for the shards of the windows before and of a
-    step. folder: keeps what depends on sizes as files; None: in memory alone. needs_sizes: whether the number of
-    steps depends on sizes. Raises InputError for a weighted corpus without rows; ValueError by any question about
+    step; sources, the encoder's part of them, only for length buckets. folder: keeps what depends on sizes as files;
+    None: in memory alone. needs_sizes: whether the number of steps depends on sizes. Raises InputError for a weighted corpus without rows; ValueError by any question about
     steps where there are no rows at all.
     """
 
-    def __init__(self, spec: PlanSpec, sizes: Sizes, folder: Path | None = None) -> None:
+    def __init__(
+        self, spec: PlanSpec, sizes: Sizes, folder: Path | None = None, sources: Sizes | None = None
+    ) -> None:
         self.spec = spec
         self.needs_sizes = spec.pack_tokens is not None or spec.global_batch_tokens is not None
         self._mixture = Mixture(spec.corpora, spec.seed, spec.window_shards) if spec.weighted else None
@@ -43,7 +45,7 @@ class BatchPlan:
         )
         self._windows: ArrangedWindows | None = None
         if self.needs_sizes or spec.length_buckets:
-            self._windows = ArrangedWindows(spec, self._rows, sizes, folder)
+            self._windows = ArrangedWindows(spec, self._rows, sizes, sources, folder)
 
     def steps(self, epochs: float) -> int:
         """Steps of so many epochs; of a part of an epoch as many as begin in it.

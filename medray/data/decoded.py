@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from medray.data.encode import IGNORED, Encoder, EncodeSpec
-from medray.data.records import Distill, Instruction, Message, Origin
+from medray.data.records import Distill, Entity, Extraction, Instruction, Message, Origin
 from medray.data.shards import ShardStore, shard_path
 from medray.data.text_ids import TextIds
 from medray.data.tokens import TokenSet
@@ -135,7 +135,11 @@ class Inputs:
     def __init__(self, tokenizer: Any, spec: EncodeSpec) -> None:
         self._tokenizer = tokenizer
         encoder = Encoder(tokenizer, spec)
-        self._frames = {task: _frames(encoder, task) for task in spec.tasks}
+        languages = dict.fromkeys(("", *spec.prompts_by_lang))
+        self._frames = {
+            task: [frame for lang in languages for frame in _frames(encoder, task, lang)]
+            for task in spec.tasks
+        }
 
     def ids(self, store: ShardStore, shard: int, row: int, task: str) -> list[int]:
         """The ids of one row's input; [] where it lacks the task."""
@@ -162,13 +166,13 @@ def texts(tokenizer: Any, rows: Sequence[list[int]]) -> list[str]:
     return found
 
 
-def _frames(encoder: Encoder, task: str) -> list[tuple[list[int], list[int]]]:
-    """(ids before, ids after) a prompted record's input, and a conversation's."""
-    prompted = [Distill(_ORIGIN, text, "answer", "answer") for text in _PROBES]
-    talks = [
-        Instruction(_ORIGIN, (Message("user", text), Message("assistant", "answer"))) for text in _PROBES
-    ]
-    columns = encoder.encode([*prompted, *talks])[task]
+def _frames(encoder: Encoder, task: str, lang: str) -> list[tuple[list[int], list[int]]]:
+    """(ids before, ids after) a prompted record's input, a conversation's and a document's, in a language."""
+    origin = replace(_ORIGIN, lang=lang)
+    prompted = [Distill(origin, text, "answer", "answer") for text in _PROBES]
+    talks = [Instruction(origin, (Message("user", text), Message("assistant", "answer"))) for text in _PROBES]
+    documents = [Extraction(origin, (text,), (Entity("1", "", ("answer",)),)) for text in _PROBES]
+    columns = encoder.encode([*prompted, *talks, *documents])[task]
     prompts: list[list[int]] = []
     begin = target_begin = 0
     for end, target_end in zip(columns.input_ends.tolist(), columns.target_ends.tolist(), strict=True):
@@ -178,7 +182,7 @@ def _frames(encoder: Encoder, task: str) -> list[tuple[list[int], list[int]]]:
         prompts.append(ids.tolist())
         begin, target_begin = end, target_end
     found = []
-    for one, other in (prompts[:2], prompts[2:]):
+    for one, other in (prompts[:2], prompts[2:4], prompts[4:]):
         head = _common(one, other)
         tail = _common(one[head:][::-1], other[head:][::-1])
         found.append((one[:head], one[len(one) - tail :]))

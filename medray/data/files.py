@@ -58,7 +58,7 @@ def open_binary(path: str) -> io.BufferedReader:
         try:
             return io.BufferedReader(io.FileIO(_local(path)), _READ_AHEAD)
         except OSError as error:
-            raise InputError(f"cannot be read ({error.strerror})", file=path) from None
+            unreadable(error, path)
     at = place(path)
     try:
         stream = at.filesystem.open(at.root, "rb")
@@ -130,7 +130,7 @@ def _remote_files(path: str, key: str) -> tuple[str, ...]:
         elif at.filesystem.isdir(at.root):
             names = at.filesystem.find(at.root, maxdepth=1)
             if any(name.rsplit("/", 1)[-1] in SAVED_DATASET for name in names):
-                raise InputError("a saved data set is read from a local folder", mend="copy the folder")
+                raise _wrong("a saved data set is read from a local folder", path, key, "copy the folder")
             found = _known(names) or _known(at.filesystem.find(at.root))
         else:
             found = [at.root]

@@ -14,7 +14,7 @@ from medray.config import Config
 from medray.data.encode import ENCODER_VERSION, EncodeSpec
 from medray.data.sources import Source
 
-INDEX_VERSION = 1
+INDEX_VERSION = 2
 
 
 def content_hashes(sources: Sequence[Source], cache: Path, *, compute: bool = True) -> list[str] | None:

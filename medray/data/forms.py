@@ -41,12 +41,13 @@ _ROLES: dict[str, Literal["system", "user", "assistant"]] = {
 
 
 def parse(row: Row, columns: ColumnsConfig, *, form: str = "auto", source: str, number: int) -> Record:
-    """The record of a source's row. number: its 0-based place in the source, which names it where it has no id.
+    """The record of a source's row. number: its 0-based place in the source; where it has no id, the place counted
+    from 1 names it, as messages count lines.
 
     Raises BadRowError for what the form needs and the row lacks, and for values of another type than it says.
     """
     form = form_of(row, columns) if form == "auto" else form
-    name = text(row, columns.id) or text(row, "document_id") or f"{source}:{number}"
+    name = text(row, columns.id) or text(row, "document_id") or f"{source}:{number + 1}"
     group = text(row, columns.group) or (text(row, "document_id") if form == "bigbio" else None)
     origin = Origin(name, source, group or "", text(row, columns.lang) or "")
     return _FORMS[form](row, columns, origin)
@@ -57,20 +58,20 @@ def form_of(row: Row, columns: ColumnsConfig) -> str:
     if columns.model_fields_set & {"input", "label"}:
         return "columns"
     for form, wanted in _MARKS:
-        if all(name in row for name in wanted):
+        if row.keys() >= wanted:
             return form
     return "columns"
 
 
 _MARKS = (
-    ("messages", ("messages",)),
-    ("sharegpt", ("conversations",)),
-    ("taiyi", ("conversation",)),
-    ("preference", ("chosen", "rejected")),
-    ("two_step", ("input_1", "input_2")),
-    ("bigbio", ("passages", "entities")),
-    ("meditron", ("prompt", "gold")),
-    ("alpaca", ("instruction", "output")),
+    ("messages", {"messages"}),
+    ("sharegpt", {"conversations"}),
+    ("taiyi", {"conversation"}),
+    ("preference", {"chosen", "rejected"}),
+    ("two_step", {"input_1", "input_2"}),
+    ("bigbio", {"passages", "entities"}),
+    ("meditron", {"prompt", "gold"}),
+    ("alpaca", {"instruction", "output"}),
 )
 
 
@@ -180,7 +181,7 @@ def _bigbio(row: Row, columns: ColumnsConfig, origin: Origin) -> Extraction:
             str(item.get("id", "")),
             str(item.get("type", "")),
             tuple(_strings(item, "text")),
-            tuple((int(start), int(end)) for start, end in item.get("offsets") or ()),
+            _offsets(item.get("offsets") or ()),
         )
         for item in _objects(row, "entities")
     )
@@ -192,6 +193,13 @@ def _bigbio(row: Row, columns: ColumnsConfig, origin: Origin) -> Extraction:
     if any(end not in known for relation in relations for end in (relation.first, relation.second)):
         raise BadRowError("a relation names an entity that is not there")
     return Extraction(origin, passages, entities, relations)
+
+
+def _offsets(value: Any) -> tuple[tuple[int, int], ...]:
+    try:
+        return tuple((int(start), int(end)) for start, end in value)
+    except (TypeError, ValueError, OverflowError):
+        raise BadRowError("the offsets of an entity are not pairs of numbers") from None
 
 
 _FORMS: dict[str, Callable[[Row, ColumnsConfig, Origin], Record]] = {
@@ -253,7 +261,11 @@ def required(row: Row, column: str) -> str:
 def text(row: Row, column: str | None) -> str | None:
     """The text of a column, None where it has no value. Numbers and truth values are written out."""
     value = row.get(column) if column else None
-    if value is None or (isinstance(value, float) and math.isnan(value)):  # pandas writes NaN for no value
+    if value is None:
+        return None
+    if type(value) is str and value.isascii() and "\x00" not in value:  # nearly all of a corpus
+        return value.replace("\r\n", "\n").strip()
+    if isinstance(value, float) and math.isnan(value):  # pandas writes NaN for no value
         return None
     return _plain(value, column)
 

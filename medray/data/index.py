@@ -152,8 +152,8 @@ def _identity(
     words = same_text(question)
     asked = bytes_hash(words)
     origin = record.origin
-    # parse() was told no source, so ":0" is the name of a row that has no id of its own.
-    name = 0 if origin.id == ":0" else text_hash(origin.id)
+    # parse() was told no source, so ":1" is the name of a row that has no id of its own.
+    name = 0 if origin.id == ":1" else text_hash(origin.id)
     rationale = isinstance(record, Distill | TwoStep) and bool(record.rationale)
     return (
         True,

@@ -143,10 +143,20 @@ def inspect(
         padding=padding(config, sets["train"], counts["train"]),
         classes=_classes(sets, counts, tokenizer),
         rationales=rationales(counts, rows),
-        checks=checks(sets, counts, rows, tokenizer),
+        checks=(*checks(sets, counts, rows, tokenizer), *_vocabulary(config)),
         sampled={split: len(rows[split, sets[split].spec.tasks[0]]) for split in sets},
         length=_length(config, sets["train"], counts["train"]),
     )
+
+
+def _vocabulary(config: Config) -> tuple[Check, ...]:
+    """A byte-level BPE makes an entry of every word that is frequent enough, and a small corpus's rarest word is."""
+    if config.data.tokenizer != "train":
+        return ()
+    said = (
+        "trained on the records: its vocabulary holds words of them, names too, and is part of every export"
+    )
+    return (Check("tokenizer", "note", said),)
 
 
 def _lengths(split: str, counts: SplitCounts, place: int) -> TaskLengths:

@@ -164,7 +164,7 @@ def checks(
         ),
         *_loss_masks(counts),
         _truncation(counts),
-        _cut_words(present),
+        _cut_words(rows),
         *(_pattern(present, *pattern) for pattern in _PATTERNS),
         _sampled("copies", "note", present, _copies, "have a target that is the input itself", "none"),
     ]
@@ -248,8 +248,12 @@ def _truncation(counts: Mapping[str, SplitCounts]) -> Check:
     )
 
 
-def _cut_words(rows: list[SampledRow]) -> Check:
-    """A target that stops inside a word teaches to stop there. Whole words are those of texts that were not cut."""
+def _cut_words(groups: Rows) -> Check:
+    """A target that stops too early teaches to stop there. Whole words are those of texts that were not cut."""
+    shares = {
+        place: _mean(row.target_cut for row in group if row is not None) for place, group in groups.items()
+    }
+    rows = [row for group in groups.values() for row in group if row is not None]
     cut = [row.target.rstrip("\ufffd") for row in rows if row.target_cut]
     if not cut:
         return Check("ends of targets", "ok", "no sampled target was cut")
@@ -259,7 +263,13 @@ def _cut_words(rows: list[SampledRow]) -> Check:
         whole.update(_WORDS.findall(text)[:-1])
     broken = sum(text[-1:].isalnum() and _WORDS.findall(text)[-1] not in whole for text in cut)
     said = f"{len(cut):,} of {len(rows):,} sampled targets were cut, {broken:,} of them inside a word"
-    return Check("ends of targets", "note", said)
+    limits = sorted({task.partition("/")[0] for (_, task), share in shares.items() if share > MANY_CUT})
+    if not limits:
+        return Check("ends of targets", "note", said)
+    keys = " and ".join(
+        f"data.max_{'rationale' if name == 'rationale' else 'label'}_tokens" for name in limits
+    )
+    return Check("ends of targets", "problem", f"{said}: raise {keys}, or shorten the targets")
 
 
 def _copies(row: SampledRow) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from medray.data import corpora, files
 from medray.data.encode import EncodeSpec
 from medray.data.fingerprint import content_hashes, membership_key, token_key
 from medray.data.membership import SplitIndex
+from medray.data.render import extraction_prompt
 from medray.data.sources import sources
 from medray.data.split_checks import check_split
 from medray.data.templates import read_template
@@ -102,17 +104,19 @@ def encode_spec(config: Config, architecture: str) -> EncodeSpec:
     """All that decides the tokens of a record."""
     data, method = config.data, config.method
     asked, extraction = data.prompts, data.extraction
+    by_lang: Mapping[str, PromptsConfig] = {}
     if data.dataset not in (None, "clinic"):  # as the corpus was published, unless the config says otherwise
         presets = corpora.presets(data.dataset)
-        asked = presets.prompts if asked == PromptsConfig() else asked
+        if asked == PromptsConfig():  # the config's own prompt is for rows of every language
+            asked, by_lang = presets.prompts, presets.prompts_by_lang
         extraction = presets.extraction if extraction == ExtractionConfig() else extraction
-    prompts = {"label": asked.label, "rationale": asked.rationale}
+    given = asked.label != PromptsConfig().label
     limits = {"label": data.max_label_tokens, "rationale": data.max_rationale_tokens}
     tasks = method.tasks if "label" in method.tasks else ("label", *method.tasks)
     return EncodeSpec(
         architecture="seq2seq" if architecture == "seq2seq" else "causal",
         tasks=tasks,  # the label is always encoded: evaluation generates it
-        prompts={task: prompts[task] for task in tasks},
+        prompts={task: getattr(asked, task) for task in tasks},
         system=asked.system,
         template=read_template(data.template),
         train_turns=data.train_turns,
@@ -121,6 +125,10 @@ def encode_spec(config: Config, architecture: str) -> EncodeSpec:
         extraction_types=extraction.types,
         max_input_tokens=data.max_input_tokens,
         limits={task: limits[task] for task in tasks},
+        prompts_by_lang={
+            lang: {task: getattr(prompts, task) for task in tasks} for lang, prompts in by_lang.items()
+        },
+        extraction_prompt=None if given else extraction_prompt(extraction.answer, extraction.types),
     )
 
 

@@ -228,13 +228,25 @@ def _later(values: np.ndarray, among: np.ndarray) -> np.ndarray:
 
 
 def _validated(rows: _Rows, keep: np.ndarray, share: float, by: str, seed: int) -> np.ndarray:
-    """Rows that are validated on. By group: a group's own hash decides, so more data moves none."""
+    """Rows that are validated on. By group: groups in the order of their hashes, as many as come nearest to the share,
+    so that more data moves few of them."""
     chosen = np.zeros(len(keep), bool)
     if by == "row":
         numbers = np.flatnonzero(keep)
         chosen[numbers[splits.holdout(len(numbers), share, seed)[1]]] = True
         return chosen
-    return keep & (_mixed(rows.groups, seed) < share)
+    groups, counts = np.unique(rows.groups[keep], return_counts=True)
+    if len(groups) < 2:
+        raise InputError(
+            f"{int(keep.sum())} training rows of {len(groups)} group cannot be split by group",
+            key="data.split.by",
+            value=by,
+            mend="data.split.by: row, or give a validation file",
+        )
+    order = np.argsort(_mixed(groups, seed), kind="stable")
+    rows_taken = np.cumsum(counts[order])[:-1]
+    taken = int(np.abs(rows_taken - share * keep.sum()).argmin()) + 1
+    return keep & np.isin(rows.groups, groups[order[:taken]])
 
 
 def _mixed(values: np.ndarray, seed: int) -> np.ndarray:

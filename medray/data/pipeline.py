@@ -15,7 +15,6 @@ import shutil
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,7 @@ from medray.data.index import RangeIndex, check_columns, index_range
 from medray.data.layout import CONVERTED, INDEX, MANIFEST, REJECTS, SPLITS, Layout, manifests
 from medray.data.membership import ShardSpec, SourceParts, SplitIndex, join
 from medray.data.records import BadRowError
-from medray.data.shard_job import encode_shard, pickled_tokenizer, shard_records
+from medray.data.shard_job import encode_shard, shard_records
 from medray.data.shards import FAILED, shard_path
 from medray.data.sources import Source
 from medray.data.split_checks import check_split
@@ -42,6 +41,7 @@ from medray.errors import InputError, MedrayError, RunFailedError
 # As many tasks as CPUs, and one still finds room where a trial of a search holds a hundredth of the last CPU.
 TASK_CPUS = 0.9
 LEFT_SECONDS = 3600.0
+PRIVATE = 0o077  # the umask: what is written holds patients' text
 
 
 class Pipeline:
@@ -49,17 +49,16 @@ class Pipeline:
 
     def __init__(self, config: Config, architecture: str, model_folder: str | None) -> None:
         quiet_ray_data()
+        os.umask(PRIVATE)
         self.config = config
         self.layout = Layout(config, architecture, model_folder)
         self.folder = self.layout.folder
         self.converted = self.folder / CONVERTED / f"{socket.gethostname()}-{os.getpid()}"
-        self._side = ThreadPoolExecutor(1)
 
     def index(self) -> dict[str, TokenSet]:
         """The token set of each split that has rows, indexed and checked; no shard need exist yet."""
-        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if self.config.data.tokenizer == "model":
-            self.tokenizer = self._side.submit(pickled_tokenizer, str(self.layout.tokenizer))
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder.chmod(0o700)
         self.sources = self._plain_sources()
         indexes = self._indexes()
         for split, index in indexes.items():
@@ -68,11 +67,14 @@ class Pipeline:
         if self.config.data.tokenizer == "train":
             vocabulary, target = self.config.data.vocab_size, self.layout.tokenizer
             train_tokenizer(self._texts(indexes["train"]), vocabulary, target)
-            self.tokenizer = self._side.submit(pickled_tokenizer, str(target))
         return self.sets
 
-    def encode(self) -> dict[str, dict[str, Any]]:
-        """Writes all shards, validation first (it is small and read at once), and returns each split's manifest."""
+    def encode(self, tokenizer: bytes | None = None) -> dict[str, dict[str, Any]]:
+        """Writes all shards, validation first (it is small and read at once), and returns each split's manifest.
+
+        tokenizer: of `pickled_tokenizer`, from a process that has torch loaded: to load it takes a task seconds.
+        """
+        self.tokenizer = tokenizer
         try:
             for split in reversed(SPLITS):
                 if split in self.sets and not (self.folder / split / MANIFEST).exists():
@@ -165,7 +167,7 @@ class Pipeline:
 
         found = {
             (row["split"], row["source"], row["range"]): RangeIndex.from_bytes(row["part"])
-            for row in _run(items, one)
+            for row in _run(items, one, of_a_task=_items_of_a_task(len(items)))
         }
         parts: dict[str, list[SourceParts]] = {}
         for split, members in group.items():
@@ -188,8 +190,7 @@ class Pipeline:
             if not shard_path(folder, int(number)).exists()
         ]
         group, truth = self.sources[origin], split == "validation"
-        # A task needs neither the other shards nor what a tokenizer is loaded with: torch alone takes seconds.
-        target, tokenizer = replace(token_set, index=SplitIndex(())), self.tokenizer.result()
+        target, tokenizer = replace(token_set, index=SplitIndex(())), self.tokenizer  # needs no other shards
 
         def one(item: dict[str, Any]) -> dict[str, Any]:
             shard = ShardSpec.of(json.loads(item["shard"]))
@@ -200,7 +201,7 @@ class Pipeline:
         items = [{"shard": json.dumps(asdict(shards[number]))} for number in missing]
         window = self.config.data.window_shards  # what training waits for, as many at once as there are CPUs
         done = _run(items[:window], one)
-        done += _run(items[window:], one, of_a_task=_shards_of_a_task(len(items) - window))
+        done += _run(items[window:], one, of_a_task=_items_of_a_task(len(items) - window))
         if len(done) != len(missing):
             raise RunFailedError(f"{len(missing) - len(done)} of {len(missing)} shards were not written")
         _write_json(folder / MANIFEST, summarize(token_set))
@@ -245,9 +246,9 @@ def _write_rejects(file: Path, sources: Sequence[SourceParts]) -> None:
                 stream.writelines(json.dumps(reject) + "\n" for reject in part.rejects)
 
 
-def _shards_of_a_task(shards: int) -> int:
-    """Between two tasks a worker waits some 0.2 s, which is half of a shard; a kill loses no more than one shard."""
-    return max(1, min(8, int(shards / (8 * ray.cluster_resources().get("CPU", 1.0)))))
+def _items_of_a_task(items: int) -> int:
+    """Between two tasks a worker waits some 0.2 s, half of what a shard or a range takes; a kill loses a shard at most."""
+    return max(1, min(8, int(items / (8 * ray.cluster_resources().get("CPU", 1.0)))))
 
 
 def _run(
@@ -261,6 +262,7 @@ def _run(
         return []
 
     def guarded(item: dict[str, Any]) -> dict[str, Any]:
+        os.umask(PRIVATE)
         try:
             return {"input_error": "", **one(item)}
         except InputError as error:

@@ -47,7 +47,7 @@ class Corpus:
 
 
 class Sizes(Protocol):
-    """Tokens of every row of a shard, all trained tasks together, int32 [rows]. May wait for the shard."""
+    """Tokens of every row of a shard, all trained tasks together or a part of them, int32 [rows]. May wait for it."""
 
     def __call__(self, shard: int, /) -> np.ndarray: ...
 

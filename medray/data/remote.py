@@ -129,7 +129,7 @@ class RemoteStream(io.RawIOBase):
 
 
 def unreadable(error: Exception, path: str) -> NoReturn:
-    mend = MEND if "://" in path else None
+    mend = MEND if "://" in path else "see whether it is there and may be read by you"
     raise InputError(f"cannot be read ({summary(error)})", file=shown(path), mend=mend) from None
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from medray.data.records import Distill, Extraction, Instruction, Message, Preference, Record, TwoStep
@@ -18,6 +18,8 @@ class EncodeSpec:
 
     tasks: label, rationale, rationale/<key>, chosen, rejected. prompts: the instruction of a task; that of
     rationale/<key> may be missing, then it is the rationale's with the key in place of `{key}`, or after it.
+    prompts_by_lang: those of tasks that rows of a language have in place of the general ones. extraction_prompt:
+    what a document with entities is asked for its label in place of all these; None: it is asked as any other row.
     template: a name of `templates.NAMES`, a Jinja file, or what `templates.read_template` makes of one.
     train_turns: the assistant's turns that carry loss. train_on: all: the prompt carries loss too (causal).
     limits: longest target in tokens, its end token included, a task each; rationale's is that of rationale/<key>.
@@ -35,15 +37,18 @@ class EncodeSpec:
     extraction_types: tuple[str, ...]
     max_input_tokens: int
     limits: dict[str, int]
+    prompts_by_lang: dict[str, dict[str, str]] = field(default_factory=dict)
+    extraction_prompt: str | None = None
 
     def limit(self, task: str) -> int:
         return self.limits[task] if task in self.limits else self.limits[task.partition("/")[0]]
 
-    def prompt(self, task: str) -> str:
+    def prompt(self, task: str, lang: str = "") -> str:
         kind, _, name = task.partition("/")
-        if task in self.prompts or not name:
-            return self.prompts[task]
-        prompt = self.prompts[kind]
+        prompts = self.prompts | self.prompts_by_lang.get(lang, {})
+        if task in prompts or not name:
+            return prompts[task]
+        prompt = prompts[kind]
         return prompt.replace("{key}", name) if "{key}" in prompt else f"{prompt} ({name})"
 
     @property
@@ -84,7 +89,10 @@ def reading(record: Record, task: str, spec: EncodeSpec) -> Reading | None:
         return Reading(_conversation(record.prompt, spec), answer, conversation=True, last_only=True)
     if isinstance(record, Instruction):
         return Reading(_conversation(record.messages[:-1], spec), answer, conversation=True)
-    return Reading(_prompted(_input(record, task), spec.prompt(task), spec), answer)
+    prompt = spec.extraction_prompt if isinstance(record, Extraction) and task == "label" else None
+    if prompt is None:
+        prompt = spec.prompt(task, record.origin.lang)
+    return Reading(_prompted(_input(record, task), prompt, spec), answer)
 
 
 def target(record: Record, task: str, spec: EncodeSpec) -> str | None:
@@ -106,6 +114,15 @@ def reference(record: Record, spec: EncodeSpec) -> str:
     if isinstance(record, Preference):
         return record.chosen
     return extraction_answer(record, spec.extraction_answer, spec.extraction_types)
+
+
+def extraction_prompt(answer: Literal["entities", "relations"], types: tuple[str, ...]) -> str:
+    """What asks for `extraction_answer` of the same arguments."""
+    if answer == "entities":
+        kind = " and ".join(types) or "entity"
+        return f"List every {kind} that the text names, as a JSON list of strings"
+    by = f" by {' or '.join(types)}" if types else ""
+    return f"List every pair of entities that the text relates{by}, as a JSON list of [first, second]"
 
 
 def extraction_answer(

@@ -188,6 +188,10 @@ class ShardStore:
         lengths = np.stack([self.counts(index, task, "length") for task in tasks])
         return np.asarray(lengths.sum(axis=0, dtype=np.int32))
 
+    def source_sizes(self, index: int, task: str) -> np.ndarray:
+        """Tokens of each row that the encoder of an encoder-decoder reads; int32 [rows]."""
+        return self.counts(index, task, "length") - self.counts(index, task, "loss_tokens")
+
     def text(self, index: int, row: int, name: str) -> str | None:
         """Column `name` (id, reference or entities) of one row."""
         return self._shard(index).texts[name][row].as_py()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from pathlib import Path
 
 from medray.config import Config
 from medray.data.membership import SplitIndex
 from medray.errors import InputError
+
+REASONS_SHOWN = 3
 
 
 def check_split(config: Config, split: str, index: SplitIndex, rejects: Path) -> None:
@@ -32,16 +35,37 @@ def check_split(config: Config, split: str, index: SplitIndex, rejects: Path) ->
 
 def _check_rejects(index: SplitIndex, split: str, limit: float, rejects: Path) -> None:
     total = index.rows + index.rejected
-    reasons = ", ".join(f"{reason}: {count}" for reason, count in Counter(index.rejects).most_common(3))
     if not index.rows:
-        left = {**index.rejects, **index.dropped}
-        why = ", ".join(f"{reason}: {count}" for reason, count in left.items())
-        what = f"no usable row among {sum(left.values())}" + (f" ({why})" if why else "")
-        raise InputError(f"the {split} split is empty: {what}", key=f"data.{split}")
-    if index.rejected > limit * (total + sum(index.dropped.values())):
+        left = Counter({**index.rejects, **index.dropped})
+        why = f" ({_most_common(left)})" if left else ""
+        mend = "name a source that has rows"
+        if left:
+            mend = "look at data.leakage, data.duplicates, data.decontaminate and data.split, which left them out"
+        if index.rejected:
+            mend = f"mend the rows, named in {rejects}"
         raise InputError(
-            f"{index.rejected} of {total} {split} rows are bad ({reasons}), more than the share of "
-            f"{limit:g} that data.max_rejects allows",
+            f"the {split} split is empty: no usable row among {left.total()}{why}",
             key=f"data.{split}",
-            mend=f"mend them (named in {rejects}) or raise data.max_rejects",
+            mend=mend,
         )
+    share = index.rejected / (total + sum(index.dropped.values()))
+    if share > limit:
+        raise InputError(
+            f"{index.rejected} of {total} {split} rows are bad ({_most_common(Counter(index.rejects))}), more than "
+            f"the share of {limit:g} that a run tolerates",
+            key="data.max_rejects",
+            value=limit,
+            mend=f"mend the rows of data.{split} (named in {rejects}), or data.max_rejects: {_above(share)}",
+        )
+
+
+def _most_common(reasons: Counter[str]) -> str:
+    said = ", ".join(f"{reason}: {count}" for reason, count in reasons.most_common(REASONS_SHOWN))
+    more = len(reasons) - REASONS_SHOWN
+    return f"{said}, and {more} more kind{'s' if more > 1 else ''}" if more > 0 else said
+
+
+def _above(share: float) -> str:
+    """The share in two digits, rounded up: what would let the rows pass."""
+    digits = max(2, 1 - math.floor(math.log10(share)))
+    return f"{min(math.ceil(share * 10**digits) / 10**digits, 1.0):g}"

@@ -38,13 +38,17 @@ def load_tokenizer(folder: str) -> Any:
         tokenizer: Any = AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError) as error:
         raise InputError(
-            f"no tokenizer could be loaded ({error.__class__.__name__})", key="model.name", value=folder
+            f"no tokenizer could be loaded ({error.__class__.__name__})",
+            key="model.name",
+            value=folder,
+            mend="a folder with the files that tokenizer.save_pretrained writes, or a hub id that can be reached",
         ) from None
     if tokenizer.eos_token_id is None:
         raise InputError(
             "its tokenizer has no end token, so a model could never learn to stop",
             key="model.name",
             value=folder,
+            mend="set eos_token in its tokenizer_config.json, or use another model",
         )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token

@@ -58,4 +58,11 @@ class TokenSet:
             pack_tokens=data.pack_tokens,
             length_buckets=buckets and data.pack_tokens is None,
         )
-        return BatchPlan(spec, lambda shard: lengths.sizes(shard, tasks), Path(self.folder) / "plans")
+        return BatchPlan(
+            spec,
+            lambda shard: lengths.sizes(shard, tasks),
+            Path(self.folder) / "plans",
+            (lambda shard: lengths.source_sizes(shard, tasks[0]))
+            if self.spec.architecture == "seq2seq"
+            else None,
+        )

@@ -17,12 +17,13 @@ from threading import RLock
 
 import numpy as np
 
+from medray.data.alike import by_length
 from medray.data.order import BUCKETS, PACKING, RowOrder, generator
 from medray.data.packing import best_fit, cut_by_tokens
 from medray.data.plan_files import PlanFiles
 from medray.data.plan_spec import PlanSpec, Sizes
 
-FORMAT = 1  # of the kept files and of the arithmetic behind them: another number, other files
+FORMAT = 2  # of the kept files and of the arithmetic behind them: another number, other files
 
 
 @dataclass(frozen=True)
@@ -65,14 +66,19 @@ class Arrangement:
         return found
 
 
-def arrange(spec: PlanSpec, sizes: np.ndarray, epoch: int, window: int) -> Arrangement:
-    """Arranges a window whose rows, in their shuffled order, have `sizes` tokens each; int [rows], at least one."""
+def arrange(
+    spec: PlanSpec, sizes: np.ndarray, epoch: int, window: int, sources: np.ndarray | None = None
+) -> Arrangement:
+    """Arranges a window whose rows, in their shuffled order, have `sizes` tokens each; int [rows], at least one.
+
+    sources: tokens of their encoder's part, where there is one; only buckets ask for them.
+    """
     sizes, rows = np.asarray(sizes, np.int64), len(sizes)
     order, ends = np.arange(rows), np.arange(1, rows + 1)
     if spec.pack_tokens is not None:
         order, ends = _packed(sizes, spec.pack_tokens, generator(spec.seed, epoch, window, PACKING))
     elif spec.length_buckets:
-        order = np.argsort(sizes, kind="stable")
+        order = by_length(sizes, sources)
     units = np.arange(1, len(ends) + 1)
     if spec.global_batch_tokens is not None:
         loads = np.add.reduceat(sizes[order], np.concatenate([[0], ends[:-1]]))
@@ -107,8 +113,11 @@ def _shuffled(
 class ArrangedWindows:
     """The arrangements of all windows. Safe to be asked by several threads; processes may share the folder."""
 
-    def __init__(self, spec: PlanSpec, rows: RowOrder, sizes: Sizes, folder: Path | None) -> None:
+    def __init__(
+        self, spec: PlanSpec, rows: RowOrder, sizes: Sizes, sources: Sizes | None, folder: Path | None
+    ) -> None:
         self._spec, self._rows, self._sizes, self._folder = spec, rows, sizes, folder
+        self._sources = sources if spec.length_buckets else None
         self._lock = RLock()
         # First unit of each window, an epoch each: of epochs that are counted in part, and to their end.
         self._begun: dict[int, list[int]] = {}
@@ -189,18 +198,12 @@ class ArrangedWindows:
             kept = files.load(name, lambda arrays: Arrangement.read(arrays, last - first))
             if kept is not None:
                 return kept
-        made = arrange(self._spec, self._sizes_of(self.pairs(epoch, window)), epoch, window)
+        pairs = self.pairs(epoch, window)
+        sources = None if self._sources is None else _of_rows(self._sources, pairs)
+        made = arrange(self._spec, _of_rows(self._sizes, pairs), epoch, window, sources)
         if files is not None:
             files.save(name, **vars(made))
         return made
-
-    def _sizes_of(self, pairs: np.ndarray) -> np.ndarray:
-        found = np.empty(len(pairs), np.int64)
-        by_shard = np.argsort(pairs[:, 0], kind="stable")
-        shards, begins = np.unique(pairs[by_shard, 0], return_index=True)
-        for shard, places in zip(shards.tolist(), np.split(by_shard, begins[1:]), strict=True):
-            found[places] = self._sizes(shard)[pairs[places, 1]]
-        return found
 
     def _files(self) -> PlanFiles | None:
         """The folder of this plan. The sizes of one shard are part of its name: a run of other tasks has other sizes
@@ -225,6 +228,16 @@ class ArrangedWindows:
 
         files = self._files() if self._unequal else None
         return (None if files is None else files.load(_epoch_name(epoch), check)) or [0]
+
+
+def _of_rows(sizes: Sizes, pairs: np.ndarray) -> np.ndarray:
+    """What `sizes` says of (shard, row) pairs, int64 [rows]."""
+    found = np.empty(len(pairs), np.int64)
+    by_shard = np.argsort(pairs[:, 0], kind="stable")
+    shards, begins = np.unique(pairs[by_shard, 0], return_index=True)
+    for shard, places in zip(shards.tolist(), np.split(by_shard, begins[1:]), strict=True):
+        found[places] = sizes(shard)[pairs[places, 1]]
+    return found
 
 
 def _epoch_name(epoch: int) -> str:

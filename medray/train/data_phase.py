@@ -11,6 +11,7 @@ import ray
 from medray.config import Config
 from medray.data.layout import manifests, ready
 from medray.data.pipeline import Pipeline
+from medray.data.shard_job import pickled_tokenizer
 from medray.data.tokens import TokenSet
 from medray.errors import InputError, MedrayError, RunFailedError
 from medray.train.side import Side
@@ -66,8 +67,13 @@ def begin(config: Config, architecture: str, model_folder: str | None, watch: Wa
         encoding = Encoding(found)
     else:
         pipeline: Any = ray.remote(Pipeline).options(num_cpus=0).remote(config, architecture, model_folder)
-        sets: dict[str, TokenSet] = answer(pipeline.index.remote(), watch.beat)
-        encoding = Encoding(sets, pipeline, pipeline.encode.remote())
+        indexing = pipeline.index.remote()
+        tokenizer = None
+        if config.data.tokenizer == "model" and model_folder:
+            tokenizer = pickled_tokenizer(model_folder)  # while it indexes
+        sets: dict[str, TokenSet] = answer(indexing, watch.beat)
+        tokenizer = tokenizer or pickled_tokenizer(sets["train"].tokenizer)
+        encoding = Encoding(sets, pipeline, pipeline.encode.remote(tokenizer))
     watch.phase("data", "; ".join(_described(split, tokens) for split, tokens in encoding.sets.items()))
     return encoding
 

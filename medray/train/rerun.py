@@ -1,18 +1,38 @@
-"""A run name that was used before: finished, to be gone on with, or begun under another config."""
+"""A run name that was used before: finished, to be gone on with, begun under another config, or to be put aside."""
 
 from __future__ import annotations
 
 import json
+import os
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-import yaml
+from medray.config import Config, Section
+from medray.config.yaml_text import NotYamlError, parse
+from medray.errors import InputError, printable
+from medray.train import run_lock
 
-from medray.config import Config
-from medray.errors import InputError
+MOST_SHOWN = 5
+LONGEST_SHOWN = 80  # characters of a value
+# How a global batch lies on the cluster: sums are rounded in another order, and dropout draws other elements.
+ROUNDING = (
+    "cluster.workers",
+    "cluster.cpus_per_worker",
+    "cluster.threads_per_worker",
+    "cluster.gpus",
+    "train.micro_batch_size",
+    "train.gradient_accumulation_steps",
+    "train.zero_stage",
+)
+# Keys under which a user may write anything: examples out of records, tokens of a service.
+FREE_TEXT = ("data.prompts.", "tracking.tags.", "train.deepspeed.")
+RUN_FILES = ("config.yaml", "attempts.jsonl", "steps.jsonl", "summary.json", "checkpoints", ".ray")
 
-LENGTH = ("train.max_steps", "train.epochs")
+ABSENT = object()  # a key that is not there; null is a value
 
 
 @dataclass(frozen=True)
@@ -26,9 +46,10 @@ class RunResult:
 def finished(config: Config) -> RunResult | None:
     """The result of a run that is done, None where there is something left to do.
 
-    A run that shall now be longer goes on. Raises InputError when another key that decides the numbers has changed.
+    A run that shall now be longer goes on. Raises InputError when another key that decides the numbers has changed, or
+    a file of the data.
     """
-    folder = Path(config.run.storage) / config.run.name
+    folder = folder_of(config)
     try:
         summary = json.loads((folder / "summary.json").read_text())
     except (OSError, ValueError):
@@ -36,29 +57,50 @@ def finished(config: Config) -> RunResult | None:
     if summary.get("status") != "done" or not (folder / "config.yaml").exists():
         return None
     check_unchanged(folder / "config.yaml", config)
-    then, now = _then(folder / "config.yaml"), flat(config.model_dump(mode="json"))
-    return RunResult(folder, summary) if all(then.get(key) == now[key] for key in LENGTH) else None
+    if _length_changed(_then(folder / "config.yaml"), _leaves(config.model_dump(mode="json"))):
+        return None
+    if tokens := _tokens(config):
+        check_same_data(folder / "data.json", tokens, config)
+    return RunResult(folder, summary)
 
 
-def check_unchanged(file: Path, config: Config) -> None:
-    """Raises InputError when a key that decides the numbers differs from the config that a run began with."""
-    then, now = _then(file), flat(config.model_dump(mode="json"))
-    free = _resumable(Config, ())
-    changed = [
-        key
-        for key in sorted(set(then) | set(now))
-        if then.get(key) != now.get(key)
-        and not any(key == name or key.startswith(f"{name}.") for name in free)
-    ]
-    if changed:
-        key = changed[0]
+def _tokens(config: Config) -> str | None:
+    """The folder that the training shards of the data would have as its files are now; reads only those that changed.
+
+    None where a file is gone: a run that is done needs it no more.
+    """
+    from medray.data.layout import Layout
+    from medray.models.load import architecture, model_config, model_folder
+
+    try:
+        model = model_config(config.model, config.data.vocab_size)
+        layout = Layout(config, architecture(model), model_folder(config.model))
+    except InputError:
+        return None
+    return str(layout.folder / "train")
+
+
+def check_unchanged(file: Path, config: Config) -> tuple[str, ...]:
+    """Sentences on the keys that have changed since a run began, all of them free to; none where nothing has.
+
+    file: config.yaml of the run. Raises InputError when a key that decides the numbers is among them, or when the file
+    cannot be read.
+    """
+    then, now = _then(file), _leaves(config.model_dump(mode="json"))
+    changed = [key for key in sorted({*then, *now}) if then.get(key, ABSENT) != now.get(key, ABSENT)]
+    # One source more or fewer says it all.
+    lists = tuple(f"{key}[" for key in changed if any(name.startswith(f"{key}[") for name in {*then, *now}))
+    changed = [key for key in changed if not key.startswith(lists)]
+    free = tuple(_resumable(Config, ""))
+    refused = [key for key in changed if not _is_free(key, free)]
+    if refused:
         raise InputError(
-            f"the run {config.run.name} has checkpoints that were made with {key}: {then.get(key)}"
-            + (f" (and {len(changed) - 1} other keys differ)" if len(changed) > 1 else ""),
-            key=key,
-            value=now.get(key),
-            mend="give it back its old value, or use another run.name",
+            f"the run {config.run.name} has checkpoints that were made under another config: "
+            + _listed(refused, then, now),
+            key=refused[0],
+            mend=f"give back the old values ({file} has them), use another run.name, or begin anew with --overwrite",
         )
+    return tuple(_notes(changed, then, now))
 
 
 def check_same_data(file: Path, tokens: str, config: Config) -> None:
@@ -80,14 +122,112 @@ def check_same_data(file: Path, tokens: str, config: Config) -> None:
         )
 
 
-def _resumable(model: Any, prefix: tuple[str, ...]) -> list[str]:
-    names = []
+def set_aside(config: Config) -> Path | None:
+    """Renames the run's folder to the first free `<name>.old-N` and returns it; None where there is no such run.
+
+    The next start finds nothing and begins anew, with an MLflow run of its own: which one was the old run's stands in
+    the folder. Token shards are in the storage, shared, and stay. Raises InputError while the run goes on, and for a
+    folder that no run has written.
+    """
+    folder = folder_of(config)
+    if not folder.is_dir():
+        return None
+    with run_lock.held(folder):
+        there = {path.name for path in folder.iterdir()} - {run_lock.FILE}
+        if not there:
+            return None
+        if not there.intersection(RUN_FILES):
+            raise InputError(
+                f"{folder} holds files, and none of them is a run's",
+                key="run.name",
+                value=config.run.name,
+                mend="another run.name or run.storage",
+            )
+        aside = next(
+            path
+            for number in count(1)
+            if not os.path.lexists(path := folder.with_name(f"{folder.name}.old-{number}"))
+        )
+        folder.rename(aside)
+        (aside / run_lock.FILE).unlink(missing_ok=True)
+    return aside
+
+
+def folder_of(config: Config) -> Path:
+    return Path(config.run.storage) / config.run.name
+
+
+def _is_free(key: str, free: tuple[str, ...]) -> bool:
+    name = re.sub(r"\[\d+\]", "[]", key)
+    return any(name == one or name.startswith(f"{one}.") for one in free)
+
+
+def _resumable(model: type[Section], prefix: str) -> Iterator[str]:
+    """Dotted keys, and with [] after a list of sections: data.train[].path."""
     for name, item in model.model_fields.items():
-        if (item.json_schema_extra or {}).get("resumable"):
-            names.append(".".join((*prefix, name)))
-        elif hasattr(item.annotation, "model_fields"):
-            names += _resumable(item.annotation, (*prefix, name))
-    return names
+        extra: Any = item.json_schema_extra or {}
+        if extra.get("resumable"):
+            yield f"{prefix}{name}"
+            continue
+        for kind in (item.annotation, *get_args(item.annotation)):
+            if isinstance(kind, type) and issubclass(kind, Section):
+                yield from _resumable(kind, f"{prefix}{name}{'' if kind is item.annotation else '[]'}.")
+
+
+def _notes(changed: list[str], then: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
+    if changed:
+        yield f"taken as they are now: {_listed(changed, then, now)}"
+    course, warmup = now["train.scheduler.name"], now["train.scheduler.warmup_steps"]
+    by_length = course != "constant" or (warmup is None and now["train.scheduler.warmup_ratio"] > 0)
+    if by_length and _length_changed(then, now):
+        yield (
+            f"the learning rate (train.scheduler.name: {course}) follows the new length from here on: the weights "
+            "will not be those of a run that had it from its start"
+        )
+    if any(key in ROUNDING for key in changed):
+        yield (
+            "the batches stay the same and lie otherwise on the workers: numbers agree to rounding, not bit for bit, "
+            "and dropout draws anew"
+        )
+
+
+def _length_changed(then: dict[str, Any], now: dict[str, Any]) -> bool:
+    """Whether the run shall have another number of steps."""
+    old, new = ((one.get("train.max_steps"), one.get("train.epochs")) for one in (then, now))
+    return old[0] != new[0] or (new[0] is None and old[1] != new[1])
+
+
+def _listed(keys: list[str], then: dict[str, Any], now: dict[str, Any]) -> str:
+    found = [_change(key, then.get(key, ABSENT), now.get(key, ABSENT)) for key in keys[:MOST_SHOWN]]
+    more = f" (and {len(keys) - MOST_SHOWN} more)" if len(keys) > MOST_SHOWN else ""
+    return ", ".join(found) + more
+
+
+def _change(key: str, old: Any, new: Any) -> str:
+    before, after = _shown(key, old), _shown(key, new)
+    return f"{key} {before} -> {after}" if before != after else f"{key} (its values are not shown)"
+
+
+def _shown(key: str, value: Any) -> str:
+    if value is ABSENT:
+        return "none"
+    safe = _without_secrets(value, hide=key.startswith(FREE_TEXT))
+    text = printable(safe if isinstance(safe, str) else json.dumps(safe))
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}..."
+
+
+def _without_secrets(value: Any, *, hide: bool) -> Any:
+    """hide: every text. Of a URL, what stands before its host and behind its path: passwords, signatures."""
+    if isinstance(value, list):
+        return [_without_secrets(item, hide=hide) for item in value]
+    if not isinstance(value, str):
+        return value
+    if hide:
+        return "(text)"
+    if "://" in value:
+        value = re.sub(r"://.*@", "://***@", value, flags=re.DOTALL)
+        value = re.sub(r"[?#].*", "?***", value, flags=re.DOTALL)
+    return value
 
 
 def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, str]:
@@ -101,5 +241,31 @@ def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, str]:
     return leaves
 
 
-def _then(file: Path) -> dict[str, str]:
-    return flat(yaml.safe_load(file.read_text()))
+def _leaves(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted keys with their values. A list of sections has its length under its own key: data.train, data.train[0].path."""
+    leaves: dict[str, Any] = {}
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            leaves |= _leaves(value, f"{prefix}{name}.")
+        elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
+            leaves[f"{prefix}{name}"] = f"{len(value)} entries"
+            for number, item in enumerate(value):
+                leaves |= _leaves({f"{name}[{number}]": item}, prefix)
+        else:
+            leaves[f"{prefix}{name}"] = value
+    return leaves
+
+
+def _then(file: Path) -> dict[str, Any]:
+    """The config that a run began with; a key that is younger than the run had its default."""
+    try:
+        tree = parse(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, NotYamlError) as error:
+        tree = str(error)
+    if not isinstance(tree, dict):
+        raise InputError(
+            "the config that this run began with cannot be read",
+            file=file,
+            mend="bring the file back, use another run.name, or begin anew with --overwrite",
+        )
+    return _leaves(Config().model_dump(mode="json")) | _leaves(tree)

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
+import re
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -233,3 +237,56 @@ def test_a_published_corpus_by_name(connected: Any, tmp_path: Path, corpora: Pat
         for shard in sets["train"].index.shards
     )
     assert 0 < empty <= 13, "rows whose teacher could not be parsed stay, without a label to learn"
+
+
+def test_inspect_and_prepare_as_commands(cluster: Any, tmp_path: Path) -> None:
+    """inspect starts a Ray of its own, prepare joins the one that is named; a third call needs none."""
+    rows = tiny.rows(13)
+    rows = [
+        row | {"input": f"Hannelore {row['input']}", "label": f"Quittenbaum {row['label']}"} for row in rows
+    ]
+    rows[5] |= {"label": None}
+    rows[9] |= {"input": rows[2]["input"], "label": rows[2]["label"]}
+    tiny.write_jsonl(tmp_path / "train.jsonl", rows)
+    tree = config(tmp_path, data={"train": "train.jsonl", "max_rejects": 0.1}).model_dump(
+        mode="json", exclude_unset=True
+    )
+    (tmp_path / "run.yaml").write_text(json.dumps(tree))
+    page, secrets = tmp_path / "page.html", ("Hannelore", "Quittenbaum")
+
+    def medray(*words: str, address: str | None) -> tuple[dict[str, Any], str]:
+        env = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+        done = subprocess.run(
+            [sys.executable, "-m", "medray", "data", *words, "--json"],
+            env=env | ({"RAY_ADDRESS": address} if address else {}),
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=200,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert not any(secret in done.stdout for secret in secrets)
+        return json.loads(done.stdout), done.stderr
+
+    facts, shown = medray("inspect", "run.yaml", "--html", "page.html", "--no-text", address=None)
+    (split,) = facts["splits"]
+    (rejected,) = split["rejected"]
+    assert (split["rows"], split["duplicates"], rejected["rows"]) == (12, 1, 1)
+    assert rejected["places"] == ["train.jsonl:6"]
+    (label,) = facts["tasks"]
+    assert (label["task"], label["rows"]) == ("label", 12)
+    assert not any(secret in shown + page.read_text() for secret in secrets)
+
+    nowhere = "127.0.0.1:1"
+    again, _ = medray("inspect", "run.yaml", "--html", "page.html", address=nowhere)
+    assert again == facts, "the shards are there: no cluster is asked"
+    text = re.sub("<[^>]*>", "", page.read_text())  # tokens stand in elements of their own
+    assert all(secret in text for secret in secrets), "samples are shown unless --no-text forbids them"
+
+    made, shown = medray("prepare", "run.yaml", "data.max_label_tokens=31", address=cluster.address)
+    assert not any(secret in shown for secret in secrets)
+    manifest = made["splits"]["train"]
+    assert (manifest["rows"], manifest["rejected"], manifest["duplicates"]) == (12, 1, 1)
+    assert manifest["tasks"]["label"]["rows"] == 12
+    assert len(list(Path(made["folders"]["train"]).glob("shard-*.parquet"))) == manifest["shards"]

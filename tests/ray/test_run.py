@@ -242,8 +242,11 @@ def test_a_run_does_not_go_on_with_other_data(connected: Any, tmp_path: Path) ->
     longer = config(
         tmp_path, "changed", train={"max_steps": 4, "save_every_steps": 1}, eval={"at_start": False}
     )
-    with pytest.raises(InputError, match="checkpoints of other data"):
-        driver.run(longer)
+    for again in (made, longer):
+        with pytest.raises(InputError, match="checkpoints of other data"):
+            driver.run(again)
+    (tmp_path / "train.jsonl").unlink()
+    assert finished(made) is not None
 
 
 def test_a_run_that_diverges_fails_with_a_reason(connected: Any, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import os
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -39,7 +39,9 @@ class Subset:
 class SplitAccount:
     """Rows written, rows rejected, and rows left out on purpose, a reason each; published: how many there should be.
 
-    without_rationale: rows whose rationale is blank or absent; None where a corpus has none at all.
+    The three together are the rows that were read. without_rationale: of those written, rows whose rationale is blank
+    or absent; None where a corpus has none at all. teacher: a TeacherReport of the rows written, with its accuracy;
+    None where the words are the corpus's own, which are right by definition.
     """
 
     rows: int = 0
@@ -73,7 +75,7 @@ def import_corpus(
                 account = SplitAccount(published=corpora.counts(name).get(split))
                 accounts[split] = account
                 _write_split(name, source, split, options, stage, rejects, account)
-                if CORPORA[name].kind == "steps":
+                if CORPORA[name].kind == "steps" and _teacher(name, options) != "generic":
                     report = corpora.teacher_report(name, source, split, options)
                     account.teacher = {**asdict(report), "accuracy": report.accuracy} if report else None
                 if CORPORA[name].kind in ("steps", "notes", "multiclinsum"):
@@ -85,30 +87,39 @@ def import_corpus(
         return _finish(stage, name, accounts, options, paths, warnings)
 
 
+def _teacher(name: str, options: CorpusOptions) -> str | None:
+    return options.teacher or CORPORA[name].teacher
+
+
 def import_versions(
     versions: Sequence[str], source: str, target: Path, subset: Subset | None, *, force: bool = False
 ) -> dict[str, Any]:
     """Writes the published instruct sets, PUBLISHED_NAME/train.jsonl each, and rejects.jsonl and import.json.
 
     subset: rows that are chosen of every set; None: all of a set, the published slices of a short one.
+    `splits` of the account counts the rows written of each set; `sources` the usable rows of what they are made of.
     """
     wanted = {version: instruct.published_name(version) for version in versions}
     names = [name for name in ("wikidoc", "medquad") if any(name in instruct.sources_of(v) for v in versions)]
-    accounts = {name: SplitAccount(published=corpora.counts(name)["train"]) for name in names}
+    sources = {name: SplitAccount(published=corpora.counts(name)["train"]) for name in names}
+    accounts: dict[str, SplitAccount] = {}
     with _staged(target, force) as stage:
         tables: dict[str, list[dict[str, Any]]] = {}
         with _writer(stage / REJECTS) as rejects:
             for name in names:
-                good = _good_rows(name, source, "train", CorpusOptions(), rejects, accounts[name])
+                good = _good_rows(name, source, "train", CorpusOptions(), rejects, sources[name])
                 tables[name] = list(good)
         for version, published in wanted.items():
             table = [row for name in instruct.sources_of(version) for row in tables[name]]
             chosen = instruct.with_prompt(_subset(table, version, subset), version.partition("/")[0])
-            accounts[published] = SplitAccount(rows=len(chosen))
+            left = len(table) - len(chosen)
+            accounts[published] = SplitAccount(
+                len(chosen), dropped={"not in the subset": left} if left else {}
+            )
             with _writer(stage / published / "train.jsonl") as stream:
                 stream.writelines(map(_line, chosen))
         paths = dict.fromkeys(path for name in names for path in corpora.find(name, source, "train"))
-        return _finish(stage, ", ".join(names), accounts, subset, paths, [])
+        return _finish(stage, ", ".join(names), accounts, subset, paths, [], sources)
 
 
 def import_subset(
@@ -196,10 +207,12 @@ def _finish(
     options: CorpusOptions | Subset | None,
     paths: Iterable[str],
     warnings: list[str],
+    sources: Mapping[str, SplitAccount] | None = None,
 ) -> dict[str, Any]:
     found = {
         "corpus": name,
         "splits": {split: asdict(account) for split, account in accounts.items()},
+        "sources": {each: asdict(account) for each, account in (sources or {}).items()},
         "options": options and asdict(options),
         "licence": {each: CORPORA[each].licence for each in name.split(", ")},
         "warnings": warnings,

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from medray.cli import data_import
+from medray.cli.main import main
 from medray.data.corpora import instruct
 from medray.errors import InputError
 
@@ -70,6 +72,75 @@ def test_all_corpora_of_a_folder(svamp: Path, tmp_path: Path) -> None:
         run("all", svamp, tmp_path / "none")
 
 
+def test_folders_that_give_no_corpus_are_named_with_the_reason(
+    svamp: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = svamp.parent
+    for file in ("pubmedqa/x.json", "esnly/esnli_train.json", "cqa/cqa_test.json", ".git/head", "a/b.json"):
+        write(root / file, {"question": "a", "input": "a", "label": "b"})
+    (root / "svamp_palm").symlink_to(svamp)
+    assert run("all", root, tmp_path / "out", "--json") == 0
+    shown = capsys.readouterr()
+    skipped = json.loads(shown.out)["skipped"]
+    assert skipped == {
+        "a": "no corpus has a folder of this name",
+        "cqa": "no file of the train split of cqa is in it, only of test",
+        "esnly": "no corpus has a folder of this name; is it esnli?",
+        "pubmedqa": "no corpus has a folder of this name",
+        "svamp_palm": "svamp is read from svamp",
+    }
+    for folder, reason in skipped.items():
+        assert f"{folder}: {reason}" in shown.err
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["svamp"]
+
+
+def test_numbers_are_those_of_the_lines_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [json.dumps({"input": f"{n}?", "label": f"( {n}.0 )"}) for n in range(6)]
+    rows[1], rows[3] = '{"input": "x"', '{"input": "no label"}'
+    folder, out = tmp_path / "svamp", tmp_path / "out"
+    (folder / "llm").mkdir(parents=True)
+    (folder / "svamp_train.jsonl").write_text("\n".join(rows) + "\n\n")
+    (folder / "svamp_test.jsonl").write_text("\n".join(rows[3:]) + "\n")
+    completions = ["A. The answer is (0).", "-", "C", "-", "The answer is (4).", ""]
+    (folder / "llm/train_CoT_0.json").write_text(json.dumps(completions))
+    assert run("svamp", folder, out, "--json") == 0
+    shown = capsys.readouterr()
+    splits = json.loads(shown.out)["svamp"]["splits"]
+    assert {split: found["rows"] for split, found in splits.items()} == {
+        split: count(out / f"{split}.jsonl") for split in ("train", "test")
+    }
+    assert (splits["train"]["rows"], splits["test"]["rows"]) == (4, 2)
+    bad = [json.loads(line) for line in (out / "rejects.jsonl").read_text().splitlines()]
+    reasons = ["not valid JSON", "no column 'label' or 'output'", "no column 'label' or 'output'"]
+    assert [each["reason"] for each in bad] == reasons
+    rejects = [each["split"] for each in bad]
+    assert {split: found["rejected"] for split, found in splits.items()} == {
+        split: rejects.count(split) for split in ("train", "test")
+    }
+    teacher = splits["train"]["teacher"]
+    assert (teacher["rows"], teacher["parse_failures_label"], teacher["parse_failures_rationale"]) == (
+        4,
+        2,
+        3,
+    )
+    title, head, train, test = (line.split() for line in shown.err.splitlines()[:4])
+    assert title[-1] == str(out)
+    assert " ".join(head) == (
+        "rows written rejected left out published no rationale label not parsed rationale not parsed teacher is right"
+    )
+    assert train == ["train", "4", "2", "0", "800", "3", "2", "3", "50.00%"]
+    assert test == ["test", "2", "1", "0", "200", "2"]
+    assert f"train: 2, each with its reason in {out}/rejects.jsonl" in shown.err
+
+
+def test_words_of_the_corpus_itself_are_no_teacher_that_is_always_right(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path / "generic_train.json", {"input": "a", "label": "b", "rationale": "c"})
+    assert run("generic", tmp_path, tmp_path / "out") == 0
+    assert "100.00%" not in capsys.readouterr().err
+
+
 def test_versions(tmp_path: Path) -> None:
     for name in ("wikidoc", "medquad"):
         write(tmp_path / f"{name}.jsonl", *({"input": f"{name} {n}?", "output": "a"} for n in range(20)))
@@ -77,6 +148,13 @@ def test_versions(tmp_path: Path) -> None:
     folders = [path.parent.name for path in (tmp_path / "all").glob("*/train.jsonl")]
     assert sorted(folders) == sorted(map(instruct.published_name, instruct.VERSIONS))
     assert {count(tmp_path / f"all/{folder}/train.jsonl") for folder in folders} == {10}
+    account = json.loads((tmp_path / "all/import.json").read_text())
+    assert {name: found["rows"] for name, found in account["splits"].items()} == dict.fromkeys(folders, 10)
+    assert account["splits"]["gemma_medquad_instruct_dataset"]["dropped"] == {"not in the subset": 10}
+    assert {name: found["rows"] for name, found in account["sources"].items()} == {
+        "wikidoc": 20,
+        "medquad": 20,
+    }
     one = ("medquad", tmp_path, tmp_path / "one", "--version", "gemma/combined", "--version", "llama/wikidoc")
     assert run(*one) == 0
     assert count(tmp_path / "one/medical_gemma_instruct_dataset/train.jsonl") == 40
@@ -138,3 +216,24 @@ def test_what_has_no_effect_or_is_not_there_is_refused(
 def test_files_that_are_absent_are_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cqa_train"):
         run("cqa", tmp_path, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [("svmap", "did you mean svamp? NAME is all, or one of cqa"), ("zzz", "all, or one of cqa")],
+)
+def test_a_wrong_name_gives_the_nearest_and_the_list(
+    name: str, says: str, svamp: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    umask = os.umask(0o022)
+    try:
+        assert main(["data", "import", name, str(svamp), str(tmp_path / "out")]) == 2
+    finally:
+        os.umask(umask)
+    shown = capsys.readouterr().err
+    assert f"mend: {says}" in shown
+    assert "biorelex" in shown
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(InputError) as caught:  # the name comes first: a folder for it cannot be right
+        run(name, "/not/there", tmp_path / "out")
+    assert caught.value.key == "NAME"

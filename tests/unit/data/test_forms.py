@@ -50,14 +50,14 @@ def test_columns_go_by_the_names_of_the_config() -> None:
 
 def test_without_an_id_a_record_is_named_by_file_and_row() -> None:
     for row in (GOOD, GOOD | {"id": ""}, GOOD | {"id": None}):
-        assert (made(row).origin.id, made(row).origin.group) == ("file.csv:3", "")
+        assert (made(row).origin.id, made(row).origin.group) == ("file.csv:4", "")
     assert made(GOOD | {"id": 0}).origin.id == "0"
-    assert made(GOOD | {"id": "a", "group": "g"}, id=None, group=None).origin.id == "file.csv:3"
+    assert made(GOOD | {"id": "a", "group": "g"}, id=None, group=None).origin.id == "file.csv:4"
 
 
 def test_output_is_another_name_of_the_label_unless_one_is_given() -> None:
     assert made({"input": "a", "output": "b"}).label == "b"
-    assert reason({"input": "a", "output": "b"}, label="label") == "no column 'label'"
+    assert reason({"input": "a", "output": "b"}, label="note") == "no column 'note'"
 
 
 def test_a_rationale_may_be_a_list_or_a_text_a_key() -> None:
@@ -205,10 +205,10 @@ class TestConversations:
 class TestOtherForms:
     def test_two_steps(self) -> None:
         record = made({"input_1": "a", "input_2": "b", "output": "c", "rationale": "d"})
-        assert record == TwoStep(Origin("file.csv:3", "file.csv", "", ""), "a", "b", "c", "d")
+        assert record == TwoStep(Origin("file.csv:4", "file.csv", "", ""), "a", "b", "c", "d")
 
     def test_preference_as_texts_and_as_conversations(self) -> None:
-        origin = Origin("file.csv:3", "file.csv", "", "")
+        origin = Origin("file.csv:4", "file.csv", "", "")
         wanted = Preference(origin, (Message("user", "q"),), "a", "b")
         assert made({"prompt": "q", "chosen": "a", "rejected": "b"}) == wanted
         pairs = {

@@ -84,7 +84,9 @@ def test_rejects_are_named_by_file_and_line_and_counted_by_reason(tmp_path: Path
 def test_a_row_without_an_id_is_named_alike_from_the_start_and_from_its_shard(tmp_path: Path) -> None:
     made = [item if number % 4 else "oops" for number, item in enumerate([{"input": "a", "label": "b"}] * 23)]
     source = jsonl(tmp_path / "a.jsonl", made)
-    assert ids(source, tiny.index(source, 5)) == [f"a.jsonl:{number}" for number in range(23) if number % 4]
+    assert ids(source, tiny.index(source, 5)) == [
+        f"a.jsonl:{number + 1}" for number in range(23) if number % 4
+    ]
 
 
 def test_an_array_with_values_that_are_no_objects(tmp_path: Path) -> None:
@@ -187,7 +189,7 @@ def test_medistill_keeps_the_rows_without_a_rationale(
     source = of(corpora / "medistill_d2n" / f"medqa_d2n_{name}.json")
     index = tiny.index(source, 128)
     assert (index.rows, index.rejected, index.with_rationale) == (rows, 0, reasoned)
-    assert ids(source, index) == [f"{source.name}:{number}" for number in range(rows)]
+    assert ids(source, index) == [f"{source.name}:{number}" for number in range(1, rows + 1)]
 
 
 def test_mts_dialog_has_no_bad_row(corpora: Path) -> None:

@@ -19,9 +19,9 @@ from medray.data.inspection import Inspection, inspect
 from medray.data.inspection_checks import Check
 from medray.data.layout import REJECTS
 from medray.data.padding import suggested_pack_tokens
-from medray.data.records import Distill, Origin
+from medray.data.records import Distill, Entity, Extraction, Origin
 from medray.data.shards import write_shard
-from medray.data.tokenizer import load_tokenizer
+from medray.data.tokenizer import load_tokenizer, train_tokenizer
 from medray.data.tokens import TokenSet
 from medray.train.step import BatchLayout, BatchReader
 
@@ -207,7 +207,29 @@ def test_cut_targets_are_counted_and_broken_words_among_them(tmp_path: Path) -> 
     assert check(found, "ends of targets").said.startswith(
         "2 of 14 sampled targets were cut, 1 of them inside"
     )
+    assert check(found, "ends of targets").verdict == "problem"
+    assert check(found, "ends of targets").said.endswith(
+        "raise data.max_label_tokens, or shorten the targets"
+    )
     assert [one.truncated for one in found.tasks] == [2, 0]
+
+
+@pytest.mark.parametrize(("whole", "verdict"), [(99, "note"), (98, "problem")])
+@pytest.mark.parametrize("column", ["label", "rationale"])
+def test_cut_targets_are_a_problem_where_more_than_one_in_a_hundred_is(
+    tmp_path: Path, whole: int, verdict: str, column: str
+) -> None:
+    """Of the rows of one task: those of the other do not thin them."""
+    long = row(100, **{column: "knee pain " * 40})
+    found = inspected(tmp_path, [*(row(n) for n in range(whole)), long])
+    one = check(found, "ends of targets")
+    assert (one.verdict, found.problems) == (verdict, verdict == "problem")
+    assert (f"data.max_{column}_tokens" in one.said) == (verdict == "problem")
+
+
+def test_cut_inputs_are_no_problem(tmp_path: Path) -> None:
+    found = inspected(tmp_path, [row(n, input="knee pain " * 200) for n in range(5)])
+    assert (check(found, "limits").verdict, check(found, "ends of targets").verdict) == ("note", "ok")
 
 
 def rewritten(tokens: TokenSet, change: Any) -> TokenSet:
@@ -274,6 +296,20 @@ def test_two_begin_tokens_are_a_problem(tmp_path: Path) -> None:
         made = replace(tokens, folder=made.folder, index=made.index)
         found = inspect(config(method={"name": "sft"}), {"train": made})
         assert check(found, "begin tokens").verdict == verdict
+
+
+def test_a_tokenizer_that_holds_words_of_the_records_is_told_of(tmp_path: Path) -> None:
+    """A name in six records is an entry of the vocabulary: the note is no exaggeration."""
+    texts = [f"Hannelore Quittenbaum came {n} times" for n in range(6)]
+    trained = train_tokenizer(texts, 400, tmp_path / "trained")
+    assert any("Hannelore" in entry for entry in load_tokenizer(str(trained)).get_vocab())
+    tokens = tiny.token_set(tmp_path, [row(n, input=text) for n, text in enumerate(texts)])
+    told = inspect(config(data={"tokenizer": "train"}), {"train": tokens})
+    assert check(told, "tokenizer").verdict == "note"
+    assert "its vocabulary holds words of them" in check(told, "tokenizer").said
+    assert told.problems == 0
+    given = inspect(config(data={"tokenizer": "model"}), {"train": tokens})
+    assert "tokenizer" not in {one.name for one in given.checks}
 
 
 def test_rationales_are_measured(tmp_path: Path) -> None:
@@ -406,13 +442,33 @@ def test_rows_are_found_and_drawn(tmp_path: Path) -> None:
     assert len({shard for shard, _ in drawn_rows(tokens, 14, 5, most_shards=2)}) == 2
 
 
+def test_the_input_of_a_document_is_its_text(tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(str(tiny.tokenizer(tmp_path)))
+    spec = replace(tiny.encode_spec(), extraction_prompt="the knee hurts, name it")
+    texts = ["Aspirin helps", "cat"]
+    records = [
+        Extraction(Origin(text, "s", "", ""), (text,), (Entity("1", "", ("fever",)),)) for text in texts
+    ]
+    found = Encoder(tokenizer, spec).encode(records)
+    write_shard(tmp_path, 0, texts, found, "causal", truth=None)
+    store = TokenSet(str(tmp_path), "", spec, tiny.token_set(tmp_path, [row(0)]).index).store()
+    inputs = Inputs(tokenizer, spec)
+    asked = inputs.texts([inputs.ids(store, 0, n, "label") for n in range(2)])
+    assert [text.strip() for text in asked] == texts
+
+
 @pytest.mark.parametrize("template", ["chat", "chatml", "alpaca"])
 @pytest.mark.parametrize("system", [None, "Be brief."])
 def test_an_input_is_what_the_record_brought(tmp_path: Path, template: str, system: str | None) -> None:
     tokenizer = load_tokenizer(str(tiny.tokenizer(tmp_path)))
-    spec = replace(tiny.encode_spec(), template=template, system=system)
+    by_lang = {"fr": {"label": "prédire", "rationale": "predict why"}}
+    spec = replace(tiny.encode_spec(), template=template, system=system, prompts_by_lang=by_lang)
     texts = ["the knee hurts", "Dose: 5 mg", "cat", "Assistant fever, assistant"]
-    records = [Distill(Origin(text, "s", "", ""), text, "label", "why") for text in texts]
+    langs = ["", "fr", "de", "fr"]
+    records = [
+        Distill(Origin(text, "s", "", lang), text, "label", "why")
+        for text, lang in zip(texts, langs, strict=True)
+    ]
     inputs = Inputs(tokenizer, spec)
     found = Encoder(tokenizer, spec).encode(records)
     write_shard(tmp_path, 0, texts, found, "causal", truth=None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -72,6 +73,19 @@ class TestPrompts:
         assert turn.lead == f"{asked}:\n"
         own = {"rationale": prompt, "rationale/Known Allergies": "Allergies?"}
         assert read(record, "rationale/Known Allergies", prompts=own)[0].lead == "Allergies?:\n"
+
+    @pytest.mark.parametrize(
+        ("lang", "asked"), [("es", "Resumir"), ("fr", "Résumer"), ("", "Summarize"), ("de", "Summarize")]
+    )
+    def test_a_row_is_asked_in_its_own_language(self, lang: str, asked: str) -> None:
+        record = replace(distill("text"), origin=replace(ORIGIN, lang=lang))
+        prompts = {"label": "Summarize", "rationale": "Extract"}
+        by_lang = {"es": {"label": "Resumir"}, "fr": {"label": "Résumer", "rationale": "Extraire {key}"}}
+        [turn] = read(record, prompts=prompts, prompts_by_lang=by_lang)
+        assert turn.lead == f"{asked}:\n"
+        record = replace(record, rationale={"âge": "3"})
+        [turn] = read(record, "rationale/âge", prompts=prompts, prompts_by_lang=by_lang)
+        assert turn.lead == ("Extraire âge:\n" if lang == "fr" else "Extract (âge):\n")
 
 
 class TestRationales:
@@ -156,6 +170,13 @@ class TestOtherRecords:
     def test_answers_of_extraction_are_each_named_once(self, answer: Any, types: Any, wanted: Any) -> None:
         made = reference(EXTRACTION, spec(extraction_answer=answer, extraction_types=types))
         assert json.loads(made) == wanted
+
+    def test_a_document_may_be_asked_otherwise_than_a_row_of_text(self) -> None:
+        asked = {"prompts": {"label": "Summarize", "rationale": "Extract"}, "extraction_prompt": "List"}
+        assert read(EXTRACTION, **asked)[0].lead == "List:\n"
+        assert read(distill("text"), **asked)[0].lead == "Summarize:\n"
+        assert read(distill("text"), "rationale", **asked)[0].lead == "Extract:\n"
+        assert read(EXTRACTION, **asked | {"extraction_prompt": None})[0].lead == "Summarize:\n"
 
     def test_an_answer_of_extraction_keeps_letters_as_they_are(self) -> None:
         record = Extraction(ORIGIN, ("ß",), (Entity("e", "t", ("β-blocker",)),))

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import argparse
 import gzip
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny
+import yaml
 
+from medray.cli import data_simulate
 from medray.config import Config
+from medray.config.check import check
 from medray.config.load import load
 from medray.data.fingerprint import content_hashes
-from medray.data.index import records
-from medray.data.records import BadRowError
+from medray.data.index import check_columns, index_range, records
+from medray.data.records import BadRowError, Distill
 from medray.data.sources import ClinicSource, FileSource, Source, check_sources, sources
 from medray.errors import InputError
 
@@ -93,7 +98,7 @@ def test_files_of_one_name_are_told_apart(tmp_path: Path) -> None:
         (tmp_path / folder).mkdir()
         tiny.write_jsonl(tmp_path / folder / "x.jsonl", [{"input": "q", "label": folder}])
     found = sources(config(tmp_path, train=["a/x.jsonl", "b/x.jsonl"]), "train")
-    assert [name for source in found for name in ids(source)] == ["a/x.jsonl:0", "b/x.jsonl:0"]
+    assert [name for source in found for name in ids(source)] == ["a/x.jsonl:1", "b/x.jsonl:1"]
 
 
 def test_a_converted_source_holds_the_same_rows(tmp_path: Path) -> None:
@@ -106,7 +111,7 @@ def test_a_converted_source_holds_the_same_rows(tmp_path: Path) -> None:
     source.convert(tmp_path / "plain")
     plain = source.plain_at(tmp_path / "plain")
     assert plain.positional
-    assert ids(plain) == ids(source) == [f"a.jsonl.gz:{number}" for number in range(5)]
+    assert ids(plain) == ids(source) == [f"a.jsonl.gz:{number}" for number in range(1, 6)]
     assert (tmp_path / "plain").stat().st_mode & 0o077 == 0, "it holds text of patients"
 
 
@@ -115,6 +120,36 @@ def test_the_clinic_is_the_same_from_any_range() -> None:
     assert clinic.ranges() == [(0, 8192), (8192, 16384), (16384, 20000)]
     whole = [found.row for found, _ in zip(clinic.read(16_000), range(6), strict=False)]
     assert [found.row for found in clinic.read(16_002, 16_005)] == whole[2:5]
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_what_simulate_writes_is_what_the_first_recipe_reads(tmp_path: Path, named: bool) -> None:
+    """With the recipe's columns, and without any: neither needs a mapping."""
+    tree = yaml.safe_load((Path(__file__).parents[3] / "configs/first_run.yaml").read_text())
+    if not named:
+        del tree["data"]["columns"]
+    (tmp_path / "run.yaml").write_text(json.dumps(tree))
+    for split in ("train", "validation"):
+        words = ["simulate", str(tmp_path / f"{split}.jsonl"), "--split", split, "--rows", "20"]
+        parser = argparse.ArgumentParser()
+        data_simulate.add_to(parser.add_subparsers())
+        arguments = parser.parse_args(words)
+        assert arguments.run(arguments) == 0
+    made = load(tmp_path / "run.yaml")
+    check(made)
+    for split in ("train", "validation"):
+        (source,) = sources(made, split)
+        index = index_range(source, 0, None, 1024)
+        check_columns(source, set(index.columns_seen), f"data.{split}")
+        assert index.rejects == []
+        assert (len(index.good), index.good.all(), index.with_rationale.all()) == (20, True, True)
+        assert index.with_entities.all()
+        clinic_source = ClinicSource(0, "small", split, 20)
+        for (*_, ours), (*_, wanted) in zip(records(source), records(clinic_source), strict=True):
+            assert isinstance(ours, Distill)
+            assert isinstance(wanted, Distill)
+            assert (ours.origin.id, ours.origin.group) == (wanted.origin.id, wanted.origin.group)
+            assert replace(ours, origin=wanted.origin) == wanted
 
 
 class TestContentHashes:

@@ -1,0 +1,125 @@
+"""What a config says of its tokens: prompts as published or as asked for, and a fingerprint that tells them apart."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+
+from medray.config import Config
+from medray.data.corpora import published
+from medray.data.corpora.multiclinsum import LANGUAGES
+from medray.data.encode import Encoder
+from medray.data.index import records
+from medray.data.layout import Layout, encode_spec
+from medray.data.records import BadRowError, Record
+from medray.data.render import reading
+from medray.data.sources import sources
+from medray.data.tokenizer import load_tokenizer
+
+PUBLISHED = {
+    "en": "Summarize clinical text",
+    "es": "Resumir el texto clínico",
+    "fr": "Résumer le texte clinique",
+    "pt": "Resumir texto clínico",
+}
+
+
+def config(folder: Path, **data: Any) -> Config:
+    for lang in LANGUAGES:
+        rows = [{"input": f"{lang} {n}", "output": "x", "rationale": "r"} for n in range(20)]
+        (folder / f"multiclinsum_gs_{lang}.json").write_text(json.dumps(rows))
+    tree: dict[str, Any] = {
+        "run": {"storage": str(folder / "runs")},
+        "model": {"name": None, "init": "random", "preset": "llama-tiny"},
+        "method": {"name": "distill"},
+        "data": {"dataset": "multiclinsum", "root": str(folder), "tokenizer": "train"} | data,
+    }
+    return Config.model_validate(tree)
+
+
+def first_of_each_language(made: Config) -> dict[str, Record]:
+    (source,) = sources(made, "train")
+    found: dict[str, Record] = {}
+    for *_, record in records(source):
+        assert not isinstance(record, BadRowError)
+        found.setdefault(record.origin.lang, record)
+    return found
+
+
+@pytest.mark.parametrize("architecture", ["causal", "seq2seq"])
+def test_multiclinsum_is_asked_in_the_language_of_the_row(tmp_path: Path, architecture: str) -> None:
+    made = config(tmp_path)
+    rows, spec = first_of_each_language(made), encode_spec(made, architecture)
+    assert set(rows) == set(LANGUAGES)
+    tokenizer = load_tokenizer(str(tiny.tokenizer(tmp_path)))
+    columns = Encoder(tokenizer, spec).encode(list(rows.values()))["label"]
+    begin = 0
+    for lang, end in zip(rows, columns.input_ends.tolist(), strict=True):
+        text = tokenizer.decode(columns.input_ids[begin:end].tolist())
+        assert [each for each in LANGUAGES if f"{PUBLISHED[each]}:" in text] == [lang]
+        begin = end
+
+
+def test_a_prompt_of_the_config_is_for_every_language(tmp_path: Path) -> None:
+    spec = encode_spec(config(tmp_path, prompts={"label": "Note"}), "causal")
+    assert {spec.prompt("label", lang) for lang in ("", *LANGUAGES)} == {"Note"}
+
+
+def test_other_prompts_of_a_language_are_another_fingerprint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = config(tmp_path)
+    folder = Layout(made, "causal", None).folder
+    assert Layout(made, "causal", None).folder == folder
+    corpus = published.CORPORA["multiclinsum"]
+    other = {**corpus.prompts_by_lang, "es": corpus.prompts_by_lang["pt"]}
+    monkeypatch.setitem(published.CORPORA, "multiclinsum", replace(corpus, prompts_by_lang=other))
+    assert Layout(made, "causal", None).folder != folder
+
+
+@pytest.mark.parametrize(
+    ("data", "asked"),
+    [
+        ({}, "List every entity that the text names, as a JSON list of strings"),
+        (
+            {"extraction": {"types": ["Chemical", "Disease"]}},
+            "List every Chemical and Disease that the text names, as a JSON list of strings",
+        ),
+        (
+            {"extraction": {"answer": "relations"}},
+            "List every pair of entities that the text relates, as a JSON list of [first, second]",
+        ),
+        (
+            {"extraction": {"answer": "relations", "types": ["CID"]}},
+            "List every pair of entities that the text relates by CID, as a JSON list of [first, second]",
+        ),
+        ({"prompts": {"label": "Name the drugs"}}, "Name the drugs"),
+        (
+            {"prompts": {"system": "Be exact."}},
+            "List every entity that the text names, as a JSON list of strings",
+        ),
+    ],
+)
+@pytest.mark.parametrize("form", ["pubtator", "conll"])
+def test_a_document_with_entities_is_asked_for_them(
+    tmp_path: Path, form: str, data: dict[str, Any], asked: str
+) -> None:
+    (tmp_path / "a.pubtator").write_text("7|t|Aspirin\n7|a|It helps.\n7\t0\t7\tAspirin\tChemical\tD1\n\n")
+    (tmp_path / "a.conll").write_text("Aspirin B-Chemical\nhelps O\n\n")
+    tiny.write_jsonl(tmp_path / "b.jsonl", tiny.rows(1))
+    files = [str(tmp_path / f"a.{form}"), str(tmp_path / "b.jsonl")]
+    made = config(tmp_path, dataset=None, train=files, **data)
+    spec = encode_spec(made, "causal")
+    first, second = (next(iter(records(source)))[3] for source in sources(made, "train"))
+    assert not isinstance(first, BadRowError)
+    assert not isinstance(second, BadRowError)
+    found, other = (reading(record, "label", spec) for record in (first, second))
+    assert found is not None
+    assert found.turns[-1].lead == f"{asked}:\n"
+    assert other is not None
+    assert other.turns[-1].lead == f"{made.data.prompts.label}:\n"
