@@ -26,6 +26,11 @@ def add_to(verbs: Any) -> None:
     )
     verb.add_argument("config", help="YAML file")
     verb.add_argument("overrides", nargs="*", metavar="key=value", help="dotted keys, later ones win")
+    verb.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="begin anew: the run of this name, if there is one, is moved to <name>.old-1, -2, ...",
+    )
     verb.add_argument("--json", action="store_true", help="print the summary as one JSON object at the end")
     verb.set_defaults(run=run)
 
@@ -37,16 +42,21 @@ def run(arguments: argparse.Namespace) -> int:
     from medray.cli.cluster import before_import
     from medray.cli.summary import show
     from medray.tracking.console import Console
-    from medray.train.rerun import finished
+    from medray.train.rerun import finished, set_aside
 
     console = Console(sys.stderr)
     console.phase("start", f"{config.run.name} of {arguments.config}")
+    if arguments.overwrite:
+        aside = set_aside(config)
+        console.phase(
+            "overwrite", f"the old run is now {aside}" if aside else "there was no run of this name"
+        )
     result, stopped_by = finished(config), 0
     if result is None:
         before_import(address)
         result, stopped_by = _train(config, address, console)
     else:
-        console.phase("done", f"{config.run.name} was finished before; another run.name starts anew")
+        console.phase("done", f"{config.run.name} was finished before; --overwrite starts anew")
     show(console, config, result, Path(arguments.config))
     if arguments.json:
         print(json.dumps(result.summary))
@@ -107,16 +117,21 @@ def cluster_address(config: Config) -> str | None:
 def _train(config: Config, address: str | None, console: Any) -> tuple[RunResult, int]:
     """The result, and the signal that ended the run early or 0."""
     from medray.cli.cluster import connect, disconnect
-    from medray.train import driver
+    from medray.train import run_lock
+    from medray.train.rerun import folder_of
 
-    stop = driver.StopSwitch()
-    restore = _on_signals(stop)
-    try:
-        connect(address)
-        return driver.run(config, console=console, stop=stop), stop.signal
-    finally:
-        disconnect()
-        restore()
+    # The driver takes it too; here a second start is refused before it starts a cluster of its own.
+    with run_lock.held(folder_of(config), lambda text: console.phase("lock", text)):
+        from medray.train import driver
+
+        stop = driver.StopSwitch()
+        restore = _on_signals(stop)
+        try:
+            connect(address)
+            return driver.run(config, console=console, stop=stop), stop.signal
+        finally:
+            disconnect()
+            restore()
 
 
 def _on_signals(stop: Any) -> Any:

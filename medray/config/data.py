@@ -85,7 +85,9 @@ class SourceConfig(Section):
     """One entry of `train` or `validation`. A plain text in its place is its path."""
 
     path: str = key(
-        ..., "File, folder, glob, URL (s3://, https://, …), or the name of a Hugging Face data set."
+        ...,
+        "File, folder, glob, URL (s3://, https://, …), or the name of a Hugging Face data set.",
+        resumable=True,  # the hash of the content is what a run holds on to
     )
     format: Format = key("auto", "How bytes become rows; auto: by the file's ending.")
     form: Form = key("auto", "How a row becomes a record; auto: by its columns.")
@@ -156,7 +158,9 @@ class DataConfig(Section):
     )
     clinic: ClinicConfig = Field(default_factory=ClinicConfig)
     root: str | None = key(
-        None, "Folder or URL that `train` and `validation` are relative to; default: the config's."
+        None,
+        "Folder or URL that `train` and `validation` are relative to; default: the config's.",
+        resumable=True,
     )
     train: tuple[SourceConfig, ...] = key((), "Sources of the training split: one or a list.")
     validation: tuple[SourceConfig, ...] = key((), "Sources of the validation split, as `train`.")

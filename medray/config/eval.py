@@ -20,7 +20,9 @@ class EvalConfig(Section):
     every_steps: int | None = key(
         None, "Steps between evaluations; default: none but first and last.", ge=1, resumable=True
     )
-    at_start: bool = key(True, "Evaluate before the first step: what the untuned model can do.")
+    at_start: bool = key(
+        True, "Evaluate before the first step: what the untuned model can do.", resumable=True
+    )
     metrics: tuple[Literal["rouge", "accuracy", "entity_f1"], ...] = key(
         ("rouge",), "Metrics of generated text.", resumable=True
     )

@@ -14,7 +14,9 @@ class RunConfig(Section):
     """Where a run lives and which seed it follows."""
 
     storage: str = key("runs", "Folder of all runs; relative to the config file.", resumable=True)
-    name: str = key("run", "Folder of this run inside the storage; the same name again resumes.")
+    name: str = key(
+        "run", "Folder of this run inside the storage; the same name again resumes.", resumable=True
+    )
     seed: int = key(0, "Seeds data order, weights of new modules and dropout.", ge=0, lt=2**31)
 
     @field_validator("name")

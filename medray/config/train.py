@@ -36,18 +36,24 @@ class TrainConfig(Section):
         None, "Tokens of one optimizer step, in place of a number of rows.", ge=1
     )
     micro_batch_size: int | None = key(
-        None, "Rows a worker holds at once; default: follows from the batch.", ge=1
+        None, "Rows a worker holds at once; default: follows from the batch.", ge=1, resumable=True
     )
-    gradient_accumulation_steps: int | None = key(None, "Micro-batches of a step; default: follows.", ge=1)
+    gradient_accumulation_steps: int | None = key(
+        None, "Micro-batches of a step; default: follows.", ge=1, resumable=True
+    )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = key(
         "auto", "auto: bf16 where a GPU has it, else fp32."
     )
-    zero_stage: int = key(2, "What DeepSpeed shards: 1 optimizer, 2 gradients, 3 parameters.", ge=0, le=3)
+    zero_stage: int = key(
+        2, "What DeepSpeed shards: 1 optimizer, 2 gradients, 3 parameters.", ge=0, le=3, resumable=True
+    )
     offload: Literal["none", "cpu"] = key(
         "none", "cpu keeps optimizer state (and stage 3 parameters) in host memory."
     )
     deepspeed: dict[str, Any] = key({}, "Raw overrides of DeepSpeed's own config.")
-    gradient_checkpointing: bool = key(False, "Recompute activations in the backward pass to save memory.")
+    gradient_checkpointing: bool = key(
+        False, "Recompute activations in the backward pass to save memory.", resumable=True
+    )
     optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig)
     scheduler: SchedulerConfig = Field(default_factory=SchedulerConfig)
     clip_grad_norm: float = key(1.0, "Largest gradient norm; 0 does not clip.", ge=0)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -24,7 +25,7 @@ from medray.config.load import dump
 from medray.errors import InputError, RunFailedError
 from medray.models.load import architecture, model_config, model_folder
 from medray.tracking import ledger as ledgers
-from medray.train import checkpoint, data_phase
+from medray.train import checkpoint, data_phase, run_lock
 from medray.train.export_evaluation import evaluate_export
 from medray.train.failure import first_failure
 from medray.train.loop import STOPPED, WorkerPlan
@@ -37,6 +38,7 @@ from medray.train.worker import worker
 POLL_SECONDS = 0.2
 # A report of a checkpoint is a barrier that costs one poll of Ray Train's controller, 2 s by default.
 CONTROLLER_POLL_SECONDS = "0.2"
+ELASTIC_START_SECONDS = 10
 
 
 class Console(Protocol):
@@ -89,7 +91,11 @@ def run(
     when the run failed. A run that is done is returned as it is.
     """
     os.umask(0o077)  # what a run leaves holds patients' text
-    return finished(config) or _Driver(config, list(callbacks), console, stop or StopSwitch()).run()
+    if done := finished(config):
+        return done
+    driver = _Driver(config, list(callbacks), console, stop or StopSwitch())
+    with run_lock.held(driver.folder, lambda text: driver.phase("lock", text)):
+        return finished(config) or driver.run()  # another start may have ended it meanwhile
 
 
 class _Driver:
@@ -169,7 +175,8 @@ class _Driver:
         file, data = self.folder / "config.yaml", self.folder / "data.json"
         if checkpoint.newest(self.folder / "checkpoints"):
             if file.exists():
-                check_unchanged(file, self.config)
+                for note in check_unchanged(file, self.config):
+                    self.phase("resume", note)
             check_same_data(data, tokens, self.config)
         for path, text in ((file, dump(self.config)), (data, json.dumps({"tokens": tokens}) + "\n")):
             staging = path.with_name(f".{path.name}")
@@ -194,11 +201,13 @@ class _Driver:
     ) -> dict[str, Any]:
         """Runs the workers in a side thread and shows their news until they end."""
         os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", CONTROLLER_POLL_SECONDS)
-        os.environ.setdefault(
-            "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(self.config.cluster.start_timeout_seconds)
-        )
+        cluster = self.config.cluster
+        elastic = cluster.fewest_workers < cluster.most_workers
+        # Resources that an elastic group waits for may be those of a node that has just died: soon count them again.
+        patience = min(cluster.start_timeout_seconds, ELASTIC_START_SECONDS if elastic else sys.maxsize)
+        os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(patience)
         per_worker = {"CPU": granted.cpus} | ({"GPU": granted.gpus} if granted.gpus else {})
-        workers: Any = self.config.cluster.workers  # Ray takes a range too, its annotation does not
+        workers: Any = cluster.workers  # Ray takes a range too, its annotation does not
         trainer = TorchTrainer(
             worker,  # type: ignore[arg-type]
             train_loop_config={"plan": plan, "ledger": ledger},

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 from medray.config import Config, Section
 from medray.config.yaml_text import NotYamlError, parse
@@ -171,7 +171,8 @@ def _resumable(model: type[Section], prefix: str) -> Iterator[str]:
             continue
         for kind in (item.annotation, *get_args(item.annotation)):
             if isinstance(kind, type) and issubclass(kind, Section):
-                yield from _resumable(kind, f"{prefix}{name}{'' if kind is item.annotation else '[]'}.")
+                many = "[]" if get_origin(item.annotation) is tuple else ""
+                yield from _resumable(kind, f"{prefix}{name}{many}.")
 
 
 def _notes(changed: list[str], then: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:

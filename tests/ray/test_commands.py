@@ -9,63 +9,12 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
-import tiny
-
-WORKER = "ray::RayTrainWorker"
-CONFIG = """
-run: {{storage: runs, name: {name}, seed: 5}}
-model: {{name: null, init: random, preset: llama-tiny}}
-data: {{train: train.jsonl, validation: validation.jsonl, tokenizer: train, vocab_size: 400, shard_rows: 6,
-       window_shards: 2, max_input_tokens: 64, max_label_tokens: 32, max_rationale_tokens: 32}}
-method: {{name: distill, alpha: 0.3}}
-train: {{max_steps: {steps}, global_batch_size: 8, micro_batch_size: 2, precision: fp32, optimizer: {{lr: 1.0e-2}},
-        save_every_steps: 10}}
-peft: {{type: lora, rank: 2, dropout: 0.1}}
-cluster: {{workers: 2, cpus_per_worker: 0.5, max_failures: 0}}
-eval: {{metrics: []}}
-"""
-
-
-def write_config(folder: Path, name: str, steps: int) -> Path:
-    rows = tiny.rows(30)
-    tiny.write_jsonl(folder / "train.jsonl", rows[:22])
-    tiny.write_jsonl(folder / "validation.jsonl", rows[22:])
-    (folder / f"{name}.yaml").write_text(CONFIG.format(name=name, steps=steps))
-    return folder / f"{name}.yaml"
-
-
-def command(config: Path, *arguments: str) -> list[str]:
-    return [sys.executable, "-m", "medray", "train", str(config), *arguments]
-
-
-def run(cluster: Any, config: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command(config, *arguments),
-        env={**os.environ, "RAY_ADDRESS": cluster.address},
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-    )
-
-
-def until(condition: Callable[[], bool], what: str, seconds: float = 150) -> None:
-    limit = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < limit, f"never came: {what}"
-        time.sleep(0.02)
-
-
-def steps_of(folder: Path) -> list[dict[str, Any]]:
-    file = folder / "steps.jsonl"
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+from commands import WORKER, command, run, steps_of, until, write_config
 
 
 def test_killed_in_the_middle_and_started_again_nothing_happened(cluster: Any, tmp_path: Path) -> None:
@@ -142,6 +91,29 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(cluster: Any, tmp_path: Path)
     assert again.returncode == 0, again.stderr
     assert json.loads(again.stdout)["steps"] == 60
     assert [step["step"] for step in steps_of(folder)] == list(range(1, 61))
+
+
+def test_of_two_starts_at_once_one_trains_and_the_other_is_refused(cluster: Any, tmp_path: Path) -> None:
+    config = write_config(tmp_path, "twice", 4)
+    starts = [
+        subprocess.Popen(
+            command(config),
+            env={**os.environ, "RAY_ADDRESS": cluster.address},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    shown = [start.communicate(timeout=200)[1] for start in starts]
+    codes = [start.returncode for start in starts]
+    assert sorted(codes) == [0, 2], shown
+    trained, refused = codes.index(0), codes.index(2)
+    assert f"pid {starts[trained].pid}, since" in shown[refused]
+    assert "Traceback" not in shown[refused]
+    folder = tmp_path / "runs" / "twice"
+    assert [step["step"] for step in steps_of(folder)] == [1, 2, 3, 4]
+    assert not (folder / ".lock").exists()
 
 
 def test_as_a_ray_job(cluster: Any, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from recorder import Recorder
+from torch import distributed
 
 from medray.models import load
 from medray.train import loop
@@ -47,11 +48,11 @@ def main() -> None:
             }
     if seen:
         Path(sys.argv[2]).write_text(json.dumps(seen))
+    if distributed.is_initialized():
+        distributed.destroy_process_group()  # gloo's threads must not outlive the interpreter
 
 
 def _gather(value: int) -> list[int]:
-    from torch import distributed
-
     if not distributed.is_initialized():
         return [value]
     values: list[Any] = [None] * distributed.get_world_size()

@@ -1,0 +1,142 @@
+"""Ray clusters of processes that only we end: a head with dashboard and job server, and nodes that join it."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+RAY = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats"]
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """address: of the head for drivers; jobs: of the job server; head: its process."""
+
+    address: str
+    jobs: str
+    head: psutil.Process
+
+    def processes(self, name: str) -> list[psutil.Process]:
+        """Living processes of the head's node whose command line begins with `name`."""
+        return processes_below(self.head, name)
+
+    @contextlib.contextmanager
+    def node(self, folder: Path, cpus: int = 1) -> Iterator[psutil.Process]:
+        """Another node of this cluster on this machine; what it gives is the process that holds its raylet."""
+        (metrics, agent) = free_ports(2)
+        log = folder / f"node-{metrics}.log"
+        options = [
+            f"--address={self.address}",
+            f"--num-cpus={cpus}",
+            f"--metrics-export-port={metrics}",
+            f"--dashboard-agent-listen-port={agent}",
+            "--object-store-memory=100000000",
+        ]
+        process = _started([*RAY, *options], log)
+        try:
+            _wait(process, log, lambda: "Ray runtime started" in log.read_text())
+            yield psutil.Process(process.pid)
+        finally:
+            end(process)
+
+
+def processes_below(node: psutil.Process, name: str) -> list[psutil.Process]:
+    found = []
+    for process in node.children(recursive=True):
+        try:
+            if " ".join(process.cmdline()).startswith(name):
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that were free just now, outside the range that Ray gives its workers."""
+    sockets = []
+    while len(sockets) < count:
+        sock = socket.socket()
+        sock.bind(("127.0.0.1", 0))
+        if not 10002 <= sock.getsockname()[1] <= 19999:
+            sockets.append(sock)
+    ports = [sock.getsockname()[1] for sock in sockets]
+    for sock in sockets:
+        sock.close()
+    return ports
+
+
+@contextlib.contextmanager
+def head(log_folder: Path, cpus: int) -> Iterator[Cluster]:
+    port, dashboard, agent, client, metrics = free_ports(5)
+    # Ray's sockets live under its folder, and a socket's path holds 107 characters at most.
+    log = log_folder / "head.log"
+    options = [
+        "--head",
+        f"--port={port}",
+        f"--dashboard-port={dashboard}",
+        f"--dashboard-agent-listen-port={agent}",
+        f"--ray-client-server-port={client}",
+        f"--metrics-export-port={metrics}",
+        f"--num-cpus={cpus}",
+        f"--temp-dir=/tmp/medray-ray-{port}",
+        "--object-store-memory=300000000",
+    ]
+    process = _started([*RAY, *options], log)
+    try:
+        # The dashboard answers last, so the cluster is up when it does.
+        _wait(process, log, lambda: _listens(dashboard) and "Ray runtime started" in log.read_text())
+        yield Cluster(_address(log), f"http://127.0.0.1:{dashboard}", psutil.Process(process.pid))
+    finally:
+        end(process)
+
+
+def _started(command: list[str], log: Path) -> subprocess.Popen[bytes]:
+    with log.open("w") as stream:
+        return subprocess.Popen(command, stdout=stream, stderr=stream, start_new_session=True)
+
+
+def _wait(process: subprocess.Popen[bytes], log: Path, ready: Callable[[], bool]) -> None:
+    limit = time.monotonic() + 120
+    while time.monotonic() < limit:
+        assert process.poll() is None, log.read_text()
+        if ready():
+            return
+        time.sleep(0.2)
+    raise TimeoutError(log.read_text())
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as sock:
+        return sock.connect_ex(("127.0.0.1", port)) == 0
+
+
+def _address(log: Path) -> str:
+    found = re.search(r"--address='([^']+)'", log.read_text())
+    assert found, log.read_text()
+    return found[1]
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """Ends a node, then whatever it has left behind."""
+    family = _family(process.pid)
+    process.kill()
+    process.wait()
+    for member in family:
+        with contextlib.suppress(psutil.Error):
+            member.kill()
+
+
+def _family(pid: int) -> list[psutil.Process]:
+    try:
+        return psutil.Process(pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []

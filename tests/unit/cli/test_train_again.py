@@ -1,0 +1,125 @@
+"""`medray train` of a run name that was used before: begun anew on request, refused while another start has it."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from medray.cli.main import main
+from medray.config.load import dump, load
+
+SOUND = """
+run: {storage: runs, name: mine}
+data: {dataset: clinic, tokenizer: train}
+model: {name: null, init: random, preset: llama-tiny}
+"""
+SUMMARY: dict[str, Any] = {
+    "status": "done",
+    "steps": 3,
+    "samples": 24,
+    "tokens": 240,
+    "tokens_per_second": 1.0,
+    "eval": {},
+    "seconds": {"total": 1.0},
+    "parameters": {"total": 2, "trainable": 1},
+}
+
+
+class TrainingBeganError(Exception):
+    """What comes next would start Ray."""
+
+
+@pytest.fixture
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A config whose training ends as soon as it would join a cluster."""
+
+    def connect(*_: object) -> None:
+        raise TrainingBeganError
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):  # set by the command for a cluster of its own
+        monkeypatch.setenv(name, os.environ.get(name, ""))
+    monkeypatch.setattr("medray.cli.cluster.connect", connect)
+    (tmp_path / "run.yaml").write_text(SOUND)
+    return tmp_path / "run.yaml"
+
+
+@pytest.fixture
+def done(file: Path) -> Path:
+    """The folder of a run of this config that is done."""
+    folder = file.parent / "runs" / "mine"
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(dump(load(file)))
+    (folder / "summary.json").write_text(json.dumps(SUMMARY))
+    return folder
+
+
+@contextmanager
+def in_use(folder: Path) -> Iterator[None]:
+    """As by another start."""
+    with (folder / ".lock").open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        stream.write(json.dumps({"host": "gpu-7", "pid": 4711, "time": "2026-01-02 03:04:05+00:00"}))
+        stream.flush()
+        yield
+
+
+def test_a_run_that_is_done_needs_no_lock(file: Path, done: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with in_use(done):
+        assert main(["train", str(file)]) == 0
+    assert "mine was finished before; --overwrite starts anew" in capsys.readouterr().err
+
+
+def test_overwrite_moves_the_old_run_says_where_and_begins_anew(
+    file: Path, done: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(TrainingBeganError):
+        main(["train", str(file), "--overwrite"])
+    aside = done.with_name("mine.old-1")
+    assert f"overwrite   the old run is now {aside}" in capsys.readouterr().err
+    assert json.loads((aside / "summary.json").read_text()) == SUMMARY
+    assert not done.exists()
+    assert main(["train", str(file), "run.name=mine.old-1"]) == 0  # it is a run as before, under its new name
+
+
+def test_overwrite_where_no_run_is(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(TrainingBeganError):
+        main(["train", str(file), "--overwrite", "train.max_steps=3"])
+    assert "there was no run of this name" in capsys.readouterr().err
+    assert not (file.parent / "runs" / "mine").exists()
+
+
+def test_a_wrong_config_moves_nothing(file: Path, done: Path) -> None:
+    assert main(["train", str(file), "--overwrite", "train.epochs=x"]) == 2
+    assert (done / "summary.json").exists()
+
+
+@pytest.mark.parametrize("arguments", [["--overwrite"], ["train.max_steps=9"]])
+def test_a_second_start_is_refused_before_it_starts_a_cluster(
+    file: Path, done: Path, capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    with in_use(done):
+        assert main(["train", str(file), *arguments]) == 2
+    message = capsys.readouterr().err.splitlines()[-2:]
+    assert message[0].startswith(f"medray: {file}: run.name = 'mine': the run folder {done} is in use")
+    assert message[0].endswith("on host gpu-7, pid 4711, since 2026-01-02 03:04:05+00:00")
+    assert message[1].startswith("  mend: wait until it ends, stop it")
+    assert sorted(path.name for path in done.parent.iterdir()) == ["mine"]
+    with pytest.raises(TrainingBeganError):
+        main(["train", str(file), *arguments])
+
+
+def test_a_done_run_of_another_config_is_refused_with_old_and_new_values(
+    file: Path, done: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", str(file), "peft.rank=4", "method.alpha=0.1"]) == 2
+    message = capsys.readouterr().err
+    assert "another config: method.alpha 0.5 -> 0.1, peft.rank 16 -> 4\n" in message
+    assert "Traceback" not in message
