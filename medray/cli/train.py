@@ -128,6 +128,7 @@ def _train(config: Config, address: str | None, console: Any) -> tuple[RunResult
         restore = _on_signals(stop)
         try:
             connect(address)
+            _on_signals(stop)  # again: Ray has put a handler of its own in the place of SIGTERM's
             return driver.run(config, console=console, stop=stop), stop.signal
         finally:
             disconnect()

@@ -30,6 +30,12 @@ class ClusterConfig(Section):
         resumable=True,
     )
     max_failures: int = key(3, "Times that a failed group of workers is started again.", ge=0, resumable=True)
+    hang_seconds: int = key(
+        900,
+        "A step that takes longer hangs: its worker is ended and the group started again.",
+        ge=1,
+        resumable=True,
+    )
     start_timeout_seconds: int = key(
         600, "How long a group of workers may take to start.", ge=1, resumable=True
     )

@@ -166,7 +166,7 @@ def _mend(items: Sequence[Any], key: str, place: Sequence[str | int], given: boo
         return "leave the key out for its default"
     if "string_type" in kinds and isinstance(value, int | float | dict):  # 5 is a number, "a: b" is a key
         return "put it in quotes" + (f": {key}='\"…\"'" if given and "[" not in key else "")
-    if "tuple_type" in kinds and word:
+    if "tuple_type" in kinds and word and not {"int_type", "int_parsing"} & set(kinds):
         return f"{key}{sign}[{value}]"
     if "int_type" in kinds and isinstance(value, float) and value.is_integer() and value < 1e15:
         return f"{key}{sign}{int(value)}"

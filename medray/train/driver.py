@@ -206,6 +206,8 @@ class _Driver:
         # Resources that an elastic group waits for may be those of a node that has just died: soon count them again.
         patience = min(cluster.start_timeout_seconds, ELASTIC_START_SECONDS if elastic else sys.maxsize)
         os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(patience)
+        # Of a process that is stopped altogether, which cannot end itself.
+        os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(cluster.hang_seconds)
         per_worker = {"CPU": granted.cpus} | ({"GPU": granted.gpus} if granted.gpus else {})
         workers: Any = cluster.workers  # Ray takes a range too, its annotation does not
         trainer = TorchTrainer(

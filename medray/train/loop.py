@@ -5,6 +5,7 @@ It talks to the outside through a Reporter only; `train/worker.py` has the one f
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import math
 import os
@@ -214,8 +215,9 @@ class _Loop:
         self._event("phase", name="training")
         with self._timed("train"), self._ahead(self.progress.step) as ahead:
             for ready in ahead:
-                self._step(ready)
-                stop, step = self._stop(), self.progress.step
+                with self._watched():
+                    self._step(ready)
+                    stop, step = self._stop(), self.progress.step
                 if step == plan.total_steps:
                     break
                 metrics: dict[str, float] = {}
@@ -383,6 +385,18 @@ class _Loop:
 
     def _event(self, kind: str, **fields: Any) -> None:
         self.reporter.event({"kind": kind, **fields})
+
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
+        """Ends this process, with its stacks in the log, where what is inside takes too long.
+
+        A rank that hangs keeps the others in a collective for ever; Ray starts the group again when one of them dies.
+        """
+        faulthandler.dump_traceback_later(self.config.cluster.hang_seconds, exit=True, file=2)
+        try:
+            yield
+        finally:
+            faulthandler.cancel_dump_traceback_later()
 
     @contextmanager
     def _timed(self, part: str) -> Iterator[None]:

@@ -49,9 +49,8 @@ def resources(config: Config, have: Supply) -> Resources:
     gpus = int(cluster.gpus if cluster.gpus is not None else have.gpus > 0)
     request = Request(cluster.fewest_workers, cluster.cpus_per_worker, gpus)
     if reason := shortage(request, have):
-        raise InputError(
-            reason.removeprefix("cluster.workers: "), key="cluster.workers", value=cluster.workers
-        )
+        what, _, mend = reason.removeprefix("cluster.workers: ").partition(": ")
+        raise InputError(what, key="cluster.workers", value=cluster.workers, mend=mend)
     most = replace(request, workers=cluster.most_workers)
     cpus = resolve(request if shortage(most, have) else most, have).cpus_per_worker or 1.0
     return Resources(cluster.fewest_workers, cpus, gpus, cluster.threads_per_worker or max(1, int(cpus)))

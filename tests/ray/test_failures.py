@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -69,7 +69,7 @@ def all_workers(cluster: Any) -> list[psutil.Process]:
     return cluster.processes(WORKER)
 
 
-@pytest.mark.parametrize("victims", [one_worker, all_workers])
+@pytest.mark.parametrize("victims", [one_worker, pytest.param(all_workers, marks=pytest.mark.long)])
 def test_killed_workers_are_started_again(
     victims: Callable[[Any], list[psutil.Process]], cluster: Any, calm: Any, tmp_path: Path
 ) -> None:
@@ -79,17 +79,16 @@ def test_killed_workers_are_started_again(
     killed = victims(cluster)
     for process in killed:
         process.send_signal(signal.SIGKILL)
-    began, reached = time.monotonic(), len(steps_of(folder))
-    until(lambda: len(steps_of(folder)) > reached, "a step after the kill")
-    print(f"{time.monotonic() - began:.1f} s from the kill to the next new step")
     assert killed
     ended(driver, config)
+    assert len(attempts(folder)) == 2
     assert final(folder) == calm
 
 
+@pytest.mark.long
 def test_a_node_is_lost_and_the_run_goes_on_with_fewer_workers(cluster: Any, tmp_path: Path) -> None:
     """Two workers, then one: the order of samples is the same, and the losses within 1e-4."""
-    options = ["peft.dropout=0.0", "train.max_steps=60"]
+    options = ["peft.dropout=0.0", "train.optimizer.lr=0.001"]  # a larger one amplifies rounding without end
     calm = run(cluster, write_config(tmp_path, "whole", 60), *options, "--json")
     assert calm.returncode == 0, calm.stderr
     with head(tmp_path, cpus=1) as small, small.node(tmp_path) as node:
@@ -100,14 +99,55 @@ def test_a_node_is_lost_and_the_run_goes_on_with_fewer_workers(cluster: Any, tmp
         assert attempts(folder)[0]["workers"] == 2
         (raylet,) = processes_below(node, RAYLET)
         raylet.kill()
-        began, reached = time.monotonic(), len(steps_of(folder))
-        until(lambda: len(steps_of(folder)) > reached, "a step after the kill")
-        print(f"{time.monotonic() - began:.1f} s from the kill to the next new step")
         ended(driver, config)
     assert [one["workers"] for one in attempts(folder)] == [2, 1]
     assert summary(folder)["order_sha256"] == json.loads(calm.stdout)["order_sha256"]
     wanted = [record["loss"] for record in steps_of(tmp_path / "runs" / "whole")]
     assert [record["loss"] for record in steps_of(folder)] == pytest.approx(wanted, abs=1e-4)
+
+
+def test_a_worker_that_hangs_is_found_and_started_again(cluster: Any, calm: Any, tmp_path: Path) -> None:
+    config, folder = write_config(tmp_path, "hangs", STEPS), tmp_path / "runs" / "hangs"
+    driver = start(cluster, config, "cluster.max_failures=3", "cluster.hang_seconds=10")
+    until(lambda: 10 in checkpoints(folder), "checkpoint 10")
+    (stopped,) = one_worker(cluster)
+    stopped.send_signal(signal.SIGSTOP)
+    ended(driver, config)
+    assert final(folder) == calm
+    assert len(attempts(folder)) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "code"), [("SIGTERM", 75), pytest.param("SIGUSR1", 75, marks=pytest.mark.long)]
+)
+def test_a_driver_that_is_told_to_stop_saves_first(
+    name: str, code: int, cluster: Any, calm: Any, tmp_path: Path
+) -> None:
+    config, folder = write_config(tmp_path, "told", STEPS), tmp_path / "runs" / "told"
+    driver = start(cluster, config, "train.save_every_steps=1000")
+    until(lambda: len(steps_of(folder)) > 3, "a few steps")
+    driver.send_signal(getattr(signal, name))
+    ended(driver, config, code)
+    assert checkpoints(folder) == [len(steps_of(folder))]
+    assert run(cluster, config).returncode == 0
+    assert final(folder) == calm
+
+
+@pytest.mark.long
+def test_the_head_dies_and_another_cluster_goes_on(calm: Any, tmp_path: Path) -> None:
+    config, folder = write_config(tmp_path, "headless", STEPS), tmp_path / "runs" / "headless"
+    with head(tmp_path, cpus=4) as first:
+        driver = start(first, config)
+        until(lambda: 10 in checkpoints(folder), "checkpoint 10")
+        for process in [*first.head.children(recursive=True), first.head]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        driver.wait(timeout=200)
+        assert driver.returncode == 1, config.with_suffix(".log").read_text()
+    (tmp_path / "second").mkdir()
+    with head(tmp_path / "second", cpus=4) as second:
+        assert run(second, config).returncode == 0
+    assert final(folder) == calm
 
 
 def attempts(folder: Path) -> list[dict[str, Any]]:

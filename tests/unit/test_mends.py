@@ -13,7 +13,7 @@ ROOT = Path(medray.__file__).parent
 ELSEWHERE = {ROOT / "data" / "splits.py"}  # arithmetic, which knows of no file and no key
 FILES = [
     file
-    for pattern in ("config/*.py", "data/*.py", "data/readers/*.py")
+    for pattern in ("config/*.py", "data/*.py", "data/readers/*.py", "data/corpora/*.py")
     for file in sorted(ROOT.glob(pattern))
     if file not in ELSEWHERE
 ]

@@ -163,6 +163,7 @@ def _write_split(
             f"the {split} split of {name} has no usable row: {account.rejected} are bad, "
             f"{sum(account.dropped.values())} left out",
             file=files.shown(source),
+            mend="name the folder or file as it was published",
         )
     rows = stage / f"{split}.jsonl"
     if CORPORA[name].kind == "extraction":
@@ -244,7 +245,9 @@ def _staged(target: Path, force: bool) -> Iterator[Path]:
         target.mkdir(parents=True, exist_ok=True)
         stage = Path(tempfile.mkdtemp(dir=target, prefix=".import-"))
     except OSError as error:
-        raise InputError(f"cannot be written ({error.strerror})", file=target) from None
+        raise InputError(
+            f"cannot be written ({error.strerror})", file=target, mend="name a folder that you may write to"
+        ) from None
     try:
         yield stage
         _move(stage, target, force)

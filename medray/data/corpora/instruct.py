@@ -104,6 +104,8 @@ def short(table: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     if len(table) < 6000:
         raise InputError(
             f"the short set needs 6,000 rows, so that its slices do not overlap; there are {len(table):,}",
+            key="--subset",
+            value="short",
             mend="--subset sample --rows N",
         )
     return [*table[_HEAD], *table[_TAIL]]
@@ -112,7 +114,12 @@ def short(table: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 def sample(table: Sequence[dict[str, Any]], count: int, seed: int) -> list[dict[str, Any]]:
     """`count` rows in the table's order, drawn with `seed`: of each source its share, to within one row."""
     if not 0 < count <= len(table):
-        raise InputError(f"there are {len(table):,} rows to draw from", key="--rows", value=count)
+        raise InputError(
+            f"there are {len(table):,} rows to draw from",
+            key="--rows",
+            value=count,
+            mend=f"--rows {len(table)}",
+        )
     groups: dict[str, list[int]] = {}
     for number, row in enumerate(table):
         groups.setdefault(row["source"], []).append(number)

@@ -67,7 +67,9 @@ def _split(documents: Mapping[str, list[str]]) -> dict[str, dict[str, list[int]]
     for lang, found in documents.items():
         if len(set(found)) < len(found):
             raise InputError(
-                f"{len(found) - len(set(found))} reports of {lang} have the id of another", key="data.root"
+                f"{len(found) - len(set(found))} reports of {lang} have the id of another",
+                key="data.root",
+                mend="keep each report of a language once",
             )
     distinct = {tuple(found) for found in documents.values()}
     if len(distinct) == 1:

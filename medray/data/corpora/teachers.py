@@ -19,6 +19,7 @@ from medray.data.readers.formats import compression_of
 from medray.errors import InputError
 
 ROWS_PER_FILE = {"cqa": 1000, "svamp": 500, "asdiv": 1000, "esnli": 5500, "anli1": 5000}
+_AGAIN = "have the teacher write it again, or leave it out"
 _ENDINGS = ("json", "json.gz")
 
 
@@ -105,14 +106,18 @@ def _texts(file: File) -> list[str]:
     try:
         texts: Any = json.loads(data.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
-        raise InputError(f"not UTF-8 at byte {error.start}", file=file.name) from None
+        raise InputError(f"not UTF-8 at byte {error.start}", file=file.name, mend=_AGAIN) from None
     except json.JSONDecodeError as error:
-        raise InputError(f"not valid JSON at line {error.lineno}", file=file.name) from None
+        raise InputError(f"not valid JSON at line {error.lineno}", file=file.name, mend=_AGAIN) from None
     if not isinstance(texts, list):
-        raise InputError(f"a JSON {type(texts).__name__}, not a list of completions", file=file.name)
+        raise InputError(
+            f"a JSON {type(texts).__name__}, not a list of completions", file=file.name, mend=_AGAIN
+        )
     for number, completion in enumerate(texts, 1):
         if not isinstance(completion, str):
             raise InputError(
-                f"completion {number} is a {type(completion).__name__}, not text", file=file.name
+                f"completion {number} is a {type(completion).__name__}, not text",
+                file=file.name,
+                mend="null and objects are no completions: write an empty text where the teacher said nothing",
             )
     return texts
