@@ -14,7 +14,8 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,9 @@ LEFT_SECONDS = 3600.0
 PRIVATE = 0o077  # the umask: what is written holds patients' text
 
 
+Parts = dict[str, list[SourceParts]]  # of each split, a source each
+
+
 class Pipeline:
     """The two passes of one run. An actor: `ray.remote(Pipeline).options(num_cpus=0)`."""
 
@@ -51,16 +55,15 @@ class Pipeline:
         quiet_ray_data()
         os.umask(PRIVATE)
         self.config = config
-        self.layout = Layout(config, architecture, model_folder)
-        self.folder = self.layout.folder
-        self.converted = self.folder / CONVERTED / f"{socket.gethostname()}-{os.getpid()}"
+        self._model = architecture, model_folder
 
     def index(self) -> dict[str, TokenSet]:
         """The token set of each split that has rows, indexed and checked; no shard need exist yet."""
+        early = self._lay_out()
         self.folder.mkdir(parents=True, exist_ok=True)
         self.folder.chmod(0o700)
         self.sources = self._plain_sources()
-        indexes = self._indexes()
+        indexes = self._indexes(early)
         for split, index in indexes.items():
             check_split(self.config, split, index, self.folder / split / REJECTS)
         self.sets = {split: self.layout.token_set(split, index) for split, index in indexes.items()}
@@ -68,6 +71,22 @@ class Pipeline:
             vocabulary, target = self.config.data.vocab_size, self.layout.tokenizer
             train_tokenizer(self._texts(indexes["train"]), vocabulary, target)
         return self.sets
+
+    def _lay_out(self) -> Parts | None:
+        """Finds the folder, which is named by the hash of all files. Those that can be read as they are, are indexed
+        meanwhile: else None."""
+        early = None
+        self.layout = Layout(self.config, *self._model, compute=False)
+        if not self.layout.known:
+            sources = self.layout.sources
+            plain = all(source.positional for group in sources.values() for source in group)
+            with ThreadPoolExecutor(1) as side:
+                hashed = side.submit(Layout, self.config, *self._model)
+                early = self._index_ranges(sources) if plain else None
+                self.layout = hashed.result()
+        self.folder = self.layout.folder
+        self.converted = self.folder / CONVERTED / f"{socket.gethostname()}-{os.getpid()}"
+        return early
 
     def encode(self, tokenizer: bytes | None = None) -> dict[str, dict[str, Any]]:
         """Writes all shards, validation first (it is small and read at once), and returns each split's manifest.
@@ -122,7 +141,7 @@ class Pipeline:
             plain[split][number] = plain[split][number].plain_at(folder / f"{split}-{number}.jsonl")
         return plain
 
-    def _indexes(self) -> dict[str, SplitIndex]:
+    def _indexes(self, early: Parts | None) -> dict[str, SplitIndex]:
         done = {
             split: SplitIndex.read(self.folder / split / INDEX)
             for split in SPLITS
@@ -130,7 +149,7 @@ class Pipeline:
         }
         if "train" in done:  # written last
             return done
-        parts = self._index_ranges()
+        parts = early or self._index_ranges(self.sources)
         data = self.config.data
         held_out = corpora.presets(data.dataset).hold_out if data.dataset not in (None, "clinic") else 0.0
         indexes = join(
@@ -144,8 +163,8 @@ class Pipeline:
                 indexes[split].write(folder / INDEX)
         return indexes
 
-    def _index_ranges(self) -> dict[str, list[SourceParts]]:
-        group, shard_rows = self.sources, self.config.data.shard_rows
+    def _index_ranges(self, group: Mapping[str, Sequence[Source]]) -> Parts:
+        shard_rows = self.config.data.shard_rows
         benchmarks = _benchmarks(self.config.data.decontaminate)
         items = [
             {"split": split, "source": number, "range": place, "start": start, "stop": stop}
@@ -169,7 +188,7 @@ class Pipeline:
             (row["split"], row["source"], row["range"]): RangeIndex.from_bytes(row["part"])
             for row in _run(items, one, of_a_task=_items_of_a_task(len(items)))
         }
-        parts: dict[str, list[SourceParts]] = {}
+        parts: Parts = {}
         for split, members in group.items():
             parts[split] = []
             for number, source in enumerate(members):

@@ -2,20 +2,25 @@
 
 The driver makes it a 0-CPU actor on its own node with `start`. Rank 0 sends a record a step without waiting for an answer,
 so nothing here may be slow or out of order: the actor runs one call at a time, a step costs one appended line, and MLflow
-has a thread of its own (`mlflow_log`). The ledger's death never stops training. Ray starts it again, and what it knew is
-read back from the run folder; only a stop request that nobody has read yet and unread console lines are lost.
+has a thread of its own (`mlflow_log`). While the disk is full, records wait in memory, and the next call writes them.
+
+The ledger's death never stops training. Ray starts it again, and what it knew is read back from the run folder. What it was
+sent while it was away, or held while the disk was full, is gone with it: so rank 0 keeps its records until a `flush` has
+said that they are on disk, and hands them over again with each. A stop request and unread console lines are lost.
 """
 
 from __future__ import annotations
 
 import os
 import threading
-import time
 from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medray.tracking.mlflow_log import MlflowLog, TrackingSpec
+from medray.tracking.steady_clock import SteadyClock
 from medray.tracking.step_file import Record, StepFile
 
 if TYPE_CHECKING:
@@ -26,7 +31,7 @@ __all__ = ["EVALS_FILE", "STEPS_FILE", "Ledger", "TrackingSpec", "start"]
 STEPS_FILE = "steps.jsonl"
 EVALS_FILE = "evals.jsonl"
 KEPT_RECORDS = 20_000  # for the console; it polls several times a second
-RESTARTS = 3
+RESTARTS = -1  # without limit: each costs a second, and the run goes on meanwhile
 
 
 def _merge_metrics(old: Record, new: Record) -> Record:
@@ -39,13 +44,18 @@ class Ledger:
     def __init__(self, run_folder: str, tracking: TrackingSpec) -> None:
         os.umask(0o077)  # a process of its own, which a cluster that others started gives the modes of theirs
         self._folder, self._tracking = Path(run_folder), tracking
-        self._folder.mkdir(parents=True, exist_ok=True)
+        with suppress(
+            OSError
+        ):  # said by the first write; a ledger that does not start could not wait for storage
+            self._folder.mkdir(parents=True, exist_ok=True)
         self._records: deque[Record] = deque(maxlen=KEPT_RECORDS)
         self._index = 0
         self._lock = threading.Lock()  # MLflow's thread may leave a message
+        self._clock = SteadyClock()
         self._stop: str | None = None
         self._mlflow: MlflowLog | None = None
-        self._closed = self._write_failed = False
+        self._closed = False
+        self._failing: set[str] = set()  # names of files that cannot be written now
         self._steps = StepFile(self._folder / STEPS_FILE)
         self._evals = StepFile(self._folder / EVALS_FILE, merge=_merge_metrics)
         for file in (self._steps, self._evals):
@@ -59,8 +69,11 @@ class Ledger:
 
         resumed_step: optimizer steps that the checkpoint has; 0 for a fresh start.
         """
-        self._steps.cut(resumed_step)
-        self._evals.cut(resumed_step)
+        for file in (self._steps, self._evals):
+            try:
+                file.cut(resumed_step)
+            except OSError as error:
+                self._trouble(file, error)
         self._closed = False
         self._feed()
         if resumed_step:
@@ -71,18 +84,41 @@ class Ledger:
         self._keep("step", record)
         if mlflow := self._feed():
             mlflow.step(record)
-        self._write(self._steps, record)
+        self._write(self._steps, [record])
 
     def evaluation(self, record: dict[str, Any]) -> None:
         """`{"step": int, "metrics": {name: float}}`: a line of evals.jsonl; metrics of the same step are joined."""
         self._keep("evaluation", record)
         if mlflow := self._feed():
             mlflow.evaluation(record)
-        self._write(self._evals, record)
+        self._write(self._evals, [record])
 
     def event(self, record: dict[str, Any]) -> None:
         """`{"kind": "phase" | "checkpoint" | "message" | …}`: for the console, not kept on disk."""
         self._keep(str(record.get("kind", "message")), record)
+
+    def flush(
+        self, steps: Sequence[dict[str, Any]] = (), evaluations: Sequence[dict[str, Any]] = ()
+    ) -> str | None:
+        """Put all records on the disk. None when they are there, else what the system said: ask again later.
+
+        steps, evaluations: what the caller sent since the last None, in order; those that the ledger lacks, because it
+        was started again meanwhile, are taken as if they came now.
+        """
+        missed = [record for record in steps if int(record["step"]) not in self._steps]
+        for record in missed:
+            self._keep("step", record)
+            if mlflow := self._feed():
+                mlflow.step(record)
+        for record in evaluations:
+            if int(record["step"]) not in self._evals:
+                self._keep("evaluation", record)
+            if mlflow := self._feed():
+                mlflow.evaluation(record)
+        self._write(self._steps, missed)
+        self._write(self._evals, evaluations)
+        said = [self._sync(file) for file in (self._steps, self._evals)]
+        return next((text for text in said if text), None)
 
     def request_stop(self, reason: str) -> None:
         """Ask the worker loop to save and stop. The first reason stays, through restarts of the loop too."""
@@ -113,39 +149,60 @@ class Ledger:
         summary: as in summary.json; "status" done, stopped or failed decides how the MLflow run ends.
         artifacts: absolute paths. Without `show_text` only files that hold no text of records are sent.
         """
-        for file in (self._steps, self._evals):
-            try:
-                file.sync()
-            except OSError as error:
-                self._say(f"{file.path.name} cannot be written: {error.strerror}")
+        self.flush()
         if not self._closed and self._mlflow is not None:
             self._mlflow.close(summary, artifacts)
         self._closed = True
+        for file in (self._steps, self._evals):
+            if self._sync(file):
+                self._say(
+                    f"{file.path.name} lacks the last {file.pending} record(s): the file cannot be written"
+                )
 
     def _feed(self) -> MlflowLog | None:
-        """MLflow's queue, begun with what the files hold: an earlier start may have died before MLflow had it."""
+        """MLflow's queue. It begins with what the files hold: an earlier start may have died before MLflow had it."""
         if not self._tracking.enabled or (self._closed and self._mlflow is not None):
             return None
         if self._mlflow is None or self._mlflow.closed:
-            self._mlflow = MlflowLog(self._folder, self._tracking, self._say)
-            for record in self._steps.records():
-                self._mlflow.step(record)
-            for record in self._evals.records():
-                self._mlflow.evaluation(record)
+            self._mlflow = MlflowLog(self._folder, self._tracking, self._say, self._stored, self._clock)
         return self._mlflow
 
-    def _write(self, file: StepFile, record: Record) -> None:
+    def _stored(self) -> tuple[list[Record], list[Record]]:
+        """Steps and evaluations so far. MLflow's thread calls it too."""
+        return self._steps.records(), self._evals.records()
+
+    def _write(self, file: StepFile, records: Sequence[Record]) -> None:
+        """Nobody waits for this call's answer: trouble is said where it is seen, once, and so is its end."""
         try:
-            file.put(record)
-        except OSError as error:  # nobody waits for this call's answer: say it where it is seen, once
-            if not self._write_failed:
-                self._say(f"{file.path.name} cannot be written: {error.strerror}")
-            self._write_failed = True
+            file.put(*records)
+            self._mended(file)
+        except OSError as error:
+            self._trouble(file, error)
+
+    def _sync(self, file: StepFile) -> str | None:
+        try:
+            file.sync()
+            self._mended(file)
+        except OSError as error:
+            self._trouble(file, error)
+            return f"{file.path.name}: {error.strerror or error}"
+        return None
+
+    def _trouble(self, file: StepFile, error: OSError) -> None:
+        if file.path.name not in self._failing:
+            self._failing.add(file.path.name)
+            why = error.strerror or error
+            self._say(f"{file.path.name} cannot be written and is tried again with each step: {why}")
+
+    def _mended(self, file: StepFile) -> None:
+        if file.path.name in self._failing:
+            self._failing.remove(file.path.name)
+            self._say(f"{file.path.name} is written again, and nothing is missing")
 
     def _keep(self, kind: str, record: Record) -> None:
         with self._lock:
             self._index += 1
-            self._records.append({**record, "kind": kind, "index": self._index, "time": time.time()})
+            self._records.append({**record, "kind": kind, "index": self._index, "time": self._clock.now()})
 
     def _say(self, text: str) -> None:
         self._keep("message", {"text": text})

@@ -1,0 +1,139 @@
+"""One run in MLflow: found again under the id that an earlier start left in the run folder, or made.
+
+The id is kept in `<run folder>/mlflow_run.json`, so a run that is started again goes on under it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medray.tracking.mlflow_names import metric_name, without_userinfo
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+RUN_FILE = "mlflow_run.json"
+BATCH_PARAMS = 100  # of a batch of MLflow's
+PERMANENT = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST")
+
+
+@dataclass(frozen=True)
+class TrackingSpec:
+    """Where numbers go besides the run folder, fully resolved.
+
+    uri: `sqlite:////absolute/mlflow.db`, or a server. params: of the config, flat, without secrets.
+    show_text: files that hold text of records may become artifacts.
+    """
+
+    enabled: bool
+    uri: str
+    experiment: str
+    run_name: str
+    tags: dict[str, str]
+    params: dict[str, str]
+    show_text: bool
+
+
+def open_client(uri: str) -> MlflowClient:
+    """A client that sends no telemetry, keeps its log to itself and gives up on a dead server after seconds."""
+    os.environ["MLFLOW_DISABLE_TELEMETRY"] = os.environ["DO_NOT_TRACK"] = "true"
+    for key, value in {"MAX_RETRIES": "1", "BACKOFF_FACTOR": "0", "TIMEOUT": "10"}.items():
+        os.environ.setdefault(f"MLFLOW_HTTP_REQUEST_{key}", value)
+    from mlflow import MlflowClient
+
+    for name in ("mlflow", "alembic", "sqlalchemy", "urllib3", "git"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    if database := _database(uri):
+        database.parent.mkdir(parents=True, exist_ok=True)
+    return MlflowClient(tracking_uri=uri)
+
+
+def _database(uri: str) -> Path | None:
+    """The file of a SQLite URI."""
+    return Path(uri.removeprefix("sqlite:///")).absolute() if uri.startswith("sqlite:///") else None
+
+
+class RunIdentity:
+    """Which MLflow run a run folder has.
+
+    message: called with one sentence when the run's params are refused.
+    """
+
+    def __init__(self, run_folder: Path, spec: TrackingSpec, message: Callable[[str], None]) -> None:
+        self._file, self._spec, self._message = run_folder / RUN_FILE, spec, message
+        self._place = (without_userinfo(spec.uri), spec.experiment)
+        self._made: str | None = None
+
+    def open(self, client: MlflowClient, start_ms: int) -> tuple[str, bool]:
+        """The run's id, and whether it was there before. start_ms: when a new run began. May raise anything."""
+        known = self._known_run(client)
+        if known is None:
+            # An id that could not be written down (a full disk) is kept, else each try would make another run.
+            run_id = self._made or str(
+                client.create_run(
+                    self._experiment(client), start_ms, tags=self._spec.tags, run_name=self._spec.run_name
+                ).info.run_id
+            )
+            self._made = run_id
+            self._remember(run_id)
+            self._made = None
+        else:
+            run_id = known
+            client.update_run(run_id, status="RUNNING", name=self._spec.run_name)
+        self._log_params(client, run_id)
+        return run_id, known is not None
+
+    def _known_run(self, client: MlflowClient) -> str | None:
+        """The id that an earlier start left, when it still stands in this store and experiment."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            known = json.loads(self._file.read_text("utf-8"))
+        except (OSError, ValueError):
+            return None
+        if (known.get("uri"), known.get("experiment")) != self._place:
+            return None
+        try:
+            run = client.get_run(known["run_id"])
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return None
+            raise
+        return str(run.info.run_id) if run.info.lifecycle_stage == "active" else None
+
+    def _remember(self, run_id: str) -> None:
+        uri, experiment = self._place
+        known = {"run_id": run_id, "uri": uri, "experiment": experiment}
+        beside = self._file.with_name(self._file.name + ".tmp")
+        beside.write_text(json.dumps(known) + "\n", "utf-8")
+        beside.replace(self._file)
+
+    def _experiment(self, client: MlflowClient) -> str:
+        experiment = client.get_experiment_by_name(self._spec.experiment)
+        if experiment is not None:
+            return str(experiment.experiment_id)
+        database = _database(self._spec.uri)
+        location = (database.parent / "mlartifacts").as_uri() if database else None
+        return str(client.create_experiment(self._spec.experiment, artifact_location=location))
+
+    def _log_params(self, client: MlflowClient, run_id: str) -> None:
+        """Once: MLflow refuses a param that changes, and a resumed run may have changed some."""
+        from mlflow.entities import Param
+        from mlflow.exceptions import MlflowException
+
+        there = client.get_run(run_id).data.params
+        wanted = {metric_name(key): value for key, value in self._spec.params.items()}
+        params = [Param(key, value) for key, value in wanted.items() if key not in there]
+        for start in range(0, len(params), BATCH_PARAMS):
+            try:
+                client.log_batch(run_id, params=params[start : start + BATCH_PARAMS])
+            except MlflowException as error:
+                if error.error_code not in PERMANENT:
+                    raise
+                self._message("MLflow did not take the run's params; its metrics are sent all the same.")
