@@ -58,7 +58,10 @@ class TrainConfig(Section):
     scheduler: SchedulerConfig = Field(default_factory=SchedulerConfig)
     clip_grad_norm: float = key(1.0, "Largest gradient norm; 0 does not clip.", ge=0)
     save_every_steps: int | None = key(
-        None, "Steps between checkpoints; default: ten a run.", ge=1, resumable=True
+        None,
+        "Steps between checkpoints, beside those of evaluations; default: ten a run.",
+        ge=1,
+        resumable=True,
     )
     keep_checkpoints: int = key(2, "Newest checkpoints that are kept.", ge=1, resumable=True)
     keep_best: str | None = key(

@@ -25,6 +25,7 @@ from typing import Any
 
 import torch
 
+from medray.errors import InputError
 from medray.train.engine import Engine
 from medray.train.state_files import StateReader
 from medray.train.step import Progress
@@ -73,7 +74,8 @@ def resume(root: Path, engine: Engine, skipped: Callable[[str], None]) -> Progre
     """Collective: loads the newest checkpoint that is what its manifest says; without one a run begins at step 0.
 
     Written by any number of ranks at any ZeRO stage. skipped: told on rank 0 of each one that cannot be used.
-    Raises RunFailedError where a checkpoint is sound and of another model.
+    Raises RunFailedError where a checkpoint is sound and of another model, and OSError where storage cannot be read:
+    that says nothing about what it holds.
     """
     folders = sorted(root.glob("step-*"), reverse=True)
     for place in range(_from_rank_0(engine, len(folders))):
@@ -115,6 +117,8 @@ def write_manifest(
 def retire(root: Path, *, keep: int, best: str | None) -> None:
     """Deletes all but the `keep` newest and the best by the metric `best`: what killed starts have left too."""
     found = complete(root)
+    if not found:
+        return
     kept = {checkpoint.folder for checkpoint in found[-keep:]}
     if best and (rated := [(one.metrics[best], one.folder) for one in found if best in one.metrics]):
         kept.add((min if best.startswith(LOWER_IS_BETTER) else max)(rated)[1])
@@ -149,7 +153,7 @@ def _restore(checkpoint: Checkpoint, engine: Engine) -> Progress:
 def _is_sound(checkpoint: Checkpoint, name: str) -> bool:
     try:
         return sha256(checkpoint.folder / name) == checkpoint.files[name]["sha256"]
-    except OSError:
+    except FileNotFoundError:
         return False
 
 
@@ -165,12 +169,17 @@ def _named(folder: Path) -> tuple[int, int]:
 
 
 def _read(folder: Path) -> Checkpoint | None:
+    """None for one that is not whole. Raises InputError for one of another version of medray."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
         if manifest["format"] != FORMAT:
-            return None
+            raise InputError(
+                "it was written by another version of medray",
+                file=folder,
+                mend="go on with that version, or use another run.name",
+            )
         for name, file in manifest["files"].items():
-            if (folder / name).stat().st_size != file["bytes"]:
+            if Path(name).name != name or (folder / name).stat().st_size != file["bytes"]:
                 return None
         return Checkpoint(
             folder,
@@ -180,5 +189,5 @@ def _read(folder: Path) -> Checkpoint | None:
             manifest["metrics"],
             manifest["files"],
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError, AttributeError):
         return None

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import time
 from collections.abc import Callable, Mapping
 from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Event, Thread
+from threading import Thread
 from typing import Any
 
 import torch
@@ -55,7 +56,8 @@ class CheckpointWriter:
     ) -> None:
         self._root, self._engine, self._options = root, engine, options
         self._before_manifest, self._written, self._troubled = before_manifest, written, troubled
-        self._attempt = self._agree(int(time.time()) if engine.rank == 0 else 0)
+        # Not the time: a clock may jump, and two starts must never write into one folder.
+        self._attempt = self._agree(secrets.randbits(32) if engine.rank == 0 else 0)
         self._thread: Thread | None = None
         self._failure: str | None = None
         self._last_step = -1
@@ -125,7 +127,7 @@ class CheckpointWriter:
             for rank in set(range(self._engine.world_size)) - found.keys():
                 try:
                     found[rank] = json.loads((folder / f"rank-{rank:05d}.json").read_text())
-                except FileNotFoundError:
+                except OSError:
                     continue
             if len(found) < self._engine.world_size:
                 patience.pause(POLL_SECONDS, "other workers have not written their part")
@@ -166,7 +168,7 @@ class _Patience:
     def pause(self, seconds: float, reason: str) -> None:
         if time.monotonic() > self._until:
             raise TimeoutError(reason)
-        Event().wait(seconds)
+        time.sleep(seconds)
 
 
 def _said(error: BaseException) -> str:

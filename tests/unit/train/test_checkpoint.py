@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 from dataclasses import replace
@@ -13,7 +14,7 @@ import tiny
 from recorder import Recorder
 from torchrun import run_loops
 
-from medray.errors import RunFailedError
+from medray.errors import InputError, RunFailedError
 from medray.train import checkpoint, loop
 from medray.train.loop import WorkerPlan
 from medray.train.step import Progress
@@ -106,7 +107,7 @@ def steps_of(plan: WorkerPlan) -> list[int]:
     return [found.progress.step for found in checkpoint.complete(Path(plan.run_folder) / "checkpoints")]
 
 
-@pytest.mark.parametrize("damage", ["cut", "bits", "manifest", "manifest half", "file gone", "other format"])
+@pytest.mark.parametrize("damage", ["cut", "bits", "manifest", "manifest half", "file gone"])
 def test_a_damaged_one_is_skipped_and_the_one_before_is_used(damage: str, tmp_path: Path) -> None:
     plan = small(tmp_path)
     loop.run(plan, Recorder())
@@ -124,8 +125,6 @@ def test_a_damaged_one_is_skipped_and_the_one_before_is_used(damage: str, tmp_pa
         manifest.unlink()
     elif damage == "manifest half":
         manifest.write_text(manifest.read_text()[:50])
-    elif damage == "other format":
-        manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"format": 99}))
     else:
         file.unlink()
     recorder = Recorder()
@@ -136,6 +135,36 @@ def test_a_damaged_one_is_skipped_and_the_one_before_is_used(damage: str, tmp_pa
     assert told == ([f"the checkpoint {newest.folder.name} is not whole and was skipped"])
     assert last(Path(plan.run_folder)) == calm
     assert steps_of(plan) == [6, 9, 12]
+
+
+def test_one_of_another_version_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+    plan = small(tmp_path)
+    loop.run(plan, Recorder())
+    newest = checkpoint.newest(Path(plan.run_folder) / "checkpoints")
+    assert newest is not None
+    manifest = newest.folder / checkpoint.MANIFEST
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"format": 99}))
+    with pytest.raises(InputError, match="written by another version of medray"):
+        loop.run(plan, Recorder())
+    assert manifest.exists()
+
+
+def test_storage_that_cannot_be_read_does_not_make_a_checkpoint_a_damaged_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = small(tmp_path)
+    loop.run(plan, Recorder())
+
+    def fails(file: Path) -> str:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "sha256", fails)
+        with pytest.raises(OSError, match="Input/output error"):
+            loop.run(plan, Recorder())
+    recorder = Recorder()
+    loop.run(plan, recorder)
+    assert recorder.resumed == [STEPS]
 
 
 class TestRetention:
