@@ -185,7 +185,8 @@ class MlflowLog:
             return
         try:
             steps, evaluations = self._stored()
-            first = min((point.time_ms for point in islice(self._queue, 1)), default=self._clock.now_ms())
+            with self._lock:
+                first = self._queue[0].time_ms if self._queue else self._clock.now_ms()
             points = [_step_point(record, first) for record in steps]
             points += [_evaluation_point(record, first) for record in evaluations]
             lacking = [point for point in points if self._new(point, self._there)]

@@ -1,0 +1,91 @@
+"""Rank 0's line to the ledger actor: it waits for nothing on the step path, and no record is lost when the ledger dies.
+
+A record is kept until the ledger has said that it is on disk. When the ledger was away, all that are kept are sent again;
+the ledger takes those that it lacks.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+FLUSH_SECONDS = 30.0
+OPEN_SECONDS = 60.0  # a ledger that dies is back after about a second
+OPEN_PAUSE_SECONDS = 0.2
+
+
+class LedgerLine:
+    """ledger: the actor. `flush` may be called from another thread than the rest."""
+
+    def __init__(self, ledger: Any) -> None:
+        self._ledger = ledger
+        self._lock = threading.Lock()
+        self._steps: list[dict[str, Any]] = []
+        self._evaluations: list[dict[str, Any]] = []
+        self._stop: Any = None
+        self._was_away = False
+
+    def open(self, resumed_step: int) -> None:
+        """Tells the ledger where the loop begins, and waits for it. Raises RayError when it does not come back."""
+        import ray
+
+        until = time.monotonic() + OPEN_SECONDS
+        while True:
+            try:
+                return ray.get(self._ledger.open.remote(resumed_step=resumed_step), timeout=OPEN_SECONDS)  # type: ignore[no-any-return]
+            except ray.exceptions.RayActorError:
+                if time.monotonic() > until:
+                    raise
+                time.sleep(OPEN_PAUSE_SECONDS)
+
+    def step(self, record: dict[str, Any]) -> None:
+        with self._lock:
+            self._steps.append(record)
+        self._ledger.step.remote(record)
+
+    def evaluation(self, record: dict[str, Any]) -> None:
+        with self._lock:
+            self._evaluations.append(record)
+        self._ledger.evaluation.remote(record)
+
+    def event(self, record: dict[str, Any]) -> None:
+        """Not kept: it is for the console alone."""
+        self._ledger.event.remote(record)
+
+    def stop_requested(self) -> bool:
+        """The answer to the question of the call before: asking costs no round trip. Call it once a step."""
+        import ray
+
+        answer = False
+        if self._stop is not None:
+            ready, _ = ray.wait([self._stop], timeout=0)
+            if not ready:
+                return False
+            try:
+                answer = ray.get(self._stop) is not None
+                if self._was_away:
+                    self._was_away = False
+                    self._ledger.flush.remote(*self._kept())
+            except ray.exceptions.RayActorError:
+                self._was_away = True
+        self._stop = self._ledger.stop_reason.remote()
+        return answer
+
+    def flush(self) -> None:
+        """Returns when all that was sent before the call is on disk. Raises OSError when it is not: call it again."""
+        import ray
+
+        steps, evaluations = self._kept()
+        try:
+            reason = ray.get(self._ledger.flush.remote(steps, evaluations), timeout=FLUSH_SECONDS)
+        except (ray.exceptions.RayActorError, TimeoutError) as error:
+            raise OSError("the run's ledger does not answer") from error
+        if reason is not None:
+            raise OSError(reason)
+        with self._lock:
+            del self._steps[: len(steps)], self._evaluations[: len(evaluations)]
+
+    def _kept(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        with self._lock:
+            return list(self._steps), list(self._evaluations)
