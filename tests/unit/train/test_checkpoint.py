@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import errno
 import json
+import os
+import pickle
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import full_disk
 import pytest
 import tiny
 from recorder import Recorder
@@ -196,6 +201,33 @@ class TestRetention:
         assert [found.progress.step for found in checkpoint.complete(tmp_path)] == [best, 6]
 
 
+def on_a_small_disk(plan: WorkerPlan, freed_after: int) -> dict[str, Any]:
+    """What `full_disk.py` saw, in a mount namespace of its own."""
+    work = Path(plan.run_folder) / "plan.pickle"
+    work.write_bytes(pickle.dumps(plan))
+    script = Path(full_disk.__file__)
+    done = subprocess.run(
+        [
+            "unshare",
+            "--user",
+            "--map-root-user",
+            "--mount",
+            sys.executable,
+            str(script),
+            str(work),
+            str(freed_after),
+        ],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(script.parents[2]), str(script.parent)])},
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
 class TestTrouble:
     def test_storage_that_fails_for_a_while_stops_nothing(self, tmp_path: Path) -> None:
         """A file stands where the folder of checkpoints shall be; it is taken away after the third step."""
@@ -222,6 +254,19 @@ class TestTrouble:
         (Path(plan.run_folder) / "checkpoints").write_text("in the way")
         with pytest.raises(RunFailedError, match="the checkpoint of step 1 could not be written: Not a dir"):
             loop.run(plan, Recorder())
+
+    def test_a_disk_that_is_full_for_a_while(self, tmp_path: Path) -> None:
+        found = on_a_small_disk(make(tmp_path, (1, 0), 40, "none", save_every_steps=1), freed_after=20)
+        assert found["error"] == ""
+        assert found["steps"] == found["saved"][-1] == 40
+        assert any("No space left on device" in text for text in found["messages"])
+
+    def test_a_disk_that_stays_full(self, tmp_path: Path) -> None:
+        plan = make(tmp_path, (1, 0), 40, "none", save_every_steps=1, save_patience_minutes=0.02)
+        found = on_a_small_disk(plan, freed_after=1000)
+        assert "could not be written" in found["error"]
+        assert "No space left on device" in found["error"]
+        assert found["saved"], "what was saved before is kept"
 
     def test_a_checkpoint_of_another_adapter_is_not_loaded_in_part(self, tmp_path: Path) -> None:
         plan = make(tmp_path, (1, 0), STOPPED, "none")
