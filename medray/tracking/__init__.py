@@ -2,6 +2,7 @@
 
 from medray.tracking.console import Console
 from medray.tracking.ledger import EVALS_FILE, STEPS_FILE, Ledger, TrackingSpec, start
+from medray.tracking.ledger_line import LedgerLine
 from medray.tracking.report import write_report
 from medray.tracking.step_file import read_records
 
@@ -10,6 +11,7 @@ __all__ = [
     "STEPS_FILE",
     "Console",
     "Ledger",
+    "LedgerLine",
     "TrackingSpec",
     "read_records",
     "start",

@@ -11,6 +11,7 @@ said that they are on disk, and hands them over again with each. A stop request 
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 from collections import deque
@@ -30,6 +31,7 @@ __all__ = ["EVALS_FILE", "STEPS_FILE", "Ledger", "TrackingSpec", "start"]
 
 STEPS_FILE = "steps.jsonl"
 EVALS_FILE = "evals.jsonl"
+UNSENT_FILE = "mlflow_unsent.json"
 KEPT_RECORDS = 20_000  # for the console; it polls several times a second
 RESTARTS = -1  # without limit: each costs a second, and the run goes on meanwhile
 
@@ -152,12 +154,31 @@ class Ledger:
         self.flush()
         if not self._closed and self._mlflow is not None:
             self._mlflow.close(summary, artifacts)
+            self._note_unsent(None if self._mlflow.finished else {"summary": summary, "artifacts": artifacts})
         self._closed = True
         for file in (self._steps, self._evals):
             if self._sync(file):
                 self._say(
                     f"{file.path.name} lacks the last {file.pending} record(s): the file cannot be written"
                 )
+
+    def send_unsent(self) -> bool:
+        """Give MLflow what it lacks of a run that has ended, and end its run there. False where it lacks nothing."""
+        try:
+            unsent = json.loads((self._folder / UNSENT_FILE).read_text("utf-8"))
+        except (OSError, ValueError):
+            return False
+        self._feed()
+        self.close(unsent["summary"], unsent["artifacts"])
+        return True
+
+    def _note_unsent(self, end: dict[str, Any] | None) -> None:
+        """Without MLflow a run is done all the same; what the next start of it must still send is noted."""
+        file = self._folder / UNSENT_FILE
+        with suppress(OSError):
+            file.unlink(missing_ok=True)
+            if end is not None:
+                file.write_text(json.dumps(end, default=float) + "\n", "utf-8")
 
     def _feed(self) -> MlflowLog | None:
         """MLflow's queue. It begins with what the files hold: an earlier start may have died before MLflow had it."""

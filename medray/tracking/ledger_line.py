@@ -33,7 +33,8 @@ class LedgerLine:
         until = time.monotonic() + OPEN_SECONDS
         while True:
             try:
-                return ray.get(self._ledger.open.remote(resumed_step=resumed_step), timeout=OPEN_SECONDS)  # type: ignore[no-any-return]
+                ray.get(self._ledger.open.remote(resumed_step=resumed_step), timeout=OPEN_SECONDS)
+                return
             except ray.exceptions.RayActorError:
                 if time.monotonic() > until:
                     raise

@@ -98,7 +98,7 @@ class MlflowLog:
         self._closing.set()
         self._thread.join(CLOSE_SECONDS)
         self._given_up = True
-        if not self._finished or self._refused:
+        if not self.finished:
             with self._lock:
                 waiting = {(point.is_step, point.step) for point in self._queue}
                 unsent = len(waiting) + self._overflow + self._refused
@@ -108,6 +108,11 @@ class MlflowLog:
                 f"MLflow at {without_userinfo(self._spec.uri)} did not take {unsent} records{why}{ended}. "
                 "steps.jsonl and evals.jsonl have them, and the next start of this run sends them."
             )
+
+    @property
+    def finished(self) -> bool:
+        """Whether MLflow has everything, and its run was ended."""
+        return self._finished and not self._refused
 
     @property
     def closed(self) -> bool:
@@ -157,7 +162,7 @@ class MlflowLog:
         if self._client is not None:
             return
         client = open_client(self._spec.uri)
-        run_id, self._resumed = self._identity.open(client, self._began_ms)
+        run_id, self._resumed = self._identity.open(client, self._began_ms, lambda: self._given_up)
         if self._resumed:
             history = client.get_metric_history(run_id, STEP_KEY)
             self._there[STEP_KEY] = {int(metric.step) for metric in history}

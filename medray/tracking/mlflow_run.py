@@ -42,6 +42,7 @@ class TrackingSpec:
 
 def open_client(uri: str) -> MlflowClient:
     """A client that sends no telemetry, keeps its log to itself and gives up on a dead server after seconds."""
+    os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = os.environ["DO_NOT_TRACK"] = "true"
     for key, value in {"MAX_RETRIES": "1", "BACKOFF_FACTOR": "0", "TIMEOUT": "10"}.items():
         os.environ.setdefault(f"MLFLOW_HTTP_REQUEST_{key}", value)
@@ -70,14 +71,20 @@ class RunIdentity:
         self._place = (without_userinfo(spec.uri), spec.experiment)
         self._made: str | None = None
 
-    def open(self, client: MlflowClient, start_ms: int) -> tuple[str, bool]:
-        """The run's id, and whether it was there before. start_ms: when a new run began. May raise anything."""
+    def open(self, client: MlflowClient, start_ms: int, given_up: Callable[[], bool]) -> tuple[str, bool]:
+        """The run's id, and whether it was there before. May raise anything.
+
+        start_ms: when a new run began. given_up: asked before one is made: the answers before may have come very late.
+        """
         known = self._known_run(client)
         if known is None:
             # An id that could not be written down (a full disk) is kept, else each try would make another run.
+            experiment = self._experiment(client)
+            if given_up():
+                raise TimeoutError
             run_id = self._made or str(
                 client.create_run(
-                    self._experiment(client), start_ms, tags=self._spec.tags, run_name=self._spec.run_name
+                    experiment, start_ms, tags=self._spec.tags, run_name=self._spec.run_name
                 ).info.run_id
             )
             self._made = run_id

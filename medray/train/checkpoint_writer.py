@@ -40,7 +40,8 @@ class WriterOptions:
 class CheckpointWriter:
     """Of one rank. Its methods are collective: all ranks call them at the same steps.
 
-    before_manifest, written: called on rank 0's thread, before a manifest and after it, with the step.
+    before_manifest, written: called on rank 0's thread, before a manifest and after it, with the step. The first may
+    raise OSError and is tried again.
     troubled: called once a checkpoint on each rank's thread when storage fails.
     """
 
@@ -101,7 +102,7 @@ class CheckpointWriter:
             held.clear()
             if self._engine.rank == 0:
                 records = self._records(folder, patience)
-                self._before_manifest()
+                patience.attempt(self._before_manifest)
                 patience.attempt(
                     lambda: checkpoint.write_manifest(folder, progress, optimizer_step, metrics, records)
                 )

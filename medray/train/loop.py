@@ -11,7 +11,7 @@ import math
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -80,7 +80,10 @@ class Reporter(Protocol):
     def event(self, record: dict[str, Any]) -> None: ...
     def stop_requested(self) -> bool: ...
     def flush(self) -> None:
-        """Returns when what was reported so far is on disk: a checkpoint must not know a step that its log lacks."""
+        """Returns when what was reported so far is on disk: a checkpoint must not know a step that its log lacks.
+
+        Raises OSError where that cannot be said now.
+        """
 
     def sync(self, metrics: dict[str, Any]) -> None:
         """At evaluations, on all ranks."""
@@ -135,6 +138,11 @@ class _Loop:
             self._event("phase", name="export")
             with self._timed("export"):
                 self._export()
+        if self.engine.rank == 0:
+            with suppress(
+                OSError
+            ):  # a checkpoint has the steps; the ledger says itself what it could not write
+                self.reporter.flush()
         parameters = [parameter for _, parameter in self._inner().named_parameters()]
         sizes = [getattr(p, "ds_numel", p.numel()) for p in parameters]
         trainable = sum(size for size, p in zip(sizes, parameters, strict=True) if p.requires_grad)
