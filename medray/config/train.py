@@ -42,7 +42,9 @@ class TrainConfig(Section):
         None, "Micro-batches of a step; default: follows.", ge=1, resumable=True
     )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = key(
-        "auto", "auto: bf16 where a GPU has it, else fp32."
+        "auto",
+        "auto: bf16 where a GPU has it, else fp32; a run keeps the one that it began with.",
+        resumable=True,
     )
     zero_stage: int = key(
         2, "What DeepSpeed shards: 1 optimizer, 2 gradients, 3 parameters.", ge=0, le=3, resumable=True

@@ -31,7 +31,14 @@ from medray.train.failure import first_failure
 from medray.train.loop import STOPPED, WorkerPlan
 from medray.train.outcome import TextSample, write_failure, write_outcome
 from medray.train.prepare import Resources, check_layouts, check_memory, precision, resources, supply
-from medray.train.rerun import RunResult, check_same_data, check_unchanged, finished, flat
+from medray.train.rerun import (
+    RunResult,
+    check_same_data,
+    check_same_precision,
+    check_unchanged,
+    finished,
+    flat,
+)
 from medray.train.side import Side
 from medray.train.worker import worker
 
@@ -125,7 +132,7 @@ class _Driver:
             encoding = data_phase.begin(self.config, architecture(model), folder, self)
             data_phase.check_first_shard(self.config, encoding, self)
             steps = data_phase.steps(self.config, encoding, self)
-        self._claim_folder(encoding.sets["train"].folder)
+        self._claim_folder(encoding.sets["train"].folder, chosen)
         plan = WorkerPlan(
             self.config,
             str(self.folder),
@@ -168,7 +175,7 @@ class _Driver:
         )
         return result
 
-    def _claim_folder(self, tokens: str) -> None:
+    def _claim_folder(self, tokens: str, precision: str) -> None:
         """Writes config.yaml and data.json, unless the run's checkpoints were made under others."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self.folder.chmod(0o700)  # Ray's own files in it have the mode of the cluster's start
@@ -178,7 +185,9 @@ class _Driver:
                 for note in check_unchanged(file, self.config):
                     self.phase("resume", note)
             check_same_data(data, tokens, self.config)
-        for path, text in ((file, dump(self.config)), (data, json.dumps({"tokens": tokens}) + "\n")):
+            check_same_precision(data, precision, self.config)
+        began_with = json.dumps({"tokens": tokens, "precision": precision}) + "\n"
+        for path, text in ((file, dump(self.config)), (data, began_with)):
             staging = path.with_name(f".{path.name}")
             staging.write_text(text)
             staging.replace(path)

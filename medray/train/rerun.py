@@ -108,11 +108,8 @@ def check_same_data(file: Path, tokens: str, config: Config) -> None:
 
     file: data.json of the run, which names them. The folder's name is a hash of all that decides the tokens.
     """
-    try:
-        then = str(json.loads(file.read_text())["tokens"])
-    except (OSError, ValueError, LookupError, TypeError):
-        return
-    if Path(then).parts[-2:] != Path(tokens).parts[-2:]:
+    then = _began_with(file, "tokens")
+    if then is not None and Path(then).parts[-2:] != Path(tokens).parts[-2:]:
         raise InputError(
             f"the run {config.run.name} has checkpoints of other data: a file of data.train, its tokenizer or the way "
             "rows become tokens has changed since",
@@ -120,6 +117,29 @@ def check_same_data(file: Path, tokens: str, config: Config) -> None:
             value=config.run.name,
             mend="another run.name, or bring the files back as they were",
         )
+
+
+def check_same_precision(file: Path, precision: str, config: Config) -> None:
+    """Raises InputError when the run's checkpoints were trained in another precision: `auto` follows the device.
+
+    file: data.json of the run. precision: fp32, bf16 or fp16.
+    """
+    then = _began_with(file, "precision")
+    if then not in (None, precision):
+        raise InputError(
+            f"the run {config.run.name} was trained in {then} so far, and would go on in {precision} on this device",
+            key="train.precision",
+            value=config.train.precision,
+            mend=f"train.precision: {then}",
+        )
+
+
+def _began_with(file: Path, name: str) -> str | None:
+    """What data.json of a run says; None where it does not."""
+    try:
+        return str(json.loads(file.read_text())[name])
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
 
 
 def set_aside(config: Config) -> Path | None:

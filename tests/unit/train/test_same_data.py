@@ -9,7 +9,7 @@ import pytest
 
 from medray.config import Config
 from medray.errors import InputError
-from medray.train.rerun import check_same_data
+from medray.train.rerun import check_same_data, check_same_precision
 
 
 def test_other_shards_are_refused_and_a_moved_folder_is_not(tmp_path: Path) -> None:
@@ -22,9 +22,19 @@ def test_other_shards_are_refused_and_a_moved_folder_is_not(tmp_path: Path) -> N
     assert caught.value.mend
 
 
+def test_a_run_does_not_change_its_precision_with_the_device(tmp_path: Path) -> None:
+    file = tmp_path / "data.json"
+    file.write_text(json.dumps({"tokens": "/runs/tokens/abc/train", "precision": "fp32"}))
+    check_same_precision(file, "fp32", Config())
+    with pytest.raises(InputError, match="trained in fp32 so far, and would go on in bf16") as caught:
+        check_same_precision(file, "bf16", Config())
+    assert caught.value.mend == "train.precision: fp32"
+
+
 @pytest.mark.parametrize("text", [None, "", "[]", '{"tokens'])
 def test_a_run_of_before_knows_nothing_of_its_data(tmp_path: Path, text: str | None) -> None:
     file = tmp_path / "data.json"
     if text is not None:
         file.write_text(text)
     check_same_data(file, "/runs/tokens/abc/train", Config())
+    check_same_precision(file, "fp32", Config())
