@@ -78,7 +78,6 @@ def test_what_changes_no_numbers_is_taken_and_said(
         ({"method": {"alpha": 0.1}}, "method.alpha 0.5 -> 0.1"),
         ({"peft": {"rank": 7}}, "peft.rank 16 -> 7"),
         ({"train": {"global_batch_size": 7}}, "train.global_batch_size 8 -> 7"),
-        ({"train": {"precision": "bf16"}}, "train.precision auto -> bf16"),
         ({"train": {"scheduler": {"name": "cosine"}}}, "train.scheduler.name linear -> cosine"),
         ({"train": {"optimizer": {"betas": [0.9, 0.9]}}}, "train.optimizer.betas [0.9, 0.999] -> [0.9, 0.9]"),
         ({"train": {"deepspeed": {"a": {"b": 1}}}}, "train.deepspeed.a.b none -> 1"),
