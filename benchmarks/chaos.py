@@ -225,7 +225,9 @@ def chaos(run: Run, kinds: tuple[Callable[[Run], None], ...], kills: int) -> lis
             "kind": kind.__name__,
             "at": at,
             "step": reached,
-            "recomputed": reached - attempt["resumed_step"],
+            "recomputed": max(
+                reached - attempt["resumed_step"], 0
+            ),  # a driver that is told to stop saves a later one
             "resumed": attempt["time"] - at,
             "first_step": time.time() - at,
             "workers": attempt["workers"],

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import statistics
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
+import ray
 from clusters import Cluster
 from commands import until
 
@@ -21,8 +26,17 @@ def record(step: int) -> dict[str, Any]:
     return {"step": step, "loss": 3.0 / step, "tokens": 100, "seconds": 0.5}
 
 
-def kill(cluster: Cluster) -> None:
-    [process] = cluster.processes("ray::Ledger")
+@pytest.fixture
+def actor(connected: Cluster, tmp_path: Path) -> Iterator[Any]:
+    handle = ledger.start(str(tmp_path), OFF)
+    ray.get(handle.stop_reason.remote())
+    yield handle
+    ray.kill(handle)
+
+
+def kill(handle: Any) -> None:
+    """The process of this ledger: other tests' may live on for as long as somebody holds a handle."""
+    process = psutil.Process(ray.get(handle.__ray_call__.remote(lambda ledger: os.getpid())))
     process.kill()
     process.wait()
 
@@ -35,10 +49,10 @@ def try_flush(line: LedgerLine) -> bool:
     return True
 
 
-def test_no_step_is_lost_when_the_ledger_is_killed(connected: Cluster, tmp_path: Path) -> None:
-    line = LedgerLine(ledger.start(str(tmp_path), OFF))
+def test_no_step_is_lost_when_the_ledger_is_killed(connected: Cluster, actor: Any, tmp_path: Path) -> None:
+    line = LedgerLine(actor)
     line.open(0)
-    slowest, step = 0.0, 0
+    taken, step = [], 0
     for _ in range(5):  # more deaths than Ray forgives an actor by default
         for number in range(60):
             step += 1
@@ -47,26 +61,26 @@ def test_no_step_is_lost_when_the_ledger_is_killed(connected: Cluster, tmp_path:
             if number == 30:
                 line.evaluation({"step": step, "metrics": {"loss": 1.0}})
             assert not line.stop_requested()
-            slowest = max(slowest, time.perf_counter() - began)
+            taken.append(time.perf_counter() - began)
             if number == 20:
-                kill(connected)
+                kill(actor)
         until(lambda: try_flush(line), "an answer of the ledger")
         lines = [json.loads(text) for text in (tmp_path / "steps.jsonl").read_text().splitlines()]
         assert lines == [record(number) for number in range(1, step + 1)]
-    assert slowest < 0.25, "the step path waited for the ledger"
+    assert statistics.median(taken) < 0.02, "the step path waited for the ledger"
+    assert max(taken) < 0.8, "a step waited for the ledger, which takes a second to start"
     evaluated = [json.loads(text)["step"] for text in (tmp_path / "evals.jsonl").read_text().splitlines()]
     assert evaluated == [31, 91, 151, 211, 271]
 
 
 def test_what_the_ledger_missed_is_sent_again_before_the_next_checkpoint(
-    connected: Cluster, tmp_path: Path
+    connected: Cluster, actor: Any, tmp_path: Path
 ) -> None:
-    line = LedgerLine(ledger.start(str(tmp_path), OFF))
+    line = LedgerLine(actor)
     line.open(0)
     line.step(record(1))
     line.flush()
-    kill(connected)
-    (tmp_path / "steps.jsonl").write_text("")  # what it wrote after its last flush never reached the disk
+    kill(actor)
     sent = 1
 
     def complete() -> bool:
@@ -76,28 +90,28 @@ def test_what_the_ledger_missed_is_sent_again_before_the_next_checkpoint(
         line.stop_requested()
         time.sleep(0.05)
         found = [json.loads(text)["step"] for text in (tmp_path / "steps.jsonl").read_text().splitlines()]
-        return len(found) > 10 and found == list(range(2, found[-1] + 1))
+        return len(found) > 10 and found == list(range(1, found[-1] + 1))
 
     until(complete, "the steps that were sent while the ledger was away")
 
 
-def test_a_flush_says_when_the_disk_does_not_take_it(connected: Cluster, tmp_path: Path) -> None:
-    line = LedgerLine(ledger.start(str(tmp_path / "run"), OFF))
+def test_a_flush_says_when_the_disk_does_not_take_it(connected: Cluster, actor: Any, tmp_path: Path) -> None:
+    line = LedgerLine(actor)
     line.open(0)
-    (tmp_path / "run/steps.jsonl").mkdir()
+    (tmp_path / "steps.jsonl").mkdir()
     line.step(record(1))
     with pytest.raises(OSError, match="directory"):
         line.flush()
-    kill(connected)  # it held the step in memory
-    (tmp_path / "run/steps.jsonl").rmdir()
+    kill(actor)  # it held the step in memory
+    (tmp_path / "steps.jsonl").rmdir()
     until(lambda: try_flush(line), "an answer of the ledger")
-    assert json.loads((tmp_path / "run/steps.jsonl").read_text()) == record(1)
+    assert json.loads((tmp_path / "steps.jsonl").read_text()) == record(1)
 
 
 def test_a_loop_that_starts_while_the_ledger_is_away_waits_for_it(
-    connected: Cluster, tmp_path: Path
+    connected: Cluster, actor: Any, tmp_path: Path
 ) -> None:
-    line = LedgerLine(ledger.start(str(tmp_path), OFF))
+    line = LedgerLine(actor)
     line.open(0)
-    kill(connected)
-    LedgerLine(line._ledger).open(0)
+    kill(actor)
+    LedgerLine(actor).open(0)

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from medray.tracking import Ledger, TrackingSpec
-from medray.tracking.mlflow_log import open_client
+from medray.tracking import Ledger, TrackingSpec, mlflow_log
 from medray.tracking.mlflow_names import final_metrics, metric_name, step_metrics, without_userinfo
+from medray.tracking.mlflow_run import open_client
 
 
 def record(step: int) -> dict[str, Any]:
@@ -199,3 +199,58 @@ def test_names() -> None:
     }
     assert without_userinfo("postgresql://u:p@h:5432/d") == "postgresql://h:5432/d"
     assert without_userinfo("sqlite:////a/b@c.db") == "sqlite:////a/b@c.db"
+
+
+class _Picky:
+    """A client of a server that refuses one step."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
+
+    def log_batch(self, run_id: str, metrics: Any = (), params: Any = ()) -> None:
+        from mlflow.exceptions import MlflowException
+        from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
+
+        if any(metric.step == 37 for metric in metrics):
+            raise MlflowException("refused", INVALID_PARAMETER_VALUE)
+        self._client.log_batch(run_id, metrics=metrics, params=params)
+
+
+def test_of_a_refused_batch_only_the_refused_step_is_left_out(
+    tmp_path: Path, store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mlflow_log, "open_client", lambda uri: _Picky(open_client(uri)))
+    ledger = Ledger(str(tmp_path), spec(store))
+    ledger.open(resumed_step=0)
+    for step in range(1, 101):
+        ledger.step(record(step))
+    ledger.close({"status": "done", "steps": 100}, [])
+    history = open_client(store).get_metric_history(wait_for_run(ledger), "train/loss")
+    assert sorted(metric.step for metric in history) == [*range(1, 37), *range(38, 101)]
+    assert "did not take 1 records" in messages(ledger)[0]
+
+
+def test_an_id_that_cannot_be_written_down_does_not_make_run_after_run(
+    tmp_path: Path, store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mlflow_log, "BACKOFF_SECONDS", (0.05, 0.05))
+    (tmp_path / "mlflow_run.json.tmp").mkdir()  # as a full disk would, it stops the file
+    ledger = Ledger(str(tmp_path), spec(store, experiment="full"))
+    ledger.open(resumed_step=0)
+    ledger.step(record(1))
+    client = open_client(store)
+    end = time.monotonic() + 60
+    while not (found := client.get_experiment_by_name("full")) or not client.search_runs(
+        [found.experiment_id]
+    ):
+        assert time.monotonic() < end, "no run was made"
+        time.sleep(0.05)
+    time.sleep(0.5)  # several tries
+    assert ledger.mlflow_run_id() is None
+    (tmp_path / "mlflow_run.json.tmp").rmdir()
+    run_id = wait_for_run(ledger)
+    ledger.close({"status": "done", "steps": 1}, [])
+    assert [run.info.run_id for run in client.search_runs([found.experiment_id])] == [run_id]
