@@ -64,14 +64,16 @@ tracking: {{enabled: false}}
 class Run:
     """One `medray train` on a cluster of its own, which is killed and mended."""
 
-    def __init__(self, folder: Path, name: str, steps: int, workers: str, dropout: float) -> None:
+    def __init__(
+        self, folder: Path, name: str, steps: int, workers: str, dropout: float, head_cpus: int
+    ) -> None:
         self.root, self.folder = folder, folder / "runs" / name
         self.config = folder / f"{name}.yaml"
         self.config.write_text(
             CONFIG.format(name=name, steps=steps, workers=workers, hang=HANG_SECONDS, dropout=dropout)
         )
         self.log = (folder / f"{name}.log").open("ab")
-        self.clusters, self.starts = 0, 0
+        self.clusters, self.starts, self.head_cpus = 0, 0, head_cpus
         self.stack = contextlib.ExitStack()
         self.nodes: list[psutil.Process] = []
         self.begin()
@@ -82,7 +84,7 @@ class Run:
         place = self.root / f"cluster-{self.config.stem}-{self.clusters}"
         place.mkdir()
         self.place = place
-        self.cluster: Cluster = self.stack.enter_context(head(place, cpus=2))
+        self.cluster: Cluster = self.stack.enter_context(head(place, cpus=self.head_cpus))
         self.nodes = []
         for _ in range(2):
             self.join()
@@ -262,13 +264,14 @@ def main() -> None:
     parser.add_argument("--elastic", action="store_true")
     options = parser.parse_args()
     kinds = (kill_raylet_for_good, kill_worker) if options.elastic else KINDS
-    workers, dropout = ("[1, 2]", 0.0) if options.elastic else ("2", 0.1)
+    # A head of one CPU holds one worker at most, so a node's raylet always has one to lose.
+    workers, dropout, head_cpus = ("[1, 2]", 0.0, 1) if options.elastic else ("2", 0.1, 2)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         results = []
         for which in ("calm", "chaos"):
             began = time.monotonic()
-            run = Run(folder, which, options.steps, workers if which == "chaos" else "2", dropout)
+            run = Run(folder, which, options.steps, workers if which == "chaos" else "2", dropout, head_cpus)
             try:
                 kills = chaos(run, kinds, options.kills) if which == "chaos" else []
                 code = run.driver.wait(timeout=LIMIT_SECONDS)

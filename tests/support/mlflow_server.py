@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -12,14 +14,13 @@ import urllib.request
 from pathlib import Path
 
 import psutil
-from clusters import free_ports
 
 
 class MlflowServer:
     """uri: the same through all starts."""
 
     def __init__(self, folder: Path) -> None:
-        [self._port] = free_ports(1)
+        self._port = _port()
         self._folder = folder
         self.uri = f"http://127.0.0.1:{self._port}"
         self._process: subprocess.Popen[bytes] | None = None
@@ -36,7 +37,7 @@ class MlflowServer:
         environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "DO_NOT_TRACK": "true"}
         with (self._folder / "server.log").open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
-        end = time.monotonic() + 120
+        end = time.monotonic() + 240
         while not self._answers():
             assert self._process.poll() is None, (self._folder / "server.log").read_text()
             assert time.monotonic() < end, "the MLflow server does not answer"
@@ -76,3 +77,12 @@ class MlflowServer:
                 return bool(answer.status == 200)
         except (urllib.error.URLError, OSError):
             return False
+
+
+def _port() -> int:
+    """Free, and not of the range from which the system takes ports for others while the server is down."""
+    while True:
+        port = random.randrange(20_000, 32_000)
+        with socket.socket() as sock:
+            if sock.connect_ex(("127.0.0.1", port)) != 0:
+                return port
