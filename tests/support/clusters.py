@@ -93,7 +93,7 @@ def head(log_folder: Path, cpus: int) -> Iterator[Cluster]:
     process = _started([*RAY, *options], log)
     try:
         # The dashboard answers last, so the cluster is up when it does.
-        _wait(process, log, lambda: _listens(dashboard) and "Ray runtime started" in log.read_text())
+        _wait(process, log, lambda: _listens(dashboard) and "--address='" in log.read_text())
         yield Cluster(_address(log), f"http://127.0.0.1:{dashboard}", psutil.Process(process.pid))
     finally:
         end(process)
