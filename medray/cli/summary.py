@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from medray.config import Config
+from medray.storage import StoragePath
 from medray.tracking.console import Console, duration
 
 
@@ -28,7 +29,7 @@ def show(console: Console, config: Config, result: Any, config_file: Path) -> No
     console.table(
         "next",
         [
-            ("report", f"open {result.folder / 'report.html'}"),
+            ("report", _opened(result.folder / "report.html")),
             ("MLflow", f"medray ui {shlex.quote(str(result.folder))}"),
             (
                 "your data",
@@ -36,6 +37,10 @@ def show(console: Console, config: Config, result: Any, config_file: Path) -> No
             ),
         ],
     )
+
+
+def _opened(report: StoragePath) -> str:
+    return f"open {report}" if isinstance(report, Path) else f"aws s3 cp {report} . && open report.html"
 
 
 def _facts(config: Config, result: Any) -> list[tuple[str, ...]]:

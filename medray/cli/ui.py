@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
+from medray import storage
 from medray.errors import InputError
 
 
@@ -22,7 +23,7 @@ def add_to(verbs: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    folder = Path(arguments.run_folder)
+    folder = storage.at(arguments.run_folder)
     if not 1 <= arguments.port <= 65535:
         raise InputError("must be from 1 to 65535", key="--port", value=arguments.port, mend="--port 5000")
     try:

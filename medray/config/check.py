@@ -161,6 +161,9 @@ def _model_config(folder: Path) -> dict[str, Any]:
 
 
 def _check_storage(config: Config) -> None:
+    if "://" in config.run.storage:
+        _check_bucket(config)
+        return
     folder = Path(config.run.storage) / config.run.name
     parent = next(each for each in (folder, *folder.parents) if os.path.exists(each))
     if not os.path.isdir(parent) or not os.access(parent, os.W_OK | os.X_OK):
@@ -169,6 +172,24 @@ def _check_storage(config: Config) -> None:
             key="run.storage",
             value=config.run.storage,
             mend="a folder that you may write",
+        )
+
+
+def _check_bucket(config: Config) -> None:
+    where, tracking = config.run.storage, config.tracking
+    if not re.fullmatch(r"s3a?://[a-z0-9][a-z0-9.-]+(/.*)?", where):
+        raise InputError(
+            "runs live in a folder or in an S3 bucket, named as s3://bucket/prefix; keys come from the environment",
+            key="run.storage",
+            value=re.sub(r"//.*@", "//***@", where),
+            mend="run.storage: s3://my-bucket/runs, with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY set",
+        )
+    if tracking.enabled and tracking.uri is None:
+        raise InputError(
+            "a database of MLflow cannot live in a bucket",
+            key="tracking.uri",
+            value=None,
+            mend="tracking.uri: http://your-mlflow:5000, or tracking.enabled: false",
         )
 
 

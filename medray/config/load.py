@@ -210,7 +210,8 @@ def _absolute(config: Config, path: Path) -> Config:
     name = config.model.name
     if name and (looks_like_path(name) or (name not in PACKAGED_MODELS and os.path.isdir(folder / name))):
         name = resolve(name, "model.name")
-    storage = resolve(config.run.storage, "run.storage")
+    storage = config.run.storage
+    storage = storage if is_url(storage) else resolve(storage, "run.storage")
     return config.model_copy(
         update={
             "run": config.run.model_copy(update={"storage": storage}),

@@ -13,7 +13,9 @@ LONGEST_NAME = 100
 class RunConfig(Section):
     """Where a run lives and which seed it follows."""
 
-    storage: str = key("runs", "Folder of all runs; relative to the config file.", resumable=True)
+    storage: str = key(
+        "runs", "Folder of all runs, relative to the config file, or s3://bucket/prefix.", resumable=True
+    )
     name: str = key(
         "run", "Folder of this run inside the storage; the same name again resumes.", resumable=True
     )

@@ -10,7 +10,6 @@ from __future__ import annotations
 from bisect import bisect_right
 from fractions import Fraction
 from math import ceil
-from pathlib import Path
 
 import numpy as np
 
@@ -18,6 +17,7 @@ from medray.data.mixing import Mixture
 from medray.data.order import RowOrder, Stream
 from medray.data.plan_spec import Batch, Corpus, PlanSpec, Sizes
 from medray.data.windows import ArrangedWindows
+from medray.storage import StoragePath
 
 __all__ = ["Batch", "BatchPlan", "Corpus", "PlanSpec", "Sizes"]
 
@@ -32,7 +32,7 @@ class BatchPlan:
     """
 
     def __init__(
-        self, spec: PlanSpec, sizes: Sizes, folder: Path | None = None, sources: Sizes | None = None
+        self, spec: PlanSpec, sizes: Sizes, folder: StoragePath | None = None, sources: Sizes | None = None
     ) -> None:
         self.spec = spec
         self.needs_sizes = spec.pack_tokens is not None or spec.global_batch_tokens is not None

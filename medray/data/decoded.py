@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 
+from medray import storage
 from medray.data.encode import IGNORED, Encoder, EncodeSpec
 from medray.data.records import Distill, Entity, Extraction, Instruction, Message, Origin
-from medray.data.shards import ShardStore, shard_path
+from medray.data.shards import ShardStore, shard_path, shard_table
 from medray.data.text_ids import TextIds
 from medray.data.tokens import TokenSet
 
@@ -102,7 +101,7 @@ def _text(tokenizer: Any, ids: list[int]) -> str:
 def find_row(tokens: TokenSet, name: str) -> tuple[int, int] | None:
     """(shard, row) of the record with this id; None where the split has none."""
     for shard in tokens.index.shards:
-        ids = pq.read_table(shard_path(Path(tokens.folder), shard.index), columns=["id"]).column("id")
+        ids = shard_table(shard_path(storage.at(tokens.folder), shard.index), ["id"]).column("id")
         if (row := ids.index(name).as_py()) >= 0:
             return shard.index, row
     return None

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
+from medray import storage
 from medray.config import Config
 from medray.data.encode import ENCODER_VERSION, EncodeSpec
 from medray.data.sources import Source
+from medray.storage import StoragePath
 
 INDEX_VERSION = 2
 
 
-def content_hashes(sources: Sequence[Source], cache: Path, *, compute: bool = True) -> list[str] | None:
+def content_hashes(
+    sources: Sequence[Source], cache: StoragePath, *, compute: bool = True
+) -> list[str] | None:
     """Hashes of the sources' contents, kept in `cache` under their stamps.
 
     compute: read what is not known yet; else None where something is not.
@@ -33,14 +35,12 @@ def content_hashes(sources: Sequence[Source], cache: Path, *, compute: bool = Tr
             known = {"stamp": stamp, "sha256": source.content_hash()}
             if stamp:
                 cache.mkdir(parents=True, exist_ok=True)
-                staging = file.with_suffix(f".{os.getpid()}")
-                staging.write_text(json.dumps(known))
-                staging.replace(file)
+                storage.write(file, json.dumps(known))
         hashes.append(known["sha256"])
     return hashes
 
 
-def _read(file: Path) -> dict[str, str]:
+def _read(file: StoragePath) -> dict[str, str]:
     try:
         known = json.loads(file.read_text())
     except (OSError, ValueError):

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from medray import storage
 from medray.config import Config
 from medray.data.decoded import texts
 from medray.data.inspection_checks import Check, RationaleQuality, checks, rationales, sampled_rows
@@ -25,6 +26,7 @@ from medray.data.padding import Padding, padding
 from medray.data.split_counts import SplitCounts, split_counts
 from medray.data.tokenizer import load_tokenizer
 from medray.data.tokens import TokenSet
+from medray.storage import StoragePath
 
 SAMPLE_ROWS = 1000
 BINS = 24  # of a histogram of lengths
@@ -184,7 +186,7 @@ def _lengths(split: str, counts: SplitCounts, place: int) -> TaskLengths:
 
 
 def _split(split: str, tokens: TokenSet) -> SplitRows:
-    index, places = tokens.index, _places(Path(tokens.folder) / REJECTS)
+    index, places = tokens.index, _places(storage.at(tokens.folder) / REJECTS)
     rejected = sorted(index.rejects.items(), key=lambda item: -item[1])
     return SplitRows(
         split=split,
@@ -196,17 +198,16 @@ def _split(split: str, tokens: TokenSet) -> SplitRows:
     )
 
 
-def _places(file: Path) -> dict[str, list[str]]:
+def _places(file: StoragePath) -> dict[str, list[str]]:
     """Where the first rows of each reason stand."""
     found: dict[str, list[str]] = {}
     if not file.exists():
         return found
-    with file.open() as stream:
-        for line, _ in zip(stream, range(_REJECTS_READ), strict=False):
-            reject = json.loads(line)
-            places = found.setdefault(reject["reason"], [])
-            if len(places) < _PLACES_SHOWN:
-                places.append(f"{Path(reject['file']).name}:{reject['line']}")
+    for line in file.read_text().splitlines()[:_REJECTS_READ]:
+        reject = json.loads(line)
+        places = found.setdefault(reject["reason"], [])
+        if len(places) < _PLACES_SHOWN:
+            places.append(f"{Path(reject['file']).name}:{reject['line']}")
     return found
 
 

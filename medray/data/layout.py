@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from medray import storage
 from medray.config import Config
 from medray.config.data import ExtractionConfig, PromptsConfig
 from medray.data import corpora, files
@@ -33,7 +34,9 @@ class Layout:
     def __init__(
         self, config: Config, architecture: str, model_folder: str | None, *, compute: bool = True
     ) -> None:
-        tokens = Path(config.run.storage) / "tokens"
+        stored = storage.at(config.run.storage)
+        storage.check_reachable(stored)
+        tokens = stored / "tokens"
         eos = _eos_token(config, model_folder)
         self.sources = {split: sources(config, split, eos_token=eos) for split in SPLITS}
         hashes = {
@@ -61,11 +64,11 @@ class Layout:
         membership = membership_key(config, known, extra)
         if config.data.tokenizer == "model":
             assert model_folder is not None
-            self.tokenizer = Path(model_folder)
+            self.tokenizer = storage.at(model_folder)
             identity = tokenizer_hash(model_folder) if self.tokenizer.is_dir() else model_folder
         else:
             identity = trained_tokenizer_key([membership], config.data.vocab_size)
-            self.tokenizer = Path(config.run.storage) / "tokenizers" / identity
+            self.tokenizer = stored / "tokenizers" / identity
         self.folder = tokens / token_key(membership, self.spec, identity)
         self.weights = _weights(config)
 
@@ -91,13 +94,16 @@ def ready(config: Config, architecture: str, model_folder: str | None) -> dict[s
         split: layout.token_set(split, SplitIndex.read(layout.folder / split / INDEX)) for split in splits
     }
     for split, tokens in sets.items():
-        check_split(config, split, tokens.index, Path(tokens.folder) / REJECTS)
+        check_split(config, split, tokens.index, storage.at(tokens.folder) / REJECTS)
     return sets
 
 
 def manifests(sets: dict[str, TokenSet]) -> dict[str, Any]:
     """What finished splits hold, as `summarize` wrote it."""
-    return {split: json.loads((Path(tokens.folder) / MANIFEST).read_text()) for split, tokens in sets.items()}
+    return {
+        split: json.loads((storage.at(tokens.folder) / MANIFEST).read_text())
+        for split, tokens in sets.items()
+    }
 
 
 def encode_spec(config: Config, architecture: str) -> EncodeSpec:

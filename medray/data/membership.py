@@ -6,19 +6,19 @@ Works on the hashes of an index alone, so it costs 34 bytes a row and never sees
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from medray import storage
 from medray.config.data import DataConfig
 from medray.data import splits
 from medray.data.index import RangeIndex
 from medray.errors import InputError
+from medray.storage import StoragePath
 
 _SHOWN = 3  # places of leaked rows in a message
 
@@ -78,13 +78,11 @@ class SplitIndex:
     def rejected(self) -> int:
         return sum(self.rejects.values())
 
-    def write(self, file: Path) -> None:
-        staging = file.with_suffix(f".{os.getpid()}")
-        staging.write_text(json.dumps(asdict(self)))
-        staging.replace(file)
+    def write(self, file: StoragePath) -> None:
+        storage.write(file, json.dumps(asdict(self)))
 
     @classmethod
-    def read(cls, file: Path) -> SplitIndex:
+    def read(cls, file: StoragePath) -> SplitIndex:
         tree = json.loads(file.read_text())
         shards = tuple(map(ShardSpec.of, tree["shards"]))
         return cls(**{**tree, "shards": shards, "corpora": tuple(tree["corpora"])})

@@ -23,6 +23,7 @@ from typing import Any
 import ray
 import ray.data
 
+from medray import storage
 from medray.config import Config
 from medray.data import corpora, files, readers
 from medray.data.content import Benchmarks, texts
@@ -38,6 +39,7 @@ from medray.data.split_summary import summarize
 from medray.data.tokenizer import train_tokenizer
 from medray.data.tokens import TokenSet
 from medray.errors import InputError, MedrayError, RunFailedError
+from medray.storage import StoragePath
 
 # As many tasks as CPUs, and one still finds room where a trial of a search holds a hundredth of the last CPU.
 TASK_CPUS = 0.9
@@ -60,8 +62,7 @@ class Pipeline:
     def index(self) -> dict[str, TokenSet]:
         """The token set of each split that has rows, indexed and checked; no shard need exist yet."""
         early = self._lay_out()
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self.folder.chmod(0o700)
+        storage.make_private(self.folder)
         self.sources = self._plain_sources()
         indexes = self._indexes(early)
         for split, index in indexes.items():
@@ -102,7 +103,7 @@ class Pipeline:
             # The message of a library's error may quote a record; Ray's own log files have it.
             reason = str(error) if isinstance(error, MedrayError) else type(error).__name__
             for token_set in self.sets.values():
-                _write_json(Path(token_set.folder) / FAILED, {"reason": reason})
+                _write_json(storage.at(token_set.folder) / FAILED, {"reason": reason})
             raise
         self._remove_converted()
         return manifests(self.sets)
@@ -110,7 +111,9 @@ class Pipeline:
     def _remove_converted(self) -> None:
         """Removes this run's plain files, and those that a killed one left: of a run that is alive they may be read
         while it indexes, which takes no such time."""
-        shutil.rmtree(self.converted, ignore_errors=True)
+        storage.remove_tree(self.converted)
+        if not isinstance(self.converted, Path):
+            return  # a rule of the bucket ends what killed runs left
         with contextlib.suppress(OSError):
             for left in self.converted.parent.iterdir():
                 if time.time() - left.stat().st_mtime > LEFT_SECONDS:
@@ -200,7 +203,7 @@ class Pipeline:
         return parts
 
     def _encode(self, split: str, token_set: TokenSet) -> None:
-        folder = Path(token_set.folder)
+        folder = storage.at(token_set.folder)
         (folder / FAILED).unlink(missing_ok=True)
         shards, origin = token_set.index.shards, self._origin(split)
         missing = [
@@ -258,11 +261,9 @@ def _lines_from_the_top(ranges: list[RangeIndex]) -> list[RangeIndex]:
     return ranges
 
 
-def _write_rejects(file: Path, sources: Sequence[SourceParts]) -> None:
-    with open(file, "w", opener=lambda path, flags: os.open(path, flags, 0o600)) as stream:
-        for source in sources:
-            for part in source.ranges:
-                stream.writelines(json.dumps(reject) + "\n" for reject in part.rejects)
+def _write_rejects(file: StoragePath, sources: Sequence[SourceParts]) -> None:
+    rejects = (reject for source in sources for part in source.ranges for reject in part.rejects)
+    storage.write(file, "".join(json.dumps(reject) + "\n" for reject in rejects))
 
 
 def _items_of_a_task(items: int) -> int:
@@ -296,11 +297,8 @@ def _run(
     return answers
 
 
-def _write_json(file: Path, content: dict[str, Any]) -> None:
-    """A reader sees the whole file or none."""
-    staging = file.with_name(f".{file.name}.{os.getpid()}")
-    staging.write_text(json.dumps(content))
-    staging.replace(file)
+def _write_json(file: StoragePath, content: dict[str, Any]) -> None:
+    storage.write(file, json.dumps(content))
 
 
 def quiet_ray_data() -> None:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
+import io
 import zipfile
 import zlib
 from collections.abc import Callable
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+
+from medray import storage
+from medray.storage import StoragePath
 
 Found = TypeVar("Found")
 
@@ -21,7 +22,7 @@ _DAMAGED = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.er
 class PlanFiles:
     """Named files in one folder. Several processes may write the same name: each file appears whole."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: StoragePath) -> None:
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
 
@@ -29,21 +30,14 @@ class PlanFiles:
         """`check` of the file's arrays; None where the file is absent or damaged, or `check` raises ValueError or
         KeyError."""
         try:
-            # Opened here: of a file that was cut short, np.load would leave its own open.
-            with (
-                (self._folder / f"{name}.npz").open("rb") as file,
-                np.load(file, allow_pickle=False) as archive,
-            ):
+            # Read here: of a file that was cut short, np.load would leave its own open.
+            read = io.BytesIO((self._folder / f"{name}.npz").read_bytes())
+            with np.load(read, allow_pickle=False) as archive:
                 return check({key: archive[key] for key in archive.files})
         except _DAMAGED:
             return None
 
     def save(self, name: str, **arrays: np.ndarray) -> None:
-        descriptor, staging = tempfile.mkstemp(prefix=f".{name}-", dir=self._folder)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                np.savez(file, **arrays)  # type: ignore[arg-type]
-            os.replace(staging, self._folder / f"{name}.npz")
-        except BaseException:
-            os.unlink(staging)
-            raise
+        made = io.BytesIO()
+        np.savez(made, **arrays)  # type: ignore[arg-type]
+        storage.write(self._folder / f"{name}.npz", made.getbuffer())

@@ -4,13 +4,12 @@ other protocols through fsspec. No message quotes another's error text: it may h
 
 from __future__ import annotations
 
-import functools
 import io
-import os
 import re
 from typing import Any, NamedTuple, NoReturn
 
 from medray.errors import InputError
+from medray.storage import s3_filesystem, summary
 
 MEND = "check the name, the network and the credentials in the environment"
 
@@ -50,9 +49,10 @@ def place(path: str) -> Place:
                 file=shown(path),
                 mend="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
             )
-        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-        region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-        return Place(_s3(endpoint, region, root.split("/", 1)[0]), root, f"{protocol}://")
+        from fsspec.implementations.arrow import ArrowFSWrapper
+
+        system = ArrowFSWrapper(s3_filesystem(root.split("/", 1)[0]), skip_instance_cache=True)
+        return Place(system, root, f"{protocol}://")
     import fsspec.core
 
     try:
@@ -71,29 +71,6 @@ def place(path: str) -> Place:
             mend="s3://, https://, gs://, or a local path",
         ) from None
     return Place(filesystem, root, path[: len(path) - len(root)] if path.endswith(root) else None)
-
-
-@functools.lru_cache(maxsize=8)
-def _s3(endpoint: str | None, region: str | None, bucket: str) -> Any:
-    from fsspec.implementations.arrow import ArrowFSWrapper
-    from pyarrow import fs
-
-    if region is None and endpoint is None:
-        try:
-            region = fs.resolve_s3_region(bucket)
-        except (OSError, ValueError):  # the first request says what is wrong
-            region = None
-    scheme, _, host = (endpoint or "").rpartition("://")
-    return ArrowFSWrapper(
-        fs.S3FileSystem(
-            endpoint_override=host or None,
-            scheme=scheme or "https",
-            region=region,
-            connect_timeout=10,
-            request_timeout=60,
-        ),
-        skip_instance_cache=True,
-    )
 
 
 class RemoteStream(io.RawIOBase):
@@ -131,12 +108,3 @@ class RemoteStream(io.RawIOBase):
 def unreadable(error: Exception, path: str) -> NoReturn:
     mend = MEND if "://" in path else "see whether it is there and may be read by you"
     raise InputError(f"cannot be read ({summary(error)})", file=shown(path), mend=mend) from None
-
-
-def summary(error: Exception) -> str:
-    """What may be told of an error whose text is another's: it may quote a signed URL."""
-    if known := re.search(r"AWS Error ([A-Z_]+)", str(error)):
-        return known[1]
-    if isinstance(error, OSError) and isinstance(error.errno, int):
-        return os.strerror(error.errno)
-    return type(error).__name__

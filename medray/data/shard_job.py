@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pickle
 from dataclasses import replace
-from pathlib import Path
 
+from medray import storage
 from medray.data.encode import Encoder
 from medray.data.index import records
 from medray.data.membership import ShardSpec
@@ -46,7 +46,7 @@ def encode_shard(
     encoder = _encoder(token_set, tokenizer)
     found = shard_records(source, shard)
     write_shard(
-        Path(token_set.folder),
+        storage.at(token_set.folder),
         shard.index,
         [record.origin.id for record in found],
         encoder.encode(found),

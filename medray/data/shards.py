@@ -8,8 +8,6 @@ Columns: `id`; for each task `<task>.input_ids`, `<task>.spans` (causal: flat st
 from __future__ import annotations
 
 import json
-import os
-import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,19 +22,21 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from medray import storage
 from medray.data.encode import IGNORED, TaskColumns
 from medray.errors import RunFailedError
+from medray.storage import StoragePath
 
 FAILED = "failed.json"
 _COUNTS_KEPT = 4096  # columns of row counts that a store keeps of shards that it does not hold
 
 
-def shard_path(folder: Path, index: int) -> Path:
+def shard_path(folder: StoragePath, index: int) -> StoragePath:
     return folder / f"shard-{index:06d}.parquet"
 
 
 def write_shard(
-    folder: Path,
+    folder: StoragePath,
     index: int,
     ids: Sequence[str],
     columns: Mapping[str, TaskColumns],
@@ -63,21 +63,18 @@ def write_shard(
         made["reference"] = pa.array([text for text, _ in truth], pa.string())
         made["entities"] = pa.array(entities, pa.string())
     table = pa.table(made)
-    staging = folder / f".shard-{index:06d}-{os.getpid()}-{secrets.token_hex(4)}"
-    try:
-        pq.write_table(
-            table,
-            staging,
-            compression="zstd",
-            compression_level=1,
-            use_dictionary=False,
-            column_encoding=_encodings(made),
-            row_group_size=max(len(ids), 1),  # a shard is read as a whole
-            write_statistics=False,
-        )
-        os.replace(staging, shard_path(folder, index))
-    finally:
-        staging.unlink(missing_ok=True)
+    sink = pa.BufferOutputStream()
+    pq.write_table(
+        table,
+        sink,
+        compression="zstd",
+        compression_level=1,
+        use_dictionary=False,
+        column_encoding=_encodings(made),
+        row_group_size=max(len(ids), 1),  # a shard is read as a whole
+        write_statistics=False,
+    )
+    storage.write(shard_path(folder, index), sink.getvalue())
 
 
 def _second(architecture: str) -> str:
@@ -129,7 +126,7 @@ class _Shard:
 class ShardStore:
     """Reads shards of one folder, keeping the last `keep` in memory. Safe to use from several threads."""
 
-    def __init__(self, folder: Path, keep: int = 16) -> None:
+    def __init__(self, folder: StoragePath, keep: int = 16) -> None:
         self.folder, self._keep = folder, keep
         self._shards: OrderedDict[int, _Shard] = OrderedDict()
         self._counts: OrderedDict[tuple[int, str], np.ndarray] = OrderedDict()
@@ -176,7 +173,7 @@ class ShardStore:
                 found = self._shards[index].counts[column]
         if found is None:
             self.wait(index)
-            found = _numbers(_table(shard_path(self.folder, index), [column]).column(0))
+            found = _numbers(shard_table(shard_path(self.folder, index), [column]).column(0))
             with self._lock:
                 self._counts[index, column] = found
                 if len(self._counts) > _COUNTS_KEPT:
@@ -250,14 +247,18 @@ class ShardStore:
             return shard
 
 
-def _table(path: Path, columns: list[str] | None = None) -> pa.Table:
-    """A shard's columns. Not by `read_table`, which takes longer and gives its buffers back some time later."""
-    with pq.ParquetFile(path) as file:
+def shard_table(path: StoragePath, columns: list[str] | None = None) -> pa.Table:
+    """A shard's columns. Not by `read_table`, which takes longer and gives its buffers back some time later.
+
+    Of an object only the ranges of these columns are fetched.
+    """
+    source: Any = path if isinstance(path, Path) else path.open("rb")
+    with pq.ParquetFile(source) as file:
         return file.read(columns=columns, use_threads=False)
 
 
-def _read(path: Path) -> _Shard:
-    table = _table(path)
+def _read(path: StoragePath) -> _Shard:
+    table = shard_table(path)
     names = table.column_names
     tasks = [name.removesuffix(".input_ids") for name in names if name.endswith(".input_ids")]
     causal = any(name.endswith(".spans") for name in names)

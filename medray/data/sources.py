@@ -18,6 +18,7 @@ from medray.config.data import ColumnsConfig, DataConfig, SourceConfig
 from medray.data import corpora, files, readers
 from medray.data.readers import Found, huggingface
 from medray.errors import InputError
+from medray.storage import StoragePath
 
 CLINIC_COLUMNS = ColumnsConfig(input="dialogue", label="note", rationale="rationale", entities="entities")
 CLINIC_RANGE_ROWS = 8192  # rows of the clinic that one task writes
@@ -51,10 +52,10 @@ class Source(Protocol):
     def content_hash(self) -> str:
         """Changes when any row changes."""
 
-    def convert(self, target: Path) -> None:
+    def convert(self, target: StoragePath) -> None:
         """Writes the same rows into a plain file at `target`."""
 
-    def plain_at(self, target: Path) -> Source:
+    def plain_at(self, target: StoragePath) -> Source:
         """The source of the same rows that reads what `convert` wrote."""
 
 
@@ -100,10 +101,10 @@ class FileSource:
     def _on_hub(self) -> bool:
         return self.format == "huggingface" and not files.is_saved_dataset(self.path)
 
-    def convert(self, target: Path) -> None:
+    def convert(self, target: StoragePath) -> None:
         readers.convert([(self.path, self.format)], target, **self._split)
 
-    def plain_at(self, target: Path) -> FileSource:
+    def plain_at(self, target: StoragePath) -> FileSource:
         return replace(self, path=str(target), format="converted")
 
 
@@ -143,11 +144,11 @@ class CorpusSource:
         parts = [repr(self.options), *(files.content_hash(path) for path in self._files())]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
-    def convert(self, target: Path) -> None:
+    def convert(self, target: StoragePath) -> None:
         rows = corpora.rows(self.corpus_name, self.root, self.split, self.options)
         readers.write_converted(rows, target)
 
-    def plain_at(self, target: Path) -> FileSource:
+    def plain_at(self, target: StoragePath) -> FileSource:
         return FileSource(str(target), "converted", self.name, self.corpus, self.form, self.columns)
 
 
@@ -187,10 +188,10 @@ class ClinicSource:
         code = b"".join(file.read_bytes() for file in sorted(folder.glob("clinic*.py")))
         return hashlib.sha256(repr(self).encode() + code).hexdigest()
 
-    def convert(self, target: Path) -> None:
+    def convert(self, target: StoragePath) -> None:
         raise NotImplementedError("the clinic is read from any row on")
 
-    def plain_at(self, target: Path) -> ClinicSource:
+    def plain_at(self, target: StoragePath) -> ClinicSource:
         return self
 
 

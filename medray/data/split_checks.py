@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from pathlib import Path
 
 from medray.config import Config
 from medray.data.membership import SplitIndex
 from medray.errors import InputError
+from medray.storage import StoragePath
 
 REASONS_SHOWN = 3
 
 
-def check_split(config: Config, split: str, index: SplitIndex, rejects: Path) -> None:
+def check_split(config: Config, split: str, index: SplitIndex, rejects: StoragePath) -> None:
     """Raises InputError for too many bad rows, no rows, and rows that lack what method and metrics need."""
     _check_rejects(index, split, config.data.max_rejects, rejects)
     if "rationale" in config.method.tasks and not index.with_rationale:
@@ -33,7 +33,7 @@ def check_split(config: Config, split: str, index: SplitIndex, rejects: Path) ->
         )
 
 
-def _check_rejects(index: SplitIndex, split: str, limit: float, rejects: Path) -> None:
+def _check_rejects(index: SplitIndex, split: str, limit: float, rejects: StoragePath) -> None:
     total = index.rows + index.rejected
     if not index.rows:
         left = Counter({**index.rejects, **index.dropped})

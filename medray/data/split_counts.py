@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 
-from medray.data.shards import shard_path
+from medray import storage
+from medray.data.shards import shard_path, shard_table
 from medray.data.tokens import TokenSet
 
 _NAMES = ("length", "loss_tokens", "cut")
@@ -45,7 +44,7 @@ def split_counts(tokens: TokenSet) -> SplitCounts:
     starts = np.zeros(max((shard.index for shard in shards), default=-1) + 1, np.int64)
     first = 0
     for shard in shards:
-        table = pq.read_table(shard_path(Path(tokens.folder), shard.index), columns=columns)
+        table = shard_table(shard_path(storage.at(tokens.folder), shard.index), columns)
         for column in columns:
             parts[column].append(table.column(column).to_numpy())
         starts[shard.index], first = first, first + shard.rows

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 
-from medray.data.shards import shard_path
+from medray import storage
+from medray.data.shards import shard_path, shard_table
 from medray.data.tokens import TokenSet
+from medray.storage import StoragePath
 
 
 def summarize(token_set: TokenSet) -> dict[str, Any]:
     """Counts of a split whose shards are all written; lengths in tokens."""
-    index, folder = token_set.index, Path(token_set.folder)
+    index, folder = token_set.index, storage.at(token_set.folder)
     files = [shard_path(folder, shard.index) for shard in index.shards]
     return {
         "rows": index.rows,
@@ -27,9 +27,9 @@ def summarize(token_set: TokenSet) -> dict[str, Any]:
     }
 
 
-def _task(files: list[Path], task: str) -> dict[str, Any]:
+def _task(files: list[StoragePath], task: str) -> dict[str, Any]:
     names = [f"{task}.length", f"{task}.loss_tokens", f"{task}.cut"]
-    tables = [pq.read_table(file, columns=names) for file in files]
+    tables = [shard_table(file, names) for file in files]
     length, loss, cut = (np.concatenate([table[name].to_numpy() for table in tables]) for name in names)
     present = length[length > 0]
     percentiles = np.percentile(present, [50, 90, 99]).tolist() if len(present) else [0.0] * 3

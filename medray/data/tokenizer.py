@@ -11,7 +11,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from medray import storage
 from medray.errors import InputError
+from medray.storage import StoragePath
 
 PAD, EOS, UNK = "<pad>", "</s>", "<unk>"
 _FILES = (
@@ -35,7 +37,9 @@ def load_tokenizer(folder: str) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(folder)
+        tokenizer: Any = AutoTokenizer.from_pretrained(
+            str(storage.local(folder)) if storage.is_remote(folder) else folder
+        )
     except (OSError, ValueError) as error:
         raise InputError(
             f"no tokenizer could be loaded ({error.__class__.__name__})",
@@ -65,7 +69,7 @@ def tokenizer_hash(folder: str) -> str:
     return digest.hexdigest()
 
 
-def train_tokenizer(texts: Iterable[str], vocab_size: int, target: Path) -> Path:
+def train_tokenizer(texts: Iterable[str], vocab_size: int, target: StoragePath) -> StoragePath:
     """A byte-level BPE of at most `vocab_size` entries, written to `target` atomically.
 
     Ids 0, 1 and 2 are pad, end and unknown, as T5 has them. No text is unknown: every byte has an entry.
@@ -86,6 +90,11 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, target: Path) -> Path
     )
     bpe.train_from_iterator(texts, trainer)
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, pad_token=PAD, eos_token=EOS, unk_token=UNK)
+    if not isinstance(target, Path):
+        staging = storage.temporary_folder() / target.name
+        tokenizer.save_pretrained(staging)
+        storage.put_tree(staging, target)
+        return target
     target.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     tokenizer.save_pretrained(staging)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
+from medray import storage
 from medray.config import Config
 from medray.data.batch_plan import BatchPlan, Corpus, PlanSpec
 from medray.data.encode import EncodeSpec
@@ -31,7 +31,7 @@ class TokenSet:
         return [(shard.index, row) for shard in self.index.shards for row in range(shard.rows)]
 
     def store(self, keep: int = 16) -> ShardStore:
-        return ShardStore(Path(self.folder), keep)
+        return ShardStore(storage.at(self.folder), keep)
 
     def corpora(self) -> Sequence[Corpus]:
         """Shards of each corpus; one pool where nothing is weighed."""
@@ -61,7 +61,7 @@ class TokenSet:
         return BatchPlan(
             spec,
             lambda shard: lengths.sizes(shard, tasks),
-            Path(self.folder) / "plans",
+            storage.at(self.folder) / "plans",
             (lambda shard: lengths.source_sizes(shard, tasks[0]))
             if self.spec.architecture == "seq2seq"
             else None,

@@ -12,7 +12,6 @@ from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from threading import RLock
 
 import numpy as np
@@ -22,6 +21,7 @@ from medray.data.order import BUCKETS, PACKING, RowOrder, generator
 from medray.data.packing import best_fit, cut_by_tokens
 from medray.data.plan_files import PlanFiles
 from medray.data.plan_spec import PlanSpec, Sizes
+from medray.storage import StoragePath
 
 FORMAT = 2  # of the kept files and of the arithmetic behind them: another number, other files
 
@@ -114,7 +114,7 @@ class ArrangedWindows:
     """The arrangements of all windows. Safe to be asked by several threads; processes may share the folder."""
 
     def __init__(
-        self, spec: PlanSpec, rows: RowOrder, sizes: Sizes, sources: Sizes | None, folder: Path | None
+        self, spec: PlanSpec, rows: RowOrder, sizes: Sizes, sources: Sizes | None, folder: StoragePath | None
     ) -> None:
         self._spec, self._rows, self._sizes, self._folder = spec, rows, sizes, folder
         self._sources = sources if spec.length_buckets else None

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import ray.data
 
+from medray import storage
 from medray.data.batches import prompts
 from medray.data.pipeline import quiet_ray_data
 from medray.data.tokenizer import load_tokenizer
@@ -55,7 +55,7 @@ class _Predictor:
         self.spec = spec
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.tokenizer = load_tokenizer(spec.export)
-        self.model = load_export(Path(spec.export), self.device)
+        self.model = load_export(storage.local(spec.export), self.device)
         self.store = spec.tokens.store()
         self.rows = spec.tokens.rows()
 

@@ -12,13 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from medray import storage
 from medray.errors import RunFailedError
+from medray.storage import StoragePath
 
 
 def export(
     model: Any,
     tokenizer: Any,
-    folder: Path,
+    folder: StoragePath,
     *,
     write: bool,
     gathered: Callable[[nn.Parameter], AbstractContextManager[Any]],
@@ -38,7 +40,9 @@ def export(
         return
     if not state or any(not value.numel() for value in state.values()):
         raise RunFailedError("the weights to export are empty")
-    staging = folder.with_name(f".{folder.name}")
+    staging = (
+        storage.temporary_folder() if not isinstance(folder, Path) else folder.with_name(f".{folder.name}")
+    )
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
     if not adapter:
@@ -46,8 +50,7 @@ def export(
     model.save_pretrained(str(staging), state_dict=state, safe_serialization=True)
     if tokenizer is not None:
         tokenizer.save_pretrained(str(staging))
-    shutil.rmtree(folder, ignore_errors=True)
-    staging.rename(folder)
+    storage.put_tree(staging, folder)
 
 
 def load_export(folder: Path, device: torch.device) -> nn.Module:

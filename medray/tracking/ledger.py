@@ -17,9 +17,9 @@ import threading
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medray import storage
 from medray.tracking.mlflow_log import MlflowLog, TrackingSpec
 from medray.tracking.steady_clock import SteadyClock
 from medray.tracking.step_file import Record, StepFile
@@ -45,7 +45,7 @@ class Ledger:
 
     def __init__(self, run_folder: str, tracking: TrackingSpec) -> None:
         os.umask(0o077)  # a process of its own, which a cluster that others started gives the modes of theirs
-        self._folder, self._tracking = Path(run_folder), tracking
+        self._folder, self._tracking = storage.at(run_folder), tracking
         with suppress(
             OSError
         ):  # said by the first write; a ledger that does not start could not wait for storage
@@ -176,9 +176,10 @@ class Ledger:
         """Without MLflow a run is done all the same; what the next start of it must still send is noted."""
         file = self._folder / UNSENT_FILE
         with suppress(OSError):
-            file.unlink(missing_ok=True)
-            if end is not None:
-                file.write_text(json.dumps(end, default=float) + "\n", "utf-8")
+            if end is None:
+                file.unlink(missing_ok=True)
+            else:
+                storage.write(file, json.dumps(end, default=float) + "\n")
 
     def _feed(self) -> MlflowLog | None:
         """MLflow's queue. It begins with what the files hold: an earlier start may have died before MLflow had it."""
@@ -206,13 +207,13 @@ class Ledger:
             self._mended(file)
         except OSError as error:
             self._trouble(file, error)
-            return f"{file.path.name}: {error.strerror or error}"
+            return f"{file.path.name}: {storage.summary(error)}"
         return None
 
     def _trouble(self, file: StepFile, error: OSError) -> None:
         if file.path.name not in self._failing:
             self._failing.add(file.path.name)
-            why = error.strerror or error
+            why = storage.summary(error)
             self._say(f"{file.path.name} cannot be written and is tried again with each step: {why}")
 
     def _mended(self, file: StepFile) -> None:

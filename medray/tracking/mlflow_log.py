@@ -18,9 +18,10 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medray import storage
+from medray.storage import StoragePath
 from medray.tracking.mlflow_names import final_metrics, metric_name, numbers, step_metrics, without_userinfo
 from medray.tracking.mlflow_run import PERMANENT, RunIdentity, TrackingSpec, open_client
 from medray.tracking.steady_clock import SteadyClock
@@ -60,7 +61,7 @@ class MlflowLog:
 
     def __init__(
         self,
-        run_folder: Path,
+        run_folder: StoragePath,
         spec: TrackingSpec,
         message: Callable[[str], None],
         stored: Callable[[], tuple[Records, Records]],
@@ -268,12 +269,12 @@ class MlflowLog:
         for start in range(0, len(metrics), BATCH_METRICS):
             client.log_batch(run_id, metrics=metrics[start : start + BATCH_METRICS])
         for path in artifacts:
-            self._artifact(Path(path))
+            self._artifact(storage.at(path))
         if not self._given_up:
             client.set_terminated(run_id, STATUS.get(str(summary.get("status")), "FAILED"), now)
             self._finished = True
 
-    def _artifact(self, path: Path) -> None:
+    def _artifact(self, path: StoragePath) -> None:
         """Only files that are known to hold no text of records leave the run folder, unless the user shows text."""
         client, run_id = self._connected()
         if path.name not in WITHOUT_TEXT and not self._spec.show_text:
@@ -282,7 +283,7 @@ class MlflowLog:
         elif not path.is_file():
             self._message(f"{path.name} was not sent to MLflow: there is no such file.")
         else:
-            client.log_artifact(run_id, str(path))
+            client.log_artifact(run_id, str(storage.local(path)))
 
 
 def _step_point(record: dict[str, Any], time_ms: int) -> _Point:

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from medray import storage
+from medray.storage import StoragePath
 from medray.tracking.mlflow_names import metric_name, without_userinfo
 
 if TYPE_CHECKING:
@@ -66,7 +68,7 @@ class RunIdentity:
     message: called with one sentence when the run's params are refused.
     """
 
-    def __init__(self, run_folder: Path, spec: TrackingSpec, message: Callable[[str], None]) -> None:
+    def __init__(self, run_folder: StoragePath, spec: TrackingSpec, message: Callable[[str], None]) -> None:
         self._file, self._spec, self._message = run_folder / RUN_FILE, spec, message
         self._place = (without_userinfo(spec.uri), spec.experiment)
         self._made: str | None = None
@@ -117,9 +119,7 @@ class RunIdentity:
     def _remember(self, run_id: str) -> None:
         uri, experiment = self._place
         known = {"run_id": run_id, "uri": uri, "experiment": experiment}
-        beside = self._file.with_name(self._file.name + ".tmp")
-        beside.write_text(json.dumps(known) + "\n", "utf-8")
-        beside.replace(self._file)
+        storage.write(self._file, json.dumps(known) + "\n")
 
     def _experiment(self, client: MlflowClient) -> str:
         experiment = client.get_experiment_by_name(self._spec.experiment)

@@ -9,15 +9,15 @@ from __future__ import annotations
 import base64
 import hashlib
 import math
-import os
 import time
 from collections.abc import Iterable, Sequence
 from html import escape
 from importlib.resources import files
-from pathlib import Path
 from string import Template
 from typing import Any
 
+from medray import storage
+from medray.storage import StoragePath
 from medray.tracking.console import duration, number, size
 from medray.tracking.svg import Series, bars, line_chart, spread
 
@@ -30,7 +30,7 @@ _LOWER_IS_BETTER = ("loss", "perplexity", "ppl", "error", "wer", "cer", "failure
 
 
 def write_report(
-    path: Path,
+    path: StoragePath,
     *,
     summary: Record,
     config_yaml: str,
@@ -46,7 +46,7 @@ def write_report(
     data_table: (what, value). lengths: by task p50, p90, p99, max in tokens, and truncated, a count of rows.
     samples: {"prompt", "reference", "prediction"}, or None, which shows no text of any record.
     """
-    title = str(summary.get("name") or path.absolute().parent.name)
+    title = str(summary.get("name") or path.parent.name)
     before, after = _before_after(summary, evaluations)
     body = [
         _header(title, summary, config_yaml),
@@ -64,9 +64,7 @@ def write_report(
         f"<footer>medray run report, written {time.strftime('%Y-%m-%d %H:%M UTC', time.gmtime())}</footer>",
     ]
     page = _page(title, "\n".join(part for part in body if part))
-    beside = path.with_name(path.name + ".tmp")
-    beside.write_text(page, "utf-8")
-    os.replace(beside, path)
+    storage.write(path, page)
 
 
 def _page(title: str, body: str) -> str:

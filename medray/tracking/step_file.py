@@ -2,7 +2,8 @@
 
 Appending is the ordinary way: one line, handed to the operating system. Cutting back to a checkpoint shortens the file.
 Everything else (replacing a step that is already there, dropping what is unreadable) writes a new file beside the old one
-and renames it, so a reader sees either the old lines or the new ones. What cannot be written now is held in memory, in order, and is
+and renames it, so a reader sees either the old lines or the new ones. An object cannot be appended to: of a run on S3 the file
+is one of this machine, fetched when it is opened and sent as a whole by each `sync`. What cannot be written now is held in memory, in order, and is
 written before anything that comes later; half a line that a full disk left is cut off first.
 """
 
@@ -15,6 +16,9 @@ from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+
+from medray import storage
+from medray.storage import StoragePath
 
 Record = dict[str, Any]
 
@@ -55,6 +59,7 @@ def _line(record: Record) -> bytes:
 class StepFile:
     """Records keyed by `step` in a file.
 
+    path: of the file; for an object, of the file of this machine in its place, and `stored` is the object.
     merge: what to keep when a step comes again, from the record that is there and the new one; default: the new one.
     unreadable: lines of the file as it was found that could not be read.
 
@@ -62,8 +67,11 @@ class StepFile:
     done, in order, by the next call of any of them that can write.
     """
 
-    def __init__(self, path: Path, merge: Callable[[Record, Record], Record] | None = None) -> None:
-        self.path, self.unreadable = path, 0
+    def __init__(self, path: StoragePath, merge: Callable[[Record, Record], Record] | None = None) -> None:
+        self.stored = None if isinstance(path, Path) else path
+        self.path = path if isinstance(path, Path) else storage.temporary_folder() / path.name
+        self.unreadable = 0
+        self._fetched = self._sent = self.stored is None
         self._merge = merge or (lambda old, new: new)
         self._waiting: list[Record] = []
         self._cut_to: int | None = None  # a cut that is still to be done
@@ -119,13 +127,22 @@ class StepFile:
             del self._waiting[0]
 
     def sync(self) -> None:
-        """`write`, and put it on the disk. Raises OSError."""
+        """`write`, and put it on the disk, or to storage. Raises OSError."""
         self.write()
-        if self.path.exists():
+        if self.stored is not None:
+            if not self._sent and self.path.exists():
+                storage.write(self.stored, self.path.read_bytes())
+                self._sent = True
+        elif self.path.exists():
             with self.path.open("rb") as stream:
                 os.fsync(stream.fileno())
 
     def _prepare(self) -> None:
+        if not self._fetched:
+            assert self.stored is not None
+            with suppress(FileNotFoundError):
+                storage.write(self.path, self.stored.read_bytes())
+            self._fetched = self._sent = True
         records, clean, unreadable = _parse(self.path)
         self.unreadable = max(self.unreadable, unreadable)
         if clean:
@@ -148,6 +165,7 @@ class StepFile:
     def _append(self, record: Record) -> None:
         step, line = int(record["step"]), _line(record)
         # Opened for each line: 30 microseconds, and whoever reads over a network file system sees closed files only.
+        self._sent = False
         with self.path.open("ab", buffering=0) as stream:
             if stream.tell() > self._size:
                 stream.truncate(self._size)  # half a line, from a write that failed
@@ -167,7 +185,7 @@ class StepFile:
         if self._last <= last_step:
             return
         kept: set[int] = set()
-        size = 0
+        size, self._sent = 0, False
         with self.path.open("r+b") as stream:
             for line in stream:
                 step = int(json.loads(line)["step"])
@@ -180,7 +198,7 @@ class StepFile:
         self._steps, self._last, self._size = kept, max(kept, default=-1), size
 
     def _rewrite(self, records: list[Record]) -> None:
-        beside = self.path.with_name(self.path.name + ".tmp")
+        beside, self._sent = self.path.with_name(self.path.name + ".tmp"), False
         try:
             with beside.open("wb") as stream:
                 stream.writelines(_line(record) for record in records)

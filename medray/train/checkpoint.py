@@ -12,22 +12,20 @@ now. A folder without a manifest, or whose files are not what its manifest says,
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import re
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 
+from medray import storage
 from medray.errors import InputError
+from medray.storage import StoragePath, sizes
 from medray.train.engine import Engine
-from medray.train.state_files import StateReader
+from medray.train.state_files import StateReader, sha256
 from medray.train.step import Progress
 
 MANIFEST, DAMAGED = "manifest.json", "manifest.damaged.json"
@@ -42,7 +40,7 @@ class Checkpoint:
     metrics: of the evaluation at this step, {} where there was none. files: {name: {"bytes": …, "sha256": …}}.
     """
 
-    folder: Path
+    folder: StoragePath
     progress: Progress
     world_size: int
     optimizer_step: float
@@ -50,34 +48,34 @@ class Checkpoint:
     files: Mapping[str, Mapping[str, Any]]
 
     @property
-    def state_files(self) -> list[Path]:
+    def state_files(self) -> list[StoragePath]:
         return [self.folder / name for name in sorted(self.files) if name.endswith(".safetensors")]
 
 
-def folder_of(root: Path, step: int, attempt: int) -> Path:
+def folder_of(root: StoragePath, step: int, attempt: int) -> StoragePath:
     return root / f"step-{step:08d}-{attempt:08x}"
 
 
-def complete(root: Path) -> list[Checkpoint]:
+def complete(root: StoragePath) -> list[Checkpoint]:
     """All complete checkpoints, oldest first."""
-    found = [_read(folder) for folder in sorted(root.glob("step-*"))]
+    found = [_read(folder) for folder in _folders(root)]
     return [checkpoint for checkpoint in found if checkpoint]
 
 
-def newest(root: Path) -> Checkpoint | None:
+def newest(root: StoragePath) -> Checkpoint | None:
     """The newest complete checkpoint; its hashes have not been looked at."""
     found = complete(root)
     return found[-1] if found else None
 
 
-def resume(root: Path, engine: Engine, skipped: Callable[[str], None]) -> Progress:
+def resume(root: StoragePath, engine: Engine, skipped: Callable[[str], None]) -> Progress:
     """Collective: loads the newest checkpoint that is what its manifest says; without one a run begins at step 0.
 
     Written by any number of ranks at any ZeRO stage. skipped: told on rank 0 of each one that cannot be used.
     Raises RunFailedError where a checkpoint is sound and of another model, and OSError where storage cannot be read:
     that says nothing about what it holds.
     """
-    folders = sorted(root.glob("step-*"), reverse=True)
+    folders = _folders(root)[::-1]
     for place in range(_from_rank_0(engine, len(folders))):
         # Rank 0 says which: another rank may have listed the folder a moment earlier.
         step, attempt = _named(folders[place]) if engine.rank == 0 else (0, 0)
@@ -90,13 +88,13 @@ def resume(root: Path, engine: Engine, skipped: Callable[[str], None]) -> Progre
             return _restore(checkpoint, engine)
         if engine.rank == 0:
             with suppress(OSError):  # so that it is not counted among those that are kept
-                (folder / MANIFEST).replace(folder / DAMAGED)
+                storage.move(folder / MANIFEST, folder / DAMAGED)
             skipped(f"the checkpoint {folder.name} is not whole and was skipped")
     return Progress()
 
 
 def write_manifest(
-    folder: Path,
+    folder: StoragePath,
     progress: Progress,
     optimizer_step: float,
     metrics: Mapping[str, float],
@@ -111,10 +109,10 @@ def write_manifest(
         "metrics": dict(metrics),
         "files": {record["file"]: {key: record[key] for key in ("bytes", "sha256")} for record in records},
     }
-    write_json(folder / MANIFEST, manifest)
+    storage.write(folder / MANIFEST, json.dumps(manifest, indent=1), durable=True)
 
 
-def retire(root: Path, *, keep: int, best: str | None) -> None:
+def retire(root: StoragePath, *, keep: int, best: str | None) -> None:
     """Deletes all but the `keep` newest and the best by the metric `best`: what killed starts have left too."""
     found = complete(root)
     if not found:
@@ -122,25 +120,10 @@ def retire(root: Path, *, keep: int, best: str | None) -> None:
     kept = {checkpoint.folder for checkpoint in found[-keep:]}
     if best and (rated := [(one.metrics[best], one.folder) for one in found if best in one.metrics]):
         kept.add((min if best.startswith(LOWER_IS_BETTER) else max)(rated)[1])
-    for folder in root.glob("step-*"):
+    for folder in _folders(root):
         if folder not in kept:
             (folder / MANIFEST).unlink(missing_ok=True)  # first: half of a checkpoint must not look whole
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def write_json(file: Path, content: Mapping[str, Any]) -> None:
-    """A reader sees the whole file or none, after a power cut too."""
-    staging = file.with_name(f".{file.name}")
-    with staging.open("w") as stream:
-        stream.write(json.dumps(content, indent=1))
-        stream.flush()
-        os.fsync(stream.fileno())
-    staging.replace(file)
+            storage.remove_tree(folder)
 
 
 def _restore(checkpoint: Checkpoint, engine: Engine) -> Progress:
@@ -152,7 +135,8 @@ def _restore(checkpoint: Checkpoint, engine: Engine) -> Progress:
 
 def _is_sound(checkpoint: Checkpoint, name: str) -> bool:
     try:
-        return sha256(checkpoint.folder / name) == checkpoint.files[name]["sha256"]
+        with (checkpoint.folder / name).open("rb") as stream:
+            return sha256(stream) == checkpoint.files[name]["sha256"]
     except FileNotFoundError:
         return False
 
@@ -162,13 +146,18 @@ def _from_rank_0(engine: Engine, value: int) -> int:
     return int(engine.sum(torch.tensor([mine], dtype=torch.int64, device=engine.device)).item())
 
 
-def _named(folder: Path) -> tuple[int, int]:
+def _folders(root: StoragePath) -> list[StoragePath]:
+    """Of all checkpoints, whole or not, oldest first."""
+    return sorted(root.glob("step-*"), key=lambda folder: folder.name)
+
+
+def _named(folder: StoragePath) -> tuple[int, int]:
     """(step, attempt); (0, 0) is nobody's."""
     found = re.fullmatch(r"step-(\d+)-([0-9a-f]+)", folder.name)
     return (int(found[1]), int(found[2], 16)) if found else (0, 0)
 
 
-def _read(folder: Path) -> Checkpoint | None:
+def _read(folder: StoragePath) -> Checkpoint | None:
     """None for one that is not whole. Raises InputError for one of another version of medray."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
@@ -178,9 +167,9 @@ def _read(folder: Path) -> Checkpoint | None:
                 file=folder,
                 mend="go on with that version, or use another run.name",
             )
-        for name, file in manifest["files"].items():
-            if Path(name).name != name or (folder / name).stat().st_size != file["bytes"]:
-                return None
+        there = sizes(folder)  # of files in this very folder: a name that leads out of it is not among them
+        if any(there.get(name) != file["bytes"] for name, file in manifest["files"].items()):
+            return None
         return Checkpoint(
             folder,
             Progress(**manifest["progress"]),

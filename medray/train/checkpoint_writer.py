@@ -7,19 +7,19 @@ manifest. Where storage fails, a thread tries again until the user's patience en
 from __future__ import annotations
 
 import json
-import os
 import secrets
 import time
 from collections.abc import Callable, Mapping
 from copy import copy
 from dataclasses import dataclass
-from pathlib import Path
 from threading import Thread
 from typing import Any
 
 import torch
 
+from medray import storage
 from medray.errors import RunFailedError
+from medray.storage import StoragePath
 from medray.train import checkpoint
 from medray.train.engine import Engine
 from medray.train.state_files import snapshot, write
@@ -47,7 +47,7 @@ class CheckpointWriter:
 
     def __init__(
         self,
-        root: Path,
+        root: StoragePath,
         engine: Engine,
         options: WriterOptions,
         *,
@@ -112,16 +112,14 @@ class CheckpointWriter:
         except Exception as error:
             self._failure = f"the checkpoint of step {progress.step} could not be written: {_said(error)}"
 
-    def _write_mine(self, folder: Path, held: dict[str, Any]) -> None:
+    def _write_mine(self, folder: StoragePath, held: dict[str, Any]) -> None:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        file = folder / f"rank-{self._engine.rank:05d}.safetensors"
-        write(file, held)
-        with file.open("rb") as stream:
-            os.fsync(stream.fileno())
-        record = {"file": file.name, "bytes": file.stat().st_size, "sha256": checkpoint.sha256(file)}
-        checkpoint.write_json(file.with_suffix(".json"), record)
+        name = f"rank-{self._engine.rank:05d}"
+        size, digest = write(folder / f"{name}.safetensors", held)
+        record = {"file": f"{name}.safetensors", "bytes": size, "sha256": digest}
+        storage.write(folder / f"{name}.json", json.dumps(record), durable=True)
 
-    def _records(self, folder: Path, patience: _Patience) -> list[dict[str, Any]]:
+    def _records(self, folder: StoragePath, patience: _Patience) -> list[dict[str, Any]]:
         """Of all ranks, when all have written."""
         found: dict[int, dict[str, Any]] = {}
         while len(found) < self._engine.world_size:
@@ -173,4 +171,6 @@ class _Patience:
 
 
 def _said(error: BaseException) -> str:
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+    if isinstance(error, TimeoutError):  # of the patience: what was tried, as a sentence
+        return str(error)
+    return storage.summary(error) if isinstance(error, OSError) else str(error) or type(error).__name__

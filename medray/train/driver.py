@@ -20,10 +20,12 @@ import ray.train
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
+from medray import storage
 from medray.config import Config
 from medray.config.load import dump
 from medray.errors import InputError, RunFailedError
 from medray.models.load import architecture, model_config, model_folder
+from medray.storage import StoragePath
 from medray.tracking import ledger as ledgers
 from medray.train import checkpoint, data_phase, run_lock
 from medray.train.export_evaluation import evaluate_export
@@ -38,6 +40,7 @@ from medray.train.rerun import (
     check_unchanged,
     finished,
     flat,
+    folder_of,
 )
 from medray.train.side import Side
 from medray.train.worker import worker
@@ -110,7 +113,7 @@ class _Driver:
         self, config: Config, callbacks: list[Any], console: Console | None, stop: StopSwitch
     ) -> None:
         self.config, self.callbacks, self.console, self.stop = config, callbacks, console, stop
-        self.folder = Path(config.run.storage) / config.run.name
+        self.folder = folder_of(config)
         self.timings = Timings()
 
     def run(self) -> RunResult:
@@ -177,8 +180,7 @@ class _Driver:
 
     def _claim_folder(self, tokens: str, precision: str) -> None:
         """Writes config.yaml and data.json, unless the run's checkpoints were made under others."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self.folder.chmod(0o700)  # Ray's own files in it have the mode of the cluster's start
+        storage.make_private(self.folder)  # Ray's own files in it have the mode of the cluster's start
         file, data = self.folder / "config.yaml", self.folder / "data.json"
         if checkpoint.newest(self.folder / "checkpoints"):
             if file.exists():
@@ -188,12 +190,11 @@ class _Driver:
             check_same_precision(data, precision, self.config)
         began_with = json.dumps({"tokens": tokens, "precision": precision}) + "\n"
         for path, text in ((file, dump(self.config)), (data, began_with)):
-            staging = path.with_name(f".{path.name}")
-            staging.write_text(text)
-            staging.replace(path)
+            storage.write(path, text, durable=True)
 
     def _tracking(self) -> ledgers.TrackingSpec:
         tracking, run = self.config.tracking, self.config.run
+        # Of a run on S3 the config names one: config/check.py
         uri = tracking.uri or f"sqlite:///{Path(run.storage).resolve() / 'mlflow.db'}"
         return ledgers.TrackingSpec(
             tracking.enabled,
@@ -229,7 +230,7 @@ class _Driver:
             ),
             run_config=RunConfig(
                 name=f"attempt-{time.time_ns()}",  # resume looks at our manifests, never at Ray's
-                storage_path=str(self.folder / ".ray"),
+                **_ray_storage(self.folder / ".ray"),
                 failure_config=FailureConfig(max_failures=self.config.cluster.max_failures),
                 callbacks=self.callbacks or None,
             ),
@@ -285,3 +286,10 @@ class _Driver:
     def beat(self) -> None:
         if self.console:
             self.console.heartbeat()
+
+
+def _ray_storage(folder: StoragePath) -> dict[str, Any]:
+    """Ray Train's own notes; it wants a path of a file system of pyarrow."""
+    if isinstance(folder, Path):
+        return {"storage_path": str(folder)}
+    return {"storage_path": folder.key, "storage_filesystem": folder.filesystem}

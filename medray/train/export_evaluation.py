@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
+from medray import storage
 from medray.errors import RunFailedError
 from medray.evaluate.metrics import score
 from medray.evaluate.predict import Prediction, PredictSpec, predict
@@ -30,7 +30,7 @@ def evaluate_export(
     if tokens is None or not rows or not evaluation.metrics:
         return {}, []
     spec = PredictSpec(
-        export=str(Path(plan.run_folder) / "export"),
+        export=str(storage.at(plan.run_folder) / "export"),
         tokens=tokens,
         rows=rows,
         batch_size=evaluation.batch_size,

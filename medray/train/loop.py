@@ -13,12 +13,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import distributed
 
+from medray import storage
 from medray.config import Config
 from medray.data.tokenizer import load_tokenizer
 from medray.data.tokens import TokenSet
@@ -112,7 +112,7 @@ def run(plan: WorkerPlan, reporter: Reporter) -> Outcome:
 class _Loop:
     def __init__(self, plan: WorkerPlan, reporter: Reporter) -> None:
         self.plan, self.config, self.reporter = plan, plan.config, reporter
-        self.method, self.folder = plan.method, Path(plan.run_folder)
+        self.method, self.folder = plan.method, storage.at(plan.run_folder)
         self.seconds: dict[str, float] = {}
         self.seq2seq = architecture(plan.model) == "seq2seq"
         with self._timed("setup"):
@@ -208,13 +208,12 @@ class _Loop:
             troubled=self._message,
         )
         if self.engine.rank == 0:
-            with (self.folder / ATTEMPTS).open("a") as stream:
-                attempt = {
-                    "time": time.time(),
-                    "resumed_step": self.progress.step,
-                    "workers": self.engine.world_size,
-                }
-                stream.write(json.dumps(attempt) + "\n")
+            attempt = {
+                "time": time.time(),
+                "resumed_step": self.progress.step,
+                "workers": self.engine.world_size,
+            }
+            storage.append(self.folder / ATTEMPTS, json.dumps(attempt) + "\n")
             self.reporter.opened(self.progress.step)
 
     def _train(self) -> str:

@@ -7,17 +7,18 @@ import json
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from medray import storage
 from medray.config import Config
 from medray.config.load import dump
 from medray.data.batch_plan import BatchPlan
 from medray.errors import RunFailedError
+from medray.storage import StoragePath
 from medray.tracking.ledger import EVALS_FILE, STEPS_FILE
 from medray.tracking.report import write_report
 from medray.train.loop import ATTEMPTS, TRAINED, WorkerPlan
-from medray.train.rerun import RunResult
+from medray.train.rerun import RunResult, folder_of
 
 PACKAGES = ("medray", "torch", "ray", "deepspeed", "transformers", "peft", "mlflow", "pyarrow")
 
@@ -42,7 +43,7 @@ def write_outcome(
     manifests: dict[str, Any],
 ) -> RunResult:
     """Writes the run's files and returns the summary. Raises RunFailedError for a run that trained nothing."""
-    folder, config = Path(plan.run_folder), plan.config
+    folder, config = storage.at(plan.run_folder), plan.config
     steps, evaluations = _lines(folder / STEPS_FILE), _lines(folder / EVALS_FILE)
     progress = outcome["progress"]
     if outcome["status"] == TRAINED and not (progress["samples"] and progress["loss_tokens"] and steps):
@@ -75,9 +76,11 @@ def write_outcome(
         "parameters": {"total": outcome["parameters"], "trainable": outcome["trainable"]},
         "versions": versions(),
     }
-    _write(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
+    storage.write(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
     if samples:
-        _write(folder / "predictions.jsonl", "".join(_prediction(sample, config) for sample in samples))
+        storage.write(
+            folder / "predictions.jsonl", "".join(_prediction(sample, config) for sample in samples)
+        )
     data_table, lengths = _data_tables(manifests)
     data_table += [(f"passes over {name}", f"{share:.2f}") for name, share in summary["passes"].items()]
     shown = [{"prompt": s.prompt, "reference": s.reference, "prediction": s.prediction} for s in samples[:12]]
@@ -96,7 +99,7 @@ def write_outcome(
 
 def write_failure(config: Config, reason: str) -> dict[str, Any]:
     """The summary of a run that failed: how far it came, and why it ended."""
-    folder = Path(config.run.storage) / config.run.name
+    folder = folder_of(config)
     steps = _lines(folder / STEPS_FILE)
     summary = {
         "name": config.run.name,
@@ -108,7 +111,7 @@ def write_failure(config: Config, reason: str) -> dict[str, Any]:
         "restarts": max(len(_lines(folder / ATTEMPTS)) - 1, 0),
         "versions": versions(),
     }
-    _write(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
+    storage.write(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
     return summary
 
 
@@ -171,13 +174,7 @@ def _data_tables(manifests: dict[str, Any]) -> tuple[list[tuple[str, str]], dict
     return rows, lengths
 
 
-def _lines(file: Path) -> list[dict[str, Any]]:
+def _lines(file: StoragePath) -> list[dict[str, Any]]:
     if not file.exists():
         return []
     return [json.loads(line) for line in file.read_text().splitlines() if line.strip()]
-
-
-def _write(file: Path, text: str) -> None:
-    staging = file.with_name(f".{file.name}")
-    staging.write_text(text, encoding="utf-8")
-    staging.replace(file)

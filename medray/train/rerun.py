@@ -11,10 +11,12 @@ from itertools import count
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
+from medray import storage
 from medray.config import Config, Section
 from medray.config.yaml_text import NotYamlError, parse
 from medray.errors import InputError, printable
-from medray.train import run_lock
+from medray.storage import StoragePath
+from medray.train import bucket_lock, run_lock
 
 MOST_SHOWN = 5
 LONGEST_SHOWN = 80  # characters of a value
@@ -39,7 +41,7 @@ ABSENT = object()  # a key that is not there; null is a value
 class RunResult:
     """folder: of the run. summary: as in summary.json."""
 
-    folder: Path
+    folder: StoragePath
     summary: dict[str, Any]
 
 
@@ -80,7 +82,7 @@ def _tokens(config: Config) -> str | None:
     return str(layout.folder / "train")
 
 
-def check_unchanged(file: Path, config: Config) -> tuple[str, ...]:
+def check_unchanged(file: StoragePath, config: Config) -> tuple[str, ...]:
     """Sentences on the keys that have changed since a run began, all of them free to; none where nothing has.
 
     file: config.yaml of the run. Raises InputError when a key that decides the numbers is among them, or when the file
@@ -103,7 +105,7 @@ def check_unchanged(file: Path, config: Config) -> tuple[str, ...]:
     return tuple(_notes(changed, then, now))
 
 
-def check_same_data(file: Path, tokens: str, config: Config) -> None:
+def check_same_data(file: StoragePath, tokens: str, config: Config) -> None:
     """Raises InputError when the run's checkpoints were trained on other token shards than those at `tokens`.
 
     file: data.json of the run, which names them. The folder's name is a hash of all that decides the tokens.
@@ -119,7 +121,7 @@ def check_same_data(file: Path, tokens: str, config: Config) -> None:
         )
 
 
-def check_same_precision(file: Path, precision: str, config: Config) -> None:
+def check_same_precision(file: StoragePath, precision: str, config: Config) -> None:
     """Raises InputError when the run's checkpoints were trained in another precision: `auto` follows the device.
 
     file: data.json of the run. precision: fp32, bf16 or fp16.
@@ -134,7 +136,7 @@ def check_same_precision(file: Path, precision: str, config: Config) -> None:
         )
 
 
-def _began_with(file: Path, name: str) -> str | None:
+def _began_with(file: StoragePath, name: str) -> str | None:
     """What data.json of a run says; None where it does not."""
     try:
         return str(json.loads(file.read_text())[name])
@@ -142,7 +144,7 @@ def _began_with(file: Path, name: str) -> str | None:
         return None
 
 
-def set_aside(config: Config) -> Path | None:
+def set_aside(config: Config) -> StoragePath | None:
     """Renames the run's folder to the first free `<name>.old-N` and returns it; None where there is no such run.
 
     The next start finds nothing and begins anew, with an MLflow run of its own: which one was the old run's stands in
@@ -164,17 +166,22 @@ def set_aside(config: Config) -> Path | None:
                 mend="another run.name or run.storage",
             )
         aside = next(
-            path
-            for number in count(1)
-            if not os.path.lexists(path := folder.with_name(f"{folder.name}.old-{number}"))
+            path for number in count(1) if not _there(path := folder.with_name(f"{folder.name}.old-{number}"))
         )
-        folder.rename(aside)
-        (aside / run_lock.FILE).unlink(missing_ok=True)
+        storage.move(folder, aside)
+        if isinstance(aside, Path):
+            (aside / run_lock.FILE).unlink(missing_ok=True)
+        else:
+            storage.remove_tree(aside / bucket_lock.FOLDER)
     return aside
 
 
-def folder_of(config: Config) -> Path:
-    return Path(config.run.storage) / config.run.name
+def folder_of(config: Config) -> StoragePath:
+    return storage.at(config.run.storage) / config.run.name
+
+
+def _there(path: StoragePath) -> bool:
+    return os.path.lexists(path) if isinstance(path, Path) else path.exists()
 
 
 def _is_free(key: str, free: tuple[str, ...]) -> bool:
@@ -277,7 +284,7 @@ def _leaves(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return leaves
 
 
-def _then(file: Path) -> dict[str, Any]:
+def _then(file: StoragePath) -> dict[str, Any]:
     """The config that a run began with; a key that is younger than the run had its default."""
     try:
         tree = parse(file.read_text(encoding="utf-8"))

@@ -1,7 +1,7 @@
 """One driver a run folder: a lock that the kernel frees when its holder dies, however it dies.
 
 The lock is flock(2) on `<run folder>/.lock`. Host, process and time of the holder stand in the file, for the message alone:
-what they say is never trusted. The file goes when the holder ends in order; what a killed one leaves locks nothing.
+what they say is never trusted. The file goes when the holder ends in order; what a killed one leaves locks nothing. A bucket has no such lock: train/bucket_lock.py.
 
 Covered: two drivers on one machine; two hosts on a shared folder whose file system passes flock on (NFS 3 with its lock
 service, NFS 4, Lustre mounted with `flock`, CephFS, GPFS). Of a host that lost its power an NFS server forgets the lock
@@ -25,6 +25,8 @@ from datetime import datetime
 from pathlib import Path
 
 from medray.errors import InputError
+from medray.storage import StoragePath
+from medray.train import bucket_lock
 
 FILE = ".lock"
 _NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
@@ -44,12 +46,16 @@ _held: dict[Path, _Held] = {}  # of this process, by resolved folder
 
 
 @contextmanager
-def held(folder: Path, say: Callable[[str], None] = lambda text: None) -> Iterator[None]:
+def held(folder: StoragePath, say: Callable[[str], None] = lambda text: None) -> Iterator[None]:
     """The run folder is this thread's until the block ends; it may take it again inside. Makes the folder.
 
     say: told once where the file system knows no locks; the run then goes on without one. Raises InputError, at once,
     where another driver has the folder, or when it cannot be written.
     """
+    if not isinstance(folder, Path):
+        with bucket_lock.held(folder, lambda holder: _refusal(folder, holder), say):
+            yield
+        return
     place = folder.resolve()
     mine = _held.get(place)
     if mine and mine.thread == threading.get_ident():
@@ -144,7 +150,7 @@ def _holder(descriptor: int) -> str:
         return ""
 
 
-def _refusal(folder: Path, holder: str) -> InputError:
+def _refusal(folder: StoragePath, holder: str) -> InputError:
     return InputError(
         f"the run folder {folder} is in use by another start of this run{holder}",
         key="run.name",

@@ -1,26 +1,30 @@
 """A checkpoint's state on storage: a safetensors file a rank, and reading any run of elements out of all of them.
 
-A tensor is named `kind/parameter`; where in the parameter it begins stands in the file's metadata.
+A tensor is named `kind/parameter`; where in the parameter it begins stands in the file's metadata. Files are written as a
+stream, hashed on the way, and read by ranges: neither needs a second copy in memory or on a disk, wherever storage is.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from medray.errors import RunFailedError
+from medray.storage import StoragePath
 from medray.train.engine_state import KINDS, Run, TrainState
 
 _STARTS = "starts"
+_WIDTH = 4  # bytes of a float32
+_PIECE_BYTES = 16 << 20  # written and hashed at once
 
 
 def snapshot(state: TrainState, rank: int, world_size: int) -> dict[str, tuple[int, Tensor]]:
@@ -45,30 +49,75 @@ def _written(state: TrainState, rank: int, world_size: int) -> Iterable[Run]:
     return mine
 
 
-def write(file: Path, held: dict[str, tuple[int, Tensor]]) -> None:
-    """Raises OSError where storage does."""
-    starts = json.dumps({name: start for name, (start, _) in held.items()})
-    try:
-        save_file({name: values for name, (_, values) in held.items()}, file, metadata={_STARTS: starts})
-    except SafetensorError as error:  # its name for a disk that is full
-        raise OSError(str(error)) from error
+def write(file: StoragePath, held: dict[str, tuple[int, Tensor]]) -> tuple[int, str]:
+    """Writes and returns (bytes, sha256). Raises OSError where storage does; what is there then is not whole.
+
+    The format is safetensors' own (https://huggingface.co/docs/safetensors, "Format"): the length of a JSON header, the
+    header, the tensors one after the other. Its library can write to local files only, and hashes nothing.
+    """
+    header: dict[str, Any] = {
+        "__metadata__": {_STARTS: json.dumps({name: start for name, (start, _) in held.items()})}
+    }
+    end = 0
+    for name, (_, values) in held.items():
+        begin, end = end, end + values.numel() * _WIDTH
+        header[name] = {"dtype": "F32", "shape": [values.numel()], "data_offsets": [begin, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)  # readers map what follows as numbers
+    digest, size = hashlib.sha256(), 0
+    with _writing(file) as stream:
+        for piece in _pieces(len(text).to_bytes(8, "little") + text, held):
+            stream.write(piece)
+            digest.update(piece)
+            size += len(piece)
+    return size, digest.hexdigest()
+
+
+@contextmanager
+def _writing(file: StoragePath) -> Iterator[IO[bytes]]:
+    with file.open("wb") as stream:
+        yield stream
+        if isinstance(file, Path):
+            stream.flush()
+            os.fsync(stream.fileno())
+
+
+def _pieces(head: bytes, held: dict[str, tuple[int, Tensor]]) -> Iterator[memoryview]:
+    yield memoryview(head)
+    for _, values in held.values():
+        whole = values.contiguous().numpy().data.cast("B")
+        for begin in range(0, len(whole), _PIECE_BYTES):
+            yield whole[begin : begin + _PIECE_BYTES]
+
+
+def sha256(stream: IO[bytes]) -> str:
+    digest = hashlib.sha256()
+    while piece := stream.read(_PIECE_BYTES):
+        digest.update(piece)
+    return digest.hexdigest()
 
 
 class StateReader:
-    """Runs of elements out of the files of all ranks that wrote a checkpoint. A context: it holds them open."""
+    """Runs of elements out of the files of all ranks that wrote a checkpoint. A context: it holds them open.
 
-    def __init__(self, files: Sequence[Path]) -> None:
+    The files are the run's own and their hashes have been compared: their headers are believed.
+    """
+
+    def __init__(self, files: Sequence[StoragePath]) -> None:
         self._files = files
-        self._pieces: dict[str, list[tuple[int, int, Any]]] = defaultdict(list)
+        self._pieces: dict[str, list[tuple[int, int, IO[bytes], int]]] = defaultdict(list)
 
     def __enter__(self) -> StateReader:
         self._open = ExitStack()
         for file in self._files:
-            handle = self._open.enter_context(safe_open(str(file), "pt"))
-            starts = json.loads((handle.metadata() or {})[_STARTS])
-            for name, start in starts.items():
-                part = handle.get_slice(name)
-                self._pieces[name].append((start, start + part.get_shape()[0], part))
+            stream = self._open.enter_context(file.open("rb"))
+            length = int.from_bytes(stream.read(8), "little")
+            header = json.loads(stream.read(length))
+            starts = json.loads(header.pop("__metadata__")[_STARTS])
+            for name, entry in header.items():
+                start, (elements,) = starts[name], entry["shape"]
+                place = 8 + length + entry["data_offsets"][0]
+                self._pieces[name].append((start, start + elements, stream, place))
         return self
 
     def __exit__(self, *reason: object) -> None:
@@ -79,10 +128,12 @@ class StateReader:
         """Elements start to stop, float32. Raises RunFailedError where the files do not hold them all, each once."""
         found = torch.empty(stop - start)
         filled = 0
-        for begin, end, part in self._pieces.get(f"{kind}/{name}", ()):
+        for begin, end, stream, place in self._pieces.get(f"{kind}/{name}", ()):
             first, last = max(begin, start), min(end, stop)
             if first < last:
-                found[first - start : last - start] = part[first - begin : last - begin]
+                stream.seek(place + (first - begin) * _WIDTH)
+                data = bytearray(stream.read((last - first) * _WIDTH))
+                found[first - start : last - start] = torch.frombuffer(data, dtype=torch.float32)
                 filled += last - first
         if filled != stop - start:
             raise RunFailedError(
@@ -90,11 +141,3 @@ class StateReader:
                 "adapter"
             )
         return found
-
-    def sizes(self) -> dict[str, int]:
-        """Elements of each parameter, as the files have them."""
-        return {
-            name.removeprefix(f"{KINDS[0]}/"): sum(end - begin for begin, end, _ in parts)
-            for name, parts in self._pieces.items()
-            if name.startswith(f"{KINDS[0]}/")
-        }

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 from clusters import Cluster, head
+from s3_server import S3Server, s3_server
 
 # Read by Ray while it is imported, so it stands before any test's import.
 os.environ["RAY_AUTH_MODE"] = "token"
@@ -16,7 +17,14 @@ os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.2"
 
 
 @pytest.fixture(scope="package")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """A bucket named `bucket`, which every process of the tests can reach."""
+    with s3_server(tmp_path_factory.mktemp("s3"), "bucket") as server:
+        yield server
+
+
+@pytest.fixture(scope="package")
+def cluster(tmp_path_factory: pytest.TempPathFactory, s3: S3Server) -> Iterator[Cluster]:
     with head(tmp_path_factory.mktemp("ray"), cpus=4) as started:
         yield started
 

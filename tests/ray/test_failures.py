@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import signal
 import subprocess
 from collections.abc import Callable
@@ -15,7 +14,7 @@ import psutil
 import pytest
 import ray
 from clusters import head, processes_below
-from commands import WORKER, command, run, steps_of, until, write_config
+from commands import WORKER, run, start, steps_of, until, write_config
 
 from medray.train import checkpoint
 
@@ -42,16 +41,6 @@ def calm(cluster: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[s
     done = run(cluster, write_config(folder, "calm", STEPS))
     assert done.returncode == 0, done.stderr
     return final(folder / "runs" / "calm")
-
-
-def start(cluster: Any, config: Path, *overrides: str, **environment: str) -> subprocess.Popen[bytes]:
-    with config.with_suffix(".log").open("wb") as log:
-        return subprocess.Popen(
-            command(config, *overrides),
-            env={**os.environ, "RAY_ADDRESS": cluster.address, **environment},
-            stdout=log,
-            stderr=log,
-        )
 
 
 def ended(driver: subprocess.Popen[bytes], config: Path, code: int = 0) -> str:

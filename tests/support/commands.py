@@ -13,6 +13,8 @@ from typing import Any
 
 import tiny
 
+from medray.storage import StoragePath
+
 WORKER = "ray::RayTrainWorker"
 CONFIG = """
 run: {{storage: runs, name: {name}, seed: 5}}
@@ -51,6 +53,16 @@ def run(cluster: Any, config: Path, *arguments: str) -> subprocess.CompletedProc
     )
 
 
+def start(cluster: Any, config: Path, *overrides: str, **environment: str) -> subprocess.Popen[bytes]:
+    with config.with_suffix(".log").open("wb") as log:
+        return subprocess.Popen(
+            command(config, *overrides),
+            env={**os.environ, "RAY_ADDRESS": cluster.address, **environment},
+            stdout=log,
+            stderr=log,
+        )
+
+
 def until(condition: Callable[[], bool], what: str, seconds: float = 150) -> None:
     limit = time.monotonic() + seconds
     while not condition():
@@ -58,6 +70,6 @@ def until(condition: Callable[[], bool], what: str, seconds: float = 150) -> Non
         time.sleep(0.02)
 
 
-def steps_of(folder: Path) -> list[dict[str, Any]]:
+def steps_of(folder: StoragePath) -> list[dict[str, Any]]:
     file = folder / "steps.jsonl"
     return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []

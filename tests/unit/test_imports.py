@@ -22,6 +22,7 @@ STEPS = (
     ("backends",),
     ("plan",),
     ("config",),
+    ("storage",),
     ("errors",),
 )
 STEP_OF = {room: step for step, rooms in enumerate(STEPS) for room in rooms}

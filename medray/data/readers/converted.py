@@ -7,14 +7,16 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
+from medray import storage
 from medray.data import files
 from medray.data.readers.found import Row
 from medray.data.readers.json_lines import wrapped
+from medray.storage import StoragePath
 
 
 def convert(
     paths: Sequence[tuple[str, str]],
-    target: Path,
+    target: StoragePath,
     *,
     split: str = "train",
     subset: str | None = None,
@@ -38,8 +40,13 @@ def convert(
     return write_converted(rows(), target)
 
 
-def write_converted(items: Iterable[tuple[str, int, Row]], target: Path) -> int:
+def write_converted(items: Iterable[tuple[str, int, Row]], target: StoragePath) -> int:
     """Writes (file name, line, row) to `target` whole or not at all, readable for its owner alone; returns how many."""
+    if not isinstance(target, Path):
+        folder = storage.temporary_folder()
+        count = write_converted(items, folder / "rows")
+        storage.put_file(folder / "rows", target)
+        return count
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     count = 0

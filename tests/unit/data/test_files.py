@@ -6,10 +6,6 @@ import gzip
 import hashlib
 import importlib.util
 import os
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -17,7 +13,9 @@ from threading import Thread
 
 import fsspec
 import pytest
+from s3_server import s3_server
 
+from medray import storage
 from medray.data.files import content_hash, expand, open_binary, shown, size, stamp
 from medray.data.readers import format_of, ranges, read
 from medray.errors import InputError
@@ -254,56 +252,16 @@ class TestSecrets:
 
 @pytest.fixture(scope="module")
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A bucket of moto's server, with a region and keys of the environment, as on a cluster."""
-    if importlib.util.find_spec("moto") is None:
-        pytest.skip("moto is not installed")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    log = (tmp_path_factory.mktemp("moto") / "log").open("wb")
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    server = subprocess.Popen(command, stdout=log, stderr=log)
-    change = pytest.MonkeyPatch()
-    for name, value in {
-        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
-        "AWS_REGION": "eu-west-1",
-        "AWS_ACCESS_KEY_ID": "medray-test-key",
-        "AWS_SECRET_ACCESS_KEY": "medray-test-secret",
-        "AWS_EC2_METADATA_DISABLED": "true",
-    }.items():
-        change.setenv(name, value)
-    try:
-        deadline = time.monotonic() + 60
-        while True:
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            assert server.poll() is None
-            assert time.monotonic() < deadline
-        from pyarrow import fs
-
-        system = fs.S3FileSystem(
-            endpoint_override=f"127.0.0.1:{port}",
-            scheme="http",
-            region="eu-west-1",
-            allow_bucket_creation=True,
-            allow_delayed_open=True,  # a small file in one piece: moto does not end pyarrow's uploads in parts
-        )
-        system.create_dir("corpora")
+    """A bucket of a real server, with a region and keys of the environment, as on a cluster."""
+    with s3_server(tmp_path_factory.mktemp("s3"), "corpora"):
         for name, data in {
             "x/b.jsonl": ROW * 1000,
             "x/a.jsonl.gz": gzip.compress(ROW),
             "x/README.md": b"x",
             "y/1/1.xml": b"<a/>",
         }.items():
-            with system.open_output_stream(f"corpora/{name}", compression=None) as stream:
-                stream.write(data)
+            storage.write(storage.at(f"s3://corpora/{name}"), data)
         yield "s3://corpora"
-    finally:
-        change.undo()
-        server.terminate()
-        server.wait(30)
-        log.close()
 
 
 class TestS3:

@@ -1,0 +1,115 @@
+"""Storage of runs: the same calls on a folder and on a bucket of a real S3 server."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from s3_server import S3Server, s3_server
+
+from medray import storage
+from medray.errors import InputError
+from medray.storage import S3Path, StoragePath
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    with s3_server(tmp_path_factory.mktemp("s3"), "bucket") as started:
+        yield started
+
+
+@pytest.fixture(params=["folder", "bucket"])
+def place(request: pytest.FixtureRequest, server: S3Server, tmp_path: Path) -> StoragePath:
+    return tmp_path / "runs" if request.param == "folder" else storage.at(f"s3://bucket/{tmp_path.name}")
+
+
+def names(folder: StoragePath) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_url_is_of_a_bucket_and_anything_else_a_path() -> None:
+    assert storage.at("s3://bucket/a/b/") == S3Path("bucket/a/b")
+    assert str(storage.at("s3://bucket/a") / "b.json") == "s3://bucket/a/b.json"
+    assert storage.at("runs") == Path("runs")
+    with pytest.raises(TypeError):
+        os.fspath(storage.at("s3://bucket"))  # type: ignore[arg-type]
+
+
+def test_what_is_written_is_read_and_found(place: StoragePath) -> None:
+    storage.make_private(place)
+    assert storage.sizes(place / "none") == {}
+    assert not (place / "a.json").exists()
+    with pytest.raises(FileNotFoundError):
+        (place / "a.json").read_text()
+    storage.write(place / "a.json", "æ")
+    storage.write(place / "a.json", "new", durable=True)
+    assert (place / "a.json").read_text() == "new"
+    assert (place / "a.json").is_file()
+    assert not (place / "a.json").is_dir()
+    assert storage.sizes(place) == {"a.json": 3}
+    storage.append(place / "lines", "1\n")
+    storage.append(place / "lines", "2\n")
+    assert (place / "lines").read_text() == "1\n2\n"
+    assert names(place) == ["a.json", "lines"]
+    (place / "lines").unlink()
+    (place / "lines").unlink(missing_ok=True)
+    assert names(place) == ["a.json"]
+
+
+def test_folders_are_moved_listed_and_removed(place: StoragePath) -> None:
+    for name in ("step-1", "step-2", "other"):
+        (place / "run" / name).mkdir(parents=True, exist_ok=True)
+        storage.write(place / "run" / name / "m.json", name)
+    assert sorted(path.name for path in (place / "run").glob("step-*")) == ["step-1", "step-2"]
+    storage.move(place / "run", place / "old")
+    assert not (place / "run").exists()
+    assert (place / "old" / "step-2" / "m.json").read_text() == "step-2"
+    storage.move(place / "old" / "other" / "m.json", place / "old" / "other" / "n.json")
+    assert storage.sizes(place / "old" / "other") == {"n.json": 5}
+    storage.remove_tree(place / "old" / "step-1")
+    storage.remove_tree(place / "old" / "step-1")
+    assert names(place / "old") == ["other", "step-2"]
+
+
+def test_a_tree_goes_there_and_comes_back(place: StoragePath, tmp_path: Path) -> None:
+    source = tmp_path / "made"
+    (source / "deep").mkdir(parents=True)
+    (source / "deep" / "x.bin").write_bytes(b"\0" * 20_000_000)  # more than one part of an upload
+    (source / "y.txt").write_text("y")
+    (place / "export").mkdir(parents=True, exist_ok=True)
+    storage.write(place / "export" / "of-before.txt", "")
+    storage.put_tree(source, place / "export")
+    assert not source.exists()
+    found = storage.local(place / "export")
+    assert sorted(path.name for path in found.rglob("*")) == ["deep", "x.bin", "y.txt"]
+    assert (found / "deep" / "x.bin").stat().st_size == 20_000_000
+    assert storage.local(place / "export") == found  # fetched once
+
+
+def test_an_answer_that_does_not_come_is_not_absence(
+    server: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run must not begin anew because a server was away."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    run = storage.at("s3://bucket/run")
+    asks: list[Callable[[], object]] = [
+        run.exists,
+        lambda: list(run.iterdir()),
+        lambda: storage.sizes(run),
+        run.read_bytes,
+        lambda: storage.write(run, "x"),
+    ]
+    for ask in asks:
+        with pytest.raises(OSError, match="NETWORK_CONNECTION") as caught:
+            ask()
+        assert not isinstance(caught.value, FileNotFoundError)
+    with pytest.raises(InputError, match=r"run\.storage.*NETWORK_CONNECTION"):
+        storage.check_reachable(run)
+
+
+def test_no_error_is_told_in_words_of_others(server: S3Server) -> None:
+    with pytest.raises(OSError, match="medray-none") as caught:
+        storage.write(storage.at("s3://medray-none/x"), "x")
+    assert storage.summary(caught.value) == "NO_SUCH_BUCKET"
