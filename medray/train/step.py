@@ -254,11 +254,11 @@ def train_step(
 
 def _rates(in_force: Mapping[str, float], scheduled: float) -> dict[str, float]:
     """lr, and lr/pattern of each group, as a metric's name can be. lr: as scheduled where groups have all parameters."""
-    named = {
-        f"lr/{re.sub(r'[^A-Za-z0-9_.-]+', '_', match).strip('_') or place}": rate
-        for place, (match, rate) in enumerate(in_force.items())
-        if match
-    }
+    named: dict[str, float] = {}
+    for match, rate in in_force.items():
+        if match:
+            name = re.sub(r"[^A-Za-z0-9_.-]+", "_", match).strip("_.-")
+            named[f"lr/{name}" if name and f"lr/{name}" not in named else f"lr/group_{len(named)}"] = rate
     return {"lr": in_force.get("", scheduled)} | named
 
 
