@@ -15,6 +15,7 @@ from typing import Any
 
 from medray.config import Config
 from medray.config.check_data import check_data
+from medray.config.check_train import check_train
 from medray.config.model import PACKAGED_MODELS
 from medray.config.safetensors_header import HeaderError, index_files, read_header
 from medray.errors import InputError
@@ -30,6 +31,7 @@ def check(config: Config) -> None:
     _check_model(config)
     _check_storage(config)
     _check_combinations(config)
+    check_train(config)
 
 
 def architecture(config: Config) -> str | None:

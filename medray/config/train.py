@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
@@ -10,20 +11,71 @@ from medray.config.section import Section, key
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
+class OptimizerGroup(Section):
+    """Parameters with a learning rate or weight decay of their own."""
+
+    match: str = Field(
+        description="Regular expression, searched for in the names of trained parameters; the first group that "
+        "matches has a parameter.",
+        json_schema_extra={"resumable": False},
+        min_length=1,
+    )
+    lr: float | None = key(None, "Peak learning rate of these parameters.", ge=0)
+    lr_scale: float | None = key(
+        None, "The same as a multiple of train.optimizer.lr (LoRA+: 16 for lora_B).", ge=0
+    )
+    weight_decay: float | None = key(None, "Decoupled weight decay of these parameters.", ge=0)
+
+    @field_validator("match")
+    @classmethod
+    def _is_an_expression(cls, value: str) -> str:
+        try:
+            re.compile(value)
+        except (re.error, RecursionError, OverflowError):
+            raise ValueError("expected a regular expression") from None
+        return value
+
+    @model_validator(mode="after")
+    def _says_something_once(self) -> OptimizerGroup:
+        if self.lr is not None and self.lr_scale is not None:
+            raise ValueError("lr and lr_scale say the same thing; one of them is enough")
+        if self.lr is None and self.lr_scale is None and self.weight_decay is None:
+            raise ValueError("a group needs lr, lr_scale or weight_decay")
+        return self
+
+
 class OptimizerConfig(Section):
-    name: Literal["adamw"] = key("adamw", "AdamW with decoupled weight decay.")
+    name: Literal["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit"] = key(
+        "adamw",
+        "AdamW with decoupled weight decay. 8bit: its moments in 8 bits. paged: they move to host memory where the "
+        "GPU's is full (bitsandbytes).",
+    )
     lr: float = key(5e-5, "Peak learning rate.", gt=0)
     weight_decay: float = key(0.0, "Decoupled weight decay.", ge=0)
+    decay_norms_and_biases: bool = key(
+        True, "false: parameters of one dimension (norms, biases) have no weight decay."
+    )
+    groups: tuple[OptimizerGroup, ...] = key(
+        (), "Parameters with a learning rate or weight decay of their own, told by their names."
+    )
     betas: tuple[Beta, Beta] = key((0.9, 0.999), "Decay rates of the two moments.")
     eps: float = key(1e-8, "Added to the root of the second moment.", gt=0)
 
 
 class SchedulerConfig(Section):
-    name: Literal["linear", "cosine", "constant"] = key(
-        "linear", "Course of the learning rate after warm-up."
+    name: Literal["linear", "cosine", "constant", "constant_with_warmup", "wsd"] = key(
+        "linear", "Course of the learning rate after warm-up; wsd: constant, and at the end a decay."
     )
     warmup_steps: int | None = key(None, "Steps of linear warm-up.", ge=0)
     warmup_ratio: float = key(0.0, "The same as a share of all steps; warmup_steps goes before.", ge=0, lt=1)
+    min_lr_ratio: float = key(
+        0.0, "Where linear, cosine and wsd end, as a share of the peak learning rate.", ge=0, le=1
+    )
+    decay_steps: int | None = key(None, "wsd only: steps of the decay at the end.", ge=1)
+    decay_ratio: float = key(
+        0.1, "wsd only: the same as a share of all steps; decay_steps goes before.", gt=0, le=1
+    )
+    decay_shape: Literal["linear", "cosine", "1-sqrt"] = key("1-sqrt", "wsd only: course of the decay.")
 
 
 class TrainConfig(Section):
@@ -59,6 +111,16 @@ class TrainConfig(Section):
     optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig)
     scheduler: SchedulerConfig = Field(default_factory=SchedulerConfig)
     clip_grad_norm: float = key(1.0, "Largest gradient norm; 0 does not clip.", ge=0)
+    label_smoothing: float = key(
+        0.0, "Share of each target that all tokens get alike; evaluation has none.", ge=0, lt=1
+    )
+    loss_chunk_tokens: int | None = key(
+        None,
+        "Tokens whose logits exist at once; default: so many that they have 2^25 values, where a micro-batch has "
+        "more than twice as many. 0: always all.",
+        ge=0,
+        resumable=True,
+    )
     save_every_steps: int | None = key(
         None,
         "Steps between checkpoints, beside those of evaluations; default: ten a run.",

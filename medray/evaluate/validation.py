@@ -7,19 +7,21 @@ under ZeRO-3 a forward is a collective. Each row counts exactly once.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import torch
 
-from medray.data.batches import MicroBatch, collate, prompts
+from medray.data.batches import collate, prompts
 from medray.data.shards import ShardStore
 from medray.evaluate.generate import generate
 from medray.evaluate.metrics import Entity, Reference
-from medray.methods.loss import token_loss_sum
-from medray.models.forward import loss_logits
+from medray.evaluate.token_losses import loss_sums
+from medray.methods.chunked_loss import TokenLoss
+
+PLAIN = TokenLoss()
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,13 @@ class Validation:
 
     @torch.no_grad()
     def loss_sums(
-        self, model: Any, tasks: Iterable[str], device: torch.device, rank: int, world_size: int
+        self,
+        model: Any,
+        tasks: Sequence[str],
+        device: torch.device,
+        rank: int,
+        world_size: int,
+        loss: TokenLoss = PLAIN,
     ) -> dict[str, float]:
         """This rank's sum of the token cross-entropy, a task each; add up over ranks, divide by `totals`."""
         model.eval()
@@ -48,10 +56,10 @@ class Validation:
             for rows in self._batches(self._by_length(self.rows, task), rank, world_size):
                 examples = [None if row is None else self.store.example(*row, task) for row in rows]
                 micro = collate(task, examples, self.architecture, self.pad_id)
-                logits, labels = loss_logits(
-                    model, *_tensors(micro, device), seq2seq=self.architecture == "seq2seq"
+                found = loss_sums(
+                    model, micro, tasks, loss, device=device, seq2seq=self.architecture == "seq2seq"
                 )
-                total += float(token_loss_sum(logits, labels))
+                total += float(found[task])
             sums[task] = total
         return sums
 
@@ -119,11 +127,3 @@ def reference(store: ShardStore, shard: int, row: int) -> Reference:
         None if entities is None else tuple(Entity(e["text"], e["assertion"]) for e in json.loads(entities))
     )
     return Reference(str(store.text(shard, row, "reference")), known)
-
-
-def _tensors(micro: MicroBatch, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    ids, mask, labels = (
-        torch.from_numpy(np.ascontiguousarray(array)).to(device)
-        for array in (micro.input_ids, micro.attention_mask, micro.labels)
-    )
-    return ids, mask, labels

@@ -41,10 +41,14 @@ class Method:
         return sum(w * sums[task] / totals[task] for task, w in self.weights.items() if totals[task])
 
 
-def token_loss_sum(logits: Tensor, labels: Tensor) -> Tensor:
+def token_loss_sum(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
     """Sum of the cross-entropy over labels that are not IGNORED, in float32. logits [..., vocab], labels [...]."""
     return F.cross_entropy(
-        logits.float().flatten(0, -2), labels.flatten(), ignore_index=IGNORED, reduction="sum"
+        logits.float().flatten(0, -2),
+        labels.flatten(),
+        ignore_index=IGNORED,
+        reduction="sum",
+        label_smoothing=label_smoothing,
     )
 
 

@@ -40,7 +40,7 @@ def keeps_boundaries(model: Any, device: torch.device) -> bool:
         return False
     first, second, third = (_document(model, length, start) for start, length in enumerate(_LENGTHS))
     other = _document(model, _LENGTHS[0], start=len(_LENGTHS))
-    with _undisturbed(model, device):
+    with undisturbed(model, device):
         packed = _logits(model, device, [[first, second], [third]])
         changed = _logits(model, device, [[other, second], [third]])
         alone = torch.cat([_logits(model, device, [[document]]) for document in (first, second, third)])
@@ -75,7 +75,7 @@ def _rounding(model: Any, logits: Tensor) -> float:
 
 
 @contextmanager
-def _undisturbed(model: Any, device: torch.device) -> Iterator[None]:
+def undisturbed(model: Any, device: torch.device) -> Iterator[None]:
     """Evaluation mode, without a trace of it afterwards."""
     modes = [(module, module.training) for module in model.modules()]
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):

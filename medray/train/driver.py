@@ -32,7 +32,15 @@ from medray.train.export_evaluation import evaluate_export
 from medray.train.failure import first_failure
 from medray.train.loop import STOPPED, WorkerPlan
 from medray.train.outcome import TextSample, write_failure, write_outcome
-from medray.train.prepare import Resources, check_layouts, check_memory, precision, resources, supply
+from medray.train.prepare import (
+    Resources,
+    check_layouts,
+    check_memory,
+    check_optimizer,
+    precision,
+    resources,
+    supply,
+)
 from medray.train.rerun import (
     RunResult,
     check_same_data,
@@ -129,6 +137,7 @@ class _Driver:
         )
         folder = model_folder(self.config.model)
         chosen = precision(self.config, granted.device)
+        check_optimizer(self.config, granted.device)
         model = model_config(self.config.model, self.config.data.vocab_size)
         memory = check_memory(self.config, model, folder, have, granted, chosen)
         with self.timings.of("data"):

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from medray.config.train import TrainConfig
 from medray.train.engine_state import TrainState, train_state
+from medray.train.optimizers import make_optimizer, rates_in_force, set_rate
 
 # Larger than any gradient norm: DeepSpeed computes the norm only where it may clip.
 _NO_CLIP = 1e30
@@ -34,6 +35,9 @@ class Engine(Protocol):
         DeepSpeed leaves the weights as they are, without a word, where the norm is not finite.
         """
 
+    def rates(self) -> dict[str, float]:
+        """Learning rates in force, as the optimizer has them: by the pattern of a group, "" for the rest."""
+
     def sum(self, values: Tensor) -> Tensor:
         """The sum of `values` over all ranks."""
 
@@ -55,10 +59,13 @@ class TorchEngine:
 
     def step(self, lr: float) -> float:
         norm = nn.utils.clip_grad_norm_(trainable(self.model), self._clip or _NO_CLIP)
-        _set_lr(self.optimizer, lr)
+        set_rate(self.optimizer.param_groups, lr)
         self.optimizer.step()
         self.optimizer.zero_grad()
         return float(norm)
+
+    def rates(self) -> dict[str, float]:
+        return rates_in_force(self.optimizer.param_groups)
 
     def sum(self, values: Tensor) -> Tensor:
         return values
@@ -92,10 +99,13 @@ class DeepSpeedEngine:
         self.model.backward(loss * self.world_size, scale_wrt_gas=False)
 
     def step(self, lr: float) -> float:
-        _set_lr(self.model.optimizer, lr)
+        set_rate(self.model.optimizer.param_groups, lr)
         self.model.step()
         norm = self.model.get_global_grad_norm()
         return float(norm) if norm is not None else self._norm
+
+    def rates(self) -> dict[str, float]:
+        return rates_in_force(self.model.optimizer.param_groups)
 
     def _clip_summed_gradients(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         self._norm = float(nn.utils.clip_grad_norm_(trainable(self.model), self._clip))
@@ -106,18 +116,6 @@ class DeepSpeedEngine:
 
     def state(self) -> TrainState:
         return train_state(self.model, self.model.optimizer)
-
-
-def make_optimizer(model: nn.Module, train: TrainConfig) -> torch.optim.AdamW:
-    """torch's AdamW for both engines: DeepSpeed's own would compile a C++ extension on a CPU."""
-    options = train.optimizer
-    return torch.optim.AdamW(
-        trainable(model),
-        lr=options.lr,
-        betas=options.betas,
-        eps=options.eps,
-        weight_decay=options.weight_decay,
-    )
 
 
 def trainable(model: nn.Module) -> list[nn.Parameter]:
@@ -177,11 +175,6 @@ def gathered(engine: Engine, parameters: list[nn.Parameter]) -> AbstractContextM
     import deepspeed
 
     return deepspeed.zero.GatheredParameters(parameters)
-
-
-def _set_lr(optimizer: Any, lr: float) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = lr
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

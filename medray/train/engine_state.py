@@ -14,6 +14,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from medray.train.quantized_moments import QuantizedSlot, is_of_bitsandbytes
+
 WEIGHT, MOMENTS = "weight", ("exp_avg", "exp_avg_sq")
 KINDS = (WEIGHT, *MOMENTS)
 
@@ -54,12 +56,17 @@ class TrainState:
                 for kind in KINDS:
                     run.set(kind, read(kind, run.name, run.start, run.stop))
             for slot in self._slots:
-                slot["step"].fill_(optimizer_step)
+                if isinstance(slot["step"], Tensor):
+                    slot["step"].fill_(optimizer_step)
+                else:
+                    slot["step"] = int(optimizer_step)
+                if isinstance(slot, QuantizedSlot):
+                    slot.put_back()
             self._publish()
 
 
 def train_state(model: Any, optimizer: Any) -> TrainState:
-    """The state of a torch model with its AdamW, or of a DeepSpeed engine with its ZeRO optimizer."""
+    """The state of a torch model with its optimizer, or of a DeepSpeed engine with its ZeRO optimizer."""
     inner: nn.Module = getattr(model, "module", model)
     named = [(name, one) for name, one in inner.named_parameters() if one.requires_grad]
     if any(hasattr(one, "ds_id") for _, one in named):
@@ -160,10 +167,13 @@ class _Share:
         return found.detach().reshape(-1)
 
 
-def _slot(optimizer: torch.optim.Optimizer, tensor: Tensor) -> dict[str, Any]:
-    """AdamW's state of one tensor, made where no step has made it yet."""
+def _slot(optimizer: Any, tensor: Tensor) -> dict[str, Any]:
+    """The optimizer's state of one tensor, made where no step has made it yet."""
+    if is_of_bitsandbytes(optimizer):
+        return QuantizedSlot(optimizer, tensor)
     slot: dict[str, Any] = optimizer.state[tensor]
     if not slot:
-        slot["step"] = torch.zeros((), device=tensor.device if optimizer.defaults.get("fused") else "cpu")
+        zero = torch.zeros((), device=tensor.device if optimizer.defaults.get("fused") else "cpu")
+        slot["step"] = zero if isinstance(optimizer, torch.optim.AdamW) else 0
         slot.update({kind: torch.zeros_like(tensor.detach()) for kind in MOMENTS})
     return slot

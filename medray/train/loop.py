@@ -42,6 +42,7 @@ from medray.train.engine import (
 from medray.train.read_ahead import ReadAhead, Ready
 from medray.train.schedule import learning_rate
 from medray.train.step import BatchReader, Prepared, Progress, layout, train_step
+from medray.train.token_loss import token_loss
 
 TRAINED, STOPPED = "done", "stopped"
 ATTEMPTS = "attempts.jsonl"  # one line a start of the workers
@@ -124,6 +125,7 @@ class _Loop:
             self.tokenizer = load_tokenizer(plan.train.tokenizer)
             self.engine = self._engine()
             self._refuse_leaks()
+            self.loss = token_loss(self.config, self.engine, seq2seq=self.seq2seq, say=self._message)
         self.validation = self._validation(plan.validation)
         self.progress = Progress()
 
@@ -252,6 +254,7 @@ class _Loop:
             seed=config.run.seed,
             step=ready.step,
             seq2seq=self.seq2seq,
+            loss=self.loss,
         )
         self.progress.add(ready.prepared)
         self._check_finite(record)
@@ -345,7 +348,9 @@ class _Loop:
     def _losses(self, validation: Validation) -> dict[str, float]:
         tasks, engine = self.method.tasks, self.engine
         totals = validation.totals(tasks)
-        sums = validation.loss_sums(engine.model, tasks, engine.device, engine.rank, engine.world_size)
+        sums = validation.loss_sums(
+            engine.model, tasks, engine.device, engine.rank, engine.world_size, self.loss.unsmoothed()
+        )
         summed = engine.sum(
             torch.tensor([sums[task] for task in tasks], dtype=torch.float64, device=engine.device)
         )

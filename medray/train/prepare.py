@@ -10,6 +10,7 @@ import ray
 
 from medray.config import Config
 from medray.config.check import architecture as model_type
+from medray.config.check_train import paged_without_gpu
 from medray.errors import InputError
 from medray.plan import parameters
 from medray.plan.headers import ParameterCount, from_safetensors
@@ -68,6 +69,13 @@ def precision(config: Config, device: str) -> str:
             mend="train.precision: bf16 or fp32",
         )
     return chosen
+
+
+def check_optimizer(config: Config, device: str) -> None:
+    """Raises InputError where the optimizer needs a device that the workers will not have."""
+    name = config.train.optimizer.name
+    if name.startswith("paged") and device != "cuda":
+        raise paged_without_gpu(name)
 
 
 def check_layouts(config: Config) -> None:

@@ -206,7 +206,9 @@ def _notes(changed: list[str], then: dict[str, Any], now: dict[str, Any]) -> Ite
     if changed:
         yield f"taken as they are now: {_listed(changed, then, now)}"
     course, warmup = now["train.scheduler.name"], now["train.scheduler.warmup_steps"]
-    by_length = course != "constant" or (warmup is None and now["train.scheduler.warmup_ratio"] > 0)
+    by_length = not course.startswith("constant") or (
+        warmup is None and now["train.scheduler.warmup_ratio"] > 0
+    )
     if by_length and _length_changed(then, now):
         yield (
             f"the learning rate (train.scheduler.name: {course}) follows the new length from here on: the weights "

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from medray.config.train import TrainConfig
 from medray.data.alike import by_length
@@ -19,10 +19,13 @@ from medray.data.batches import MicroBatch, PackedMicroBatch, collate, collate_p
 from medray.data.order import rank_slots
 from medray.data.shards import ShardStore
 from medray.errors import InputError
-from medray.methods.loss import Method, token_loss_sum
-from medray.models.forward import loss_logits, packed_logits
+from medray.evaluate.token_losses import loss_sums
+from medray.methods.chunked_loss import TokenLoss
+from medray.methods.loss import Method
 from medray.plan.steps import MOST_ROWS, split_batch
 from medray.train.engine import Engine
+
+PLAIN = TokenLoss()
 
 
 @dataclass(frozen=True)
@@ -202,10 +205,19 @@ class BatchReader:
 
 
 def train_step(
-    engine: Engine, prepared: Prepared, method: Method, *, lr: float, seed: int, step: int, seq2seq: bool
+    engine: Engine,
+    prepared: Prepared,
+    method: Method,
+    *,
+    lr: float,
+    seed: int,
+    step: int,
+    seq2seq: bool,
+    loss: TokenLoss = PLAIN,
 ) -> dict[str, Any]:
     """Runs 0-based `step` and returns its record: losses of the whole global batch, equal on all ranks.
 
+    The loss is what is minimized, smoothed where it is. lr is read back from the optimizer, lr/… that of each group.
     computed_tokens counts the places that were computed, padding and weightless rows too.
     """
     began = time.perf_counter()
@@ -216,11 +228,11 @@ def train_step(
         for place, micro in enumerate(parts):
             # Dropout depends on (seed, step, slot, rank) alone: a resumed run needs no generator state.
             torch.manual_seed(_mix(seed, step, number * len(parts) + place, engine.rank))
-            losses = _loss_sums(engine, micro, method.tasks, seq2seq=seq2seq)
-            shares = [method.contribution(task, loss, prepared.totals[task]) for task, loss in losses.items()]
+            losses = loss_sums(engine.model, micro, method.tasks, loss, device=engine.device, seq2seq=seq2seq)
+            shares = [method.contribution(task, part, prepared.totals[task]) for task, part in losses.items()]
             engine.backward(torch.stack(shares).sum())
-            for task, loss in losses.items():
-                sums[method.tasks.index(task)] += loss.detach()
+            for task, part in losses.items():
+                sums[method.tasks.index(task)] += part.detach()
             computed += micro.input_ids.size + (micro.labels.size if seq2seq else 0)
     grad_norm = engine.step(lr)
     summed = engine.sum(torch.cat([sums, sums.new_tensor([computed])]))
@@ -231,7 +243,7 @@ def train_step(
         "step": step + 1,
         "loss": method.loss(by_task, prepared.totals),
         **{f"loss/{task}": mean for task, mean in means.items()},
-        "lr": lr,
+        **_rates(engine.rates(), lr),
         "grad_norm": grad_norm,
         "tokens": prepared.tokens,
         "loss_tokens": sum(prepared.totals.values()),
@@ -240,28 +252,14 @@ def train_step(
     }
 
 
-def _loss_sums(
-    engine: Engine, micro: MicroBatch | PackedMicroBatch, tasks: Sequence[str], *, seq2seq: bool
-) -> dict[str, Tensor]:
-    """Sums of the token cross-entropy of one forward, for each task that it holds."""
-
-    def tensors(*arrays: np.ndarray) -> list[Tensor]:
-        return [torch.from_numpy(array).to(engine.device) for array in arrays]
-
-    if isinstance(micro, MicroBatch):
-        found = loss_logits(
-            engine.model, *tensors(micro.input_ids, micro.attention_mask, micro.labels), seq2seq=seq2seq
-        )
-        return {micro.task: token_loss_sum(*found)}
-    logits, labels, places = packed_logits(
-        engine.model, *tensors(micro.input_ids, micro.position_ids, micro.task_ids, micro.labels)
-    )
-    sizes = torch.bincount(places, minlength=len(tasks)).tolist()
-    return {
-        task: token_loss_sum(part, wanted)
-        for task, part, wanted in zip(tasks, logits.split(sizes), labels.split(sizes), strict=True)
-        if len(wanted)
-    }
+def _rates(in_force: Mapping[str, float], scheduled: float) -> dict[str, float]:
+    """lr, and lr/pattern of each group, as a metric's name can be. lr: as scheduled where groups have all parameters."""
+    named: dict[str, float] = {}
+    for match, rate in in_force.items():
+        if match:
+            name = re.sub(r"[^A-Za-z0-9_.-]+", "_", match).strip("_.-")
+            named[f"lr/{name}" if name and f"lr/{name}" not in named else f"lr/group_{len(named)}"] = rate
+    return {"lr": in_force.get("", scheduled)} | named
 
 
 def _mix(*numbers: int) -> int:

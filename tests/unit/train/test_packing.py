@@ -41,6 +41,9 @@ class Accumulator:
     def step(self, lr: float) -> float:
         return 0.0
 
+    def rates(self) -> dict[str, float]:
+        return {}
+
     def sum(self, values: Tensor) -> Tensor:
         return values
 

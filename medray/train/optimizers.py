@@ -1,0 +1,131 @@
+"""The optimizer of a run: which one, over which groups of parameters, and the learning rates in force.
+
+Both engines step on it, so a group is a plain entry of `param_groups` and ZeRO makes a flat group of each. What tells
+groups apart stands in them: `match`, its pattern, and `lr_scale`, the group's share of the learning rate in force.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+from medray.config.check_train import paged_without_gpu
+from medray.config.train import OptimizerConfig, TrainConfig
+from medray.errors import InputError
+
+REST = ""  # the pattern of the parameters that no group asks for
+
+
+def make_optimizer(model: nn.Module, train: TrainConfig) -> torch.optim.Optimizer:
+    """The optimizer over the trainable parameters of `model`. Raises InputError for a group that gets none.
+
+    Torch's AdamW, fused on a GPU; of offloaded state DeepSpeed's CPU Adam where its extension can be built beside a
+    GPU: on a machine without one, compiling it takes minutes and wins nothing.
+    """
+    options, groups = train.optimizer, parameter_groups(model, train.optimizer)
+    values: dict[str, Any] = {
+        "lr": options.lr,
+        "betas": options.betas,
+        "eps": options.eps,
+        "weight_decay": options.weight_decay,
+    }
+    on_gpu = torch.cuda.is_available()
+    if options.name != "adamw":
+        return _of_bitsandbytes(options.name, groups, values, on_gpu=on_gpu)
+    if train.offload == "cpu":
+        found = _cpu_adam(groups, values) if on_gpu else None
+        return found or torch.optim.AdamW(groups, **values)
+    return torch.optim.AdamW(groups, **values, fused=on_gpu or None)
+
+
+def parameter_groups(model: nn.Module, options: OptimizerConfig) -> list[dict[str, Any]]:
+    """The trainable parameters, each in one group, in the order of the config and those without a group last."""
+    taken: dict[tuple[int, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        place = next(
+            (place for place, group in enumerate(options.groups) if re.search(group.match, name)),
+            len(options.groups),
+        )
+        undecayed = not options.decay_norms_and_biases and _dimensions(parameter) < 2
+        taken.setdefault((place, undecayed), []).append(parameter)
+    for place, group in enumerate(options.groups):
+        if not {(place, True), (place, False)} & taken.keys():
+            raise InputError(
+                "no trained parameter has such a name, or groups before it have them all",
+                key=f"train.optimizer.groups[{place}].match",
+                value=group.match,
+                mend="part of a parameter's name, as lora_B or embed_tokens",
+            )
+    return [
+        _group(options, place, undecayed, parameters)
+        for (place, undecayed), parameters in sorted(taken.items(), key=lambda item: item[0])
+    ]
+
+
+def _group(
+    options: OptimizerConfig, place: int, undecayed: bool, parameters: list[nn.Parameter]
+) -> dict[str, Any]:
+    scale, decay, match = 1.0, options.weight_decay, REST
+    if place < len(options.groups):
+        group = options.groups[place]
+        match = group.match
+        if group.lr is not None:
+            scale = group.lr / options.lr
+        elif group.lr_scale is not None:
+            scale = group.lr_scale
+        decay = group.weight_decay if group.weight_decay is not None else decay
+    return {
+        "params": parameters,
+        "match": match,
+        "lr_scale": scale,
+        "lr": options.lr * scale,
+        "weight_decay": 0.0 if undecayed else decay,
+    }
+
+
+def set_rate(groups: Iterable[dict[str, Any]], lr: float) -> None:
+    """`lr`: in force in parameters without a group; the others have their share of it."""
+    for group in groups:
+        group["lr"] = lr * group["lr_scale"]
+
+
+def rates_in_force(groups: Iterable[dict[str, Any]]) -> dict[str, float]:
+    """The learning rate of each group as the optimizer has it, by the group's pattern; "" for the rest."""
+    return {group["match"]: float(group["lr"]) for group in groups}
+
+
+def _dimensions(parameter: nn.Parameter) -> int:
+    """Under stage 3 a parameter is flat."""
+    return len(getattr(parameter, "ds_shape", parameter.shape))
+
+
+def _of_bitsandbytes(
+    name: str, groups: list[dict[str, Any]], values: dict[str, Any], *, on_gpu: bool
+) -> torch.optim.Optimizer:
+    paged, bits = name.startswith("paged"), 8 if name.endswith("8bit") else 32
+    if paged and not on_gpu:
+        raise paged_without_gpu(name)
+    from bitsandbytes.optim import AdamW
+
+    made: torch.optim.Optimizer = AdamW(groups, **values, optim_bits=bits, is_paged=paged)
+    return made
+
+
+def _cpu_adam(groups: list[dict[str, Any]], values: dict[str, Any]) -> torch.optim.Optimizer | None:
+    """None where this machine cannot compile it."""
+    from deepspeed.ops.adam import DeepSpeedCPUAdam
+    from deepspeed.ops.op_builder import CPUAdamBuilder
+
+    if not CPUAdamBuilder().is_compatible(verbose=False):
+        return None
+    try:
+        made: torch.optim.Optimizer = DeepSpeedCPUAdam(groups, **values, adamw_mode=True)
+    except (RuntimeError, OSError, ImportError):  # no compiler, or one that fails
+        return None
+    return made

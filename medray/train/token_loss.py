@@ -1,0 +1,46 @@
+"""How this run computes its loss: smoothed or not, and for how many tokens at once. Asked of the live model once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from medray.config import Config
+from medray.errors import InputError
+from medray.methods.chunked_loss import TokenLoss, chosen_chunk
+from medray.models.head_probe import takes_losses, vocabulary_size
+from medray.train.engine import Engine
+from medray.train.step import layout
+
+
+def token_loss(config: Config, engine: Engine, *, seq2seq: bool, say: Callable[[str], None]) -> TokenLoss:
+    """Collective. Raises InputError where chunks are asked for and the model's head cannot be run on them."""
+    train, vocabulary = config.train, vocabulary_size(engine.model)
+    chosen = chosen_chunk(train.loss_chunk_tokens, vocabulary)
+    if (chunk := chosen.chunk_tokens) is not None:
+        if _most_tokens(config, engine.world_size) <= chosen.more_than:
+            chosen = TokenLoss()  # no micro-batch is so large
+        elif takes_losses(engine.model, engine.device, seq2seq=seq2seq):
+            say(
+                f"the loss of a micro-batch of more than {max(chosen.more_than, chunk):,} tokens is computed {chunk:,} at a "
+                f"time: the vocabulary has {vocabulary:,}"
+            )
+        elif train.loss_chunk_tokens is not None:
+            raise InputError(
+                "this model does something to its logits behind a head that is a module of its own, or has an adapter "
+                "in it under ZeRO stage 3: its loss needs all of them at once",
+                key="train.loss_chunk_tokens",
+                value=train.loss_chunk_tokens,
+                mend="train.loss_chunk_tokens: null",
+            )
+        else:
+            chosen = TokenLoss()
+    return replace(chosen, label_smoothing=train.label_smoothing)
+
+
+def _most_tokens(config: Config, world_size: int) -> int:
+    """That one forward can have, in training or evaluation, at most."""
+    data = config.data
+    row = data.max_input_tokens + max(data.max_label_tokens, data.max_rationale_tokens)
+    rows = max(layout(config.train, world_size).micro_batch_size, config.eval.batch_size)
+    return rows * max(row, data.pack_tokens or 0)
