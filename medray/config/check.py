@@ -15,6 +15,7 @@ from typing import Any
 
 from medray.config import Config
 from medray.config.check_data import check_data
+from medray.config.check_method import check_method
 from medray.config.model import PACKAGED_MODELS
 from medray.config.safetensors_header import HeaderError, index_files, read_header
 from medray.errors import InputError
@@ -26,6 +27,7 @@ TOKENIZER_FILES = ("tokenizer*", "*.model", "vocab.*", "tekken.json")
 
 def check(config: Config) -> None:
     """Raises InputError for the first thing in `config` that cannot work on any machine."""
+    check_method(config)
     check_data(config, seq2seq=(architecture(config) or "") in T5_TYPES)
     _check_model(config)
     _check_storage(config)

@@ -7,19 +7,19 @@ under ZeRO-3 a forward is a collective. Each row counts exactly once.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import torch
 
-from medray.data.batches import MicroBatch, collate, prompts
+from medray.data.batches import collate, collate_mixed, prompts
 from medray.data.shards import ShardStore
 from medray.evaluate.generate import generate
+from medray.evaluate.loss_sums import AnyMicroBatch, loss_sums
 from medray.evaluate.metrics import Entity, Reference
-from medray.methods.loss import token_loss_sum
-from medray.models.forward import loss_logits
+from medray.methods.loss import COSINE, Method
 
 
 @dataclass(frozen=True)
@@ -32,28 +32,40 @@ class Validation:
     pad_id: int
     batch_size: int
 
-    def totals(self, tasks: Iterable[str]) -> dict[str, int]:
-        """Loss tokens of the whole split, a task each."""
-        return {task: sum(self._counts(self.rows, task, "loss_tokens")) for task in tasks}
+    def totals(self, method: Method) -> dict[str, int]:
+        """Of the whole split: loss tokens of each task, and rows that have all tasks for the cosine term."""
+        counts = np.array([self._counts(self.rows, task, "loss_tokens") for task in method.tasks])
+        pairs = int((counts > 0).all(axis=0).sum())
+        return {**dict(zip(method.tasks, counts.sum(axis=1).tolist(), strict=True)), COSINE: pairs}
 
     @torch.no_grad()
     def loss_sums(
-        self, model: Any, tasks: Iterable[str], device: torch.device, rank: int, world_size: int
+        self, model: Any, method: Method, device: torch.device, rank: int, world_size: int
     ) -> dict[str, float]:
-        """This rank's sum of the token cross-entropy, a task each; add up over ranks, divide by `totals`."""
+        """This rank's sum of each term of the loss; add up over ranks, divide by `totals`."""
         model.eval()
-        sums = {}
-        for task in tasks:
-            total = 0.0
-            for rows in self._batches(self._by_length(self.rows, task), rank, world_size):
-                examples = [None if row is None else self.store.example(*row, task) for row in rows]
-                micro = collate(task, examples, self.architecture, self.pad_id)
-                logits, labels = loss_logits(
-                    model, *_tensors(micro, device), seq2seq=self.architecture == "seq2seq"
-                )
-                total += float(token_loss_sum(logits, labels))
-            sums[task] = total
+        sums = dict.fromkeys(method.terms, 0.0)
+        for micro in self._micro_batches(method, rank, world_size):
+            found = loss_sums(model, micro, method, device, seq2seq=self.architecture == "seq2seq")
+            for term, value in found.items():
+                sums[term] += float(value)
         return sums
+
+    def _micro_batches(self, method: Method, rank: int, world_size: int) -> Iterator[AnyMicroBatch]:
+        """Of each task the rows that have it; with the cosine term all tasks of the same rows in one."""
+        for tasks in [method.tasks] if method.cosine else [(task,) for task in method.tasks]:
+            counts = np.array([self._counts(self.rows, task, "loss_tokens") for task in tasks])
+            rows = tuple(self.rows[place] for place in np.flatnonzero(counts.any(axis=0)).tolist())
+            for batch in self._batches(self._by_length(rows, tasks[0]), rank, world_size):
+                examples = [
+                    [None if row is None else self.store.example(*row, task) for row in batch]
+                    for task in tasks
+                ]
+                if method.cosine:
+                    mixed = [(place, one) for place, found in enumerate(examples) for one in found]
+                    yield collate_mixed(mixed, self.architecture, self.pad_id)
+                else:
+                    yield collate(tasks[0], examples[0], self.architecture, self.pad_id)
 
     def predictions(
         self,
@@ -119,11 +131,3 @@ def reference(store: ShardStore, shard: int, row: int) -> Reference:
         None if entities is None else tuple(Entity(e["text"], e["assertion"]) for e in json.loads(entities))
     )
     return Reference(str(store.text(shard, row, "reference")), known)
-
-
-def _tensors(micro: MicroBatch, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    ids, mask, labels = (
-        torch.from_numpy(np.ascontiguousarray(array)).to(device)
-        for array in (micro.input_ids, micro.attention_mask, micro.labels)
-    )
-    return ids, mask, labels

@@ -25,16 +25,7 @@ def loss_logits(
 ) -> tuple[Tensor, Tensor]:
     """(logits [batch, targets, vocab], labels [batch, targets]), aligned. Shapes in: [batch, seq], see MicroBatch."""
     if seq2seq:
-        start = torch.full_like(labels[:, :1], _config(model).decoder_start_token_id)
-        shifted = torch.cat([start, labels[:, :-1]], dim=1)
-        decoder_input_ids = shifted.masked_fill(shifted == IGNORED, _config(model).pad_token_id)
-        out = model(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            decoder_input_ids=decoder_input_ids,
-            use_cache=False,
-        )
-        return out.logits, labels
+        return _seq2seq(model, input_ids, attention_mask, labels).logits, labels
     # Position t predicts label t + 1; at least one column stays, so that every rank computes something.
     columns = (labels[:, 1:] != IGNORED).any(dim=0).nonzero().flatten()
     if not len(columns):
@@ -52,6 +43,31 @@ def loss_logits(
     else:
         logits = model(**inputs).logits[:, columns]
     return logits, next_labels[:, columns]
+
+
+def encoded_logits(
+    model: Any, input_ids: Tensor, attention_mask: Tensor, labels: Tensor
+) -> tuple[Tensor, Tensor]:
+    """(logits [batch, targets, vocab], encodings [batch, hidden]) of an encoder-decoder, in one forward.
+
+    An encoding is the mean of the encoder's last states over a row's own tokens, in float32; padding is left out.
+    """
+    out = _seq2seq(model, input_ids, attention_mask, labels)
+    mask = attention_mask[..., None]
+    states = out.encoder_last_hidden_state.float() * mask
+    return out.logits, states.sum(dim=1) / mask.sum(dim=1)
+
+
+def _seq2seq(model: Any, input_ids: Tensor, attention_mask: Tensor, labels: Tensor) -> Any:
+    """The output of an encoder-decoder that is shown each target up to the token that it shall write."""
+    start = torch.full_like(labels[:, :1], _config(model).decoder_start_token_id)
+    shifted = torch.cat([start, labels[:, :-1]], dim=1)
+    return model(
+        input_ids=input_ids,
+        attention_mask=attention_mask,
+        decoder_input_ids=shifted.masked_fill(shifted == IGNORED, _config(model).pad_token_id),
+        use_cache=False,
+    )
 
 
 def packed_logits(
