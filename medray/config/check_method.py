@@ -47,7 +47,9 @@ def notes(config: Config) -> tuple[str, ...]:
     if not method.two_tasks and given:
         why = "mode: standard" if method.name == "distill" else "name: sft"
         names = " and ".join(f"method.{name}" for name in given)
-        return (f"{names} {'is' if len(given) == 1 else 'are'} ignored: with method.{why} the label is all there is",)
+        return (
+            f"{names} {'is' if len(given) == 1 else 'are'} ignored: with method.{why} the label is all there is",
+        )
     return ()
 
 

@@ -15,7 +15,11 @@ from medray.data.encode import ENCODER_VERSION, EncodeSpec
 from medray.data.sources import Source
 
 INDEX_VERSION = 2
-YOUNGER_FIELDS = ("skip_null", "draw_seed", "appends_keys")  # of EncodeSpec, each with the default that old shards had
+YOUNGER_FIELDS = (
+    "skip_null",
+    "draw_seed",
+    "appends_keys",
+)  # of EncodeSpec, each with the default that old shards had
 _ALWAYS = object()
 
 

@@ -11,7 +11,9 @@ from typing import Literal
 from medray.data.records import Distill, Extraction, Instruction, Message, Preference, Record, TwoStep
 
 NO_TEXT = "None"  # what a task of one key writes where the document does not say
-KEY_WORDS = "Key information"  # what stands before key words in an input that has no place of its own for them
+KEY_WORDS = (
+    "Key information"  # what stands before key words in an input that has no place of its own for them
+)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -38,9 +38,9 @@ def test_tasks_have_normalizers_of_their_own() -> None:
 class TestKeys:
     """L = a * w * S_p/T_p + (1 - a) * reduction over the keys that have tokens of S_k/T_k."""
 
-    METHOD = {"label": 0.6, "rationale/Age": 0.4, "rationale/Sex": 0.4, "rationale/Other": 0.4}
-    SUMS = {"label": 8.0, "rationale/Age": 6.0, "rationale/Sex": 0.0, "rationale/Other": 50.0}
-    TOTALS = {"label": 4, "rationale/Age": 2, "rationale/Sex": 0, "rationale/Other": 10}
+    METHOD: ClassVar = {"label": 0.6, "rationale/Age": 0.4, "rationale/Sex": 0.4, "rationale/Other": 0.4}
+    SUMS: ClassVar = {"label": 8.0, "rationale/Age": 6.0, "rationale/Sex": 0.0, "rationale/Other": 50.0}
+    TOTALS: ClassVar = {"label": 4, "rationale/Age": 2, "rationale/Sex": 0, "rationale/Other": 10}
 
     @pytest.mark.parametrize(("reduction", "term"), [("mean", (3 + 5) / 2), ("sum", 3 + 5)])
     def test_the_rationale_term_is_over_the_keys_that_have_tokens(self, reduction: Any, term: float) -> None:
@@ -63,7 +63,9 @@ class TestCosine:
             {"label": 2, "rationale": 3, COSINE: 4},
         )
         assert self.METHOD.loss(sums, totals) == pytest.approx(0.25 * 2 + 0.75 * (3 + 0.25))
-        assert self.METHOD.loss(sums | {COSINE: 0.0}, totals | {COSINE: 0}) == pytest.approx(0.25 * 2 + 0.75 * 3)
+        assert self.METHOD.loss(sums | {COSINE: 0.0}, totals | {COSINE: 0}) == pytest.approx(
+            0.25 * 2 + 0.75 * 3
+        )
 
     def test_a_row_without_one_of_the_tasks_is_left_out(self) -> None:
         label = torch.tensor([[1.0, 0.0], [1.0, 0.0], [3.0, 4.0]])
