@@ -144,13 +144,15 @@ def token_set(
     shard_rows: int = 7,
     truth: bool = False,
     name: str = "train",
+    spec: EncodeSpec | None = None,
 ) -> TokenSet:
     """Shards of `made`, written by the parts that the Ray Data pipeline runs."""
     target = folder / f"{architecture}-{name}"
     target.mkdir(parents=True, exist_ok=True)
     source = FileSource(str(write_jsonl(target / f"{name}.jsonl", made)), "jsonl")
     found = index(source, shard_rows)
-    made_set = TokenSet(str(target), str(tokenizer(folder)), encode_spec(architecture, tasks), found)
+    asked = spec or encode_spec(architecture, tasks)
+    made_set = TokenSet(str(target), str(tokenizer(folder)), asked, found)
     for shard in found.shards:
         encode_shard(made_set, shard, source, truth=truth)
     return made_set
