@@ -11,6 +11,7 @@ import pytest
 import tiny
 import torch
 from recorder import Recorder
+from torchrun import run_loops
 
 from medray.data.tokenizer import load_tokenizer
 from medray.errors import InputError
@@ -145,6 +146,43 @@ def test_cosine_draws_the_encodings_together(tmp_path: Path) -> None:
     assert "loss_cosine" not in seen[None].evaluations[-1]["metrics"]
     term = first["loss_rationale"] + first["loss_cosine"]
     assert first["loss"] == pytest.approx(0.1 * first["loss_label"] + 0.9 * term)
+
+
+@pytest.mark.long
+def test_ranks_and_zero_stages_do_not_change_it(tmp_path: Path) -> None:
+    """Keys and the cosine over two real ranks, in stages 2 and 3, against one process of plain torch."""
+    wanted, plans = {}, {}
+    for variant, preset in (
+        ("hierarchical", "llama-tiny"),
+        ("hierarchical", "t5-tiny"),
+        ("cosine", "t5-tiny"),
+    ):
+        method = HIERARCHICAL if variant == "hierarchical" else {"variant": variant}
+        folder = tmp_path / f"{variant}-{preset}"
+        folder.mkdir()
+        base = plan(folder, "alone", method, preset=preset, steps=6)
+        model = tiny.saved_model(folder / "model", preset, base.train)
+        recorder = Recorder()
+        loop.run(plan(folder, "alone", method, preset=preset, steps=6, model=model), recorder)
+        for stage in (2, 3) if variant == "cosine" else (3,):
+            name = f"{variant}/{preset}/{stage}"
+            plans[name] = plan(
+                folder,
+                f"stage-{stage}",
+                method,
+                preset=preset,
+                steps=6,
+                model=model,
+                train={"zero_stage": stage},
+                cluster={"workers": 2},
+            )
+            wanted[name] = recorder
+    seen = run_loops(tmp_path, plans, processes=2)
+    for name, recorder in wanted.items():
+        found = [record["loss"] for record in seen[name]["steps"]]
+        assert found == pytest.approx([record["loss"] for record in recorder.steps], abs=1e-4), name
+        for mine, alone in zip(seen[name]["evaluations"], recorder.evaluations, strict=True):
+            assert mine["metrics"] == pytest.approx(alone["metrics"], abs=2e-4), name
 
 
 class Watch:
