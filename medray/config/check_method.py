@@ -37,20 +37,22 @@ def check_architecture(config: Config, *, seq2seq: bool) -> None:
 
 
 def notes(config: Config) -> tuple[str, ...]:
-    """Sentences on keys that are given and have no effect, where that is no mistake."""
-    method = config.method
+    """Sentences on what is no mistake and yet may surprise."""
+    method, found = config.method, []
     given = [
-        name
+        f"method.{name}"
         for name in ("alpha", "label_weight")
         if getattr(method, name) != MethodConfig.model_fields[name].default
     ]
     if not method.two_tasks and given:
         why = "mode: standard" if method.name == "distill" else "name: sft"
-        names = " and ".join(f"method.{name}" for name in given)
-        return (
-            f"{names} {'is' if len(given) == 1 else 'are'} ignored: with method.{why} the label is all there is",
+        verb = "is" if len(given) == 1 else "are"
+        found.append(f"{' and '.join(given)} {verb} ignored: with method.{why} the label is all there is")
+    if method.variant == "two_step":
+        found.append(
+            "two_step: validation rows bring their own key words, so metrics are those of a model that is told them"
         )
-    return ()
+    return tuple(found)
 
 
 def _check_variant(method: MethodConfig) -> None:

@@ -48,13 +48,16 @@ class RationaleConfig(Section):
     def _plain_keys(cls, keys: tuple[str, ...]) -> tuple[str, ...]:
         """They are names of tasks, of columns and of metrics."""
         if not keys:
-            raise ValueError("name at least one key")
+            raise ValueError("names no key", "method.rationale.keys: [Age, Sex], or method.variant: null")
         for name in keys:
             plain = name.strip() == name and all(sign.isalnum() or sign in " _-" for sign in name)
             if not (plain and 0 < len(name) <= _LONGEST_KEY):
-                raise ValueError(f"a key is 1 to {_LONGEST_KEY} letters, digits, blanks, '_' or '-'")
+                raise ValueError(
+                    f"a key is 1 to {_LONGEST_KEY} letters, digits, blanks, '_' or '-'",
+                    "name it so in the data too",
+                )
         if len(set(keys)) < len(keys):
-            raise ValueError("a key is named twice")
+            raise ValueError("a key is named twice", "name each key once")
         return keys
 
 

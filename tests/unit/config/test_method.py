@@ -118,6 +118,7 @@ def test_an_alpha_that_is_ignored_is_said() -> None:
     assert notes(config(**DISTILL, mode="standard")) == ()
     (note,) = notes(config(**DISTILL, mode="standard", alpha=0.8))
     assert note.startswith("method.alpha is ignored: with method.mode: standard")
+    assert "told them" in notes(variant("two_step"))[0]
     (note,) = notes(config(alpha=0.8, label_weight=2.0))
     assert note.startswith("method.alpha and method.label_weight are ignored: with method.name: sft")
 
