@@ -25,8 +25,9 @@ def measured(tokens: int, vocabulary: int, hidden: int, chunk: int) -> dict[str,
     from transformers import LlamaConfig, LlamaForCausalLM
 
     from medray.data.batches import MicroBatch
-    from medray.evaluate.token_losses import loss_sums
+    from medray.evaluate.loss_sums import loss_sums
     from medray.methods.chunked_loss import TokenLoss
+    from medray.methods.loss import Method
 
     torch.manual_seed(0)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -42,7 +43,9 @@ def measured(tokens: int, vocabulary: int, hidden: int, chunk: int) -> dict[str,
     micro = MicroBatch("label", ids, ids * 0 + 1, ids)
     loss = TokenLoss(chunk_tokens=chunk or None)
     before, began = peak(), time.perf_counter()
-    total = loss_sums(model, micro, ("label",), loss, device=device, seq2seq=False)["label"] / tokens
+    total = (
+        loss_sums(model, micro, Method({"label": 1.0}), device, seq2seq=False, loss=loss)["label"] / tokens
+    )
     total.backward()
     norm = float(torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None]))
     seconds = time.perf_counter() - began

@@ -15,6 +15,7 @@ from typing import Any
 
 from medray.config import Config
 from medray.config.check_data import check_data
+from medray.config.check_method import check_architecture, check_method
 from medray.config.check_train import check_train
 from medray.config.model import PACKAGED_MODELS
 from medray.config.safetensors_header import HeaderError, index_files, read_header
@@ -27,8 +28,13 @@ TOKENIZER_FILES = ("tokenizer*", "*.model", "vocab.*", "tekken.json")
 
 def check(config: Config) -> None:
     """Raises InputError for the first thing in `config` that cannot work on any machine."""
+    check_method(config)
     check_data(config, seq2seq=(architecture(config) or "") in T5_TYPES)
     _check_model(config)
+    kind, folder = architecture(config), Path(config.model.name or "")
+    if kind is not None and kind not in T5_TYPES:  # of others the driver asks, before any worker starts
+        known = _model_config(folder) if os.path.isfile(folder / "config.json") else {}
+        check_architecture(config, seq2seq=bool(known.get("is_encoder_decoder")))
     _check_storage(config)
     _check_combinations(config)
     check_train(config)

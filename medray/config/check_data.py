@@ -184,11 +184,13 @@ def _check_metrics(config: Config) -> None:
             value="entity_f1",
             mend="name the column, or remove the metric",
         )
-    if "rationale" in config.method.tasks and data.dataset is None and data.columns.rationale is None:
+    if config.method.reads_rationales and data.dataset is None and data.columns.rationale is None:
         raise InputError(
-            "distill in mode task_prefix trains on a rationale",
+            "method.variant: two_step reads a rationale"
+            if config.method.variant == "two_step"
+            else "distill in mode task_prefix trains on a rationale",
             key="data.columns.rationale",
-            mend="name the column, or set method.mode: standard",
+            mend="name the column, or set method.mode: standard and method.variant: null",
         )
     if data.dataset == "clinic":
         validated, mend = bool(data.clinic.validation_rows), "data.clinic.validation_rows: 100"

@@ -2,7 +2,72 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import Field, field_validator
+
 from medray.config.section import Section, key
+
+# Of the published hierarchical rationales.
+RATIONALE_KEYS = (
+    "Age",
+    "Sex",
+    "Smoking",
+    "Alcohol",
+    "Medications or Drugs",
+    "Diagnosis",
+    "Past Medical History",
+    "Past Surgical History",
+    "Family History",
+    "Known Allergies",
+    "Lab Results",
+    "Immunizations",
+    "Other",
+)
+_LONGEST_KEY = 60
+
+
+class RationaleConfig(Section):
+    """What of a rationale is trained on, where it is more than one text."""
+
+    keys: tuple[str, ...] = key(
+        RATIONALE_KEYS, "hierarchical only. Keys of a rationale {key: text}, a task each, in this order."
+    )
+    max_keys: int | None = key(None, "hierarchical only. The first so many of keys; default: all.", ge=1)
+    reduction: Literal["mean", "sum"] = key(
+        "mean", "hierarchical only. The rationale term: mean or sum over the keys' own means."
+    )
+    skip_null: bool = key(
+        True, "hierarchical only. Keys without a value are not trained; false: their target is `None`."
+    )
+    several: Literal["join", "one"] = key(
+        "join",
+        "Of a rationale that is a list. join: one text of all, a line each. one: one of them, drawn by run.seed and id.",
+    )
+
+    @field_validator("keys")
+    @classmethod
+    def _plain_keys(cls, keys: tuple[str, ...]) -> tuple[str, ...]:
+        """They are names of tasks, of columns and of metrics."""
+        if not keys:
+            raise ValueError("names no key", "method.rationale.keys: [Age, Sex], or method.variant: null")
+        for name in keys:
+            plain = name.strip() == name and all(sign.isalnum() or sign in " _-" for sign in name)
+            if not (plain and 0 < len(name) <= _LONGEST_KEY):
+                raise ValueError(
+                    f"a key is 1 to {_LONGEST_KEY} letters, digits, blanks, '_' or '-'",
+                    "name it so in the data too",
+                )
+        if len(set(keys)) < len(keys):
+            raise ValueError("a key is named twice", "name each key once")
+        return keys
+
+
+class AlphaScheduleConfig(Section):
+    """dynamic_alpha only. alpha(e) = start + slope x (e - from_epoch), within [0, cap]; e: epochs before a step."""
+
+    start: float | None = key(None, "Alpha until from_epoch; default: method.alpha.", ge=0, le=1)
+    from_epoch: float = key(3.0, "Epochs after which alpha moves.", ge=0)
+    slope: float = key(0.1, "Change of alpha an epoch; below 0 it falls.")
+    cap: float = key(0.9, "Largest alpha that the slope leads to.", ge=0, le=1)
 
 
 class MethodConfig(Section):
@@ -15,8 +80,23 @@ class MethodConfig(Section):
         "task_prefix",
         "distill only. task_prefix: two tasks, told apart by their prompts. standard: the label alone.",
     )
+    variant: Literal["hierarchical", "cosine", "dynamic_alpha", "two_step"] | None = key(
+        None,
+        "distill only. hierarchical: a task a key of the rationale. cosine: what the encoder makes of both inputs is "
+        "drawn together. dynamic_alpha: alpha moves. two_step: the label's input has the rationale's key words in it.",
+    )
     alpha: float = key(0.5, "Weight of the label task; the rationale task has 1 - alpha.", ge=0, le=1)
     label_weight: float = key(1.0, "Multiplies the label loss.", gt=0)
+    loss_norm: Literal["token", "micro_batch"] = key(
+        "token",
+        "token: exact mean over the tokens of the whole batch. micro_batch: mean of the micro-batches' means, as "
+        "published systems had it: then the loss depends on how a batch is split.",
+    )
+    rationale: RationaleConfig = Field(default_factory=RationaleConfig)
+    alpha_schedule: AlphaScheduleConfig = Field(default_factory=AlphaScheduleConfig)
+    key_source: Literal["gold", "generated"] = key(
+        "gold", "two_step only. Key words: gold: the rationale. generated: not offered yet."
+    )
     train_on: Literal["completion", "all"] = key(
         "completion", "Tokens with loss: the answers alone, or the prompt too (causal models)."
     )
@@ -28,16 +108,32 @@ class MethodConfig(Section):
     )
 
     @property
-    def tasks(self) -> tuple[str, ...]:
-        """Tasks that are trained; a task of weight zero costs no forward."""
-        if self.name == "sft" or self.mode == "standard":
-            return ("label",)
-        return tuple(
-            task for task, weight in (("label", self.alpha), ("rationale", 1 - self.alpha)) if weight > 0
-        )
+    def two_tasks(self) -> bool:
+        """Whether rationales are a target too, weighed against labels by alpha."""
+        return self.name == "distill" and self.mode == "task_prefix"
 
-    def weight(self, task: str) -> float:
-        """Factor of the mean token loss of `task` in the total loss."""
-        if self.name == "sft" or self.mode == "standard":
-            return 1.0
-        return self.alpha * self.label_weight if task == "label" else 1 - self.alpha
+    @property
+    def dynamic(self) -> bool:
+        return self.two_tasks and self.variant == "dynamic_alpha"
+
+    @property
+    def start_alpha(self) -> float:
+        """Alpha before the first step."""
+        start = self.alpha_schedule.start
+        return start if self.dynamic and start is not None else self.alpha
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Tasks that are trained; one whose weight is always zero costs no forward."""
+        if not self.two_tasks:
+            return ("label",)
+        rationale: tuple[str, ...] = ("rationale",)
+        if self.variant == "hierarchical":
+            rationale = tuple(f"rationale/{name}" for name in self.rationale.keys[: self.rationale.max_keys])
+        label = ("label",) if self.alpha > 0 or self.dynamic else ()
+        return (*label, *(rationale if self.alpha < 1 or self.dynamic else ()))
+
+    @property
+    def reads_rationales(self) -> bool:
+        """Whether rows without a rationale lack something."""
+        return self.variant == "two_step" or self.tasks not in (("label",), ())

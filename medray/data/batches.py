@@ -32,6 +32,19 @@ class MicroBatch:
 
 
 @dataclass(frozen=True)
+class MixedMicroBatch:
+    """Rows of several tasks in the order of these, otherwise as MicroBatch.
+
+    task_ids: index of the method's task of each row, int64 [batch], ascending. A row without the task has no loss.
+    """
+
+    input_ids: np.ndarray
+    attention_mask: np.ndarray
+    labels: np.ndarray
+    task_ids: np.ndarray
+
+
+@dataclass(frozen=True)
 class PackedMicroBatch:
     """All tasks of a micro-batch of packed sequences, for causal models; int64 [batch, seq], padded on the right.
 
@@ -64,6 +77,15 @@ def collate(
     if architecture == "causal":
         labels[np.arange(len(pairs)), labelled.argmax(axis=1)] = IGNORED
     return MicroBatch(task, ids, taken.astype(np.int64), labels)
+
+
+def collate_mixed(
+    rows: Sequence[tuple[int, Example | None]], architecture: Literal["causal", "seq2seq"], pad_id: int
+) -> MixedMicroBatch:
+    """As `collate`, of (index of the task, example) pairs, whose indices do not fall."""
+    micro = collate("", [example for _, example in rows], architecture, pad_id)
+    task_ids = np.array([task for task, _ in rows], np.int64)
+    return MixedMicroBatch(micro.input_ids, micro.attention_mask, micro.labels, task_ids)
 
 
 def collate_packed(sequences: Sequence[Sequence[Segment]], pad_id: int) -> PackedMicroBatch:

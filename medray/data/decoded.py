@@ -168,7 +168,8 @@ def texts(tokenizer: Any, rows: Sequence[list[int]]) -> list[str]:
 def _frames(encoder: Encoder, task: str, lang: str) -> list[tuple[list[int], list[int]]]:
     """(ids before, ids after) a prompted record's input, a conversation's and a document's, in a language."""
     origin = replace(_ORIGIN, lang=lang)
-    prompted = [Distill(origin, text, "answer", "answer") for text in _PROBES]
+    key = task.partition("/")[2]
+    prompted = [Distill(origin, text, "answer", {key: "answer"} if key else "answer") for text in _PROBES]
     talks = [Instruction(origin, (Message("user", text), Message("assistant", "answer"))) for text in _PROBES]
     documents = [Extraction(origin, (text,), (Entity("1", "", ("answer",)),)) for text in _PROBES]
     columns = encoder.encode([*prompted, *talks, *documents])[task]

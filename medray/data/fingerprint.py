@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
 from medray import storage
@@ -15,6 +15,12 @@ from medray.data.sources import Source
 from medray.storage import StoragePath
 
 INDEX_VERSION = 2
+YOUNGER_FIELDS = (
+    "skip_null",
+    "draw_seed",
+    "appends_keys",
+)  # of EncodeSpec, each with the default that old shards had
+_ALWAYS = object()
 
 
 def content_hashes(
@@ -65,10 +71,15 @@ def membership_key(config: Config, hashes: Mapping[str, Sequence[str]], extra: M
 
 
 def token_key(membership: str, spec: EncodeSpec, tokenizer: str) -> str:
-    """Hash of the rows and of how they become tokens. Weights of a loss and learning rates are not part of it."""
+    """Hash of the rows and of how they become tokens. Weights of a loss and learning rates are not part of it.
+
+    A younger field of the spec is part of it where it is not its default: shards from before it are still those.
+    """
+    encode = asdict(spec)
+    younger = {field.name: field.default for field in fields(spec) if field.name in YOUNGER_FIELDS}
     decisive = {
         "membership": membership,
-        "encode": asdict(spec),
+        "encode": {name: value for name, value in encode.items() if younger.get(name, _ALWAYS) != value},
         "tokenizer": tokenizer,
         "version": ENCODER_VERSION,
     }

@@ -9,6 +9,7 @@ from typing import Any
 
 from medray import storage
 from medray.config import Config
+from medray.config.check_method import check_architecture
 from medray.config.data import ExtractionConfig, PromptsConfig
 from medray.data import corpora, files
 from medray.data.encode import EncodeSpec
@@ -22,6 +23,7 @@ from medray.data.tokenizer import EOS, tokenizer_hash, trained_tokenizer_key
 from medray.data.tokens import TokenSet
 
 SPLITS = ("train", "validation")
+KEY_PROMPT = "Extract the {key} information from this dialogue"  # the default of a task of one key
 INDEX, MANIFEST, REJECTS, CONVERTED = "index.json", "manifest.json", "rejects.jsonl", "converted"
 
 
@@ -107,7 +109,8 @@ def manifests(sets: dict[str, TokenSet]) -> dict[str, Any]:
 
 
 def encode_spec(config: Config, architecture: str) -> EncodeSpec:
-    """All that decides the tokens of a record."""
+    """All that decides the tokens of a record. Raises InputError for a method that such a model cannot be trained by."""
+    check_architecture(config, seq2seq=architecture == "seq2seq")
     data, method = config.data, config.method
     asked, extraction = data.prompts, data.extraction
     by_lang: Mapping[str, PromptsConfig] = {}
@@ -117,12 +120,17 @@ def encode_spec(config: Config, architecture: str) -> EncodeSpec:
             asked, by_lang = presets.prompts, presets.prompts_by_lang
         extraction = presets.extraction if extraction == ExtractionConfig() else extraction
     given = asked.label != PromptsConfig().label
+    texts = dict(asked.model_dump())
+    if method.variant == "hierarchical" and asked.rationale == PromptsConfig().rationale:
+        texts["rationale"] = KEY_PROMPT
     limits = {"label": data.max_label_tokens, "rationale": data.max_rationale_tokens}
     tasks = method.tasks if "label" in method.tasks else ("label", *method.tasks)
+    kinds = tuple(dict.fromkeys(task.partition("/")[0] for task in tasks))
+    keyed = any("/" in task for task in tasks)
     return EncodeSpec(
         architecture="seq2seq" if architecture == "seq2seq" else "causal",
         tasks=tasks,  # the label is always encoded: evaluation generates it
-        prompts={task: getattr(asked, task) for task in tasks},
+        prompts={kind: texts[kind] for kind in kinds},
         system=asked.system,
         template=read_template(data.template),
         train_turns=data.train_turns,
@@ -130,11 +138,14 @@ def encode_spec(config: Config, architecture: str) -> EncodeSpec:
         extraction_answer=extraction.answer,
         extraction_types=extraction.types,
         max_input_tokens=data.max_input_tokens,
-        limits={task: limits[task] for task in tasks},
+        limits={kind: limits[kind] for kind in kinds},
         prompts_by_lang={
-            lang: {task: getattr(prompts, task) for task in tasks} for lang, prompts in by_lang.items()
+            lang: {kind: getattr(prompts, kind) for kind in kinds} for lang, prompts in by_lang.items()
         },
         extraction_prompt=None if given else extraction_prompt(extraction.answer, extraction.types),
+        skip_null=method.rationale.skip_null if keyed else True,
+        draw_seed=config.run.seed if method.rationale.several == "one" and method.reads_rationales else None,
+        appends_keys=method.variant == "two_step",
     )
 
 

@@ -44,6 +44,7 @@ class Padding:
 class _Grid:
     """How the sequences of a step lie. rows: of a micro-batch. slots: of a step, or a multiple of `turn`; neither:
     as many as there are sequences. by_length: the longest first. width: places of every sequence, whatever it holds.
+    paired: all tasks of a micro-batch's rows are one forward. keys_turn: texts of keys lie apart, in a multiple of it.
     """
 
     rows: int
@@ -52,6 +53,8 @@ class _Grid:
     by_length: bool = True
     packed: bool = False
     width: int | None = None
+    paired: bool = False
+    keys_turn: int | None = None
 
 
 def padding(config: Config, tokens: TokenSet, counts: SplitCounts) -> tuple[Padding, ...]:
@@ -61,7 +64,10 @@ def padding(config: Config, tokens: TokenSet, counts: SplitCounts) -> tuple[Padd
     causal = tokens.spec.architecture == "causal"
     trained = [counts.tasks.index(task) for task in config.method.tasks]
     lengths, targets = counts.length[trained].astype(np.int64), counts.loss[trained].astype(np.int64)
+    # What the reader lays out text by text, apart from the tasks that it lays out row by row.
+    apart = np.array(["/" in task for task in config.method.tasks]) & (config.data.pack_tokens is None)
     parts = lengths if causal else np.concatenate([lengths - targets, targets])
+    by_row = parts[~apart if causal else np.concatenate([~apart, ~apart])]
     totals = lengths.sum(axis=0)
     in_order = replace(
         plan.spec,
@@ -84,12 +90,20 @@ def padding(config: Config, tokens: TokenSet, counts: SplitCounts) -> tuple[Padd
             places = counts.places(batch.shards, batch.rows)
             used, steps = used + int(totals[places].sum()), steps + 1
             source = None if causal else (lengths[0] - targets[0])[places]
-            computed += _computed(parts[:, places], lengths[0][places], source, batch.ends, grid)
+            if grid.packed or not apart.any():
+                computed += _computed(parts[:, places], lengths[0][places], source, batch.ends, grid)
+                continue
+            computed += _computed(by_row[:, places], lengths[0][places], source, batch.ends, grid)
+            computed += _computed_keys(lengths[apart][:, places], targets[apart][:, places], causal, grid)
         share = 1 - used / computed if computed else 0.0
         return Padding(name, share, used, computed, steps, whole, grid.rows, one.spec.pack_tokens)
 
     found = [
-        measured("random", BatchPlan(in_order, sizes), _Grid(grid.rows, by_length=False)),
+        measured(
+            "random",
+            BatchPlan(in_order, sizes),
+            replace(_Grid(grid.rows), by_length=False, paired=grid.paired),
+        ),
         measured("plan", plan, grid),
     ]
     if causal and config.data.pack_tokens is None and totals.any():
@@ -116,13 +130,15 @@ def _first_epoch(plan: BatchPlan) -> Iterator[Batch]:
 def _grid(config: Config) -> _Grid:
     """The micro-batches of the run that is configured."""
     train, workers, packed = config.train, config.cluster.most_workers, config.data.pack_tokens is not None
+    paired = config.method.two_tasks and config.method.variant == "cosine"
     if train.global_batch_tokens is not None:
         rows = train.micro_batch_size or MOST_ROWS
-        return _Grid(rows, turn=rows * workers, packed=packed)
+        return _Grid(rows, turn=rows * workers, packed=packed, paired=paired, keys_turn=rows * workers)
     split = split_batch(
         train.global_batch_size, workers, train.micro_batch_size, train.gradient_accumulation_steps
     )
-    return _Grid(split.micro_batch_size, slots=split.slots, packed=packed)
+    rows = split.micro_batch_size
+    return _Grid(rows, slots=split.slots, packed=packed, paired=paired, keys_turn=rows * workers)
 
 
 def _computed(
@@ -142,5 +158,22 @@ def _computed(
     widest = filled.reshape(len(parts), -1, grid.rows).max(axis=2)
     heights = np.full(widest.shape[1], grid.rows)
     heights[-1] = slots - grid.rows * (len(heights) - 1)
+    if grid.paired:  # as wide as the longer task: sources, then targets
+        half = len(parts) // 2
+        widest = np.repeat(widest.reshape(2, half, -1).max(axis=1), half, axis=0)
     # A row without a task, and a slot without a row, are one place of padding.
     return int((np.maximum(widest, 1) * heights).sum())
+
+
+def _computed_keys(lengths: np.ndarray, targets: np.ndarray, causal: bool, grid: _Grid) -> int:
+    """Places of one step's texts of keys. lengths, targets: [keys, rows]; a row without the key has no target."""
+    rows, keys = np.nonzero(targets.T)
+    sizes, wanted = lengths[keys, rows], targets[keys, rows]
+    parts = sizes[None] if causal else np.stack([sizes - wanted, wanted])
+    turn = grid.keys_turn or 1
+    layout = replace(grid, slots=None, turn=turn, paired=False)
+    if not len(sizes):
+        sizes = np.zeros(1, np.int64)
+        parts = np.zeros((1 if causal else 2, 1), np.int64)
+    source = None if causal else parts[0]
+    return _computed(parts, sizes, source, np.arange(1, len(sizes) + 1), layout)

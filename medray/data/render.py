@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -10,6 +11,9 @@ from typing import Literal
 from medray.data.records import Distill, Extraction, Instruction, Message, Preference, Record, TwoStep
 
 NO_TEXT = "None"  # what a task of one key writes where the document does not say
+KEY_WORDS = (
+    "Key information"  # what stands before key words in an input that has no place of its own for them
+)
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,9 @@ class EncodeSpec:
     train_turns: the assistant's turns that carry loss. train_on: all: the prompt carries loss too (causal).
     limits: longest target in tokens, its end token included, a task each; rationale's is that of rationale/<key>.
     max_input_tokens: longest input of a prompted record, or longest conversation before its last answer.
+    skip_null: a key without a value has no target, in place of NO_TEXT. draw_seed: of a list of rationales one is the
+    target, drawn by (seed, id of the record); None: all of them, a line each. appends_keys: the label's input has the
+    rationale in it, as key words that were found first.
     """
 
     architecture: Literal["causal", "seq2seq"]
@@ -39,6 +46,9 @@ class EncodeSpec:
     limits: dict[str, int]
     prompts_by_lang: dict[str, dict[str, str]] = field(default_factory=dict)
     extraction_prompt: str | None = None
+    skip_null: bool = True
+    draw_seed: int | None = None
+    appends_keys: bool = False
 
     def limit(self, task: str) -> int:
         return self.limits[task] if task in self.limits else self.limits[task.partition("/")[0]]
@@ -92,14 +102,14 @@ def reading(record: Record, task: str, spec: EncodeSpec) -> Reading | None:
     prompt = spec.extraction_prompt if isinstance(record, Extraction) and task == "label" else None
     if prompt is None:
         prompt = spec.prompt(task, record.origin.lang)
-    return Reading(_prompted(_input(record, task), prompt, spec), answer)
+    return Reading(_prompted(_input(record, task, spec), prompt, spec), answer)
 
 
 def target(record: Record, task: str, spec: EncodeSpec) -> str | None:
     """The text that `task` shall write for `record`; None or "" where it has none."""
     kind, _, name = task.partition("/")
     if kind == "rationale":
-        return _rationale(record, name)
+        return _rationale(record, name, spec)
     if isinstance(record, Preference):
         return {"label": record.chosen, "chosen": record.chosen, "rejected": record.rejected}[task]
     return reference(record, spec) if task == "label" else None
@@ -149,22 +159,33 @@ def extraction_answer(
     return json.dumps(made, ensure_ascii=False)
 
 
-def _rationale(record: Record, key: str) -> str | None:
+def _rationale(record: Record, key: str, spec: EncodeSpec) -> str | None:
     found = record.rationale if isinstance(record, Distill | TwoStep) else None
     if isinstance(found, Mapping):
         if key:
-            return found.get(key) or NO_TEXT
+            return found.get(key) or (None if spec.skip_null else NO_TEXT)
         return "\n".join(f"{name}: {text}" for name, text in found.items() if text)
     if key:
         return None
-    return found if found is None or isinstance(found, str) else "\n".join(found)
+    if found is None or isinstance(found, str):
+        return found
+    return "\n".join(found) if spec.draw_seed is None else found[_draw(spec.draw_seed, record, len(found))]
 
 
-def _input(record: Distill | TwoStep | Extraction, task: str) -> str:
+def _draw(seed: int, record: Record, count: int) -> int:
+    """A number below `count` that depends on the seed and the record's id alone."""
+    digest = hashlib.blake2b(f"{seed} {record.origin.id}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") % max(count, 1)
+
+
+def _input(record: Distill | TwoStep | Extraction, task: str, spec: EncodeSpec) -> str:
+    """Key words stand where they are kept: before an input whose end is cut; in the place that a second input ends with."""
+    keys = _rationale(record, "", spec) if spec.appends_keys and task == "label" else None
     if isinstance(record, Distill):
-        return record.input
+        return f"{KEY_WORDS}: {keys}\n\n{record.input}" if keys else record.input
     if isinstance(record, TwoStep):
-        return record.second_input if task == "label" else record.first_input
+        second = f"{record.second_input} {keys}" if keys else record.second_input
+        return second if task == "label" else record.first_input
     return " ".join(record.passages)
 
 

@@ -16,12 +16,14 @@ REASONS_SHOWN = 3
 def check_split(config: Config, split: str, index: SplitIndex, rejects: StoragePath) -> None:
     """Raises InputError for too many bad rows, no rows, and rows that lack what method and metrics need."""
     _check_rejects(index, split, config.data.max_rejects, rejects)
-    if "rationale" in config.method.tasks and not index.with_rationale:
+    if config.method.reads_rationales and not index.with_rationale:
+        two_step = config.method.variant == "two_step"
         raise InputError(
-            f"no {split} row has a rationale, and method.mode task_prefix trains on it",
+            f"no {split} row has a rationale, and "
+            + ("method.variant: two_step reads it" if two_step else "method.mode task_prefix trains on it"),
             key="data.columns.rationale",
             value=config.data.columns.rationale,
-            mend="name the column, or set method.mode: standard",
+            mend="name the column, or set method.mode: standard" + " and method.variant: null" * two_step,
         )
     missing = index.rows - index.with_entities
     if split == "validation" and "entity_f1" in config.eval.metrics and missing:

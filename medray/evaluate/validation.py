@@ -7,21 +7,20 @@ under ZeRO-3 a forward is a collective. Each row counts exactly once.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import torch
 
-from medray.data.batches import collate, prompts
+from medray.data.batches import collate, collate_mixed, prompts
 from medray.data.shards import ShardStore
 from medray.evaluate.generate import generate
+from medray.evaluate.loss_sums import PLAIN, AnyMicroBatch, loss_sums
 from medray.evaluate.metrics import Entity, Reference
-from medray.evaluate.token_losses import loss_sums
 from medray.methods.chunked_loss import TokenLoss
-
-PLAIN = TokenLoss()
+from medray.methods.loss import COSINE, Method
 
 
 @dataclass(frozen=True)
@@ -34,34 +33,46 @@ class Validation:
     pad_id: int
     batch_size: int
 
-    def totals(self, tasks: Iterable[str]) -> dict[str, int]:
-        """Loss tokens of the whole split, a task each."""
-        return {task: sum(self._counts(self.rows, task, "loss_tokens")) for task in tasks}
+    def totals(self, method: Method) -> dict[str, int]:
+        """Of the whole split: loss tokens of each task, and rows that have all tasks for the cosine term."""
+        counts = np.array([self._counts(self.rows, task, "loss_tokens") for task in method.tasks])
+        pairs = int((counts > 0).all(axis=0).sum())
+        return {**dict(zip(method.tasks, counts.sum(axis=1).tolist(), strict=True)), COSINE: pairs}
 
     @torch.no_grad()
     def loss_sums(
         self,
         model: Any,
-        tasks: Sequence[str],
+        method: Method,
         device: torch.device,
         rank: int,
         world_size: int,
         loss: TokenLoss = PLAIN,
     ) -> dict[str, float]:
-        """This rank's sum of the token cross-entropy, a task each; add up over ranks, divide by `totals`."""
+        """This rank's sum of each term of the loss; add up over ranks, divide by `totals`."""
         model.eval()
-        sums = {}
-        for task in tasks:
-            total = 0.0
-            for rows in self._batches(self._by_length(self.rows, task), rank, world_size):
-                examples = [None if row is None else self.store.example(*row, task) for row in rows]
-                micro = collate(task, examples, self.architecture, self.pad_id)
-                found = loss_sums(
-                    model, micro, tasks, loss, device=device, seq2seq=self.architecture == "seq2seq"
-                )
-                total += float(found[task])
-            sums[task] = total
+        sums = dict.fromkeys(method.terms, 0.0)
+        for micro in self._micro_batches(method, rank, world_size):
+            found = loss_sums(model, micro, method, device, seq2seq=self.architecture == "seq2seq", loss=loss)
+            for term, value in found.items():
+                sums[term] += float(value)
         return sums
+
+    def _micro_batches(self, method: Method, rank: int, world_size: int) -> Iterator[AnyMicroBatch]:
+        """Of each task the rows that have it; with the cosine term all tasks of the same rows in one."""
+        for tasks in [method.tasks] if method.cosine else [(task,) for task in method.tasks]:
+            counts = np.array([self._counts(self.rows, task, "loss_tokens") for task in tasks])
+            rows = tuple(self.rows[place] for place in np.flatnonzero(counts.any(axis=0)).tolist())
+            for batch in self._batches(self._by_length(rows, tasks[0]), rank, world_size):
+                examples = [
+                    [None if row is None else self.store.example(*row, task) for row in batch]
+                    for task in tasks
+                ]
+                if method.cosine:
+                    mixed = [(place, one) for place, found in enumerate(examples) for one in found]
+                    yield collate_mixed(mixed, self.architecture, self.pad_id)
+                else:
+                    yield collate(tasks[0], examples[0], self.architecture, self.pad_id)
 
     def predictions(
         self,

@@ -36,17 +36,10 @@ def loss_logits(
     head_loss: (losses [targets], labels [targets]) in their place, computed by it.
     """
     if seq2seq:
-        start = torch.full_like(labels[:, :1], _config(model).decoder_start_token_id)
-        shifted = torch.cat([start, labels[:, :-1]], dim=1)
-        decoder_input_ids = shifted.masked_fill(shifted == IGNORED, _config(model).pad_token_id)
-        sources = {
-            "input_ids": input_ids,
-            "attention_mask": attention_mask,
-            "decoder_input_ids": decoder_input_ids,
-        }
         if head_loss is not None:
-            return _losses(model, sources, labels.flatten(), head_loss)
-        return model(**sources, use_cache=False).logits, labels
+            inputs = _shown_targets(model, input_ids, attention_mask, labels)
+            return _losses(model, inputs, labels.flatten(), head_loss)
+        return _seq2seq(model, input_ids, attention_mask, labels).logits, labels
     # Position t predicts label t + 1; at least one column stays, so that every rank computes something.
     columns = (labels[:, 1:] != IGNORED).any(dim=0).nonzero().flatten()
     if not len(columns):
@@ -66,6 +59,36 @@ def loss_logits(
     else:
         logits = model(**inputs).logits[:, columns]
     return logits, next_labels[:, columns]
+
+
+def encoded_logits(
+    model: Any, input_ids: Tensor, attention_mask: Tensor, labels: Tensor
+) -> tuple[Tensor, Tensor]:
+    """(logits [batch, targets, vocab], encodings [batch, hidden]) of an encoder-decoder, in one forward.
+
+    An encoding is the mean of the encoder's last states over a row's own tokens, in float32; padding is left out.
+    """
+    out = _seq2seq(model, input_ids, attention_mask, labels)
+    mask = attention_mask[..., None]
+    states = out.encoder_last_hidden_state.float() * mask
+    return out.logits, states.sum(dim=1) / mask.sum(dim=1)
+
+
+def _seq2seq(model: Any, input_ids: Tensor, attention_mask: Tensor, labels: Tensor) -> Any:
+    return model(**_shown_targets(model, input_ids, attention_mask, labels), use_cache=False)
+
+
+def _shown_targets(
+    model: Any, input_ids: Tensor, attention_mask: Tensor, labels: Tensor
+) -> dict[str, Tensor]:
+    """Inputs of an encoder-decoder that is shown each target up to the token that it shall write."""
+    start = torch.full_like(labels[:, :1], _config(model).decoder_start_token_id)
+    shifted = torch.cat([start, labels[:, :-1]], dim=1)
+    return {
+        "input_ids": input_ids,
+        "attention_mask": attention_mask,
+        "decoder_input_ids": shifted.masked_fill(shifted == IGNORED, _config(model).pad_token_id),
+    }
 
 
 def packed_logits(

@@ -24,6 +24,11 @@ PACE_STEPS = (
 )
 
 
+def _is_term(key: str) -> bool:
+    """Whether a record's key is a term of the loss, and not one of many keys of a rationale: `loss/rationale/Age`."""
+    return key.startswith("loss/") and not key.startswith("loss/rationale/")
+
+
 def duration(seconds: float) -> str:
     """`8.4 s`, `45 s`, `12 min 05 s` or `3 h 20 min`."""
     if seconds < 9.95:
@@ -154,7 +159,7 @@ class Console:
     def _step_text(self, record: dict[str, Any], total_steps: int) -> str:
         step = int(record["step"])
         parts = [f"{step:>{len(str(total_steps))}}/{total_steps}"]
-        tasks = {key.removeprefix("loss/"): record[key] for key in record if key.startswith("loss/")}
+        tasks = {key.removeprefix("loss/"): record[key] for key in record if _is_term(key)}
         loss = f"loss {record['loss']:.4f}" if record.get("loss") is not None else ""
         if len(tasks) > 1:
             loss += " (" + ", ".join(f"{name} {value:.4f}" for name, value in tasks.items()) + ")"

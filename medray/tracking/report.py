@@ -155,8 +155,12 @@ def _brief(value: object) -> str:
 
 
 def _loss_series(steps: list[Record], evaluations: list[Record]) -> list[Series]:
-    """The loss and the loss of each task, as trained; and where an evaluation measured the same, its points."""
-    names = ["loss", *sorted({key for record in steps for key in record if key.startswith("loss/")})]
+    """The loss and the loss of each task, as trained; and where an evaluation measured the same, its points.
+
+    Keys of a rationale are one curve, that of their term: a record has `loss/rationale` beside `loss/rationale/Age`.
+    """
+    terms = {key for record in steps for key in record if key.startswith("loss/")}
+    names = ["loss", *sorted(key for key in terms if not key.startswith("loss/rationale/"))]
     if len(names) == 2:
         names = names[:1]  # one task: its loss is the loss
     series = []

@@ -103,15 +103,23 @@ def check_first_shard(config: Config, encoding: Encoding, watch: Watch) -> None:
         if encoding.done(POLL_SECONDS):
             encoding.manifests(watch)  # raises where the pass has failed
         watch.beat()
-    for task in config.method.tasks:
-        loss_tokens = store.counts(first, task, "loss_tokens")
+    found = {task: store.counts(first, task, "loss_tokens") for task in config.method.tasks}
+    keys = [name for task in found if (name := task.partition("/")[2])]
+    if keys and not any(found[f"rationale/{name}"].any() for name in keys):
+        raise InputError(
+            f"of {len(next(iter(found.values())))} rows none has a text for one of these keys in its rationale",
+            key="method.rationale.keys",
+            value=keys,
+            mend="name keys of data.columns.rationale, which holds {key: text}; or method.variant: null",
+        )
+    for task, loss_tokens in found.items():
         rows = loss_tokens[loss_tokens > 0]
         if (task == "label" and not len(rows)) or (len(rows) and rows.max() <= 1):
             raise InputError(
                 f"of {len(loss_tokens)} rows none has a token of the task {task!r} "
                 "that carries loss, besides the end token",
-                key=f"data.max_{task}_tokens",
-                value=tokens.spec.limits[task],
+                key=f"data.max_{task.partition('/')[0]}_tokens",
+                value=tokens.spec.limit(task),
                 mend="raise the limit, or look at the column",
             )
 

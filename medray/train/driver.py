@@ -22,6 +22,7 @@ from ray.train.torch import TorchTrainer
 
 from medray import storage
 from medray.config import Config
+from medray.config.check_method import check_architecture, notes
 from medray.config.load import dump
 from medray.errors import InputError, RunFailedError
 from medray.models.load import architecture, model_config, model_folder
@@ -139,6 +140,9 @@ class _Driver:
         chosen = precision(self.config, granted.device)
         check_optimizer(self.config, granted.device)
         model = model_config(self.config.model, self.config.data.vocab_size)
+        check_architecture(self.config, seq2seq=architecture(model) == "seq2seq")
+        for note in notes(self.config):
+            self.phase("note", note)
         memory = check_memory(self.config, model, folder, have, granted, chosen)
         with self.timings.of("data"):
             encoding = data_phase.begin(self.config, architecture(model), folder, self)

@@ -63,8 +63,7 @@ class WorkerPlan:
 
     @property
     def method(self) -> Method:
-        method = self.config.method
-        return Method({task: method.weight(task) for task in method.tasks})
+        return Method.of(self.config.method)
 
     def plain_torch(self, world_size: int) -> bool:
         """One process that shards nothing needs no DeepSpeed."""
@@ -245,11 +244,12 @@ class _Loop:
     def _step(self, ready: Ready[Prepared]) -> None:
         """One optimizer step and its record. seconds are those of computing; data_wait_seconds stand beside them."""
         began, config = time.perf_counter(), self.config
+        method = self._method(ready.step)
         optimizer, scheduler = config.train.optimizer, config.train.scheduler
         record = train_step(
             self.engine,
             ready.prepared,
-            self.method,
+            method,
             lr=learning_rate(ready.step, self.plan.total_steps, optimizer.lr, scheduler),
             seed=config.run.seed,
             step=ready.step,
@@ -260,6 +260,7 @@ class _Loop:
         self._check_finite(record)
         record["seconds"] = time.perf_counter() - began
         record["data_wait_seconds"] = ready.waited
+        record |= _alpha(method)
         if self.engine.rank == 0:
             epoch = round(self.batch_plan.epoch(self.progress.step), 6)
             self.reporter.step(record | {"epoch": epoch, "samples": self.progress.samples})
@@ -346,17 +347,24 @@ class _Loop:
         return metrics
 
     def _losses(self, validation: Validation) -> dict[str, float]:
-        tasks, engine = self.method.tasks, self.engine
-        totals = validation.totals(tasks)
+        """The loss over the whole split and its parts; weighed as in the last step, not smoothed."""
+        method, engine = self._method(max(self.progress.step - 1, 0)), self.engine
+        totals = validation.totals(method)
         sums = validation.loss_sums(
-            engine.model, tasks, engine.device, engine.rank, engine.world_size, self.loss.unsmoothed()
+            engine.model, method, engine.device, engine.rank, engine.world_size, self.loss.unsmoothed()
         )
         summed = engine.sum(
-            torch.tensor([sums[task] for task in tasks], dtype=torch.float64, device=engine.device)
+            torch.tensor([sums[term] for term in method.terms], dtype=torch.float64, device=engine.device)
         )
-        by_task = dict(zip(tasks, summed.tolist(), strict=True))
-        losses = {f"loss_{task}": by_task[task] / totals[task] for task in tasks if totals[task]}
-        return {"loss": self.method.loss(by_task, totals)} | losses
+        by_term = dict(zip(method.terms, summed.tolist(), strict=True))
+        losses = {f"loss_{name}": mean for name, mean in method.means(by_term, totals).items()}
+        return {"loss": method.loss(by_term, totals)} | losses | _alpha(method)
+
+    def _method(self, step: int) -> Method:
+        """The method as it is in a 0-based step: a function of the step alone."""
+        if self.method.schedule is None or step == 0:
+            return self.method
+        return self.method.at(self.batch_plan.epoch(step))
 
     def _generation(self, validation: Validation, count: int) -> dict[str, float]:
         engine = self.engine
@@ -417,6 +425,11 @@ class _Loop:
             yield
         finally:
             self.seconds[part] = self.seconds.get(part, 0.0) + time.perf_counter() - began
+
+
+def _alpha(method: Method) -> dict[str, float]:
+    """For a record, where alpha moves."""
+    return {} if method.alpha is None else {"alpha": method.alpha}
 
 
 def _world_size() -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,17 +15,23 @@ import torch
 from medray.config.train import TrainConfig
 from medray.data.alike import by_length
 from medray.data.batch_plan import Batch, BatchPlan
-from medray.data.batches import MicroBatch, PackedMicroBatch, collate, collate_packed
+from medray.data.batches import (
+    Example,
+    MicroBatch,
+    MixedMicroBatch,
+    PackedMicroBatch,
+    collate,
+    collate_mixed,
+    collate_packed,
+)
 from medray.data.order import rank_slots
 from medray.data.shards import ShardStore
 from medray.errors import InputError
-from medray.evaluate.token_losses import loss_sums
+from medray.evaluate.loss_sums import PLAIN, AnyMicroBatch, loss_sums
 from medray.methods.chunked_loss import TokenLoss
-from medray.methods.loss import Method
+from medray.methods.loss import COSINE, IGNORED, Method
 from medray.plan.steps import MOST_ROWS, split_batch
 from medray.train.engine import Engine
-
-PLAIN = TokenLoss()
 
 
 @dataclass(frozen=True)
@@ -69,16 +75,25 @@ def layout(train: TrainConfig, world_size: int) -> BatchLayout:
 class Prepared:
     """A step's arrays for one rank, made ahead of time.
 
-    micro: one list of micro-batches an accumulation step, a task each; of packed sequences one with all tasks.
-    totals: loss tokens of the global batch, a task each. tokens: of the global batch, padding aside. ids: of the rows
-    of the global batch, in order.
+    micro: one list of micro-batches an accumulation step, a task each; of packed sequences, and with the cosine term,
+    one with all tasks; behind them those of the keys, each of which is alone.
+    totals: loss tokens of the global batch, a task each. pairs: its rows that have all tasks. tokens: of the global
+    batch, padding aside. ids: of the rows of the global batch, in order. micro_batches: of all ranks, those that hold
+    a row.
     """
 
     batch: Batch
-    micro: Sequence[Sequence[MicroBatch | PackedMicroBatch]]
+    micro: Sequence[Sequence[AnyMicroBatch]]
     totals: dict[str, int]
+    pairs: int
     tokens: int
     ids: list[str]
+    micro_batches: int
+
+    @property
+    def denominators(self) -> dict[str, int]:
+        """Of each term of the loss."""
+        return {**self.totals, COSINE: self.pairs}
 
 
 @dataclass
@@ -118,7 +133,10 @@ class BatchReader:
     ) -> None:
         if packed and architecture != "causal":
             raise ValueError("sequences are packed for causal models only")
+        if method.cosine and architecture == "causal":
+            raise ValueError("the cosine term needs an encoder")
         self._store, self._plan, self._tasks, self._layout = store, plan, method.tasks, layout
+        self._cosine, self._keys = method.cosine, () if packed else method.keys
         self._rank, self._world_size = rank, world_size
         self._architecture, self._pad_id, self._packed = architecture, pad_id, packed
         self._upcoming: tuple[int, ...] | None = None
@@ -137,16 +155,19 @@ class BatchReader:
         slots = self._layout.slots_of(batch.sequences, self._world_size)
         spans = list(zip(starts.tolist(), batch.ends.tolist(), strict=True))
         pairs = list(zip(batch.shards.tolist(), batch.rows.tolist(), strict=True))
-        micro: list[Sequence[MicroBatch | PackedMicroBatch]] = []
+        micro: list[Sequence[AnyMicroBatch]] = []
         for mine in rank_slots(slots, self._world_size, self._layout.micro_batch_size, self._rank):
             chosen = [slice(*spans[place]) for place in placed[mine.start : mine.stop].tolist()]
             sequences = [pairs[span] for span in chosen] + [[]] * (len(mine) - len(chosen))
-            micro.append([self._pack(sequences)] if self._packed else self._rows(sequences))
+            micro.append(self._forwards(sequences))
+        micro += [[mixed] for mixed in self._keyed(pairs, lengths, loss_tokens)]
         return Prepared(
             batch=batch,
             micro=micro,
             totals=dict(zip(self._tasks, loss_tokens.sum(axis=1).tolist(), strict=True)),
+            pairs=int((loss_tokens > 0).all(axis=0).sum()),
             tokens=int(lengths.sum()),
+            micro_batches=-(-batch.sequences // self._layout.micro_batch_size),
             ids=[str(self._store.text(shard, row, "id")) for shard, row in pairs],
         )
 
@@ -177,17 +198,50 @@ class BatchReader:
             )
         return self._known[shard]
 
-    def _rows(self, sequences: Sequence[list[tuple[int, int]]]) -> list[MicroBatch]:
-        """A micro-batch a task, of one row a sequence or none."""
-        return [
-            collate(
-                task,
-                [self._store.example(*rows[0], task) if rows else None for rows in sequences],
+    def _forwards(self, sequences: Sequence[list[tuple[int, int]]]) -> list[AnyMicroBatch]:
+        """The micro-batches of the sequences, those of the keys aside; without packing a sequence is one row or none."""
+        if self._packed:
+            return [self._pack(sequences)]
+        by_task = [
+            (task, [self._store.example(*rows[0], task) if rows else None for rows in sequences])
+            for task in self._tasks
+            if task not in self._keys
+        ]
+        if self._cosine:  # both encodings of a row are needed in one term
+            mixed = [(place, example) for place, (_, found) in enumerate(by_task) for example in found]
+            return [collate_mixed(mixed, self._architecture, self._pad_id)]
+        return [collate(task, found, self._architecture, self._pad_id) for task, found in by_task]
+
+    def _keyed(
+        self, pairs: Sequence[tuple[int, int]], lengths: np.ndarray, loss_tokens: np.ndarray
+    ) -> Iterator[MixedMicroBatch]:
+        """This rank's micro-batches of the keys' texts, of all keys together: rows have few of them, and what a row
+        lacks is not computed. All ranks have equally many.
+
+        pairs: (shard, row) of the global batch. lengths, loss_tokens: [tasks, rows] of them.
+        """
+        if not self._keys:
+            return
+        keys = [self._tasks.index(task) for task in self._keys]
+        rows, places = np.nonzero(loss_tokens[keys].T)
+        tasks = np.array(keys, np.int64)[places]
+        sizes = lengths[tasks, rows]
+        sources = sizes - loss_tokens[tasks, rows] if self._architecture == "seq2seq" else None
+        order = by_length(sizes, sources)
+        turn = self._world_size * self._layout.micro_batch_size
+        slots = -(-max(len(order), 1) // turn) * turn  # a step without any forward has no gradient to go by
+        for mine in rank_slots(slots, self._world_size, self._layout.micro_batch_size, self._rank):
+            chosen = order[mine.start : mine.stop]
+            chosen = chosen[np.argsort(tasks[chosen], kind="stable")]
+            mixed: list[tuple[int, Example | None]] = [
+                (int(tasks[at]), self._store.example(*pairs[int(rows[at])], self._tasks[int(tasks[at])]))
+                for at in chosen
+            ]
+            yield collate_mixed(
+                mixed + [(len(self._tasks) - 1, None)] * (len(mine) - len(mixed)),
                 self._architecture,
                 self._pad_id,
             )
-            for task in self._tasks
-        ]
 
     def _pack(self, sequences: Sequence[list[tuple[int, int]]]) -> PackedMicroBatch:
         """All tasks of all rows of the sequences: of each row its tasks, one segment after another."""
@@ -222,27 +276,30 @@ def train_step(
     """
     began = time.perf_counter()
     engine.model.train()
-    sums = torch.zeros(len(method.tasks), dtype=torch.float64, device=engine.device)
-    computed = 0
-    for number, parts in enumerate(prepared.micro):
-        for place, micro in enumerate(parts):
-            # Dropout depends on (seed, step, slot, rank) alone: a resumed run needs no generator state.
-            torch.manual_seed(_mix(seed, step, number * len(parts) + place, engine.rank))
-            losses = loss_sums(engine.model, micro, method.tasks, loss, device=engine.device, seq2seq=seq2seq)
-            shares = [method.contribution(task, part, prepared.totals[task]) for task, part in losses.items()]
-            engine.backward(torch.stack(shares).sum())
-            for task, part in losses.items():
-                sums[method.tasks.index(task)] += part.detach()
-            computed += micro.input_ids.size + (micro.labels.size if seq2seq else 0)
+    terms, totals = method.terms, prepared.denominators
+    factors = method.factors(totals)
+    # Of each term; then the loss itself, and the places.
+    sums = torch.zeros(len(terms) + 2, dtype=torch.float64, device=engine.device)
+    forwards = (micro for parts in prepared.micro for micro in parts)
+    for number, micro in enumerate(forwards):
+        # Dropout depends on (seed, step, forward, rank) alone: a resumed run needs no generator state.
+        torch.manual_seed(_mix(seed, step, number, engine.rank))
+        losses = loss_sums(engine.model, micro, method, engine.device, seq2seq=seq2seq, loss=loss)
+        if method.norm == "micro_batch":
+            factors = _micro_batch_factors(method, micro, prepared.micro_batches)
+        share = torch.stack([loss * factors[term] for term, loss in losses.items()]).sum()
+        engine.backward(share)
+        for term, loss in losses.items():
+            sums[terms.index(term)] += loss.detach()
+        sums[-2] += share.detach()
+        sums[-1] += micro.input_ids.size + (micro.labels.size if seq2seq else 0)
     grad_norm = engine.step(lr)
-    summed = engine.sum(torch.cat([sums, sums.new_tensor([computed])]))
-    *totals, places = summed.tolist()
-    by_task = dict(zip(method.tasks, totals, strict=True))
-    means = {task: by_task[task] / prepared.totals[task] for task in method.tasks if prepared.totals[task]}
+    *found, shares, places = engine.sum(sums).tolist()
+    by_term = dict(zip(terms, found, strict=True))
     return {
         "step": step + 1,
-        "loss": method.loss(by_task, prepared.totals),
-        **{f"loss/{task}": mean for task, mean in means.items()},
+        "loss": shares if method.norm == "micro_batch" else method.loss(by_term, totals),
+        **{f"loss/{name}": mean for name, mean in method.means(by_term, totals).items()},
         **_rates(engine.rates(), lr),
         "grad_norm": grad_norm,
         "tokens": prepared.tokens,
@@ -260,6 +317,19 @@ def _rates(in_force: Mapping[str, float], scheduled: float) -> dict[str, float]:
             name = re.sub(r"[^A-Za-z0-9_.-]+", "_", match).strip("_.-")
             named[f"lr/{name}" if name and f"lr/{name}" not in named else f"lr/group_{len(named)}"] = rate
     return {"lr": in_force.get("", scheduled)} | named
+
+
+def _micro_batch_factors(method: Method, micro: AnyMicroBatch, micro_batches: int) -> dict[str, float]:
+    """Of one micro-batch alone: its own means, and the mean of these over the micro-batches of the step."""
+    counted = dict.fromkeys(method.tasks, 0)
+    has_loss = micro.labels != IGNORED
+    if isinstance(micro, MicroBatch):
+        counted[micro.task] = int(has_loss.sum())
+    else:
+        for place, task in enumerate(method.tasks):
+            of_task = micro.task_ids == place
+            counted[task] = int(has_loss[of_task].sum())
+    return {term: factor / micro_batches for term, factor in method.factors(counted).items()}
 
 
 def _mix(*numbers: int) -> int:

@@ -75,6 +75,23 @@ def rows(count: int, seed: int = 0) -> list[dict[str, Any]]:
     return made
 
 
+KEYS = ("Age", "Sex", "Lab Results", "Other")
+
+
+def keyed_rows(count: int, seed: int = 0) -> list[dict[str, Any]]:
+    """`rows` whose rationales are {key: text}; each lacks some of KEYS, by null or by absence, and all lack the last."""
+    made = []
+    for number, row in enumerate(rows(count, seed)):
+        words = row["rationale"].split() or ["none"]
+        texts = {
+            key: None if (number + place) % 3 == 0 else " ".join(words[place::3]) or "none"
+            for place, key in enumerate(KEYS[:-1])
+            if (number + place) % 4
+        }
+        made.append(row | {"rationale": texts})
+    return made
+
+
 def write_jsonl(path: Path, made: Sequence[dict[str, Any]]) -> Path:
     path.write_text("".join(json.dumps(row) + "\n" for row in made))
     return path
@@ -127,13 +144,15 @@ def token_set(
     shard_rows: int = 7,
     truth: bool = False,
     name: str = "train",
+    spec: EncodeSpec | None = None,
 ) -> TokenSet:
     """Shards of `made`, written by the parts that the Ray Data pipeline runs."""
     target = folder / f"{architecture}-{name}"
     target.mkdir(parents=True, exist_ok=True)
     source = FileSource(str(write_jsonl(target / f"{name}.jsonl", made)), "jsonl")
     found = index(source, shard_rows)
-    made_set = TokenSet(str(target), str(tokenizer(folder)), encode_spec(architecture, tasks), found)
+    asked = spec or encode_spec(architecture, tasks)
+    made_set = TokenSet(str(target), str(tokenizer(folder)), asked, found)
     for shard in found.shards:
         encode_shard(made_set, shard, source, truth=truth)
     return made_set

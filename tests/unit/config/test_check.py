@@ -340,3 +340,29 @@ def test_offload_needs_a_stage(tmp_path: Path) -> None:
     assert refused(tmp_path, train={"offload": "cpu", "zero_stage": 0}).key == "train.offload"
     for stage in (1, 2, 3):
         check(config(tmp_path, train={"offload": "cpu", "zero_stage": stage}))
+
+
+# ---- method
+
+
+def test_a_variant_that_needs_an_encoder_is_refused_where_the_model_is_known(tmp_path: Path) -> None:
+    cosine = {"method": {"name": "distill", "variant": "cosine"}}
+    assert refused(tmp_path, **cosine).key == "method.variant"
+    check(config(tmp_path, **cosine | T5))
+    for name, encodes in (("bart", True), ("llama", False)):
+        folder = model_folder(tmp_path / name, name)
+        (folder / "config.json").write_text(json.dumps({"model_type": name, "is_encoder_decoder": encodes}))
+        model = {"model": {"name": str(folder)}, "data": CLINIC}
+        if encodes:
+            check(config(tmp_path, **cosine | model))
+        else:
+            assert refused(tmp_path, **cosine | model).key == "method.variant"
+
+
+def test_the_keys_of_a_method_are_checked_with_the_rest(tmp_path: Path) -> None:
+    assert refused(tmp_path, method={"variant": "two_step"}).key == "method.variant"
+    two_step = {"name": "distill", "mode": "standard", "variant": "two_step"}
+    (tmp_path / "a.jsonl").write_text("{}\n")
+    data = {"train": "a.jsonl", "tokenizer": "train", "columns": {"rationale": None}}
+    found = refused(tmp_path, data=data, method=two_step)
+    assert (found.key, found.what) == ("data.columns.rationale", "method.variant: two_step reads a rationale")

@@ -23,7 +23,12 @@ from medray.data.records import Distill, Entity, Extraction, Origin
 from medray.data.shards import write_shard
 from medray.data.tokenizer import load_tokenizer, train_tokenizer
 from medray.data.tokens import TokenSet
+from medray.methods.loss import Method
 from medray.train.step import BatchLayout, BatchReader
+
+HIERARCHICAL: dict[str, Any] = {
+    "method": {"name": "distill", "variant": "hierarchical", "rationale": {"keys": tiny.KEYS}}
+}
 
 
 def config(**sections: dict[str, Any]) -> Config:
@@ -81,22 +86,29 @@ def test_lengths_are_those_of_the_examples(tmp_path: Path, architecture: str) ->
         ("causal", {"pack_tokens": 200}, (2, 8)),
         ("causal", {}, (3, 12)),
         ("causal", {"tokens": 500}, (4, None)),
+        ("causal", HIERARCHICAL, (2, 8)),
+        ("seq2seq", HIERARCHICAL, (2, 8)),
+        ("causal", {"pack_tokens": 200} | HIERARCHICAL, (2, 8)),
+        ("seq2seq", {"method": {"name": "distill", "variant": "cosine"}}, (2, 8)),
     ],
 )
 def test_padding_is_what_training_computes(
     tmp_path: Path, architecture: Any, data: dict[str, Any], layout: tuple[int, int | None]
 ) -> None:
     """Against the arrays of the reader that training uses, of both ranks, over an epoch."""
-    tokens = tiny.token_set(tmp_path, tiny.rows(50), architecture=architecture)
+    method = data.get("method", {})
+    rows = tiny.keyed_rows(50) if method is HIERARCHICAL["method"] else tiny.rows(50)
     train = {"micro_batch_size": layout[0], "global_batch_tokens": data.get("tokens")}
-    made = config(data={key: value for key, value in data.items() if key != "tokens"}, train=train)
+    read = {key: value for key, value in data.items() if key not in ("tokens", "method")}
+    made = config(data=read, train=train, method=method)
+    tokens = tiny.token_set(tmp_path, rows, architecture=architecture, tasks=made.method.tasks)
     plan = tokens.plan(made)
     used = computed = 0
     for rank in range(2):
         reader = BatchReader(
             tokens.store(),
             plan,
-            _Method(made.method.tasks),  # type: ignore[arg-type]
+            Method.of(made.method),
             BatchLayout(*layout),
             rank=rank,
             world_size=2,
@@ -114,7 +126,8 @@ def test_padding_is_what_training_computes(
     assert found["plan"].whole_epoch
     assert found["plan"].share == 1 - found["plan"].tokens / computed
     assert found["random"].tokens == found["plan"].tokens
-    assert found["random"].computed == _in_random_order(tokens, made)
+    if not method:
+        assert found["random"].computed == _in_random_order(tokens, made)
     assert ("packed" in found) == (architecture == "causal" and made.data.pack_tokens is None)
 
 
@@ -134,11 +147,6 @@ def _in_random_order(tokens: TokenSet, made: Config) -> int:
                 ]
                 computed += len(group) * (sum(widths) if tokens.spec.architecture == "seq2seq" else widths[0])
     return computed
-
-
-class _Method:
-    def __init__(self, tasks: tuple[str, ...]) -> None:
-        self.tasks = tasks
 
 
 def test_packing_that_is_suggested_leaves_little(tmp_path: Path) -> None:

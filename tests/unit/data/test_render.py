@@ -110,7 +110,8 @@ class TestRationales:
     )
     def test_one_key_of_a_rationale(self, key: str, text: str) -> None:
         record = distill("text", rationale={"Age": "40", "Sex": None, "Other": ""})
-        assert target(record, f"rationale/{key}", spec()) == text
+        assert target(record, f"rationale/{key}", spec(skip_null=False)) == text
+        assert target(record, f"rationale/{key}", spec()) == (None if text == "None" else text)
 
     @pytest.mark.parametrize("rationale", [None, "why", ("one", "two")])
     def test_a_rationale_without_keys_has_no_task_of_a_key(self, rationale: Any) -> None:

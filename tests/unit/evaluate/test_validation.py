@@ -12,10 +12,11 @@ from memory_store import MemoryStore
 from tiny_decoders import decoder
 
 from medray.evaluate.validation import Validation
+from medray.methods.loss import Method
 
 CPU = torch.device("cpu")
 MADE = memory_store.rows(11)
-TASKS = ("label", "rationale")
+METHOD = Method({"label": 0.5, "rationale": 0.5})
 
 
 class Words:
@@ -39,10 +40,10 @@ def test_losses_are_those_of_the_rows_alone(world_size: int, count: int) -> None
     """6: fewer rows than their shards hold."""
     model = decoder("llama-tiny", "sdpa")
     _, rows = validation(count)
-    totals = rows.totals(TASKS)
-    parts = [rows.loss_sums(model, TASKS, CPU, rank, world_size) for rank in range(world_size)]
+    totals = rows.totals(METHOD)
+    parts = [rows.loss_sums(model, METHOD, CPU, rank, world_size) for rank in range(world_size)]
     assert not model.training
-    for task in TASKS:
+    for task in METHOD.tasks:
         table = [
             {f"{task}.input_ids": row[task][0].tolist(), f"{task}.labels": row[task][1].tolist()}
             for row in MADE[:count]

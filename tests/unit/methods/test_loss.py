@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+from typing import Any, ClassVar
+
 import pytest
 import torch
 
-from medray.methods.loss import Method, token_loss_sum
+from medray.config.method import MethodConfig
+from medray.methods.loss import COSINE, AlphaSchedule, Method, cosine_loss_sum, token_loss_sum
 
 
 def test_token_loss_sum_is_the_formula() -> None:
@@ -18,17 +21,87 @@ def test_token_loss_sum_is_the_formula() -> None:
 
 def test_a_task_without_tokens_adds_zero_and_no_nan() -> None:
     method = Method({"label": 0.3, "rationale": 0.7})
-    share = method.contribution("rationale", torch.tensor(0.0, requires_grad=True), 0)
-    assert float(share.detach()) == 0.0
-    assert method.loss({"label": 6.0, "rationale": 0.0}, {"label": 3, "rationale": 0}) == pytest.approx(0.6)
+    totals = {"label": 3, "rationale": 0}
+    assert method.factors(totals) == {"label": 0.3 / 3, "rationale": 0.0}
+    assert method.loss({"label": 6.0, "rationale": 0.0}, totals) == pytest.approx(0.6)
+    assert method.means({"label": 6.0, "rationale": 0.0}, totals) == {"label": 2.0}
 
 
 def test_tasks_have_normalizers_of_their_own() -> None:
     method = Method({"label": 0.5, "rationale": 0.5})
-    assert method.loss({"label": 4.0, "rationale": 100.0}, {"label": 2, "rationale": 100}) == pytest.approx(
-        1.5
-    )
-    half = method.contribution("label", torch.tensor(1.0), 2) + method.contribution(
-        "label", torch.tensor(3.0), 2
-    )
-    assert float(half) == pytest.approx(0.5 * 4.0 / 2)
+    totals = {"label": 2, "rationale": 100}
+    assert method.loss({"label": 4.0, "rationale": 100.0}, totals) == pytest.approx(1.5)
+    factors = method.factors(totals)
+    assert factors["label"] * 1.0 + factors["label"] * 3.0 == pytest.approx(0.5 * 4.0 / 2)
+
+
+class TestKeys:
+    """L = a * w * S_p/T_p + (1 - a) * reduction over the keys that have tokens of S_k/T_k."""
+
+    METHOD: ClassVar = {"label": 0.6, "rationale/Age": 0.4, "rationale/Sex": 0.4, "rationale/Other": 0.4}
+    SUMS: ClassVar = {"label": 8.0, "rationale/Age": 6.0, "rationale/Sex": 0.0, "rationale/Other": 50.0}
+    TOTALS: ClassVar = {"label": 4, "rationale/Age": 2, "rationale/Sex": 0, "rationale/Other": 10}
+
+    @pytest.mark.parametrize(("reduction", "term"), [("mean", (3 + 5) / 2), ("sum", 3 + 5)])
+    def test_the_rationale_term_is_over_the_keys_that_have_tokens(self, reduction: Any, term: float) -> None:
+        method = Method(self.METHOD, reduction=reduction)
+        assert method.loss(self.SUMS, self.TOTALS) == pytest.approx(0.6 * 2 + 0.4 * term)
+        found = method.means(self.SUMS, self.TOTALS)
+        assert found == {"label": 2.0, "rationale/Age": 3.0, "rationale/Other": 5.0, "rationale": term}
+
+    def test_no_key_at_all_is_zero(self) -> None:
+        totals = dict.fromkeys(self.TOTALS, 0) | {"label": 4}
+        assert Method(self.METHOD).loss(dict.fromkeys(self.SUMS, 0.0), totals) == 0.0
+
+
+class TestCosine:
+    METHOD = Method({"label": 0.25, "rationale": 0.75}, cosine=True)
+
+    def test_it_stands_beside_the_rationale(self) -> None:
+        sums, totals = (
+            {"label": 4.0, "rationale": 9.0, COSINE: 1.0},
+            {"label": 2, "rationale": 3, COSINE: 4},
+        )
+        assert self.METHOD.loss(sums, totals) == pytest.approx(0.25 * 2 + 0.75 * (3 + 0.25))
+        assert self.METHOD.loss(sums | {COSINE: 0.0}, totals | {COSINE: 0}) == pytest.approx(
+            0.25 * 2 + 0.75 * 3
+        )
+
+    def test_a_row_without_one_of_the_tasks_is_left_out(self) -> None:
+        label = torch.tensor([[1.0, 0.0], [1.0, 0.0], [3.0, 4.0]])
+        rationale = torch.tensor([[0.0, 2.0], [-1.0, 0.0], [0.0, 1.0]])
+        has = torch.tensor([[5], [5], [5], [5], [-100], [5]])
+        found = cosine_loss_sum(torch.cat([label, rationale]), has)
+        assert float(found) == pytest.approx((1 - 0.0) + (1 - 0.8))
+
+
+class TestSchedule:
+    def test_alpha_is_a_function_of_the_epoch(self) -> None:
+        schedule = AlphaSchedule(start=0.5, from_epoch=3, slope=0.1, cap=0.9)
+        epochs = (0, 2.9, 3, 4, 5.5, 7, 8, 100)
+        assert [schedule.alpha(epoch) for epoch in epochs] == pytest.approx(
+            [0.5, 0.5, 0.5, 0.6, 0.75, 0.9, 0.9, 0.9]
+        )
+        assert AlphaSchedule(0.5, 1, -0.25, 0.9).alpha(50) == 0.0
+
+    def test_it_moves_the_weights_and_keeps_the_tasks(self) -> None:
+        config = MethodConfig.model_validate(
+            {
+                "name": "distill",
+                "variant": "dynamic_alpha",
+                "label_weight": 2.0,
+                "alpha_schedule": {"start": 0.0, "from_epoch": 1, "slope": 0.5, "cap": 1.0},
+            }
+        )
+        method = Method.of(config)
+        assert method.tasks == ("label", "rationale")  # though the label weighs nothing at first
+        seen = [(one.alpha, *one.weights.values()) for one in map(method.at, (0, 2, 9, 2, 0))]
+        assert seen[:3] == [(0.0, 0.0, 1.0), (0.5, 1.0, 0.5), (1.0, 2.0, 0.0)]
+        assert seen[3:] == [seen[1], seen[0]]  # nothing is remembered
+        assert method.at(2).tasks == method.tasks
+
+    def test_without_it_nothing_moves(self) -> None:
+        method = Method.of(MethodConfig(name="distill", alpha=0.3))
+        assert method.at(50.0) is method
+        assert method.alpha is None
+        assert Method.of(MethodConfig(name="distill", mode="standard", alpha=0.3)).weights == {"label": 1.0}

@@ -32,7 +32,7 @@ def test_a_file_gets_the_first_step_the_last_and_one_in_five_seconds() -> None:
     screen.phase("training")
     for n in range(1, 101):
         clock.now += 0.5
-        screen.show(step(n), total_steps=100)
+        screen.show(step(n, **{"loss/rationale/Age": 9.0}), total_steps=100)  # one key of many: not shown
     text = stream.getvalue()
     assert "\r" not in text
     assert "\x1b" not in text

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from medray.tracking import write_report
+from medray.tracking.report import _loss_series
 from medray.tracking.svg import Series, line_chart, ticks
 
 VOID = {"meta", "br", "link", "img"}
@@ -103,6 +104,12 @@ def test_text_of_samples_is_escaped(tmp_path: Path) -> None:
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in html
     text = Page(html).text
     assert all(value in text for value in SAMPLE.values())
+
+
+def test_keys_of_a_rationale_are_one_curve() -> None:
+    keys = {f"loss/rationale/{name}": 2.0 for name in ("Age", "Sex")}
+    steps = [{"step": 1, "loss": 1.0, "loss/label": 1.0, "loss/rationale": 2.0, **keys}]
+    assert [series.name for series in _loss_series(steps, [])] == ["all tasks", "label", "rationale"]
 
 
 def test_every_other_value_is_escaped_too(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import memory_store
@@ -12,6 +11,7 @@ import numpy as np
 import oracle
 import pytest
 import torch
+from accumulator import Accumulator, gradients
 from memory_store import ListedPlan, MemoryStore, Row
 from tiny_decoders import decoder, with_lora
 from torch import Tensor
@@ -25,31 +25,6 @@ PACK_TOKENS = 64
 # Uneven rows, and one that is longer than a sequence may be.
 ROWS = [*memory_store.rows(13), *memory_store.rows(1, longest=90, seed=6)]
 LONG = len(ROWS) - 1
-
-
-class Accumulator:
-    """An engine whose step leaves the weights alone: the summed gradients stay on the model."""
-
-    world_size, gathers = 1, False
-
-    def __init__(self, model: Any, rank: int) -> None:
-        self.model, self.rank, self.device = model, rank, torch.device("cpu")
-
-    def backward(self, loss: Tensor) -> None:
-        loss.backward()
-
-    def step(self, lr: float) -> float:
-        return 0.0
-
-    def rates(self) -> dict[str, float]:
-        return {}
-
-    def sum(self, values: Tensor) -> Tensor:
-        return values
-
-    def save(self, folder: Path) -> None: ...
-
-    def load(self, folder: Path) -> None: ...
 
 
 def prepare(
@@ -77,13 +52,6 @@ def prepare(
         packed=packed,
     )
     return reader.prepare(0)
-
-
-def gradients(model: Any) -> dict[str, Tensor]:
-    named = model.named_parameters()
-    found = {name: value.grad.clone() for name, value in named if value.grad is not None}
-    model.zero_grad()
-    return found
 
 
 def trained(
