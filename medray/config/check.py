@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from medray.config import Config
+from medray.config.check_adapter import check_adapter
 from medray.config.check_data import check_data
 from medray.config.model import PACKAGED_MODELS
 from medray.config.safetensors_header import HeaderError, index_files, read_header
@@ -28,6 +29,7 @@ def check(config: Config) -> None:
     """Raises InputError for the first thing in `config` that cannot work on any machine."""
     check_data(config, seq2seq=(architecture(config) or "") in T5_TYPES)
     _check_model(config)
+    check_adapter(config)
     _check_storage(config)
     _check_combinations(config)
 

@@ -49,7 +49,7 @@ class Validation:
                 examples = [None if row is None else self.store.example(*row, task) for row in rows]
                 micro = collate(task, examples, self.architecture, self.pad_id)
                 logits, labels = loss_logits(
-                    model, *_tensors(micro, device), seq2seq=self.architecture == "seq2seq"
+                    model, *_tensors(micro, device), seq2seq=self.architecture == "seq2seq", task=task
                 )
                 total += float(token_loss_sum(logits, labels))
             sums[task] = total

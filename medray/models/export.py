@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from medray.errors import RunFailedError
+from medray.models.prompts import keep_positions
+from medray.models.quantized import read_quantization, write_quantization
 
 
 def export(
@@ -44,14 +46,19 @@ def export(
     if not adapter:
         state |= {name: value.cpu() for name, value in model.named_buffers() if name in model.state_dict()}
     model.save_pretrained(str(staging), state_dict=state, safe_serialization=True)
+    if adapter:
+        write_quantization(model, staging)
     if tokenizer is not None:
         tokenizer.save_pretrained(str(staging))
     shutil.rmtree(folder, ignore_errors=True)
     staging.rename(folder)
 
 
-def load_export(folder: Path, device: torch.device) -> nn.Module:
-    """The exported model, adapter applied, ready for inference."""
+def load_export(folder: Path, device: torch.device, *, quantized: bool = True) -> nn.Module:
+    """The exported model, adapter applied, ready for inference.
+
+    quantized: a base that was 4-bit in training is so again; False loads it whole, to merge the adapter into it.
+    """
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
     adapter = folder / "adapter_config.json"
@@ -59,12 +66,13 @@ def load_export(folder: Path, device: torch.device) -> nn.Module:
     encoder_decoder = AutoConfig.from_pretrained(base).is_encoder_decoder
     auto: Any = AutoModelForSeq2SeqLM if encoder_decoder else AutoModelForCausalLM
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    model = auto.from_pretrained(base, dtype=dtype)
+    four_bit = read_quantization(folder) if quantized else {}
+    model = auto.from_pretrained(base, dtype=dtype, **four_bit)
     if adapter.exists():
         from peft import PeftModel
 
-        model = PeftModel.from_pretrained(model, str(folder))
-    return model.to(device).eval()
+        model = keep_positions(PeftModel.from_pretrained(model, str(folder)))
+    return (model if four_bit else model.to(device)).eval()
 
 
 def _kept(model: Any, adapter: bool) -> Iterator[tuple[str, nn.Parameter]]:

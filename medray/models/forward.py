@@ -17,13 +17,30 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from medray.models.prompts import drops_decoder_ids, leading, task_inputs
+
 IGNORED = -100
 
 
 def loss_logits(
-    model: Any, input_ids: Tensor, attention_mask: Tensor, labels: Tensor, *, seq2seq: bool
+    model: Any,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    labels: Tensor,
+    *,
+    seq2seq: bool,
+    task: str = "label",
 ) -> tuple[Tensor, Tensor]:
-    """(logits [batch, targets, vocab], labels [batch, targets]), aligned. Shapes in: [batch, seq], see MicroBatch."""
+    """(logits [batch, targets, vocab], labels [batch, targets]), aligned. Shapes in: [batch, seq], see MicroBatch.
+
+    task: of the batch, for an adapter that tells tasks apart.
+    """
+    extra: dict[str, Any] = task_inputs(model, task, len(input_ids), input_ids.device)
+    if seq2seq and drops_decoder_ids(model):
+        out = model(
+            input_ids=input_ids, attention_mask=attention_mask, labels=labels, use_cache=False, **extra
+        )
+        return out.logits, labels
     if seq2seq:
         start = torch.full_like(labels[:, :1], _config(model).decoder_start_token_id)
         shifted = torch.cat([start, labels[:, :-1]], dim=1)
@@ -46,11 +63,12 @@ def loss_logits(
         "attention_mask": attention_mask,
         "position_ids": positions,
         "use_cache": False,
-    }
+    } | extra
+    places = columns + leading(model)
     if _keeps_logits(model):
-        logits = model(**inputs, logits_to_keep=columns).logits
+        logits = model(**inputs, logits_to_keep=places).logits
     else:
-        logits = model(**inputs).logits[:, columns]
+        logits = model(**inputs).logits[:, places]
     return logits, next_labels[:, columns]
 
 

@@ -59,7 +59,8 @@ def resources(config: Config, have: Supply) -> Resources:
 def precision(config: Config, device: str) -> str:
     """fp32, bf16 or fp16: what was asked for, else bf16 on GPUs and fp32 on CPUs."""
     chosen = config.train.precision
-    chosen = ("bf16" if device == "cuda" else "fp32") if chosen == "auto" else chosen
+    if chosen == "auto":
+        chosen = "bf16" if device == "cuda" and config.peft.type != "adalora" else "fp32"
     if chosen == "fp16" and model_type(config) in ("t5", "mt5", "umt5"):
         raise InputError(
             "T5 overflows to NaN in fp16",

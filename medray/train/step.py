@@ -20,6 +20,7 @@ from medray.data.order import rank_slots
 from medray.data.shards import ShardStore
 from medray.errors import InputError
 from medray.methods.loss import Method, token_loss_sum
+from medray.models.adalora import orthogonal_penalty
 from medray.models.forward import loss_logits, packed_logits
 from medray.plan.steps import MOST_ROWS, split_batch
 from medray.train.engine import Engine
@@ -218,6 +219,8 @@ def train_step(
             torch.manual_seed(_mix(seed, step, number * len(parts) + place, engine.rank))
             losses = _loss_sums(engine, micro, method.tasks, seq2seq=seq2seq)
             shares = [method.contribution(task, loss, prepared.totals[task]) for task, loss in losses.items()]
+            if number == place == 0 and (penalty := orthogonal_penalty(engine.model)) is not None:
+                shares.append(penalty / engine.world_size)  # once a step, whatever the layout
             engine.backward(torch.stack(shares).sum())
             for task, loss in losses.items():
                 sums[method.tasks.index(task)] += loss.detach()
@@ -250,7 +253,10 @@ def _loss_sums(
 
     if isinstance(micro, MicroBatch):
         found = loss_logits(
-            engine.model, *tensors(micro.input_ids, micro.attention_mask, micro.labels), seq2seq=seq2seq
+            engine.model,
+            *tensors(micro.input_ids, micro.attention_mask, micro.labels),
+            seq2seq=seq2seq,
+            task=micro.task,
         )
         return {micro.task: token_loss_sum(*found)}
     logits, labels, places = packed_logits(
