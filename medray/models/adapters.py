@@ -128,7 +128,7 @@ def _begin_with_words(adapted: Any, text: str | None, tokenizer: Any) -> None:
     words: Any = adapted.get_base_model().get_input_embeddings().weight
     if text is None:
         shape = getattr(words, "ds_shape", words.shape)
-        ids = torch.randint(shape[0], (len(prompt),)).tolist()
+        ids = torch.randint(shape[0], (len(prompt),), device="cpu").tolist()
     else:
         known = tokenizer(text, add_special_tokens=False)["input_ids"]
         if not known:
@@ -185,6 +185,14 @@ def merge(model: Any) -> nn.Module:
             key="model.quantization",
             value="nf4",
             mend="load the base in 16 or 32 bits and merge into that",
+        )
+    head, words = model.get_base_model().get_output_embeddings(), model.get_input_embeddings()
+    if hasattr(head, "lora_A") and head.get_base_layer().weight is words.weight:
+        raise InputError(
+            "lm_head is adapted, and its weights are the embeddings too: merged, both would change",
+            key="peft.targets",
+            value="lm_head",
+            mend="export the adapter as it is",
         )
     merged: nn.Module = model.merge_and_unload(safe_merge=True)
     return merged

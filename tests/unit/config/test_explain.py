@@ -94,7 +94,7 @@ def test_names_of_other_projects_lead_to_keys_that_exist() -> None:
             "method: {name: destill}",
             "method.name = 'destill': expected 'sft' or 'distill'\n  mend: did you mean distill?",
         ),
-        ("peft: {type: null}", "peft.type: expected 'none' or 'lora', not null\n  mend: did you mean none?"),
+        ("peft: {type: null}", "or 'multitask_prompt', not null\n  mend: did you mean none?"),
         ("peft: {targets: 5}", "peft.targets = 5: expected 'all-linear' or a list"),
         (
             "peft: {targets: all_linear}",
