@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -150,19 +151,30 @@ def _whole(parameter: Any) -> Any:
 
 
 def _continued(model: Any, folder: str) -> Any:
-    from peft import PeftModel
+    import peft as library
+    from safetensors.torch import load_file
 
+    settings: Any = library.PeftConfig.from_pretrained(folder)
+    settings.inference_mode = False
+    weights = load_file(str(Path(folder) / "adapter_model.safetensors"))
     try:
-        adapted = PeftModel.from_pretrained(model, folder, is_trainable=True)
-    except (RuntimeError, ValueError, OSError) as error:
-        raise InputError(
-            f"the adapter does not fit the model ({type(error).__name__})",
-            key="model.adapter",
-            value=folder,
-            mend="an adapter that was trained on model.name",
-        ) from None
-    adapted.peft_config["default"].base_model_name_or_path = model.config.name_or_path
+        adapted: Any = library.get_peft_model(model, settings)
+        found = library.set_peft_model_state_dict(adapted, weights)
+    except (RuntimeError, ValueError) as error:
+        raise _misfit(folder, type(error).__name__) from None
+    trained = {name for name, one in adapted.named_parameters() if one.requires_grad}
+    if found.unexpected_keys or trained & set(found.missing_keys):
+        raise _misfit(folder, f"{len(found.unexpected_keys)} of {len(weights)} tensors have no place")
     return keep_positions(adapted)
+
+
+def _misfit(folder: str, reason: str) -> InputError:
+    return InputError(
+        f"the adapter does not fit the model ({reason})",
+        key="model.adapter",
+        value=folder,
+        mend="an adapter that was trained on model.name",
+    )
 
 
 def merge(model: Any) -> nn.Module:

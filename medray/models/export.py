@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -71,7 +72,10 @@ def load_export(folder: Path, device: torch.device, *, quantized: bool = True) -
     if adapter.exists():
         from peft import PeftModel
 
-        model = keep_positions(PeftModel.from_pretrained(model, str(folder)))
+        with warnings.catch_warnings():
+            # peft 0.21 takes AdaLoRA's pattern of ranks for LoRA's, misses its layers, and then applies it all the same.
+            warnings.filterwarnings("ignore", "The following rank_pattern keys", RuntimeWarning)
+            model = keep_positions(PeftModel.from_pretrained(model, str(folder)))
     return (model if four_bit else model.to(device)).eval()
 
 

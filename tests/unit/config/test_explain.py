@@ -53,7 +53,10 @@ def test_an_unknown_key_names_the_nearest(tmp_path: Path, text: str, key: str, n
 
 def test_a_key_like_no_other_is_answered_by_what_there_is(tmp_path: Path) -> None:
     error = refused(tmp_path, "peft: {name: lora}")
-    assert error.mend == "peft has the keys adalora, alpha, dora, dropout, init_text, rank, rslora, targets, task_rank, type, virtual_tokens"
+    assert (
+        error.mend
+        == "peft has the keys adalora, alpha, dora, dropout, init_text, rank, rslora, targets, task_rank, type, virtual_tokens"
+    )
     assert (error.value, error.file) == ("lora", tmp_path / "run.yaml")
     assert "cluster, data, eval" in str(refused(tmp_path, "qqqq: 1").mend)
 

@@ -179,12 +179,12 @@ def test_recomputed_activations_change_nothing(architecture: str) -> None:
             loss(model, architecture, "label").backward()
             grads.append([one.grad for one in model.parameters() if one.grad is not None])
         for one, other in zip(*grads, strict=True):
-            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+            assert float((one - other).norm()) <= 1e-4 * float(one.norm()), kind
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_a_merged_model_does_what_model_and_adapter_did(architecture: str, tmp_path: Path) -> None:
-    for kind in TYPES:
+    for kind in reversed(TYPES):
         model = adapted(architecture, kind)
         if kind in PROMPT_TYPES:
             with pytest.raises(InputError, match="virtual tokens"):
@@ -194,10 +194,12 @@ def test_a_merged_model_does_what_model_and_adapter_did(architecture: str, tmp_p
             wanted = loss(model, architecture, "label")
             merged: Any = merge(model)
             torch.testing.assert_close(loss(merged, architecture, "label"), wanted, rtol=1e-4, atol=1e-4)
-            merged.save_pretrained(tmp_path / kind)
-            again: Any = load_export(tmp_path / kind, torch.device("cpu"))
-            torch.testing.assert_close(loss(again, architecture, "label"), wanted, rtol=1e-4, atol=1e-4)
-        assert again.get_input_embeddings().weight is again.get_output_embeddings().weight
+        assert merged.get_input_embeddings().weight is merged.get_output_embeddings().weight
+    merged.save_pretrained(tmp_path / kind)
+    again: Any = load_export(tmp_path / kind, torch.device("cpu"))
+    with torch.no_grad():
+        assert torch.equal(loss(again, architecture, "label"), loss(merged, architecture, "label"))
+    assert again.get_input_embeddings().weight is again.get_output_embeddings().weight
 
 
 def test_a_head_that_is_the_embeddings_is_not_merged_into() -> None:
@@ -221,8 +223,8 @@ def test_a_prompt_begins_with_words() -> None:
             )
             words = model.get_base_model().get_input_embeddings().weight
             assert torch.equal(model.prompt_encoder["default"].embedding.weight, words[[7, 8, 9, 7]])
+    empty = PeftConfig(type="prompt", init_text="")
     with pytest.raises(InputError, match="has no tokens"):
-        empty = PeftConfig(type="prompt", init_text="")
         add_adapter(base("causal"), empty, seq2seq=False, seed=1, tokenizer=Tokenizer())
     drawn: Any = add_adapter(base("causal"), PeftConfig(type="prompt"), seq2seq=False, seed=1)
     rows = drawn.prompt_encoder["default"].embedding.weight.detach()
@@ -238,7 +240,7 @@ def test_training_goes_on_from_an_adapter(kind: str, tmp_path: Path) -> None:
     started: Any = add_adapter(base("seq2seq"), peft, seq2seq=True, seed=9, start=str(tmp_path))
     wanted = {name for name, one in model.named_parameters() if one.requires_grad}
     assert {name for name, one in started.named_parameters() if one.requires_grad} == wanted
-    assert float(loss(started.eval(), "seq2seq", "rationale")) == float(loss(model, "seq2seq", "rationale"))
+    assert torch.equal(loss(started.eval(), "seq2seq", "rationale"), loss(model, "seq2seq", "rationale"))
     with pytest.raises(InputError, match="does not fit the model"):
         add_adapter(base("causal"), peft, seq2seq=False, seed=9, start=str(tmp_path))
 
@@ -248,12 +250,12 @@ def test_the_scale_dropout_and_targets_are_those_of_the_config() -> None:
     for rslora, scale in ((False, 1.5), (True, 3.0)):
         peft = PeftConfig.model_validate(values | {"rslora": rslora})
         model: Any = add_adapter(base("causal"), peft, seq2seq=False, seed=0)
-        layers = {name: one for name, one in model.named_modules() if hasattr(one, "scaling")}
+        layers = {name: one for name, one in model.named_modules() if hasattr(one, "lora_A")}
         assert all(name.endswith("q_proj") for name in layers)
         assert {one.scaling["default"] for one in layers.values()} == {scale}
         assert {one.lora_dropout["default"].p for one in layers.values()} == {0.25}
+    peft = PeftConfig.model_validate(values | {"targets": ["nowhere"]})
     with pytest.raises(InputError, match="none of these modules"):
-        peft = PeftConfig.model_validate(values | {"targets": ["nowhere"]})
         add_adapter(base("causal"), peft, seq2seq=False, seed=0)
 
 

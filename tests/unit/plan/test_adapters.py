@@ -119,9 +119,7 @@ def test_every_type_equals_peft(name: str) -> None:
 
 def test_nf4_takes_what_bitsandbytes_takes() -> None:
     config = {"model_type": "llama", **SMALL, "hidden_size": 1536, "intermediate_size": 1536}
-    rest = from_config(config).total - sum(
-        one.numel() for one in linear_weights(config)
-    )
+    rest = from_config(config).total - sum(one.numel() for one in linear_weights(config))
     for double in (True, False):
         packed = 0
         for weight in linear_weights(config):

@@ -47,7 +47,7 @@ def make(
     tokens = tiny.token_set(folder, tiny.rows(23), architecture=ARCHITECTURES[preset])
     model = tiny.saved_model(folder / f"base-{preset}", preset, tokens) | sections.pop("model", {})
     train = {"zero_stage": 0} | sections.pop("train", {})
-    plan = tiny.plan(
+    return tiny.plan(
         folder / name,
         tokens,
         preset,
@@ -59,7 +59,6 @@ def make(
         model=model,
         **sections,
     )
-    return plan
 
 
 def train(plan: WorkerPlan, stop_after: int | None = None) -> tuple[Any, list[dict[str, Any]]]:
@@ -159,9 +158,7 @@ def test_an_adapter_learns_beside_a_base_of_4_bits(preset: str, double: bool, tm
         return make(tmp_path, name, preset, peft, model=model, train={"optimizer": {"lr": 2e-2}})
 
     trained, calm = train(plan("calm"))
-    packed = {
-        name: one for name, one in trained.named_parameters() if one.__class__.__name__ == "Params4bit"
-    }
+    packed = {name: one for name, one in trained.named_parameters() if one.__class__.__name__ == "Params4bit"}
     assert packed
     assert {one.quant_state.quant_type for one in packed.values()} == {"nf4"}
     assert {one.quant_state.nested for one in packed.values()} == {double}
@@ -197,7 +194,9 @@ def test_zero_stages_train_every_type_alike_and_export_it_whole(tmp_path: Path) 
             for stage in (0,) if kind == "adalora" else (0, 2, 3):
                 raw = {"zero_optimization": {"stage3_param_persistence_threshold": 0}} if stage == 3 else {}
                 name = f"{preset}-{kind}-{stage}"
-                plan = make(tmp_path, name, preset, peft, steps=6, train={"zero_stage": stage, "deepspeed": raw})
+                plan = make(
+                    tmp_path, name, preset, peft, steps=6, train={"zero_stage": stage, "deepspeed": raw}
+                )
                 plans[name] = replace(plan, config=_workers(plan, 2))
     four_bit = {"quantization": "nf4"}
     for stage in (0, 1, 2):
