@@ -38,7 +38,7 @@ def _check_keys(config: Config) -> None:
         raise InputError(
             f"has no effect with peft.type: {peft.type}",
             key=f"peft.{names[0]}",
-            value=getattr(peft, names[0]) if names[0] != "adalora" else None,
+            value=None if names[0] in ("adalora", "init_text") else getattr(peft, names[0]),
             mend="leave it out, or set the peft.type that it is for",
         )
     if peft.type in ("lora", "adalora") and not peft.targets:

@@ -179,7 +179,7 @@ def test_recomputed_activations_change_nothing(architecture: str) -> None:
             loss(model, architecture, "label").backward()
             grads.append([one.grad for one in model.parameters() if one.grad is not None])
         for one, other in zip(*grads, strict=True):
-            assert float((one - other).norm()) <= 1e-4 * float(one.norm()), kind
+            assert float((one - other).norm()) <= 1e-3 * float(one.norm()), kind
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
