@@ -45,7 +45,7 @@ def _opened(report: StoragePath) -> str:
 
 def _facts(config: Config, result: Any) -> list[tuple[str, ...]]:
     summary, parameters = result.summary, result.summary["parameters"]
-    trained = f"{config.peft.type} rank {config.peft.rank}" if config.peft.type != "none" else "all weights"
+    trained = config.peft.describe() if config.peft.type != "none" else "all weights"
     return [
         ("status", summary["status"]),
         ("model", str(config.model.preset or config.model.name)),

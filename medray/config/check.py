@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from medray.config import Config
+from medray.config.check_adapter import check_adapter
 from medray.config.check_data import check_data
 from medray.config.check_method import check_architecture, check_method
 from medray.config.check_train import check_train
@@ -35,6 +36,7 @@ def check(config: Config) -> None:
     if kind is not None and kind not in T5_TYPES:  # of others the driver asks, before any worker starts
         known = _model_config(folder) if os.path.isfile(folder / "config.json") else {}
         check_architecture(config, seq2seq=bool(known.get("is_encoder_decoder")))
+    check_adapter(config)
     _check_storage(config)
     _check_combinations(config)
     check_train(config)

@@ -210,12 +210,15 @@ def _absolute(config: Config, path: Path) -> Config:
     name = config.model.name
     if name and (looks_like_path(name) or (name not in PACKAGED_MODELS and os.path.isdir(folder / name))):
         name = resolve(name, "model.name")
+    adapter = config.model.adapter
+    if adapter:
+        adapter = resolve(adapter, "model.adapter")
     storage = config.run.storage
     storage = storage if is_url(storage) else resolve(storage, "run.storage")
     return config.model_copy(
         update={
             "run": config.run.model_copy(update={"storage": storage}),
             "data": data.model_copy(update=files),
-            "model": config.model.model_copy(update={"name": name}),
+            "model": config.model.model_copy(update={"name": name, "adapter": adapter}),
         }
     )

@@ -40,3 +40,16 @@ class ModelConfig(Section):
         "pretrained loads weights; random builds `preset` (or the config of `name`) with new ones.",
     )
     preset: Literal["t5-tiny", "llama-tiny"] | None = key(None, "A small architecture for init: random.")
+    adapter: str | None = key(
+        None,
+        "A folder with an adapter of peft.type to go on from; its own settings hold, those of peft aside.",
+    )
+    quantization: Literal["none", "nf4"] = key(
+        "none", "nf4 keeps the frozen weights in 4 bits (QLoRA); an adapter is trained beside them."
+    )
+    double_quantization: bool = key(
+        True, "nf4: the scales of blocks of weights are quantized too: 0.4 bit a weight less."
+    )
+    compute_dtype: Literal["auto", "fp32", "bf16", "fp16"] = key(
+        "auto", "nf4: what products are computed in; auto: as train.precision."
+    )

@@ -1,17 +1,90 @@
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
 
 from medray.config.section import Section, key
+
+Beta = Annotated[float, Field(gt=0, lt=1)]
+# Virtual tokens in front of a sequence: nothing in the model's own matrices changes.
+PROMPT_TYPES = ("prefix", "prompt", "multitask_prompt")
+LOW_RANK_TYPES = ("lora", "adalora")
+
+# Of each type the keys that it reads; a key of another type is refused, see check_adapter.
+_OF_TYPE: dict[str, tuple[str, ...]] = {
+    "none": (),
+    "lora": ("rank", "alpha", "dropout", "targets", "rslora", "dora"),
+    "adalora": ("alpha", "dropout", "targets", "adalora"),
+    "ia3": (),
+    "prefix": ("virtual_tokens",),
+    "prompt": ("virtual_tokens", "init_text"),
+    "multitask_prompt": ("virtual_tokens", "init_text", "task_rank"),
+}
+
+
+class AdaLoraConfig(Section):
+    """Ranks that shrink where they matter least (Zhang et al. 2023, AdaLoRA)."""
+
+    init_rank: int = key(12, "Rank of every layer's update at the start.", ge=2)
+    target_rank: int = key(8, "Mean rank of the updates at the end.", ge=1)
+    tinit: int | None = key(None, "Steps before ranks begin to shrink; default: a tenth of the run.", ge=0)
+    tfinal: int | None = key(
+        None, "Steps at the end with fixed ranks; default: three tenths of the run.", ge=0
+    )
+    delta_t: int | None = key(
+        None, "Steps between two allocations of ranks; default: a hundredth of the run.", ge=1
+    )
+    betas: tuple[Beta, Beta] = key(
+        (0.85, 0.85), "Decay rates of the importance of a parameter and of its uncertainty."
+    )
+    orthogonal_weight: float = key(
+        0.5, "Weight of the penalty that keeps the singular vectors orthogonal.", ge=0
+    )
 
 
 class PeftConfig(Section):
     """Which parameters are trained beside, or in place of, the model's own."""
 
-    type: Literal["none", "lora"] = key("none", "none trains every parameter.")
-    rank: int = key(16, "Rank of the low-rank update.", ge=1)
-    alpha: float = key(32.0, "The update is scaled by alpha / rank.", gt=0)
-    dropout: float = key(0.0, "Dropout on the adapter's input.", ge=0, lt=1)
-    targets: Literal["all-linear"] | tuple[str, ...] = key(
-        "all-linear", "Module names, or every linear layer."
+    type: Literal["none", "lora", "adalora", "ia3", "prefix", "prompt", "multitask_prompt"] = key(
+        "none",
+        "none trains every parameter; lora, adalora and ia3 change the model's layers; prefix, prompt and "
+        "multitask_prompt put virtual tokens before the text.",
     )
+    rank: int = key(16, "lora: rank of the low-rank update.", ge=1)
+    alpha: float = key(32.0, "lora, adalora: the update is scaled by alpha / rank.", gt=0)
+    dropout: float = key(0.0, "lora, adalora: dropout on the adapter's input.", ge=0, lt=1)
+    targets: Literal["all-linear"] | tuple[str, ...] = key(
+        "all-linear", "lora, adalora: module names, or every linear layer but the output head."
+    )
+    rslora: bool = key(False, "lora: scale by alpha / sqrt(rank), so that a high rank learns as fast.")
+    dora: bool = key(False, "lora: train the norm of each weight's columns beside their direction.")
+    adalora: AdaLoraConfig = Field(default_factory=AdaLoraConfig)
+    virtual_tokens: int = key(20, "prefix, prompt, multitask_prompt: length of the prompt.", ge=1)
+    init_text: str | None = key(
+        None,
+        "prompt, multitask_prompt: text whose embeddings the prompt begins with; default: words drawn at random.",
+    )
+    task_rank: int = key(1, "multitask_prompt: rank of what tells the tasks' prompts apart.", ge=1)
+
+    @property
+    def without_effect(self) -> tuple[str, ...]:
+        """Keys that are not at their default and that this type does not read."""
+        fields = type(self).model_fields
+        changed = (
+            name
+            for name in fields
+            if getattr(self, name) != fields[name].get_default(call_default_factory=True)
+        )
+        return tuple(name for name in changed if name != "type" and name not in _OF_TYPE[self.type])
+
+    def describe(self) -> str:
+        """For people: `lora rank 16`."""
+        size: dict[str, Any] = {
+            "lora": f" rank {self.rank}",
+            "adalora": f" rank {self.adalora.init_rank} to {self.adalora.target_rank}",
+            "prefix": f" of {self.virtual_tokens} tokens",
+            "prompt": f" of {self.virtual_tokens} tokens",
+            "multitask_prompt": f" of {self.virtual_tokens} tokens",
+        }
+        return self.type + size.get(self.type, "")

@@ -50,7 +50,12 @@ def loss_sums(
         found_cosine = {COSINE: cosine_loss_sum(encodings, inputs[2])}
         return _by_task(logits, inputs[2], rows, tasks, loss) | found_cosine
     head_loss = loss.at_head(_logit_places(micro.labels, seq2seq=seq2seq))
-    found, labels = loss_logits(model, *inputs, seq2seq=seq2seq, head_loss=head_loss)
+    names = (
+        [micro.task] * len(micro.labels)
+        if isinstance(micro, MicroBatch)
+        else [tasks[n] for n in micro.task_ids]
+    )
+    found, labels = loss_logits(model, *inputs, seq2seq=seq2seq, tasks=names, head_loss=head_loss)
     if isinstance(micro, MicroBatch):
         return {micro.task: found.sum() if head_loss else loss.sum(found, labels)}
     if head_loss:

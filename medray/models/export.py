@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -14,6 +15,8 @@ from torch import Tensor, nn
 
 from medray import storage
 from medray.errors import RunFailedError
+from medray.models.prompts import keep_positions
+from medray.models.quantized import read_quantization, write_quantization
 from medray.storage import StoragePath
 
 
@@ -48,13 +51,18 @@ def export(
     if not adapter:
         state |= {name: value.cpu() for name, value in model.named_buffers() if name in model.state_dict()}
     model.save_pretrained(str(staging), state_dict=state, safe_serialization=True)
+    if adapter:
+        write_quantization(model, staging)
     if tokenizer is not None:
         tokenizer.save_pretrained(str(staging))
     storage.put_tree(staging, folder)
 
 
-def load_export(folder: Path, device: torch.device) -> nn.Module:
-    """The exported model, adapter applied, ready for inference."""
+def load_export(folder: Path, device: torch.device, *, quantized: bool = True) -> nn.Module:
+    """The exported model, adapter applied, ready for inference.
+
+    quantized: a base that was 4-bit in training is so again; False loads it whole, to merge the adapter into it.
+    """
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
     adapter = folder / "adapter_config.json"
@@ -62,12 +70,16 @@ def load_export(folder: Path, device: torch.device) -> nn.Module:
     encoder_decoder = AutoConfig.from_pretrained(base).is_encoder_decoder
     auto: Any = AutoModelForSeq2SeqLM if encoder_decoder else AutoModelForCausalLM
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    model = auto.from_pretrained(base, dtype=dtype)
+    four_bit = read_quantization(folder) if quantized else {}
+    model = auto.from_pretrained(base, dtype=dtype, **four_bit)
     if adapter.exists():
         from peft import PeftModel
 
-        model = PeftModel.from_pretrained(model, str(folder))
-    return model.to(device).eval()
+        with warnings.catch_warnings():
+            # peft 0.21 takes AdaLoRA's pattern of ranks for LoRA's, misses its layers, and then applies it all the same.
+            warnings.filterwarnings("ignore", "The following rank_pattern keys", RuntimeWarning)
+            model = keep_positions(PeftModel.from_pretrained(model, str(folder)))
+    return (model if four_bit else model.to(device)).eval()
 
 
 def _kept(model: Any, adapter: bool) -> Iterator[tuple[str, nn.Parameter]]:

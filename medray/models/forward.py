@@ -9,13 +9,15 @@ states are picked out place by place before they enter the head.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from medray.models.prompts import drops_decoder_ids, leading, task_inputs
 
 IGNORED = -100
 # (head: hidden [tokens, hidden] -> logits [tokens, vocab]; hidden [tokens, hidden]; labels [tokens]) -> losses [tokens]
@@ -29,17 +31,20 @@ def loss_logits(
     labels: Tensor,
     *,
     seq2seq: bool,
+    tasks: Sequence[str] = (),
     head_loss: HeadLoss | None = None,
 ) -> tuple[Tensor, Tensor]:
     """(logits [batch, targets, vocab], labels [batch, targets]), aligned. Shapes in: [batch, seq], see MicroBatch.
 
-    head_loss: (losses [targets], labels [targets]) in their place, computed by it.
+    tasks: of each row, for an adapter that tells tasks apart. head_loss: (losses [targets], labels [targets]) in
+    their place, computed by it.
     """
+    extra = task_inputs(model, tasks, input_ids.device)
     if seq2seq:
         if head_loss is not None:
             inputs = _shown_targets(model, input_ids, attention_mask, labels)
-            return _losses(model, inputs, labels.flatten(), head_loss)
-        return _seq2seq(model, input_ids, attention_mask, labels).logits, labels
+            return _losses(model, inputs | extra, labels.flatten(), head_loss)
+        return _seq2seq(model, input_ids, attention_mask, labels, extra).logits, labels
     # Position t predicts label t + 1; at least one column stays, so that every rank computes something.
     columns = (labels[:, 1:] != IGNORED).any(dim=0).nonzero().flatten()
     if not len(columns):
@@ -50,14 +55,15 @@ def loss_logits(
         "input_ids": input_ids,
         "attention_mask": attention_mask,
         "position_ids": positions,
-    }
+    } | extra
     if head_loss is not None:
         return _losses(model, inputs, F.pad(labels[:, 1:], (0, 1), value=IGNORED).flatten(), head_loss)
     inputs["use_cache"] = False
+    places = columns + leading(model)
     if _keeps_logits(model):
-        logits = model(**inputs, logits_to_keep=columns).logits
+        logits = model(**inputs, logits_to_keep=places).logits
     else:
-        logits = model(**inputs).logits[:, columns]
+        logits = model(**inputs).logits[:, places]
     return logits, next_labels[:, columns]
 
 
@@ -68,14 +74,21 @@ def encoded_logits(
 
     An encoding is the mean of the encoder's last states over a row's own tokens, in float32; padding is left out.
     """
-    out = _seq2seq(model, input_ids, attention_mask, labels)
+    out = _seq2seq(model, input_ids, attention_mask, labels, {})
     mask = attention_mask[..., None]
     states = out.encoder_last_hidden_state.float() * mask
     return out.logits, states.sum(dim=1) / mask.sum(dim=1)
 
 
-def _seq2seq(model: Any, input_ids: Tensor, attention_mask: Tensor, labels: Tensor) -> Any:
-    return model(**_shown_targets(model, input_ids, attention_mask, labels), use_cache=False)
+def _seq2seq(
+    model: Any, input_ids: Tensor, attention_mask: Tensor, labels: Tensor, extra: dict[str, Tensor]
+) -> Any:
+    """The output of an encoder-decoder that is shown each target up to the token that it shall write."""
+    if drops_decoder_ids(model):
+        return model(
+            input_ids=input_ids, attention_mask=attention_mask, labels=labels, use_cache=False, **extra
+        )
+    return model(**_shown_targets(model, input_ids, attention_mask, labels), **extra, use_cache=False)
 
 
 def _shown_targets(

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from medray.models.forward import losses_at_head, unwrap
 from medray.models.packing_probe import undisturbed
+from medray.models.prompts import drops_decoder_ids
 
 _TOLERANCE, _TOLERANCE_16_BIT = 1e-3, 2e-2
 _TOKENS = 12
@@ -29,7 +30,7 @@ def takes_losses(model: Any, device: torch.device, *, seq2seq: bool) -> bool:
     Training mode, gradients and random generators stay as they are.
     """
     head = unwrap(model).get_output_embeddings()
-    if head is None or _gathers_in_pieces(head):
+    if head is None or _gathers_in_pieces(head) or drops_decoder_ids(model):
         return False
     vocabulary = vocabulary_size(model)
     ids = torch.from_numpy(29 * np.arange(1, _TOKENS + 1) % vocabulary)[None].to(device)

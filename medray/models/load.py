@@ -12,10 +12,11 @@ import torch
 from torch import nn
 
 from medray.config.model import PACKAGED_MODELS, ModelConfig
-from medray.config.peft import PeftConfig
 from medray.errors import InputError
 from medray.models.packaged import ensure
 from medray.models.presets import PRESETS, SEQ2SEQ_TYPES, special_tokens
+from medray.models.quantized import quantization
+from medray.models.vocabulary import with_vocabulary
 
 
 def model_folder(model: ModelConfig) -> str | None:
@@ -70,8 +71,10 @@ def load_model(
 
     auto: Any = AutoModelForSeq2SeqLM if architecture(config) == "seq2seq" else AutoModelForCausalLM
     if model.init == "pretrained":
+        four_bit = quantization(model, dtype)
         with _sharded_loading(zero3):
-            return auto.from_pretrained(model_folder(model), dtype=dtype, use_safetensors=True)
+            loaded = auto.from_pretrained(model_folder(model), dtype=dtype, use_safetensors=True, **four_bit)
+            return with_vocabulary(loaded, tokenizer, seed)
     torch.manual_seed(seed)
     if model.preset:
         config = config | special_tokens(config, tokenizer)
@@ -93,31 +96,3 @@ def _sharded_loading(zero3: dict[str, Any] | None) -> Iterator[None]:
     finally:
         unset_hf_deepspeed_config()
         del alive
-
-
-def add_adapter(model: nn.Module, peft: PeftConfig, *, seq2seq: bool, seed: int) -> nn.Module:
-    """The model with a trainable adapter and everything else frozen; as it is for peft.type none."""
-    if peft.type == "none":
-        return model
-    from peft import LoraConfig, TaskType, get_peft_model
-
-    torch.manual_seed(seed)  # the adapter's first weights are the same on every rank
-    targets: Any = peft.targets if isinstance(peft.targets, str) else list(peft.targets)
-    scale: Any = peft.alpha  # peft's annotation says int, its arithmetic takes any number
-    lora = LoraConfig(
-        r=peft.rank,
-        lora_alpha=scale,
-        lora_dropout=peft.dropout,
-        target_modules=targets,
-        task_type=TaskType.SEQ_2_SEQ_LM if seq2seq else TaskType.CAUSAL_LM,
-    )
-    try:
-        adapted: Any = get_peft_model(model, lora)
-    except ValueError:
-        raise InputError(
-            "none of these modules is in the model",
-            key="peft.targets",
-            value=peft.targets,
-            mend="peft.targets: all-linear",
-        ) from None
-    return adapted

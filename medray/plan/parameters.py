@@ -21,7 +21,17 @@ from typing import Any
 
 from medray.plan.headers import ParameterCount, from_safetensors
 
-__all__ = ["Linear", "ParameterCount", "Shape", "from_config", "from_safetensors", "linears", "lora", "shape"]
+__all__ = [
+    "Linear",
+    "ParameterCount",
+    "Shape",
+    "adapted",
+    "from_config",
+    "from_safetensors",
+    "linears",
+    "lora",
+    "shape",
+]
 
 DECODERS = ("llama", "mistral", "qwen2", "gemma")
 ENCODER_DECODERS = ("t5", "mt5")
@@ -89,6 +99,12 @@ def lora(config: Mapping[str, Any], rank: int, targets: str | Iterable[str] = "a
     """
     if rank < 1:
         raise ValueError(f"a LoRA rank of {rank}: it must be at least 1")
+    layers = adapted(config, targets)
+    return rank * sum((layer.inputs + layer.outputs) * layer.copies for layer in layers)
+
+
+def adapted(config: Mapping[str, Any], targets: str | Iterable[str] = "all-linear") -> tuple[Linear, ...]:
+    """The linear layers that `targets` names, see `lora`. Raises ValueError for a name that the model has not."""
     layers = linears(config)
     if targets != "all-linear":
         names = {targets} if isinstance(targets, str) else set(targets)
@@ -101,7 +117,7 @@ def lora(config: Mapping[str, Any], rank: int, targets: str | Iterable[str] = "a
                 f"a {_family(config)} model has {', '.join(sorted(known))}"
             )
         layers = tuple(layer for layer in layers if layer.name in names)
-    return rank * sum((layer.inputs + layer.outputs) * layer.copies for layer in layers)
+    return layers
 
 
 def shape(config: Mapping[str, Any]) -> Shape:

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from medray.config.train import TrainConfig
-from medray.train.engine_state import TrainState, train_state
+from medray.models.adalora import rank_allocation
+from medray.train.engine_state import Beside, TrainState, train_state
 from medray.train.optimizers import make_optimizer, rates_in_force, set_rate
 
 # Larger than any gradient norm: DeepSpeed computes the norm only where it may clip.
@@ -25,6 +26,7 @@ class Engine(Protocol):
     world_size: int
     device: torch.device
     gathers: bool  # forwards are collectives: every rank must run the same number of them
+    beside: Beside | None  # state of an adapter that is neither weight nor moment
 
     def backward(self, loss: Tensor) -> None:
         """Adds the gradient of this rank's share of the global loss."""
@@ -42,7 +44,7 @@ class Engine(Protocol):
         """The sum of `values` over all ranks."""
 
     def state(self) -> TrainState:
-        """What this rank holds of the trained weights and the optimizer's moments, by name."""
+        """What this rank holds of the trained weights and the optimizer's moments, by name, and of `beside`."""
 
 
 class TorchEngine:
@@ -53,6 +55,7 @@ class TorchEngine:
     def __init__(self, model: nn.Module, train: TrainConfig, device: torch.device) -> None:
         self.model, self.device, self._clip = model.to(device), device, train.clip_grad_norm
         self.optimizer = make_optimizer(model, train)
+        self.beside: Beside | None = rank_allocation(self.model, self.optimizer)
 
     def backward(self, loss: Tensor) -> None:
         loss.backward()
@@ -71,7 +74,7 @@ class TorchEngine:
         return values
 
     def state(self) -> TrainState:
-        return train_state(self.model, self.optimizer)
+        return train_state(self.model, self.optimizer, self.beside)
 
 
 class DeepSpeedEngine:
@@ -93,6 +96,7 @@ class DeepSpeedEngine:
             self.model.optimizer, torch.optim.Optimizer
         ):  # stage 0 in float32: DeepSpeed keeps no norm
             self.model.optimizer.register_step_pre_hook(self._clip_summed_gradients)
+        self.beside: Beside | None = rank_allocation(self.model, self.model.optimizer)
 
     def backward(self, loss: Tensor) -> None:
         # DeepSpeed averages over ranks; ours is a sum of shares.
@@ -115,7 +119,7 @@ class DeepSpeedEngine:
         return values
 
     def state(self) -> TrainState:
-        return train_state(self.model, self.model.optimizer)
+        return train_state(self.model, self.model.optimizer, self.beside)
 
 
 def trainable(model: nn.Module) -> list[nn.Parameter]:

@@ -7,8 +7,8 @@ number of ranks and one stage has written, another reads, without a conversion i
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -18,9 +18,17 @@ from medray.train.quantized_moments import QuantizedSlot, is_of_bitsandbytes
 
 WEIGHT, MOMENTS = "weight", ("exp_avg", "exp_avg_sq")
 KINDS = (WEIGHT, *MOMENTS)
+EXTRA = "extra"  # the kind of what is beside them
 
 # (kind, parameter, first element, element behind the last) -> float32 values
 Read = Callable[[str, str, int, int], Tensor]
+
+
+class Beside(Protocol):
+    """State that every rank holds alike and that is neither weight nor moment. Names and shapes never change."""
+
+    def tensors(self) -> dict[str, Tensor]: ...
+    def load(self, tensors: Mapping[str, Tensor]) -> None: ...
 
 
 class Run(Protocol):
@@ -44,6 +52,7 @@ class TrainState:
     replicated: bool
     _slots: list[dict[str, Any]]  # of the optimizer, one a tensor that it steps on
     _publish: Callable[[], None]  # makes what forwards read follow the runs
+    beside: Beside | None = None
 
     @property
     def optimizer_step(self) -> float:
@@ -63,10 +72,24 @@ class TrainState:
                 if isinstance(slot, QuantizedSlot):
                     slot.put_back()
             self._publish()
+            if self.beside:
+                self.beside.load(
+                    {
+                        name: read(EXTRA, name, 0, one.numel()).reshape(one.shape)
+                        for name, one in self.beside.tensors().items()
+                    }
+                )
 
 
-def train_state(model: Any, optimizer: Any) -> TrainState:
-    """The state of a torch model with its optimizer, or of a DeepSpeed engine with its ZeRO optimizer."""
+def train_state(model: Any, optimizer: Any, beside: Beside | None = None) -> TrainState:
+    """The state of a torch model with its optimizer, or of a DeepSpeed engine with its ZeRO optimizer.
+
+    beside: goes with it.
+    """
+    return replace(_trained(model, optimizer), beside=beside)
+
+
+def _trained(model: Any, optimizer: Any) -> TrainState:
     inner: nn.Module = getattr(model, "module", model)
     named = [(name, one) for name, one in inner.named_parameters() if one.requires_grad]
     if any(hasattr(one, "ds_id") for _, one in named):

@@ -26,9 +26,11 @@ from medray.errors import InputError, RunFailedError
 from medray.evaluate.metrics import score
 from medray.evaluate.validation import Validation
 from medray.methods.loss import Method
+from medray.models.adapters import add_adapter
 from medray.models.export import export
-from medray.models.load import add_adapter, architecture, load_model
+from medray.models.load import architecture, load_model
 from medray.models.packing_probe import keeps_boundaries
+from medray.models.quantized import elements
 from medray.train import checkpoint
 from medray.train.checkpoint_writer import CheckpointWriter, WriterOptions
 from medray.train.engine import (
@@ -145,7 +147,7 @@ class _Loop:
             ):  # a checkpoint has the steps; the ledger says itself what it could not write
                 self.reporter.flush()
         parameters = [parameter for _, parameter in self._inner().named_parameters()]
-        sizes = [getattr(p, "ds_numel", p.numel()) for p in parameters]
+        sizes = [elements(p) for p in parameters]
         trainable = sum(size for size, p in zip(sizes, parameters, strict=True) if p.requires_grad)
         return Outcome(
             status,
@@ -178,7 +180,15 @@ class _Loop:
         if train.gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
             model.enable_input_require_grads()
-        model = add_adapter(model, self.config.peft, seq2seq=self.seq2seq, seed=self.config.run.seed)
+        model = add_adapter(
+            model,
+            self.config.peft,
+            seq2seq=self.seq2seq,
+            seed=self.config.run.seed,
+            total_steps=plan.total_steps,
+            tokenizer=self.tokenizer,
+            start=self.config.model.adapter,
+        )
         return (
             TorchEngine(model, train, device)
             if self.plain_torch

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from medray.config import Config
 from medray.config.check import architecture as model_type
 from medray.config.check_train import paged_without_gpu
 from medray.errors import InputError
-from medray.plan import parameters
+from medray.plan import adapters, parameters
 from medray.plan.headers import ParameterCount, from_safetensors
 from medray.plan.memory import zero_bytes
 from medray.plan.resources import NodeSupply, Request, Supply, memory_shortage, resolve, shortage
@@ -60,7 +61,8 @@ def resources(config: Config, have: Supply) -> Resources:
 def precision(config: Config, device: str) -> str:
     """fp32, bf16 or fp16: what was asked for, else bf16 on GPUs and fp32 on CPUs."""
     chosen = config.train.precision
-    chosen = ("bf16" if device == "cuda" else "fp32") if chosen == "auto" else chosen
+    if chosen == "auto":
+        chosen = "bf16" if device == "cuda" and config.peft.type != "adalora" else "fp32"
     if chosen == "fp16" and model_type(config) in ("t5", "mt5", "umt5"):
         raise InputError(
             "T5 overflows to NaN in fp16",
@@ -92,22 +94,20 @@ def check_memory(
     count = _count(model, folder)
     if count is None:
         return "not known for this architecture"
-    trainable = count.total
-    if config.peft.type == "lora":
-        targets: Any = config.peft.targets
-        try:
-            trainable = parameters.lora(model, config.peft.rank, targets)
-        except ValueError:
-            trainable = count.total // 50
+    trainable, weight_bytes = _trained(config, model, count.total), 4 if chosen == "fp32" else 2
     plan = zero_bytes(
-        count.total + (trainable if config.peft.type == "lora" else 0),
+        count.total + (trainable if config.peft.type != "none" else 0),
         trainable,
         stage=config.train.zero_stage,
         world_size=granted.workers,
-        weight_bytes=4 if chosen == "fp32" else 2,
+        weight_bytes=weight_bytes,
         offload=config.train.offload,
         largest_layer=count.largest_layer,
     )
+    if config.model.quantization == "nf4":
+        with suppress(ValueError):  # a family that is not known: as if it were not quantized
+            base = adapters.nf4_bytes(model, weight_bytes, double=config.model.double_quantization)
+            plan = replace(plan, weights=base + weight_bytes * trainable)
     if granted.device == "cpu":
         largest = max(have.nodes, key=lambda node: node.memory_bytes)
         each = min(granted.workers, max(1, int(largest.cpus / granted.cpus)))
@@ -117,6 +117,15 @@ def check_memory(
         "about " if config.model.preset else ""
     )  # its tokenizer, which is not made yet, may know fewer words
     return f"{about}{count.total:,} parameters, {trainable:,} trained, {plan.total / 1e9:.2f} GB of model states a worker"
+
+
+def _trained(config: Config, model: dict[str, Any], total: int) -> int:
+    if config.peft.type == "none":
+        return total
+    try:
+        return adapters.trained(model, config.peft)
+    except ValueError:
+        return total // 50
 
 
 def _count(model: dict[str, Any], folder: str | None) -> ParameterCount | None:

@@ -31,7 +31,7 @@ ROUNDING = (
     "train.zero_stage",
 )
 # Keys under which a user may write anything: examples out of records, tokens of a service.
-FREE_TEXT = ("data.prompts.", "tracking.tags.", "train.deepspeed.")
+FREE_TEXT = ("data.prompts.", "peft.init_text", "tracking.tags.", "train.deepspeed.")
 RUN_FILES = ("config.yaml", "attempts.jsonl", "steps.jsonl", "summary.json", "checkpoints", ".ray")
 
 ABSENT = object()  # a key that is not there; null is a value

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from medray.errors import RunFailedError
 from medray.storage import StoragePath
-from medray.train.engine_state import KINDS, Run, TrainState
+from medray.train.engine_state import EXTRA, KINDS, Run, TrainState
 
 _STARTS = "starts"
 _WIDTH = 4  # bytes of a float32
@@ -29,11 +29,15 @@ _PIECE_BYTES = 16 << 20  # written and hashed at once
 
 def snapshot(state: TrainState, rank: int, world_size: int) -> dict[str, tuple[int, Tensor]]:
     """Copies of what this rank writes, in host memory: {kind/parameter: (start, float32 [elements])}."""
-    return {
+    held = {
         f"{kind}/{run.name}": (run.start, run.get(kind).detach().to("cpu", torch.float32, copy=True))
         for run in _written(state, rank, world_size)
         for kind in KINDS
     }
+    if state.beside and rank == 0:
+        for name, one in state.beside.tensors().items():
+            held[f"{EXTRA}/{name}"] = (0, one.detach().flatten().to("cpu", torch.float32, copy=True))
+    return held
 
 
 def _written(state: TrainState, rank: int, world_size: int) -> Iterable[Run]:

@@ -30,6 +30,7 @@ from medray.errors import InputError
 from medray.evaluate.loss_sums import PLAIN, AnyMicroBatch, loss_sums
 from medray.methods.chunked_loss import TokenLoss
 from medray.methods.loss import COSINE, IGNORED, Method
+from medray.models.adalora import orthogonal_penalty
 from medray.plan.steps import MOST_ROWS, split_batch
 from medray.train.engine import Engine
 
@@ -287,15 +288,18 @@ def train_step(
         losses = loss_sums(engine.model, micro, method, engine.device, seq2seq=seq2seq, loss=loss)
         if method.norm == "micro_batch":
             factors = _micro_batch_factors(method, micro, prepared.micro_batches)
-        share = torch.stack([loss * factors[term] for term, loss in losses.items()]).sum()
-        engine.backward(share)
-        for term, loss in losses.items():
-            sums[terms.index(term)] += loss.detach()
+        share = torch.stack([found * factors[term] for term, found in losses.items()]).sum()
+        penalty = (
+            orthogonal_penalty(engine.model) if number == 0 else None
+        )  # once a step, whatever the layout
+        engine.backward(share if penalty is None else share + penalty / engine.world_size)
+        for term, found in losses.items():
+            sums[terms.index(term)] += found.detach()
         sums[-2] += share.detach()
         sums[-1] += micro.input_ids.size + (micro.labels.size if seq2seq else 0)
     grad_norm = engine.step(lr)
-    *found, shares, places = engine.sum(sums).tolist()
-    by_term = dict(zip(terms, found, strict=True))
+    *summed, shares, places = engine.sum(sums).tolist()
+    by_term = dict(zip(terms, summed, strict=True))
     return {
         "step": step + 1,
         "loss": shares if method.norm == "micro_batch" else method.loss(by_term, totals),

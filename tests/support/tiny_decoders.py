@@ -70,7 +70,7 @@ def decoder(
 def with_lora(model: Any) -> Any:
     """A LoRA adapter that already does something."""
     from medray.config.peft import PeftConfig
-    from medray.models.load import add_adapter
+    from medray.models.adapters import add_adapter
 
     adapted = add_adapter(model, PeftConfig(type="lora", rank=2, targets="all-linear"), seq2seq=False, seed=4)
     torch.manual_seed(5)

@@ -53,7 +53,10 @@ def test_an_unknown_key_names_the_nearest(tmp_path: Path, text: str, key: str, n
 
 def test_a_key_like_no_other_is_answered_by_what_there_is(tmp_path: Path) -> None:
     error = refused(tmp_path, "peft: {name: lora}")
-    assert error.mend == "peft has the keys alpha, dropout, rank, targets, type"
+    assert (
+        error.mend
+        == "peft has the keys adalora, alpha, dora, dropout, init_text, rank, rslora, targets, task_rank, type, virtual_tokens"
+    )
     assert (error.value, error.file) == ("lora", tmp_path / "run.yaml")
     assert "cluster, data, eval" in str(refused(tmp_path, "qqqq: 1").mend)
 
@@ -94,7 +97,7 @@ def test_names_of_other_projects_lead_to_keys_that_exist() -> None:
             "method: {name: destill}",
             "method.name = 'destill': expected 'sft' or 'distill'\n  mend: did you mean distill?",
         ),
-        ("peft: {type: null}", "peft.type: expected 'none' or 'lora', not null\n  mend: did you mean none?"),
+        ("peft: {type: null}", "or 'multitask_prompt', not null\n  mend: did you mean none?"),
         ("peft: {targets: 5}", "peft.targets = 5: expected 'all-linear' or a list"),
         (
             "peft: {targets: all_linear}",

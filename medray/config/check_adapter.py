@@ -1,0 +1,219 @@
+"""What the keys of `peft` and `model` contradict each other in, adapters and 4-bit weights above all."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from medray.config import Config
+from medray.config.peft import PROMPT_TYPES
+from medray.errors import InputError
+
+# Names of peft's own for what peft.type says.
+PEFT_NAMES = {
+    "LORA": "lora",
+    "ADALORA": "adalora",
+    "IA3": "ia3",
+    "PREFIX_TUNING": "prefix",
+    "PROMPT_TUNING": "prompt",
+    "MULTITASK_PROMPT_TUNING": "multitask_prompt",
+}
+
+
+def check_adapter(config: Config) -> None:
+    """Raises InputError for the first thing that cannot work."""
+    _check_keys(config)
+    _check_adalora(config)
+    _check_prompts(config)
+    _check_quantization(config)
+    _check_start(config)
+
+
+def _check_keys(config: Config) -> None:
+    peft = config.peft
+    if names := peft.without_effect:
+        raise InputError(
+            f"has no effect with peft.type: {peft.type}",
+            key=f"peft.{names[0]}",
+            value=None if names[0] in ("adalora", "init_text") else getattr(peft, names[0]),
+            mend="leave it out, or set the peft.type that it is for",
+        )
+    if peft.type in ("lora", "adalora") and not peft.targets:
+        raise InputError("names no module", key="peft.targets", value=[], mend="peft.targets: all-linear")
+    if peft.type == "multitask_prompt" and len(config.method.tasks) < 2:
+        raise InputError(
+            "tells a label task and a rationale task apart, and this run has one task",
+            key="peft.type",
+            value=peft.type,
+            mend="peft.type: prompt, or method.name: distill with method.mode: task_prefix",
+        )
+
+
+def _check_adalora(config: Config) -> None:
+    peft, train = config.peft, config.train
+    if peft.type != "adalora":
+        return
+    ranks = peft.adalora
+    if ranks.target_rank >= ranks.init_rank:
+        raise InputError(
+            f"ranks shrink from peft.adalora.init_rank, which is {ranks.init_rank}",
+            key="peft.adalora.target_rank",
+            value=ranks.target_rank,
+            mend=f"peft.adalora.target_rank: {ranks.init_rank // 2}, or peft.type: lora for a fixed rank",
+        )
+    if train.zero_stage > 0:
+        raise InputError(
+            "adalora decides by whole gradients, which ZeRO has sharded: above stage 0 its ranks would never change",
+            key="train.zero_stage",
+            value=train.zero_stage,
+            mend="train.zero_stage: 0, or peft.type: lora",
+        )
+    if train.precision in ("bf16", "fp16"):
+        raise InputError(
+            "adalora needs the gradients of a float32 run",
+            key="train.precision",
+            value=train.precision,
+            mend="train.precision: fp32, or peft.type: lora",
+        )
+
+
+def _check_prompts(config: Config) -> None:
+    peft, data, train = config.peft, config.data, config.train
+    if peft.type not in PROMPT_TYPES:
+        return
+    if data.pack_tokens is not None:
+        raise InputError(
+            f"rows that are packed together would share one {peft.type}",
+            key="data.pack_tokens",
+            value=data.pack_tokens,
+            mend="data.pack_tokens: null and data.length_buckets: true, or peft.type: lora",
+        )
+    if config.method.variant == "cosine" and peft.type != "prefix":
+        raise InputError(
+            f"the encodings that it compares would be those of the virtual tokens of peft.type: {peft.type} too",
+            key="method.variant",
+            value="cosine",
+            mend="peft.type: prefix or lora, or another method.variant",
+        )
+    if peft.type == "prefix" and train.gradient_checkpointing:
+        raise InputError(
+            "a prefix lies in the cache of keys and values, which is not there when activations are recomputed",
+            key="train.gradient_checkpointing",
+            value=True,
+            mend="train.gradient_checkpointing: false, or peft.type: lora or prompt",
+        )
+
+
+def _check_quantization(config: Config) -> None:
+    model, train = config.model, config.train
+    if model.quantization == "none":
+        for name, value, default in (
+            ("double_quantization", model.double_quantization, True),
+            ("compute_dtype", model.compute_dtype, "auto"),
+        ):
+            if value != default:
+                raise InputError(
+                    "has no effect with model.quantization: none",
+                    key=f"model.{name}",
+                    value=value,
+                    mend="leave it out, or model.quantization: nf4",
+                )
+        return
+
+    def refused(what: str, mend: str) -> InputError:
+        return InputError(what, key="model.quantization", value=model.quantization, mend=mend)
+
+    if config.peft.type == "none":
+        raise refused("4-bit weights cannot be trained themselves", "peft.type: lora")
+    if model.init == "random":
+        raise refused("random weights are made, not loaded", "model.init: pretrained")
+    if train.zero_stage == 3:
+        raise InputError(
+            "4-bit weights are whole on every worker, and stage 3 would shard them: that has not been shown to be right",
+            key="train.zero_stage",
+            value=3,
+            mend="train.zero_stage: 2, or model.quantization: none",
+        )
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise refused(
+            "the package bitsandbytes is not installed", "pip install 'medray[quant]', on every node"
+        )
+
+
+def _check_start(config: Config) -> None:
+    """The adapter that a run goes on from."""
+    name, peft = config.model.adapter, config.peft
+    if name is None:
+        return
+
+    def refused(what: str, mend: str) -> InputError:
+        return InputError(what, key="model.adapter", value=name, mend=mend)
+
+    settings = _settings(name)
+    kind = PEFT_NAMES.get(str(settings.get("peft_type")))
+    if kind is None:
+        raise refused(
+            f"its adapter_config.json names the type {settings.get('peft_type')!r}, which medray does not train",
+            f"one of {', '.join(PEFT_NAMES.values())}",
+        )
+    if kind == "adalora":
+        raise refused(
+            "the ranks of an adalora adapter are cut already and cannot shrink again",
+            "merge it into the model, or begin without model.adapter",
+        )
+    if kind != peft.type:
+        raise refused(
+            f"the adapter there is of type {kind}, and peft.type is {peft.type}", f"peft.type: {kind}"
+        )
+    fields = type(peft).model_fields
+    for key in fields:
+        value, default = getattr(peft, key), fields[key].get_default(call_default_factory=True)
+        if key != "type" and value not in (default, _in_adapter(settings, key)):
+            raise InputError(
+                "the adapter that the run goes on from has settings of its own",
+                key=f"peft.{key}",
+                value=value,
+                mend="leave it out, or begin without model.adapter",
+            )
+
+
+def _settings(folder: str) -> dict[str, Any]:
+    file = Path(folder) / "adapter_config.json"
+    if not file.is_file() or not os.path.isfile(file.with_name("adapter_model.safetensors")):
+        raise InputError(
+            "is no folder with adapter_config.json and adapter_model.safetensors",
+            key="model.adapter",
+            value=folder,
+            mend="the folder `export` of a run with an adapter",
+        )
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        content = None
+    if not isinstance(content, dict):
+        raise InputError(
+            "its adapter_config.json is not readable JSON",
+            key="model.adapter",
+            value=folder,
+            mend="copy or download it again",
+        )
+    return content
+
+
+def _in_adapter(settings: dict[str, Any], key: str) -> Any:
+    """What the adapter itself has for a key of `peft`."""
+    names = {
+        "rank": "r",
+        "alpha": "lora_alpha",
+        "dropout": "lora_dropout",
+        "targets": "target_modules",
+        "rslora": "use_rslora",
+        "dora": "use_dora",
+        "virtual_tokens": "num_virtual_tokens",
+        "task_rank": "num_ranks",
+    }
+    found = settings.get(names.get(key, ""))
+    return tuple(found) if isinstance(found, list) else found

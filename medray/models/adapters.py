@@ -1,0 +1,214 @@
+"""Adapters: small trained parts beside a frozen model, made and loaded by peft.
+
+| peft.type | trained | source |
+|---|---|---|
+| lora | two factors of a low-rank update of each linear layer; dora: the norms of its columns too | Hu et al. 2021; Liu et al. 2024 |
+| adalora | three factors, whose ranks shrink: see models/adalora.py | Zhang et al. 2023 |
+| ia3 | a factor for each key, value and inner feed-forward activation | Liu et al. 2022 |
+| prefix | keys and values of virtual tokens in every layer (of the decoder) | Li and Liang 2021 |
+| prompt | embeddings of virtual tokens before the input | Lester et al. 2021 |
+| multitask_prompt | the same, times a low-rank factor a task | Wang et al. 2023 |
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from medray.config.peft import PROMPT_TYPES, PeftConfig
+from medray.errors import InputError
+from medray.models.adalora import adalora_config
+from medray.models.prompts import keep_positions
+from medray.models.vocabulary import refuse_untrained_tokens
+
+TASKS = 2  # of a multitask prompt: label, and whatever else is trained beside it
+
+
+def add_adapter(
+    model: nn.Module,
+    peft: PeftConfig,
+    *,
+    seq2seq: bool,
+    seed: int,
+    total_steps: int = 0,
+    tokenizer: Any = None,
+    start: str | None = None,
+) -> nn.Module:
+    """The model with a trainable adapter and everything else frozen; as it is for peft.type none.
+
+    total_steps: of the run, for adalora. tokenizer: for peft.init_text. start: a folder with an adapter of the same
+    type, whose settings and weights are taken.
+    """
+    if peft.type == "none":
+        return model
+    import peft as library
+
+    refuse_untrained_tokens(model, peft.type)
+    torch.manual_seed(seed)  # the adapter's first weights are the same on every rank
+    task = library.TaskType.SEQ_2_SEQ_LM if seq2seq else library.TaskType.CAUSAL_LM
+    if start is not None:
+        return _continued(model, start, task)
+    try:
+        settings = _settings(model, peft, task, total_steps)
+        adapted: Any = library.get_peft_model(model, settings)
+    except ValueError as error:
+        raise _refusal(peft, error) from None
+    if peft.type in ("prompt", "multitask_prompt"):
+        _begin_with_words(adapted, peft.init_text, tokenizer)
+    return keep_positions(adapted)
+
+
+def _settings(model: Any, peft: PeftConfig, task: Any, total_steps: int) -> Any:
+    import peft as library
+
+    targets: Any = peft.targets if isinstance(peft.targets, str) else list(peft.targets)
+    scale: Any = peft.alpha  # peft's annotation says int, its arithmetic takes any number
+    if peft.type == "lora":
+        return library.LoraConfig(
+            r=peft.rank,
+            lora_alpha=scale,
+            lora_dropout=peft.dropout,
+            target_modules=targets,
+            task_type=task,
+            use_rslora=peft.rslora,
+            use_dora=peft.dora,
+        )
+    if peft.type == "adalora":
+        return adalora_config(peft, targets, task, total_steps)
+    if peft.type == "ia3":
+        return library.IA3Config(task_type=task)
+    # Encoder-decoders get their virtual tokens before the encoder's input alone; a prefix goes to the decoder.
+    length: dict[str, Any] = {"num_virtual_tokens": peft.virtual_tokens, "task_type": task}
+    if peft.type == "prefix":
+        return library.PrefixTuningConfig(**length, **_cache_shape(model.config))
+    if peft.type == "prompt":
+        return library.PromptTuningConfig(**length, num_transformer_submodules=1)
+    return library.MultitaskPromptTuningConfig(
+        **length, num_transformer_submodules=1, num_tasks=TASKS, num_ranks=peft.task_rank
+    )
+
+
+def _cache_shape(config: Any) -> dict[str, Any]:
+    """Layers, heads and width of the keys that a prefix stands among.
+
+    peft would take the hidden size for the width and the encoder's layers for the decoder's, which is wrong for T5
+    small and for models whose heads are wider than their share.
+    """
+    layers = getattr(config, "num_decoder_layers", None) or config.num_hidden_layers
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    width = getattr(config, "d_kv", None) or getattr(config, "head_dim", None)
+    width = width or config.hidden_size // config.num_attention_heads
+    return {"num_layers": layers, "num_attention_heads": heads, "token_dim": heads * width}
+
+
+def _refusal(peft: PeftConfig, error: ValueError) -> InputError:
+    if isinstance(error, InputError):
+        return error
+    if peft.type in ("lora", "adalora"):
+        return InputError(
+            "none of these modules is in the model",
+            key="peft.targets",
+            value=peft.targets,
+            mend="peft.targets: all-linear",
+        )
+    return InputError(
+        f"this model cannot have it: {str(error).splitlines()[0] if str(error) else 'no reason is known'}",
+        key="peft.type",
+        value=peft.type,
+        mend="peft.type: lora",
+    )
+
+
+def _begin_with_words(adapted: Any, text: str | None, tokenizer: Any) -> None:
+    """The prompt's embeddings become those of `text`, repeated to its length, or of words drawn at random."""
+    prompt: Tensor = adapted.prompt_encoder["default"].embedding.weight
+    words: Any = adapted.get_base_model().get_input_embeddings().weight
+    if text is None:
+        shape = getattr(words, "ds_shape", words.shape)
+        ids = torch.randint(shape[0], (len(prompt),), device="cpu").tolist()
+    else:
+        known = tokenizer(text, add_special_tokens=False)["input_ids"]
+        if not known:
+            raise InputError(
+                "has no tokens", key="peft.init_text", value=text, mend="some words, or peft.init_text: null"
+            )
+        ids = (known * -(-len(prompt) // len(known)))[: len(prompt)]
+    with _whole(words), torch.no_grad():
+        if not words.is_meta:
+            prompt.copy_(words[ids].to(prompt.dtype))
+
+
+def _whole(parameter: Any) -> Any:
+    if not hasattr(parameter, "ds_id"):
+        return nullcontext()
+    import deepspeed
+
+    return deepspeed.zero.GatheredParameters([parameter])
+
+
+def _continued(model: Any, folder: str, task: Any) -> Any:
+    import peft as library
+    from safetensors.torch import load_file
+
+    settings: Any = library.PeftConfig.from_pretrained(folder)
+    settings.inference_mode = False
+    if settings.task_type != task:
+        raise _misfit(folder, f"it is for {settings.task_type}")
+    weights = load_file(str(Path(folder) / "adapter_model.safetensors"))
+    try:
+        adapted: Any = library.get_peft_model(model, settings)
+        found = library.set_peft_model_state_dict(adapted, weights)
+    except (RuntimeError, ValueError) as error:
+        raise _misfit(folder, type(error).__name__) from None
+    trained = {name for name, one in adapted.named_parameters() if one.requires_grad}
+    # Virtual tokens are loaded by hand in peft and then counted among the keys without a place.
+    lost = found.unexpected_keys or trained & set(found.missing_keys)
+    if lost and not settings.is_prompt_learning:
+        raise _misfit(folder, f"{len(found.unexpected_keys)} of {len(weights)} tensors have no place")
+    return keep_positions(adapted)
+
+
+def _misfit(folder: str, reason: str) -> InputError:
+    return InputError(
+        f"the adapter does not fit the model ({reason})",
+        key="model.adapter",
+        value=folder,
+        mend="an adapter that was trained on model.name",
+    )
+
+
+def merge(model: Any) -> nn.Module:
+    """The plain model whose weights do what model and adapter did together: lora (dora too), adalora, ia3.
+
+    Raises InputError for virtual tokens, which are no change of weights, and for 4-bit weights, which would be rounded
+    anew: load the base in 16 or 32 bits first.
+    """
+    kind = str(model.peft_config["default"].peft_type.value).lower().replace("_tuning", "")
+    if kind in PROMPT_TYPES:
+        raise InputError(
+            f"a {kind} is virtual tokens beside the model, not a change of its weights: nothing can be merged",
+            key="peft.type",
+            value=kind,
+            mend="export the adapter as it is; peft loads it beside the model",
+        )
+    if getattr(model.get_base_model(), "is_loaded_in_4bit", False):
+        raise InputError(
+            "4-bit weights cannot take a merged adapter without being rounded anew",
+            key="model.quantization",
+            value="nf4",
+            mend="load the base in 16 or 32 bits and merge into that",
+        )
+    head, words = model.get_base_model().get_output_embeddings(), model.get_input_embeddings()
+    if hasattr(head, "lora_A") and head.get_base_layer().weight is words.weight:
+        raise InputError(
+            "lm_head is adapted, and its weights are the embeddings too: merged, both would change",
+            key="peft.targets",
+            value="lm_head",
+            mend="export the adapter as it is",
+        )
+    merged: nn.Module = model.merge_and_unload(safe_merge=True)
+    return merged

@@ -1,0 +1,75 @@
+"""Virtual tokens before a text: what forwards and generation must know of them.
+
+peft puts them before the sequence and gives no positions, so that the padding of a row, which stands between them and
+its text, would count as a distance: a row's loss would depend on the rows beside it. Here positions are those of the
+row alone, in training and in generation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import MethodType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+LABEL, OTHER = 0, 1  # task ids of a multitask prompt
+
+
+def adapter_of(model: Any) -> Any:
+    """peft's settings of the adapter, None without one. model: may be inside a DeepSpeed engine."""
+    inner = getattr(model, "module", model)
+    settings = getattr(inner, "peft_config", None)
+    return settings.get("default") if isinstance(settings, dict) else None
+
+
+def leading(model: Any) -> int:
+    """Places before the first token in what the model computes: those of a prompt; a prefix lies in the cache."""
+    settings = adapter_of(model)
+    found = settings is not None and settings.is_prompt_learning and not _is_prefix(settings)
+    return int(settings.num_virtual_tokens) if found else 0
+
+
+def drops_decoder_ids(model: Any) -> bool:
+    """Whether peft's forward makes the decoder's input of labels, whatever else it is given."""
+    settings = adapter_of(model)
+    return settings is not None and settings.peft_type.value == "MULTITASK_PROMPT_TUNING"
+
+
+def task_inputs(model: Any, tasks: Sequence[str], device: Any) -> dict[str, Tensor]:
+    """The numbers of the tasks of each row, [rows], where the adapter asks for them."""
+    settings = adapter_of(model)
+    if settings is None or settings.peft_type.value != "MULTITASK_PROMPT_TUNING":
+        return {}
+    return {"task_ids": torch.tensor([LABEL if task == "label" else OTHER for task in tasks], device=device)}
+
+
+def keep_positions(adapted: Any) -> Any:
+    """The peft model, made to honour the positions that it is given; only one with virtual tokens is changed."""
+    settings = adapter_of(adapted)
+    if settings is not None and settings.is_prompt_learning and not _is_prefix(settings):
+        adapted._adjust_prompt_learning_kwargs = MethodType(_with_positions, adapted)
+    return adapted
+
+
+def _with_positions(
+    self: Any, peft_config: Any, *, kwargs: dict[str, Any], remove_token_type_ids: bool = True
+) -> None:
+    """In place of peft's own, which drops positions: the prompt's come first, the text's move behind them."""
+    positions = kwargs.pop("position_ids", None)
+    type(self)._adjust_prompt_learning_kwargs(
+        self, peft_config, kwargs=kwargs, remove_token_type_ids=remove_token_type_ids
+    )
+    if positions is None:
+        return
+    count, cache = peft_config.num_virtual_tokens, kwargs.get("past_key_values")
+    moved = positions + count
+    if cache is None or not cache.get_seq_length():
+        first = torch.arange(count, device=positions.device).expand(len(positions), -1)
+        moved = torch.cat([first, moved], dim=1)
+    kwargs["position_ids"] = moved
+
+
+def _is_prefix(settings: Any) -> bool:
+    return bool(settings.peft_type.value == "PREFIX_TUNING")

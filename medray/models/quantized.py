@@ -1,0 +1,83 @@
+"""Frozen weights in 4 bits: NF4 with quantized scales (QLoRA, Dettmers et al. 2023), by bitsandbytes.
+
+Every worker holds all of them. Embeddings, norms and the output head stay as they are.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from medray.config.model import ModelConfig
+from medray.errors import InputError
+
+# Beside an adapter: without it the adapter would be applied to other weights than it was trained on.
+FILE = "quantization_config.json"
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def quantization(model: ModelConfig, dtype: torch.dtype) -> dict[str, Any]:
+    """What from_pretrained needs to load `model` in 4 bits; nothing where it shall not. dtype: of the run."""
+    if model.quantization == "none":
+        return {}
+    from transformers import BitsAndBytesConfig
+
+    _check_package()
+    settings = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=model.double_quantization,
+        bnb_4bit_compute_dtype=DTYPES.get(model.compute_dtype, dtype),
+    )
+    return {"quantization_config": settings, "device_map": {"": _device()}}
+
+
+def write_quantization(model: Any, folder: Path) -> None:
+    """Puts the settings of a 4-bit base beside its adapter; nothing where the base is not one."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    if settings := getattr(base.config, "quantization_config", None):
+        values = settings if isinstance(settings, dict) else settings.to_dict()
+        (folder / FILE).write_text(json.dumps(values, indent=1, sort_keys=True))
+
+
+def read_quantization(folder: Path) -> dict[str, Any]:
+    """What from_pretrained needs for the base of the adapter in `folder`."""
+    file = folder / FILE
+    if not file.exists():
+        return {}
+    from transformers import BitsAndBytesConfig
+
+    _check_package()
+    settings = BitsAndBytesConfig.from_dict(json.loads(file.read_text()))
+    return {"quantization_config": settings, "device_map": {"": _device()}}
+
+
+def elements(parameter: nn.Parameter) -> int:
+    """Elements of a parameter before it was sharded or packed: two 4-bit weights lie in a byte."""
+    sharded = getattr(parameter, "ds_numel", None)
+    if sharded is not None:
+        return int(sharded)
+    packed = (
+        parameter.__class__.__name__ == "Params4bit" and getattr(parameter, "quant_state", None) is not None
+    )
+    return parameter.numel() * (2 * parameter.element_size() if packed else 1)
+
+
+def _check_package() -> None:
+    try:
+        import bitsandbytes  # noqa: F401
+    except ImportError:
+        raise InputError(
+            "the package bitsandbytes is not installed here",
+            key="model.quantization",
+            value="nf4",
+            mend="pip install 'medray[quant]', on every node",
+        ) from None
+
+
+def _device() -> Any:
+    return torch.cuda.current_device() if torch.cuda.is_available() else "cpu"

@@ -1,0 +1,94 @@
+"""How many parameters an adapter trains, and what a frozen base in 4 bits takes; counts from a model's config.
+
+`tests/unit/plan` compares them with what peft builds on torch's meta device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from medray.config.peft import PeftConfig
+from medray.plan import parameters
+from medray.plan.parameters import ENCODER_DECODERS, Linear
+
+TASKS = 2  # of a multitask prompt
+# Which layers IA3 scales the output of, and which the input of: peft's choice, a family each.
+_IA3 = {
+    "llama": (("k_proj", "v_proj"), ("down_proj",)),
+    "mistral": (("k_proj", "v_proj"), ("down_proj",)),
+    "qwen2": (("q_proj", "v_proj"), ("down_proj",)),
+    "gemma": (("q_proj", "v_proj"), ("down_proj",)),
+    "t5": (("k", "v"), ("wo",)),
+    "mt5": (("k", "v", "wi_1"), ()),
+}
+
+
+def trained(config: Mapping[str, Any], peft: PeftConfig) -> int:
+    """Trained parameters of the adapter; for `none` those of the model. config: the dict of `config.json`.
+
+    Raises ValueError for a family that cannot be counted from its config, or a layer that it has not.
+    """
+    kind, width = peft.type, _width(config)
+    if kind == "none":
+        return parameters.from_config(config).total
+    if kind == "lora":
+        layers = parameters.adapted(config, peft.targets)
+        norms = sum(layer.outputs * layer.copies for layer in layers) if peft.dora else 0
+        return parameters.lora(config, peft.rank, peft.targets) + norms
+    if kind == "adalora":
+        layers = parameters.adapted(config, peft.targets)
+        factors = sum((layer.inputs + layer.outputs + 1) * layer.copies for layer in layers)
+        return peft.adalora.init_rank * factors
+    if kind == "ia3":
+        return _ia3(config)
+    if kind == "prefix":
+        return peft.virtual_tokens * 2 * _cache_width(config)
+    prompt = peft.virtual_tokens * width
+    if kind == "prompt":
+        return prompt
+    return prompt + TASKS * peft.task_rank * (peft.virtual_tokens + width)
+
+
+def counters(config: Mapping[str, Any], peft: PeftConfig) -> int:
+    """Frozen numbers that come with the adapter: AdaLoRA keeps the rank of each layer as one."""
+    if peft.type != "adalora":
+        return 0
+    return sum(layer.copies for layer in parameters.adapted(config, peft.targets))
+
+
+def nf4_bytes(config: Mapping[str, Any], weight_bytes: int, *, double: bool) -> int:
+    """Bytes of the frozen weights in NF4: 4 bits, and a scale for each 64 of them (Dettmers et al. 2023, section 3).
+
+    A scale is a float32; double: 8 bits, and a float32 for each 256 scales. What is no linear layer, and the head, stay
+    at `weight_bytes`.
+    """
+    packed = sum(layer.inputs * layer.outputs * layer.copies for layer in parameters.linears(config))
+    whole = parameters.from_config(config).total - packed
+    scale_bits = 8 + 32 / 256 if double else 32
+    return round(packed * (4 + scale_bits / 64) / 8) + whole * weight_bytes
+
+
+def _width(config: Mapping[str, Any]) -> int:
+    return parameters.shape(config).hidden_size
+
+
+def _cache_width(config: Mapping[str, Any]) -> int:
+    """Numbers of the keys of one token in all layers (of the decoder)."""
+    layers = parameters.linears(config)
+    seq2seq = config.get("model_type") in ENCODER_DECODERS
+    keys = next(layer for layer in layers if layer.name == ("k" if seq2seq else "k_proj"))
+    if not seq2seq:
+        return keys.outputs * keys.copies
+    decoder = config.get("num_decoder_layers")
+    return keys.outputs * int(config["num_layers"] if decoder is None else decoder)
+
+
+def _ia3(config: Mapping[str, Any]) -> int:
+    outputs, inputs = _IA3[str(config.get("model_type"))]
+    layers: tuple[Linear, ...] = parameters.linears(config)
+    return sum(
+        (layer.outputs if layer.name in outputs else layer.inputs) * layer.copies
+        for layer in layers
+        if layer.name in outputs + inputs
+    )
