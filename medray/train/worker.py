@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import asdict
 from typing import Any
 
@@ -10,7 +11,10 @@ import ray.train
 
 from medray.errors import InputError, MedrayError
 from medray.tracking.ledger_line import LedgerLine
+from medray.train.ending import PREEMPTED
 from medray.train.loop import WorkerPlan, run
+
+LOOK_SECONDS = 1.0  # asking is a barrier of all ranks, of a few milliseconds
 
 
 class LedgerReporter:
@@ -19,6 +23,8 @@ class LedgerReporter:
     def __init__(self, ledger: Any) -> None:
         self._line = LedgerLine(ledger)
         self._rank = ray.train.get_context().get_world_rank()
+        self._next_look = 0.0
+        self._synced: dict[str, Any] = {}
 
     def opened(self, resumed_step: int) -> None:
         self._line.open(resumed_step)
@@ -36,20 +42,44 @@ class LedgerReporter:
     def stop_requested(self) -> bool:
         return self._line.stop_requested()
 
+    def look_due(self) -> bool:
+        now = time.monotonic()
+        if now < self._next_look:
+            return False
+        self._next_look = now + LOOK_SECONDS
+        return True
+
+    def node_goes(self) -> float | None:
+        notice = ray.train.get_preemption_info()
+        return None if notice is None else (notice.deadline_ms or 0) / 1000
+
     def flush(self) -> None:
         self._line.flush()
 
     def sync(self, metrics: dict[str, Any]) -> None:
+        self._synced = metrics
         ray.train.report(metrics)
+
+    def leave(self) -> None:
+        """Returns when Ray Train's controller has heard from this worker that a node goes.
+
+        Only then does it take the end of all workers as that of a group to start again, and not as the end of the run.
+        The second report waits until a poll has taken the first, and each poll's answer tells of the node.
+        """
+        for _ in range(2):
+            ray.train.report(self._synced)
 
 
 def worker(payload: dict[str, Any]) -> dict[str, Any]:
     """What TorchTrainer runs on every rank. Errors that medray explains travel as values: a retry mends none."""
     plan: WorkerPlan = payload["plan"]
     try:
-        outcome = run(plan, LedgerReporter(payload["ledger"]))
+        reporter = LedgerReporter(payload["ledger"])
+        outcome = run(plan, reporter)
     except InputError as error:
         return {"input_error": error.args}
     except MedrayError as error:
         return {"run_error": str(error)}
+    if outcome.status == PREEMPTED:
+        reporter.leave()
     return asdict(outcome)
