@@ -5,7 +5,6 @@ It neither starts Ray nor touches signals: `cli` does. `fit()` runs in a side th
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import sys
@@ -212,19 +211,27 @@ class _Driver:
     def _fit(
         self, plan: WorkerPlan, granted: Resources, ledger: Any, encoding: data_phase.Encoding
     ) -> dict[str, Any]:
-        """Runs the workers to their end. Ray Train starts a failed group again; here it is started again itself."""
+        """Runs the workers to their end. Ray Train starts a failed group again, and here Ray Train is started again.
+
+        It takes workers that leave for a node that goes as done, and some deaths as its own (`lost_controller`).
+        """
         self._set_patience()
-        for failures in itertools.count(1):
+        failures = 0
+        while True:
             try:
                 returned = self._fit_once(plan, granted, ledger, encoding)
-                break
             except Exception as error:
+                failures += 1
                 if failures > self.config.cluster.max_failures or not lost_controller(error):
                     raise RunFailedError(
                         f"training failed: {first_failure(error)}. Run the same command again to go on from the "
                         "newest checkpoint"
                     ) from error
                 self.phase("restart", first_failure(error))
+                continue
+            if not returned or returned.get("status") != PREEMPTED:
+                break
+            self.phase("restart", "on the nodes that stay")
         if returned and "input_error" in returned:
             what, file, key, value, mend = returned["input_error"]
             raise InputError(what, file=file, key=key, value=value, mend=mend)
@@ -232,10 +239,6 @@ class _Driver:
             raise RunFailedError(returned["run_error"])
         if not returned:
             raise RunFailedError("the workers ended without a result")
-        if returned["status"] == PREEMPTED:
-            raise RunFailedError(
-                "the workers saved for a node that goes, and Ray did not start them again; run me again"
-            )
         return returned
 
     def _set_patience(self) -> None:

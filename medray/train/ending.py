@@ -1,7 +1,7 @@
 """Why the worker loop leaves before its last step: it was asked to stop, or a node of its workers will be taken away.
 
 A notice of the latter is answered at once with a checkpoint, as the node may go before its time. Then training goes on
-while the notice lasts, and leaves with another checkpoint in time: Ray Train starts the group again on the nodes that stay.
+while the notice lasts, and leaves with another checkpoint in time: the driver starts a group again on the nodes that stay.
 """
 
 from __future__ import annotations

@@ -11,7 +11,6 @@ import ray.train
 
 from medray.errors import InputError, MedrayError
 from medray.tracking.ledger_line import LedgerLine
-from medray.train.ending import PREEMPTED
 from medray.train.loop import WorkerPlan, run
 
 LOOK_SECONDS = 1.0  # asking is a barrier of all ranks, of a few milliseconds
@@ -24,7 +23,6 @@ class LedgerReporter:
         self._line = LedgerLine(ledger)
         self._rank = ray.train.get_context().get_world_rank()
         self._next_look = 0.0
-        self._synced: dict[str, Any] = {}
 
     def opened(self, resumed_step: int) -> None:
         self._line.open(resumed_step)
@@ -57,29 +55,16 @@ class LedgerReporter:
         self._line.flush()
 
     def sync(self, metrics: dict[str, Any]) -> None:
-        self._synced = metrics
         ray.train.report(metrics)
-
-    def leave(self) -> None:
-        """Returns when Ray Train's controller has heard from this worker that a node goes.
-
-        Only then does it take the end of all workers as that of a group to start again, and not as the end of the run.
-        The second report waits until a poll has taken the first, and each poll's answer tells of the node.
-        """
-        for _ in range(2):
-            ray.train.report(self._synced)
 
 
 def worker(payload: dict[str, Any]) -> dict[str, Any]:
     """What TorchTrainer runs on every rank. Errors that medray explains travel as values: a retry mends none."""
     plan: WorkerPlan = payload["plan"]
     try:
-        reporter = LedgerReporter(payload["ledger"])
-        outcome = run(plan, reporter)
+        outcome = run(plan, LedgerReporter(payload["ledger"]))
     except InputError as error:
         return {"input_error": error.args}
     except MedrayError as error:
         return {"run_error": str(error)}
-    if outcome.status == PREEMPTED:
-        reporter.leave()
     return asdict(outcome)

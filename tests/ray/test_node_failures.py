@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ ONE_A_NODE = "cluster.cpus_per_worker=0.9"
 SPARE_BYTES = 5_000_000_000  # what the run needs, about 3 GB, and some
 
 
-def reached_before_the_second_start(folder: Path) -> int:
+def reached_before_the_second_start(folder: Path, driver: subprocess.Popen[bytes]) -> int:
     """The last step of the first start."""
     seen = [0]
 
@@ -22,20 +23,20 @@ def reached_before_the_second_start(folder: Path) -> int:
         seen.append(len(steps_of(folder)))
         return len(attempts(folder)) == 2
 
-    until(again, "the second start")
+    until(again, "the second start", driver=driver)
     return max(seen)
 
 
 def test_a_node_goes_with_notice_and_nothing_is_computed_twice(calm: Any, tmp_path: Path) -> None:
     config, folder = write_config(tmp_path, "notice", CALM_STEPS), tmp_path / "runs" / "notice"
-    with head(tmp_path, cpus=1) as cluster, cluster.node(tmp_path) as first:
+    with head(tmp_path, cpus=0) as cluster, cluster.node(tmp_path, cpus=2) as first:
         # max_failures is 0 here: a notice is no failure. Every step could be the last before the save.
-        driver = start(cluster, config, ONE_A_NODE, "train.save_every_steps=1000")
-        until((folder / "attempts.jsonl").exists, "the first start")
-        assert processes_below(first, WORKER)
+        driver = start(cluster, config, "train.save_every_steps=1000")
+        until((folder / "attempts.jsonl").exists, "the first start", driver=driver)
+        assert len(processes_below(first, WORKER)) == 2
         cluster.give_notice(seconds=None)
-        with cluster.node(tmp_path):
-            reached = reached_before_the_second_start(folder)
+        with cluster.node(tmp_path, cpus=2):
+            reached = reached_before_the_second_start(folder, driver)
             said = ended(driver, config)
     assert "a node will be taken away" in said
     assert [(one["workers"], one["resumed_step"]) for one in attempts(folder)] == [(2, 0), (2, reached)]
@@ -52,13 +53,17 @@ def test_a_node_goes_with_notice_and_fewer_workers_go_on(cluster: Any, tmp_path:
     config, folder = write_config(tmp_path, "fewer", 400), tmp_path / "runs" / "fewer"
     with head(tmp_path, cpus=1) as small, small.node(tmp_path) as node:
         driver = start(small, config, *options, "cluster.workers=[1,2]", ONE_A_NODE)
-        until(lambda: len(steps_of(folder)) > 3, "a few steps")
+        until(lambda: len(steps_of(folder)) > 3, "a few steps", driver=driver)
         noticed_at = len(steps_of(folder))
         small.give_notice(seconds=15)
-        until(lambda: len(checkpoints(folder)) == 2, "the checkpoint of the notice, and that of leaving")
+        until(
+            lambda: len(checkpoints(folder)) == 2,
+            "the checkpoint of the notice, and that of leaving",
+            driver=driver,
+        )
         (raylet,) = processes_below(node, RAYLET)
         raylet.kill()
-        reached = reached_before_the_second_start(folder)
+        reached = reached_before_the_second_start(folder, driver)
         ended(driver, config)
     assert [(one["workers"], one["resumed_step"]) for one in attempts(folder)] == [(2, 0), (1, reached)]
     assert reached > noticed_at + 5
@@ -73,11 +78,12 @@ def test_zero_3_on_two_nodes_of_which_one_dies(cluster: Any, tmp_path: Path) -> 
     calm = run(cluster, write_config(tmp_path, "whole", CALM_STEPS), *options)
     assert calm.returncode == 0, calm.stderr
     config, folder = write_config(tmp_path, "sharded", CALM_STEPS), tmp_path / "runs" / "sharded"
-    with head(tmp_path, cpus=1) as small, small.node(tmp_path) as node:
+    with head(tmp_path, cpus=1) as small, small.node(tmp_path) as one, small.node(tmp_path) as two:
         driver = start(small, config, *options, ONE_A_NODE, "cluster.max_failures=3")
-        until(lambda: 10 in checkpoints(folder), "checkpoint 10")
-        assert len(processes_below(node, WORKER)) == len(small.processes(WORKER)) == 1
-        (raylet,) = processes_below(node, RAYLET)
+        until(lambda: 10 in checkpoints(folder), "checkpoint 10", driver=driver)
+        held = [len(processes_below(node, WORKER)) for node in (small.head, one, two)]
+        assert sorted(held) == [0, 1, 1]
+        (raylet,) = processes_below(one if held[1] else two, RAYLET)
         raylet.kill()
         with small.node(tmp_path):
             said = ended(driver, config)
@@ -102,7 +108,7 @@ def test_ray_ends_workers_as_memory_is_full(
     config, folder = write_config(tmp_path, "full", CALM_STEPS), tmp_path / "runs" / "full"
     with head(tmp_path, cpus=4) as cluster:
         driver = start(cluster, config, "cluster.max_failures=3")
-        until(lambda: 10 in checkpoints(folder), "checkpoint 10")
+        until(lambda: 10 in checkpoints(folder), "checkpoint 10", driver=driver)
         workers, held = cluster.processes(WORKER), list[bytes]()
 
         def one_ended() -> bool:
@@ -110,7 +116,7 @@ def test_ray_ends_workers_as_memory_is_full(
                 held.append(b"x" * (SPARE_BYTES // 50))
             return not all(worker.is_running() for worker in workers)
 
-        until(one_ended, "the end of a worker")
+        until(one_ended, "the end of a worker", driver=driver)
         held.clear()
         said = ended(driver, config)
     assert "ended by Ray, as its node's memory was full (" in said
