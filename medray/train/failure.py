@@ -44,9 +44,7 @@ def last_line(error: BaseException) -> str:
     """Kind and message, without the traceback that Ray writes into messages."""
     if known := known_cause(error):
         return known
-    cause = getattr(error, "cause", None)
-    if isinstance(cause, BaseException):
-        return last_line(cause)
+    *_, error = _chain(error)
     lines = [line for line in str(error).strip().splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[-1].strip()[:_LONGEST]}" if lines else type(error).__name__
 
@@ -78,13 +76,8 @@ def lost_controller(error: BaseException) -> bool:
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
     """An error and those that it wraps, outermost first."""
-    seen: set[int] = set()
-    waiting: list[Any] = [error]
-    while waiting:
-        one = waiting.pop(0)
-        if isinstance(one, BaseException) and id(one) not in seen:
-            seen.add(id(one))
-            yield one
-            waiting += [
-                getattr(one, name, None) for name in ("controller_failure", "health_check_failure", "cause")
-            ]
+    wrapped: Any = error
+    while isinstance(wrapped, BaseException):
+        yield wrapped
+        names = ("controller_failure", "health_check_failure", "cause")
+        wrapped = next((getattr(wrapped, name) for name in names if getattr(wrapped, name, None)), None)

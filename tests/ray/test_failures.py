@@ -93,7 +93,7 @@ def test_a_driver_that_is_told_to_stop_saves_first(
 def test_the_head_dies_and_another_cluster_goes_on(calm: Any, tmp_path: Path) -> None:
     config, folder = write_config(tmp_path, "headless", STEPS), tmp_path / "runs" / "headless"
     with head(tmp_path, cpus=4) as first:
-        driver = start(first, config)
+        driver = start(first, config, "cluster.max_failures=3")
         until(lambda: 10 in checkpoints(folder), "checkpoint 10")
         for process in [*first.head.children(recursive=True), first.head]:
             with contextlib.suppress(psutil.NoSuchProcess):
