@@ -13,7 +13,7 @@ from medray.errors import InputError, MedrayError
 from medray.tracking.ledger_line import LedgerLine
 from medray.train.loop import WorkerPlan, run
 
-LOOK_SECONDS = 1.0  # asking is a barrier of all ranks, of a few milliseconds
+LOOK_SECONDS = 1.0  # asking is a barrier of all ranks, through an actor: not every step
 
 
 class LedgerReporter:
