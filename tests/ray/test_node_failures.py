@@ -31,7 +31,8 @@ def test_a_node_goes_with_notice_and_nothing_is_computed_twice(calm: Any, tmp_pa
     config, folder = write_config(tmp_path, "notice", CALM_STEPS), tmp_path / "runs" / "notice"
     with head(tmp_path, cpus=0) as cluster, cluster.node(tmp_path, cpus=2) as first:
         # max_failures is 0 here: a notice is no failure. Every step could be the last before the save.
-        driver = start(cluster, config, "train.save_every_steps=1000")
+        soon = {"RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "0.2"}  # a fast machine has done 40 steps in seconds
+        driver = start(cluster, config, "train.save_every_steps=1000", **soon)
         until((folder / "attempts.jsonl").exists, "the first start", driver=driver)
         assert len(processes_below(first, WORKER)) == 2
         cluster.give_notice(seconds=None)
