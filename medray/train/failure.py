@@ -68,10 +68,11 @@ def lost_controller(error: BaseException) -> bool:
     """Whether something that Ray Train itself needs has died: its own retries do not cover that, another `fit` does.
 
     Ray 2.60 counts a worker that was ended for memory so too: its clean-up of the old group does not expect that error.
+    An actor that only does not answer is none of these: where the whole cluster has died, another `fit` would wait for it.
     """
     if isinstance(error, ray.train.ControllerError):
         error = error.controller_failure
-    return isinstance(error, ray.exceptions.RayActorError | ray.exceptions.OutOfMemoryError)
+    return isinstance(error, ray.exceptions.ActorDiedError | ray.exceptions.OutOfMemoryError)
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

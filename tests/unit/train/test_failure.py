@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import ray
-from ray.exceptions import ActorDiedError, OutOfMemoryError
+from ray.exceptions import ActorDiedError, ActorUnavailableError, OutOfMemoryError
 from ray.train import ControllerError, WorkerGroupError
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 
@@ -56,6 +56,7 @@ def test_the_cause_is_said_in_one_line(error: Exception, says: tuple[str, ...]) 
         (ControllerError(FULL), True),
         (FULL, True),
         (ActorDiedError(), True),
+        (ActorUnavailableError("no answer", None), False),  # so when the head has died
         (ControllerError(ValueError("wrong")), False),
         (WorkerGroupError("…", {0: ENDED}), False),  # Ray Train has started these again, as often as it may
         (ValueError("wrong"), False),
