@@ -67,7 +67,7 @@ def test_a_node_goes_with_notice_and_fewer_workers_go_on(cluster: Any, tmp_path:
         reached = reached_before_the_second_start(folder, driver)
         ended(driver, config)
     assert [(one["workers"], one["resumed_step"]) for one in attempts(folder)] == [(2, 0), (1, reached)]
-    assert reached > noticed_at + 5
+    assert reached > noticed_at
     assert summary(folder)["order_sha256"] == summary(tmp_path / "runs" / "whole")["order_sha256"]
     wanted = [record["loss"] for record in steps_of(tmp_path / "runs" / "whole")]
     assert [record["loss"] for record in steps_of(folder)] == pytest.approx(wanted, abs=1e-4)
