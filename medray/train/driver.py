@@ -29,9 +29,10 @@ from medray.models.load import architecture, model_config, model_folder
 from medray.storage import StoragePath
 from medray.tracking import ledger as ledgers
 from medray.train import checkpoint, data_phase, run_lock
+from medray.train.ending import PREEMPTED, STOPPED
 from medray.train.export_evaluation import evaluate_export
-from medray.train.failure import first_failure
-from medray.train.loop import STOPPED, WorkerPlan
+from medray.train.failure import FailureNews, first_failure, lost_controller
+from medray.train.loop import WorkerPlan
 from medray.train.outcome import TextSample, write_failure, write_outcome
 from medray.train.prepare import (
     Resources,
@@ -57,6 +58,7 @@ from medray.train.worker import worker
 POLL_SECONDS = 0.2
 # A report of a checkpoint is a barrier that costs one poll of Ray Train's controller, 2 s by default.
 CONTROLLER_POLL_SECONDS = "0.2"
+PREEMPTION_POLL_SECONDS = "2"  # Ray's 5 s are much of a notice of 30
 ELASTIC_START_SECONDS = 10
 
 
@@ -124,6 +126,7 @@ class _Driver:
         self.config, self.callbacks, self.console, self.stop = config, callbacks, console, stop
         self.folder = folder_of(config)
         self.timings = Timings()
+        self.shown = 0  # of the ledger's news
 
     def run(self) -> RunResult:
         have = supply()
@@ -222,17 +225,56 @@ class _Driver:
     def _fit(
         self, plan: WorkerPlan, granted: Resources, ledger: Any, encoding: data_phase.Encoding
     ) -> dict[str, Any]:
-        """Runs the workers in a side thread and shows their news until they end."""
-        os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", CONTROLLER_POLL_SECONDS)
+        """Runs the workers to their end. Ray Train starts a failed group again, and here Ray Train is started again.
+
+        It takes workers that leave for a node that goes as done, and some deaths as its own (`lost_controller`).
+        """
+        self._set_patience()
+        failures = 0
+        while True:
+            try:
+                returned = self._fit_once(plan, granted, ledger, encoding)
+            except Exception as error:
+                failures += 1
+                if failures > self.config.cluster.max_failures or not lost_controller(error):
+                    raise RunFailedError(
+                        f"training failed: {first_failure(error)}. Run the same command again to go on from the "
+                        "newest checkpoint"
+                    ) from error
+                self.phase("restart", first_failure(error))
+                continue
+            if not returned or returned.get("status") != PREEMPTED:
+                break
+            self.phase("restart", "on the nodes that stay")
+        if returned and "input_error" in returned:
+            what, file, key, value, mend = returned["input_error"]
+            raise InputError(what, file=file, key=key, value=value, mend=mend)
+        if returned and "run_error" in returned:
+            raise RunFailedError(returned["run_error"])
+        if not returned:
+            raise RunFailedError("the workers ended without a result")
+        return returned
+
+    def _set_patience(self) -> None:
+        """Ray Train's times, which it reads from the driver's environment."""
         cluster = self.config.cluster
+        os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", CONTROLLER_POLL_SECONDS)
+        os.environ.setdefault("RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S", PREEMPTION_POLL_SECONDS)
         elastic = cluster.fewest_workers < cluster.most_workers
         # Resources that an elastic group waits for may be those of a node that has just died: soon count them again.
         patience = min(cluster.start_timeout_seconds, ELASTIC_START_SECONDS if elastic else sys.maxsize)
         os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(patience)
         # Of a process that is stopped altogether, which cannot end itself.
         os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(cluster.hang_seconds)
+
+    def _fit_once(
+        self, plan: WorkerPlan, granted: Resources, ledger: Any, encoding: data_phase.Encoding
+    ) -> dict[str, Any] | None:
+        """Runs Ray Train in a side thread and shows the workers' news until it ends."""
         per_worker = {"CPU": granted.cpus} | ({"GPU": granted.gpus} if granted.gpus else {})
-        workers: Any = cluster.workers  # Ray takes a range too, its annotation does not
+        # Ray takes a range and UserCallbacks too, its annotations do not.
+        workers: Any = self.config.cluster.workers
+        callbacks: Any = [*self.callbacks, FailureNews(ledger)]
         trainer = TorchTrainer(
             worker,  # type: ignore[arg-type]
             train_loop_config={"plan": plan, "ledger": ledger},
@@ -245,42 +287,31 @@ class _Driver:
                 name=f"attempt-{time.time_ns()}",  # resume looks at our manifests, never at Ray's
                 **_ray_storage(self.folder / ".ray"),
                 failure_config=FailureConfig(max_failures=self.config.cluster.max_failures),
-                callbacks=self.callbacks or None,
+                callbacks=callbacks,
             ),
         )
-        fit, shown = Side(trainer.fit), 0
+        fit = Side(trainer.fit)
         with self.timings.of("fit"):
             while fit.running(POLL_SECONDS):
-                shown = self._show(ledger, shown, plan.total_steps)
+                self._show(ledger, plan.total_steps)
                 self._forward_stop(ledger)
                 encoding.done()
-        self._show(ledger, shown, plan.total_steps)
-        try:
-            returned = fit.result().return_value
-        except Exception as error:
-            raise RunFailedError(f"training failed: {first_failure(error)}") from error
-        if returned and "input_error" in returned:
-            what, file, key, value, mend = returned["input_error"]
-            raise InputError(what, file=file, key=key, value=value, mend=mend)
-        if returned and "run_error" in returned:
-            raise RunFailedError(returned["run_error"])
-        if not returned:
-            raise RunFailedError("the workers ended without a result")
+        self._show(ledger, plan.total_steps)
+        returned: dict[str, Any] | None = fit.result().return_value
         return returned
 
-    def _show(self, ledger: Any, shown: int, steps: int) -> int:
+    def _show(self, ledger: Any, steps: int) -> None:
         try:
-            news = ray.get(ledger.poll.remote(shown), timeout=10)
+            news = ray.get(ledger.poll.remote(self.shown), timeout=10)
         except (ray.exceptions.RayError, TimeoutError):
             news = []
         for record in news:
-            shown = record["index"]
+            self.shown = record["index"]
             if record["kind"] == "step":
                 self.timings.parts.setdefault("first_step", time.perf_counter() - self.timings.began)
             if self.console:
                 self.console.show(record, total_steps=steps)
         self.beat()
-        return shown
 
     def _forward_stop(self, ledger: Any) -> None:
         if self.stop.reason:

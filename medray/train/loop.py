@@ -33,6 +33,7 @@ from medray.models.packing_probe import keeps_boundaries
 from medray.models.quantized import elements
 from medray.train import checkpoint
 from medray.train.checkpoint_writer import CheckpointWriter, WriterOptions
+from medray.train.ending import NOTICED, Ending, Signals
 from medray.train.engine import (
     DeepSpeedEngine,
     Engine,
@@ -46,7 +47,7 @@ from medray.train.schedule import learning_rate
 from medray.train.step import BatchReader, Prepared, Progress, layout, train_step
 from medray.train.token_loss import token_loss
 
-TRAINED, STOPPED = "done", "stopped"
+TRAINED = "done"
 ATTEMPTS = "attempts.jsonl"  # one line a start of the workers
 
 
@@ -73,14 +74,13 @@ class WorkerPlan:
         return world_size == 1 and train.zero_stage == 0 and self.precision == "fp32" and not train.deepspeed
 
 
-class Reporter(Protocol):
+class Reporter(Signals, Protocol):
     """Where a rank's news go. Only rank 0's step, evaluation and event calls matter; `sync` is called by all."""
 
     def opened(self, resumed_step: int) -> None: ...
     def step(self, record: dict[str, Any]) -> None: ...
     def evaluation(self, record: dict[str, Any]) -> None: ...
     def event(self, record: dict[str, Any]) -> None: ...
-    def stop_requested(self) -> bool: ...
     def flush(self) -> None:
         """Returns when what was reported so far is on disk: a checkpoint must not know a step that its log lacks.
 
@@ -230,28 +230,32 @@ class _Loop:
     def _train(self) -> str:
         plan, config = self.plan, self.config
         every = config.train.save_every_steps or max(plan.total_steps // 10, 1)
+        ending = Ending(self.reporter, self.engine, self._message)
         self._event("phase", name="training")
         with self._timed("train"), self._ahead(self.progress.step) as ahead:
             for ready in ahead:
                 with self._watched():
-                    self._step(ready)
-                    stop, step = self._stop(), self.progress.step
+                    seconds = self._step(ready)
+                    end, step = ending.asked(step_seconds=seconds), self.progress.step
                 if step == plan.total_steps:
                     break
+                if end == NOTICED:
+                    ending.saved(self._save({}, wait=True))
+                    end = None
                 metrics: dict[str, float] = {}
-                if config.eval.every_steps and step % config.eval.every_steps == 0 and not stop:
+                if config.eval.every_steps and step % config.eval.every_steps == 0 and not end:
                     metrics = self._evaluate(
                         generate=True
                     )  # before the checkpoint: it is not missed on resume
-                if stop or step % every == 0 or metrics:
-                    self._save(metrics, wait=stop)
-                if stop:
-                    return STOPPED
+                if end or step % every == 0 or metrics:
+                    self._save(metrics, wait=bool(end))
+                if end:
+                    return end
         if self.progress.step:
             self._save({}, wait=True)
         return TRAINED
 
-    def _step(self, ready: Ready[Prepared]) -> None:
+    def _step(self, ready: Ready[Prepared]) -> float:
         """One optimizer step and its record. seconds are those of computing; data_wait_seconds stand beside them."""
         began, config = time.perf_counter(), self.config
         method = self._method(ready.step)
@@ -274,6 +278,7 @@ class _Loop:
         if self.engine.rank == 0:
             epoch = round(self.batch_plan.epoch(self.progress.step), 6)
             self.reporter.step(record | {"epoch": epoch, "samples": self.progress.samples})
+        return float(record["seconds"] + ready.waited)
 
     def _ahead(self, start: int) -> ReadAhead[Prepared]:
         """The arrays of the steps from `start` on, made while others are computed."""
@@ -321,14 +326,9 @@ class _Loop:
                 "train.optimizer.lr, or train.precision: fp32"
             )
 
-    def _stop(self) -> bool:
-        """Whether rank 0 was asked to stop, the same answer on all ranks."""
-        asked = self.reporter.stop_requested() if self.engine.rank == 0 else False
-        flag = torch.tensor([float(asked)], device=self.engine.device)
-        return bool(self.engine.sum(flag).item())
-
-    def _save(self, metrics: dict[str, float], *, wait: bool) -> None:
-        """wait: this checkpoint is needed, and the run goes no further without it."""
+    def _save(self, metrics: dict[str, float], *, wait: bool) -> float:
+        """wait: this checkpoint is needed, and the run goes no further without it. Returns the seconds it took here."""
+        began = time.perf_counter()
         with self._timed("checkpoint_blocked"):
             begun = self.writer.save(self.progress, metrics, wait=wait)
             if wait:
@@ -337,6 +337,7 @@ class _Loop:
             self._message(
                 f"the checkpoint of step {self.progress.step} was left out: the one before is not written yet"
             )
+        return time.perf_counter() - began
 
     def _message(self, text: str) -> None:
         self._event("message", text=text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import asdict
 from typing import Any
 
@@ -12,6 +13,8 @@ from medray.errors import InputError, MedrayError
 from medray.tracking.ledger_line import LedgerLine
 from medray.train.loop import WorkerPlan, run
 
+LOOK_SECONDS = 1.0  # asking is a barrier of all ranks, through an actor: not every step
+
 
 class LedgerReporter:
     """News of rank 0 to the run's ledger actor, without waiting. The ledger's death never stops training."""
@@ -19,6 +22,7 @@ class LedgerReporter:
     def __init__(self, ledger: Any) -> None:
         self._line = LedgerLine(ledger)
         self._rank = ray.train.get_context().get_world_rank()
+        self._next_look = 0.0
 
     def opened(self, resumed_step: int) -> None:
         self._line.open(resumed_step)
@@ -35,6 +39,17 @@ class LedgerReporter:
 
     def stop_requested(self) -> bool:
         return self._line.stop_requested()
+
+    def look_due(self) -> bool:
+        now = time.monotonic()
+        if now < self._next_look:
+            return False
+        self._next_look = now + LOOK_SECONDS
+        return True
+
+    def node_goes(self) -> float | None:
+        notice = ray.train.get_preemption_info()
+        return None if notice is None else (notice.deadline_ms or 0) / 1000
 
     def flush(self) -> None:
         self._line.flush()

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 from clusters import Cluster, head
+from commands import run, write_config
 from s3_server import S3Server, s3_server
 
 # Read by Ray while it is imported, so it stands before any test's import.
@@ -37,3 +38,14 @@ def connected(cluster: Cluster) -> Iterator[Cluster]:
     ray.init(address=cluster.address, logging_level="ERROR", log_to_driver=False)
     yield cluster
     ray.shutdown()
+
+
+@pytest.fixture(scope="package")
+def calm(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], list[float]]:
+    """Hashes and losses of the tests' run that nothing happens to."""
+    from runs import CALM_STEPS, final
+
+    folder = tmp_path_factory.mktemp("calm")
+    done = run(cluster, write_config(folder, "calm", CALM_STEPS))
+    assert done.returncode == 0, done.stderr
+    return final(folder / "runs" / "calm")

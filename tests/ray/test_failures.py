@@ -5,49 +5,16 @@ from __future__ import annotations
 import contextlib
 import json
 import signal
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
-import ray
 from clusters import head, processes_below
-from commands import WORKER, run, start, steps_of, until, write_config
-
-from medray.train import checkpoint
-
-STEPS = 40
-RAYLET = f"{Path(ray.__file__).parent}/core/src/ray/raylet/raylet"
-
-
-def final(folder: Path) -> tuple[list[str], list[float]]:
-    """Hashes of the state after the last step, and all losses."""
-    found = checkpoint.newest(folder / "checkpoints")
-    assert found is not None
-    steps = steps_of(folder)
-    assert [record["step"] for record in steps] == list(range(1, found.progress.step + 1))
-    return [found.files[name]["sha256"] for name in sorted(found.files)], [one["loss"] for one in steps]
-
-
-def checkpoints(folder: Path) -> list[int]:
-    return [found.progress.step for found in checkpoint.complete(folder / "checkpoints")]
-
-
-@pytest.fixture(scope="module")
-def calm(cluster: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], list[float]]:
-    folder = tmp_path_factory.mktemp("calm")
-    done = run(cluster, write_config(folder, "calm", STEPS))
-    assert done.returncode == 0, done.stderr
-    return final(folder / "runs" / "calm")
-
-
-def ended(driver: subprocess.Popen[bytes], config: Path, code: int = 0) -> str:
-    driver.wait(timeout=200)
-    said = config.with_suffix(".log").read_text()
-    assert driver.returncode == code, said
-    return said
+from commands import WORKER, run, steps_of, until, write_config
+from runs import CALM_STEPS as STEPS
+from runs import RAYLET, attempts, checkpoints, ended, final, start, summary
 
 
 def one_worker(cluster: Any) -> list[psutil.Process]:
@@ -126,7 +93,7 @@ def test_a_driver_that_is_told_to_stop_saves_first(
 def test_the_head_dies_and_another_cluster_goes_on(calm: Any, tmp_path: Path) -> None:
     config, folder = write_config(tmp_path, "headless", STEPS), tmp_path / "runs" / "headless"
     with head(tmp_path, cpus=4) as first:
-        driver = start(first, config)
+        driver = start(first, config, "cluster.max_failures=3")
         until(lambda: 10 in checkpoints(folder), "checkpoint 10")
         for process in [*first.head.children(recursive=True), first.head]:
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -137,12 +104,3 @@ def test_the_head_dies_and_another_cluster_goes_on(calm: Any, tmp_path: Path) ->
     with head(tmp_path / "second", cpus=4) as second:
         assert run(second, config).returncode == 0
     assert final(folder) == calm
-
-
-def attempts(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "attempts.jsonl").read_text().splitlines()]
-
-
-def summary(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / "summary.json").read_text())
-    return found

@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 import yaml
-from commands import run, start, steps_of, until, write_config
+from commands import run, steps_of, until, write_config
+from runs import start
 from s3_server import S3Server
 
 from medray import storage

@@ -48,6 +48,17 @@ class Cluster:
         finally:
             end(process)
 
+    def give_notice(self, seconds: int | None) -> None:
+        """Tells every node but the head that it will be taken away, None: at a time unknown. It does not take it."""
+        import ray
+        from ray.core.generated.autoscaler_pb2 import DRAIN_NODE_REASON_PREEMPTION
+
+        client = ray._raylet.GcsClient(address=self.address)
+        nodes = [node.hex() for node, info in client.get_all_node_info().items() if not info.is_head_node]
+        for node in nodes:
+            deadline = int((time.time() + seconds) * 1000) if seconds is not None else 0
+            assert client.drain_node(node, DRAIN_NODE_REASON_PREEMPTION, "spot", deadline)[0]
+
 
 def processes_below(node: psutil.Process, name: str) -> list[psutil.Process]:
     found = []

@@ -53,19 +53,16 @@ def run(cluster: Any, config: Path, *arguments: str) -> subprocess.CompletedProc
     )
 
 
-def start(cluster: Any, config: Path, *overrides: str, **environment: str) -> subprocess.Popen[bytes]:
-    with config.with_suffix(".log").open("wb") as log:
-        return subprocess.Popen(
-            command(config, *overrides),
-            env={**os.environ, "RAY_ADDRESS": cluster.address, **environment},
-            stdout=log,
-            stderr=log,
-        )
-
-
-def until(condition: Callable[[], bool], what: str, seconds: float = 150) -> None:
+def until(
+    condition: Callable[[], bool],
+    what: str,
+    seconds: float = 150,
+    driver: subprocess.Popen[bytes] | None = None,
+) -> None:
+    """driver: the command that brings it about; nothing is waited for once it has ended."""
     limit = time.monotonic() + seconds
     while not condition():
+        assert driver is None or driver.poll() is None, f"ended before: {what}"
         assert time.monotonic() < limit, f"never came: {what}"
         time.sleep(0.02)
 

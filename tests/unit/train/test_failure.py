@@ -1,0 +1,84 @@
+"""Why a run failed, in one line, of errors as Ray raises them; and which of them another start of Ray Train may mend."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import ray
+from ray.exceptions import ActorDiedError, ActorUnavailableError, OutOfMemoryError
+from ray.train import ControllerError, WorkerGroupError
+from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
+
+from medray.train.failure import FailureNews, first_failure, lost_controller
+
+FULL = OutOfMemoryError(
+    "8 worker(s) were killed due to the node running low on memory. Memory on the node (IP: 10.0.0.1) was 5.88GB used / "
+    "23.54GB limit (0.249901)\nOOM kill reason: …\n- bytes spillable: 6700\nRefer to the documentation"
+)
+DIED = WorkerHealthCheckFailedError("A worker health check failed.", ActorDiedError())
+ENDED = WorkerHealthCheckFailedError("A worker health check failed.", FULL)
+BUG = WorkerHealthCheckFailedError("A worker health check failed.", ValueError("first line\n\nlast line"))
+
+
+def preempted() -> ray.exceptions.RayActorError:
+    error = ray.exceptions.RayActorError(preempted=True)
+    assert error.preempted
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (
+            WorkerGroupError("…", {0: DIED, 1: ENDED}),
+            ("worker 1: ", "memory was full (5.88GB of 23.54GB used)"),
+        ),
+        (ControllerError(FULL), ("ended by Ray", "train.micro_batch_size")),
+        (WorkerGroupError("…", {0: preempted()}), ("worker 0: ", "taken away")),
+        (
+            WorkerGroupError("…", {2: ValueError("first line\n\nlast line")}),
+            ("worker 2: ValueError: last line",),
+        ),
+        (ValueError(), ("ValueError",)),
+    ],
+)
+def test_the_cause_is_said_in_one_line(error: Exception, says: tuple[str, ...]) -> None:
+    said = first_failure(error)
+    assert all(part in said for part in says), said
+    assert "\n" not in said
+    assert "Refer to" not in said
+
+
+@pytest.mark.parametrize(
+    ("error", "mends"),
+    [
+        (ControllerError(FULL), True),
+        (FULL, True),
+        (ActorDiedError(), True),
+        (ActorUnavailableError("no answer", None), False),  # so when the head has died
+        (ControllerError(ValueError("wrong")), False),
+        (WorkerGroupError("…", {0: ENDED}), False),  # Ray Train has started these again, as often as it may
+        (ValueError("wrong"), False),
+    ],
+)
+def test_only_the_death_of_what_ray_train_needs_is_mended_by_another_start(
+    error: Exception, mends: bool
+) -> None:
+    assert lost_controller(error) is mends
+
+
+def test_the_ledger_is_told_why_workers_are_started_again() -> None:
+    told: list[Any] = []
+
+    class Method:
+        def remote(self, record: Any) -> None:
+            told.append(record)
+
+    class Ledger:
+        event = Method()
+
+    FailureNews(Ledger()).after_exception(None, {0: BUG, 1: ENDED})
+    (record,) = told
+    assert record["kind"] == "message"
+    assert record["text"].startswith("worker 1: ended by Ray")
