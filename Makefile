@@ -13,7 +13,7 @@ PIP = $(BIN)/python -m pip --disable-pip-version-check
 TORCH_SPEC ?= $(shell grep '^torch==' $(LOCK))
 TORCH_INDEX ?=
 ALLOW_CUDA ?=
-EXTRAS ?= quickstart,dev
+EXTRAS ?= quickstart,quant,dev
 
 # 3.11 first: it is what the locked set was run on. A name counts if it starts (a pyenv shim may not) and has venv.
 PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3,$(shell $(call python_ok,$(name)) && echo $(name))))

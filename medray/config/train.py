@@ -117,7 +117,7 @@ class TrainConfig(Section):
     loss_chunk_tokens: int | None = key(
         None,
         "Tokens whose logits exist at once; default: so many that they have 2^25 values, where a micro-batch has "
-        "more than twice as many. 0: always all.",
+        "more than four times as many. 0: always all.",
         ge=0,
         resumable=True,
     )

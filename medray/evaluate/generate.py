@@ -37,7 +37,7 @@ def generate(
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=tokenizer.eos_token_id,
         synced_gpus=synced,
-        **task_inputs(model, "label", len(ids), device),
+        **task_inputs(model, ["label"] * len(ids), device),
     )
     config: Any = unwrap(model).config
     begin = 0 if config.is_encoder_decoder else ids.shape[1]

@@ -42,8 +42,8 @@ def loss_logits(
     extra = task_inputs(model, tasks, input_ids.device)
     if seq2seq:
         if head_loss is not None:
-            inputs = _shown_targets(model, input_ids, attention_mask, labels)
-            return _losses(model, inputs | extra, labels.flatten(), head_loss)
+            shown = _shown_targets(model, input_ids, attention_mask, labels)
+            return _losses(model, shown | extra, labels.flatten(), head_loss)
         return _seq2seq(model, input_ids, attention_mask, labels, extra).logits, labels
     # Position t predicts label t + 1; at least one column stays, so that every rank computes something.
     columns = (labels[:, 1:] != IGNORED).any(dim=0).nonzero().flatten()
