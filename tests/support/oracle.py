@@ -55,11 +55,12 @@ def _mean(model: Any, rows: list[dict[str, Any]], task: str, *, seq2seq: bool) -
         if not ids:
             continue
         labels = row[name] if (name := f"{task}.labels") in row else _labels(ids, row[f"{task}.spans"])
+        inputs = {"input_ids": torch.tensor([ids])} | _task(model, task)
         if seq2seq:
-            logits = model(input_ids=torch.tensor([ids]), labels=torch.tensor([labels])).logits[0]
+            logits = model(**inputs, labels=torch.tensor([labels])).logits[0]
             wanted = labels
         else:
-            logits = model(input_ids=torch.tensor([ids])).logits[0, :-1]
+            logits = model(**inputs).logits[0, -len(ids) : -1]  # virtual tokens come first
             wanted = labels[1:]
         logs = torch.log_softmax(logits.float(), dim=-1)
         for place, token in enumerate(wanted):
@@ -67,6 +68,13 @@ def _mean(model: Any, rows: list[dict[str, Any]], task: str, *, seq2seq: bool) -
                 total = total - logs[place, token]
                 count += 1
     return total / count
+
+
+def _task(model: Any, task: str) -> dict[str, torch.Tensor]:
+    """What a multitask prompt of peft asks for."""
+    settings = getattr(model, "peft_config", {}).get("default")
+    multitask = settings is not None and settings.peft_type.value == "MULTITASK_PROMPT_TUNING"
+    return {"task_ids": torch.tensor([0 if task == "label" else 1])} if multitask else {}
 
 
 def _labels(ids: list[int], spans: list[int]) -> list[int]:
