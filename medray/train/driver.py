@@ -32,7 +32,6 @@ from medray.train import checkpoint, data_phase, run_lock
 from medray.train.ending import PREEMPTED, STOPPED
 from medray.train.export_evaluation import evaluate_export
 from medray.train.failure import FailureNews, first_failure, lost_controller
-from medray.train.loop import WorkerPlan
 from medray.train.outcome import TextSample, write_failure, write_outcome
 from medray.train.prepare import (
     Resources,
@@ -54,6 +53,7 @@ from medray.train.rerun import (
 )
 from medray.train.side import Side
 from medray.train.worker import worker
+from medray.train.worker_plan import WorkerPlan
 
 POLL_SECONDS = 0.2
 # A report of a checkpoint is a barrier that costs one poll of Ray Train's controller, 2 s by default.

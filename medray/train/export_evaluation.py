@@ -10,10 +10,10 @@ from medray.evaluate.metrics import score
 from medray.evaluate.predict import Prediction, PredictSpec, predict
 from medray.evaluate.validation import reference
 from medray.train.failure import last_line
-from medray.train.loop import WorkerPlan
 from medray.train.outcome import TextSample
 from medray.train.prepare import Resources
 from medray.train.side import Side
+from medray.train.worker_plan import WorkerPlan
 
 BEAT_SECONDS = 0.2
 

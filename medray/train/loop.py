@@ -19,11 +19,9 @@ import torch
 from torch import distributed
 
 from medray import storage
-from medray.config import Config
 from medray.data.tokenizer import load_tokenizer
 from medray.data.tokens import TokenSet
 from medray.errors import InputError, RunFailedError
-from medray.evaluate.metrics import score
 from medray.evaluate.validation import Validation
 from medray.methods.loss import Method
 from medray.models.adapters import add_adapter
@@ -31,7 +29,7 @@ from medray.models.export import export
 from medray.models.load import architecture, load_model
 from medray.models.packing_probe import keeps_boundaries
 from medray.models.quantized import elements
-from medray.train import checkpoint
+from medray.train import checkpoint, live_evaluation
 from medray.train.checkpoint_writer import CheckpointWriter, WriterOptions
 from medray.train.ending import NOTICED, Ending, Signals
 from medray.train.engine import (
@@ -46,32 +44,10 @@ from medray.train.read_ahead import ReadAhead, Ready
 from medray.train.schedule import learning_rate
 from medray.train.step import BatchReader, Prepared, Progress, layout, train_step
 from medray.train.token_loss import token_loss
+from medray.train.worker_plan import WorkerPlan
 
 TRAINED = "done"
 ATTEMPTS = "attempts.jsonl"  # one line a start of the workers
-
-
-@dataclass(frozen=True)
-class WorkerPlan:
-    """All that a rank needs to know. precision: fp32, bf16 or fp16; model: the Hugging Face config as a dict."""
-
-    config: Config
-    run_folder: str
-    train: TokenSet
-    validation: TokenSet | None
-    model: dict[str, Any]
-    total_steps: int
-    precision: str
-    threads: int
-
-    @property
-    def method(self) -> Method:
-        return Method.of(self.config.method)
-
-    def plain_torch(self, world_size: int) -> bool:
-        """One process that shards nothing needs no DeepSpeed."""
-        train = self.config.train
-        return world_size == 1 and train.zero_stage == 0 and self.precision == "fp32" and not train.deepspeed
 
 
 class Reporter(Signals, Protocol):
@@ -169,30 +145,29 @@ class _Loop:
         device = _device()
         dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(plan.precision, torch.float32)
         self._event("phase", name="model")
-        model: Any = load_model(
-            self.config.model,
-            plan.model,
-            self.tokenizer,
-            dtype=dtype,
-            seed=self.config.run.seed,
-            zero3=ds_config if train.zero_stage == 3 else None,
-        )
-        if train.gradient_checkpointing:
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-            model.enable_input_require_grads()
-        model = add_adapter(
-            model,
-            self.config.peft,
-            seq2seq=self.seq2seq,
-            seed=self.config.run.seed,
-            total_steps=plan.total_steps,
-            tokenizer=self.tokenizer,
-            start=self.config.model.adapter,
-        )
+        model = self._model(dtype, ds_config if train.zero_stage == 3 else None)
         return (
             TorchEngine(model, train, device)
             if self.plain_torch
             else DeepSpeedEngine(model, train, ds_config, device)
+        )
+
+    def _model(self, dtype: torch.dtype, zero3: dict[str, Any] | None) -> Any:
+        config, plan = self.config, self.plan
+        model: Any = load_model(
+            config.model, plan.model, self.tokenizer, dtype=dtype, seed=config.run.seed, zero3=zero3
+        )
+        if config.train.gradient_checkpointing:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            model.enable_input_require_grads()
+        return add_adapter(
+            model,
+            config.peft,
+            seq2seq=self.seq2seq,
+            seed=config.run.seed,
+            total_steps=plan.total_steps,
+            tokenizer=self.tokenizer,
+            start=config.model.adapter,
         )
 
     def _validation(self, tokens: TokenSet | None) -> Validation | None:
@@ -274,7 +249,7 @@ class _Loop:
         self._check_finite(record)
         record["seconds"] = time.perf_counter() - began
         record["data_wait_seconds"] = ready.waited
-        record |= _alpha(method)
+        record |= live_evaluation.alpha_of(method)
         if self.engine.rank == 0:
             epoch = round(self.batch_plan.epoch(self.progress.step), 6)
             self.reporter.step(record | {"epoch": epoch, "samples": self.progress.samples})
@@ -348,54 +323,22 @@ class _Loop:
             return {}
         self._event("phase", name="evaluation")
         with self._timed("evaluate"):
-            metrics = self._losses(self.validation)
-            count = min(self.config.eval.generation.rows, len(self.validation.rows))
-            if generate and count and self.config.eval.metrics:
-                metrics |= self._generation(self.validation, count)
+            method = self._method(max(self.progress.step - 1, 0))  # weighed as in the last step
+            metrics = live_evaluation.losses(self.validation, self.engine, method, self.loss)
+            if generate:
+                metrics |= live_evaluation.text_metrics(
+                    self.validation, self.engine, self.tokenizer, self.config.eval
+                )
         if self.engine.rank == 0:
             self.reporter.evaluation({"step": self.progress.step, "metrics": metrics})
         self.reporter.sync({"step": self.progress.step, "loss": metrics["loss"]})
         return metrics
-
-    def _losses(self, validation: Validation) -> dict[str, float]:
-        """The loss over the whole split and its parts; weighed as in the last step, not smoothed."""
-        method, engine = self._method(max(self.progress.step - 1, 0)), self.engine
-        totals = validation.totals(method)
-        sums = validation.loss_sums(
-            engine.model, method, engine.device, engine.rank, engine.world_size, self.loss.unsmoothed()
-        )
-        summed = engine.sum(
-            torch.tensor([sums[term] for term in method.terms], dtype=torch.float64, device=engine.device)
-        )
-        by_term = dict(zip(method.terms, summed.tolist(), strict=True))
-        losses = {f"loss_{name}": mean for name, mean in method.means(by_term, totals).items()}
-        return {"loss": method.loss(by_term, totals)} | losses | _alpha(method)
 
     def _method(self, step: int) -> Method:
         """The method as it is in a 0-based step: a function of the step alone."""
         if self.method.schedule is None or step == 0:
             return self.method
         return self.method.at(self.batch_plan.epoch(step))
-
-    def _generation(self, validation: Validation, count: int) -> dict[str, float]:
-        engine = self.engine
-        mine = validation.predictions(
-            engine.model,
-            self.tokenizer,
-            count,
-            max_new_tokens=self.config.eval.generation.max_new_tokens,
-            device=engine.device,
-            rank=engine.rank,
-            world_size=engine.world_size,
-            synced=engine.gathers and engine.world_size > 1,
-        )
-        parts: list[Any] = [mine]
-        if engine.world_size > 1:
-            parts = [None] * engine.world_size
-            distributed.all_gather_object(parts, mine)
-        texts = dict(pair for part in parts for pair in part)
-        references = [validation.reference(number) for number in range(count)]
-        return score(self.config.eval.metrics, [texts[number] for number in range(count)], references)
 
     def _export(self) -> None:
         export(
@@ -436,11 +379,6 @@ class _Loop:
             yield
         finally:
             self.seconds[part] = self.seconds.get(part, 0.0) + time.perf_counter() - began
-
-
-def _alpha(method: Method) -> dict[str, float]:
-    """For a record, where alpha moves."""
-    return {} if method.alpha is None else {"alpha": method.alpha}
 
 
 def _world_size() -> int:

@@ -17,8 +17,9 @@ from medray.errors import RunFailedError
 from medray.storage import StoragePath
 from medray.tracking.ledger import EVALS_FILE, STEPS_FILE
 from medray.tracking.report import write_report
-from medray.train.loop import ATTEMPTS, TRAINED, WorkerPlan
+from medray.train.loop import ATTEMPTS, TRAINED
 from medray.train.rerun import RunResult, folder_of
+from medray.train.worker_plan import WorkerPlan
 
 PACKAGES = ("medray", "torch", "ray", "deepspeed", "transformers", "peft", "mlflow", "pyarrow")
 

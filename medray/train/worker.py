@@ -11,7 +11,8 @@ import ray.train
 
 from medray.errors import InputError, MedrayError
 from medray.tracking.ledger_line import LedgerLine
-from medray.train.loop import WorkerPlan, run
+from medray.train.loop import run
+from medray.train.worker_plan import WorkerPlan
 
 LOOK_SECONDS = 1.0  # asking is a barrier of all ranks, through an actor: not every step
 

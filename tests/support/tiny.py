@@ -19,7 +19,7 @@ from medray.data.tokenizer import train_tokenizer
 from medray.data.tokens import TokenSet
 from medray.models.presets import PRESETS
 from medray.plan.steps import total_steps
-from medray.train.loop import WorkerPlan
+from medray.train.worker_plan import WorkerPlan
 
 WORDS = [
     "fever",

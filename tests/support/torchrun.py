@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from medray.train.loop import WorkerPlan
+from medray.train.worker_plan import WorkerPlan
 
 SUPPORT = Path(__file__).parent
 ROOT = SUPPORT.parents[1]

@@ -16,10 +16,11 @@ from torch import distributed
 
 from medray.models import load
 from medray.train import loop
+from medray.train.worker_plan import WorkerPlan
 
 
 def main() -> None:
-    plans: dict[str, loop.WorkerPlan] = pickle.loads(Path(sys.argv[1]).read_bytes())
+    plans: dict[str, WorkerPlan] = pickle.loads(Path(sys.argv[1]).read_bytes())
     seen: dict[str, Any] = {}
     for name, plan in plans.items():
         loaded: list[bool] = []

@@ -21,7 +21,7 @@ from medray.models.adalora import ranks
 from medray.models.adapters import merge
 from medray.models.export import load_export
 from medray.train import loop
-from medray.train.loop import WorkerPlan
+from medray.train.worker_plan import WorkerPlan
 
 ARCHITECTURES = {"llama-tiny": "causal", "t5-tiny": "seq2seq"}
 CPU = torch.device("cpu")

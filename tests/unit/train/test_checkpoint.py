@@ -21,8 +21,8 @@ from torchrun import run_loops
 
 from medray.errors import InputError, RunFailedError
 from medray.train import checkpoint, loop
-from medray.train.loop import WorkerPlan
 from medray.train.step import Progress
+from medray.train.worker_plan import WorkerPlan
 
 STOPPED, STEPS = 6, 12
 # (ranks, ZeRO stage); stage 0 with one rank is plain torch

@@ -17,7 +17,7 @@ from medray.errors import RunFailedError
 from medray.models.export import load_export
 from medray.models.load import load_model
 from medray.train import loop
-from medray.train.loop import WorkerPlan
+from medray.train.worker_plan import WorkerPlan
 
 ALONE = {"zero_stage": 0}
 

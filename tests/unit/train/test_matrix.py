@@ -20,8 +20,8 @@ from medray.models.adapters import add_adapter
 from medray.models.export import load_export
 from medray.models.load import load_model
 from medray.train import loop
-from medray.train.loop import WorkerPlan
 from medray.train.schedule import learning_rate
+from medray.train.worker_plan import WorkerPlan
 
 CPU = torch.device("cpu")
 STEPS = 5

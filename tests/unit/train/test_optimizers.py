@@ -21,9 +21,9 @@ from medray.data.tokenizer import load_tokenizer
 from medray.errors import InputError
 from medray.models.load import load_model
 from medray.train import checkpoint, loop
-from medray.train.loop import WorkerPlan
 from medray.train.optimizers import parameter_groups, rates_in_force, set_rate
 from medray.train.schedule import learning_rate
+from medray.train.worker_plan import WorkerPlan
 
 STEPS, CUT, CLIP, SMOOTHING = 8, 4, 0.05, 0.1
 GROUPS = (

@@ -18,7 +18,7 @@ from medray.errors import InputError
 from medray.models.load import load_model
 from medray.train import loop
 from medray.train.data_phase import Encoding, check_first_shard
-from medray.train.loop import WorkerPlan
+from medray.train.worker_plan import WorkerPlan
 
 KEYS = tuple(f"rationale/{name}" for name in tiny.KEYS)
 HIERARCHICAL: dict[str, Any] = {"variant": "hierarchical", "rationale": {"keys": tiny.KEYS}}

@@ -1,0 +1,60 @@
+"""Metrics of the validation split on the live engine, during training: all ranks take part and get the same numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import distributed
+
+from medray.config.eval import EvalConfig
+from medray.evaluate.metrics import score
+from medray.evaluate.validation import Validation
+from medray.methods.chunked_loss import TokenLoss
+from medray.methods.loss import Method
+from medray.train.engine import Engine
+
+
+def losses(validation: Validation, engine: Engine, method: Method, loss: TokenLoss) -> dict[str, float]:
+    """The loss over the whole split and its parts, not smoothed; alpha beside them where it moves."""
+    totals = validation.totals(method)
+    sums = validation.loss_sums(
+        engine.model, method, engine.device, engine.rank, engine.world_size, loss.unsmoothed()
+    )
+    summed = engine.sum(
+        torch.tensor([sums[term] for term in method.terms], dtype=torch.float64, device=engine.device)
+    )
+    by_term = dict(zip(method.terms, summed.tolist(), strict=True))
+    parts = {f"loss_{name}": mean for name, mean in method.means(by_term, totals).items()}
+    return {"loss": method.loss(by_term, totals)} | parts | alpha_of(method)
+
+
+def text_metrics(
+    validation: Validation, engine: Engine, tokenizer: Any, asked: EvalConfig
+) -> dict[str, float]:
+    """Of what the model writes for the first rows; {} where nothing is asked for."""
+    count = min(asked.generation.rows, len(validation.rows))
+    if not count or not asked.metrics:
+        return {}
+    mine = validation.predictions(
+        engine.model,
+        tokenizer,
+        count,
+        max_new_tokens=asked.generation.max_new_tokens,
+        device=engine.device,
+        rank=engine.rank,
+        world_size=engine.world_size,
+        synced=engine.gathers and engine.world_size > 1,
+    )
+    parts: list[Any] = [mine]
+    if engine.world_size > 1:
+        parts = [None] * engine.world_size
+        distributed.all_gather_object(parts, mine)
+    texts = dict(pair for part in parts for pair in part)
+    references = [validation.reference(number) for number in range(count)]
+    return score(asked.metrics, [texts[number] for number in range(count)], references)
+
+
+def alpha_of(method: Method) -> dict[str, float]:
+    """For a record, where alpha moves."""
+    return {} if method.alpha is None else {"alpha": method.alpha}
