@@ -161,7 +161,7 @@ def _continued(model: Any, folder: str, task: Any) -> Any:
     weights = load_file(str(Path(folder) / "adapter_model.safetensors"))
     try:
         adapted: Any = library.get_peft_model(model, settings)
-        found = library.set_peft_model_state_dict(adapted, weights)
+        found: Any = library.set_peft_model_state_dict(adapted, weights)
     except (RuntimeError, ValueError) as error:
         raise _misfit(folder, type(error).__name__) from None
     trained = {name for name, one in adapted.named_parameters() if one.requires_grad}
