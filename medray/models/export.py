@@ -7,10 +7,12 @@ import shutil
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from copy import copy
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from medray import storage
@@ -50,7 +52,10 @@ def export(
     staging.mkdir(parents=True)
     if not adapter:
         state |= {name: value.cpu() for name, value in model.named_buffers() if name in model.state_dict()}
-    model.save_pretrained(str(staging), state_dict=state, safe_serialization=True)
+    if adapter and model.peft_config["default"].is_prompt_learning:
+        _save_prompt(model, state, staging)
+    else:
+        model.save_pretrained(str(staging), state_dict=state, safe_serialization=True)
     if adapter:
         write_quantization(model, staging)
     if tokenizer is not None:
@@ -80,6 +85,24 @@ def load_export(folder: Path, device: torch.device, *, quantized: bool = True) -
             warnings.filterwarnings("ignore", "The following rank_pattern keys", RuntimeWarning)
             model = keep_positions(PeftModel.from_pretrained(model, str(folder)))
     return (model if four_bit else model.to(device)).eval()
+
+
+def _save_prompt(model: Any, state: dict[str, Tensor], folder: Path) -> None:
+    """Virtual tokens as peft names them.
+
+    peft itself takes them from the live model, whatever state it is given: under ZeRO-3 that is a forward on one rank,
+    which waits for the others for ever, or an empty shard.
+    """
+    names = {"embedding.weight": "prompt_embeddings"}
+    held = {name.removeprefix("prompt_encoder.default."): value for name, value in state.items()}
+    save_file(
+        {names.get(name, name): value.contiguous() for name, value in held.items()},
+        folder / "adapter_model.safetensors",
+        metadata={"format": "pt"},
+    )
+    settings = copy(model.peft_config["default"])
+    settings.inference_mode = True
+    settings.save_pretrained(str(folder))
 
 
 def _kept(model: Any, adapter: bool) -> Iterator[tuple[str, nn.Parameter]]:

@@ -72,9 +72,11 @@ def train(plan: WorkerPlan, stop_after: int | None = None) -> tuple[Any, list[di
 def logits(model: Any, preset: str) -> torch.Tensor:
     ids = torch.tensor([[5, 6, 7, 8]])
     inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    inputs |= {"labels": ids} if preset.startswith("t5") else {}
     settings = getattr(model, "peft_config", {}).get("default")
-    if settings is not None and settings.peft_type.value.startswith("MULTI"):
+    multitask = settings is not None and settings.peft_type.value.startswith("MULTI")
+    if preset.startswith("t5"):
+        inputs["labels" if multitask else "decoder_input_ids"] = ids
+    if multitask:
         inputs["task_ids"] = torch.tensor([0])
     with torch.no_grad():
         found: torch.Tensor = model(**inputs).logits
