@@ -10,6 +10,7 @@ import json
 import secrets
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass
 from threading import Thread
@@ -108,7 +109,8 @@ class CheckpointWriter:
                 )
                 self._written(progress.step)
                 options = self._options
-                checkpoint.retire(self._root, keep=options.keep, best=options.best)
+                with suppress(OSError):  # the next one retires what this one could not
+                    checkpoint.retire(self._root, keep=options.keep, best=options.best)
         except Exception as error:
             self._failure = f"the checkpoint of step {progress.step} could not be written: {_said(error)}"
 

@@ -10,7 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -116,7 +116,15 @@ def run(
         return done
     driver = _Driver(config, list(callbacks), console, stop or StopSwitch())
     with run_lock.held(driver.folder, lambda text: driver.phase("lock", text)):
-        return finished(config) or driver.run()  # another start may have ended it meanwhile
+        try:
+            return finished(config) or driver.run()  # another start may have ended it meanwhile
+        except OSError as error:
+            if isinstance(driver.folder, Path):
+                raise
+            raise RunFailedError(
+                f"{driver.folder} could not be used ({storage.summary(error)}). Run the same command again to go on from "
+                "the newest checkpoint"
+            ) from error
 
 
 class _Driver:
@@ -176,7 +184,10 @@ class _Driver:
             self._close(ledger, {"status": "failed"}, [])
             raise
         except Exception as error:
-            self._close(ledger, write_failure(self.config, str(error)), [])
+            failure = {"status": "failed"}
+            with suppress(OSError):  # storage may be why
+                failure = write_failure(self.config, str(error))
+            self._close(ledger, failure, [])
             raise
         result = write_outcome(
             plan,
