@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,8 @@ from medray.models.packaged import ensure
 from medray.models.presets import PRESETS, SEQ2SEQ_TYPES, special_tokens
 from medray.models.quantized import quantization
 from medray.models.vocabulary import with_vocabulary
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 
 
 def model_folder(model: ModelConfig) -> str | None:
@@ -90,9 +93,22 @@ def _sharded_loading(zero3: dict[str, Any] | None) -> Iterator[None]:
         return
     from transformers.integrations import HfDeepSpeedConfig, unset_hf_deepspeed_config
 
+    give_back_freed_memory()
     alive = HfDeepSpeedConfig(zero3)
     try:
         yield
     finally:
         unset_hf_deepspeed_config()
         del alive
+
+
+def give_back_freed_memory() -> None:
+    """From here on, what this process frees goes back to the system.
+
+    glibc keeps freed blocks below a threshold that grows with them, up to 32 MiB: of a model that was loaded whole, a tensor
+    at a time, and kept in parts, as much would stay as without sharding (benchmarks/sharded_loading.py).
+    """
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):  # other C libraries do not keep so much
+        for parameter in (_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD):
+            libc.mallopt(parameter, 1 << 20)
