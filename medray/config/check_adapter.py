@@ -27,6 +27,7 @@ def check_adapter(config: Config) -> None:
     """Raises InputError for the first thing that cannot work."""
     _check_keys(config)
     _check_adalora(config)
+    _check_dora(config)
     _check_prompts(config)
     _check_quantization(config)
     _check_start(config)
@@ -77,6 +78,16 @@ def _check_adalora(config: Config) -> None:
             key="train.precision",
             value=train.precision,
             mend="train.precision: fp32, or peft.type: lora",
+        )
+
+
+def _check_dora(config: Config) -> None:
+    if config.peft.dora and config.train.zero_stage == 3:
+        raise InputError(
+            "dora needs the norms of whole weights, which stage 3 has sharded",
+            key="train.zero_stage",
+            value=3,
+            mend="train.zero_stage: 2, or peft.rslora in place of peft.dora",
         )
 
 

@@ -49,6 +49,11 @@ DISTILL = {"name": "distill"}
         ),
         ({"peft": {"type": "adalora"}}, "train.zero_stage", "its ranks would never change"),
         (
+            {"peft": {"type": "lora", "dora": True}, "train": {"zero_stage": 3}},
+            "train.zero_stage",
+            "norms of whole weights",
+        ),
+        (
             {"peft": {"type": "adalora"}, "train": STAGE_0 | {"precision": "bf16"}},
             "train.precision",
             "float32",
@@ -91,7 +96,7 @@ def test_what_cannot_be(sections: dict[str, Any], key: str, said: str) -> None:
         for kind in ("none", "lora", "adalora", "ia3", "prefix", "prompt", "multitask_prompt")
     ]
     + [
-        {"peft": {"type": "lora", "rslora": True, "dora": True}, "train": {"zero_stage": 3}},
+        {"peft": {"type": "lora", "rslora": True, "dora": True}, "train": {"zero_stage": 2}},
         {"peft": {"type": "prompt"}, "train": {"zero_stage": 3, "gradient_checkpointing": True}},
         {"peft": {"type": "lora"}, "model": {"quantization": "nf4", "compute_dtype": "bf16"}},
     ],
