@@ -104,8 +104,8 @@ class RunIdentity:
 
         try:
             known = json.loads(self._file.read_text("utf-8"))
-        except (OSError, ValueError):
-            return None
+        except (FileNotFoundError, ValueError):
+            return None  # storage that cannot be asked is no answer: another run would be made
         if (known.get("uri"), known.get("experiment")) != self._place:
             return None
         try:

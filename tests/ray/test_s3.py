@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
-import sqlite3
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +34,9 @@ def saved(folder: StoragePath) -> int:
     return found.progress.step if found else 0
 
 
-def tracked(database: Path) -> int:
-    """Steps that MLflow knows of: a ledger in a bucket tells of its steps there at checkpoints only."""
-    with closing(sqlite3.connect(database)) as connection:
-        return int(connection.execute("select max(step) from metrics").fetchone()[0] or 0)
+def shown(config: Path) -> int:
+    """The last step that the console has told: in the bucket steps.jsonl grows at checkpoints only."""
+    return max(map(int, re.findall(r"step +(\d+)/", config.with_suffix(".log").read_text())), default=0)
 
 
 def test_a_run_in_a_bucket(cluster: Any, s3: S3Server, tmp_path: Path) -> None:
@@ -46,19 +44,20 @@ def test_a_run_in_a_bucket(cluster: Any, s3: S3Server, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     calm = tmp_path / "runs" / "calm"
 
-    config, database = write_config(tmp_path, "bucketed", STEPS), tmp_path / "mlflow.db"
+    config = write_config(tmp_path, "bucketed", STEPS)
     tree = yaml.safe_load(config.read_text())
     tree["run"]["storage"] = "s3://bucket/runs"
-    tree["tracking"] = {"uri": f"sqlite:///{database}"}
+    tree["tracking"] = {"uri": f"sqlite:///{tmp_path}/mlflow.db"}
     config.write_text(yaml.safe_dump(tree))
     folder = storage.at("s3://bucket/runs/bucketed")
 
     driver = start(cluster, config)
     until(lambda: saved(folder) >= 10, "a checkpoint")
     with s3.away():  # training goes on, and its checkpoints are tried again
+        last = shown(config)
         until(lambda: "is tried again" in config.with_suffix(".log").read_text(), "a failed upload")
-        until(lambda: tracked(database) >= 60, "steps without storage")
-    until(lambda: saved(folder) >= 60, "a checkpoint after storage came back")
+        until(lambda: shown(config) > last, "steps without storage")
+    until(lambda: saved(folder) > last, "a checkpoint after storage came back")
     driver.send_signal(signal.SIGKILL)
     driver.wait()
 
@@ -67,7 +66,6 @@ def test_a_run_in_a_bucket(cluster: Any, s3: S3Server, tmp_path: Path) -> None:
     assert hashes(folder) == hashes(calm)
     assert [one["loss"] for one in steps_of(folder)] == [one["loss"] for one in steps_of(calm)]
     assert [one["step"] for one in steps_of(folder)] == list(range(1, STEPS + 1))
-    assert json.loads(done.stdout)["restarts"] == 1
     assert {"config.yaml", "steps.jsonl", "summary.json", "report.html"} <= set(storage.sizes(folder))
 
     ours, theirs = (
