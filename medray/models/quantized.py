@@ -67,13 +67,32 @@ def elements(parameter: nn.Parameter) -> int:
     return parameter.numel() * (2 * parameter.element_size() if packed else 1)
 
 
-def _check_package() -> None:
+def write_nf4(merged: Path, folder: Path, shard_bytes: int) -> None:
+    """A 16- or 32-bit model's linear layers in 4 bits, as transformers loads them with bitsandbytes. Lossy."""
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, BitsAndBytesConfig
+
+    _check_package("--format")
+    config: Any = AutoConfig.from_pretrained(merged)
+    auto: Any = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+    settings = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=config.dtype or torch.float32,
+    )
+    model = auto.from_pretrained(
+        merged, dtype="auto", quantization_config=settings, device_map={"": _device()}
+    )
+    model.save_pretrained(str(folder), max_shard_size=shard_bytes)
+
+
+def _check_package(key: str = "model.quantization") -> None:
     try:
         import bitsandbytes  # noqa: F401
     except ImportError:
         raise InputError(
             "the package bitsandbytes is not installed here",
-            key="model.quantization",
+            key=key,
             value="nf4",
             mend="pip install 'medray[quant]', on every node",
         ) from None
