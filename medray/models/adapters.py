@@ -212,9 +212,10 @@ def refuse_unmergeable(model: Any) -> None:
     head, words = model.get_base_model().get_output_embeddings(), model.get_input_embeddings()
     adapted = [one for one in (head, words) if hasattr(one, "get_base_layer")]
     if adapted and len({id(getattr(one, "base_layer", one).weight) for one in (head, words)}) == 1:
-        name = "lm_head" if adapted[0] is head else "the embeddings"
         raise InputError(
-            f"{name} have an adapter, and embeddings and lm_head are the same weights: merged, both would change",
+            "lm_head is adapted, and its weights are the embeddings too: merged, both would change"
+            if adapted[0] is head
+            else "the embeddings are adapted, and their weights are lm_head's too: merged, both would change",
             key="peft.targets",
             value="lm_head" if adapted[0] is head else "embed_tokens",
             mend="export the adapter as it is",

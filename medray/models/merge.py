@@ -71,6 +71,10 @@ class WeightFiles:
         """As safetensors names it: F32."""
         return str(self._of[name].get_slice(name).get_dtype())
 
+    def elements(self) -> int:
+        """Of all tensors."""
+        return sum(math.prod(self.shape(name)) for name in self)
+
     def read(self, name: str) -> Tensor:
         found: Tensor = self._of[name].get_tensor(name)
         return found
@@ -98,7 +102,7 @@ def merge_folder(
     change: Callable[[str], Tensor] = files.read
     if adapter is not None:
         layers = _adapted_layers(base, adapter)
-        layer_of = _places(layers, files)
+        layer_of = None if layers is None else _places(layers, files)
         if layer_of is None:
             why = "the names in the base's files are not those of the model's layers"
             return _merge_whole(base, adapter, target, wanted, shard_bytes, why)
@@ -144,39 +148,52 @@ class _Merging:
         return found.to(empty[name.removeprefix(stem)].dtype)
 
 
-def _adapted_layers(base: Path, adapter: Path) -> dict[str, nn.Module]:
-    """The layers with an adapter by their names in the plain model: adapters with their weights, the base without."""
-    from peft import PeftModel
+def _adapted_layers(base: Path, adapter: Path) -> dict[str, nn.Module] | None:
+    """The layers with an adapter by their names in the plain model: adapters with their weights, the base without.
+
+    None where peft did not give every adapter its weights.
+    """
+    import peft
     from peft.tuners.tuners_utils import BaseTunerLayer
+    from safetensors.torch import load_file
 
     auto, config = auto_class(str(base))
     with torch.device("meta"):
         plain = auto.from_config(config, dtype=torch.float32)
+    settings: Any = peft.PeftConfig.from_pretrained(str(adapter))
     with warnings.catch_warnings():
         # peft 0.21 takes AdaLoRA's pattern of ranks for LoRA's, misses its layers, and then applies it all the same.
         warnings.filterwarnings("ignore", "The following rank_pattern keys", RuntimeWarning)
-        model: Any = PeftModel.from_pretrained(
-            plain, str(adapter), low_cpu_mem_usage=True, torch_device="cpu"
-        )
+        model: Any = peft.get_peft_model(plain, settings, low_cpu_mem_usage=True)
     refuse_unmergeable(model)
     inner = model.get_base_model()
     found = {name: one for name, one in inner.named_modules() if isinstance(one, BaseTunerLayer)}
     for layer in found.values():
-        _complete(layer)
-    return found
+        # peft would send an adapter after its base layer, which has no weights here.
+        layer._move_adapter_to_device_of_base_layer = _stay
+    weights = load_file(str(adapter / "adapter_model.safetensors"))
+    loaded: Any = peft.set_peft_model_state_dict(model, weights, low_cpu_mem_usage=True)
+    whole = not loaded.unexpected_keys and all(_complete(layer) for layer in found.values())
+    return found if found and whole else None
 
 
-def _complete(layer: Any) -> None:
-    """What an adapter file does not hold: AdaLoRA divides by its rank, which would be left without a value here."""
-    for name, rank in getattr(layer, "ranknum", {}).items():
-        if rank.is_meta:
-            layer.ranknum[name] = nn.Parameter(torch.tensor([float(layer.r[name])]), requires_grad=False)
-    for part in layer.adapter_layer_names:
-        getattr(layer, part).float()
+def _stay(*args: Any, **kwargs: Any) -> None:
+    """In place of a move to another device."""
+
+
+def _complete(layer: Any) -> bool:
+    """Whether the adapter of a layer has all its values, in float32.
+
+    AdaLoRA divides by its rank at the start, which no file holds.
+    """
+    for name in getattr(layer, "ranknum", {}):
+        layer.ranknum[name] = nn.Parameter(torch.tensor([float(layer.r[name])]), requires_grad=False)
+    parts = [getattr(layer, name).float() for name in layer.adapter_layer_names]
+    return not any(one.is_meta for part in parts for one in part.parameters())
 
 
 def _places(layers: dict[str, nn.Module], files: WeightFiles) -> dict[str, tuple[str, nn.Module]] | None:
-    """Of each weight and bias of an adapted layer (its name, layer); None where a layer is not found in the files.
+    """Of each weight and bias of an adapted layer its name and the layer; None where the files have not all of them.
 
     Some files leave out the name of the model inside (`transformer.h.0...` is `h.0...`), so a name is also known by its
     end, where no other ends so.
