@@ -90,7 +90,9 @@ def load_export(
 def base_of(folder: Path) -> str:
     """Folder or hub id of the weights under an export's adapter; the export itself without one."""
     adapter = folder / "adapter_config.json"
-    return str(json.loads(adapter.read_text())["base_model_name_or_path"]) if adapter.exists() else str(folder)
+    return (
+        str(json.loads(adapter.read_text())["base_model_name_or_path"]) if adapter.exists() else str(folder)
+    )
 
 
 def auto_class(place: str) -> tuple[Any, Any]:

@@ -13,10 +13,15 @@ TOKEN = "HF_TOKEN"
 def check_push(hub_id: str) -> None:
     """Raises InputError without a token, or for what is no organisation/name."""
     if len([part for part in hub_id.split("/") if part]) != 2:
-        raise InputError("is no name on a hub", key="--push-to", value=hub_id, mend="--push-to organisation/name")
+        raise InputError(
+            "is no name on a hub", key="--push-to", value=hub_id, mend="--push-to organisation/name"
+        )
     if not os.environ.get(TOKEN):
         raise InputError(
-            f"the environment has no {TOKEN}", key="--push-to", value=hub_id, mend=f"{TOKEN}=... in the environment"
+            f"the environment has no {TOKEN}",
+            key="--push-to",
+            value=hub_id,
+            mend=f"{TOKEN}=... in the environment",
         )
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
         raise InputError(

@@ -26,7 +26,12 @@ from medray.models.export import auto_class, load_export
 from medray.models.quantized import DTYPES
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}  # of a float as safetensors names it; only floats change their type
+BYTES = {
+    "F64": 8,
+    "F32": 4,
+    "F16": 2,
+    "BF16": 2,
+}  # of a float as safetensors names it; only floats change their type
 NAMES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
 
 

@@ -53,11 +53,16 @@ def finished_run(place: str) -> FinishedRun:
     if not summary or summary.get("status") != "done":
         status = f"its status is {summary.get('status')}" if summary else "it has no summary.json"
         raise InputError(f"the run is not finished: {status}", file=folder, mend=again)
-    if not (folder / EXPORT / "config.json").exists() and not (folder / EXPORT / "adapter_config.json").exists():
+    if (
+        not (folder / EXPORT / "config.json").exists()
+        and not (folder / EXPORT / "adapter_config.json").exists()
+    ):
         raise InputError("the run has no export", file=folder / EXPORT, mend=again)
     adapter = _json(folder / EXPORT / "adapter_config.json")
     tokens = _tokens(folder)
-    return FinishedRun(folder, config, summary, _lines(folder / "steps.jsonl"), tokens, _manifests(tokens), adapter)
+    return FinishedRun(
+        folder, config, summary, _lines(folder / "steps.jsonl"), tokens, _manifests(tokens), adapter
+    )
 
 
 def _config(folder: StoragePath) -> Config:
@@ -72,7 +77,9 @@ def _config(folder: StoragePath) -> Config:
         return Config.model_validate(parse(text))
     except (NotYamlError, ValidationError):
         raise InputError(
-            "the config of this run cannot be read by this version", file=file, mend="the version that made the run"
+            "the config of this run cannot be read by this version",
+            file=file,
+            mend="the version that made the run",
         ) from None
 
 

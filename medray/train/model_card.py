@@ -51,7 +51,9 @@ def base_of_run(run: FinishedRun, place: str) -> Base:
     snapshot = re.search(r"/snapshots/([0-9a-f]{40})", place)
     hub = not Path(name).exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", name) is not None
     # Of a folder only its own name: where it lies on a machine concerns nobody else.
-    return Base(name if hub else Path(name).name, snapshot[1] if snapshot else None, _licence(Path(place)), hub)
+    return Base(
+        name if hub else Path(name).name, snapshot[1] if snapshot else None, _licence(Path(place)), hub
+    )
 
 
 def model_card(run: FinishedRun, base: Base, made: Made) -> str:
@@ -109,7 +111,10 @@ def _origin(run: FinishedRun, base: Base) -> list[tuple[str, Any]]:
         rows.append(("went on from the adapter", Path(run.config.model.adapter).name))
     if run.config.data.tokenizer == "train":
         rows.append(
-            ("tokenizer", "trained on the records: its vocabulary holds words of them, names of people among them")
+            (
+                "tokenizer",
+                "trained on the records: its vocabulary holds words of them, names of people among them",
+            )
         )
     return rows
 
@@ -145,7 +150,11 @@ def _training(run: FinishedRun) -> list[tuple[str, Any]]:
     config, summary = run.config, run.summary
     train, method = config.train, config.method
     parameters = summary.get("parameters", {})
-    batch = f"{train.global_batch_tokens} tokens" if train.global_batch_tokens else f"{train.global_batch_size} rows"
+    batch = (
+        f"{train.global_batch_tokens} tokens"
+        if train.global_batch_tokens
+        else f"{train.global_batch_size} rows"
+    )
     rows: list[tuple[str, Any]] = [
         ("method", method.name),
         ("adapter", config.peft.describe() if config.peft.type != "none" else "none: all weights"),
@@ -176,7 +185,10 @@ def _metrics(run: FinishedRun) -> list[tuple[str, Any]]:
     found = summary.get("eval", {})
     before, after = found.get("before") or {}, found.get("after") or {}
     rows: list[tuple[str, Any]] = [
-        ("training loss, first and last step", f"{summary.get('train_loss_first')}, {summary.get('train_loss_last')}")
+        (
+            "training loss, first and last step",
+            f"{summary.get('train_loss_first')}, {summary.get('train_loss_last')}",
+        )
     ]
     for name in sorted({*before, *after}):
         shown = [_cell(values[name]) if name in values else "-" for values in (before, after)]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,16 +9,13 @@ from typing import Any
 import pytest
 import tiny
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from medray.config.peft import PeftConfig
-from medray.errors import InputError, RunFailedError
-from medray.models import merge as merging
 from medray.models.adapters import add_adapter
 from medray.models.export import load_export
-from medray.models.merge import INDEX, SINGLE, Merged, merge_folder
+from medray.models.merge import Merged, merge_folder
 from medray.models.presets import PRESETS
 from medray.models.verify import TokenRow, compare, made_up, reference
 
