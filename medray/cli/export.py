@@ -4,11 +4,11 @@ import argparse
 import json
 import sys
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from medray import storage
 from medray.errors import InputError
+from medray.storage import StoragePath
 
 FORMATS = ("adapter", "merged", "nf4", "gguf")
 SHARD_MB = 200
@@ -115,7 +115,7 @@ def _check(arguments: argparse.Namespace) -> None:
             )
 
 
-def _push(found: Any, folder: Path, hub_id: str, console: Any) -> None:
+def _push(found: Any, folder: StoragePath, hub_id: str, console: Any) -> None:
     from medray.models.hub import push
 
     if found.config.data.tokenizer == "train":

@@ -32,7 +32,8 @@ BYTES = {
     "F16": 2,
     "BF16": 2,
 }  # of a float as safetensors names it; only floats change their type
-NAMES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
+FLOATS = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+NAMES = {dtype: name for name, dtype in FLOATS.items()}
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ def merge_folder(
             return _merge_whole(base, adapter, target, wanted, shard_bytes, why)
         change = _Merging(files, layer_of)
     shards = _plan(files, wanted, shard_bytes)
-    _write(shards, change, target, wanted)
+    _write(shards, change, target, lambda name: wanted or FLOATS.get(files.dtype(name)))
     kept = {files.dtype(name) for name in files} & {*BYTES}
     coarsest = dtype or _coarsest(kept)
     _copy_config(base, target, DTYPES[coarsest])
@@ -121,9 +122,9 @@ def merge_folder(
 
 
 class _Merging:
-    """A base tensor by name, merged where its layer has an adapter."""
+    """A base tensor by name, merged and in float32 where its layer has an adapter."""
 
-    def __init__(self, files: WeightFiles, layer_of: dict[str, tuple[str, nn.Module]]) -> None:
+    def __init__(self, files: WeightFiles, layer_of: dict[str, tuple[str, Any]]) -> None:
         """layer_of: of each weight and bias of an adapted layer, the beginning of its name and the layer."""
         self._files, self._layer_of = files, layer_of
 
@@ -132,7 +133,7 @@ class _Merging:
         if name not in self._layer_of:
             return self._files.read(name)
         stem, layer = self._layer_of[name]
-        plain: Any = layer.get_base_layer()  # type: ignore[operator]
+        plain: Any = layer.get_base_layer()
         # A bias is merged with its weight and the other way round: each costs a read of both, once in its own shard.
         parts = [part for part in ("weight", "bias") if f"{stem}{part}" in self._files]
         empty = {part: getattr(plain, part) for part in parts}
@@ -140,20 +141,20 @@ class _Merging:
             whole = self._files.read(f"{stem}{part}").float().clone()
             setattr(plain, part, nn.Parameter(whole, requires_grad=False))
         try:
-            layer.merge(safe_merge=False)  # type: ignore[operator]
+            layer.merge(safe_merge=False)
             found: Tensor = getattr(plain, name.removeprefix(stem)).data
         finally:
             for part in parts:
                 setattr(plain, part, empty[part])
-            layer.merged_adapters.clear()  # type: ignore[union-attr, operator]
+            layer.merged_adapters.clear()
             if hasattr(layer, "_caches"):
-                layer._caches.clear()  # type: ignore[operator]  # the norms of DoRA, which peft keeps to undo a merge
+                layer._caches.clear()  # the norms of DoRA, which peft keeps to undo a merge
         if not torch.isfinite(found).all():
             raise RunFailedError(f"the merged {name} has values that are no numbers")
-        return found.to(empty[name.removeprefix(stem)].dtype)
+        return found
 
 
-def _adapted_layers(base: Path, adapter: Path) -> dict[str, nn.Module] | None:
+def _adapted_layers(base: Path, adapter: Path) -> dict[str, Any] | None:
     """The layers with an adapter by their names in the plain model: adapters with their weights, the base without.
 
     None where peft did not give every adapter its weights.
@@ -172,7 +173,9 @@ def _adapted_layers(base: Path, adapter: Path) -> dict[str, nn.Module] | None:
         model: Any = peft.get_peft_model(plain, settings, low_cpu_mem_usage=True)
     refuse_unmergeable(model)
     inner = model.get_base_model()
-    found = {name: one for name, one in inner.named_modules() if isinstance(one, BaseTunerLayer)}
+    found: dict[str, Any] = {
+        name: one for name, one in inner.named_modules() if isinstance(one, BaseTunerLayer)
+    }
     for layer in found.values():
         # peft would send an adapter after its base layer, which has no weights here.
         layer._move_adapter_to_device_of_base_layer = _stay
@@ -197,15 +200,15 @@ def _complete(layer: Any) -> bool:
     return not any(one.is_meta for part in parts for one in part.parameters())
 
 
-def _places(layers: dict[str, nn.Module], files: WeightFiles) -> dict[str, tuple[str, nn.Module]] | None:
+def _places(layers: dict[str, Any], files: WeightFiles) -> dict[str, tuple[str, Any]] | None:
     """Of each weight and bias of an adapted layer its name and the layer; None where the files have not all of them.
 
     Some files leave out the name of the model inside (`transformer.h.0...` is `h.0...`), so a name is also known by its
     end, where no other ends so.
     """
-    found: dict[str, tuple[str, nn.Module]] = {}
+    found: dict[str, tuple[str, Any]] = {}
     for name, layer in layers.items():
-        plain: Any = layer.get_base_layer()  # type: ignore[operator]
+        plain: Any = layer.get_base_layer()
         full = f"{name}.weight"
         candidates = [full, full.partition(".")[2]]
         candidates += [file for file in files if file.endswith(f".{full}")]
@@ -236,7 +239,10 @@ def _plan(files: WeightFiles, dtype: torch.dtype | None, shard_bytes: int) -> li
 
 
 def _write(
-    shards: list[list[str]], change: Callable[[str], Tensor], target: Path, dtype: torch.dtype | None
+    shards: list[list[str]],
+    change: Callable[[str], Tensor],
+    target: Path,
+    dtype_of: Callable[[str], torch.dtype | None],
 ) -> None:
     from safetensors.torch import save_file
 
@@ -244,7 +250,7 @@ def _write(
     total = 0
     for number, names in enumerate(shards, 1):
         file = SINGLE if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        held = {name: _cast(change(name), dtype) for name in names}
+        held = {name: _cast(change(name), dtype_of(name)) for name in names}
         save_file(held, str(target / file), metadata={"format": "pt"})
         total += sum(one.nbytes for one in held.values())
         weight_map |= dict.fromkeys(names, file)

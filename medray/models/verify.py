@@ -78,9 +78,12 @@ def reference(load: Callable[[], Any], rows: Sequence[TokenRow]) -> Reference:
     model = load()
     found = _logits(model, rows)
     bare = None
-    if hasattr(model, "peft_config") and not model.active_peft_config.is_prompt_learning:
-        with model.disable_adapter():
-            bare = _logits(model, rows)
+    if layers := [
+        one for one in model.modules() if hasattr(one, "enable_adapters") and hasattr(one, "base_layer")
+    ]:
+        for layer in layers:  # one by one: peft 0.21's `disable_adapter` fails for a T5 with IA3
+            layer.enable_adapters(False)
+        bare = _logits(model, rows)
     del model
     gc.collect()
     return Reference(found, bare)

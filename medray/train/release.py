@@ -84,6 +84,13 @@ def check_wanted(run: FinishedRun, wanted: Wanted, target: StoragePath) -> None:
         check_package("--format")
     if wanted.format == "gguf":
         gguf_file.check_package()
+        if not isinstance(target, Path) and (lacking := gguf_file.missing(wanted.gguf)):
+            raise InputError(
+                f"{lacking} of llama.cpp is not on PATH, and the merged model would lie in a bucket",
+                key="--to",
+                value=str(target),
+                mend="get llama.cpp, or --to a folder of this machine",
+            )
     if target == run.folder or (target.exists() and (not target.is_dir() or any(target.iterdir()))):
         raise InputError(
             "is there, and not an empty folder",
@@ -117,7 +124,8 @@ def release(
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     if wanted.format == "gguf" and (lacking := gguf_file.missing(wanted.gguf)):
-        merged = Path(str(target)) / "merged"
+        assert isinstance(target, Path)
+        merged = target / "merged"
         steps = gguf_file.commands(merged, merged.parent / f"model-{wanted.gguf}.gguf", wanted.gguf)
         raise InputError(
             f"{lacking} of llama.cpp is not on PATH; the merged model is in {merged}",
@@ -136,7 +144,7 @@ class _Release:
         self.export = local_export(run)
         self.base = base_folder(run, self.export)
         self.notes: list[str] = []
-        auto, config = auto_class(str(self.base))
+        _, config = auto_class(str(self.base))
         self.seq2seq, self.vocabulary = bool(config.is_encoder_decoder), int(config.vocab_size)
         self.rows, self.source = self._rows()
 
