@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medray.models.prompts import task_inputs
+from medray.models.prompts import adapter_of, drops_decoder_ids, task_inputs
 
 ROWS, TOKENS = 4, 64  # compared; more would cost time and tell no more
 # Of the root mean square of the difference to that of the logits, each row's mean aside. fp32 leaves the rounding of a
@@ -78,12 +78,9 @@ def reference(load: Callable[[], Any], rows: Sequence[TokenRow]) -> Reference:
     model = load()
     found = _logits(model, rows)
     bare = None
-    if layers := [
-        one for one in model.modules() if hasattr(one, "enable_adapters") and hasattr(one, "base_layer")
-    ]:
-        for layer in layers:  # one by one: peft 0.21's `disable_adapter` fails for a T5 with IA3
-            layer.enable_adapters(False)
-        bare = _logits(model, rows)
+    if hasattr(model, "peft_config") and not adapter_of(model).is_prompt_learning:
+        with model.disable_adapter():
+            bare = _logits(model, rows)
     del model
     gc.collect()
     return Reference(found, bare)
@@ -125,7 +122,9 @@ def _logits(model: Any, rows: Sequence[TokenRow]) -> list[Tensor]:
             ids = torch.from_numpy(np.asarray(row.ids, np.int64))[None].to(device)
             given: dict[str, Any] = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
             if row.target is not None:
-                given["labels"] = torch.from_numpy(np.asarray(row.target, np.int64))[None].to(device)
+                target = torch.from_numpy(np.asarray(row.target, np.int64))[None].to(device)
+                # Labels would make peft add AdaLoRA's penalty to a loss, which a model that is not trained cannot.
+                given |= {"labels": target} if drops_decoder_ids(model) else {"decoder_input_ids": target}
             given |= task_inputs(model, ["label"], device)
             found.append(model(**given).logits[0].float().cpu())
     return found
