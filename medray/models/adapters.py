@@ -187,6 +187,13 @@ def merge(model: Any) -> nn.Module:
     Raises InputError for virtual tokens, which are no change of weights, and for 4-bit weights, which would be rounded
     anew: load the base in 16 or 32 bits first.
     """
+    refuse_unmergeable(model)
+    merged: nn.Module = model.merge_and_unload(safe_merge=True)
+    return merged
+
+
+def refuse_unmergeable(model: Any) -> None:
+    """Raises InputError for what `merge` cannot merge."""
     kind = str(model.peft_config["default"].peft_type.value).lower().replace("_tuning", "")
     if kind in PROMPT_TYPES:
         raise InputError(
@@ -203,12 +210,13 @@ def merge(model: Any) -> nn.Module:
             mend="load the base in 16 or 32 bits and merge into that",
         )
     head, words = model.get_base_model().get_output_embeddings(), model.get_input_embeddings()
-    if hasattr(head, "lora_A") and head.get_base_layer().weight is words.weight:
+    adapted = [one for one in (head, words) if hasattr(one, "get_base_layer")]
+    if adapted and len({id(getattr(one, "base_layer", one).weight) for one in (head, words)}) == 1:
         raise InputError(
-            "lm_head is adapted, and its weights are the embeddings too: merged, both would change",
+            "lm_head is adapted, and its weights are the embeddings too: merged, both would change"
+            if adapted[0] is head
+            else "the embeddings are adapted, and their weights are lm_head's too: merged, both would change",
             key="peft.targets",
-            value="lm_head",
+            value="lm_head" if adapted[0] is head else "embed_tokens",
             mend="export the adapter as it is",
         )
-    merged: nn.Module = model.merge_and_unload(safe_merge=True)
-    return merged

@@ -63,21 +63,26 @@ def export(
     storage.put_tree(staging, folder)
 
 
-def load_export(folder: Path, device: torch.device, *, quantized: bool = True) -> nn.Module:
+def load_export(
+    folder: Path,
+    device: torch.device,
+    *,
+    quantized: bool = True,
+    base: Path | None = None,
+    dtype: torch.dtype | None = None,
+) -> nn.Module:
     """The exported model, adapter applied, ready for inference.
 
     quantized: a base that was 4-bit in training is so again; False loads it whole, to merge the adapter into it.
+    base: of an adapter, where it lies elsewhere than its settings say. dtype: default bfloat16 on a GPU, else float32.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
-
-    adapter = folder / "adapter_config.json"
-    base = json.loads(adapter.read_text())["base_model_name_or_path"] if adapter.exists() else str(folder)
-    encoder_decoder = AutoConfig.from_pretrained(base).is_encoder_decoder
-    auto: Any = AutoModelForSeq2SeqLM if encoder_decoder else AutoModelForCausalLM
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    adapter = (folder / "adapter_config.json").exists()
+    place = str(base) if adapter and base is not None else base_of(folder)
+    auto, _ = auto_class(place)
+    dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
     four_bit = read_quantization(folder) if quantized else {}
-    model = auto.from_pretrained(base, dtype=dtype, **four_bit)
-    if adapter.exists():
+    model = auto.from_pretrained(place, dtype=dtype, **four_bit)
+    if adapter:
         from peft import PeftModel
 
         with warnings.catch_warnings():
@@ -103,6 +108,22 @@ def _save_prompt(model: Any, state: dict[str, Tensor], folder: Path) -> None:
     settings = copy(model.peft_config["default"])
     settings.inference_mode = True
     settings.save_pretrained(str(folder))
+
+
+def base_of(folder: Path) -> str:
+    """Folder or hub id of the weights under an export's adapter; the export itself without one."""
+    adapter = folder / "adapter_config.json"
+    return (
+        str(json.loads(adapter.read_text())["base_model_name_or_path"]) if adapter.exists() else str(folder)
+    )
+
+
+def auto_class(place: str) -> tuple[Any, Any]:
+    """(transformers' auto class, config) of the model at a folder or hub id."""
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+    config: Any = AutoConfig.from_pretrained(place)
+    return AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM, config
 
 
 def _kept(model: Any, adapter: bool) -> Iterator[tuple[str, nn.Parameter]]:

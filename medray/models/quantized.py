@@ -26,7 +26,7 @@ def quantization(model: ModelConfig, dtype: torch.dtype) -> dict[str, Any]:
         return {}
     from transformers import BitsAndBytesConfig
 
-    _check_package()
+    check_package()
     settings = BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
@@ -51,7 +51,7 @@ def read_quantization(folder: Path) -> dict[str, Any]:
         return {}
     from transformers import BitsAndBytesConfig
 
-    _check_package()
+    check_package()
     settings = BitsAndBytesConfig.from_dict(json.loads(file.read_text()))
     return {"quantization_config": settings, "device_map": {"": _device()}}
 
@@ -67,13 +67,41 @@ def elements(parameter: nn.Parameter) -> int:
     return parameter.numel() * (2 * parameter.element_size() if packed else 1)
 
 
-def _check_package() -> None:
+def write_nf4(merged: Path, folder: Path, shard_bytes: int) -> None:
+    """A 16- or 32-bit model's linear layers in 4 bits, as transformers loads them with bitsandbytes. Lossy."""
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, BitsAndBytesConfig
+
+    check_package("--format")
+    config: Any = AutoConfig.from_pretrained(merged)
+    auto: Any = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+    settings = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=config.dtype or torch.float32,
+    )
+    model = auto.from_pretrained(
+        merged, dtype="auto", quantization_config=settings, device_map={"": _device()}
+    )
+    model.save_pretrained(str(folder), max_shard_size=shard_bytes)
+
+
+def load_nf4(folder: Path) -> Any:
+    """What `write_nf4` wrote, computing in float32, ready for inference."""
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+    config: Any = AutoConfig.from_pretrained(folder)
+    auto: Any = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+    return auto.from_pretrained(folder, dtype=torch.float32, device_map={"": _device()}).eval()
+
+
+def check_package(key: str = "model.quantization") -> None:
     try:
         import bitsandbytes  # noqa: F401
     except ImportError:
         raise InputError(
             "the package bitsandbytes is not installed here",
-            key="model.quantization",
+            key=key,
             value="nf4",
             mend="pip install 'medray[quant]', on every node",
         ) from None

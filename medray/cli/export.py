@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import asdict
+from typing import Any
+
+from medray import storage
+from medray.errors import InputError
+from medray.storage import StoragePath
+
+FORMATS = ("adapter", "merged", "nf4", "gguf")
+SHARD_MB = 200
+
+
+def add_to(verbs: Any) -> None:
+    verb = verbs.add_parser(
+        "export",
+        help="weights of a finished run to use elsewhere",
+        description="Writes the weights of a finished run as an adapter, merged, in 4 bits or as GGUF, compares them "
+        "with the run's own, and puts a model card, the tokenizer and the run's numbers beside them.",
+    )
+    verb.add_argument(
+        "run_folder", metavar="RUN", help="folder of a run, <run.storage>/<run.name>, or s3://..."
+    )
+    verb.add_argument("--format", required=True, choices=FORMATS, help="adapter as it is; merged into the base; "
+                      "merged, then 4 bits for bitsandbytes; merged, then GGUF by llama.cpp's converter")  # fmt: skip
+    verb.add_argument("--to", help="folder to write; default: export-<format> in the run's folder")
+    verb.add_argument(
+        "--dtype", choices=("fp32", "bf16", "fp16"), help="of merged weights; default: the base's own"
+    )
+    verb.add_argument(
+        "--shard-mb",
+        type=int,
+        default=SHARD_MB,
+        help=f"largest file of weights, and held in memory ({SHARD_MB})",
+    )
+    verb.add_argument(
+        "--gguf-type", choices=("q8_0", "f16", "q4_k_m"), help="of the GGUF file; default: q8_0"
+    )
+    verb.add_argument(
+        "--no-verify",
+        action="store_true",
+        help="do not compare logits: that loads the whole model, in float32, twice in turn",
+    )
+    verb.add_argument(
+        "--push-to",
+        metavar="HUB_ID",
+        help="then upload to this private repository, with HF_TOKEN of the environment",
+    )
+    verb.add_argument(
+        "--json", action="store_true", help="print what was written as one JSON object at the end"
+    )
+    verb.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    _check(arguments)
+    from medray.train.finished_run import finished_run
+
+    found = finished_run(arguments.run_folder)
+    target = storage.at(arguments.to) if arguments.to else found.folder / f"export-{arguments.format}"
+    if arguments.push_to:
+        from medray.models.hub import check_push
+
+        check_push(arguments.push_to)
+    from medray.tracking.console import Console
+    from medray.train.release import Wanted, check_wanted, release
+
+    wanted = Wanted(
+        arguments.format,
+        arguments.dtype,
+        arguments.shard_mb * 1_000_000,
+        arguments.gguf_type or "q8_0",
+        not arguments.no_verify,
+    )
+    check_wanted(found, wanted, target)
+    console = Console(sys.stderr)
+    done = release(found, wanted, target, console.phase)
+    if arguments.push_to:
+        _push(found, done.folder, arguments.push_to, console)
+    console.table("export", [("folder", str(done.folder)), ("files", str(len(done.files)))])
+    if arguments.json:
+        compared = None if done.comparison is None else asdict(done.comparison)
+        print(
+            json.dumps(
+                {
+                    "format": arguments.format,
+                    "folder": str(done.folder),
+                    "files": done.files,
+                    "comparison": compared,
+                    "notes": list(done.notes),
+                    "pushed_to": arguments.push_to,
+                }
+            )
+        )
+    return 0
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    """What needs no look at the run."""
+    if arguments.shard_mb < 1:
+        raise InputError(
+            "must be at least 1", key="--shard-mb", value=arguments.shard_mb, mend=f"--shard-mb {SHARD_MB}"
+        )
+    for name, formats in (("dtype", FORMATS[1:]), ("gguf_type", FORMATS[3:])):
+        value = getattr(arguments, name)
+        if value is not None and arguments.format not in formats:
+            raise InputError(
+                f"does nothing with --format {arguments.format}",
+                key=f"--{name.replace('_', '-')}",
+                value=value,
+                mend=f"leave it out, or --format {formats[0]}",
+            )
+
+
+def _push(found: Any, folder: StoragePath, hub_id: str, console: Any) -> None:
+    from medray.models.hub import push
+
+    if found.config.data.tokenizer == "train":
+        console.phase("note", "the tokenizer was trained on the records: its vocabulary holds words of them")
+    console.phase("push", hub_id)
+    push(storage.local(folder), hub_id)

@@ -1,0 +1,206 @@
+"""The README.md of exported weights: what they were made of and how, without any text of a record."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medray.config.model import PACKAGED_MODELS
+from medray.train.finished_run import FinishedRun
+
+CAUTION = """## Before it is used
+
+These weights were tuned on medical text. They have not been validated for diagnosis, treatment or any other decision
+about a patient, and what they write may be wrong, incomplete or biased while it reads well. Clinicians must judge them
+for the purpose at hand before they are used near a patient, and the rules for medical software of the place of use
+apply. A language model can repeat what it was trained on: share these weights only as the training data may be shared.
+"""
+
+
+@dataclass(frozen=True)
+class Base:
+    """Where the weights under the tuning came from. revision and licence: None where nothing is known."""
+
+    name: str
+    revision: str | None
+    licence: str | None
+    hub: bool = False
+
+
+@dataclass(frozen=True)
+class Made:
+    """format: adapter, merged, nf4 or gguf. kind: what the weights are stored as. checked: a line, or why there is none."""
+
+    format: str
+    kind: str
+    checked: str
+    notes: tuple[str, ...] = ()
+
+
+def base_of_run(run: FinishedRun, place: str) -> Base:
+    """place: folder or hub id of the base, as the adapter names it."""
+    model = run.config.model
+    if model.init == "random":
+        return Base(f"random weights ({model.preset or Path(str(model.name)).name})", None, None)
+    if packaged := PACKAGED_MODELS.get(str(model.name)):
+        source = f"{model.name} ({packaged.file} of the package {packaged.package})"
+        return Base(source, packaged.version, packaged.licence)
+    name = str(model.name or place)
+    snapshot = re.search(r"/snapshots/([0-9a-f]{40})", place)
+    hub = not Path(name).exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", name) is not None
+    # Of a folder only its own name: where it lies on a machine concerns nobody else.
+    return Base(
+        name if hub else Path(name).name, snapshot[1] if snapshot else None, _licence(Path(place)), hub
+    )
+
+
+def model_card(run: FinishedRun, base: Base, made: Made) -> str:
+    """Markdown, with the header that model hubs read."""
+    parts = [
+        _header(run, base, made),
+        f"# {run.config.run.name}: {_format(made)}\n\nWritten by `medray export`.\n",
+        _section("Made from", _origin(run, base)),
+        CAUTION,
+        _section("Data", _data(run)),
+        _section("Training", _training(run)),
+        _section("Metrics", _metrics(run)),
+        _section("Versions", sorted(run.summary.get("versions", {}).items())),
+        _section("Check", [("after writing", made.checked), *(("note", note) for note in made.notes)]),
+    ]
+    return "\n".join(parts)
+
+
+def _header(run: FinishedRun, base: Base, made: Made) -> str:
+    lines = [f"library_name: {'peft' if made.format == 'adapter' else 'transformers'}"]
+    if base.hub:
+        lines.append(f"base_model: {base.name}")
+    if base.licence and re.fullmatch(r"[\w.-]+", base.licence):
+        lines.append(f"license: {base.licence.lower()}")
+    return "\n".join(["---", *lines, "tags: [medray, medical]", "---", ""])
+
+
+def _format(made: Made) -> str:
+    return {
+        "adapter": "an adapter",
+        "merged": f"merged weights ({made.kind})",
+        "nf4": "merged weights in 4 bits (NF4)",
+        "gguf": f"merged weights as GGUF ({made.kind})",
+    }[made.format]
+
+
+def _section(title: str, rows: Any) -> str:
+    lines = [f"| {_cell(name)} | {_cell(value)} |" for name, value in rows]
+    return "\n".join([f"## {title}\n", "| | |", "|---|---|", *lines, ""]) if lines else ""
+
+
+def _cell(value: Any) -> str:
+    text = str(value)
+    if isinstance(value, float):
+        text = f"{value:.6g}"
+    return re.sub(r"\s+", " ", text).replace("|", "\\|")
+
+
+def _origin(run: FinishedRun, base: Base) -> list[tuple[str, Any]]:
+    rows: list[tuple[str, Any]] = [("base", base.name)]
+    if base.revision:
+        rows.append(("revision", base.revision))
+    rows.append(("licence of the base", base.licence or "not known here: see where the base was published"))
+    if run.config.model.adapter:
+        rows.append(("went on from the adapter", Path(run.config.model.adapter).name))
+    if run.config.data.tokenizer == "train":
+        rows.append(
+            (
+                "tokenizer",
+                "trained on the records: its vocabulary holds words of them, names of people among them",
+            )
+        )
+    return rows
+
+
+def _data(run: FinishedRun) -> list[tuple[str, Any]]:
+    data = run.config.data
+    rows: list[tuple[str, Any]] = []
+    if data.dataset:
+        rows.append(("data set", data.dataset))
+    for split, entries in (("train", data.train), ("validation", data.validation)):
+        rows += [(f"{split} file", _file_name(str(entry.path))) for entry in entries]
+    for split, manifest in run.manifests.items():
+        counts = f"{manifest['rows']:,} rows, {manifest['rejected']:,} rejected"
+        dropped = sum(manifest["dropped"].values())
+        rows.append((split, counts + (f", {dropped:,} left out" if dropped else "")))
+        rows += [
+            (f"{split}: {task}", f"{found['tokens']:,} tokens, {found['loss_tokens']:,} with loss")
+            for task, found in manifest["tasks"].items()
+        ]
+    if run.tokens is not None:
+        rows.append(("fingerprint of the tokens", run.tokens.name))
+    if order := run.summary.get("order_sha256"):
+        rows.append(("hash of the ids in the order trained", order))
+    return rows
+
+
+def _file_name(path: str) -> str:
+    """Without folders, and of a URL without what may be a password or a signature."""
+    return re.sub(r"[?#].*", "", path, flags=re.DOTALL).rstrip("/").rpartition("/")[2]
+
+
+def _training(run: FinishedRun) -> list[tuple[str, Any]]:
+    config, summary = run.config, run.summary
+    train, method = config.train, config.method
+    parameters = summary.get("parameters", {})
+    batch = (
+        f"{train.global_batch_tokens} tokens"
+        if train.global_batch_tokens
+        else f"{train.global_batch_size} rows"
+    )
+    rows: list[tuple[str, Any]] = [
+        ("method", method.name),
+        ("adapter", config.peft.describe() if config.peft.type != "none" else "none: all weights"),
+    ]
+    if run.adapter is not None and config.peft.type in ("lora", "adalora"):
+        rows.append(("alpha, dropout", f"{config.peft.alpha:g}, {config.peft.dropout:g}"))
+        flags = [name for name in ("rslora", "dora") if getattr(config.peft, name)]
+        rows += [("variant", ", ".join(flags))] if flags else []
+    if config.model.quantization != "none":
+        rows.append(("base in training", f"{config.model.quantization}, 4 bits"))
+    rows += [
+        ("trained parameters", f"{parameters.get('trainable', 0):,} of {parameters.get('total', 0):,}"),
+        ("steps, epochs", f"{summary.get('steps')}, {summary.get('epochs')}"),
+        ("samples, tokens", f"{summary.get('samples', 0):,}, {summary.get('tokens', 0):,}"),
+        ("global batch", batch),
+        ("optimizer", f"{train.optimizer.name}, learning rate {train.optimizer.lr:g}"),
+        ("weight decay", train.optimizer.weight_decay),
+        ("schedule", train.scheduler.name),
+        ("precision", train.precision),
+        ("seed", config.run.seed),
+        ("workers", summary.get("world_size")),
+    ]
+    return rows
+
+
+def _metrics(run: FinishedRun) -> list[tuple[str, Any]]:
+    summary = run.summary
+    found = summary.get("eval", {})
+    before, after = found.get("before") or {}, found.get("after") or {}
+    rows: list[tuple[str, Any]] = [
+        (
+            "training loss, first and last step",
+            f"{summary.get('train_loss_first')}, {summary.get('train_loss_last')}",
+        )
+    ]
+    for name in sorted({*before, *after}):
+        shown = [_cell(values[name]) if name in values else "-" for values in (before, after)]
+        rows.append((f"{name} on validation, before and after", ", ".join(shown)))
+    return rows
+
+
+def _licence(folder: Path) -> str | None:
+    """What the header of the base's own card says."""
+    try:
+        text = (folder / "README.md").read_text(encoding="utf-8")[:4000]
+    except (OSError, ValueError):
+        return None
+    found = re.match(r"---\n(?:.*\n)*?licen[sc]e: *([\w.-]+) *\n", text)
+    return found[1] if found else None

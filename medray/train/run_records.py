@@ -1,0 +1,48 @@
+"""A finished run's numbers in the forms that others read: Trainer's statistics, a table of losses, memory."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from medray.train.finished_run import FinishedRun
+
+
+def write_records(run: FinishedRun, folder: Path) -> None:
+    """trainer_stats.json, loss.csv and memory.json into `folder`."""
+    for name, tree in (("trainer_stats.json", trainer_stats(run)), ("memory.json", memory(run))):
+        (folder / name).write_text(json.dumps(tree, indent=2) + "\n")
+    (folder / "loss.csv").write_text(loss_table(run))
+
+
+def trainer_stats(run: FinishedRun) -> dict[str, Any]:
+    """Names as transformers' Trainer has them. train_runtime: seconds of all steps, waiting for data included.
+
+    train_loss: mean over the steps. total_flos is left out: medray counts no operations.
+    """
+    seconds = sum(line["seconds"] + line.get("data_wait_seconds", 0.0) for line in run.steps)
+    losses = [line["loss"] for line in run.steps]
+    samples, steps = run.summary.get("samples", 0), len(run.steps)
+    return {
+        "train_runtime": round(seconds, 4),
+        "train_samples_per_second": round(samples / seconds, 4) if seconds else None,
+        "train_steps_per_second": round(steps / seconds, 4) if seconds else None,
+        "train_loss": sum(losses) / len(losses) if losses else None,
+        "steps": steps,
+        "epoch": run.summary.get("epochs"),
+    }
+
+
+def loss_table(run: FinishedRun) -> str:
+    """CSV, a row an optimizer step."""
+    return "Step,Loss\n" + "".join(f"{line['step']},{line['loss']!r}\n" for line in run.steps)
+
+
+def memory(run: FinishedRun) -> dict[str, Any]:
+    """What the run has recorded of its first worker, in bytes: all of it where the run names its device, else the peak."""
+    found: dict[str, Any] = {
+        "peak_bytes": run.summary.get("peak_bytes"),
+        "of": "the process of the first worker: memory of its GPU, or without one its resident memory",
+    }
+    return found

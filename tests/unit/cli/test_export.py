@@ -1,0 +1,313 @@
+"""`medray export` on the folder of a finished run: what it writes, checks, refuses and never tells."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import stat
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from medray.cli import main as command
+from medray.config import Config
+from medray.data.split_summary import summarize
+from medray.data.tokenizer import load_tokenizer
+from medray.models import merge as merging
+from medray.models.adapters import add_adapter
+from medray.models.export import export, load_export
+
+CPU = torch.device("cpu")
+SECRET = "zorblatt"  # stands in every record
+LORA = {"type": "lora", "rank": 2, "alpha": 4.0}
+
+
+@pytest.fixture(autouse=True)
+def _as_it_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The command sets the process's umask and environment."""
+    before, threads = os.umask(0o022), torch.get_num_threads()
+    for name in command.QUIET:
+        monkeypatch.setenv(name, os.environ.get(name, ""))
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+    os.umask(before)
+
+
+def finished(folder: Path, peft: dict[str, Any] | None, preset: str = "llama-tiny") -> Path:
+    """The folder of a run as the driver leaves it, with an adapter that does something, or with none."""
+    seq2seq = preset.startswith("t5")
+    made = [row | {"input": f"{SECRET} {row['input']}"} for row in tiny.rows(9)]
+    tokens = folder / "runs" / "tokens" / "f1n9e7"
+    sets = {}
+    for split in ("train", "validation"):
+        sets[split] = tiny.token_set(
+            tokens, made, architecture="seq2seq" if seq2seq else "causal", truth=True, name=split
+        )
+        Path(sets[split].folder).rename(tokens / split)
+        moved = type(sets[split])(
+            str(tokens / split), sets[split].tokenizer, sets[split].spec, sets[split].index
+        )
+        (tokens / split / "manifest.json").write_text(json.dumps(summarize(moved)))
+        moved.index.write(tokens / split / "index.json")
+        sets[split] = moved
+    model = tiny.saved_model(folder / "base", preset, sets["train"])
+    tokenizer = load_tokenizer(sets["train"].tokenizer)
+    tokenizer.chat_template = "{{ messages[0].content }}!"
+    run = folder / "runs" / "calm"
+    run.mkdir()
+    loaded: Any = load_export(folder / "base", CPU)
+    settings: dict[str, Any] = {
+        "run": {"storage": str(folder / "runs"), "name": "calm"},
+        "model": model,
+        "data": {"train": ["/private/place/notes.jsonl", "https://user:pw@host/x/more.jsonl?token=s3cr3t"],
+                 "prompts": {"system": f"{SECRET} says"}},
+        "method": {"name": "distill"},
+        "peft": peft or {"type": "none"},
+    }  # fmt: skip
+    config = Config.model_validate(settings)
+    if peft:
+        loaded = add_adapter(
+            loaded, config.peft, seq2seq=seq2seq, seed=0, total_steps=20, tokenizer=tokenizer
+        )
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for one in loaded.parameters():
+            one.add_(torch.randn_like(one), alpha=0.1 * one.requires_grad)
+    from contextlib import nullcontext
+
+    export(loaded, tokenizer, run / "export", write=True, gathered=lambda one: nullcontext())
+    (run / "config.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    (run / "data.json").write_text(json.dumps({"tokens": str(tokens / "train"), "precision": "fp32"}))
+    lines = [
+        {"step": n, "loss": 3.0 - n, "seconds": 0.5, "data_wait_seconds": 0.5, "samples": 4 * n}
+        for n in (1, 2)
+    ]
+    (run / "steps.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    summary = {"status": "done", "steps": 2, "samples": 8, "tokens": 99, "epochs": 0.5, "peak_bytes": 12345,
+               "order_sha256": "0rder", "world_size": 2, "train_loss_first": 2.0, "train_loss_last": 1.0,
+               "eval": {"before": {"loss": 4.0}, "after": {"loss": 2.5, "rouge1": 0.25}},
+               "parameters": {"total": 1000, "trainable": 10}, "versions": {"torch": "2.x"}}  # fmt: skip
+    (run / "summary.json").write_text(json.dumps(summary))
+    return run
+
+
+def medray(*words: object) -> int:
+    return command.main([str(word) for word in ("export", *words)])
+
+
+@pytest.mark.parametrize("preset", ["llama-tiny", "t5-tiny"])
+def test_merged_weights_stand_alone_beside_their_card_and_numbers(
+    preset: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = finished(tmp_path, LORA, preset)
+    assert medray(run, "--format", "merged", "--shard-mb", 1, "--json") == 0
+    said = capsys.readouterr()
+    target = run / "export-merged"
+    told = json.loads(said.out.splitlines()[-1])
+    assert (told["folder"], told["format"], told["pushed_to"]) == (str(target), "merged", None)
+    assert set(told["files"]) == {file.name for file in target.iterdir()}
+    assert told["comparison"]["greatest"] < 1e-5
+    assert told["comparison"]["effect"] > 1e-3
+    assert told["comparison"]["rows"] == "4 rows of the validation split"
+    assert "logits of" in said.err
+    assert "4 rows of the validation split" in said.err
+    assert not list(run.glob(".export*"))
+
+    from transformers import AutoTokenizer
+
+    tokenizer: Any = AutoTokenizer.from_pretrained(target)
+    kept = AutoTokenizer.from_pretrained(run / "export")
+    assert tokenizer.chat_template == "{{ messages[0].content }}!"
+    assert tokenizer("fever and cough")["input_ids"] == kept("fever and cough")["input_ids"]
+    assert not (target / "adapter_config.json").exists()
+
+    card = (target / "README.md").read_text()
+    for fact in ("notes.jsonl", "more.jsonl", "9 rows", "f1n9e7", "lora rank 2", "distill", "0.25", "0rder",
+                 "10 of 1,000", "not known here", "Clinicians", "torch", "merged weights (fp32)"):  # fmt: skip
+        assert fact in card, fact
+    everything = card + said.out + said.err
+    for secret in (SECRET, "pw@", "s3cr3t", "/private/place", "denies"):
+        assert secret not in everything, secret
+
+    stats = json.loads((target / "trainer_stats.json").read_text())
+    assert stats == {"train_runtime": 2.0, "train_samples_per_second": 4.0, "train_steps_per_second": 1.0,
+                     "train_loss": 1.5, "steps": 2, "epoch": 0.5}  # fmt: skip
+    with (target / "loss.csv").open() as stream:
+        assert list(csv.reader(stream)) == [["Step", "Loss"], ["1", "2.0"], ["2", "1.0"]]
+    assert json.loads((target / "memory.json").read_text())["peak_bytes"] == 12345
+
+
+def test_an_adapter_is_copied_and_a_second_export_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = finished(tmp_path, LORA)
+    assert medray(run, "--format", "adapter") == 0
+    target = run / "export-adapter"
+    for name in ("adapter_model.safetensors", "chat_template.jinja", "tokenizer.json"):
+        assert (target / name).read_bytes() == (run / "export" / name).read_bytes()
+    assert "an adapter" in (target / "README.md").read_text()
+    assert medray(run, "--format", "adapter") == 2
+    error = capsys.readouterr().err
+    assert "not an empty folder" in error
+    assert "mend: --to" in error
+    assert medray(run, "--format", "adapter", "--to", tmp_path / "other", "--no-verify") == 0
+    assert "--no-verify" in (tmp_path / "other" / "README.md").read_text()
+
+
+def test_what_a_run_cannot_give_is_refused_with_the_reason(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = finished(tmp_path, {"type": "prompt", "virtual_tokens": 3})
+
+    def refused(*words: object) -> str:
+        assert medray(*words) == 2
+        error = capsys.readouterr().err
+        assert "mend:" in error
+        assert "Traceback" not in error
+        return error
+
+    assert "no run is here" in refused(tmp_path, "--format", "merged")
+    for form in ("merged", "nf4", "gguf"):
+        assert "virtual tokens beside the model" in refused(run, "--format", form)
+    assert "does nothing with --format adapter" in refused(run, "--format", "adapter", "--dtype", "bf16")
+    assert "does nothing with --format merged" in refused(run, "--format", "merged", "--gguf-type", "f16")
+    assert "at least 1" in refused(run, "--format", "merged", "--shard-mb", 0)
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    assert "no HF_TOKEN" in refused(run, "--format", "adapter", "--push-to", "me/mine")
+    monkeypatch.setenv("HF_TOKEN", "hf_zyx")
+    assert "no name on a hub" in refused(run, "--format", "adapter", "--push-to", "mine")
+    assert "forbids the network" in refused(run, "--format", "adapter", "--push-to", "me/mine")
+    assert medray(run, "--format", "adapter") == 0  # a prompt has no logits of a base alone
+    capsys.readouterr()
+    summary = json.loads((run / "summary.json").read_text())
+    (run / "summary.json").write_text(json.dumps(summary | {"status": "stopped"}))
+    assert "its status is stopped" in refused(run, "--format", "adapter")
+    (run / "summary.json").unlink()
+    assert "no summary.json" in refused(run, "--format", "adapter")
+
+
+def test_a_run_of_all_weights_is_written_in_another_type(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = finished(tmp_path, None)
+    assert medray(run, "--format", "adapter") == 2
+    assert "has no adapter" in capsys.readouterr().err
+    assert medray(run, "--format", "merged", "--dtype", "bf16", "--to", tmp_path / "half") == 0
+    assert {one.dtype for one in load_file(tmp_path / "half" / "model.safetensors").values()} == {
+        torch.bfloat16
+    }
+
+
+def test_weights_that_are_not_the_runs_are_removed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = finished(tmp_path, LORA)
+    monkeypatch.setattr(merging._Merging, "__call__", lambda self, name: self._files.read(name))
+    assert medray(run, "--format", "merged") == 1
+    assert "not those of the run" in capsys.readouterr().err
+    assert sorted(path.name for path in run.glob("*export*")) == ["export"]
+    assert not list(run.glob(".export*"))
+
+
+def test_four_bits_load_with_transformers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = finished(tmp_path, LORA)
+    assert medray(run, "--format", "nf4", "--json") == 0
+    said = capsys.readouterr()
+    assert "4 bits are lossy" in said.err
+    assert json.loads(said.out.splitlines()[-1])["comparison"]["relative"] > 1e-4
+    target = run / "export-nf4"
+    assert (
+        json.loads((target / "config.json").read_text())["quantization_config"]["bnb_4bit_quant_type"]
+        == "nf4"
+    )
+    assert any(one.dtype == torch.uint8 for one in load_file(target / "model.safetensors").values())
+    assert not (target / "merged").exists()
+
+
+CONVERTER = """#!{python}
+import sys
+from pathlib import Path
+import numpy as np
+from gguf import GGUFWriter
+from safetensors.numpy import load_file
+folder, file = Path(sys.argv[1]), sys.argv[sys.argv.index("--outfile") + 1]
+assert sys.argv[sys.argv.index("--outtype") + 1] == "q8_0"
+writer = GGUFWriter(file, "llama")
+for name, tensor in sorted(load_file(folder / "model.safetensors").items())[{skip}:]:
+    writer.add_tensor(name, tensor.astype(np.float16))
+writer.write_header_to_file()
+writer.write_kv_data_to_file()
+writer.write_tensors_to_file()
+writer.close()
+"""
+
+
+def test_gguf_is_made_by_the_converter_on_path_or_told_how(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = finished(tmp_path, LORA)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    assert medray(run, "--format", "gguf") == 2
+    error = capsys.readouterr().err
+    target = run / "export-gguf"
+    file = target / "model-q8_0.gguf"
+    assert f"convert_hf_to_gguf.py {target / 'merged'} --outtype q8_0 --outfile {file}" in error
+    assert (target / "merged" / "model.safetensors").exists()
+    assert (target / "merged" / "tokenizer.json").exists()
+    program = tmp_path / "bin" / "convert_hf_to_gguf.py"
+    program.parent.mkdir()
+    program.write_text(CONVERTER.format(python=sys.executable, skip=0))
+    program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    assert medray(run, "--format", "gguf", "--to", tmp_path / "out") == 0
+    assert (tmp_path / "out" / "model-q8_0.gguf").exists()
+    assert not (tmp_path / "out" / "merged").exists()
+    program.write_text(CONVERTER.format(python=sys.executable, skip=3))
+    assert medray(run, "--format", "gguf", "--to", tmp_path / "short") == 1
+    assert "the merged model" in capsys.readouterr().err
+    program.write_text("#!/bin/false\n")
+    assert medray(run, "--format", "gguf", "--to", tmp_path / "short") == 1
+    assert "ended with code 1" in capsys.readouterr().err
+    assert not (tmp_path / "short").exists()
+
+
+def test_a_push_goes_through_the_hub_library_and_never_tells_the_token(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = finished(tmp_path, LORA)
+    calls: list[tuple[str, dict[str, Any]]] = []
+
+    class Hub:
+        def __init__(self, token: str) -> None:
+            calls.append(("token", {"token": token}))
+
+        def create_repo(self, repo_id: str, **options: Any) -> None:
+            calls.append(("create", {"id": repo_id, **options}))
+
+        def upload_folder(self, **options: Any) -> None:
+            calls.append(("upload", options))
+            if "bad" in options["repo_id"]:
+                raise OSError("401 for hf_zyx")
+
+    monkeypatch.setattr("huggingface_hub.HfApi", Hub)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    monkeypatch.setenv("HF_TOKEN", "hf_zyx")
+    assert medray(run, "--format", "adapter", "--no-verify", "--push-to", "me/mine") == 0
+    assert [name for name, _ in calls] == ["token", "create", "upload"]
+    assert calls[1][1] == {"id": "me/mine", "private": True, "exist_ok": True}
+    assert calls[2][1]["folder_path"] == str(run / "export-adapter")
+    assert (
+        medray(run, "--format", "adapter", "--no-verify", "--to", tmp_path / "x", "--push-to", "me/bad") == 1
+    )
+    said = capsys.readouterr()
+    assert "pushing them to me/bad failed: OSError" in said.err
+    assert "hf_zyx" not in said.out + said.err
+    assert (tmp_path / "x" / "adapter_config.json").exists()
