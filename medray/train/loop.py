@@ -384,6 +384,7 @@ class _Loop:
             self.tokenizer,
             count,
             max_new_tokens=self.config.eval.generation.max_new_tokens,
+            num_beams=self.config.eval.generation.num_beams,
             device=engine.device,
             rank=engine.rank,
             world_size=engine.world_size,
