@@ -25,18 +25,20 @@ batch_size_eval grad_steps optimizer_name lr run seed from_pretrained label_type
 lora_alpha lora_dropout max_input_length max_output_length gen_max_len max_new_tokens parallelize local_rank deepspeed
 bf16 no_log output_rationale addi_info description output_dir hub_model_id cos_sim dynamic hierarchical with_head
 task_type gcs_project gcs_path
-""".split()
+"""
 EVALUATION = """
 max_source_length max_target_length val_max_target_length generation_max_length num_beams source_prefix
 label_smoothing_factor warmup_ratio group_by_length metric_for_best_model checkpoint_dir task fn_eval_data
-""".split()
-INFERENCE = "team_name run_id subtask max_input_length max_tokens batch_size device output_dir bertscore_model".split()
+"""
+INFERENCE = (
+    "team_name run_id subtask max_input_length max_tokens batch_size device output_dir bertscore_model"
+)
 EXAMPLES_AND_PREFERENCES = """
 all datasets task one_dataset embedding_model_path rerank_model_path search_type k score_threshold modelpath
 datapreprocess epoch batchsize gradient_accumulation_steps lr_scheduler_type learning_rate output_dir beta loss_type
 dpop_lambda max_length max_prompt_length
-""".split()
-PUBLISHED = (DISTILLATION, EVALUATION, INFERENCE, EXAMPLES_AND_PREFERENCES)
+"""
+PUBLISHED = [names.split() for names in (DISTILLATION, EVALUATION, INFERENCE, EXAMPLES_AND_PREFERENCES)]
 NAMES = sorted({name for names in PUBLISHED for name in names})
 FLAGS = [flag for table in TABLES for flag in table.flags]
 
