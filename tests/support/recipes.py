@@ -108,9 +108,9 @@ RECIPES = (
             "peft={type: lora, rank: 8, alpha: 8, targets: [q, v]}",
             "train.optimizer.lr=1.0e-4",
         ),
-        "22.5",
+        "22.4",
     ),
-    Recipe("medistill_t5", states="1.58"),
+    Recipe("medistill_t5", states="1.6"),
     Recipe("medistill_t5", ADALORA, shrunk=("peft.adalora.tinit=0", "peft.adalora.tfinal=0")),
     Recipe("medistill_t5", ("peft={type: prefix, virtual_tokens: 30}",), trained=1_474_560),
     Recipe(

@@ -63,9 +63,7 @@ def test_a_recipe_is_sound_and_its_header_says_how_and_how_much(name: str, tmp_p
     recipe = BY_NAME[name]
     config = recipe.config(tmp_path)
     for word in ("needs", "time", "data", "run", "source"):
-        assert re.search(rf"^{word} ", recipe.header, re.MULTILINE) or (word, "published") in [
-            ("source", found) for found in re.findall(r"^published", recipe.header, re.MULTILINE)
-        ], word
+        assert re.search(rf"^{word} ", recipe.header, re.MULTILINE), word
     for override in recipe.overrides:
         assert override in recipe.header
     found = states(recipe, config)
@@ -178,7 +176,7 @@ def check_run(plan: WorkerPlan, steps: list[dict[str, Any]]) -> None:
         assert step["grad_norm"] > 0
         rate = learning_rate(number, STEPS, train.optimizer.lr, train.scheduler)
         assert step["lr"] == pytest.approx(rate, rel=1e-6)
-        assert {f"loss_{task}" for task in plan.config.method.tasks} <= set(step)
+        assert {f"loss/{task}" for task in plan.config.method.tasks} <= set(step)
 
 
 @pytest.mark.parametrize(
