@@ -212,7 +212,9 @@ def test_a_tiny_model_of_the_family_runs(name: str, tmp_path: Path) -> None:
         assert outcome.trainable == outcome.parameters
     again: Any = load_export(tmp_path / "run" / "export", torch.device("cpu"))
     if plan.config.peft.type == "adalora":  # ranks that were cut are left out of the file
-        asked: dict[str, Any] = {name: torch.tensor([[5, 6, 7, 8]]) for name in ("input_ids", "labels")}
+        asked: dict[str, Any] = {
+            name: torch.tensor([[5, 6, 7, 8]]) for name in ("input_ids", "decoder_input_ids")
+        }
         with torch.no_grad():
             found, wanted = (model(**asked).logits for model in (again, running._inner().eval()))
         torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
