@@ -1,4 +1,4 @@
-"""The validation split on a live model: exact loss sums over all rows, greedy text for some.
+"""The validation split on a live model: exact loss sums over all rows, generated text for some.
 
 Every rank takes each world_size-th row and is filled up with weightless rows to the same number of forwards, because
 under ZeRO-3 a forward is a collective. Each row counts exactly once.
