@@ -200,7 +200,8 @@ def _nearest(names: list[str]) -> str:
     everywhere = list(keys())
     same = [dotted for dotted in everywhere if dotted.rsplit(".", 1)[-1] == name]
     leaves = {dotted.rsplit(".", 1)[-1]: dotted for dotted in reversed(everywhere)}
-    if name not in ALIASES and name not in here and (former := hint(name)):
+    named = name in ALIASES or name in here or len(same) == 1
+    if not named and (former := hint(name)):
         return former
     guesses = [
         [ALIASES[name]] if name in ALIASES else [],
