@@ -12,6 +12,7 @@ class GenerationConfig(Section):
         64, "Validation rows that are generated for; the loss is over all rows.", ge=0, resumable=True
     )
     max_new_tokens: int = key(128, "Longest prediction.", ge=1, resumable=True)
+    num_beams: int = key(1, "Beams of the search for the likeliest text; 1 is greedy.", ge=1, resumable=True)
 
 
 class EvalConfig(Section):

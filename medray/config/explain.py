@@ -10,6 +10,7 @@ from typing import Any, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 
 from medray.config import Config
+from medray.config.former_flags import hint
 from medray.errors import InputError
 
 COMMAND_LINE = "command line"
@@ -33,30 +34,19 @@ _LIMITS = {
     "less_than_equal": ("le", "must be at most"),
 }
 
-# What peers call it. Spelling alone cannot lead from these to ours.
+# What peers call it, in lower case. Spelling alone cannot lead from these to ours. Flags of the systems whose work medray
+# does have a table of their own: former_flags.py.
 ALIASES = {
     "base_model": "model.name",
     "batch_size": "train.global_batch_size",
-    "bf16": "train.precision",
-    "checkpoint_dir": "model.adapter",
-    "cos_sim": "method.variant",
-    "deltaT": "peft.adalora.delta_t",
-    "dynamic": "method.variant",
-    "eval_steps": "eval.every_steps",
+    "deltat": "peft.adalora.delta_t",
     "fp16": "train.precision",
     "grad_accumulation": "train.gradient_accumulation_steps",
-    "hierarchical": "method.variant",
     "init_r": "peft.adalora.init_rank",
-    "label_smoothing_factor": "train.label_smoothing",
-    "label_type": "method.label_source",
-    "learning_rate": "train.optimizer.lr",
     "load_in_4bit": "model.quantization",
     "lora": "peft",
-    "lora_alpha": "peft.alpha",
-    "lora_dropout": "peft.dropout",
     "lora_r": "peft.rank",
     "lora_target_modules": "peft.targets",
-    "lr_scheduler_type": "train.scheduler.name",
     "max_grad_norm": "train.clip_grad_norm",
     "max_seq_length": "data.max_input_tokens",
     "model_name_or_path": "model.name",
@@ -67,7 +57,6 @@ ALIASES = {
     "num_workers": "cluster.workers",
     "optim": "train.optimizer.name",
     "orth_reg_weight": "peft.adalora.orthogonal_weight",
-    "output_dir": "run.storage",
     "per_device_train_batch_size": "train.micro_batch_size",
     "prompt_tuning_init_text": "peft.init_text",
     "r": "peft.rank",
@@ -211,6 +200,9 @@ def _nearest(names: list[str]) -> str:
     everywhere = list(keys())
     same = [dotted for dotted in everywhere if dotted.rsplit(".", 1)[-1] == name]
     leaves = {dotted.rsplit(".", 1)[-1]: dotted for dotted in reversed(everywhere)}
+    named = name in ALIASES or name in here or len(same) == 1
+    if not named and (former := hint(name)):
+        return former
     guesses = [
         [ALIASES[name]] if name in ALIASES else [],
         [".".join([*section, name])] if name in here else [],

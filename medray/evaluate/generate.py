@@ -1,4 +1,4 @@
-"""Greedy decoding of a batch of prompts, the same during training and after it."""
+"""Decoding of a batch of prompts, greedy or by beams: the same during training and after it."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ def generate(
     *,
     max_new_tokens: int,
     device: torch.device,
+    num_beams: int = 1,
     synced: bool = False,
 ) -> list[str]:
     """One text a prompt, special tokens removed and stripped. synced: ranks go on together (ZeRO-3)."""
@@ -30,7 +31,7 @@ def generate(
         attention_mask=mask,
         max_new_tokens=max_new_tokens,
         do_sample=False,
-        num_beams=1,
+        num_beams=num_beams,
         top_p=None,
         top_k=None,
         temperature=None,

@@ -34,6 +34,7 @@ class PredictSpec:
     cpus: float
     gpus: float
     threads: int
+    num_beams: int = 1
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,12 @@ class _Predictor:
         ids = [self.store.prompt(*place) for place in places]
         asked = prompts(ids, self.spec.tokens.spec.architecture, self.tokenizer.pad_token_id)
         texts = generate(
-            self.model, self.tokenizer, asked, max_new_tokens=self.spec.max_new_tokens, device=self.device
+            self.model,
+            self.tokenizer,
+            asked,
+            max_new_tokens=self.spec.max_new_tokens,
+            device=self.device,
+            num_beams=self.spec.num_beams,
         )
         read = [
             self.tokenizer.decode(ids[mask == 1], skip_special_tokens=True)
@@ -87,7 +93,7 @@ def _predictor(spec: PredictSpec) -> _Predictor:
 
 
 def predict(spec: PredictSpec) -> Sequence[Prediction]:
-    """Greedy predictions of the first `rows` validation rows, in their order."""
+    """Predictions of the first `rows` validation rows, in their order."""
     quiet_ray_data()
     blocks = min(spec.workers, max(1, -(-spec.rows // spec.batch_size)))
     numbers = ray.data.from_items([{"number": n} for n in range(spec.rows)], override_num_blocks=blocks)

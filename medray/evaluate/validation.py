@@ -1,4 +1,4 @@
-"""The validation split on a live model: exact loss sums over all rows, greedy text for some.
+"""The validation split on a live model: exact loss sums over all rows, generated text for some.
 
 Every rank takes each world_size-th row and is filled up with weightless rows to the same number of forwards, because
 under ZeRO-3 a forward is a collective. Each row counts exactly once.
@@ -85,6 +85,7 @@ class Validation:
         rank: int,
         world_size: int,
         synced: bool,
+        num_beams: int = 1,
     ) -> list[tuple[int, str]]:
         """(number of the row, generated label) of this rank's part of the first `count` rows."""
         model.eval()
@@ -100,6 +101,7 @@ class Validation:
                 max_new_tokens=max_new_tokens,
                 device=device,
                 synced=synced,
+                num_beams=num_beams,
             )
             found += [(numbers[row], text) for row, text in zip(rows, texts, strict=True) if row is not None]
         return found

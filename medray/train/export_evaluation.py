@@ -39,6 +39,7 @@ def evaluate_export(
         cpus=granted.cpus,
         gpus=granted.gpus,
         threads=granted.threads,
+        num_beams=evaluation.generation.num_beams,
     )
     job = Side(lambda: predict(spec))
     while job.running(BEAT_SECONDS):

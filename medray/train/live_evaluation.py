@@ -41,6 +41,7 @@ def text_metrics(
         tokenizer,
         count,
         max_new_tokens=asked.generation.max_new_tokens,
+        num_beams=asked.generation.num_beams,
         device=engine.device,
         rank=engine.rank,
         world_size=engine.world_size,

@@ -53,19 +53,21 @@ def test_losses_are_those_of_the_rows_alone(world_size: int, count: int) -> None
         assert sum(part[task] for part in parts) / totals[task] == pytest.approx(wanted, abs=1e-5)
 
 
-@pytest.mark.parametrize("world_size", [1, 2])
-def test_predictions_continue_the_prompt_of_each_row_once(world_size: int) -> None:
+@pytest.mark.parametrize(("world_size", "beams"), [(1, 1), (2, 1), (2, 3)])
+def test_predictions_continue_the_prompt_of_each_row_once(world_size: int, beams: int) -> None:
     model = decoder("llama-tiny", "sdpa").eval()
     store, rows = validation()
     found: list[tuple[int, str]] = []
     for rank in range(world_size):
         found += rows.predictions(
-            model, Words(), 7, max_new_tokens=4, device=CPU, rank=rank, world_size=world_size, synced=False
-        )
+            model, Words(), 7, max_new_tokens=4, device=CPU, rank=rank, world_size=world_size, synced=False,
+            num_beams=beams,
+        )  # fmt: skip
     assert sorted(number for number, _ in found) == list(range(7))
     for number, text in found:
         prompt = torch.from_numpy(store.prompt(*store.place(number))).long()[None]
         alone = model.generate(
-            prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=4, do_sample=False, pad_token_id=0
-        )
+            prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=4, do_sample=False, pad_token_id=0,
+            num_beams=beams,
+        )  # fmt: skip
         assert text == Words().batch_decode(alone[:, prompt.shape[1] :], True)[0]

@@ -154,16 +154,16 @@ def test_losses_and_texts_are_those_of_plain_peft_row_by_row(architecture: str, 
     sum(found.values()).backward()  # type: ignore[union-attr]
     grads = {name: one.grad is not None for name, one in model.named_parameters()}
     assert grads == {name: one.requires_grad for name, one in model.named_parameters()}
-    options: dict[str, Any] = {"max_new_tokens": 6, "device": torch.device("cpu")}
-    got = generate(model, Tokenizer(), prompts(IDS, architecture, 0), **options)
     told = {"task_ids": torch.tensor([0])} if kind == "multitask_prompt" else {}
-    for ids, text in zip(IDS, got, strict=True):
-        row = torch.from_numpy(ids)[None]
-        wanted = reference.generate(
-            input_ids=row, attention_mask=torch.ones_like(row), max_new_tokens=6, do_sample=False, **told
-        )
-        begin = row.shape[1] if architecture == "causal" else 0
-        assert text == Tokenizer().batch_decode(wanted[:, begin:])[0]
+    for beams in (1, 2):
+        options: dict[str, Any] = {"max_new_tokens": 6, "device": torch.device("cpu"), "num_beams": beams}
+        got = generate(model, Tokenizer(), prompts(IDS, architecture, 0), **options)
+        for ids, text in zip(IDS, got, strict=True):
+            row = torch.from_numpy(ids)[None]
+            told_row = {"input_ids": row, "attention_mask": torch.ones_like(row), "num_beams": beams, **told}
+            wanted = reference.generate(**told_row, max_new_tokens=6, do_sample=False)
+            begin = row.shape[1] if architecture == "causal" else 0
+            assert text == Tokenizer().batch_decode(wanted[:, begin:])[0]
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
