@@ -118,6 +118,21 @@ RECIPES = (
         ('peft={type: multitask_prompt, virtual_tokens: 50, init_text: "Please summarize this dialogue: "}',),
     ),
     Recipe("medistill_t5", ("peft={type: none}",)),
+    Recipe(
+        "medistill_t5",
+        (
+            "method={name: sft}",
+            "peft={type: none}",
+            "train.epochs=20",
+            "train.global_batch_size=2",
+            "train.optimizer.lr=1.0e-4",
+            "train.scheduler={name: linear, warmup_ratio: 0.1}",
+            "train.label_smoothing=0.1",
+            "train.precision=bf16",
+            "eval.every_steps=200",
+            "eval.generation.num_beams=2",
+        ),
+    ),
     Recipe("medistill_qwen", states="7.9", trained=494_032_768),
     Recipe("qlora_7b", states="4.8", trained=41_943_040),
     Recipe("qlora_7b", ("model.name=google/gemma-1.1-7b-it",), "6.37", 50_003_968),
@@ -149,7 +164,7 @@ RECIPES = (
 def rows(config: Config) -> list[dict[str, Any]]:
     """Made-up rows of the form that the recipe reads."""
     made = tiny.rows(17)
-    if config.method.name == "distill":
+    if config.data.dataset is not None:
         return made
     return [
         {"id": row["id"], "instruction": "Answer truthfully", "input": row["input"], "output": row["label"]}

@@ -62,7 +62,7 @@ def guarded(seed: object, outcomes: Counter[str]) -> Iterator[None]:
             failure = f"no mend: {_place(error)}"
         elif not str(error).replace("\n  mend: ", "").isprintable():
             failure = f"a message with control characters: {_place(error)}"
-        elif "SECRET" in str(error):
+        elif "SECRET" in str(error).replace("AWS_SECRET_ACCESS_KEY", ""):
             failure = f"a message with text of a record: {_place(error)}"
     except (Exception, TooSlowError) as error:
         failure = _place(error)
