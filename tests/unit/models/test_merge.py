@@ -88,7 +88,7 @@ def make(
     base = folder / "base"
     if not base.exists():
         model.save_pretrained(base, max_shard_size=shard)
-    model.config.name_or_path = str(base)  # what a loaded one has
+    model.name_or_path = str(base)  # as of one that was loaded
     again = model.float()
     made: Any = add_adapter(
         again, PeftConfig.model_validate(TYPES[peft]), seq2seq=kind == "t5", seed=1, total_steps=20
