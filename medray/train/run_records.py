@@ -40,9 +40,8 @@ def loss_table(run: FinishedRun) -> str:
 
 
 def memory(run: FinishedRun) -> dict[str, Any]:
-    """What the run has recorded of its first worker, in bytes: all of it where the run names its device, else the peak."""
-    found: dict[str, Any] = {
+    """The peak that the run recorded, in bytes, of its first worker."""
+    return {
         "peak_bytes": run.summary.get("peak_bytes"),
         "of": "the process of the first worker: memory of its GPU, or without one its resident memory",
     }
-    return found

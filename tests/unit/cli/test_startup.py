@@ -75,6 +75,8 @@ def folder(tmp_path: Path) -> Path:
         (["train", "--help"], 0, "usage: medray train"),
         (["data", "simulate", "--help"], 0, "usage: medray data simulate"),
         (["ui", "--help"], 0, "usage: medray ui"),
+        (["export", "--help"], 0, "usage: medray export"),
+        (["export", ".", "--format", "merged"], 2, "no run is here"),
         ([], 2, "usage: medray"),
         (["train"], 2, "usage: medray train"),
         (["train", "nowhere.yaml"], 2, "no such config file"),

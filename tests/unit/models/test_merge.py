@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import threading
 from collections.abc import Callable, Iterator
@@ -33,7 +34,14 @@ TYPES: dict[str, dict[str, Any]] = {
     "adalora": {"type": "adalora", "adalora": {"init_rank": 4, "target_rank": 2}},
     "ia3": {"type": "ia3"},
 }
-KINDS = ("llama", "llama-untied", "qwen2", "gpt2", "t5")
+# Of each architecture the adapters that are merged; loading tiny models is what takes the time.
+KINDS = {
+    "llama": tuple(TYPES),
+    "t5": ("lora", "rslora", "dora", "adalora"),
+    "llama-untied": ("lora",),
+    "qwen2": ("ia3",),
+    "gpt2": ("dora",),
+}
 
 
 @pytest.fixture(autouse=True)
@@ -75,11 +83,13 @@ def make(
     auto, settings = config(kind)
     settings.update(values or {})
     torch.manual_seed(0)
-    model = auto.from_config(settings)
+    model = auto.from_config(settings).to(dtype)
     change(model.parameters(), 0.02)
     base = folder / "base"
-    model.to(dtype).save_pretrained(base, max_shard_size=shard)
-    again = auto.from_pretrained(base, dtype=torch.float32)
+    if not base.exists():
+        model.save_pretrained(base, max_shard_size=shard)
+    model.name_or_path = str(base)  # as of one that was loaded
+    again = model.float()
     made: Any = add_adapter(
         again, PeftConfig.model_validate(TYPES[peft]), seq2seq=kind == "t5", seed=1, total_steps=20
     )
@@ -111,20 +121,18 @@ def loads(folder: Path) -> Callable[[], Any]:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to False:UserWarning")  # peft, of GPT-2's layers
 def test_merged_logits_are_those_of_base_and_adapter(kind: str, tmp_path: Path) -> None:
-    for peft in TYPES if kind in ("llama", "t5") else ("dora", "ia3"):
-        folder = tmp_path / peft
-        folder.mkdir()
-        make(folder, kind, peft)
-        done = merged(folder)
-        found = compared(folder, kind, "fp32")
+    for peft in KINDS[kind]:
+        make(tmp_path, kind, peft)
+        done = merged(tmp_path, peft)
+        found = compared(tmp_path, kind, "fp32", peft)
         assert done == Merged("fp32", done.shards), "the whole model was loaded"
         assert done.shards > 2
         assert found.greatest < 1e-5, peft
         assert found.passed
         assert found.effect is not None
         assert found.effect > 1e-2, f"{peft} does nothing: the comparison is empty"
-        assert set(weights(folder / "base")) == set(weights(folder / "merged"))
-    model = loads(folder / "merged")()
+        assert set(weights(tmp_path / "base")) == set(weights(tmp_path / peft))
+    model = loads(tmp_path / peft)()
     same = model.get_input_embeddings().weight is model.get_output_embeddings().weight
     assert same == (kind != "llama-untied")
 
@@ -230,6 +238,7 @@ def test_memory_holds_a_shard_and_not_the_model(tmp_path: Path) -> None:
 
 def peak(work: Callable[[], object]) -> int:
     """Bytes of anonymous memory that `work` has at most, beyond what there was."""
+    ctypes.CDLL(None).malloc_trim(0)  # what was freed before would be taken again, and not be seen
     found, ended = [anonymous()], threading.Event()
 
     def watch() -> None:
@@ -251,9 +260,9 @@ def anonymous() -> int:
     return 1024 * int(status.partition("RssAnon:")[2].split()[0])
 
 
-def compared(folder: Path, kind: str, dtype: str) -> Comparison:
+def compared(folder: Path, kind: str, dtype: str, name: str = "merged") -> Comparison:
     wanted = reference(loads(folder / "adapter"), rows(kind))
-    return compare(wanted, loads(folder / "merged"), rows(kind), "", dtype)
+    return compare(wanted, loads(folder / name), rows(kind), "", dtype)
 
 
 def loads_as_stored(folder: Path) -> torch.dtype:
