@@ -18,7 +18,6 @@ PLANNED = frozenset(
         "medray data annotate",
         "medray data pairs",
         "medray eval",
-        "medray export",
         "medray predict",
         "medray synth",
         "method.beta",
@@ -172,7 +171,7 @@ TABLES = (
             _flag(
                 "output_dir", "run.storage", "folder or bucket of all runs; an older run is never overwritten"
             ),
-            _flag("hub_model_id", "medray export", "uploads only where a flag says so"),
+            _flag("hub_model_id", "medray export --push-to", "uploads only where a flag says so"),
             _flag(
                 "cos_sim",
                 "method.variant: cosine",
