@@ -4,6 +4,7 @@ import argparse
 import json
 import sys
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from medray import storage
@@ -61,6 +62,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     found = finished_run(arguments.run_folder)
     target = storage.at(arguments.to) if arguments.to else found.folder / f"export-{arguments.format}"
+    if isinstance(target, Path):
+        target = target.resolve()  # "." has no name to write beside
     if arguments.push_to:
         from medray.models.hub import check_push
 

@@ -34,6 +34,7 @@ NOT_THE_TOKENIZERS = (*WEIGHTS, "quantization_config.json", "README.md")
 TERMS = ("LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*")
 NF4_NOTE = "4 bits are lossy: what these weights write must be measured anew"
 QLORA_NOTE = "the adapter was trained beside 4-bit weights and is merged into the base's own, which those were rounded from"
+LOCAL_BASE_NOTE = "base_model_name_or_path in adapter_config.json is a folder of the machine that made this: give it the base's place"
 NO_CHECK = "not made: --no-verify"
 
 
@@ -120,7 +121,7 @@ def release(
         released = work.run(target)
         storage.put_tree(staging, target)
     except OSError as error:
-        raise RunFailedError(f"the weights cannot be written: {storage.summary(error)}") from error
+        raise RunFailedError(f"the weights cannot be read or written: {storage.summary(error)}") from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     if wanted.format == "gguf" and (lacking := gguf_file.missing(wanted.gguf)):
@@ -166,6 +167,8 @@ class _Release:
 
     def _adapter(self) -> tuple[Comparison | None, str, str]:
         shutil.copytree(self.export, self.folder, dirs_exist_ok=True)
+        if Path(base_of(self.export)).is_dir():
+            self.notes.append(LOCAL_BASE_NOTE)
         found = self._compared(
             lambda: load_export(
                 self.folder, CPU, quantized=False, base=self.base, dtype=torch.float32

@@ -155,6 +155,7 @@ def test_an_adapter_is_copied_and_a_second_export_is_refused(
     for name in ("adapter_model.safetensors", "chat_template.jinja", "tokenizer.json"):
         assert (target / name).read_bytes() == (run / "export" / name).read_bytes()
     assert "an adapter" in (target / "README.md").read_text()
+    assert "is a folder of the machine" in capsys.readouterr().err
     assert medray(run, "--format", "adapter") == 2
     error = capsys.readouterr().err
     assert "not an empty folder" in error
