@@ -69,7 +69,12 @@ class PeftConfig(Section):
 
     @property
     def without_effect(self) -> tuple[str, ...]:
-        """Keys that are not at their default and that this type does not read."""
+        """Keys that are not at their default and that this type does not read.
+
+        `peft.type=none`, where it is said, switches the whole section off and so turns any recipe into full tuning.
+        """
+        if self.type == "none" and "type" in self.model_fields_set:
+            return ()
         fields = type(self).model_fields
         changed = (
             name

@@ -119,7 +119,7 @@ def test_a_second_start_is_refused_before_it_starts_a_cluster(
 def test_a_done_run_of_another_config_is_refused_with_old_and_new_values(
     file: Path, done: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["train", str(file), "peft.rank=4", "method.alpha=0.1"]) == 2
+    assert main(["train", str(file), "peft.type=none", "peft.rank=4", "method.alpha=0.1"]) == 2
     message = capsys.readouterr().err
     assert "another config: method.alpha 0.5 -> 0.1, peft.rank 16 -> 4\n" in message
     assert "Traceback" not in message

@@ -98,6 +98,7 @@ def test_what_cannot_be(sections: dict[str, Any], key: str, said: str) -> None:
     + [
         {"peft": {"type": "lora", "rslora": True, "dora": True}, "train": {"zero_stage": 2}},
         {"peft": {"type": "prompt"}, "train": {"zero_stage": 3, "gradient_checkpointing": True}},
+        {"peft": {"type": "none", "rank": 4}},
         {"peft": {"type": "lora"}, "model": {"quantization": "nf4", "compute_dtype": "bf16"}},
     ],
 )

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from medray import storage
 from medray.tracking import Ledger, TrackingSpec, mlflow_log
 from medray.tracking.mlflow_names import final_metrics, metric_name, step_metrics, without_userinfo
 from medray.tracking.mlflow_run import open_client
@@ -237,7 +238,14 @@ def test_an_id_that_cannot_be_written_down_does_not_make_run_after_run(
     tmp_path: Path, store: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(mlflow_log, "BACKOFF_SECONDS", (0.05, 0.05))
-    (tmp_path / "mlflow_run.json.tmp").mkdir()  # as a full disk would, it stops the file
+    write, full = storage.write, [True]
+
+    def refuse(*arguments: Any, **options: Any) -> None:
+        if full:
+            raise OSError(28, "No space left on device")
+        write(*arguments, **options)
+
+    monkeypatch.setattr(storage, "write", refuse)
     ledger = Ledger(str(tmp_path), spec(store, experiment="full"))
     ledger.open(resumed_step=0)
     ledger.step(record(1))
@@ -250,7 +258,7 @@ def test_an_id_that_cannot_be_written_down_does_not_make_run_after_run(
         time.sleep(0.05)
     time.sleep(0.5)  # several tries
     assert ledger.mlflow_run_id() is None
-    (tmp_path / "mlflow_run.json.tmp").rmdir()
+    full.clear()
     run_id = wait_for_run(ledger)
     ledger.close({"status": "done", "steps": 1}, [])
     assert [run.info.run_id for run in client.search_runs([found.experiment_id])] == [run_id]
