@@ -128,6 +128,7 @@ def cut(plan: WorkerPlan, of: WorkerPlan, name: str) -> WorkerPlan:
     return replace(plan, run_folder=str(folder))
 
 
+@pytest.mark.long
 def test_groups_clipping_smoothing_and_chunks_at_every_stage(tmp_path: Path) -> None:
     plain = make(tmp_path, "plain", 0, 1, **EVERYTHING)
     recorder = Recorder()
