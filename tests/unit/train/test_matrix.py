@@ -115,8 +115,10 @@ def by_the_oracle(plan: WorkerPlan) -> list[float]:
 def logits(model: Any, cell: Cell) -> torch.Tensor:
     ids = torch.tensor([[5, 6, 7, 8]])
     inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    inputs |= {"labels": ids} if cell.preset.startswith("t5") else {}
-    inputs |= {"task_ids": torch.tensor([0])} if cell.adapter == "multitask_prompt" else {}
+    multitask = cell.adapter == "multitask_prompt"
+    if cell.preset.startswith("t5"):  # peft takes the one or the other, by adapter
+        inputs["labels" if multitask else "decoder_input_ids"] = ids
+    inputs |= {"task_ids": torch.tensor([0])} if multitask else {}
     with torch.no_grad():
         found: torch.Tensor = model.eval()(**inputs).logits
     return found[:, -ids.shape[1] :]
