@@ -93,6 +93,7 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(cluster: Any, tmp_path: Path)
     assert [step["step"] for step in steps_of(folder)] == list(range(1, 61))
 
 
+@pytest.mark.long
 def test_of_two_starts_at_once_one_trains_and_the_other_is_refused(cluster: Any, tmp_path: Path) -> None:
     config = write_config(tmp_path, "twice", 4)
     starts = [

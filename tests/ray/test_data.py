@@ -151,6 +151,7 @@ def test_training_beside_the_encoding_and_after_it_is_the_same(connected: Any, t
     assert warm["seconds"]["data"] < cold["seconds"]["data"]
 
 
+@pytest.mark.long
 def test_packed_batches_train_every_row_once(connected: Any, tmp_path: Path) -> None:
     """The number of steps follows from lengths: the run waits for all shards, and ends after one epoch."""
     file = str(tiny.write_jsonl(tmp_path / "train.jsonl", tiny.rows(40)))

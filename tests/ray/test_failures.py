@@ -62,6 +62,7 @@ def test_a_node_is_lost_and_the_run_goes_on_with_fewer_workers(cluster: Any, tmp
     assert [record["loss"] for record in steps_of(folder)] == pytest.approx(wanted, abs=1e-4)
 
 
+@pytest.mark.long
 def test_a_worker_that_hangs_is_found_and_started_again(cluster: Any, calm: Any, tmp_path: Path) -> None:
     config, folder = write_config(tmp_path, "hangs", STEPS), tmp_path / "runs" / "hangs"
     driver = start(cluster, config, "cluster.max_failures=3", "cluster.hang_seconds=10")
