@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from medray.errors import InputError, RunFailedError
 from medray.models.adapters import merge, refuse_unmergeable
 from medray.models.export import auto_class, load_export
+from medray.models.load import give_back_freed_memory
 from medray.models.quantized import DTYPES
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -97,6 +98,7 @@ def merge_folder(
 
     Raises InputError for what cannot be merged (see `adapters.merge`), RunFailedError for weights that are no numbers.
     """
+    give_back_freed_memory()
     wanted = DTYPES[dtype] if dtype else None
     _refuse_packed(base)
     try:
