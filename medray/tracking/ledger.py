@@ -236,11 +236,10 @@ def start(run_folder: str, tracking: TrackingSpec) -> ray.actor.ActorHandle:
     One call at a time (max_concurrency 1): with more threads two steps could change places.
     """
     import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
     actor = ray.remote(Ledger).options(
-        num_cpus=0, max_concurrency=1, max_restarts=RESTARTS, scheduling_strategy=here
+        num_cpus=0, max_concurrency=1, max_restarts=RESTARTS, label_selector=here
     )
     handle: Any = actor.remote(run_folder, tracking)
     return handle

@@ -66,7 +66,12 @@ def begin(config: Config, architecture: str, model_folder: str | None, watch: Wa
     if found is not None:
         encoding = Encoding(found)
     else:
-        pipeline: Any = ray.remote(Pipeline).options(num_cpus=0).remote(config, architecture, model_folder)
+        # On the driver's node also because Ray Data's AutoscalingCoordinator, which elastic groups ask for nodes, starts
+        # beside it and stays there for good: on a worker's node it would be lost with that. A label, as Ray puts an actor
+        # without CPUs anywhere in spite of a soft affinity.
+        here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
+        actor = ray.remote(Pipeline).options(num_cpus=0, label_selector=here)
+        pipeline: Any = actor.remote(config, architecture, model_folder)
         indexing = pipeline.index.remote()
         tokenizer = None
         if config.data.tokenizer == "model" and model_folder:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from clusters import head, processes_below
 from commands import WORKER, run, steps_of, until, write_config
-from runs import CALM_STEPS, RAYLET, attempts, checkpoints, ended, final, start
+from runs import CALM_STEPS, RAYLET, attempts, checkpoints, ended, final, start, summary
 
 ONE_A_NODE = "cluster.cpus_per_worker=0.9"
 SPARE_BYTES = 5_000_000_000  # what the run needs, about 3 GB, and some
@@ -44,6 +44,38 @@ def test_a_node_goes_with_notice_and_nothing_is_computed_twice(calm: Any, tmp_pa
     assert [(one["workers"], one["resumed_step"]) for one in attempts(folder)] == [(2, 0), (2, reached)]
     assert 0 < reached < CALM_STEPS
     assert final(folder) == calm
+
+
+@pytest.mark.long
+def test_a_node_goes_with_notice_and_fewer_workers_go_on(cluster: Any, tmp_path: Path) -> None:
+    """Training goes on until shortly before the node goes; the order of samples stays, and the losses within 1e-4.
+
+    At a small learning rate: at a large one, training itself makes more of a rounding than that in 300 steps.
+    """
+    options = ["peft.dropout=0.0", "train.optimizer.lr=0.0001", "train.save_every_steps=1000"]
+    calm = run(cluster, write_config(tmp_path, "whole", 400), *options)
+    assert calm.returncode == 0, calm.stderr
+    config, folder = write_config(tmp_path, "fewer", 400), tmp_path / "runs" / "fewer"
+    with head(tmp_path, cpus=1) as small, small.node(tmp_path) as node:
+        driver = start(small, config, *options, "cluster.workers=[1,2]", ONE_A_NODE)
+        until(lambda: len(steps_of(folder)) > 3, "a few steps", driver=driver)
+        noticed_at = len(steps_of(folder))
+        small.give_notice(seconds=15)
+        until(
+            lambda: len(checkpoints(folder)) == 2,
+            "the checkpoint of the notice, and that of leaving",
+            driver=driver,
+        )
+        (raylet,) = processes_below(node, RAYLET)
+        raylet.kill()
+        reached = reached_before_the_second_start(folder, driver)
+        ended(driver, config)
+    assert [(one["workers"], one["resumed_step"]) for one in attempts(folder)] == [(2, 0), (1, reached)]
+    assert reached > noticed_at
+    assert summary(folder)["order_sha256"] == summary(tmp_path / "runs" / "whole")["order_sha256"]
+    wanted = [record["loss"] for record in steps_of(tmp_path / "runs" / "whole")]
+    assert [record["loss"] for record in steps_of(folder)] == pytest.approx(wanted, abs=1e-4)
+    assert max(wanted) - min(wanted) > 1e-2, "nothing moves: nothing was compared"
 
 
 @pytest.mark.long

@@ -31,11 +31,15 @@ class Cluster:
 
     @contextlib.contextmanager
     def node(self, folder: Path, cpus: int = 1) -> Iterator[psutil.Process]:
-        """Another node of this cluster on this machine; what it gives is the process that holds its raylet."""
+        """Another node of this cluster on this machine; what it gives is the process that holds its raylet.
+
+        It has an address of its own: a driver joins any node of its machine's address, and would go with this one.
+        """
         (metrics, agent) = free_ports(2)
         log = folder / f"node-{metrics}.log"
         options = [
             f"--address={self.address}",
+            f"--node-ip-address=127.0.{metrics // 256}.{metrics % 256}",
             f"--num-cpus={cpus}",
             f"--metrics-export-port={metrics}",
             f"--dashboard-agent-listen-port={agent}",
