@@ -52,7 +52,7 @@ run: {{storage: runs, name: {name}, seed: 5}}
 model: {{name: null, init: random, preset: llama-tiny}}
 data: {{dataset: clinic, clinic: {{size: small, train_rows: 2000, validation_rows: 0}}, tokenizer: train, vocab_size: 800}}
 method: {{name: distill, alpha: 0.3}}
-train: {{max_steps: {steps}, global_batch_size: 8, micro_batch_size: 2, precision: fp32, optimizer: {{lr: 1.0e-3}},
+train: {{max_steps: {steps}, global_batch_size: 8, micro_batch_size: 2, precision: fp32, optimizer: {{lr: {lr}}},
         save_every_steps: 25}}
 peft: {{type: lora, rank: 4, dropout: {dropout}}}
 cluster: {{workers: {workers}, cpus_per_worker: 0.9, max_failures: 100, hang_seconds: {hang}}}
@@ -65,12 +65,12 @@ class Run:
     """One `medray train` on a cluster of its own, which is killed and mended."""
 
     def __init__(
-        self, folder: Path, name: str, steps: int, workers: str, dropout: float, head_cpus: int
+        self, folder: Path, name: str, steps: int, workers: str, dropout: float, head_cpus: int, lr: float
     ) -> None:
         self.root, self.folder = folder, folder / "runs" / name
         self.config = folder / f"{name}.yaml"
         self.config.write_text(
-            CONFIG.format(name=name, steps=steps, workers=workers, hang=HANG_SECONDS, dropout=dropout)
+            CONFIG.format(name=name, steps=steps, workers=workers, hang=HANG_SECONDS, dropout=dropout, lr=lr)
         )
         self.log = (folder / f"{name}.log").open("ab")
         self.clusters, self.starts, self.head_cpus = 0, 0, head_cpus
@@ -266,12 +266,17 @@ def main() -> None:
     kinds = (kill_raylet_for_good, kill_worker) if options.elastic else KINDS
     # A head of one CPU holds one worker at most, so a node's raylet always has one to lose.
     workers, dropout, head_cpus = ("[1, 2]", 0.0, 1) if options.elastic else ("2", 0.1, 2)
+    lr = (
+        1e-4 if options.elastic else 1e-3
+    )  # at more, training makes of a rounding more than 1e-4 in so many steps
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         results = []
         for which in ("calm", "chaos"):
             began = time.monotonic()
-            run = Run(folder, which, options.steps, workers if which == "chaos" else "2", dropout, head_cpus)
+            run = Run(
+                folder, which, options.steps, workers if which == "chaos" else "2", dropout, head_cpus, lr
+            )
             try:
                 kills = chaos(run, kinds, options.kills) if which == "chaos" else []
                 code = run.driver.wait(timeout=LIMIT_SECONDS)

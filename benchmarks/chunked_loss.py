@@ -28,7 +28,9 @@ def measured(tokens: int, vocabulary: int, hidden: int, chunk: int) -> dict[str,
     from medray.evaluate.loss_sums import loss_sums
     from medray.methods.chunked_loss import TokenLoss
     from medray.methods.loss import Method
+    from medray.models.load import give_back_freed_memory
 
+    give_back_freed_memory()  # as in a run; else blocks just below glibc's threshold stay, and the peak is of its making
     torch.manual_seed(0)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = LlamaForCausalLM(
