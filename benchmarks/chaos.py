@@ -6,8 +6,8 @@ A head and two nodes on this machine, two workers. Each kill comes 3 to 20 s (dr
 that no attempt had made before: of a worker, of all workers, of a node's raylet (a fresh node takes its place), of the
 driver (the same command again), of the head with everything on it (another cluster, the same command again), a worker
 that is stopped and hangs, and a TERM to the driver. At the end the state after the last step must have the hashes of the
-calm run's, steps.jsonl each step once, and the order of samples must be the same. --elastic: raylets are killed and not
-replaced before the next kill, workers: [1, 2]; then losses must agree within 1e-4.
+calm run's, steps.jsonl each step once, and the order of samples must be the same. --elastic: workers: [1, 2], a raylet is
+killed and another node joins only as the next worker is; then losses must agree within 1e-4.
 
 For each kill: seconds until the workers had loaded the checkpoint again, until the first step after that, and until the
 first new one; and how many steps were computed again.
@@ -145,14 +145,16 @@ def kill_raylet(run: Run) -> None:
 
 
 def kill_raylet_for_good(run: Run) -> None:
-    """The node that went before comes back only now."""
-    if len(run.nodes) < 2:
-        run.join()
-    kill_raylet(run)
-    last = run.nodes.pop()
-    for process in [*last.children(recursive=True), last]:
+    """Of two nodes that hold a worker each."""
+    node = run.nodes.pop()
+    for process in [*processes_below(node, RAYLET), *node.children(recursive=True), node]:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
+
+
+def kill_worker_as_a_node_joins(run: Run) -> None:
+    run.join()
+    kill_worker(run)
 
 
 def kill_driver(run: Run) -> None:
@@ -263,9 +265,8 @@ def main() -> None:
     parser.add_argument("steps", nargs="?", type=int, default=3000)
     parser.add_argument("--elastic", action="store_true")
     options = parser.parse_args()
-    kinds = (kill_raylet_for_good, kill_worker) if options.elastic else KINDS
-    # A head of one CPU holds one worker at most, so a node's raylet always has one to lose.
-    workers, dropout, head_cpus = ("[1, 2]", 0.0, 1) if options.elastic else ("2", 0.1, 2)
+    kinds = (kill_raylet_for_good, kill_worker_as_a_node_joins) if options.elastic else KINDS
+    workers, dropout, head_cpus = ("[1, 2]", 0.0, 0) if options.elastic else ("2", 0.1, 2)
     lr = (
         1e-4 if options.elastic else 1e-3
     )  # at more, training makes of a rounding more than 1e-4 in so many steps
@@ -274,9 +275,7 @@ def main() -> None:
         results = []
         for which in ("calm", "chaos"):
             began = time.monotonic()
-            run = Run(
-                folder, which, options.steps, workers if which == "chaos" else "2", dropout, head_cpus, lr
-            )
+            run = Run(folder, which, options.steps, workers, dropout, head_cpus, lr)
             try:
                 kills = chaos(run, kinds, options.kills) if which == "chaos" else []
                 code = run.driver.wait(timeout=LIMIT_SECONDS)
@@ -307,7 +306,7 @@ def main() -> None:
     for kind in dict.fromkeys(one["kind"] for one in kills):
         of = [one for one in kills if one["kind"] == kind]
         medians = {
-            part: statistics.median(one.get(part, float("nan")) for one in of)
+            part: statistics.median([one[part] for one in of if part in one] or [float("nan")])
             for part in ("resumed", "first_step", "new_step")
         }
         print(
