@@ -267,9 +267,8 @@ def main() -> None:
     options = parser.parse_args()
     kinds = (kill_raylet_for_good, kill_worker_as_a_node_joins) if options.elastic else KINDS
     workers, dropout, head_cpus = ("[1, 2]", 0.0, 0) if options.elastic else ("2", 0.1, 2)
-    lr = (
-        1e-4 if options.elastic else 1e-3
-    )  # at more, training makes of a rounding more than 1e-4 in so many steps
+    # At a larger rate, training makes of a rounding more than 1e-4 in so many steps.
+    lr = 1e-4 if options.elastic else 1e-3
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         results = []

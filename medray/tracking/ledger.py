@@ -237,6 +237,7 @@ def start(run_folder: str, tracking: TrackingSpec) -> ray.actor.ActorHandle:
     """
     import ray
 
+    # By label: of an actor without CPUs, Ray does not heed a soft affinity.
     here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
     actor = ray.remote(Ledger).options(
         num_cpus=0, max_concurrency=1, max_restarts=RESTARTS, label_selector=here

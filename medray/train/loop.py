@@ -118,9 +118,8 @@ class _Loop:
             with self._timed("export"):
                 self._export()
         if self.engine.rank == 0:
-            with suppress(
-                OSError
-            ):  # a checkpoint has the steps; the ledger says itself what it could not write
+            # A checkpoint has the steps; the ledger says itself what it could not write.
+            with suppress(OSError):
                 self.reporter.flush()
         parameters = [parameter for _, parameter in self._inner().named_parameters()]
         sizes = [elements(p) for p in parameters]
@@ -194,11 +193,8 @@ class _Loop:
             troubled=self._message,
         )
         if self.engine.rank == 0:
-            attempt = {
-                "time": time.time(),
-                "resumed_step": self.progress.step,
-                "workers": self.engine.world_size,
-            }
+            step, workers = self.progress.step, self.engine.world_size
+            attempt = {"time": time.time(), "resumed_step": step, "workers": workers}
             storage.append(self.folder / ATTEMPTS, json.dumps(attempt) + "\n")
             self.reporter.opened(self.progress.step)
 
@@ -219,9 +215,8 @@ class _Loop:
                     end = None
                 metrics: dict[str, float] = {}
                 if config.eval.every_steps and step % config.eval.every_steps == 0 and not end:
-                    metrics = self._evaluate(
-                        generate=True
-                    )  # before the checkpoint: it is not missed on resume
+                    # Before the checkpoint: it is not missed on resume.
+                    metrics = self._evaluate(generate=True)
                 if end or step % every == 0 or metrics:
                     self._save(metrics, wait=bool(end))
                 if end:
@@ -389,11 +384,9 @@ def _world_size() -> int:
 
 
 def _device() -> torch.device:
-    return (
-        torch.device("cuda", torch.cuda.current_device())
-        if torch.cuda.is_available()
-        else torch.device("cpu")
-    )
+    if torch.cuda.is_available():
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device("cpu")
 
 
 def _peak_bytes() -> int:
