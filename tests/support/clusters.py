@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import socket
 import subprocess
@@ -15,6 +16,8 @@ from pathlib import Path
 import psutil
 
 RAY = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats"]
+# A node is dead after five checks in a row that nobody answered: with Ray's default of 3,000 after some 15 seconds.
+HEALTH_CHECK_MS = "1000"
 
 
 @dataclass(frozen=True)
@@ -105,7 +108,7 @@ def head(log_folder: Path, cpus: int) -> Iterator[Cluster]:
         f"--temp-dir=/tmp/medray-ray-{port}",
         "--object-store-memory=300000000",
     ]
-    process = _started([*RAY, *options], log)
+    process = _started([*RAY, *options], log, RAY_health_check_period_ms=HEALTH_CHECK_MS)
     try:
         # The dashboard answers last, so the cluster is up when it does.
         _wait(process, log, lambda: _listens(dashboard) and "--address='" in log.read_text())
@@ -114,9 +117,15 @@ def head(log_folder: Path, cpus: int) -> Iterator[Cluster]:
         end(process)
 
 
-def _started(command: list[str], log: Path) -> subprocess.Popen[bytes]:
+def _started(command: list[str], log: Path, **environment: str) -> subprocess.Popen[bytes]:
     with log.open("w") as stream:
-        return subprocess.Popen(command, stdout=stream, stderr=stream, start_new_session=True)
+        return subprocess.Popen(
+            command,
+            env={**os.environ, **environment},
+            stdout=stream,
+            stderr=stream,
+            start_new_session=True,
+        )
 
 
 def _wait(process: subprocess.Popen[bytes], log: Path, ready: Callable[[], bool]) -> None:
