@@ -330,8 +330,8 @@ def _run_table(summary: Record) -> str:
         rows.append(("tokens in the loss", number(summary["loss_tokens"])))
     if _is_number(summary.get("padding_fraction")):
         rows.append(("padding", f"{summary['padding_fraction']:.1%}"))
-    if _is_number(summary.get("peak_bytes")):
-        rows.append(("peak memory", size(summary["peak_bytes"])))
+    if memory := summary.get("memory"):
+        rows.append((f"peak memory of a worker ({memory['device']})", size(memory["peak_bytes"])))
     rows += [(key, number(summary[key])) for key in ("world_size", "restarts") if key in summary]
     if summary.get("order_sha256"):
         rows.append(("order (sha256)", str(summary["order_sha256"])[:16] + "…"))

@@ -31,6 +31,7 @@ from medray.models.packing_probe import keeps_boundaries
 from medray.models.quantized import elements
 from medray.train import checkpoint, live_evaluation
 from medray.train.checkpoint_writer import CheckpointWriter, WriterOptions
+from medray.train.device_memory import DeviceMemory, device_memory, used_bytes
 from medray.train.ending import NOTICED, Ending, Signals
 from medray.train.engine import (
     DeepSpeedEngine,
@@ -76,7 +77,7 @@ class Outcome:
     evaluated: dict[str, float]
     seconds: dict[str, float] = field(default_factory=dict)
     world_size: int = 1
-    peak_bytes: int = 0
+    memory: DeviceMemory | None = None
     trainable: int = 0
     parameters: int = 0
 
@@ -105,6 +106,7 @@ class _Loop:
             self.loss = token_loss(self.config, self.engine, seq2seq=self.seq2seq, say=self._message)
         self.validation = self._validation(plan.validation)
         self.progress = Progress()
+        self.memory_before = used_bytes()
 
     def run(self) -> Outcome:
         self._resume()
@@ -130,7 +132,7 @@ class _Loop:
             evaluated,
             self.seconds,
             self.engine.world_size,
-            _peak_bytes(),
+            device_memory(self.memory_before),
             trainable,
             sum(sizes),
         )
@@ -387,12 +389,3 @@ def _device() -> torch.device:
     if torch.cuda.is_available():
         return torch.device("cuda", torch.cuda.current_device())
     return torch.device("cpu")
-
-
-def _peak_bytes() -> int:
-    """Peak of this process: GPU memory where there is one, else resident memory."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

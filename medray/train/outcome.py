@@ -73,7 +73,7 @@ def write_outcome(
         "tokens_per_second": round(tokens / seconds["train"], 3) if seconds["train"] else None,
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
         "restarts": max(len(_lines(folder / ATTEMPTS)) - 1, 0),
-        "peak_bytes": outcome["peak_bytes"],
+        "memory": outcome["memory"],
         "parameters": {"total": outcome["parameters"], "trainable": outcome["trainable"]},
         "versions": versions(),
     }

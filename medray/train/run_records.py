@@ -40,8 +40,21 @@ def loss_table(run: FinishedRun) -> str:
 
 
 def memory(run: FinishedRun) -> dict[str, Any]:
-    """The peak that the run recorded, in bytes, of its first worker."""
+    """Of the first worker, in bytes and in percent of what its device has. All null where the run recorded none."""
+    found: dict[str, Any] = run.summary.get("memory") or {}
+    total, before, peak = (found.get(name) for name in ("total_bytes", "before_bytes", "peak_bytes"))
+    training = peak - before if found else None
     return {
-        "peak_bytes": run.summary.get("peak_bytes"),
-        "of": "the process of the first worker: memory of its GPU, or without one its resident memory",
+        "device": found.get("device"),
+        "total_bytes": total,
+        "reserved_before_bytes": before,
+        "peak_bytes": peak,
+        "peak_for_training_bytes": training,
+        "peak_percent": _percent(peak, total),
+        "peak_for_training_percent": _percent(training, total),
+        "of": "the first worker: what torch reserved of its GPU, or without one the process's resident memory",
     }
+
+
+def _percent(part: int | None, whole: int | None) -> float | None:
+    return round(100 * part / whole, 3) if part is not None and whole else None

@@ -1,0 +1,42 @@
+"""Memory of a worker's device, for the run's summary and the memory report of an export."""
+
+from __future__ import annotations
+
+import os
+import resource
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+
+@dataclass(frozen=True)
+class DeviceMemory:
+    """In bytes. Of a GPU what torch's allocator has reserved; without one the process's resident memory.
+
+    device: the GPU's name, or "CPU". total_bytes: of the GPU, or of the machine. before_bytes: at the first look, when
+    model and optimizer stood. peak_bytes: over the process's life.
+    """
+
+    device: str
+    total_bytes: int
+    before_bytes: int
+    peak_bytes: int
+
+
+def used_bytes() -> int:
+    """Now."""
+    if torch.cuda.is_available():
+        return torch.cuda.memory_reserved()
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def device_memory(before_bytes: int) -> DeviceMemory:
+    if torch.cuda.is_available():
+        properties = torch.cuda.get_device_properties(torch.cuda.current_device())
+        peak = torch.cuda.max_memory_reserved()
+        return DeviceMemory(properties.name, properties.total_memory, before_bytes, peak)
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return DeviceMemory("CPU", total, before_bytes, peak)
