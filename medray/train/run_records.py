@@ -42,8 +42,8 @@ def loss_table(run: FinishedRun) -> str:
 def memory(run: FinishedRun) -> dict[str, Any]:
     """Of the first worker, in bytes and in percent of what its device has. All null where the run recorded none."""
     found: dict[str, Any] = run.summary.get("memory") or {}
-    total, before, peak = (found.get(name) for name in ("total_bytes", "before_bytes", "peak_bytes"))
-    training = peak - before if found else None
+    total, before, peak = found.get("total_bytes"), found.get("before_bytes"), found.get("peak_bytes")
+    training = found["peak_bytes"] - found["before_bytes"] if found else None
     return {
         "device": found.get("device"),
         "total_bytes": total,
