@@ -15,8 +15,10 @@ import pytest
 import tiny
 import torch
 import yaml
+from s3_server import s3_server
 from safetensors.torch import load_file
 
+from medray import storage
 from medray.cli import main as command
 from medray.config import Config
 from medray.data.split_summary import summarize
@@ -167,6 +169,29 @@ def test_an_adapter_is_copied_and_a_second_export_is_refused(
     assert "mend: --to" in error
     assert medray(run, "--format", "adapter", "--to", tmp_path / "other", "--no-verify") == 0
     assert "--no-verify" in (tmp_path / "other" / "README.md").read_text()
+
+
+def test_a_run_in_a_bucket_is_exported_there_and_to_a_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = finished(tmp_path, LORA)
+    weights = "adapter_model.safetensors"
+    original = (run / "export" / weights).read_bytes()
+    with s3_server(tmp_path, "bucket"):
+        kept = storage.at("s3://bucket/runs/calm")
+        for folder in ("calm", "tokens"):  # nothing of them stays in the folder
+            storage.put_tree(run.parent / folder, storage.at("s3://bucket/runs") / folder)
+        assert medray(kept, "--format", "merged", "--json") == 0
+        told = json.loads(capsys.readouterr().out.splitlines()[-1])
+        assert told["folder"] == "s3://bucket/runs/calm/export-merged"
+        assert told["comparison"]["rows"] == "4 rows of the validation split"
+        assert storage.sizes(kept / "export-merged") == told["files"]
+        assert {"model.safetensors", "tokenizer.json", "README.md", "memory.json"} <= told["files"].keys()
+
+        assert medray(kept, "--format", "merged") == 2
+        assert "not an empty folder" in capsys.readouterr().err
+        assert medray(kept, "--format", "adapter", "--to", tmp_path / "adapter", "--no-verify") == 0
+        assert (tmp_path / "adapter" / weights).read_bytes() == original
 
 
 def test_what_a_run_cannot_give_is_refused_with_the_reason(
