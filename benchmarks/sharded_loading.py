@@ -5,8 +5,9 @@
 A random Llama in bfloat16 is written in safetensors files of at most 200 MB. Two actors of one local Ray cluster load it as a
 run does (`medray.models.load`), with and without giving freed memory back to the system, in fresh processes each. What
 counts is anonymous memory (/proc/self/smaps_rollup): mapped file pages are the system's, and it takes them back when it
-needs them. Aims: after loading at most what the process had before, its share, and a tenth of the share; at the peak at
-most one file more.
+needs them. What a process had before is taken once it has loaded a tiny model in the same way: code, threads and process
+groups, which no model's size changes. Aims: after loading at most that, its share, and a tenth of the share; at the peak
+at most one file more.
 """
 
 from __future__ import annotations
@@ -27,9 +28,11 @@ MAKE = """
 import sys, torch
 from transformers import LlamaConfig, LlamaForCausalLM
 torch.set_default_dtype(torch.bfloat16)
-config = LlamaConfig(vocab_size=32000, hidden_size=2048, intermediate_size=5632, num_hidden_layers=int(sys.argv[2]),
-                     num_attention_heads=16, num_key_value_heads=16, tie_word_embeddings=False)
-LlamaForCausalLM(config).save_pretrained(sys.argv[1], max_shard_size="200MB")
+sizes = {"tiny": dict(hidden_size=64, intermediate_size=128, num_hidden_layers=1),
+         "whole": dict(hidden_size=2048, intermediate_size=5632, num_hidden_layers=int(sys.argv[2]))}
+for name, size in sizes.items():
+    config = LlamaConfig(vocab_size=32000, num_attention_heads=16, num_key_value_heads=16, tie_word_embeddings=False, **size)
+    LlamaForCausalLM(config).save_pretrained(f"{sys.argv[1]}/{name}", max_shard_size="200MB")
 """
 
 
@@ -54,12 +57,17 @@ class Rank:
         prepare_process(1)
         if not give_back:
             load.give_back_freed_memory = lambda: None
-        asked = ModelConfig(name=folder)
         settings = deepspeed_config(
             TrainConfig(zero_stage=3), micro_batch_size=1, world_size=WORKERS, precision="bf16"
         )
         settings["zero_optimization"]["stage3_param_persistence_threshold"] = 0
-        config = load.model_config(asked, 0)
+
+        def loaded(name: str) -> Any:
+            asked = ModelConfig(name=f"{folder}/{name}")
+            config = load.model_config(asked, 0)
+            return load.load_model(asked, config, None, dtype=torch.bfloat16, seed=0, zero3=settings)
+
+        loaded("tiny")
         gc.collect()
         base, peak, ended = anonymous(), [0], threading.Event()
 
@@ -69,7 +77,7 @@ class Rank:
 
         watcher = threading.Thread(target=watch)
         watcher.start()
-        model = load.load_model(asked, config, None, dtype=torch.bfloat16, seed=0, zero3=settings)
+        model = loaded("whole")
         gc.collect()
         after = anonymous()
         ended.set()
@@ -103,7 +111,7 @@ def main() -> None:
     before_import(None)
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run([sys.executable, "-c", MAKE, folder, layers], check=True)
-        files = sorted(Path(folder).glob("*.safetensors"))
+        files = sorted(Path(folder, "whole").glob("*.safetensors"))
         largest = max(file.stat().st_size for file in files)
         whole = sum(file.stat().st_size for file in files)
         print(f"{whole / 1e6:,.0f} MB in {len(files)} files, the largest {largest / 1e6:,.0f} MB")
