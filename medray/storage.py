@@ -29,6 +29,8 @@ from medray.errors import InputError
 CONNECT_SECONDS, REQUEST_SECONDS = 5, 15  # in which nothing comes; each request is tried three times
 PRIVATE = 0o700
 COPY_BYTES = 8 << 20
+# S3 copies no larger object in one request, and pyarrow asks for no copy in parts: what is larger goes through this process.
+LARGEST_COPY = 5 << 30  # bytes
 
 
 class S3Path:
@@ -256,16 +258,30 @@ def remove_tree(folder: StoragePath) -> None:
 
 
 def move(source: StoragePath, target: StoragePath) -> None:
-    """A file or folder to another name of the same storage. Objects are copied, then removed."""
+    """A file or folder to another name of the same storage.
+
+    Objects are copied, then those that were copied are removed: what another writes there meanwhile stays.
+    """
     if isinstance(source, Path):
         source.rename(str(target))
         return
     assert isinstance(target, S3Path)
-    for path in _objects(source):
-        source.filesystem.copy_file(path.key, target.key + path.key[len(source.key) :])
-    for path in _objects(source):
+    moved = _objects(source)
+    for path, size in moved.items():
+        _copy(path, S3Path(target.key + path.key[len(source.key) :]), size)
+    for path in moved:
         path.unlink()
-    remove_tree(source)
+    with contextlib.suppress(OSError):  # pyarrow keeps a folder that became empty, as an object of its own
+        if not _objects(source):
+            source.filesystem.delete_dir(source.key)
+
+
+def _copy(source: S3Path, target: S3Path, size: int) -> None:
+    if size <= LARGEST_COPY:
+        source.filesystem.copy_file(source.key, target.key)
+        return
+    with source.open("rb") as stream, target.open("wb") as out:
+        shutil.copyfileobj(stream, out, COPY_BYTES)
 
 
 def make_private(folder: StoragePath) -> None:
@@ -320,16 +336,13 @@ def temporary_folder() -> Path:
     return folder
 
 
-def _objects(path: S3Path) -> list[S3Path]:
-    """The object of this name, else all that begin with it and a slash."""
+def _objects(path: S3Path) -> dict[S3Path, int]:
+    """The object of this name, else all that begin with it and a slash; each with its bytes."""
     from pyarrow import fs
 
     info = path.filesystem.get_file_info(path.key)
     if info.type == fs.FileType.File:
-        return [path]
+        return {path: info.size}
     selector = fs.FileSelector(path.key, recursive=True, allow_not_found=True)
-    return [
-        S3Path(found.path)
-        for found in path.filesystem.get_file_info(selector)
-        if found.type == fs.FileType.File
-    ]
+    found = path.filesystem.get_file_info(selector)
+    return {S3Path(entry.path): entry.size for entry in found if entry.type == fs.FileType.File}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from s3_server import S3Server, s3_server
@@ -71,6 +72,53 @@ def test_folders_are_moved_listed_and_removed(place: StoragePath) -> None:
     storage.remove_tree(place / "old" / "step-1")
     storage.remove_tree(place / "old" / "step-1")
     assert names(place / "old") == ["other", "step-2"]
+
+
+class Watched:
+    """A file system that tells of each copy that it makes."""
+
+    def __init__(self, real: Any, copied: Callable[[str], None]) -> None:
+        self._real, self._copied = real, copied
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+    def copy_file(self, source: str, target: str) -> None:
+        self._real.copy_file(source, target)
+        self._copied(source)
+
+
+def watch_copies(monkeypatch: pytest.MonkeyPatch, copied: Callable[[str], None]) -> None:
+    real = storage.s3_filesystem
+    monkeypatch.setattr(storage, "s3_filesystem", lambda bucket: Watched(real(bucket), copied))
+
+
+def test_what_another_writes_while_a_folder_is_moved_stays(
+    server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = S3Path(f"bucket/{tmp_path.name}")
+    storage.write(place / "run" / "config.yaml", "x")
+    late = place / "run" / "checkpoints" / "manifest.json"
+    watch_copies(monkeypatch, lambda source: storage.write(late, "late"))
+    storage.move(place / "run", place / "old")
+    assert late.read_text() == "late"
+    assert names(place / "run") == ["checkpoints"]
+    assert names(place / "old") == ["config.yaml"]
+
+
+def test_an_object_too_large_for_the_servers_copy_is_moved_as_a_stream(
+    server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage, "LARGEST_COPY", 1000)
+    place, copies = S3Path(f"bucket/{tmp_path.name}"), list[str]()
+    large = bytes(range(256)) * 80_000  # more than one part of an upload
+    for name, data in (("small", b"x" * 1000), ("large", large)):
+        storage.write(place / "run" / name, data)
+    watch_copies(monkeypatch, copies.append)
+    storage.move(place / "run", place / "old")
+    assert copies == [(place / "run" / "small").key]
+    assert (place / "old" / "large").read_bytes() == large
+    assert not (place / "run").exists()
 
 
 def test_a_tree_goes_there_and_comes_back(place: StoragePath, tmp_path: Path) -> None:
