@@ -5,6 +5,9 @@ written anew is of a start that lives, and the newcomer is refused; one that sta
 was killed, and goes. Two that come at the same moment see each other, since S3 lists what was put before, and both are
 refused: never do two hold one run. Ages are told by the times that the server gives, not by any clock of ours.
 
+Claims lie beside the run's folder, `<storage>/.lock/<run>/<claim>`, so a run that is put aside takes none along; and a
+start removes its own and those of killed ones, never the folder: another's may have come into it that very moment.
+
 Not covered: a holder that stands still, or cannot reach storage, for longer than the lease, and then goes on. Its checkpoints
 are in folders of its own, so even then none is mixed with another's.
 """
@@ -42,7 +45,7 @@ def held(
     if _held.get(folder) == threading.get_ident():
         yield
         return
-    claim = folder / FOLDER / secrets.token_hex(8)
+    claim = claims_of(folder) / secrets.token_hex(8)
     try:
         _take(claim, refusal, say)
     except OSError as error:
@@ -59,7 +62,11 @@ def held(
         renewal.join()
         with suppress(OSError):  # one that stays goes with its lease
             claim.unlink(missing_ok=True)
-            storage.remove_tree(claim.parent)
+
+
+def claims_of(folder: S3Path) -> S3Path:
+    """Where the claims on a run's folder lie."""
+    return folder.parent / FOLDER / folder.name
 
 
 def _take(claim: S3Path, refusal: Callable[[str], InputError], say: Callable[[str], None]) -> None:
@@ -68,7 +75,9 @@ def _take(claim: S3Path, refusal: Callable[[str], InputError], say: Callable[[st
     while True:
         _put(claim)
         claims = _claims(claim.parent)
-        now = claims.pop(claim.name)
+        now = claims.pop(claim.name, None)
+        if now is None:  # we stood still between the two for so long that another took us for killed
+            continue
         for name in [name for name, written in claims.items() if now - written >= LEASE_SECONDS]:
             (claim.parent / name).unlink(missing_ok=True)
             del claims[name]

@@ -16,7 +16,7 @@ from medray.config import Config, Section
 from medray.config.yaml_text import NotYamlError, parse
 from medray.errors import InputError, printable
 from medray.storage import StoragePath
-from medray.train import bucket_lock, run_lock
+from medray.train import run_lock
 
 MOST_SHOWN = 5
 LONGEST_SHOWN = 80  # characters of a value
@@ -169,10 +169,8 @@ def set_aside(config: Config) -> StoragePath | None:
             path for number in count(1) if not _there(path := folder.with_name(f"{folder.name}.old-{number}"))
         )
         storage.move(folder, aside)
-        if isinstance(aside, Path):
+        if isinstance(aside, Path):  # claims on a run in a bucket lie beside it
             (aside / run_lock.FILE).unlink(missing_ok=True)
-        else:
-            storage.remove_tree(aside / bucket_lock.FOLDER)
     return aside
 
 

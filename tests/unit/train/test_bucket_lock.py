@@ -13,8 +13,11 @@ import pytest
 from s3_server import S3Server, s3_server
 
 from medray import storage
+from medray.config import Config
 from medray.errors import InputError
+from medray.storage import S3Path
 from medray.train import bucket_lock, run_lock
+from medray.train.rerun import set_aside
 
 HOLDER = """
 import sys
@@ -52,32 +55,77 @@ def holder(server: S3Server, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
         started.kill()
 
 
+def claims(run: S3Path) -> list[S3Path]:
+    return list(bucket_lock.claims_of(run).iterdir())
+
+
 def test_a_second_start_is_refused_while_the_first_lives(
     holder: subprocess.Popen[str], tmp_path: Path
 ) -> None:
-    run, said = storage.at(f"s3://bucket/{tmp_path.name}"), list[str]()
+    run, said = S3Path(f"bucket/{tmp_path.name}"), list[str]()
     with pytest.raises(InputError, match=f"in use by another start .*pid {holder.pid}") as caught:
         run_lock.held(run, said.append).__enter__()
     assert (caught.value.key, caught.value.value) == ("run.name", tmp_path.name)
     assert len(said) == 1
-    assert len(list((run / bucket_lock.FOLDER).iterdir())) == 1  # the claim of the one that lives
+    assert len(claims(run)) == 1  # of the one that lives
     assert holder.stdin is not None
     holder.stdin.close()
     holder.wait(30)
     with run_lock.held(run, said.append):
         pass
     assert len(said) == 1  # one that ended in order leaves nothing to wait for
-    assert not (run / bucket_lock.FOLDER).exists()
+    assert claims(run) == []
 
 
 def test_a_killed_holder_is_waited_for_and_no_longer(holder: subprocess.Popen[str], tmp_path: Path) -> None:
-    run, said = storage.at(f"s3://bucket/{tmp_path.name}"), list[str]()
+    run, said = S3Path(f"bucket/{tmp_path.name}"), list[str]()
     holder.send_signal(signal.SIGKILL)
     holder.wait(30)
     with run_lock.held(run, said.append), run_lock.held(run):  # the same thread may take it again
-        (claim,) = (run / bucket_lock.FOLDER).iterdir()
+        (claim,) = claims(run)
         assert str(os.getpid()) in claim.read_text()
     assert len(said) == 1
+
+
+def test_an_end_leaves_the_claim_of_a_start_that_came_meanwhile(server: S3Server, tmp_path: Path) -> None:
+    run = S3Path(f"bucket/{tmp_path.name}")
+    newcomer = bucket_lock.claims_of(run) / "newcomer"
+    with run_lock.held(run):
+        storage.write(newcomer, "{}")
+    assert claims(run) == [newcomer]
+
+
+def test_a_claim_that_was_taken_for_a_killed_starts_is_put_anew(
+    server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, put = S3Path(f"bucket/{tmp_path.name}"), storage.write
+
+    def put_and_lost(claim: S3Path, text: str) -> None:
+        monkeypatch.setattr(storage, "write", put)
+        storage.write(claim, text)
+        claim.unlink()
+
+    monkeypatch.setattr(storage, "write", put_and_lost)
+    with run_lock.held(run):
+        assert len(claims(run)) == 1
+
+
+def test_a_run_that_is_put_aside_stays_claimed(
+    server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bucket_lock, "RENEW_SECONDS", 600.0)
+    run = S3Path(f"bucket/{tmp_path.name}/r")
+    storage.write(run / "config.yaml", "")
+    with run_lock.held(run):
+        newcomer = bucket_lock.claims_of(run) / "newcomer"
+        storage.write(newcomer, "{}")
+        before = claims(run)
+        aside = set_aside(Config.model_validate({"run": {"storage": str(run.parent), "name": run.name}}))
+        assert claims(run) == before
+        assert len(before) == 2
+    assert aside == run.with_name("r.old-1")
+    assert storage.sizes(run.with_name("r.old-1")) == {"config.yaml": 0}
+    assert not run.exists()
 
 
 def test_storage_that_cannot_be_asked_is_an_input_error(
