@@ -8,6 +8,19 @@ from medray.config.section import Section, key
 
 # ASCII, so bytes too: what every file system, object store and scheduler takes as a name, and a terminal shows as it is.
 LONGEST_NAME = 100
+# What lies beside the runs and is of all of them: token shards, tokenizers, MLflow's artifacts and database, and the files
+# that SQLite has beside that.
+RESERVED = frozenset(
+    {
+        "tokens",
+        "tokenizers",
+        "mlartifacts",
+        "mlflow.db",
+        "mlflow.db-journal",
+        "mlflow.db-shm",
+        "mlflow.db-wal",
+    }
+)
 
 
 class RunConfig(Section):
@@ -30,4 +43,6 @@ class RunConfig(Section):
                 f"use 1 to {LONGEST_NAME} letters, digits, '.', '_' or '-', beginning with a letter or digit",
                 f"run.name: {plain or 'run'}",
             )
+        if name.lower() in RESERVED:  # some file systems take Tokens for tokens
+            raise ValueError("medray keeps files of all runs under this name", f"run.name: {name}-run")
         return name

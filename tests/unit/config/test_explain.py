@@ -189,6 +189,17 @@ def test_a_run_name_that_is_no_plain_name_of_a_folder(tmp_path: Path, name: str,
     assert load(tmp_path / "run.yaml", [f"run.name={plain}"]).run.name == plain
 
 
+@pytest.mark.parametrize(
+    "name", ["tokens", "Tokens", "tokenizers", "mlartifacts", "mlflow.db", "mlflow.db-journal"]
+)
+def test_a_run_name_under_which_files_of_all_runs_lie(tmp_path: Path, name: str) -> None:
+    error = refused(tmp_path, f"run: {{name: {name}}}")
+    assert error.key == "run.name"
+    assert error.what == "medray keeps files of all runs under this name"
+    assert error.mend == f"run.name: {name}-run"
+    assert load(tmp_path / "run.yaml", [f"run.name={name}-run"]).run.name == f"{name}-run"
+
+
 def test_no_key_value_or_file_name_reaches_the_terminal_as_it_is(tmp_path: Path) -> None:
     for text in ('"\\e[2J\\n": 1', 'train: {"\\u202e": 1}', 'tracking: {tags: {"\\a": 1}}'):
         message = str(refused(tmp_path, text))

@@ -11,6 +11,7 @@ import pytest
 import tiny
 
 from medray.config import Config
+from medray.config.run import RESERVED
 from medray.data.corpora import published
 from medray.data.corpora.multiclinsum import LANGUAGES
 from medray.data.encode import Encoder
@@ -49,6 +50,12 @@ def first_of_each_language(made: Config) -> dict[str, Record]:
         assert not isinstance(record, BadRowError)
         found.setdefault(record.origin.lang, record)
     return found
+
+
+def test_no_run_can_have_the_name_of_a_folder_that_all_runs_share(tmp_path: Path) -> None:
+    layout = Layout(config(tmp_path), "causal", None)
+    shared = [Path(str(path)).relative_to(tmp_path / "runs") for path in (layout.folder, layout.tokenizer)]
+    assert RESERVED.issuperset(path.parts[0] for path in shared)
 
 
 @pytest.mark.parametrize("architecture", ["causal", "seq2seq"])
