@@ -74,14 +74,16 @@ class MlflowLog:
         self._queue: deque[_Point] = deque()
         self._lock = threading.Lock()
         self._closing = threading.Event()
-        self._final: tuple[dict[str, Any], list[str]] = ({}, [])
+        self._summary: dict[str, Any] = {}
+        self._artifacts: list[str] = []  # those that MLflow lacks
+        self._ended_ms = 0
         self._client: MlflowClient | None = None
         self._resumed = False
         self._there: dict[str, set[int]] = {}  # by metric name: the steps that MLflow has
         self._behind = True  # the files have what the queue lacks
         self._overflow = self._refused = 0
         self._error = ""  # the newest failure's type: its text could hold a password
-        self._finished = self._given_up = False
+        self._ended = self._given_up = False
         self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
         self._thread.start()
 
@@ -94,8 +96,8 @@ class MlflowLog:
         self._put(_evaluation_point(record, self._clock.now_ms()))
 
     def close(self, summary: dict[str, Any], artifacts: list[str]) -> None:
-        """Send what is queued, the final metrics and the files, and end the run; at most CLOSE_SECONDS seconds."""
-        self._final = (summary, artifacts)
+        """Send what is queued and the final metrics, end the run, send the files; at most CLOSE_SECONDS seconds."""
+        self._summary, self._artifacts, self._ended_ms = summary, list(artifacts), self._clock.now_ms()
         self._closing.set()
         self._thread.join(CLOSE_SECONDS)
         self._given_up = True
@@ -103,17 +105,22 @@ class MlflowLog:
             with self._lock:
                 waiting = {(point.is_step, point.step) for point in self._queue}
                 unsent = len(waiting) + self._overflow + self._refused
-            ended = "" if self._finished else ", and its run was not ended"
+            lacking = [storage.at(path).name for path in self._artifacts]
+            if unsent or not (lacking or self._behind):
+                lacking.insert(0, f"{unsent} records")
+            elif self._behind:
+                lacking.insert(0, "the records of an earlier start")
+            ended = "" if self._ended else ", and its run was not ended"
             why = f" ({self._error})" if self._error else ""
             self._message(
-                f"MLflow at {without_userinfo(self._spec.uri)} did not take {unsent} records{why}{ended}. "
-                "steps.jsonl and evals.jsonl have them, and the next start of this run sends them."
+                f"MLflow at {without_userinfo(self._spec.uri)} did not take {', '.join(lacking)}{why}{ended}. "
+                "The run folder has them, and the next start of this run sends them."
             )
 
     @property
     def finished(self) -> bool:
         """Whether MLflow has everything, and its run was ended."""
-        return self._finished and not self._refused
+        return self._ended and not self._refused and not self._artifacts
 
     @property
     def closed(self) -> bool:
@@ -162,6 +169,7 @@ class MlflowLog:
     def _connect(self) -> None:
         if self._client is not None:
             return
+        self._identity.note_unsent()
         client = open_client(self._spec.uri)
         run_id, self._resumed = self._identity.open(client, self._began_ms, lambda: self._given_up)
         if self._resumed:
@@ -260,19 +268,31 @@ class MlflowLog:
         return {gate for gate in gates if point.step not in there[gate]}
 
     def _finish(self) -> None:
+        """Tried again after a failure: its time stamp stays, and MLflow keeps equal points once."""
         from mlflow.entities import Metric
 
         client, run_id = self._connected()
-        summary, artifacts = self._final
-        step, now = int(summary.get("steps") or 0), self._clock.now_ms() + self._shift_ms
-        metrics = [Metric(name, value, now, step) for name, value in final_metrics(summary).items()]
+        step, ended_ms = int(self._summary.get("steps") or 0), self._ended_ms + self._shift_ms
+        metrics = [
+            Metric(name, value, ended_ms, step) for name, value in final_metrics(self._summary).items()
+        ]
         for start in range(0, len(metrics), BATCH_METRICS):
             client.log_batch(run_id, metrics=metrics[start : start + BATCH_METRICS])
-        for path in artifacts:
-            self._artifact(storage.at(path))
-        if not self._given_up:
-            client.set_terminated(run_id, STATUS.get(str(summary.get("status")), "FAILED"), now)
-            self._finished = True
+        if self._given_up:
+            return
+        client.set_terminated(run_id, STATUS.get(str(self._summary.get("status")), "FAILED"), ended_ms)
+        self._ended = True
+        # Last, and each once: files often go to other storage, which may refuse them for ever.
+        for path in list(self._artifacts):
+            if self._given_up:
+                return
+            try:
+                self._artifact(storage.at(path))
+                self._artifacts.remove(path)
+            except Exception as error:
+                self._error = type(error).__name__
+        if self.finished:
+            self._identity.note_sent()
 
     def _artifact(self, path: StoragePath) -> None:
         """Only files that are known to hold no text of records leave the run folder, unless the user shows text."""

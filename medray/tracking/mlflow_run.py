@@ -1,6 +1,7 @@
 """One run in MLflow: found again under the id that an earlier start left in the run folder, or made.
 
-The id is kept in `<run folder>/mlflow_run.json`, so a run that is started again goes on under it.
+The id is kept in `<run folder>/mlflow_run.json`, so a run that is started again goes on under it. From before the first
+try until MLflow has everything, `<run folder>/mlflow_unsent` stands beside it: whoever is killed meanwhile has left it.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import json
 import logging
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +22,7 @@ from medray.tracking.mlflow_names import metric_name, without_userinfo
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-RUN_FILE = "mlflow_run.json"
+RUN_FILE, UNSENT_FILE = "mlflow_run.json", "mlflow_unsent"
 BATCH_PARAMS = 100  # of a batch of MLflow's
 PERMANENT = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST")
 
@@ -40,6 +42,13 @@ class TrackingSpec:
     tags: dict[str, str]
     params: dict[str, str]
     show_text: bool
+
+
+def leave_run(run_folder: StoragePath) -> None:
+    """The next `RunIdentity` makes a new MLflow run, and ends the one that the folder has so far."""
+    file = run_folder / RUN_FILE
+    with suppress(FileNotFoundError, ValueError):
+        storage.write(file, json.dumps({**json.loads(file.read_text("utf-8")), "left": True}) + "\n")
 
 
 def open_client(uri: str) -> MlflowClient:
@@ -70,8 +79,17 @@ class RunIdentity:
 
     def __init__(self, run_folder: StoragePath, spec: TrackingSpec, message: Callable[[str], None]) -> None:
         self._file, self._spec, self._message = run_folder / RUN_FILE, spec, message
+        self._unsent = run_folder / UNSENT_FILE
         self._place = (without_userinfo(spec.uri), spec.experiment)
         self._made: str | None = None
+
+    def note_unsent(self) -> None:
+        with suppress(OSError):  # MLflow gets what it can all the same
+            storage.write(self._unsent, "MLflow lacks a part of this run. Its next start sends it.\n")
+
+    def note_sent(self) -> None:
+        with suppress(OSError):
+            self._unsent.unlink(missing_ok=True)
 
     def open(self, client: MlflowClient, start_ms: int, given_up: Callable[[], bool]) -> tuple[str, bool]:
         """The run's id, and whether it was there before. May raise anything.
@@ -99,7 +117,7 @@ class RunIdentity:
         return run_id, known is not None
 
     def _known_run(self, client: MlflowClient) -> str | None:
-        """The id that an earlier start left, when it still stands in this store and experiment."""
+        """The id in the run folder, when it stands in this store and experiment and `leave_run` has not dropped it."""
         from mlflow.exceptions import MlflowException
 
         try:
@@ -114,7 +132,13 @@ class RunIdentity:
             if error.error_code == "RESOURCE_DOES_NOT_EXIST":
                 return None
             raise
-        return str(run.info.run_id) if run.info.lifecycle_stage == "active" else None
+        if run.info.lifecycle_stage != "active":
+            return None
+        if known.get("left"):
+            if run.info.status == "RUNNING":
+                client.set_terminated(run.info.run_id, "KILLED")
+            return None
+        return str(run.info.run_id)
 
     def _remember(self, run_id: str) -> None:
         uri, experiment = self._place

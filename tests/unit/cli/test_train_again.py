@@ -1,11 +1,17 @@
-"""`medray train` of a run name that was used before: begun anew on request, refused while another start has it."""
+"""`medray train` of a run name that was used before: begun anew on request, refused while another start has it.
+
+Of one that is done, MLflow is sent what it missed.
+"""
 
 from __future__ import annotations
 
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,6 +20,10 @@ import pytest
 
 from medray.cli.main import main
 from medray.config.load import dump, load
+from medray.tracking import Ledger
+from medray.tracking.mlflow_run import UNSENT_FILE, open_client
+from medray.train import driver
+from medray.train.tracking import artifacts, tracking_spec
 
 SOUND = """
 run: {storage: runs, name: mine}
@@ -123,3 +133,83 @@ def test_a_done_run_of_another_config_is_refused_with_old_and_new_values(
     message = capsys.readouterr().err
     assert "another config: method.alpha 0.5 -> 0.1, peft.rank 16 -> 4\n" in message
     assert "Traceback" not in message
+
+
+def steps_in_mlflow(uri: str) -> list[int]:
+    """Those of the one run that MLflow has, which is ended and has its last numbers once."""
+    client = open_client(uri)
+    experiment = client.get_experiment_by_name("medray")
+    assert experiment is not None
+    [run] = client.search_runs([experiment.experiment_id])
+    assert run.info.status == "FINISHED"
+    assert [one.value for one in client.get_metric_history(run.info.run_id, "final/samples")] == [24.0]
+    assert [one.path for one in client.list_artifacts(run.info.run_id)] == ["config.yaml", "summary.json"]
+    return [one.step for one in client.get_metric_history(run.info.run_id, "train/loss")]
+
+
+def test_the_next_start_of_a_done_run_sends_what_mlflow_missed(
+    file: Path, done: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    away = file.parent / "away"
+    away.touch()  # where the folder of MLflow's database would be
+    uri = f"sqlite:///{away}/mlflow.db"
+    command = ["train", str(file), f"tracking.uri={uri}"]
+    ledger = Ledger(str(done), tracking_spec(load(file, command[2:])))
+    ledger.open(resumed_step=0)
+    for step in (1, 2, 3):
+        ledger.step({"step": step, "loss": 1.0 / step})
+    ledger.close(SUMMARY, artifacts(done))
+
+    assert main(command) == 0
+    said = capsys.readouterr().err
+    assert "did not take the records of an earlier start, config.yaml, summary.json" in said
+    assert "the next start of this run sends them" in said
+    assert "MLflow has all" not in said
+
+    away.unlink()
+    assert main(command) == 0
+    assert "MLflow has all of this run now" in capsys.readouterr().err
+    assert steps_in_mlflow(uri) == [1, 2, 3]
+
+    assert main(command) == 0
+    assert "MLflow lacks" not in capsys.readouterr().err
+
+
+KILLED = """
+import os, signal, sys, time
+from medray.config.load import load
+from medray.tracking import Ledger
+from medray.train.tracking import tracking_spec
+ledger = Ledger(sys.argv[2], tracking_spec(load(sys.argv[1])))
+ledger.open(resumed_step=0)
+for step in (1, 2, 3):
+    ledger.step({"step": step, "loss": 1.0 / step})
+while ledger.mlflow_run_id() is None:
+    time.sleep(0.05)  # to spin would keep the sending thread from the interpreter
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize(
+    "start",
+    [lambda file: main(["train", str(file)]), lambda file: driver.run(load(file))],
+    ids=["cli", "driver"],
+)
+def test_a_driver_that_is_killed_before_mlflow_had_the_end_leaves_it_to_the_next_start(
+    file: Path, done: Path, start: Callable[[Path], object]
+) -> None:
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(file), str(done)], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    start(file)
+    assert steps_in_mlflow(f"sqlite:///{done.parent}/mlflow.db") == [1, 2, 3]
+
+
+def test_what_another_start_may_be_sending_is_not_sent_twice(
+    file: Path, done: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (done / UNSENT_FILE).touch()
+    with in_use(done):
+        assert main(["train", str(file)]) == 0
+    assert "which is not sent now: the run folder" in capsys.readouterr().err
+    assert not (done.parent / "mlflow.db").exists()
+    assert (done / UNSENT_FILE).exists()

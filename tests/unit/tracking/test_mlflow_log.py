@@ -13,7 +13,7 @@ import pytest
 from medray import storage
 from medray.tracking import Ledger, TrackingSpec, mlflow_log
 from medray.tracking.mlflow_names import final_metrics, metric_name, step_metrics, without_userinfo
-from medray.tracking.mlflow_run import open_client
+from medray.tracking.mlflow_run import UNSENT_FILE, open_client
 
 
 def record(step: int) -> dict[str, Any]:
@@ -232,6 +232,68 @@ def test_of_a_refused_batch_only_the_refused_step_is_left_out(
     history = open_client(store).get_metric_history(wait_for_run(ledger), "train/loss")
     assert sorted(metric.step for metric in history) == [*range(1, 37), *range(38, 101)]
     assert "did not take 1 records" in messages(ledger)[0]
+
+
+class _Unending(_Picky):
+    """A client of a server that fails when a run is ended, twice."""
+
+    def __init__(self, client: Any) -> None:
+        super().__init__(client)
+        self._failures = 2
+
+    def set_terminated(self, *arguments: Any) -> None:
+        if self._failures:
+            self._failures -= 1
+            raise ConnectionError
+        self._client.set_terminated(*arguments)
+
+
+def test_an_end_that_is_tried_again_is_one_point_of_each_final_metric(
+    tmp_path: Path, store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mlflow_log, "BACKOFF_SECONDS", (0.05, 0.05))
+    monkeypatch.setattr(mlflow_log, "open_client", lambda uri: _Unending(open_client(uri)))
+    ledger = Ledger(str(tmp_path), spec(store))
+    ledger.open(resumed_step=0)
+    ledger.step(record(1))
+    ledger.close({"status": "done", "steps": 1, "samples": 4}, [])
+    client, run_id = open_client(store), wait_for_run(ledger)
+    assert [(one.step, one.value) for one in client.get_metric_history(run_id, "final/samples")] == [(1, 4.0)]
+    assert client.get_run(run_id).info.status == "FINISHED"
+    assert messages(ledger) == []
+
+
+def test_a_run_is_ended_though_its_files_cannot_be_sent_and_they_come_with_the_next_start(
+    tmp_path: Path, store: str
+) -> None:
+    in_the_way = tmp_path / "artifacts"
+    in_the_way.touch()  # where MLflow would make a folder
+    client = open_client(store)
+    client.create_experiment(tmp_path.name, artifact_location=in_the_way.as_uri())
+    folder = tmp_path / "run"
+    ledger = Ledger(str(folder), spec(store, experiment=tmp_path.name))
+    ledger.open(resumed_step=0)
+    ledger.step(record(1))
+    run_id = wait_for_run(ledger)
+    end = {"status": "done", "steps": 1}
+    files = [folder / "config.yaml", folder / "report.html"]
+    for file in files:
+        file.write_text("a", "utf-8")
+    ledger.close(end, [str(file) for file in files])
+    assert client.get_run(run_id).info.status == "FINISHED"
+    assert len(client.get_metric_history(run_id, "final/steps")) == 1
+    [said] = messages(ledger)
+    assert "did not take config.yaml, report.html (" in said
+    assert "not ended" not in said
+    assert (folder / UNSENT_FILE).exists()
+
+    in_the_way.unlink()
+    again = Ledger(str(folder), spec(store, experiment=tmp_path.name))
+    assert again.send_unsent(end, [str(file) for file in files])
+    assert [one.path for one in client.list_artifacts(run_id)] == ["config.yaml", "report.html"]
+    assert client.get_run(run_id).info.status == "FINISHED"
+    assert messages(again) == []
+    assert not (folder / UNSENT_FILE).exists()
 
 
 def test_an_id_that_cannot_be_written_down_does_not_make_run_after_run(

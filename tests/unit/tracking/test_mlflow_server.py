@@ -14,7 +14,7 @@ import pytest
 from mlflow_server import MlflowServer
 
 from medray.tracking import Ledger, TrackingSpec, mlflow_log
-from medray.tracking.mlflow_run import open_client
+from medray.tracking.mlflow_run import UNSENT_FILE, open_client
 
 USUAL_SECONDS, SLOWEST_SECONDS = 0.01, 1.0  # of a call; a request to a halted server takes 2
 
@@ -198,15 +198,16 @@ def test_a_hanging_server_does_not_hold_up_the_end(
     ledger.close({"status": "done", "steps": 100}, [])
     assert time.monotonic() - began < 2
     assert "did not take 110 records" in messages(ledger)[0]
+    assert (tmp_path / "run" / UNSENT_FILE).exists()
 
     server.go_on()  # the run is done: nobody opens it again, so what is left is sent when it is started once more
     monkeypatch.setattr(mlflow_log, "CLOSE_SECONDS", 18.0)
     again = Ledger(str(tmp_path / "run"), spec(server.uri, tmp_path.name))
-    assert again.send_unsent()
+    assert again.send_unsent({"status": "done", "steps": 100}, [])
     assert messages(again) == []
     assert capfd.readouterr().out == ""
     assert_whole(server, again, tmp_path.name, 100)
-    assert not Ledger(str(tmp_path / "run"), spec(server.uri, tmp_path.name)).send_unsent()
+    assert not (tmp_path / "run" / UNSENT_FILE).exists()
 
 
 def test_more_than_the_queue_holds_is_sent_from_the_files(

@@ -1,0 +1,51 @@
+"""Taking a run folder for a config: its checkpoints are gone on from, or what an earlier config left in it is dropped."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+from medray import storage
+from medray.config import Config
+from medray.config.load import dump
+from medray.errors import InputError
+from medray.storage import StoragePath
+from medray.tracking import EVALS_FILE, STEPS_FILE
+from medray.tracking.mlflow_run import leave_run
+from medray.train import checkpoint
+from medray.train.rerun import check_same_data, check_same_precision, check_unchanged, folder_of
+
+
+def claim(config: Config, tokens: str, precision: str, say: Callable[[str], None]) -> None:
+    """Writes config.yaml and data.json; makes the folder where it is not there.
+
+    tokens: the folder of the training shards. precision: fp32, bf16 or fp16. say: told of changed keys that a resumed run
+    takes. Raises InputError where the run's checkpoints were made under another config, data or precision.
+    """
+    folder = folder_of(config)
+    storage.make_private(folder)  # Ray's own files in it have the mode of the cluster's start
+    file, data = folder / "config.yaml", folder / "data.json"
+    resumed = checkpoint.newest(folder / "checkpoints") is not None
+    try:
+        changes = check_unchanged(file, config) if file.exists() else ()
+        check_same_data(data, tokens, config)
+        check_same_precision(data, precision, config)
+    except InputError as error:
+        if resumed:
+            raise
+        changes = (str(error),)
+    if resumed:
+        for note in changes:
+            say(note)
+    elif changes:
+        _forget(folder)
+    began_with = json.dumps({"tokens": tokens, "precision": precision}) + "\n"
+    for path, text in ((file, dump(config)), (data, began_with)):
+        storage.write(path, text, durable=True)
+
+
+def _forget(folder: StoragePath) -> None:
+    """A run that died before its first checkpoint begins anew: what it told was under another config."""
+    leave_run(folder)
+    for name in (STEPS_FILE, EVALS_FILE):
+        (folder / name).unlink(missing_ok=True)
