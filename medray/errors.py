@@ -18,6 +18,10 @@ class RunFailedError(MedrayError):
     """The input was sound, the run failed."""
 
 
+class StoppedError(MedrayError):
+    """The run was told to stop while its workers had nothing new to save. `train` gives it the signal's exit code."""
+
+
 class InputError(MedrayError):
     """The input is wrong.
 

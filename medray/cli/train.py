@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medray.errors import InputError
+from medray.errors import InputError, StoppedError
 
 if TYPE_CHECKING:
     from medray.config import Config
@@ -43,6 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
     from medray.cli.summary import show
     from medray.tracking.console import Console
     from medray.train.rerun import finished, set_aside
+    from medray.train.tracking import send_unsent
 
     console = Console(sys.stderr)
     console.phase("start", f"{config.run.name} of {arguments.config}")
@@ -57,6 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
         result, stopped_by = _train(config, address, console)
     else:
         console.phase("done", f"{config.run.name} was finished before; --overwrite starts anew")
+        send_unsent(config, result, console.phase)
     show(console, config, result, Path(arguments.config))
     if arguments.json:
         print(json.dumps(result.summary))
@@ -130,6 +132,9 @@ def _train(config: Config, address: str | None, console: Any) -> tuple[RunResult
             connect(address)
             _on_signals(stop)  # again: Ray has put a handler of its own in the place of SIGTERM's
             return driver.run(config, console=console, stop=stop), stop.signal
+        except StoppedError as error:
+            error.exit_code = STOP_CODES[signal.Signals(stop.signal)]
+            raise
         finally:
             disconnect()
             restore()

@@ -15,6 +15,30 @@ def check_train(config: Config) -> None:
     """Raises InputError for the first of them."""
     _check_scheduler(config.train.scheduler, config.train.max_steps)
     _check_optimizer(config)
+    _check_best(config)
+
+
+def _check_best(config: Config) -> None:
+    """A best checkpoint needs evaluations that have its number."""
+    best, evaluation, method = config.train.keep_best, config.eval, config.method
+    if best is None:
+        return
+    if evaluation.every_steps is None:
+        raise InputError(
+            "only evaluations during training tell which checkpoint is best",
+            key="train.keep_best",
+            value=best,
+            mend="eval.every_steps: 100, or train.keep_best: null",
+        )
+    terms = [*method.tasks, *(["cosine"] if method.variant == "cosine" else [])]
+    there = ["loss", *(f"loss_{term}" for term in terms), *evaluation.numbers]
+    if best not in there:
+        raise InputError(
+            "no evaluation of this run gives a number of this name",
+            key="train.keep_best",
+            value=best,
+            mend=f"one of {', '.join(there)}; eval.metrics adds others",
+        )
 
 
 def _check_scheduler(scheduler: SchedulerConfig, max_steps: int | None) -> None:

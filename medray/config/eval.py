@@ -6,6 +6,13 @@ from pydantic import Field
 
 from medray.config.section import Section, key
 
+# The numbers of each metric, by the names that evaluations give them.
+NUMBERS = {
+    "rouge": ("rouge1", "rouge2", "rougeL", "rougeLsum", "rouge_avg"),
+    "accuracy": ("accuracy",),
+    "entity_f1": ("entity_precision", "entity_recall", "entity_f1"),
+}
+
 
 class GenerationConfig(Section):
     rows: int = key(
@@ -29,3 +36,9 @@ class EvalConfig(Section):
     )
     batch_size: int = key(16, "Rows a worker evaluates at once.", ge=1, resumable=True)
     generation: GenerationConfig = Field(default_factory=GenerationConfig)
+
+    @property
+    def numbers(self) -> tuple[str, ...]:
+        """Of generated text, at every evaluation."""
+        asked = self.metrics if self.generation.rows else ()
+        return tuple(number for metric in asked for number in NUMBERS[metric])

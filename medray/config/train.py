@@ -133,7 +133,8 @@ class TrainConfig(Section):
     )
     save_patience_minutes: float = key(
         30.0,
-        "How long a checkpoint may fail to be written, while training goes on, before the run fails.",
+        "How long a checkpoint may fail to be written, while training goes on, or to be read at a start, before the "
+        "run fails.",
         gt=0,
         resumable=True,
     )

@@ -58,6 +58,7 @@ class Pipeline:
         os.umask(PRIVATE)
         self.config = config
         self._model = architecture, model_folder
+        self.sets: dict[str, TokenSet] = {}
 
     def index(self) -> dict[str, TokenSet]:
         """The token set of each split that has rows, indexed and checked; no shard need exist yet."""
@@ -96,6 +97,8 @@ class Pipeline:
         """
         self.tokenizer = tokenizer
         try:
+            if not self.sets:  # the process that indexed was killed
+                self.index()
             for split in reversed(SPLITS):
                 if split in self.sets and not (self.folder / split / MANIFEST).exists():
                     self._encode(split, self.sets[split])

@@ -102,7 +102,7 @@ class Console:
             self._print("checkpoint", _checkpoint(record))
         elif kind == "phase":
             self.phase(str(record.get("name", "")), str(record.get("detail", "")))
-        elif kind == "message":
+        elif kind in ("message", "failure"):
             self._print("note", str(record.get("text", "")))
         else:
             self._print(str(kind), "")

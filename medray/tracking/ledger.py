@@ -11,7 +11,6 @@ said that they are on disk, and hands them over again with each. A stop request 
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 from collections import deque
@@ -31,7 +30,6 @@ __all__ = ["EVALS_FILE", "STEPS_FILE", "Ledger", "TrackingSpec", "start"]
 
 STEPS_FILE = "steps.jsonl"
 EVALS_FILE = "evals.jsonl"
-UNSENT_FILE = "mlflow_unsent.json"
 KEPT_RECORDS = 20_000  # for the console; it polls several times a second
 RESTARTS = -1  # without limit: each costs a second, and the run goes on meanwhile
 
@@ -96,7 +94,7 @@ class Ledger:
         self._write(self._evals, [record])
 
     def event(self, record: dict[str, Any]) -> None:
-        """`{"kind": "phase" | "checkpoint" | "message" | …}`: for the console, not kept on disk."""
+        """`{"kind": "phase" | "checkpoint" | "message" | "failure"}`: for the console, not kept on disk."""
         self._keep(str(record.get("kind", "message")), record)
 
     def flush(
@@ -154,7 +152,6 @@ class Ledger:
         self.flush()
         if not self._closed and self._mlflow is not None:
             self._mlflow.close(summary, artifacts)
-            self._note_unsent(None if self._mlflow.finished else {"summary": summary, "artifacts": artifacts})
         self._closed = True
         for file in (self._steps, self._evals):
             if self._sync(file):
@@ -162,24 +159,11 @@ class Ledger:
                     f"{file.path.name} lacks the last {file.pending} record(s): the file cannot be written"
                 )
 
-    def send_unsent(self) -> bool:
-        """Give MLflow what it lacks of a run that has ended, and end its run there. False where it lacks nothing."""
-        try:
-            unsent = json.loads((self._folder / UNSENT_FILE).read_text("utf-8"))
-        except (OSError, ValueError):
-            return False
-        self._feed()
-        self.close(unsent["summary"], unsent["artifacts"])
-        return True
-
-    def _note_unsent(self, end: dict[str, Any] | None) -> None:
-        """Without MLflow a run is done all the same; what the next start of it must still send is noted."""
-        file = self._folder / UNSENT_FILE
-        with suppress(OSError):
-            if end is None:
-                file.unlink(missing_ok=True)
-            else:
-                storage.write(file, json.dumps(end, default=float) + "\n")
+    def send_unsent(self, summary: dict[str, Any], artifacts: list[str]) -> bool:
+        """`close` of a run that had ended before MLflow had it. Whether MLflow has everything now."""
+        mlflow = self._feed()
+        self.close(summary, artifacts)
+        return mlflow is not None and mlflow.finished
 
     def _feed(self) -> MlflowLog | None:
         """MLflow's queue. It begins with what the files hold: an earlier start may have died before MLflow had it."""

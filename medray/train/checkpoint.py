@@ -17,6 +17,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ from medray import storage
 from medray.errors import InputError
 from medray.storage import StoragePath, sizes
 from medray.train.engine import Engine
+from medray.train.patience import Patience
 from medray.train.state_files import StateReader, sha256
 from medray.train.step import Progress
 
@@ -68,24 +70,24 @@ def newest(root: StoragePath) -> Checkpoint | None:
     return found[-1] if found else None
 
 
-def resume(root: StoragePath, engine: Engine, skipped: Callable[[str], None]) -> Progress:
+def resume(root: StoragePath, engine: Engine, skipped: Callable[[str], None], patience: Patience) -> Progress:
     """Collective: loads the newest checkpoint that is what its manifest says; without one a run begins at step 0.
 
     Written by any number of ranks at any ZeRO stage. skipped: told on rank 0 of each one that cannot be used.
-    Raises RunFailedError where a checkpoint is sound and of another model, and OSError where storage cannot be read:
-    that says nothing about what it holds.
+    Raises RunFailedError where a checkpoint is sound and of another model, and OSError where storage cannot be read
+    for longer than the patience: that says nothing about what it holds.
     """
-    folders = _folders(root)[::-1]
+    folders = patience.attempt(_folders, root)[::-1]
     for place in range(_from_rank_0(engine, len(folders))):
         # Rank 0 says which: another rank may have listed the folder a moment earlier.
         step, attempt = _named(folders[place]) if engine.rank == 0 else (0, 0)
         folder = folder_of(root, _from_rank_0(engine, step), _from_rank_0(engine, attempt))
-        checkpoint = _read(folder)
+        checkpoint = patience.attempt(_read, folder)
         files = sorted(checkpoint.files)[engine.rank :: engine.world_size] if checkpoint else []
-        bad = not checkpoint or not all(_is_sound(checkpoint, name) for name in files)
+        bad = not checkpoint or not all(patience.attempt(_is_sound, checkpoint, name) for name in files)
         if not engine.sum(torch.tensor([float(bad)], device=engine.device)).item():
             assert checkpoint
-            return _restore(checkpoint, engine)
+            return _restore(checkpoint, engine, patience)
         if engine.rank == 0:
             with suppress(OSError):  # so that it is not counted among those that are kept
                 storage.move(folder / MANIFEST, folder / DAMAGED)
@@ -126,10 +128,10 @@ def retire(root: StoragePath, *, keep: int, best: str | None) -> None:
             storage.remove_tree(folder)
 
 
-def _restore(checkpoint: Checkpoint, engine: Engine) -> Progress:
+def _restore(checkpoint: Checkpoint, engine: Engine, patience: Patience) -> Progress:
     state = engine.state()
-    with StateReader(checkpoint.state_files) as reader:
-        state.load(reader.read, checkpoint.optimizer_step)
+    with patience.attempt(StateReader, checkpoint.state_files) as reader:
+        state.load(partial(patience.attempt, reader.read), checkpoint.optimizer_step)
     return checkpoint.progress
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import secrets
-import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from copy import copy
@@ -23,10 +22,11 @@ from medray.errors import RunFailedError
 from medray.storage import StoragePath
 from medray.train import checkpoint
 from medray.train.engine import Engine
+from medray.train.patience import Patience, reason_of
 from medray.train.state_files import snapshot, write
 from medray.train.step import Progress
 
-POLL_SECONDS, LONGEST_PAUSE_SECONDS = 0.05, 15.0
+POLL_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
@@ -97,22 +97,22 @@ class CheckpointWriter:
         self, progress: Progress, optimizer_step: float, metrics: Mapping[str, float], held: dict[str, Any]
     ) -> None:
         folder = checkpoint.folder_of(self._root, progress.step, self._attempt)
-        patience = _Patience(self._options.patience_seconds, self._troubled)
+        patience = Patience(self._options.patience_seconds, "a checkpoint cannot be written", self._troubled)
         try:
-            patience.attempt(lambda: self._write_mine(folder, held))
+            patience.attempt(self._write_mine, folder, held)
             held.clear()
             if self._engine.rank == 0:
                 records = self._records(folder, patience)
                 patience.attempt(self._before_manifest)
                 patience.attempt(
-                    lambda: checkpoint.write_manifest(folder, progress, optimizer_step, metrics, records)
+                    checkpoint.write_manifest, folder, progress, optimizer_step, metrics, records
                 )
                 self._written(progress.step)
                 options = self._options
                 with suppress(OSError):  # the next one retires what this one could not
                     checkpoint.retire(self._root, keep=options.keep, best=options.best)
         except Exception as error:
-            self._failure = f"the checkpoint of step {progress.step} could not be written: {_said(error)}"
+            self._failure = f"the checkpoint of step {progress.step} could not be written: {reason_of(error)}"
 
     def _write_mine(self, folder: StoragePath, held: dict[str, Any]) -> None:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -121,7 +121,7 @@ class CheckpointWriter:
         record = {"file": f"{name}.safetensors", "bytes": size, "sha256": digest}
         storage.write(folder / f"{name}.json", json.dumps(record), durable=True)
 
-    def _records(self, folder: StoragePath, patience: _Patience) -> list[dict[str, Any]]:
+    def _records(self, folder: StoragePath, patience: Patience) -> list[dict[str, Any]]:
         """Of all ranks, when all have written."""
         found: dict[int, dict[str, Any]] = {}
         while len(found) < self._engine.world_size:
@@ -146,33 +146,3 @@ class CheckpointWriter:
         """The sum over all ranks."""
         values = torch.tensor([value], dtype=torch.int64, device=self._engine.device)
         return int(self._engine.sum(values).item())
-
-
-class _Patience:
-    """Tries again for so many seconds, with longer and longer pauses."""
-
-    def __init__(self, seconds: float, troubled: Callable[[str], None]) -> None:
-        self._until, self._troubled, self._told = time.monotonic() + seconds, troubled, False
-        self._pause = 0.5
-
-    def attempt(self, act: Callable[[], None]) -> None:
-        while True:
-            try:
-                return act()
-            except OSError as error:
-                if not self._told:
-                    self._troubled(f"a checkpoint cannot be written and is tried again: {_said(error)}")
-                    self._told = True
-                self.pause(self._pause, _said(error))
-                self._pause = min(2 * self._pause, LONGEST_PAUSE_SECONDS)
-
-    def pause(self, seconds: float, reason: str) -> None:
-        if time.monotonic() > self._until:
-            raise TimeoutError(reason)
-        time.sleep(seconds)
-
-
-def _said(error: BaseException) -> str:
-    if isinstance(error, TimeoutError):  # of the patience: what was tried, as a sentence
-        return str(error)
-    return storage.summary(error) if isinstance(error, OSError) else str(error) or type(error).__name__

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import ray
 
+from medray import storage
 from medray.config import Config
 from medray.data.layout import manifests, ready
 from medray.data.pipeline import Pipeline
 from medray.data.shard_job import pickled_tokenizer
+from medray.data.shards import FAILED
 from medray.data.tokens import TokenSet
 from medray.errors import InputError, MedrayError, RunFailedError
 from medray.train.side import Side
 
 POLL_SECONDS = 0.2
+RESTARTS = 3
+DEATH = f"its process was killed more than {RESTARTS} times; is the node of the driver short of memory?"
 
 
 class Watch(Protocol):
@@ -41,9 +46,20 @@ class Encoding:
         """Whether every shard is written, or the pass has failed, after at most `wait_seconds`."""
         ended = self.reference is None or bool(ray.wait([self.reference], timeout=wait_seconds)[0])
         if ended and self.pipeline is not None:
+            self._tell_of_its_death()
             ray.kill(self.pipeline)
             self.pipeline = None
         return ended
+
+    def _tell_of_its_death(self) -> None:
+        """Workers wait for shards, and a process that was killed too often has said nothing to them."""
+        try:
+            ray.get(self.reference)
+        except ray.exceptions.RayActorError:
+            for tokens in self.sets.values():
+                storage.write(storage.at(tokens.folder) / FAILED, json.dumps({"reason": DEATH}))
+        except ray.exceptions.RayError:
+            return  # it has said so itself
 
     def manifests(self, watch: Watch) -> dict[str, Any]:
         """What each split holds, when all of it is there."""
@@ -70,7 +86,10 @@ def begin(config: Config, architecture: str, model_folder: str | None, watch: Wa
         # beside it and stays there for good: on a worker's node it would be lost with that. A label, as Ray puts an actor
         # without CPUs anywhere in spite of a soft affinity.
         here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
-        actor = ray.remote(Pipeline).options(num_cpus=0, label_selector=here)
+        # Begun again where its process dies: what it has written is on disk.
+        actor = ray.remote(Pipeline).options(
+            num_cpus=0, max_restarts=RESTARTS, max_task_retries=RESTARTS, label_selector=here
+        )
         pipeline: Any = actor.remote(config, architecture, model_folder)
         indexing = pipeline.index.remote()
         tokenizer = None
@@ -161,6 +180,8 @@ def answer(reference: Any, beat: Callable[[], None]) -> Any:
             raise error.cause from None
         kind = type(error.cause or error).__name__  # its message may quote a record
         raise RunFailedError(f"the data pipeline failed ({kind}); Ray's logs say where") from error
+    except ray.exceptions.RayActorError as error:
+        raise RunFailedError(f"the data pipeline failed: {DEATH}") from error
 
 
 def _described(split: str, tokens: TokenSet) -> str:

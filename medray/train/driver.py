@@ -5,7 +5,6 @@ It neither starts Ray nor touches signals: `cli` does. `fit()` runs in a side th
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
@@ -23,12 +22,12 @@ from ray.train.torch import TorchTrainer
 from medray import storage
 from medray.config import Config
 from medray.config.check_method import check_architecture, notes
-from medray.config.load import dump
-from medray.errors import InputError, RunFailedError
+from medray.errors import InputError, RunFailedError, StoppedError
 from medray.models.load import architecture, model_config, model_folder
 from medray.storage import StoragePath
 from medray.tracking import ledger as ledgers
-from medray.train import checkpoint, data_phase, run_lock
+from medray.train import data_phase, run_lock
+from medray.train.claim import claim
 from medray.train.ending import PREEMPTED, STOPPED
 from medray.train.export_evaluation import evaluate_export
 from medray.train.failure import FailureNews, first_failure, lost_controller
@@ -42,16 +41,9 @@ from medray.train.prepare import (
     resources,
     supply,
 )
-from medray.train.rerun import (
-    RunResult,
-    check_same_data,
-    check_same_precision,
-    check_unchanged,
-    finished,
-    flat,
-    folder_of,
-)
+from medray.train.rerun import RunResult, finished, folder_of
 from medray.train.side import Side
+from medray.train.tracking import artifacts, send_unsent, tracking_spec
 from medray.train.worker import worker
 from medray.train.worker_plan import WorkerPlan
 
@@ -112,15 +104,14 @@ def run(
     when the run failed. A run that is done is returned as it is.
     """
     os.umask(0o077)  # what a run leaves holds patients' text
-    if done := finished(config):
-        return done
     driver = _Driver(config, list(callbacks), console, stop or StopSwitch())
+    if done := finished(config):
+        send_unsent(config, done, driver.phase)
+        return done
     with run_lock.held(driver.folder, lambda text: driver.phase("lock", text)):
         try:
             return finished(config) or driver.run()  # another start may have ended it meanwhile
         except OSError as error:
-            if isinstance(driver.folder, Path):
-                raise
             raise RunFailedError(
                 f"{driver.folder} could not be used ({storage.summary(error)}). Run the same command again to go on from "
                 "the newest checkpoint"
@@ -135,6 +126,7 @@ class _Driver:
         self.folder = folder_of(config)
         self.timings = Timings()
         self.shown = 0  # of the ledger's news
+        self.stepping = False  # whether there are workers that will see a stop after their next step
 
     def run(self) -> RunResult:
         have = supply()
@@ -159,7 +151,7 @@ class _Driver:
             encoding = data_phase.begin(self.config, architecture(model), folder, self)
             data_phase.check_first_shard(self.config, encoding, self)
             steps = data_phase.steps(self.config, encoding, self)
-        self._claim_folder(encoding.sets["train"].folder, chosen)
+        claim(self.config, encoding.sets["train"].folder, chosen, lambda note: self.phase("resume", note))
         plan = WorkerPlan(
             self.config,
             str(self.folder),
@@ -170,7 +162,7 @@ class _Driver:
             chosen,
             granted.threads,
         )
-        ledger = ledgers.start(str(self.folder), self._tracking())
+        ledger = ledgers.start(str(self.folder), tracking_spec(self.config))
         self.phase("model", memory)
         try:
             outcome = self._fit(plan, granted, ledger, encoding)
@@ -180,8 +172,8 @@ class _Driver:
                 self.phase("evaluation", "the export")
                 with self.timings.of("evaluate"):
                     after, samples = evaluate_export(plan, granted, self.beat)
-        except InputError:
-            self._close(ledger, {"status": "failed"}, [])
+        except (InputError, StoppedError) as error:
+            self._close(ledger, {"status": STOPPED if isinstance(error, StoppedError) else "failed"}, [])
             raise
         except Exception as error:
             failure = {"status": "failed"}
@@ -198,40 +190,8 @@ class _Driver:
             time.perf_counter() - self.timings.began,
             encoding.manifests(self),
         )
-        self._close(
-            ledger,
-            result.summary,
-            [str(self.folder / name) for name in ("config.yaml", "summary.json", "report.html")],
-        )
+        self._close(ledger, result.summary, artifacts(self.folder))
         return result
-
-    def _claim_folder(self, tokens: str, precision: str) -> None:
-        """Writes config.yaml and data.json, unless the run's checkpoints were made under others."""
-        storage.make_private(self.folder)  # Ray's own files in it have the mode of the cluster's start
-        file, data = self.folder / "config.yaml", self.folder / "data.json"
-        if checkpoint.newest(self.folder / "checkpoints"):
-            if file.exists():
-                for note in check_unchanged(file, self.config):
-                    self.phase("resume", note)
-            check_same_data(data, tokens, self.config)
-            check_same_precision(data, precision, self.config)
-        began_with = json.dumps({"tokens": tokens, "precision": precision}) + "\n"
-        for path, text in ((file, dump(self.config)), (data, began_with)):
-            storage.write(path, text, durable=True)
-
-    def _tracking(self) -> ledgers.TrackingSpec:
-        tracking, run = self.config.tracking, self.config.run
-        # Of a run on S3 the config names one: config/check.py
-        uri = tracking.uri or f"sqlite:///{Path(run.storage).resolve() / 'mlflow.db'}"
-        return ledgers.TrackingSpec(
-            tracking.enabled,
-            uri,
-            tracking.experiment,
-            tracking.run_name or run.name,
-            dict(tracking.tags),
-            flat(self.config.model_dump(mode="json")),
-            tracking.show_text,
-        )
 
     def _fit(
         self, plan: WorkerPlan, granted: Resources, ledger: Any, encoding: data_phase.Encoding
@@ -245,6 +205,8 @@ class _Driver:
         while True:
             try:
                 returned = self._fit_once(plan, granted, ledger, encoding)
+            except StoppedError:
+                raise
             except Exception as error:
                 failures += 1
                 if failures > self.config.cluster.max_failures or not lost_controller(error):
@@ -301,7 +263,7 @@ class _Driver:
                 callbacks=callbacks,
             ),
         )
-        fit = Side(trainer.fit)
+        fit, self.stepping = Side(trainer.fit), False
         with self.timings.of("fit"):
             while fit.running(POLL_SECONDS):
                 self._show(ledger, plan.total_steps)
@@ -318,11 +280,19 @@ class _Driver:
             news = []
         for record in news:
             self.shown = record["index"]
-            if record["kind"] == "step":
-                self.timings.parts.setdefault("first_step", time.perf_counter() - self.timings.began)
+            self.hear(record)
             if self.console:
                 self.console.show(record, total_steps=steps)
         self.beat()
+
+    def hear(self, record: dict[str, Any]) -> None:
+        """What news of the workers mean for the driver."""
+        if record["kind"] == "step":
+            self.timings.parts.setdefault("first_step", time.perf_counter() - self.timings.began)
+        elif record["kind"] == "failure":
+            self.stepping = False
+        elif record["kind"] == "phase" and record["name"] in ("training", "export"):
+            self.stepping = record["name"] == "training"  # before the export all has been saved
 
     def _forward_stop(self, ledger: Any) -> None:
         if self.stop.reason:
@@ -339,8 +309,15 @@ class _Driver:
             self.console.phase(name, detail)
 
     def beat(self) -> None:
+        """Raises StoppedError where a stop was asked for that no worker would see: data are prepared, a group waits for
+        a node, an export is evaluated."""
         if self.console:
             self.console.heartbeat()
+        if self.stop.reason and not self.stepping:
+            raise StoppedError(
+                "stopped while no worker was training: the newest checkpoint is the run's last step. Run the same command "
+                "again to go on"
+            )
 
 
 def _ray_storage(folder: StoragePath) -> dict[str, Any]:

@@ -24,7 +24,7 @@ class FailureNews(UserCallback):
         self._ledger = ledger
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        self._ledger.event.remote({"kind": "message", "text": said_of_workers(worker_exceptions)})
+        self._ledger.event.remote({"kind": "failure", "text": said_of_workers(worker_exceptions)})
 
 
 def first_failure(error: BaseException) -> str:

@@ -31,7 +31,7 @@ from medray.models.packing_probe import keeps_boundaries
 from medray.models.quantized import elements
 from medray.train import checkpoint, live_evaluation
 from medray.train.checkpoint_writer import CheckpointWriter, WriterOptions
-from medray.train.device_memory import DeviceMemory, device_memory, used_bytes
+from medray.train.device import DeviceMemory, device_memory, this_device, used_bytes
 from medray.train.ending import NOTICED, Ending, Signals
 from medray.train.engine import (
     DeepSpeedEngine,
@@ -41,6 +41,7 @@ from medray.train.engine import (
     gathered,
     prepare_process,
 )
+from medray.train.patience import Patience
 from medray.train.read_ahead import ReadAhead, Ready
 from medray.train.schedule import learning_rate
 from medray.train.step import BatchReader, Prepared, Progress, layout, train_step
@@ -143,7 +144,7 @@ class _Loop:
         ds_config = deepspeed_config(
             train, micro_batch_size=self.layout.micro_batch_size, world_size=ranks, precision=plan.precision
         )
-        device = _device()
+        device = this_device()
         dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(plan.precision, torch.float32)
         self._event("phase", name="model")
         model = self._model(dtype, ds_config if train.zero_stage == 3 else None)
@@ -185,19 +186,22 @@ class _Loop:
     def _resume(self) -> None:
         train = self.config.train
         root = self.folder / "checkpoints"
-        self.progress = checkpoint.resume(root, self.engine, self._message)
+        seconds = 60 * train.save_patience_minutes
+        patience = Patience(seconds, "a checkpoint cannot be read", self._trouble)
+        self.progress = checkpoint.resume(root, self.engine, self._message, patience)
         self.writer = CheckpointWriter(
             root,
             self.engine,
-            WriterOptions(train.keep_checkpoints, train.keep_best, 60 * train.save_patience_minutes),
+            WriterOptions(train.keep_checkpoints, train.keep_best, seconds),
             before_manifest=self.reporter.flush,
             written=lambda step: self._event("checkpoint", step=step),
-            troubled=self._message,
+            troubled=self._trouble,
         )
         if self.engine.rank == 0:
             step, workers = self.progress.step, self.engine.world_size
             attempt = {"time": time.time(), "resumed_step": step, "workers": workers}
-            storage.append(self.folder / ATTEMPTS, json.dumps(attempt) + "\n")
+            with suppress(OSError):  # a full disk: only the number of restarts in the report lacks one
+                storage.append(self.folder / ATTEMPTS, json.dumps(attempt) + "\n")
             self.reporter.opened(self.progress.step)
 
     def _train(self) -> str:
@@ -205,6 +209,8 @@ class _Loop:
         every = config.train.save_every_steps or max(plan.total_steps // 10, 1)
         ending = Ending(self.reporter, self.engine, self._message)
         self._event("phase", name="training")
+        if self._evaluation_due() and self.progress.evaluated != self.progress.step:
+            self._save(self._evaluate(generate=True), wait=False)  # a stop came before it
         with self._timed("train"), self._ahead(self.progress.step) as ahead:
             for ready in ahead:
                 with self._watched():
@@ -216,7 +222,7 @@ class _Loop:
                     ending.saved(self._save({}, wait=True))
                     end = None
                 metrics: dict[str, float] = {}
-                if config.eval.every_steps and step % config.eval.every_steps == 0 and not end:
+                if self._evaluation_due() and not end:
                     # Before the checkpoint: it is not missed on resume.
                     metrics = self._evaluate(generate=True)
                 if end or step % every == 0 or metrics:
@@ -226,6 +232,10 @@ class _Loop:
         if self.progress.step:
             self._save({}, wait=True)
         return TRAINED
+
+    def _evaluation_due(self) -> bool:
+        every, step = self.config.eval.every_steps, self.progress.step
+        return bool(every and 0 < step < self.plan.total_steps and step % every == 0)
 
     def _step(self, ready: Ready[Prepared]) -> float:
         """One optimizer step and its record. seconds are those of computing; data_wait_seconds stand beside them."""
@@ -314,6 +324,10 @@ class _Loop:
     def _message(self, text: str) -> None:
         self._event("message", text=text)
 
+    def _trouble(self, text: str) -> None:
+        """Of this rank's own, which rank 0 does not know of."""
+        self._event("message", text=f"worker {self.engine.rank}: {text}", of_any_rank=True)
+
     def _evaluate(self, *, generate: bool) -> dict[str, float]:
         """Metrics of the validation split as it stands now: exact losses, and text metrics where asked for."""
         if self.validation is None:
@@ -326,6 +340,7 @@ class _Loop:
                 metrics |= live_evaluation.text_metrics(
                     self.validation, self.engine, self.tokenizer, self.config.eval
                 )
+        self.progress.evaluated = self.progress.step
         if self.engine.rank == 0:
             self.reporter.evaluation({"step": self.progress.step, "metrics": metrics})
         self.reporter.sync({"step": self.progress.step, "loss": metrics["loss"]})
@@ -383,9 +398,3 @@ def _world_size() -> int:
     if distributed.is_initialized():
         return int(distributed.get_world_size())
     return int(os.environ.get("WORLD_SIZE", "1"))
-
-
-def _device() -> torch.device:
-    if torch.cuda.is_available():
-        return torch.device("cuda", torch.cuda.current_device())
-    return torch.device("cpu")

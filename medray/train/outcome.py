@@ -77,7 +77,6 @@ def write_outcome(
         "parameters": {"total": outcome["parameters"], "trainable": outcome["trainable"]},
         "versions": versions(),
     }
-    storage.write(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
     if samples:
         storage.write(
             folder / "predictions.jsonl", "".join(_prediction(sample, config) for sample in samples)
@@ -95,6 +94,8 @@ def write_outcome(
         lengths=lengths,
         samples=shown if config.tracking.show_text else None,
     )
+    # Last: with it the run is done, and no other start writes what is missing.
+    storage.write(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
     return RunResult(folder, summary)
 
 

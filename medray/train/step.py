@@ -99,13 +99,17 @@ class Prepared:
 
 @dataclass
 class Progress:
-    """What a run has done so far; goes into every checkpoint. order: chained SHA-256 of all ids in their order."""
+    """What a run has done so far; goes into every checkpoint. order: chained SHA-256 of all ids in their order.
+
+    evaluated: the last step after which the validation split was evaluated.
+    """
 
     step: int = 0
     samples: int = 0
     tokens: int = 0
     loss_tokens: int = 0
     order: str = ""
+    evaluated: int = 0
 
     def add(self, prepared: Prepared) -> None:
         self.step += 1

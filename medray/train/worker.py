@@ -35,7 +35,7 @@ class LedgerReporter:
         self._line.evaluation(record)
 
     def event(self, record: dict[str, Any]) -> None:
-        if self._rank == 0:
+        if record.pop("of_any_rank", False) or self._rank == 0:
             self._line.event(record)
 
     def stop_requested(self) -> bool:

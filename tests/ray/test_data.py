@@ -14,13 +14,14 @@ from typing import Any
 
 import pytest
 import tiny
+from commands import until
 
 from medray.config import Config
 from medray.data.layout import ready
 from medray.data.pipeline import Pipeline
 from medray.data.tokens import TokenSet
-from medray.errors import InputError
-from medray.train import driver
+from medray.errors import InputError, RunFailedError
+from medray.train import data_phase, driver
 
 
 def config(folder: Path, name: str = "run", **sections: dict[str, Any]) -> Config:
@@ -201,6 +202,59 @@ def test_corpora_are_mixed_by_weight_and_batches_cut_by_tokens(connected: Any, t
     )
     assert seen == {"a": 20, "b": 20}
     assert plan.repeats(plan.steps(2.0)) == pytest.approx({0: 20 / 30, 1: 2.0})
+
+
+class Nobody:
+    """Watches and says nothing."""
+
+    def phase(self, name: str, detail: str = "") -> None: ...
+    def beat(self) -> None: ...
+
+
+def killed_while_encoding(cluster: Any, made: Config, kills: int) -> data_phase.Encoding:
+    """The encoding of `made`, whose process is killed so many times, first when there are a few shards."""
+    encoding = data_phase.begin(made, "causal", None, Nobody())
+    pids = set[int]()
+    until(lambda: encoding.shards("train")[0] > 1, "the first shards")
+    for _ in range(kills):
+        until(
+            lambda: {one.pid for one in cluster.processes("ray::Pipeline.encode")} - pids != set(),
+            "the process that encodes",
+        )
+        (process,) = (one for one in cluster.processes("ray::Pipeline.encode") if one.pid not in pids)
+        pids.add(process.pid)
+        process.kill()
+    written, every = encoding.shards("train")
+    assert 1 < written < every
+    return encoding
+
+
+def many_rows(folder: Path, name: str) -> Config:
+    clinic = {"size": "medium", "train_rows": 3000, "validation_rows": 0}
+    return config(folder, name, data={"dataset": "clinic", "clinic": clinic, "shard_rows": 20})
+
+
+def test_a_pipeline_that_is_killed_is_begun_again(connected: Any, tmp_path: Path) -> None:
+    encoding = killed_while_encoding(connected, many_rows(tmp_path, "killed"), kills=1)
+    while not encoding.done(1.0):
+        pass
+    assert encoding.manifests(Nobody())["train"]["rows"] == 3000
+    tokens = encoding.sets["train"]
+    assert len(set(ids(tokens))) == 3000
+    assert encoding.shards("train") == (150, 150)
+
+
+@pytest.mark.long
+def test_a_pipeline_that_is_killed_every_time_stops_with_a_reason(connected: Any, tmp_path: Path) -> None:
+    """Those that wait for shards are told too: in a run, its workers."""
+    encoding = killed_while_encoding(connected, many_rows(tmp_path, "always"), data_phase.RESTARTS + 1)
+    while not encoding.done(1.0):
+        pass
+    with pytest.raises(RunFailedError, match="its process was killed"):
+        encoding.manifests(Nobody())
+    store, (_, every) = encoding.sets["train"].store(), encoding.shards("train")
+    with pytest.raises(RunFailedError, match="its process was killed"):
+        store.wait(next(shard for shard in range(every) if not store.has(shard)))
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,25 @@ def test_a_node_goes_with_notice_and_nothing_is_computed_twice(calm: Any, tmp_pa
     assert "a node will be taken away" in said
     assert [(one["workers"], one["resumed_step"]) for one in attempts(folder)] == [(2, 0), (2, reached)]
     assert 0 < reached < CALM_STEPS
+    assert final(folder) == calm
+
+
+@pytest.mark.long
+def test_a_run_that_waits_for_a_node_can_be_told_to_stop(calm: Any, tmp_path: Path) -> None:
+    config, folder = write_config(tmp_path, "waiting", CALM_STEPS), tmp_path / "runs" / "waiting"
+    with head(tmp_path, cpus=1) as cluster:
+        with cluster.node(tmp_path, cpus=2) as node:
+            driver = start(cluster, config, "cluster.max_failures=9", ONE_A_NODE)
+            until(lambda: 10 in checkpoints(folder), "checkpoint 10", driver=driver)
+            (raylet,) = processes_below(node, RAYLET)
+            raylet.kill()
+        log = config.with_suffix(".log")
+        until(lambda: "note        worker " in log.read_text(), "word of the lost worker", driver=driver)
+        driver.send_signal(signal.SIGTERM)
+        assert "stopped while no worker was training" in ended(driver, config, code=75)
+        assert len(attempts(folder)) == 1
+        with cluster.node(tmp_path, cpus=2):
+            assert run(cluster, config, ONE_A_NODE).returncode == 0
     assert final(folder) == calm
 
 

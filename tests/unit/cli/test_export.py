@@ -118,7 +118,7 @@ def test_merged_weights_stand_alone_beside_their_card_and_numbers(
     told = json.loads(said.out.splitlines()[-1])
     assert (told["folder"], told["format"], told["pushed_to"]) == (str(target), "merged", None)
     assert set(told["files"]) == {file.name for file in target.iterdir()}
-    assert told["comparison"]["greatest"] < 1e-5
+    assert told["comparison"]["relative"] < 1e-5
     assert told["comparison"]["effect"] > 1e-3
     assert told["comparison"]["rows"] == "4 rows of the validation split"
     assert "logits of" in said.err

@@ -10,7 +10,9 @@ from pydantic import ValidationError
 
 from medray.config import Config
 from medray.config.check_train import check_train
+from medray.config.eval import NUMBERS
 from medray.errors import InputError
+from medray.evaluate.metrics import Entity, Reference, score
 from medray.train.prepare import check_optimizer
 
 
@@ -90,3 +92,35 @@ def test_groups_that_say_nothing_or_too_much(group: dict[str, Any]) -> None:
 def test_label_smoothing_is_a_share(value: float) -> None:
     with pytest.raises(ValidationError):
         config({"label_smoothing": value})
+
+
+EVALUATED = {"every_steps": 5, "metrics": ["accuracy"]}
+
+
+@pytest.mark.parametrize(
+    ("best", "sections", "says"),
+    [
+        ("loss", {}, "only evaluations during training"),
+        ("rougel", {"eval": EVALUATED}, "one of loss, loss_label, accuracy"),
+        ("rougeL", {"eval": EVALUATED}, "eval.metrics adds others"),
+        ("accuracy", {"eval": {**EVALUATED, "generation": {"rows": 0}}}, "one of loss, loss_label;"),
+        ("loss_rationale", {"eval": EVALUATED}, "loss_label"),
+    ],
+)
+def test_a_best_checkpoint_needs_a_number_of_evaluations(
+    best: str, sections: dict[str, Any], says: str
+) -> None:
+    assert says in str(refused({"keep_best": best}, **sections))
+
+
+def test_the_numbers_that_evaluations_give() -> None:
+    for best, sections in (
+        ("loss", {"eval": EVALUATED}),
+        ("accuracy", {"eval": EVALUATED}),
+        ("loss_rationale", {"eval": EVALUATED, "method": {"name": "distill"}}),
+        ("loss_cosine", {"eval": EVALUATED, "method": {"name": "distill", "variant": "cosine"}}),
+    ):
+        check_train(config({"keep_best": best}, **sections))
+    truth = Reference("fever", (Entity("fever", "present"),))
+    for metric, numbers in NUMBERS.items():
+        assert tuple(score([metric], ["fever"], [truth])) == numbers

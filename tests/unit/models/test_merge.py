@@ -127,7 +127,7 @@ def test_merged_logits_are_those_of_base_and_adapter(kind: str, tmp_path: Path) 
         found = compared(tmp_path, kind, "fp32", peft)
         assert done == Merged("fp32", done.shards), "the whole model was loaded"
         assert done.shards > 2
-        assert found.greatest < 1e-5, peft
+        assert found.relative < 1e-5, peft  # of the logits' spread: CPUs round in different ways
         assert found.passed
         assert found.effect is not None
         assert found.effect > 1e-2, f"{peft} does nothing: the comparison is empty"
@@ -181,7 +181,7 @@ def test_where_names_do_not_tell_the_whole_model_is_merged(tmp_path: Path, monke
     done = merged(tmp_path)
     assert "whole model was held in memory" in done.note
     assert done.shards > 2
-    assert compared(tmp_path, "llama", "fp32").greatest < 1e-5
+    assert compared(tmp_path, "llama", "fp32").relative < 1e-5
 
 
 def test_what_cannot_be_merged_is_refused(tmp_path: Path) -> None:

@@ -163,7 +163,7 @@ def test_one_of_another_version_is_refused_and_left_as_it_is(tmp_path: Path) -> 
 def test_storage_that_cannot_be_read_does_not_make_a_checkpoint_a_damaged_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plan = small(tmp_path)
+    plan = small(tmp_path, save_patience_minutes=0.01)
     loop.run(plan, Recorder())
 
     def fails(file: Path) -> str:
@@ -188,6 +188,20 @@ class TestRetention:
         loop.run(plan, Recorder())
         assert steps_of(plan) == [8, 9]
         assert len(list(root.iterdir())) == 2
+
+    @pytest.mark.parametrize("metric", [None, "loss"])
+    def test_a_run_that_gets_worse_keeps_its_best_where_that_is_asked_for(
+        self, metric: str | None, tmp_path: Path
+    ) -> None:
+        plan = make(tmp_path, (1, 0), 6, "none", keep_checkpoints=1, keep_best=metric, optimizer={"lr": 1.0})
+        often = plan.config.eval.model_copy(update={"every_steps": 1})
+        recorder = Recorder()
+        plan = replace(plan, config=plan.config.model_copy(update={"eval": often}), validation=plan.train)
+        loop.run(plan, recorder)
+        losses = {one["step"]: one["metrics"]["loss"] for one in recorder.evaluations}
+        best = min(losses, key=losses.__getitem__)
+        assert best < 6
+        assert steps_of(plan) == ([best, 6] if metric else [6])
 
     @pytest.mark.parametrize(("metric", "best"), [("loss", 2), ("rougeL", 4)])
     def test_the_best_by_a_metric_is_kept_too(self, metric: str, best: int, tmp_path: Path) -> None:
@@ -252,7 +266,7 @@ class TestTrouble:
         assert outcome.status == "done"
         assert steps_of(plan)[-1] == 9
         told = [event["text"] for event in recorder.events if event["kind"] == "message"]
-        assert "a checkpoint cannot be written and is tried again: Not a directory" in told
+        assert "worker 0: a checkpoint cannot be written and is tried again: Not a directory" in told
         assert "the checkpoint of step 2 was left out: the one before is not written yet" in told
 
     def test_patience_ends_the_run_with_the_reason(self, tmp_path: Path) -> None:

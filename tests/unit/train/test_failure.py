@@ -80,5 +80,5 @@ def test_the_ledger_is_told_why_workers_are_started_again() -> None:
 
     FailureNews(Ledger()).after_exception(None, {0: BUG, 1: ENDED})
     (record,) = told
-    assert record["kind"] == "message"
+    assert record["kind"] == "failure"
     assert record["text"].startswith("worker 1: ended by Ray")

@@ -8,7 +8,7 @@ import psutil
 import pytest
 import torch
 
-from medray.train.device_memory import device_memory, used_bytes
+from medray.train.device import device_memory, used_bytes
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="figures of a process without a GPU")
 

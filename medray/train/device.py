@@ -1,4 +1,4 @@
-"""Memory of a worker's device, for the run's summary and the memory report of an export."""
+"""What a worker computes on, and its memory: for the run's summary and the memory report of an export."""
 
 from __future__ import annotations
 
@@ -22,6 +22,12 @@ class DeviceMemory:
     total_bytes: int
     before_bytes: int
     peak_bytes: int
+
+
+def this_device() -> torch.device:
+    if torch.cuda.is_available():
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device("cpu")
 
 
 def used_bytes() -> int:
