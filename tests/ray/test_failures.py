@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.metadata
 import json
 import signal
 from collections.abc import Callable
@@ -88,6 +89,36 @@ def test_a_driver_that_is_told_to_stop_saves_first(
     assert checkpoints(folder) == [len(steps_of(folder))]
     assert run(cluster, config).returncode == 0
     assert final(folder) == calm
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("jump", ["-2d", "+2d"])
+def test_the_clock_of_the_driver_jumps(jump: str, cluster: Any, calm: Any, tmp_path: Path) -> None:
+    config, folder = write_config(tmp_path, "jumped", STEPS), tmp_path / "runs" / "jumped"
+    clock = tmp_path / "clock"
+    clock.write_text("+0\n")
+    (library,) = (
+        str(file.locate())
+        for file in importlib.metadata.files("libfaketime") or ()
+        if file.name == "libfaketime.so.1"
+    )
+    driver = start(
+        cluster,
+        config,
+        LD_PRELOAD=library,
+        FAKETIME_TIMESTAMP_FILE=str(clock),
+        FAKETIME_NO_CACHE="1",
+        FAKETIME_DONT_FAKE_MONOTONIC="1",
+    )
+    until(lambda: 10 in checkpoints(folder), "checkpoint 10", driver=driver)
+    clock.write_text(f"{jump}\n")
+    ended(driver, config)
+    assert final(folder) == calm
+    assert len(attempts(folder)) == 1
+    seconds = summary(folder)["seconds"]
+    assert 0 < seconds["train"] < seconds["total"] < 200
+    assert all(one >= 0 for one in seconds.values())
+    assert run(cluster, config).returncode == 0
 
 
 @pytest.mark.long

@@ -1,14 +1,20 @@
-"""What a start of the worker loop makes up for: an evaluation that a stop came before, storage that is away for a while."""
+"""A worker loop that is stopped, killed or hangs, and what its next start makes up for."""
 
 from __future__ import annotations
 
 import errno
 import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import recorder
 import tiny
 from recorder import Recorder
 
@@ -39,8 +45,8 @@ def plan(folder: Path, name: str, tokens: TokenSet, **train: Any) -> WorkerPlan:
     return replace(made, validation=tokens)
 
 
-def told(recorder: Recorder) -> list[str]:
-    return [event["text"] for event in recorder.events if event["kind"] == "message"]
+def told(by: Recorder) -> list[str]:
+    return [event["text"] for event in by.events if event["kind"] == "message"]
 
 
 def test_an_evaluation_that_a_stop_came_before_is_made_by_the_next_start(
@@ -85,10 +91,10 @@ def test_checkpoints_that_cannot_be_read_for_a_while_are_waited_for(
         return read(folder)
 
     monkeypatch.setattr(checkpoint, "_read", reads)
-    recorder = Recorder()
-    loop.run(made, recorder)
-    assert recorder.resumed == [5]
-    assert told(recorder) == ["worker 0: a checkpoint cannot be read and is tried again: Input/output error"]
+    patient = Recorder()
+    loop.run(made, patient)
+    assert patient.resumed == [5]
+    assert told(patient) == ["worker 0: a checkpoint cannot be read and is tried again: Input/output error"]
 
 
 def test_a_note_of_a_start_that_cannot_be_written_ends_nothing(tmp_path: Path, tokens: TokenSet) -> None:
@@ -103,9 +109,9 @@ def test_the_summary_is_the_last_file_of_a_run(
     """With it a run is done, and no other start would write what is missing."""
     made = plan(tmp_path, "summed", tokens)
     folder = Path(made.run_folder)
-    recorder = Recorder()
-    done = loop.run(made, recorder)
-    folder.joinpath("steps.jsonl").write_text("".join(json.dumps(one) + "\n" for one in recorder.steps))
+    finished = Recorder()
+    done = loop.run(made, finished)
+    folder.joinpath("steps.jsonl").write_text("".join(json.dumps(one) + "\n" for one in finished.steps))
 
     def full(*_: Any, **__: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -115,3 +121,60 @@ def test_the_summary_is_the_last_file_of_a_run(
     with pytest.raises(OSError, match="No space"):
         outcome.write_outcome(made, asdict(done), {}, [], seconds, 2.0, {})
     assert not (folder / "summary.json").exists()
+
+
+KILLED = """
+import os, pickle, signal, sys
+from pathlib import Path
+from recorder import Recorder
+from medray.train import loop
+
+class Kills(Recorder):
+    def event(self, record):
+        if record["kind"] == "checkpoint" and record["step"] == 6:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+class Hangs(Recorder):
+    def step(self, record):
+        if record["step"] == 2:
+            signal.pause()
+
+loop.run(pickle.loads(Path(sys.argv[1]).read_bytes()), {"kills": Kills, "hangs": Hangs}[sys.argv[2]]())
+"""
+
+
+def in_a_process_of_its_own(made: WorkerPlan, what: str) -> subprocess.CompletedProcess[str]:
+    work = Path(made.run_folder) / "plan.pickle"
+    work.parent.mkdir(parents=True, exist_ok=True)
+    work.write_bytes(pickle.dumps(made))
+    support = Path(recorder.__file__).parent
+    return subprocess.run(
+        [sys.executable, "-c", KILLED, str(work), what],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(support.parents[1]), str(support)])},
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+
+
+def test_a_checkpoint_that_was_announced_is_there_after_a_kill_at_that_moment(
+    tmp_path: Path, tokens: TokenSet
+) -> None:
+    made = plan(tmp_path, "killed", tokens)
+    assert in_a_process_of_its_own(made, "kills").returncode == -signal.SIGKILL
+    next_start = Recorder()
+    loop.run(made, next_start)
+    assert next_start.resumed == [6]
+    assert [one["step"] for one in next_start.steps] == [7, 8]
+
+
+def test_a_step_that_hangs_ends_its_process_and_says_where(tmp_path: Path, tokens: TokenSet) -> None:
+    made = plan(tmp_path, "hung", tokens)
+    cluster = made.config.cluster.model_copy(update={"hang_seconds": 15})
+    hung = in_a_process_of_its_own(
+        replace(made, config=made.config.model_copy(update={"cluster": cluster})), "hangs"
+    )
+    assert hung.returncode == 1
+    assert "Timeout" in hung.stderr
+    assert "in step" in hung.stderr
