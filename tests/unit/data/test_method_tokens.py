@@ -58,6 +58,7 @@ class TestFingerprint:
         ways: list[dict[str, Any]] = [
             DISTILL,
             DISTILL | {"mode": "standard"},
+            DISTILL | {"train_on": "all"},
             DISTILL | {"rationale": {"several": "one"}},
             DISTILL | {"variant": "two_step"},
             DISTILL | {"variant": "two_step", "mode": "standard"},

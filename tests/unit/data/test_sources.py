@@ -152,6 +152,48 @@ def test_what_simulate_writes_is_what_the_first_recipe_reads(tmp_path: Path, nam
             assert replace(ours, origin=wanted.origin) == wanted
 
 
+class TestTeacher:
+    """A corpus with two teachers beside it, read as the config says."""
+
+    @staticmethod
+    def rows(folder: Path, split: str, **method: Any) -> list[Distill]:
+        pair = {"premise": "A man runs.", "hypothesis": "He moves.", "label": 0}
+        for name in ("train", "validation"):
+            tiny.write_jsonl(folder / f"esnli_{name}.json", [pair])
+            for file, said in ((f"llm/{name}_CoT_0.json", "Palm"), (f"gpt-neox/esnli/{name}.json", "Gpt")):
+                (folder / file).parent.mkdir(parents=True, exist_ok=True)
+                (folder / file).write_text(json.dumps([f"{said} thinks so.\nAnswer: neutral"]))
+        (folder / "run.yaml").write_text(
+            json.dumps({"data": {"dataset": "esnli", "root": str(folder)}, "method": method})
+        )
+        found = [row for source in sources(load(folder / "run.yaml"), split) for *_, row in records(source)]
+        assert all(isinstance(row, Distill) for row in found)
+        return found  # type: ignore[return-value]
+
+    def test_labels_of_training_are_gold_or_the_teachers(self, tmp_path: Path) -> None:
+        labels = {
+            (source, split): {row.label for row in self.rows(tmp_path, split, label_source=source)}
+            for source in ("gt", "llm")
+            for split in ("train", "validation")
+        }
+        gold, taught = {"entailment"}, {"neutral"}
+        assert labels == {
+            ("gt", "train"): gold,
+            ("llm", "train"): taught,
+            ("gt", "validation"): gold,
+            ("llm", "validation"): gold,
+        }
+
+    @pytest.mark.parametrize(
+        ("teacher", "said"),
+        [(None, "Palm thinks so."), ("palm", "Palm thinks so."), ("gpt", "Gpt thinks so.")],
+    )
+    def test_the_rationale_is_that_of_the_teacher_who_is_named(
+        self, teacher: str | None, said: str, tmp_path: Path
+    ) -> None:
+        assert [row.rationale for row in self.rows(tmp_path, "train", teacher=teacher)] == [said]
+
+
 class TestContentHashes:
     def test_are_kept_under_size_and_time_and_never_asked_for_twice(self, tmp_path: Path) -> None:
         file = tiny.write_jsonl(tmp_path / "a.jsonl", tiny.rows(3))

@@ -137,11 +137,39 @@ def test_reports_to_the_outside_only_at_evaluations(tmp_path: Path) -> None:
     assert len(recorder.steps) == 9
 
 
-@pytest.mark.parametrize(("alpha", "tasks"), [(1.0, {"loss/label"}), (0.0, {"loss/rationale"})])
-def test_a_task_without_weight_costs_no_forward(alpha: float, tasks: set[str], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("method", "tasks"),
+    [
+        ({"name": "distill", "alpha": 1.0}, {"loss/label"}),
+        ({"name": "distill", "alpha": 0.0}, {"loss/rationale"}),
+        ({"name": "distill", "mode": "task_prefix"}, {"loss/label", "loss/rationale"}),
+        ({"name": "distill", "mode": "standard"}, {"loss/label"}),
+        ({"name": "sft"}, {"loss/label"}),
+    ],
+)
+def test_a_task_without_weight_costs_no_forward(
+    method: dict[str, Any], tasks: set[str], tmp_path: Path
+) -> None:
     recorder = Recorder()
-    loop.run(small(tmp_path, "run", steps=1, method={"name": "distill", "alpha": alpha}), recorder)
-    assert {name for name in recorder.steps[0] if name.startswith("loss/")} == tasks
+    loop.run(small(tmp_path, "run", steps=1, method=method), recorder)
+    record = recorder.steps[0]
+    assert {name for name in record if name.startswith("loss/")} == tasks
+    if len(tasks) == 1:
+        assert record["loss"] == record[tasks.pop()]  # whatever alpha is
+
+
+@pytest.mark.parametrize("norm", ["token", "micro_batch"])
+def test_the_loss_depends_on_the_split_of_a_batch_only_where_that_is_asked_for(
+    norm: str, tmp_path: Path
+) -> None:
+    found = []
+    for micro in (2, 8):
+        plan, recorder = small(tmp_path, f"run-{micro}", steps=3, method={"loss_norm": norm}), Recorder()
+        train = plan.config.train.model_copy(update={"micro_batch_size": micro})
+        loop.run(replace(plan, config=plan.config.model_copy(update={"train": train})), recorder)
+        found.append(losses(recorder))
+    same = found[0] == pytest.approx(found[1], rel=1e-5)
+    assert same == (norm == "token")
 
 
 def test_label_weight_multiplies_the_label_loss(tmp_path: Path) -> None:

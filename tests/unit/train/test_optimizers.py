@@ -16,12 +16,12 @@ from recorder import Recorder
 from torch import nn
 from torchrun import run_loops
 
-from medray.config.train import OptimizerConfig
+from medray.config.train import OptimizerConfig, TrainConfig
 from medray.data.tokenizer import load_tokenizer
 from medray.errors import InputError
 from medray.models.load import load_model
 from medray.train import checkpoint, loop
-from medray.train.optimizers import parameter_groups, rates_in_force, set_rate
+from medray.train.optimizers import make_optimizer, parameter_groups, rates_in_force, set_rate
 from medray.train.schedule import learning_rate
 from medray.train.worker_plan import WorkerPlan
 
@@ -212,6 +212,48 @@ def test_each_trained_parameter_is_in_one_group() -> None:
     ]
     set_rate(groups, 0.25)
     assert rates_in_force(groups) == {"weight": 0.5, "first": 0.25, "": 0.25}
+
+
+def test_a_group_may_have_a_rate_and_a_decay_of_its_own_whatever_the_others_have() -> None:
+    own = {"match": "norm", "lr": 0.5, "weight_decay": 0.3}
+    for lr in (1.0, 0.01):
+        options = OptimizerConfig(lr=lr, weight_decay=0.1, groups=[own])  # type: ignore[arg-type]
+        groups = parameter_groups(small(), options)
+        assert rates_in_force(groups) == pytest.approx({"norm": 0.5, "": lr})
+        assert [one["weight_decay"] for one in groups] == [0.3, 0.1]
+
+
+DEFAULTS: dict[str, Any] = {"lr": 0.1, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0}
+
+
+def adamw(
+    gradients: list[float], *, lr: float, betas: tuple[float, float], eps: float, weight_decay: float
+) -> float:
+    """A weight of 1 after these gradients: Loshchilov and Hutter 2019, algorithm 2, in plain numbers."""
+    weight, first, second = 1.0, 0.0, 0.0
+    for step, gradient in enumerate(gradients, start=1):
+        first = betas[0] * first + (1 - betas[0]) * gradient
+        second = betas[1] * second + (1 - betas[1]) * gradient**2
+        mean, spread = first / (1 - betas[0] ** step), second / (1 - betas[1] ** step)
+        weight -= lr * (mean / (spread**0.5 + eps) + weight_decay * weight)
+    return weight
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{}, {"lr": 0.02}, {"betas": (0.5, 0.999)}, {"betas": (0.9, 0.5)}, {"eps": 0.3}, {"weight_decay": 0.4}],
+    ids=lambda change: "".join(f"{name} {value}" for name, value in change.items()) or "base",
+)
+def test_each_value_of_the_optimizer_is_that_of_the_config(change: dict[str, Any]) -> None:
+    model = nn.Linear(1, 1, bias=False)
+    nn.init.ones_(model.weight)
+    optimizer = make_optimizer(model, TrainConfig(optimizer=OptimizerConfig(**DEFAULTS | change)))
+    gradients = [0.5, -2.0, 0.7]
+    for gradient in gradients:
+        model.weight.grad = torch.full_like(model.weight, gradient)
+        optimizer.step()
+    assert model.weight.item() == pytest.approx(adamw(gradients, **DEFAULTS | change), rel=1e-5)
+    assert not change or model.weight.item() != pytest.approx(adamw(gradients, **DEFAULTS), rel=1e-3)
 
 
 @pytest.mark.parametrize("matches", [["nothing"], ["frozen"], ["first", "first.weight"]])

@@ -103,6 +103,18 @@ def test_keys_from_shards_to_metrics(preset: str, data: dict[str, Any], tmp_path
     assert {f"loss/{task}" for task in wanted} < recorder.steps[0].keys()
 
 
+def test_the_keys_are_a_mean_or_a_sum_as_the_config_says(tmp_path: Path) -> None:
+    terms = {}
+    for reduction, keys in (("mean", 3), ("sum", 1)):
+        method = HIERARCHICAL | {"rationale": {"keys": tiny.KEYS, "reduction": reduction}}
+        recorder = Recorder()
+        loop.run(plan(tmp_path, reduction, method, steps=1), recorder)
+        (record,) = recorder.steps
+        terms[reduction] = sum(record[f"loss/{task}"] for task in KEYS[:-1]) / keys
+        assert record["loss"] == pytest.approx(0.3 * record["loss/label"] + 0.7 * terms[reduction])
+    assert terms["sum"] == pytest.approx(3 * terms["mean"])
+
+
 def test_a_moving_alpha_is_the_same_after_a_stop_and_in_evaluation(tmp_path: Path) -> None:
     method = {
         "variant": "dynamic_alpha",

@@ -1,0 +1,119 @@
+"""What a run computes in, where its state lies and what DeepSpeed is told: one rank in this process, on a CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import torch
+from recorder import Recorder
+from safetensors.torch import load_file
+from torch import distributed, nn
+
+from medray.config import Config
+from medray.config.train import TrainConfig
+from medray.train import loop
+from medray.train.engine import TorchEngine
+from medray.train.prepare import precision
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def one_rank(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A process group of this process alone: no port, and none left behind."""
+    store = distributed.FileStore(str(tmp_path_factory.mktemp("group") / "store"), 1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LOCAL_RANK", "0")  # DeepSpeed asks for it
+        patch.setenv("DS_ACCELERATOR", "cpu")
+        distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+        yield
+        distributed.destroy_process_group()
+
+
+@dataclass(frozen=True)
+class Ran:
+    engine: Any  # DeepSpeed's
+    losses: list[float]
+    export: Path
+
+
+def run(folder: Path, name: str, **train: Any) -> Ran:
+    """Four steps at stage 2, in the precision that the driver would choose on CPUs."""
+    tokens = tiny.token_set(folder, tiny.rows(9))
+    plan = tiny.plan(folder / name, tokens, "llama-tiny", workers=1, max_steps=4, train=train)
+    recorder = Recorder()
+    running = loop._Loop(replace(plan, precision=precision(plan.config, "cpu")), recorder)
+    running.run()
+    return Ran(running.engine.model, [step["loss"] for step in recorder.steps], folder / name / "export")
+
+
+@pytest.mark.usefixtures("one_rank")
+class TestDeepSpeed:
+    @pytest.mark.parametrize(("name", "dtype"), [("bf16", torch.bfloat16), ("fp16", torch.float16)])
+    def test_half_a_precision_is_that_of_weights_and_export(
+        self, name: str, dtype: torch.dtype, tmp_path: Path
+    ) -> None:
+        whole, half = run(tmp_path, "whole", precision="fp32"), run(tmp_path, "half", precision=name)
+        for found, wanted in ((whole, torch.float32), (half, dtype)):
+            assert {one.dtype for one in found.engine.module.parameters()} == {wanted}
+            stored = load_file(found.export / "model.safetensors")
+            assert {one.dtype for one in stored.values()} == {wanted}
+        enabled = {"bf16": half.engine.bfloat16_enabled(), "fp16": half.engine.fp16_enabled()}
+        assert enabled == {"bf16": False, "fp16": False} | {name: True}
+        assert half.losses == pytest.approx(whole.losses, abs=0.01)
+        assert half.losses != whole.losses
+        assert half.losses[-1] < half.losses[0] - 0.1
+
+    @pytest.mark.parametrize("stage", [2, 3])
+    @pytest.mark.filterwarnings("ignore:`torch.distributed:FutureWarning")  # deepspeed 0.19 calls them
+    def test_offloaded_state_is_in_host_memory_and_trains_alike(self, stage: int, tmp_path: Path) -> None:
+        stay, moved = (
+            run(tmp_path, offload, zero_stage=stage, offload=offload) for offload in ("none", "cpu")
+        )
+        assert (stay.engine.zero_cpu_offload(), moved.engine.zero_cpu_offload()) == (False, True)
+        parameters = stay.engine.zero_offload_param(), moved.engine.zero_offload_param()
+        assert [one and one.device for one in parameters] == [None, "cpu" if stage == 3 else None]
+        assert moved.losses == pytest.approx(stay.losses, abs=1e-4)
+
+    def test_raw_overrides_go_before_our_own_and_leave_the_others(self, tmp_path: Path) -> None:
+        own = run(tmp_path, "own")
+        raw = {"gradient_clipping": 1e-9, "zero_optimization": {"reduce_bucket_size": 1000}}
+        other = run(tmp_path, "other", deepspeed=raw)
+        assert (own.engine.gradient_clipping(), other.engine.gradient_clipping()) == (1.0, 1e-9)
+        assert own.engine.zero_reduce_bucket_size() != other.engine.zero_reduce_bucket_size() == 1000
+        assert other.engine.zero_optimization_stage() == 2
+        # Gradients as small as the optimizer's eps move weights less.
+        assert own.losses[0] == other.losses[0]
+        assert other.losses[0] - other.losses[-1] < 0.5 * (own.losses[0] - own.losses[-1])
+
+
+@pytest.mark.parametrize(
+    ("sections", "device", "chosen"),
+    [
+        ({}, "cpu", "fp32"),
+        ({}, "cuda", "bf16"),
+        ({"peft": {"type": "adalora"}}, "cuda", "fp32"),
+        ({"train": {"precision": "fp32"}}, "cuda", "fp32"),
+        ({"train": {"precision": "fp16"}}, "cuda", "fp16"),
+    ],
+)
+def test_a_precision_that_nobody_asked_for_is_the_devices(
+    sections: dict[str, Any], device: str, chosen: str
+) -> None:
+    assert precision(Config.model_validate(sections), device) == chosen
+
+
+@pytest.mark.parametrize(("clip", "left"), [(0.5, 0.5), (1e6, 10.0), (0.0, 10.0)])
+def test_gradients_are_clipped_to_the_norm_that_is_asked_for_and_0_is_none(clip: float, left: float) -> None:
+    model = nn.Linear(2, 1, bias=False)
+    engine = TorchEngine(model, TrainConfig(clip_grad_norm=clip), CPU)
+    seen: list[float] = []
+    engine.optimizer.register_step_pre_hook(lambda *_: seen.append(float(model.weight.grad.norm())))  # type: ignore[union-attr]
+    engine.backward((model.weight * torch.tensor([[6.0, 8.0]])).sum())
+    assert engine.step(1e-3) == pytest.approx(10.0)  # as it was before
+    assert seen == pytest.approx([left], rel=1e-5)
