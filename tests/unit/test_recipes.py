@@ -164,6 +164,7 @@ def shrunk(recipe: Recipe, folder: Path, *more: str) -> WorkerPlan:
         "data.train=[rows.jsonl]",
         "data.split.validation=0",
         "eval.every_steps=null",
+        "train.keep_best=null",
         "eval.at_start=false",
         f"train.max_steps={STEPS}",
         "train.global_batch_size=4",

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import until
 
 from medray.config import Config
 from medray.config.load import dump
@@ -253,6 +254,9 @@ def test_the_new_run_has_an_mlflow_run_of_its_own(tmp_path: Path) -> None:
         ledger = Ledger(str(tmp_path / "r"), spec)
         ledger.open(resumed_step=0)
         ledger.step({"step": 1, "loss": 1.0})
+        until(
+            lambda: ledger.mlflow_run_id() is not None, "MLflow"
+        )  # a busy machine makes the database slowly
         ledger.close({"status": "done", "steps": 1}, [])
         return str(json.loads((tmp_path / "r" / "mlflow_run.json").read_text())["run_id"])
 
