@@ -142,6 +142,7 @@ def test_a_second_start_finds_everything_and_any_change_makes_new_shards(
     assert ready(made, "causal", None) is None
 
 
+@pytest.mark.long
 def test_training_beside_the_encoding_and_after_it_is_the_same(connected: Any, tmp_path: Path) -> None:
     file = str(tiny.write_jsonl(tmp_path / "train.jsonl", tiny.rows(60)))
     cold, warm = (
@@ -178,6 +179,7 @@ def test_packed_batches_train_every_row_once(connected: Any, tmp_path: Path) -> 
     assert alone["train_loss_last"] == pytest.approx(summary["train_loss_last"], abs=1e-4)
 
 
+@pytest.mark.long
 def test_corpora_are_mixed_by_weight_and_batches_cut_by_tokens(connected: Any, tmp_path: Path) -> None:
     for name, count in (("a", 30), ("b", 10)):
         rows = [row | {"id": f"{name}{row['id']}"} for row in tiny.rows(count, seed=count)]

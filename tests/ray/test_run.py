@@ -232,6 +232,7 @@ def test_bad_rows_are_counted_and_stop_past_the_limit(connected: Any, tmp_path: 
         driver.run(config(tmp_path, "empty", data={"train": [str(tmp_path / "empty.jsonl")]}))
 
 
+@pytest.mark.long
 def test_a_run_does_not_go_on_with_other_data(connected: Any, tmp_path: Path) -> None:
     made = config(
         tmp_path, "changed", train={"max_steps": 2, "save_every_steps": 1}, eval={"at_start": False}
@@ -249,6 +250,7 @@ def test_a_run_does_not_go_on_with_other_data(connected: Any, tmp_path: Path) ->
     assert finished(made) is not None
 
 
+@pytest.mark.long
 def test_a_run_that_diverges_fails_with_a_reason(connected: Any, tmp_path: Path) -> None:
     made = config(
         tmp_path, "diverges", train={"optimizer": {"lr": 1e30}, "clip_grad_norm": 0}, eval={"at_start": False}

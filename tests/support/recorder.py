@@ -2,31 +2,49 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 
 class Recorder:
-    """stop_after: ask for a stop once this step has been reported; gone_after: a node goes then."""
+    """stop_after: ask for a stop once this step has been reported; gone_after: a node goes then.
 
-    def __init__(self, stop_after: int | None = None, gone_after: int | None = None) -> None:
+    saves_every: steps wait for the checkpoint before them. A loop leaves one out while another is written, which on a
+    busy machine takes longer than a few tiny steps.
+    """
+
+    def __init__(
+        self, stop_after: int | None = None, gone_after: int | None = None, saves_every: int | None = None
+    ) -> None:
         self.steps: list[dict[str, Any]] = []
         self.evaluations: list[dict[str, Any]] = []
         self.events: list[dict[str, Any]] = []
         self.resumed: list[int] = []
         self.syncs: list[dict[str, Any]] = []
-        self._stop_after, self._gone_after = stop_after, gone_after
+        self._stop_after, self._gone_after, self._saves_every = stop_after, gone_after, saves_every
+        self._saved, self._told = 0, threading.Condition()
 
     def opened(self, resumed_step: int) -> None:
         self.resumed.append(resumed_step)
+        self._saved = resumed_step
 
     def step(self, record: dict[str, Any]) -> None:
         self.steps.append(record)
+        if self._saves_every:
+            due = (record["step"] - 1) // self._saves_every * self._saves_every
+            with self._told:
+                assert self._told.wait_for(lambda: self._saved >= due, timeout=100)
 
     def evaluation(self, record: dict[str, Any]) -> None:
         self.evaluations.append(record)
 
     def event(self, record: dict[str, Any]) -> None:
+        """The writer of checkpoints calls it in a thread of its own."""
         self.events.append(record)
+        if record["kind"] == "checkpoint":
+            with self._told:
+                self._saved = record["step"]
+                self._told.notify_all()
 
     def stop_requested(self) -> bool:
         return self._stop_after is not None and len(self.steps) >= self._stop_after

@@ -52,7 +52,7 @@ def told(by: Recorder) -> list[str]:
 def test_an_evaluation_that_a_stop_came_before_is_made_by_the_next_start(
     tmp_path: Path, tokens: TokenSet
 ) -> None:
-    calm, first, second = Recorder(), Recorder(stop_after=4), Recorder()
+    calm, first, second = Recorder(), Recorder(stop_after=4), Recorder(saves_every=3)
     loop.run(plan(tmp_path, "calm", tokens), calm)
     cut = plan(tmp_path, "cut", tokens)
     loop.run(cut, first)
@@ -133,13 +133,15 @@ class Kills(Recorder):
     def event(self, record):
         if record["kind"] == "checkpoint" and record["step"] == 6:
             os.kill(os.getpid(), signal.SIGKILL)
+        super().event(record)
 
 class Hangs(Recorder):
     def step(self, record):
+        super().step(record)
         if record["step"] == 2:
             signal.pause()
 
-loop.run(pickle.loads(Path(sys.argv[1]).read_bytes()), {"kills": Kills, "hangs": Hangs}[sys.argv[2]]())
+loop.run(pickle.loads(Path(sys.argv[1]).read_bytes()), {"kills": Kills, "hangs": Hangs}[sys.argv[2]](saves_every=3))
 """
 
 
