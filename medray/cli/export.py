@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import sys
+import warnings
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -79,6 +81,7 @@ def run(arguments: argparse.Namespace) -> int:
         not arguments.no_verify,
     )
     check_wanted(found, wanted, target)
+    _quiet_libraries()
     console = Console(sys.stderr)
     done = release(found, wanted, target, console.phase)
     if arguments.push_to:
@@ -99,6 +102,15 @@ def run(arguments: argparse.Namespace) -> int:
             )
         )
     return 0
+
+
+def _quiet_libraries() -> None:
+    """What they say of their own code, and their bars of files that are read in a moment, are no news of the export."""
+    from transformers.utils import logging as of_transformers
+
+    of_transformers.disable_progress_bar()
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers\.")
 
 
 def _check(arguments: argparse.Namespace) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import stat
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -342,3 +344,15 @@ def test_a_push_goes_through_the_hub_library_and_never_tells_the_token(
     assert "pushing them to me/bad failed: OSError" in said.err
     assert "hf_zyx" not in said.out + said.err
     assert (tmp_path / "x" / "adapter_config.json").exists()
+
+
+def test_as_a_command_it_says_only_its_own_lines(tmp_path: Path) -> None:
+    run = finished(tmp_path, LORA)
+    command = [sys.executable, "-m", "medray", "export", str(run), "--format", "merged"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env={**os.environ, "HF_HUB_OFFLINE": "1"}
+    )
+    assert done.returncode == 0, done.stderr
+    assert [
+        line for line in done.stderr.splitlines() if not re.match(r"\[|export$|  (folder|files) ", line)
+    ] == []
