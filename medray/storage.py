@@ -223,10 +223,16 @@ def _private(path: str, flags: int) -> int:
 
 
 def append(path: StoragePath, text: str) -> None:
-    """Adds `text` to a file that one process writes. Of an object, the whole is written anew."""
+    """Adds lines to a file that one process writes. Of an object, the whole is written anew.
+
+    A last line that was cut off, by a full disk or a power failure, stays a line of its own.
+    """
     if isinstance(path, Path):
-        with open(path, "a", opener=_private) as stream:
-            stream.write(text)
+        with open(path, "ab+", opener=_private) as stream:
+            if stream.seek(0, os.SEEK_END):
+                stream.seek(-1, os.SEEK_END)
+                text = text if stream.read() == b"\n" else f"\n{text}"
+            stream.write(text.encode())
         return
     try:
         before = path.read_bytes()

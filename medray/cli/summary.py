@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,8 @@ from medray.storage import StoragePath
 from medray.tracking.console import Console, duration
 
 
-def show(console: Console, config: Config, result: Any, config_file: Path) -> None:
-    """What came out, where it is, and what to run next."""
+def show(console: Console, config: Config, result: Any, command: Sequence[str]) -> None:
+    """What came out, where it is, and what to run next. command: the words of this one."""
     summary = result.summary
     before, after = summary["eval"].get("before", {}), summary["eval"].get("after", {})
     rows: list[tuple[str, ...]] = [("validation", "before", "after")]
@@ -24,7 +25,7 @@ def show(console: Console, config: Config, result: Any, config_file: Path) -> No
         console.table("result", rows)
     console.table("run", _facts(config, result))
     if summary["status"] == "stopped":
-        console.table("next", [("go on", f"medray train {shlex.quote(str(config_file))}")])
+        console.table("next", [("go on", shlex.join(command))])
         return
     console.table(
         "next",
@@ -53,7 +54,7 @@ def _facts(config: Config, result: Any) -> list[tuple[str, ...]]:
         ("steps", f"{summary['steps']} with {summary['samples']:,} samples, {summary['tokens']:,} tokens"),
         (
             "speed",
-            f"{summary['tokens_per_second']:,.0f} tokens a second, {duration(summary['seconds']['total'])} in all",
+            f"{summary['tokens_per_second']:,.0f} tokens a second, {duration(summary['seconds']['total'])} for this start",
         ),
         ("folder", str(result.folder)),
     ]

@@ -6,10 +6,10 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medray.errors import InputError, StoppedError
+from medray.train.stop import StopSwitch
 
 if TYPE_CHECKING:
     from medray.config import Config
@@ -37,6 +37,18 @@ def add_to(verbs: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     config = read_config(arguments.config, arguments.overrides)
+    stop = StopSwitch()
+    restore = _on_signals(stop)  # before the imports, which take seconds
+    try:
+        return _run(arguments, config, stop)
+    except StoppedError as error:
+        error.exit_code = STOP_CODES[signal.Signals(stop.signal)]
+        raise
+    finally:
+        restore()
+
+
+def _run(arguments: argparse.Namespace, config: Config, stop: StopSwitch) -> int:
     address = cluster_address(config)
 
     from medray.cli.cluster import before_import
@@ -52,19 +64,18 @@ def run(arguments: argparse.Namespace) -> int:
         console.phase(
             "overwrite", f"the old run is now {aside}" if aside else "there was no run of this name"
         )
-    result, stopped_by = finished(config), 0
+    result = finished(config)
     if result is None:
         before_import(address)
-        result, stopped_by = _train(config, address, console)
+        result = _train(config, address, console, stop)
     else:
         console.phase("done", f"{config.run.name} was finished before; --overwrite starts anew")
         send_unsent(config, result, console.phase)
-    show(console, config, result, Path(arguments.config))
+    show(console, config, result, ["medray", "train", arguments.config, *arguments.overrides])
     if arguments.json:
         print(json.dumps(result.summary))
-    return (
-        STOP_CODES[signal.Signals(stopped_by)] if result.summary["status"] == "stopped" and stopped_by else 0
-    )
+    stopped = stop.signal and result.summary["status"] == "stopped"
+    return STOP_CODES[signal.Signals(stop.signal)] if stopped else 0
 
 
 def read_config(file: str, overrides: Sequence[str]) -> Config:
@@ -116,8 +127,7 @@ def cluster_address(config: Config) -> str | None:
     return None if address in ("", "local") else address
 
 
-def _train(config: Config, address: str | None, console: Any) -> tuple[RunResult, int]:
-    """The result, and the signal that ended the run early or 0."""
+def _train(config: Config, address: str | None, console: Any, stop: StopSwitch) -> RunResult:
     from medray.cli.cluster import connect, disconnect
     from medray.train import run_lock
     from medray.train.rerun import folder_of
@@ -126,28 +136,27 @@ def _train(config: Config, address: str | None, console: Any) -> tuple[RunResult
     with run_lock.held(folder_of(config), lambda text: console.phase("lock", text)):
         from medray.train import driver
 
-        stop = driver.StopSwitch()
-        restore = _on_signals(stop)
+        if stop.reason:
+            raise StoppedError("stopped before anything had begun. Run the same command again")
         try:
             connect(address)
             _on_signals(stop)  # again: Ray has put a handler of its own in the place of SIGTERM's
-            return driver.run(config, console=console, stop=stop), stop.signal
-        except StoppedError as error:
-            error.exit_code = STOP_CODES[signal.Signals(stop.signal)]
-            raise
+            return driver.run(config, console=console, stop=stop)
         finally:
             disconnect()
-            restore()
 
 
-def _on_signals(stop: Any) -> Any:
+def _on_signals(stop: StopSwitch) -> Any:
     """The first signal asks for a checkpoint and an end; a second Ctrl-C ends at once with exit code 1."""
 
     def handler(number: int, frame: Any) -> None:
         if number == signal.SIGINT and stop.signal == signal.SIGINT:
             os._exit(1)
         stop.request(number)
-        print(f"medray: {signal.Signals(number).name}: saving and stopping after this step", file=sys.stderr)
+        print(
+            f"medray: {signal.Signals(number).name}: stopping; a step that is being computed is saved first",
+            file=sys.stderr,
+        )
 
     before = {number: signal.signal(number, handler) for number in STOP_CODES}
 

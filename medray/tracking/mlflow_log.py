@@ -83,7 +83,7 @@ class MlflowLog:
         self._behind = True  # the files have what the queue lacks
         self._overflow = self._refused = 0
         self._error = ""  # the newest failure's type: its text could hold a password
-        self._ended = self._given_up = False
+        self._ended = self._given_up = self._told_away = False
         self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
         self._thread.start()
 
@@ -156,6 +156,12 @@ class MlflowLog:
                 self._closing.wait(FLUSH_SECONDS)
             except Exception as error:  # whatever it is, training goes on; close() says how much was lost
                 self._error = type(error).__name__
+                if self._client is None and not (self._told_away or self._closing.is_set()):
+                    self._told_away = True
+                    uri = without_userinfo(self._spec.uri)
+                    self._message(
+                        f"MLflow at {uri} does not answer ({self._error}) and is tried again; the run goes on"
+                    )
                 self._forget_lost_run(error)
                 if not self._closing.is_set():
                     self._closing.wait(pause)

@@ -70,6 +70,11 @@ def newest(root: StoragePath) -> Checkpoint | None:
     return found[-1] if found else None
 
 
+def were_there(root: StoragePath) -> bool:
+    """Whether any checkpoint ever was whole, damaged or not since."""
+    return any((folder / name).exists() for folder in _folders(root) for name in (MANIFEST, DAMAGED))
+
+
 def resume(root: StoragePath, engine: Engine, skipped: Callable[[str], None], patience: Patience) -> Progress:
     """Collective: loads the newest checkpoint that is what its manifest says; without one a run begins at step 0.
 

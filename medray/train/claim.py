@@ -20,12 +20,21 @@ def claim(config: Config, tokens: str, precision: str, say: Callable[[str], None
     """Writes config.yaml and data.json; makes the folder where it is not there.
 
     tokens: the folder of the training shards. precision: fp32, bf16 or fp16. say: told of changed keys that a resumed run
-    takes. Raises InputError where the run's checkpoints were made under another config, data or precision.
+    takes, and of records that are put aside. Raises InputError where the run's checkpoints were made under another config,
+    data or precision, or it is not known under which.
     """
     folder = folder_of(config)
     storage.make_private(folder)  # Ray's own files in it have the mode of the cluster's start
     file, data = folder / "config.yaml", folder / "data.json"
     resumed = checkpoint.newest(folder / "checkpoints") is not None
+    if resumed and not file.exists():
+        raise InputError(
+            "the run has checkpoints, and the config that it began with is gone",
+            file=file,
+            mend="bring the file back, use another run.name, or begin anew with --overwrite",
+        )
+    if not resumed and checkpoint.were_there(folder / "checkpoints"):
+        _put_aside(folder, say)
     try:
         changes = check_unchanged(file, config) if file.exists() else ()
         check_same_data(data, tokens, config)
@@ -42,6 +51,15 @@ def claim(config: Config, tokens: str, precision: str, say: Callable[[str], None
     began_with = json.dumps({"tokens": tokens, "precision": precision}) + "\n"
     for path, text in ((file, dump(config)), (data, began_with)):
         storage.write(path, text, durable=True)
+
+
+def _put_aside(folder: StoragePath, say: Callable[[str], None]) -> None:
+    """The records of steps whose checkpoints are all damaged: the run computes them again, and its files begin anew."""
+    say("none of the run's checkpoints is whole: it begins at step 0")
+    for name in (STEPS_FILE, EVALS_FILE):
+        if (folder / name).exists():
+            storage.move(folder / name, folder / f"{name}.old")
+            say(f"{name} is kept as {name}.old")
 
 
 def _forget(folder: StoragePath) -> None:

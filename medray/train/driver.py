@@ -43,6 +43,7 @@ from medray.train.prepare import (
 )
 from medray.train.rerun import RunResult, finished, folder_of
 from medray.train.side import Side
+from medray.train.stop import StopSwitch
 from medray.train.tracking import artifacts, send_unsent, tracking_spec
 from medray.train.worker import worker
 from medray.train.worker_plan import WorkerPlan
@@ -59,20 +60,6 @@ class Console(Protocol):
     def show(self, record: dict[str, Any], *, total_steps: int) -> None: ...
     def heartbeat(self) -> None: ...
     def table(self, title: str, rows: list[tuple[str, ...]]) -> None: ...
-
-
-class StopSwitch:
-    """Set from a signal handler; the driver passes it on to the ledger, and rank 0 reads it there."""
-
-    def __init__(self) -> None:
-        self.signal = 0
-
-    def request(self, signal: int) -> None:
-        self.signal = signal
-
-    @property
-    def reason(self) -> str | None:
-        return f"signal {self.signal}" if self.signal else None
 
 
 @dataclass
@@ -274,6 +261,10 @@ class _Driver:
         return returned
 
     def _show(self, ledger: Any, steps: int) -> None:
+        self._tell(ledger, steps)
+        self.beat()
+
+    def _tell(self, ledger: Any, steps: int) -> None:
         try:
             news = ray.get(ledger.poll.remote(self.shown), timeout=10)
         except (ray.exceptions.RayError, TimeoutError):
@@ -283,7 +274,6 @@ class _Driver:
             self.hear(record)
             if self.console:
                 self.console.show(record, total_steps=steps)
-        self.beat()
 
     def hear(self, record: dict[str, Any]) -> None:
         """What news of the workers mean for the driver."""
@@ -303,6 +293,7 @@ class _Driver:
             ray.get(ledger.close.remote(summary, artifacts), timeout=30)
         except Exception:  # tracking never decides how a run ends
             self.phase("tracking", "could not be closed")
+        self._tell(ledger, 0)
 
     def phase(self, name: str, detail: str = "") -> None:
         if self.console:
@@ -315,8 +306,7 @@ class _Driver:
             self.console.heartbeat()
         if self.stop.reason and not self.stepping:
             raise StoppedError(
-                "stopped while no worker was training: the newest checkpoint is the run's last step. Run the same command "
-                "again to go on"
+                "stopped while no worker was training: there was nothing new to save. Run the same command again to go on"
             )
 
 

@@ -205,7 +205,7 @@ class _Loop:
             self.reporter.opened(self.progress.step)
 
     def _train(self) -> str:
-        plan, config = self.plan, self.config
+        plan, config, resumed = self.plan, self.config, self.progress.step
         every = config.train.save_every_steps or max(plan.total_steps // 10, 1)
         ending = Ending(self.reporter, self.engine, self._message)
         self._event("phase", name="training")
@@ -229,7 +229,7 @@ class _Loop:
                     self._save(metrics, wait=bool(end))
                 if end:
                     return end
-        if self.progress.step:
+        if self.progress.step > resumed:
             self._save({}, wait=True)
         return TRAINED
 

@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import platform
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -177,6 +178,9 @@ def _data_tables(manifests: dict[str, Any]) -> tuple[list[tuple[str, str]], dict
 
 
 def _lines(file: StoragePath) -> list[dict[str, Any]]:
-    if not file.exists():
-        return []
-    return [json.loads(line) for line in file.read_text().splitlines() if line.strip()]
+    """Those that can be read: one may have been cut off."""
+    found = []
+    for line in file.read_text().splitlines() if file.exists() else []:
+        with suppress(ValueError):
+            found.append(json.loads(line))
+    return [record for record in found if isinstance(record, dict)]

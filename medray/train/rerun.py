@@ -48,7 +48,7 @@ class RunResult:
 def finished(config: Config) -> RunResult | None:
     """The result of a run that is done, None where there is something left to do.
 
-    A run that shall now be longer goes on. Raises InputError when another key that decides the numbers has changed, or
+    A run that shall now be longer goes on, one that shall be shorter is done. Raises InputError when another key that decides the numbers has changed, or
     a file of the data.
     """
     folder = folder_of(config)
@@ -56,10 +56,19 @@ def finished(config: Config) -> RunResult | None:
         summary = json.loads((folder / "summary.json").read_text())
     except (OSError, ValueError):
         return None
-    if summary.get("status") != "done" or not (folder / "config.yaml").exists():
+    if (
+        not isinstance(summary, dict)
+        or summary.get("status") != "done"
+        or not {"eval", "steps"} <= summary.keys()
+    ):
+        return None
+    if not (folder / "config.yaml").exists():
         return None
     check_unchanged(folder / "config.yaml", config)
-    if _length_changed(_then(folder / "config.yaml"), _leaves(config.model_dump(mode="json"))):
+    has_enough = config.train.max_steps is not None and config.train.max_steps <= summary["steps"]
+    if not has_enough and _length_changed(
+        _then(folder / "config.yaml"), _leaves(config.model_dump(mode="json"))
+    ):
         return None
     if tokens := _tokens(config):
         check_same_data(folder / "data.json", tokens, config)

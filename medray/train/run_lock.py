@@ -90,12 +90,7 @@ def _take(folder: Path, say: Callable[[str], None]) -> _Held:
             if error.errno not in _NO_LOCKS or descriptor < 0:
                 if descriptor >= 0:
                     os.close(descriptor)
-                raise InputError(
-                    f"the run folder {folder} cannot be locked ({error.strerror})",
-                    key="run.storage",
-                    value=str(folder.parent),
-                    mend="name a folder that you may write",
-                ) from None
+                raise _unusable(folder, f"cannot be locked ({error.strerror})") from None
             say("this file system knows no locks: see to it yourself that this run is started once at a time")
         # A file that is no longer there under its name locks nothing: the one before has removed or moved it.
         if _is_at(descriptor, folder / FILE):
@@ -110,7 +105,18 @@ def _make(folder: Path) -> bool:
         folder.mkdir(mode=0o700, parents=True)
     except FileExistsError:
         return False
+    except FileNotFoundError:  # of a file system that takes no folders: the parents would be made
+        raise _unusable(folder, "cannot be made") from None
     return True
+
+
+def _unusable(folder: Path, why: str) -> InputError:
+    return InputError(
+        f"the run folder {folder} {why}",
+        key="run.storage",
+        value=str(folder.parent),
+        mend="name a folder that you may write",
+    )
 
 
 def _release(folder: Path, taken: _Held) -> None:

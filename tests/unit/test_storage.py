@@ -161,3 +161,11 @@ def test_no_error_is_told_in_words_of_others(server: S3Server) -> None:
     with pytest.raises(OSError, match="medray-none") as caught:
         storage.write(storage.at("s3://medray-none/x"), "x")
     assert storage.summary(caught.value) == "NO_SUCH_BUCKET"
+
+
+def test_a_line_that_was_cut_off_stays_a_line_of_its_own(tmp_path: Path) -> None:
+    file = tmp_path / "attempts.jsonl"
+    for text in ("one\n", '{"a', "two\n", "three\n"):
+        storage.append(file, text)
+    assert file.read_text() == 'one\n{"a\ntwo\nthree\n'
+    assert file.stat().st_mode & 0o777 == 0o600

@@ -23,6 +23,7 @@ from medray.config.load import dump, load
 from medray.tracking import Ledger
 from medray.tracking.mlflow_run import UNSENT_FILE, open_client
 from medray.train import driver
+from medray.train.rerun import finished
 from medray.train.tracking import artifacts, tracking_spec
 
 SOUND = """
@@ -213,3 +214,32 @@ def test_what_another_start_may_be_sending_is_not_sent_twice(
     assert "which is not sent now: the run folder" in capsys.readouterr().err
     assert not (done.parent / "mlflow.db").exists()
     assert (done / UNSENT_FILE).exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+def test_a_signal_before_anything_has_begun(file: Path, number: signal.Signals) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "medray", "train", str(file)], stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stderr is not None
+        assert "start" in process.stderr.readline()
+        process.send_signal(number)
+        said = process.stderr.read()
+    assert process.returncode == (130 if number == signal.SIGINT else 75), said
+    assert "Run the same command again" in said
+    assert "Traceback" not in said
+
+
+def test_what_a_summary_lacks_and_a_shorter_run(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = load(str(file), ["train.max_steps=3"])
+    folder = file.parent / "runs" / "mine"
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(dump(config))
+    for half in ('{"status": "done"}', "[]", "3"):
+        (folder / "summary.json").write_text(half)
+        assert finished(config) is None
+    (folder / "summary.json").write_text(json.dumps(SUMMARY))
+    before = (folder / "config.yaml").read_text()
+    for steps, done in (("2", True), ("3", True), ("4", False)):
+        assert (finished(load(str(file), [f"train.max_steps={steps}"])) is not None) is done, steps
+    assert (folder / "config.yaml").read_text() == before

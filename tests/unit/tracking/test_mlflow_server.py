@@ -236,3 +236,15 @@ def test_a_server_that_comes_back_empty_gets_the_run_again(server: MlflowServer,
     steps(ledger, 11, 30)
     ledger.close({"status": "done", "steps": 30}, [])
     assert_whole(server, ledger, tmp_path.name, 30)
+
+
+def test_a_server_that_does_not_answer_is_named_once(tmp_path: Path) -> None:
+    ledger = Ledger(str(tmp_path), spec("http://user:secret@127.0.0.1:9", "nobody"))
+    ledger.step(record(1))
+    until(lambda: messages(ledger) != [], "a word of it")
+    [said] = messages(ledger)
+    assert "http://127.0.0.1:9 does not answer" in said
+    ledger.close({"status": "done", "steps": 1}, [])
+    assert [text.partition(" ")[0] for text in messages(ledger)] == ["MLflow", "MLflow"]
+    assert "the next start of this run sends them" in messages(ledger)[1]
+    assert "secret" not in str(messages(ledger))

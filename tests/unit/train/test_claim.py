@@ -92,3 +92,42 @@ def test_what_a_checkpoint_was_made_under_stays(tmp_path: Path) -> None:
     claim(config(tmp_path, keep_checkpoints=7), TOKENS, "fp32", said.append)
     assert said == ["taken as they are now: train.keep_checkpoints 2 -> 7"]
     assert (tmp_path / "r" / "steps.jsonl").exists()
+
+
+def checkpoint_of_step(storage: Path, step: int) -> Path:
+    folder = checkpoint.folder_of(storage / "r" / "checkpoints", step, 1)
+    folder.mkdir(parents=True)
+    (folder / "rank-00000.safetensors").write_bytes(b"12345")
+    record = {"file": "rank-00000.safetensors", "bytes": 5, "sha256": ""}
+    checkpoint.write_manifest(folder, Progress(step), step, {}, [record])
+    return folder
+
+
+def test_checkpoints_without_the_config_that_they_were_made_under_are_not_gone_on_from(
+    tmp_path: Path,
+) -> None:
+    made = config(tmp_path)
+    claim(made, TOKENS, "fp32", lambda note: None)
+    checkpoint_of_step(tmp_path, 4)
+    claim(made, TOKENS, "fp32", lambda note: None)
+    (tmp_path / "r" / "config.yaml").unlink()
+    with pytest.raises(InputError, match="the config that it began with is gone"):
+        claim(made, TOKENS, "fp32", lambda note: None)
+    assert not (tmp_path / "r" / "config.yaml").exists()
+
+
+def test_records_of_steps_whose_checkpoints_are_all_damaged_are_kept_beside(tmp_path: Path) -> None:
+    made, told = config(tmp_path), list[str]()
+    claim(made, TOKENS, "fp32", told.append)
+    folder = checkpoint_of_step(tmp_path, 4)
+    (tmp_path / "r" / "steps.jsonl").write_text('{"step": 4}\n')
+    claim(made, TOKENS, "fp32", told.append)
+    assert told == []
+    (folder / "rank-00000.safetensors").write_bytes(b"123")
+    claim(made, TOKENS, "fp32", told.append)
+    assert told == [
+        "none of the run's checkpoints is whole: it begins at step 0",
+        "steps.jsonl is kept as steps.jsonl.old",
+    ]
+    assert (tmp_path / "r" / "steps.jsonl.old").read_text() == '{"step": 4}\n'
+    assert not (tmp_path / "r" / "steps.jsonl").exists()

@@ -190,7 +190,7 @@ def test_a_config_that_cannot_be_read_is_named(tmp_path: Path, text: str) -> Non
 def test_epochs_beside_max_steps_do_not_lengthen_a_run_that_is_done(tmp_path: Path) -> None:
     base: dict[str, Any] = {"run": {"storage": str(tmp_path), "name": "r"}}
     folder = made(tmp_path, "r")
-    (folder / "summary.json").write_text('{"status": "done"}')
+    (folder / "summary.json").write_text('{"status": "done", "eval": {}, "steps": 5}')
     (folder / "config.yaml").write_text(dump(config(**base, train={"max_steps": 5})))
     assert finished(config(**base, train={"max_steps": 5, "epochs": 3.0}))
     assert finished(config(**base, train={"max_steps": 6})) is None

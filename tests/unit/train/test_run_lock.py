@@ -211,3 +211,8 @@ def test_a_folder_that_cannot_be_made_is_wrong_input(tmp_path: Path) -> None:
     (tmp_path / "run" / ".lock").symlink_to(tmp_path / "elsewhere")
     assert "cannot be locked" in refused(tmp_path / "run")
     assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_place_that_takes_no_folders() -> None:
+    with pytest.raises(InputError, match="cannot be made"), run_lock.held(Path("/proc/nope/r")):
+        pass
