@@ -266,7 +266,8 @@ def main() -> None:
     parser.add_argument("--elastic", action="store_true")
     options = parser.parse_args()
     kinds = (kill_raylet_for_good, join) if options.elastic else KINDS
-    workers, dropout, head_cpus = ("[1, 2]", 0.0, 0) if options.elastic else ("2", 0.1, 2)
+    # A head that holds one worker at most: a node that is killed has the other.
+    workers, dropout, head_cpus = ("[1, 2]", 0.0, 0) if options.elastic else ("2", 0.1, 1)
     # At a larger rate, training makes of a rounding more than 1e-4 in so many steps.
     lr = 1e-4 if options.elastic else 1e-3
     with tempfile.TemporaryDirectory() as name:
