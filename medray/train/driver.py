@@ -112,6 +112,7 @@ class _Driver:
         self.config, self.callbacks, self.console, self.stop = config, callbacks, console, stop
         self.folder = folder_of(config)
         self.timings = Timings()
+        self.steps = 0  # of the whole run, once the data are known
         self.shown = 0  # of the ledger's news
         self.stepping = False  # whether there are workers that will see a stop after their next step
 
@@ -137,7 +138,7 @@ class _Driver:
         with self.timings.of("data"):
             encoding = data_phase.begin(self.config, architecture(model), folder, self)
             data_phase.check_first_shard(self.config, encoding, self)
-            steps = data_phase.steps(self.config, encoding, self)
+            self.steps = data_phase.steps(self.config, encoding, self)
         claim(self.config, encoding.sets["train"].folder, chosen, lambda note: self.phase("resume", note))
         plan = WorkerPlan(
             self.config,
@@ -145,7 +146,7 @@ class _Driver:
             encoding.sets["train"],
             encoding.sets.get("validation"),
             model,
-            steps,
+            self.steps,
             chosen,
             granted.threads,
         )
@@ -253,18 +254,18 @@ class _Driver:
         fit, self.stepping = Side(trainer.fit), False
         with self.timings.of("fit"):
             while fit.running(POLL_SECONDS):
-                self._show(ledger, plan.total_steps)
+                self._show(ledger)
                 self._forward_stop(ledger)
                 encoding.done()
-        self._show(ledger, plan.total_steps)
+        self._show(ledger)
         returned: dict[str, Any] | None = fit.result().return_value
         return returned
 
-    def _show(self, ledger: Any, steps: int) -> None:
-        self._tell(ledger, steps)
+    def _show(self, ledger: Any) -> None:
+        self._tell(ledger)
         self.beat()
 
-    def _tell(self, ledger: Any, steps: int) -> None:
+    def _tell(self, ledger: Any) -> None:
         try:
             news = ray.get(ledger.poll.remote(self.shown), timeout=10)
         except (ray.exceptions.RayError, TimeoutError):
@@ -273,7 +274,7 @@ class _Driver:
             self.shown = record["index"]
             self.hear(record)
             if self.console:
-                self.console.show(record, total_steps=steps)
+                self.console.show(record, total_steps=self.steps)
 
     def hear(self, record: dict[str, Any]) -> None:
         """What news of the workers mean for the driver."""
@@ -293,7 +294,7 @@ class _Driver:
             ray.get(ledger.close.remote(summary, artifacts), timeout=30)
         except Exception:  # tracking never decides how a run ends
             self.phase("tracking", "could not be closed")
-        self._tell(ledger, 0)
+        self._tell(ledger)
 
     def phase(self, name: str, detail: str = "") -> None:
         if self.console:
