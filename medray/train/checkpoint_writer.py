@@ -112,10 +112,12 @@ class CheckpointWriter:
                 with suppress(OSError):  # the next one retires what this one could not
                     checkpoint.retire(self._root, keep=options.keep, best=options.best)
         except Exception as error:
-            self._failure = (
-                f"the checkpoint of step {progress.step} could not be written: {reason_of(error)} (in {self._root}, for "
-                "longer than train.save_patience_minutes). Mend it, and run the same command again"
-            )
+            self._failure = f"the checkpoint of step {progress.step} could not be written: {reason_of(error)}"
+            if isinstance(error, TimeoutError):  # of the patience
+                self._failure += (
+                    f" (in {self._root}, for longer than train.save_patience_minutes). Mend it, and run the same "
+                    "command again"
+                )
 
     def _write_mine(self, folder: StoragePath, held: dict[str, Any]) -> None:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
