@@ -152,6 +152,11 @@ def deepspeed_config(
     return _merge(config, train.deepspeed)
 
 
+def choose_accelerator() -> None:
+    """DeepSpeed asks once, when it is imported; left alone it looks around and says what it found."""
+    os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
+
+
 def prepare_process(threads: int) -> None:
     """Before anything else in a process: threads, and none of DeepSpeed's extensions compiled on the first start.
 
@@ -161,7 +166,7 @@ def prepare_process(threads: int) -> None:
     torch.set_num_threads(threads)
     if torch.cuda.is_available():  # workers of one node see all its GPUs
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
-    os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
+    choose_accelerator()
     import deepspeed
 
     deepspeed.logger.setLevel("ERROR")
