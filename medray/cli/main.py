@@ -62,8 +62,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _name_the_config(error: MedrayError, arguments: argparse.Namespace) -> None:
-    """Only here it is known which file a key stands in. A key that begins with -- is an option of the command."""
-    if isinstance(error, InputError) and error.file is None and error.key and not error.key.startswith("--"):
+    """Only here it is known where a key stands. A key that begins with -- is an option of the command."""
+    if not isinstance(error, InputError) or error.file is not None:
+        return
+    if not error.key or error.key.startswith("--"):
+        return
+    from medray.config.explain import COMMAND_LINE  # --help need not wait for pydantic
+
+    given = [text.partition("=")[0] for text in getattr(arguments, "overrides", ())]
+    if any(f"{error.key}.".startswith(f"{key}.") for key in given):
+        error.file = COMMAND_LINE
+    else:
         error.file = getattr(arguments, "config", None)
 
 

@@ -53,16 +53,18 @@ def finished_run(place: str) -> FinishedRun:
     if not summary or summary.get("status") != "done":
         status = f"its status is {summary.get('status')}" if summary else "it has no summary.json"
         raise InputError(f"the run is not finished: {status}", file=folder, mend=again)
-    if (
-        not (folder / EXPORT / "config.json").exists()
-        and not (folder / EXPORT / "adapter_config.json").exists()
-    ):
+    if not has_export(folder):
         raise InputError("the run has no export", file=folder / EXPORT, mend=again)
     adapter = _json(folder / EXPORT / "adapter_config.json")
     tokens = _tokens(folder)
     return FinishedRun(
         folder, config, summary, _lines(folder / "steps.jsonl"), tokens, _manifests(tokens), adapter
     )
+
+
+def has_export(folder: StoragePath) -> bool:
+    """Whether the run in `folder` has written a model or an adapter, and nobody has taken it away."""
+    return any((folder / EXPORT / name).exists() for name in ("config.json", "adapter_config.json"))
 
 
 def _config(folder: StoragePath) -> Config:

@@ -17,6 +17,7 @@ from medray.config.yaml_text import NotYamlError, parse
 from medray.errors import InputError, printable
 from medray.storage import StoragePath
 from medray.train import run_lock
+from medray.train.finished_run import has_export
 
 MOST_SHOWN = 5
 LONGEST_SHOWN = 80  # characters of a value
@@ -48,8 +49,8 @@ class RunResult:
 def finished(config: Config) -> RunResult | None:
     """The result of a run that is done, None where there is something left to do.
 
-    A run that shall now be longer goes on, one that shall be shorter is done. Raises InputError when another key that decides the numbers has changed, or
-    a file of the data.
+    A run that shall now be longer goes on, one that shall be shorter is done; one whose export is gone makes it again.
+    Raises InputError when another key that decides the numbers has changed, or a file of the data.
     """
     folder = folder_of(config)
     try:
@@ -62,7 +63,7 @@ def finished(config: Config) -> RunResult | None:
         or not {"eval", "steps"} <= summary.keys()
     ):
         return None
-    if not (folder / "config.yaml").exists():
+    if not (folder / "config.yaml").exists() or not has_export(folder):
         return None
     check_unchanged(folder / "config.yaml", config)
     has_enough = config.train.max_steps is not None and config.train.max_steps <= summary["steps"]

@@ -74,22 +74,22 @@ def make_model(folder: Path, *, model_type: str = "llama", weights: str = "model
         (SOUND + "cluster: {workers: two}", [], "{file}: cluster.workers = 'two'", "expected a whole number", "leave the key"),
         (SOUND + "peft: {type: lora2}", [], "{file}: peft.type = 'lora2'", "'none', 'lora', 'adalora'", "did you mean lora?"),
         ("", [], "{file}: data.train", "no training data is named", "data.train: my.jsonl"),
-        (ROWS, ["data.train=no.jsonl"], "{file}: data.train = '{folder}/no.jsonl'", "no such file", "data.root"),
-        (ROWS, ["data.train=empty.jsonl"], "{file}: data.train = '{folder}/empty.jsonl'", "the file is empty", ""),
-        (ROWS, ["data.validation=none"], "{file}: data.validation = '{folder}/none'", "no file of a known", "known: "),
-        (ROWS, ["data.train=rows.doc"], "{file}: data.train = '{folder}/rows.doc'", ".doc is not a known", ".jsonl"),
-        (ROWS, ["model.name=./no"], "{file}: model.name = '{folder}/no'", "no such folder", "config.json"),
-        (ROWS, ["model.name=./bin"], "{file}: model.name = '{folder}/bin'", "pickled weights (model.bin)", "safetens"),
-        (ROWS, ["model.name=./rows.jsonl"], "{file}: model.name = '{folder}/rows.jsonl'", "Not a directory", "folder"),
-        (ROWS, ["model.name=gpt2"], "{file}: model.name = 'gpt2'", "nor a hub id", "smollm2-135m-instruct"),
-        (SOUND, ["model.preset=t5-tiny", "train.precision=fp16"], "{file}: train.precision = 'fp16'",
+        (ROWS, ["data.train=no.jsonl"], "command line: data.train = '{folder}/no.jsonl'", "no such file", "data.root"),
+        (ROWS, ["data.train=empty.jsonl"], "command line: data.train = '{folder}/empty.jsonl'", "the file is empty", ""),
+        (ROWS, ["data.validation=none"], "command line: data.validation = '{folder}/none'", "no file of a known", "known: "),
+        (ROWS, ["data.train=rows.doc"], "command line: data.train = '{folder}/rows.doc'", ".doc is not a known", ".jsonl"),
+        (ROWS, ["model.name=./no"], "command line: model.name = '{folder}/no'", "no such folder", "config.json"),
+        (ROWS, ["model.name=./bin"], "command line: model.name = '{folder}/bin'", "pickled weights (model.bin)", "safetens"),
+        (ROWS, ["model.name=./rows.jsonl"], "command line: model.name = '{folder}/rows.jsonl'", "Not a directory", "folder"),
+        (ROWS, ["model.name=gpt2"], "command line: model.name = 'gpt2'", "nor a hub id", "smollm2-135m-instruct"),
+        (SOUND, ["model.preset=t5-tiny", "train.precision=fp16"], "command line: train.precision = 'fp16'",
          "T5 overflows to NaN in fp16, and t5-tiny is a t5", "bf16 or fp32"),
-        (ROWS, ["model.name=./t5", "train.precision=fp16"], "{file}: train.precision = 'fp16'",
+        (ROWS, ["model.name=./t5", "train.precision=fp16"], "command line: train.precision = 'fp16'",
          "T5 overflows to NaN in fp16, and {folder}/t5 is a t5", "bf16 or fp32"),
-        (ROWS, ["model.name=google/t5-v1_1-small", "train.precision=fp16"], "{file}: train.precision = 'fp16'",
+        (ROWS, ["model.name=google/t5-v1_1-small", "train.precision=fp16"], "command line: train.precision = 'fp16'",
          "T5 overflows to NaN in fp16, and google/t5-v1_1-small is a t5", "bf16 or fp32"),
-        (SOUND, ["run.storage=rows.jsonl"], "{file}: run.storage = '{folder}/rows.jsonl'", "not a folder", "may write"),
-        (SOUND, ["train.offload=cpu", "train.zero_stage=0"], "{file}: train.offload = 'cpu'", "sharded", "zero_stage"),
+        (SOUND, ["run.storage=rows.jsonl"], "command line: run.storage = '{folder}/rows.jsonl'", "not a folder", "may write"),
+        (SOUND, ["train.offload=cpu", "train.zero_stage=0"], "command line: train.offload = 'cpu'", "sharded", "zero_stage"),
         (SOUND, ["train.micro_batch_size=4", "train.gradient_accumulation_steps=4"],
          "{file}: train.global_batch_size = 8",
          "1 workers x micro_batch_size 4 x gradient_accumulation_steps 4 hold 16 rows", "leave both out"),
@@ -143,7 +143,7 @@ def test_simple_faults_are_found_before_ray(
     (tmp_path / "empty").mkdir()
     (tmp_path / "run.yaml").write_text(ROWS)
     assert main([*verb, str(tmp_path / "run.yaml"), change]) == 2
-    assert capsys.readouterr().err.startswith(f"medray: {tmp_path / 'run.yaml'}: {key} = ")
+    assert capsys.readouterr().err.startswith(f"medray: command line: {key} = ")
 
 
 @pytest.mark.parametrize(

@@ -69,6 +69,8 @@ def done(file: Path) -> Path:
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(dump(load(file)))
     (folder / "summary.json").write_text(json.dumps(SUMMARY))
+    (folder / "export").mkdir()
+    (folder / "export" / "config.json").touch()
     return folder
 
 
@@ -133,6 +135,7 @@ def test_a_done_run_of_another_config_is_refused_with_old_and_new_values(
     assert main(["train", str(file), "peft.type=none", "peft.rank=4", "method.alpha=0.1"]) == 2
     message = capsys.readouterr().err
     assert "another config: method.alpha 0.5 -> 0.1, peft.rank 16 -> 4\n" in message
+    assert "medray: command line: method.alpha" in message
     assert "Traceback" not in message
 
 
@@ -235,6 +238,8 @@ def test_what_a_summary_lacks_and_a_shorter_run(file: Path, capsys: pytest.Captu
     folder = file.parent / "runs" / "mine"
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(dump(config))
+    (folder / "export").mkdir()
+    (folder / "export" / "config.json").touch()
     for half in ('{"status": "done"}', "[]", "3"):
         (folder / "summary.json").write_text(half)
         assert finished(config) is None

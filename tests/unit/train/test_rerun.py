@@ -192,9 +192,21 @@ def test_epochs_beside_max_steps_do_not_lengthen_a_run_that_is_done(tmp_path: Pa
     folder = made(tmp_path, "r")
     (folder / "summary.json").write_text('{"status": "done", "eval": {}, "steps": 5}')
     (folder / "config.yaml").write_text(dump(config(**base, train={"max_steps": 5})))
+    (folder / "export").mkdir()
+    (folder / "export" / "config.json").touch()
     assert finished(config(**base, train={"max_steps": 5, "epochs": 3.0}))
     assert finished(config(**base, train={"max_steps": 6})) is None
     assert finished(config(**base)) is None
+
+
+def test_a_run_whose_export_is_gone_is_not_done(tmp_path: Path) -> None:
+    folder, same = made(tmp_path, "r"), config(run={"storage": str(tmp_path), "name": "r"})
+    (folder / "summary.json").write_text('{"status": "done", "eval": {}, "steps": 5}')
+    (folder / "config.yaml").write_text(dump(same))
+    (folder / "export").mkdir()
+    assert finished(same) is None
+    (folder / "export" / "adapter_config.json").touch()
+    assert finished(same) is not None
 
 
 def made(storage: Path, name: str) -> Path:
