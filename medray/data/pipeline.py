@@ -305,8 +305,8 @@ def _write_json(file: StoragePath, content: dict[str, Any]) -> None:
 
 
 def quiet_ray_data() -> None:
-    """Ray Data's own progress goes to its log files: what a user reads is medray's."""
+    """Ray Data's own progress and errors go to its log files: what a user reads is medray's."""
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)

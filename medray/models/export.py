@@ -21,6 +21,8 @@ from medray.models.prompts import keep_positions
 from medray.models.quantized import read_quantization, write_quantization
 from medray.storage import StoragePath
 
+BASE = "base"
+
 
 def export(
     model: Any,
@@ -29,11 +31,13 @@ def export(
     *,
     write: bool,
     gathered: Callable[[nn.Parameter], AbstractContextManager[Any]],
+    base: Callable[[], Any] | None = None,
 ) -> None:
     """Writes adapter or model, config and tokenizer to `folder`, as a whole or not at all.
 
     All ranks call it, the one with `write` writes; `gathered(parameter)` makes one parameter whole on every rank, so
-    that no more than one is gathered at a time. Raises RunFailedError for an empty tensor.
+    that no more than one is gathered at a time. base: makes the model under an adapter once more where no file has it,
+    for its weights were drawn at random; it goes into the folder `base`. Raises RunFailedError for an empty tensor.
     """
     adapter = hasattr(model, "peft_config")
     state: dict[str, Tensor] = {}
@@ -58,6 +62,8 @@ def export(
         model.save_pretrained(str(staging), state_dict=state, safe_serialization=True)
     if adapter:
         write_quantization(model, staging)
+    if base is not None:
+        base().save_pretrained(str(staging / BASE))
     if tokenizer is not None:
         tokenizer.save_pretrained(str(staging))
     storage.put_tree(staging, folder)
@@ -113,9 +119,9 @@ def _save_prompt(model: Any, state: dict[str, Tensor], folder: Path) -> None:
 def base_of(folder: Path) -> str:
     """Folder or hub id of the weights under an export's adapter; the export itself without one."""
     adapter = folder / "adapter_config.json"
-    return (
-        str(json.loads(adapter.read_text())["base_model_name_or_path"]) if adapter.exists() else str(folder)
-    )
+    if not adapter.exists():
+        return str(folder)
+    return str(json.loads(adapter.read_text())["base_model_name_or_path"] or folder / BASE)
 
 
 def auto_class(place: str) -> tuple[Any, Any]:

@@ -15,6 +15,8 @@ from ray.train import UserCallback
 
 _USED = re.compile(r"was ([\d.]+ ?GB) used / ([\d.]+ ?GB) limit")
 _LONGEST = 500
+# Ray Data raises an error of its own from ours, and only the traceback in its message still has ours.
+_RAISED = re.compile(r"^((?:\w+\.)*(?!UserCode|RayTask)\w*(?:Error|Exception)\b.*)$", re.MULTILINE)
 
 
 class FailureNews(UserCallback):
@@ -44,7 +46,9 @@ def last_line(error: BaseException) -> str:
     """Kind and message, without the traceback that Ray writes into messages."""
     if known := known_cause(error):
         return known
-    *_, error = _chain(error)
+    outermost, (*_, error) = error, _chain(error)
+    if isinstance(error, ray.exceptions.UserCodeException) and (found := _RAISED.findall(str(outermost))):
+        return str(found[-1])[:_LONGEST]
     lines = [line for line in str(error).strip().splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[-1].strip()[:_LONGEST]}" if lines else type(error).__name__
 

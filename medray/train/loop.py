@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -124,9 +125,7 @@ class _Loop:
             # A checkpoint has the steps; the ledger says itself what it could not write.
             with suppress(OSError):
                 self.reporter.flush()
-        parameters = [parameter for _, parameter in self._inner().named_parameters()]
-        sizes = [elements(p) for p in parameters]
-        trainable = sum(size for size, p in zip(sizes, parameters, strict=True) if p.requires_grad)
+        sizes = [(elements(parameter), parameter.requires_grad) for parameter in self._inner().parameters()]
         return Outcome(
             status,
             self.progress,
@@ -134,8 +133,8 @@ class _Loop:
             self.seconds,
             self.engine.world_size,
             device_memory(self.memory_before),
-            trainable,
-            sum(sizes),
+            sum(size for size, trained in sizes if trained),
+            sum(size for size, _ in sizes),
         )
 
     def _engine(self) -> Engine:
@@ -155,10 +154,10 @@ class _Loop:
         )
 
     def _model(self, dtype: torch.dtype, zero3: dict[str, Any] | None) -> Any:
-        config, plan = self.config, self.plan
-        model: Any = load_model(
-            config.model, plan.model, self.tokenizer, dtype=dtype, seed=config.run.seed, zero3=zero3
-        )
+        config, plan, seed = self.config, self.plan, self.config.run.seed
+        base = partial(load_model, config.model, plan.model, self.tokenizer, dtype=dtype, seed=seed)
+        self.unsaved_base = base if config.model.init == "random" and config.peft.type != "none" else None
+        model: Any = base(zero3=zero3)
         if config.train.gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
             model.enable_input_require_grads()
@@ -166,7 +165,7 @@ class _Loop:
             model,
             config.peft,
             seq2seq=self.seq2seq,
-            seed=config.run.seed,
+            seed=seed,
             total_steps=plan.total_steps,
             tokenizer=self.tokenizer,
             start=config.model.adapter,
@@ -359,6 +358,7 @@ class _Loop:
             self.folder / "export",
             write=self.engine.rank == 0,
             gathered=lambda parameter: gathered(self.engine, [parameter]),
+            base=self.unsaved_base,
         )
         self._barrier()
 

@@ -35,6 +35,7 @@ TERMS = ("LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*")
 NF4_NOTE = "4 bits are lossy: what these weights write must be measured anew"
 QLORA_NOTE = "the adapter was trained beside 4-bit weights and is merged into the base's own, which those were rounded from"
 LOCAL_BASE_NOTE = "base_model_name_or_path in adapter_config.json is a folder of the machine that made this: give it the base's place"
+RANDOM_BASE_NOTE = "the weights under the adapter were drawn at random and lie in the folder base"
 NO_CHECK = "not made: --no-verify"
 
 
@@ -167,7 +168,9 @@ class _Release:
 
     def _adapter(self) -> tuple[Comparison | None, str, str]:
         shutil.copytree(self.export, self.folder, dirs_exist_ok=True)
-        if Path(base_of(self.export)).is_dir():
+        if self.base.parent == self.export:
+            self.notes.append(RANDOM_BASE_NOTE)
+        elif Path(base_of(self.export)).is_dir():
             self.notes.append(LOCAL_BASE_NOTE)
         found = self._compared(
             lambda: load_export(

@@ -135,6 +135,27 @@ def test_every_type_learns_and_is_what_it_was_after_export(preset: str, tmp_path
         assert sum(one.numel() for one in stored.values()) == trained
 
 
+@pytest.mark.parametrize(("preset", "kind"), [("llama-tiny", "lora"), ("t5-tiny", "prompt")])
+def test_random_weights_under_an_adapter_are_exported_beside_it(
+    preset: str, kind: str, tmp_path: Path
+) -> None:
+    tokens = tiny.token_set(tmp_path, tiny.rows(23), architecture=ARCHITECTURES[preset])
+    plan = tiny.plan(
+        tmp_path / "run",
+        tokens,
+        preset,
+        workers=1,
+        micro=4,
+        max_steps=3,
+        peft=TYPES[kind],
+        train={"zero_stage": 0},
+    )
+    model, _ = train(plan)
+    (tmp_path / "run").rename(tmp_path / "moved")
+    again = load_export(tmp_path / "moved" / "export", CPU)
+    torch.testing.assert_close(logits(again, preset), logits(model, preset), rtol=1e-5, atol=1e-5)
+
+
 def test_a_run_goes_on_from_the_adapter_of_another(tmp_path: Path) -> None:
     first = make(tmp_path, "first", "llama-tiny", TYPES["lora"], steps=6)
     _, before = train(first)

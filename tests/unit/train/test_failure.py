@@ -6,7 +6,13 @@ from typing import Any
 
 import pytest
 import ray
-from ray.exceptions import ActorDiedError, ActorUnavailableError, OutOfMemoryError
+from ray.exceptions import (
+    ActorDiedError,
+    ActorUnavailableError,
+    OutOfMemoryError,
+    RayTaskError,
+    UserCodeException,
+)
 from ray.train import ControllerError, WorkerGroupError
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 
@@ -19,6 +25,17 @@ FULL = OutOfMemoryError(
 DIED = WorkerHealthCheckFailedError("A worker health check failed.", ActorDiedError())
 ENDED = WorkerHealthCheckFailedError("A worker health check failed.", FULL)
 BUG = WorkerHealthCheckFailedError("A worker health check failed.", ValueError("first line\n\nlast line"))
+
+TRACEBACK = """Traceback (most recent call last):
+  File "x.py", line 1, in <lambda>
+OSError: [Errno 28] No space left on device
+
+The above exception was the direct cause of the following exception:
+
+ray::MapBatches(<lambda>)() (pid=7, ip=10.0.0.1)
+ray.exceptions.UserCodeException: UDF failed to process a data block.
+To change retry attempts, see the documentation"""
+IN_RAY_DATA = RayTaskError("MapBatches", TRACEBACK, UserCodeException("UDF failed")).as_instanceof_cause()
 
 
 def preempted() -> ray.exceptions.RayActorError:
@@ -41,6 +58,7 @@ def preempted() -> ray.exceptions.RayActorError:
             ("worker 2: ValueError: last line",),
         ),
         (ValueError(), ("ValueError",)),
+        (IN_RAY_DATA, ("OSError: [Errno 28] No space left on device",)),
     ],
 )
 def test_the_cause_is_said_in_one_line(error: Exception, says: tuple[str, ...]) -> None:
@@ -48,6 +66,7 @@ def test_the_cause_is_said_in_one_line(error: Exception, says: tuple[str, ...]) 
     assert all(part in said for part in says), said
     assert "\n" not in said
     assert "Refer to" not in said
+    assert "UserCode" not in said
 
 
 @pytest.mark.parametrize(
