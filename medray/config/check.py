@@ -33,13 +33,38 @@ def check(config: Config) -> None:
     check_data(config, seq2seq=(architecture(config) or "") in T5_TYPES)
     _check_model(config)
     kind, folder = architecture(config), Path(config.model.name or "")
+    local = not config.model.preset and os.path.isfile(folder / "config.json")
+    known = _model_config(folder) if local else {}
     if kind is not None and kind not in T5_TYPES:  # of others the driver asks, before any worker starts
-        known = _model_config(folder) if os.path.isfile(folder / "config.json") else {}
         check_architecture(config, seq2seq=bool(known.get("is_encoder_decoder")))
+    check_model_config(config, known | {"model_type": kind})
     check_adapter(config)
     _check_storage(config)
     _check_combinations(config)
     check_train(config)
+
+
+def check_model_config(config: Config, model: dict[str, Any]) -> None:
+    """Raises InputError for what a model's own config.json forbids. The driver knows that of a hub's model too."""
+    name, kind = config.model.preset or config.model.name, model.get("model_type")
+    if model.get("quantization_config"):
+        raise InputError(
+            "its weights are quantized already: they could not be trained, and not be sharded",
+            key="model.name",
+            value=name,
+            mend="the plain model, with model.quantization: nf4 for 4 bits",
+        )
+    for key, value in (
+        ("train.precision", config.train.precision),
+        ("model.compute_dtype", config.model.compute_dtype),
+    ):
+        if value == "fp16" and kind in T5_TYPES:
+            raise InputError(
+                f"T5 overflows to NaN in fp16, and {name} is a {kind}",
+                key=key,
+                value=value,
+                mend=f"{key}: bf16 or fp32",
+            )
 
 
 def architecture(config: Config) -> str | None:
@@ -205,13 +230,6 @@ def _check_bucket(config: Config) -> None:
 
 def _check_combinations(config: Config) -> None:
     train = config.train
-    if train.precision == "fp16" and (kind := architecture(config)) in T5_TYPES:
-        raise InputError(
-            f"T5 overflows to NaN in fp16, and {config.model.preset or config.model.name} is a {kind}",
-            key="train.precision",
-            value="fp16",
-            mend="train.precision: bf16 or fp32",
-        )
     if train.offload == "cpu" and train.zero_stage == 0:
         raise InputError(
             "offload needs sharded optimizer state",

@@ -102,12 +102,14 @@ def _check_prompts(config: Config) -> None:
             value=data.pack_tokens,
             mend="data.pack_tokens: null and data.length_buckets: true, or peft.type: lora",
         )
-    if config.method.variant == "cosine" and peft.type != "prefix":
+    if config.method.variant == "cosine":
         raise InputError(
-            f"the encodings that it compares would be those of the virtual tokens of peft.type: {peft.type} too",
+            "a prefix reaches the decoder alone, and what it compares is the encoder's"
+            if peft.type == "prefix"
+            else f"the encodings that it compares would be those of the virtual tokens of peft.type: {peft.type} too",
             key="method.variant",
             value="cosine",
-            mend="peft.type: prefix or lora, or another method.variant",
+            mend="peft.type: lora, or another method.variant",
         )
     if peft.type == "prefix" and train.gradient_checkpointing:
         raise InputError(
@@ -163,7 +165,18 @@ def _check_start(config: Config) -> None:
     def refused(what: str, mend: str) -> InputError:
         return InputError(what, key="model.adapter", value=name, mend=mend)
 
+    if config.model.init == "random":
+        raise refused(
+            "was trained beside certain weights, and model.init: random draws others",
+            "model.init: pretrained, with the base of that adapter as model.name",
+        )
     settings = _settings(name)
+    for key, plain in (("modules_to_save", (None, [])), ("bias", (None, "none"))):
+        if settings.get(key) not in plain:
+            raise refused(
+                f"its {key} makes it more than an adapter: such weights are neither counted nor merged",
+                "merge it into the model, or begin without model.adapter",
+            )
     kind = PEFT_NAMES.get(str(settings.get("peft_type")))
     if kind is None:
         raise refused(
@@ -182,7 +195,10 @@ def _check_start(config: Config) -> None:
     fields = type(peft).model_fields
     for key in fields:
         value, default = getattr(peft, key), fields[key].get_default(call_default_factory=True)
-        if key != "type" and value not in (default, _in_adapter(settings, key)):
+        own = _in_adapter(settings, key)
+        if isinstance(value, tuple) and isinstance(own, tuple):  # targets: peft writes a set
+            value, own = sorted(value), sorted(own)
+        if key != "type" and value not in (default, own):
             raise InputError(
                 "the adapter that the run goes on from has settings of its own",
                 key=f"peft.{key}",

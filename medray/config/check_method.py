@@ -15,6 +15,13 @@ def check_method(config: Config) -> None:
     _check_variant(method)
     _check_owners(method)
     _check_alpha(method)
+    if config.method.variant == "cosine" and config.train.loss_chunk_tokens:
+        raise InputError(
+            "has no effect with method.variant: cosine, whose forward makes all logits at once",
+            key="train.loss_chunk_tokens",
+            value=config.train.loss_chunk_tokens,
+            mend="leave it out, or method.variant: null",
+        )
     if method.key_source == "generated":
         raise InputError(
             "key words are not generated in a run yet: what the model itself writes is not read back",

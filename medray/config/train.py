@@ -78,6 +78,19 @@ class SchedulerConfig(Section):
     decay_shape: Literal["linear", "cosine", "1-sqrt"] = key("1-sqrt", "wsd only: course of the decay.")
 
 
+# Of DeepSpeed's config, the key of ours that says the same.
+_OWN_KEYS = {
+    "optimizer": "train.optimizer",
+    "scheduler": "train.scheduler",
+    "gradient_clipping": "train.clip_grad_norm",
+    "fp16": "train.precision",
+    "bf16": "train.precision",
+    "zero_optimization.stage": "train.zero_stage",
+    "zero_optimization.offload_optimizer": "train.offload",
+    "zero_optimization.offload_param": "train.offload",
+}
+
+
 class TrainConfig(Section):
     """How long, in what batches and with which engine a model is trained."""
 
@@ -166,4 +179,8 @@ class TrainConfig(Section):
         owned = {"train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps"}
         if clash := sorted(owned & set(value)):
             raise ValueError(f"{clash[0]} is derived; set train.global_batch_size and its neighbours")
+        zero = value.get("zero_optimization")
+        given = {*value, *(f"zero_optimization.{name}" for name in (zero if isinstance(zero, dict) else ()))}
+        if clash := sorted(_OWN_KEYS.keys() & given):
+            raise ValueError(f"{clash[0]} has a key of its own, which is checked; set {_OWN_KEYS[clash[0]]}")
         return value

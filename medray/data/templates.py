@@ -99,6 +99,11 @@ class Template:
             self._jinja = _BUILT_IN.get(template, template.removeprefix(_READ))
         self.system = self._has_system()
 
+    @property
+    def source(self) -> str | None:
+        """The Jinja that rows are rendered by; None for the tokenizer's own, and for a frame that is no Jinja."""
+        return None if self.legacy else self._jinja
+
     def render(self, messages: Sequence[tuple[str, str]], *, ask: bool = False) -> str:
         """The text of (role, content) messages; ask: followed by what stands before the assistant's answer.
 

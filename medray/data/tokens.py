@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from medray import storage
 from medray.config import Config
@@ -11,6 +12,8 @@ from medray.data.batch_plan import BatchPlan, Corpus, PlanSpec
 from medray.data.encode import EncodeSpec
 from medray.data.membership import SplitIndex
 from medray.data.shards import ShardStore
+from medray.data.templates import Template
+from medray.data.tokenizer import load_tokenizer
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,14 @@ class TokenSet:
     spec: EncodeSpec = field(compare=False)
     index: SplitIndex = field(compare=False)
     weights: tuple[float, ...] = ()
+
+    def load_tokenizer(self) -> Any:
+        """Of a causal model with the template that the rows were rendered by, for whoever prompts the model later."""
+        loaded = load_tokenizer(self.tokenizer)
+        if self.spec.architecture == "causal":
+            source = Template(loaded, self.spec.template, self.spec.architecture).source
+            loaded.chat_template = source or loaded.chat_template
+        return loaded
 
     def rows(self) -> list[tuple[int, int]]:
         """(shard, row) of the whole split, in the order of its sources."""

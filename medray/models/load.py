@@ -81,7 +81,8 @@ def load_model(
     torch.manual_seed(seed)
     if model.preset:
         config = config | special_tokens(config, tokenizer)
-    values = {name: value for name, value in config.items() if name != "model_type"}
+    # A config names where its own weights came from: an adapter would take that for its base.
+    values = {name: value for name, value in config.items() if name not in ("model_type", "_name_or_path")}
     return auto.from_config(AutoConfig.for_model(config["model_type"], **values), dtype=dtype)
 
 

@@ -109,7 +109,7 @@ def merge_folder(
         return _merge_whole(base, adapter, target, wanted, shard_bytes, "the base has no safetensors files")
     change: Callable[[str], Tensor] = files.read
     if adapter is not None:
-        layers = _adapted_layers(base, adapter)
+        layers = _adapted_layers(base, adapter, files)
         layer_of = None if layers is None else _places(layers, files)
         if layer_of is None:
             why = "the names in the base's files are not those of the model's layers"
@@ -156,7 +156,7 @@ class _Merging:
         return found
 
 
-def _adapted_layers(base: Path, adapter: Path) -> dict[str, Any] | None:
+def _adapted_layers(base: Path, adapter: Path, files: WeightFiles) -> dict[str, Any] | None:
     """The layers with an adapter by their names in the plain model: adapters with their weights, the base without.
 
     None where peft did not give every adapter its weights.
@@ -168,6 +168,7 @@ def _adapted_layers(base: Path, adapter: Path) -> dict[str, Any] | None:
     auto, config = auto_class(str(base))
     with torch.device("meta"):
         plain = auto.from_config(config, dtype=torch.float32)
+        _untie(plain, files)
     settings: Any = peft.PeftConfig.from_pretrained(str(adapter))
     with warnings.catch_warnings():
         # peft 0.21 takes AdaLoRA's pattern of ranks for LoRA's, misses its layers, and then applies it all the same.
@@ -185,6 +186,21 @@ def _adapted_layers(base: Path, adapter: Path) -> dict[str, Any] | None:
     loaded: Any = peft.set_peft_model_state_dict(model, weights, low_cpu_mem_usage=True)
     whole = not loaded.unexpected_keys and all(_complete(layer) for layer in found.values())
     return found if found and whole else None
+
+
+def _untie(plain: Any, files: WeightFiles) -> None:
+    """A head that the files hold with values of its own is none of the embeddings.
+
+    transformers leaves them apart where it loads such files, and ties a T5's where it only makes the model.
+    """
+    head, words = plain.get_output_embeddings(), plain.get_input_embeddings()
+    if head is None or head.weight is not words.weight:
+        return
+    alike = [name for name, one in plain.named_parameters(remove_duplicate=False) if one is words.weight]
+    own = next(f"{name}.weight" for name, module in plain.named_modules() if module is head)
+    others = [name for name in alike if name in files and name != own]
+    if own in files and others and not torch.equal(files.read(own), files.read(others[0])):
+        head.weight = nn.Parameter(torch.empty_like(words.weight))
 
 
 def _stay(*args: Any, **kwargs: Any) -> None:

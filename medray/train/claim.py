@@ -13,7 +13,13 @@ from medray.storage import StoragePath
 from medray.tracking import EVALS_FILE, STEPS_FILE
 from medray.tracking.mlflow_run import leave_run
 from medray.train import checkpoint
-from medray.train.rerun import check_same_data, check_same_precision, check_unchanged, folder_of
+from medray.train.rerun import (
+    check_course_of_ranks,
+    check_same_data,
+    check_same_precision,
+    check_unchanged,
+    folder_of,
+)
 
 
 def claim(config: Config, tokens: str, precision: str, say: Callable[[str], None]) -> None:
@@ -37,6 +43,8 @@ def claim(config: Config, tokens: str, precision: str, say: Callable[[str], None
         _put_aside(folder, say)
     try:
         changes = check_unchanged(file, config) if file.exists() else ()
+        if file.exists():
+            check_course_of_ranks(file, config)
         check_same_data(data, tokens, config)
         check_same_precision(data, precision, config)
     except InputError as error:

@@ -21,6 +21,7 @@ from ray.train.torch import TorchTrainer
 
 from medray import storage
 from medray.config import Config
+from medray.config.check import check_model_config
 from medray.config.check_method import check_architecture, notes
 from medray.errors import InputError, RunFailedError, StoppedError
 from medray.models.load import architecture, model_config, model_folder
@@ -42,6 +43,7 @@ from medray.train.prepare import (
     supply,
 )
 from medray.train.rerun import RunResult, finished, folder_of
+from medray.train.schedule import warmup_steps
 from medray.train.side import Side
 from medray.train.stop import StopSwitch
 from medray.train.tracking import artifacts, send_unsent, tracking_spec
@@ -131,6 +133,7 @@ class _Driver:
         chosen = precision(self.config, granted.device)
         check_optimizer(self.config, granted.device)
         model = model_config(self.config.model, self.config.data.vocab_size)
+        check_model_config(self.config, model)
         check_architecture(self.config, seq2seq=architecture(model) == "seq2seq")
         for note in notes(self.config):
             self.phase("note", note)
@@ -139,6 +142,8 @@ class _Driver:
             encoding = data_phase.begin(self.config, architecture(model), folder, self)
             data_phase.check_first_shard(self.config, encoding, self)
             self.steps = data_phase.steps(self.config, encoding, self)
+        if (warmup := warmup_steps(self.steps, self.config.train.scheduler)) >= self.steps:
+            self.phase("note", f"the learning rate rises over {warmup} steps, and the run has {self.steps}")
         claim(self.config, encoding.sets["train"].folder, chosen, lambda note: self.phase("resume", note))
         plan = WorkerPlan(
             self.config,

@@ -98,7 +98,30 @@ def _trained(model: Any, optimizer: Any) -> TrainState:
         slots = [_slot(optimizer, one) for _, one in named]
         whole: list[Run] = [_Whole(name, one, slot) for (name, one), slot in zip(named, slots, strict=True)]
         return TrainState(whole, True, slots, lambda: None)
+    if hasattr(optimizer, "fp32_groups"):
+        return _copied(named, optimizer)
     return _partitioned(named, optimizer)
+
+
+def _copied(named: list[tuple[str, Any]], optimizer: Any) -> TrainState:
+    """Stage 0 in 16 bits: every rank steps on a float32 copy of each whole parameter."""
+    pairs = [
+        pair
+        for low, high in zip(optimizer.fp16_groups, optimizer.fp32_groups, strict=True)
+        for pair in zip(low, high, strict=True)
+    ]
+    copies = {id(low): high for low, high in pairs}
+    masters = [copies[id(one)] for _, one in named]
+    slots = [_slot(optimizer.optimizer, one) for one in masters]
+    runs: list[Run] = [
+        _Whole(name, master, slot) for (name, _), master, slot in zip(named, masters, slots, strict=True)
+    ]
+
+    def publish() -> None:
+        for low, high in pairs:
+            low.data.copy_(high)
+
+    return TrainState(runs, True, slots, publish)
 
 
 class _Whole:

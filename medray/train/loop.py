@@ -20,7 +20,6 @@ import torch
 from torch import distributed
 
 from medray import storage
-from medray.data.tokenizer import load_tokenizer
 from medray.data.tokens import TokenSet
 from medray.errors import InputError, RunFailedError
 from medray.evaluate.validation import Validation
@@ -102,7 +101,7 @@ class _Loop:
                 torch.set_num_threads(plan.threads)
             else:
                 prepare_process(plan.threads)
-            self.tokenizer = load_tokenizer(plan.train.tokenizer)
+            self.tokenizer = plan.train.load_tokenizer()
             self.engine = self._engine()
             self._refuse_leaks()
             self.loss = token_loss(self.config, self.engine, seq2seq=self.seq2seq, say=self._message)
@@ -208,9 +207,9 @@ class _Loop:
         every = config.train.save_every_steps or max(plan.total_steps // 10, 1)
         ending = Ending(self.reporter, self.engine, self._message)
         self._event("phase", name="training")
-        if self._evaluation_due() and self.progress.evaluated != self.progress.step:
-            self._save(self._evaluate(generate=True), wait=False)  # a stop came before it
         with self._timed("train"), self._ahead(self.progress.step) as ahead:
+            if self._evaluation_due() and self.progress.evaluated != self.progress.step:
+                self._save(self._evaluate(generate=True), wait=False)  # a stop came before it
             for ready in ahead:
                 with self._watched():
                     seconds = self._step(ready)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from medray.config.model import PACKAGED_MODELS
+from medray.data.corpora.published import CORPORA
 from medray.train.finished_run import FinishedRun
 
 CAUTION = """## Before it is used
@@ -124,6 +125,8 @@ def _data(run: FinishedRun) -> list[tuple[str, Any]]:
     rows: list[tuple[str, Any]] = []
     if data.dataset:
         rows.append(("data set", data.dataset))
+        if corpus := CORPORA.get(data.dataset):
+            rows.append(("its licence", corpus.licence))
     for split, entries in (("train", data.train), ("validation", data.validation)):
         rows += [(f"{split} file", _file_name(str(entry.path))) for entry in entries]
     for split, manifest in run.manifests.items():
@@ -157,11 +160,12 @@ def _training(run: FinishedRun) -> list[tuple[str, Any]]:
     )
     rows: list[tuple[str, Any]] = [
         ("method", method.name),
-        ("adapter", config.peft.describe() if config.peft.type != "none" else "none: all weights"),
+        ("adapter", _adapter(run)),
     ]
     if run.adapter is not None and config.peft.type in ("lora", "adalora"):
-        rows.append(("alpha, dropout", f"{config.peft.alpha:g}, {config.peft.dropout:g}"))
-        flags = [name for name in ("rslora", "dora") if getattr(config.peft, name)]
+        # peft's own words: an adapter that the run went on from has settings of its own.
+        rows.append(("alpha, dropout", f"{run.adapter['lora_alpha']:g}, {run.adapter['lora_dropout']:g}"))
+        flags = [name for name in ("rslora", "dora") if run.adapter.get(f"use_{name}")]
         rows += [("variant", ", ".join(flags))] if flags else []
     if config.model.quantization != "none":
         rows.append(("base in training", f"{config.model.quantization}, 4 bits"))
@@ -178,6 +182,13 @@ def _training(run: FinishedRun) -> list[tuple[str, Any]]:
         ("workers", summary.get("world_size")),
     ]
     return rows
+
+
+def _adapter(run: FinishedRun) -> str:
+    peft = run.config.peft
+    if run.adapter is None:
+        return "none: all weights"
+    return f"lora rank {run.adapter['r']}" if peft.type == "lora" else peft.describe()
 
 
 def _metrics(run: FinishedRun) -> list[tuple[str, Any]]:

@@ -10,7 +10,6 @@ from typing import Any
 import ray
 
 from medray.config import Config
-from medray.config.check import architecture as model_type
 from medray.config.check_train import paged_without_gpu
 from medray.errors import InputError
 from medray.plan import adapters, parameters
@@ -63,13 +62,6 @@ def precision(config: Config, device: str) -> str:
     chosen = config.train.precision
     if chosen == "auto":
         chosen = "bf16" if device == "cuda" and config.peft.type != "adalora" else "fp32"
-    if chosen == "fp16" and model_type(config) in ("t5", "mt5", "umt5"):
-        raise InputError(
-            "T5 overflows to NaN in fp16",
-            key="train.precision",
-            value="fp16",
-            mend="train.precision: bf16 or fp32",
-        )
     return chosen
 
 

@@ -263,9 +263,9 @@ def base_folder(run: FinishedRun, export: Path) -> Path:
     """The folder of the weights under the adapter, or of all weights without one. Raises InputError where it is gone."""
     if run.adapter is None:
         return export
-    if run.config.model.name in PACKAGED_MODELS:
-        return ensure(str(run.config.model.name))
     place = base_of(export)
+    if run.config.model.init == "pretrained" and run.config.model.name in PACKAGED_MODELS:
+        return ensure(str(run.config.model.name))
     if Path(place).is_dir():
         return Path(place)
     try:

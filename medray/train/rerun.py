@@ -115,6 +115,24 @@ def check_unchanged(file: StoragePath, config: Config) -> tuple[str, ...]:
     return tuple(_notes(changed, then, now))
 
 
+def check_course_of_ranks(file: StoragePath, config: Config) -> None:
+    """Raises InputError where an adalora run shall become shorter: ranks that it has cut by then would be too many.
+
+    file: config.yaml of the run.
+    """
+    then, now = _then(file), _leaves(config.model_dump(mode="json"))
+    if config.peft.type != "adalora" or not _length_changed(then, now):
+        return
+    key = "train.max_steps" if now["train.max_steps"] is not None else "train.epochs"
+    if then.get(key) is None or now[key] < then[key]:
+        raise InputError(
+            f"the ranks of the run {config.run.name} shrink on a course over its whole length, which was longer",
+            key=key,
+            value=now[key],
+            mend=f"the old length ({file} has it), a longer one, or another run.name",
+        )
+
+
 def check_same_data(file: StoragePath, tokens: str, config: Config) -> None:
     """Raises InputError when the run's checkpoints were trained on other token shards than those at `tokens`.
 

@@ -16,7 +16,8 @@ from medray.train.step import layout
 def token_loss(config: Config, engine: Engine, *, seq2seq: bool, say: Callable[[str], None]) -> TokenLoss:
     """Collective. Raises InputError where chunks are asked for and the model's head cannot be run on them."""
     train, vocabulary = config.train, vocabulary_size(engine.model)
-    chosen = chosen_chunk(train.loss_chunk_tokens, vocabulary)
+    # The cosine's forward makes all logits at once.
+    chosen = chosen_chunk(0 if config.method.variant == "cosine" else train.loss_chunk_tokens, vocabulary)
     if (chunk := chosen.chunk_tokens) is not None:
         if _most_tokens(config, engine.world_size) <= chosen.more_than:
             chosen = TokenLoss()  # no micro-batch is so large

@@ -28,6 +28,8 @@ from medray.data.tokenizer import load_tokenizer
 from medray.models import merge as merging
 from medray.models.adapters import add_adapter
 from medray.models.export import export, load_export
+from medray.train.finished_run import FinishedRun
+from medray.train.release import base_folder
 
 CPU = torch.device("cpu")
 SECRET = "zorblatt"  # stands in every record
@@ -153,6 +155,16 @@ def test_merged_weights_stand_alone_beside_their_card_and_numbers(
     assert memory == {"device": "Card", "total_bytes": 4000, "reserved_before_bytes": 1000, "peak_bytes": 3000,
                       "peak_for_training_bytes": 2000, "peak_percent": 75.0,
                       "peak_for_training_percent": 50.0}  # fmt: skip
+
+
+def test_the_base_of_random_weights_is_the_exports_own(tmp_path: Path) -> None:
+    """Though the config has a packaged model's name, which is the default."""
+    (tmp_path / "export" / "base").mkdir(parents=True)
+    (tmp_path / "export" / "adapter_config.json").write_text('{"base_model_name_or_path": null}')
+    config = Config.model_validate({"model": {"init": "random"}, "peft": {"type": "lora"}})
+    assert config.model.name is not None
+    run = FinishedRun(tmp_path, config, {}, [], None, {}, adapter={"base_model_name_or_path": None})
+    assert base_folder(run, tmp_path / "export") == tmp_path / "export" / "base"
 
 
 def test_an_adapter_is_copied_and_a_second_export_is_refused(

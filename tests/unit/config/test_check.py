@@ -319,6 +319,23 @@ def test_t5_in_any_other_precision(tmp_path: Path, precision: str) -> None:
     assert refused(tmp_path, model=tiny, train={"precision": "fp16"}).key == "train.precision"
 
 
+def test_t5_under_4_bit_products_in_fp16(tmp_path: Path) -> None:
+    model_folder(tmp_path / "model", "t5")
+    model = {"name": "model", "quantization": "nf4", "compute_dtype": "fp16"}
+    error = refused(tmp_path, model=model, data=CLINIC, peft={"type": "lora"}, train={"zero_stage": 2})
+    assert error.key == "model.compute_dtype"
+
+
+@pytest.mark.parametrize("init", ["pretrained", "random"])
+def test_a_base_that_is_quantized_already(tmp_path: Path, init: str) -> None:
+    folder = model_folder(tmp_path / "model")
+    packed = {"model_type": "llama", "quantization_config": {"quant_method": "bitsandbytes"}}
+    (folder / "config.json").write_text(json.dumps(packed))
+    error = refused(tmp_path, model={"name": "./model", "init": init}, data=CLINIC, peft={"type": "lora"})
+    assert "quantized already" in error.what
+    assert error.key == "model.name"
+
+
 # ---- storage and the rest
 
 
@@ -346,7 +363,11 @@ def test_offload_needs_a_stage(tmp_path: Path) -> None:
 
 
 def test_a_variant_that_needs_an_encoder_is_refused_where_the_model_is_known(tmp_path: Path) -> None:
-    cosine = {"method": {"name": "distill", "variant": "cosine"}}
+    cosine: dict[str, Any] = {"method": {"name": "distill", "variant": "cosine"}}
+    for adapter, said in (("prefix", "reaches the decoder alone"), ("prompt", "of the virtual tokens")):
+        assert said in refused(tmp_path, **cosine | T5, peft={"type": adapter}).what
+    chunks = refused(tmp_path, **cosine | T5, train={"loss_chunk_tokens": 64})
+    assert chunks.key == "train.loss_chunk_tokens"
     assert refused(tmp_path, **cosine).key == "method.variant"
     check(config(tmp_path, **cosine | T5))
     for name, encodes in (("bart", True), ("llama", False)):

@@ -131,15 +131,25 @@ def adapter(folder: Path, **settings: Any) -> Path:
 
 def test_an_adapter_to_go_on_from(tmp_path: Path) -> None:
     lora = adapter(tmp_path / "lora", peft_type="LORA", r=4, lora_alpha=8, target_modules=["q", "v"])
-    for peft in ({"type": "lora"}, {"type": "lora", "rank": 4, "alpha": 8.0, "targets": ["q", "v"]}):
+    for peft in (
+        {"type": "lora"},
+        {"type": "lora", "rank": 4, "alpha": 8.0, "targets": ["q", "v"]},
+        {"type": "lora", "targets": ["v", "q"]},
+    ):
         check_adapter(Config.model_validate({"peft": peft, "model": {"adapter": str(lora)}}))
     for peft, key, said in (
         ({"type": "prefix"}, "model.adapter", "is of type lora, and peft.type is prefix"),
         ({}, "model.adapter", "is of type lora, and peft.type is none"),
         ({"type": "lora", "rank": 8}, "peft.rank", "settings of its own"),
+        ({"type": "lora", "targets": ["v"]}, "peft.targets", "settings of its own"),
     ):
         error = refused(peft=peft, model={"adapter": str(lora)})
         assert (error.key, said in str(error)) == (key, True), str(error)
+    drawn = refused(peft={"type": "lora"}, model={"adapter": str(lora), "init": "random"})
+    assert "draws others" in str(drawn)
+    for key, value in (("modules_to_save", ["lm_head"]), ("bias", "all")):
+        more = adapter(tmp_path / key, peft_type="LORA", **{key: value})
+        assert f"its {key} makes it more" in str(refused(peft={"type": "lora"}, model={"adapter": str(more)}))
     shrunk = adapter(tmp_path / "adalora", peft_type="ADALORA")
     error = refused(peft={"type": "adalora"}, train=STAGE_0, model={"adapter": str(shrunk)})
     assert "cannot shrink again" in str(error)

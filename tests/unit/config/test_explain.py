@@ -131,6 +131,11 @@ def test_names_of_other_projects_lead_to_keys_that_exist() -> None:
         ("train: {deepspeed: {a: .nan}}", "train.deepspeed: expected what JSON can hold"),
         ("train: {deepspeed: {a: !!binary aGk=}}", "train.deepspeed: expected what JSON can hold"),
         ("train: {deepspeed: {train_batch_size: 1}}", "train.deepspeed: train_batch_size is derived"),
+        (
+            "train: {deepspeed: {zero_optimization: {stage: 3}}}",
+            "zero_optimization.stage has a key of its own",
+        ),
+        ("train: {deepspeed: {fp16: {enabled: true}}}", "set train.precision"),
         (f"train: {{max_steps: 0x{'f' * 9000}}}", "train.max_steps: the number is too large"),
         (f"run: {{name: {'x' * 9000}}}", "xxx…': use 1 to 100 letters"),
         (

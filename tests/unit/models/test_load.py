@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,9 @@ def test_random_weights_have_the_shape_of_the_folder_and_come_from_the_seed(tmp_
     assert torch.equal(words(new[1]), words(new[2]))
     assert not torch.equal(words(new[0]), words(new[1]))
     assert not torch.equal(words(new[1]), words(loaded(tmp_path, name=str(one))))
+    told = json.loads((one / "config.json").read_text()) | {"_name_or_path": "org/elsewhere"}
+    (one / "config.json").write_text(json.dumps(told))
+    assert loaded(tmp_path, name=str(one), init="random").name_or_path == ""  # else an adapter's base
 
 
 @pytest.mark.parametrize(("preset", "kind"), [("llama-tiny", "causal"), ("t5-tiny", "seq2seq")])

@@ -94,6 +94,19 @@ def test_what_a_checkpoint_was_made_under_stays(tmp_path: Path) -> None:
     assert (tmp_path / "r" / "steps.jsonl").exists()
 
 
+def test_an_adalora_run_does_not_become_shorter(tmp_path: Path) -> None:
+    def adalora(steps: int) -> Config:
+        sections = {"peft": {"type": "adalora"}, "train": {"max_steps": steps, "zero_stage": 0}}
+        return Config.model_validate({"run": {"storage": str(tmp_path), "name": "r"}} | sections)
+
+    claim(adalora(100), TOKENS, "fp32", lambda note: None)
+    checkpoint_of_step(tmp_path, 30)
+    claim(adalora(120), TOKENS, "fp32", lambda note: None)
+    with pytest.raises(InputError, match="ranks of the run r shrink") as caught:
+        claim(adalora(60), TOKENS, "fp32", lambda note: None)
+    assert (caught.value.key, caught.value.value) == ("train.max_steps", 60)
+
+
 def checkpoint_of_step(storage: Path, step: int) -> Path:
     folder = checkpoint.folder_of(storage / "r" / "checkpoints", step, 1)
     folder.mkdir(parents=True)

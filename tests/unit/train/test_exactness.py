@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,22 @@ def alone(plan: WorkerPlan) -> list[dict[str, Any]]:
 
 def losses(steps: list[dict[str, Any]]) -> list[float]:
     return [record["loss"] for record in steps]
+
+
+@pytest.mark.parametrize("stage", [0, 1])
+def test_sixteen_bits_go_on_bit_for_bit(stage: int, tmp_path: Path) -> None:
+    """Without sharding DeepSpeed steps on copies in float32, which the checkpoint has."""
+    tokens = tiny.token_set(tmp_path, tiny.rows(37), architecture="causal")
+    plans = {}
+    for name, run, steps in (("calm", "calm", 6), ("first", "cut", 3), ("then", "cut", 6)):
+        train = {"zero_stage": stage, "scheduler": {"name": "constant", "warmup_steps": 0}}
+        made = tiny.plan(
+            tmp_path / run, tokens, "llama-tiny", workers=2, micro=2, max_steps=steps, train=train
+        )
+        plans[name] = replace(made, precision="bf16")
+    seen = run_loops(tmp_path, plans, processes=2)
+    assert len(seen["then"]["steps"]) == 3
+    assert losses(seen["first"]["steps"] + seen["then"]["steps"]) == losses(seen["calm"]["steps"])
 
 
 @pytest.mark.parametrize("preset", PRESETS)

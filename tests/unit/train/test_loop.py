@@ -12,6 +12,7 @@ import tiny
 import torch
 from recorder import Recorder
 
+from medray.data.templates import Template
 from medray.data.tokenizer import load_tokenizer
 from medray.errors import RunFailedError
 from medray.models.export import load_export
@@ -201,10 +202,16 @@ def test_the_export_is_the_trained_model(preset: str, peft: str, tmp_path: Path)
         assert torch.equal(trained(**inputs).logits, reloaded(**inputs).logits)
         base = load_export(tmp_path / "base", torch.device("cpu"))
         assert not torch.equal(base(**inputs).logits, reloaded(**inputs).logits)
-    assert (
-        load_tokenizer(str(tmp_path / "run" / "export")).eos_token_id
-        == load_tokenizer(tokens.tokenizer).eos_token_id
-    )
+    exported, before = load_tokenizer(str(tmp_path / "run" / "export")), load_tokenizer(tokens.tokenizer)
+    assert exported.eos_token_id == before.eos_token_id
+    assert before.chat_template is None
+    if preset.startswith("t5"):
+        assert exported.chat_template is None
+    else:  # who prompts the model later finds the template that its rows were rendered by
+        messages = [("user", "fever?")]
+        asked = [{"role": role, "content": text} for role, text in messages]
+        rendered = Template(before, tokens.spec.template, "causal").render(messages, ask=True)
+        assert exported.apply_chat_template(asked, tokenize=False, add_generation_prompt=True) == rendered
 
 
 def test_a_loss_that_is_no_number_ends_the_run(tmp_path: Path) -> None:

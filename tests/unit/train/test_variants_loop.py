@@ -121,15 +121,16 @@ def test_a_moving_alpha_is_the_same_after_a_stop_and_in_evaluation(tmp_path: Pat
         "alpha": 0.5,
         "alpha_schedule": {"start": 0.0, "from_epoch": 1, "slope": 0.4, "cap": 0.6},
     }
-    calm, first, second = Recorder(), Recorder(stop_after=5), Recorder()
-    for name, recorder in (("calm", calm), ("cut", first), ("cut", second)):
+    calm, first, second, third = Recorder(), Recorder(stop_after=4), Recorder(stop_after=1), Recorder()
+    for name, recorder in (("calm", calm), ("cut", first), ("cut", second), ("cut", third)):
         loop.run(plan(tmp_path, name, method, steps=9), recorder)
-    assert second.resumed == [5]
+    assert (second.resumed, third.resumed) == ([4], [5])  # the evaluation of step 4 was lost to the stop
     # 17 rows in batches of 8 are 3 steps an epoch; step s begins after (s - 1) / 3 epochs.
     alphas = [min(0.4 * max((step - 1) / 3 - 1, 0), 0.6) for step in range(1, 10)]
-    for steps in (calm.steps, first.steps + second.steps):
+    cut = [*first.steps, *second.steps, *third.steps]
+    for steps in (calm.steps, cut):
         assert [record["alpha"] for record in steps] == pytest.approx(alphas)
-    assert [r["loss"] for r in first.steps + second.steps] == [r["loss"] for r in calm.steps]
+    assert [r["loss"] for r in cut] == [r["loss"] for r in calm.steps]
     for (
         record
     ) in calm.steps:  # the loss is that of the alpha beside it, and both tasks are there from the start
@@ -139,7 +140,8 @@ def test_a_moving_alpha_is_the_same_after_a_stop_and_in_evaluation(tmp_path: Pat
     assert {step: metrics["alpha"] for step, metrics in seen.items()} == pytest.approx(
         {0: 0.0, 4: alphas[3], 8: alphas[7], 9: alphas[8]}
     )
-    again = {e["step"]: e["metrics"] for e in second.evaluations}
+    again = {e["step"]: e["metrics"] for e in second.evaluations + third.evaluations}
+    assert again.keys() == {4, 8, 9}
     assert again == {step: seen[step] for step in again}
     for metrics in seen.values():
         parts = metrics["alpha"] * metrics["loss_label"] + (1 - metrics["alpha"]) * metrics["loss_rationale"]
