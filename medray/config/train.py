@@ -82,7 +82,6 @@ class SchedulerConfig(Section):
 _OWN_KEYS = {
     "optimizer": "train.optimizer",
     "scheduler": "train.scheduler",
-    "gradient_clipping": "train.clip_grad_norm",
     "fp16": "train.precision",
     "bf16": "train.precision",
     "zero_optimization.stage": "train.zero_stage",
