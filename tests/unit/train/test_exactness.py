@@ -64,7 +64,7 @@ def losses(steps: list[dict[str, Any]]) -> list[float]:
     return [record["loss"] for record in steps]
 
 
-@pytest.mark.parametrize("stage", [0, 1])
+@pytest.mark.parametrize("stage", [0, pytest.param(1, marks=pytest.mark.long)])
 def test_sixteen_bits_go_on_bit_for_bit(stage: int, tmp_path: Path) -> None:
     """Without sharding DeepSpeed steps on copies in float32, which the checkpoint has."""
     tokens = tiny.token_set(tmp_path, tiny.rows(37), architecture="causal")
