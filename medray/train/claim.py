@@ -42,8 +42,9 @@ def claim(config: Config, tokens: str, precision: str, say: Callable[[str], None
     if not resumed and checkpoint.were_there(folder / "checkpoints"):
         _put_aside(folder, say)
     try:
-        changes = check_unchanged(file, config) if file.exists() else ()
+        changes: tuple[str, ...] = ()
         if file.exists():
+            changes = check_unchanged(file, config)
             check_course_of_ranks(file, config)
         check_same_data(data, tokens, config)
         check_same_precision(data, precision, config)
