@@ -91,7 +91,7 @@ def pubmedqa_rows(source: Path, folder: Path) -> None:
 
 
 def cell(folder: Path, root: Path, corpus: str, mode: str, seed: int, steps: int) -> dict[str, Any]:
-    """What one run left: its last evaluation and what it trained on."""
+    """What one run trained on, and the metrics of what it exported."""
     config = folder / f"{corpus}.yaml"
     config.write_text(CONFIG + DATA[corpus])
     name = f"{corpus}-{mode}-{seed}"
@@ -102,13 +102,8 @@ def cell(folder: Path, root: Path, corpus: str, mode: str, seed: int, steps: int
     ]
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
-    lines = [json.loads(line) for line in (folder / name / "steps.jsonl").read_text().splitlines()]
-    evaluations = [json.loads(line) for line in (folder / name / "evals.jsonl").read_text().splitlines()]
-    return {
-        "tokens": sum(line["tokens"] for line in lines),
-        "samples": sum(line["samples"] for line in lines),
-        **{key: value for one in evaluations for key, value in one.items() if isinstance(value, float)},
-    }
+    summary = json.loads((folder / name / "summary.json").read_text())
+    return {"tokens": summary["tokens"], "samples": summary["samples"], **summary["eval"]["after"]}
 
 
 def main() -> None:

@@ -16,6 +16,13 @@ def check_train(config: Config) -> None:
     _check_scheduler(config.train.scheduler, config.train.max_steps)
     _check_optimizer(config)
     _check_best(config)
+    if config.train.precision == "fp16" and config.train.zero_stage == 0:
+        raise InputError(
+            "without sharding DeepSpeed never scales the loss of fp16, and divides its gradients as if it had",
+            key="train.zero_stage",
+            value=0,
+            mend="train.zero_stage: 1",
+        )
 
 
 def _check_best(config: Config) -> None:

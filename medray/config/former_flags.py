@@ -212,7 +212,7 @@ TABLES = (
             _flag(
                 "metric_for_best_model",
                 "train.keep_best",
-                "the checkpoint that is best by it is kept beside the newest",
+                "the checkpoint that is best by it is kept beside the newest, and exported",
             ),
             _flag("checkpoint_dir", "model.adapter", "goes on from an adapter; resuming needs no key"),
             _flag(

@@ -141,7 +141,9 @@ class TrainConfig(Section):
     )
     keep_checkpoints: int = key(2, "Newest checkpoints that are kept.", ge=1, resumable=True)
     keep_best: str | None = key(
-        None, "Metric of evaluations (loss, rougeL, …) whose best checkpoint is kept too.", resumable=True
+        None,
+        "Metric of evaluations (loss, rougeL, …) whose best checkpoint is kept too, and exported at the end.",
+        resumable=True,
     )
     save_patience_minutes: float = key(
         30.0,

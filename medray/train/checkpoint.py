@@ -82,9 +82,27 @@ def resume(root: StoragePath, engine: Engine, skipped: Callable[[str], None], pa
     Raises RunFailedError where a checkpoint is sound and of another model, and OSError where storage cannot be read
     for longer than the patience: that says nothing about what it holds.
     """
-    folders = patience.attempt(_folders, root)[::-1]
+    loaded = _load_first(patience.attempt(_folders, root)[::-1], root, engine, skipped, patience)
+    return loaded.progress if loaded else Progress()
+
+
+def load_best(
+    root: StoragePath, metric: str, engine: Engine, skipped: Callable[[str], None], patience: Patience
+) -> Checkpoint | None:
+    """Collective: the same with the checkpoint that is best by `metric`; None where no evaluation has rated one."""
+    folders = [one.folder for one in _ranked(patience.attempt(complete, root), metric)]
+    return _load_first(folders, root, engine, skipped, patience)
+
+
+def _load_first(
+    folders: Sequence[StoragePath],
+    root: StoragePath,
+    engine: Engine,
+    skipped: Callable[[str], None],
+    patience: Patience,
+) -> Checkpoint | None:
+    """The first of them that is sound. Rank 0 says which they are: others may have listed storage a moment earlier."""
     for place in range(_from_rank_0(engine, len(folders))):
-        # Rank 0 says which: another rank may have listed the folder a moment earlier.
         step, attempt = _named(folders[place]) if engine.rank == 0 else (0, 0)
         folder = folder_of(root, _from_rank_0(engine, step), _from_rank_0(engine, attempt))
         checkpoint = patience.attempt(_read, folder)
@@ -92,12 +110,13 @@ def resume(root: StoragePath, engine: Engine, skipped: Callable[[str], None], pa
         bad = not checkpoint or not all(patience.attempt(_is_sound, checkpoint, name) for name in files)
         if not engine.sum(torch.tensor([float(bad)], device=engine.device)).item():
             assert checkpoint
-            return _restore(checkpoint, engine, patience)
+            _restore(checkpoint, engine, patience)
+            return checkpoint
         if engine.rank == 0:
             with suppress(OSError):  # so that it is not counted among those that are kept
                 storage.move(folder / MANIFEST, folder / DAMAGED)
             skipped(f"the checkpoint {folder.name} is not whole and was skipped")
-    return Progress()
+    return None
 
 
 def write_manifest(
@@ -119,25 +138,38 @@ def write_manifest(
     storage.write(folder / MANIFEST, json.dumps(manifest, indent=1), durable=True)
 
 
+def rate(folder: StoragePath, metrics: Mapping[str, float]) -> None:
+    """Of a complete checkpoint: an evaluation at its step came after it. One that was retired meanwhile stays gone."""
+    with suppress(FileNotFoundError):
+        manifest = json.loads((folder / MANIFEST).read_text()) | {"metrics": dict(metrics)}
+        storage.write(folder / MANIFEST, json.dumps(manifest, indent=1), durable=True)
+
+
 def retire(root: StoragePath, *, keep: int, best: str | None) -> None:
     """Deletes all but the `keep` newest and the best by the metric `best`: what killed starts have left too."""
     found = complete(root)
     if not found:
         return
     kept = {checkpoint.folder for checkpoint in found[-keep:]}
-    if best and (rated := [(one.metrics[best], one.folder) for one in found if best in one.metrics]):
-        kept.add((min if best.startswith(LOWER_IS_BETTER) else max)(rated)[1])
+    if best and (ranked := _ranked(found, best)):
+        kept.add(ranked[0].folder)
     for folder in _folders(root):
         if folder not in kept:
             (folder / MANIFEST).unlink(missing_ok=True)  # first: half of a checkpoint must not look whole
             storage.remove_tree(folder)
 
 
-def _restore(checkpoint: Checkpoint, engine: Engine, patience: Patience) -> Progress:
+def _ranked(found: Sequence[Checkpoint], metric: str) -> list[Checkpoint]:
+    """Those with a rating, the best first; of equals the earliest."""
+    sign = 1 if metric.startswith(LOWER_IS_BETTER) else -1
+    rated = [one for one in found if metric in one.metrics]
+    return sorted(rated, key=lambda one: sign * one.metrics[metric])
+
+
+def _restore(checkpoint: Checkpoint, engine: Engine, patience: Patience) -> None:
     state = engine.state()
     with patience.attempt(StateReader, checkpoint.state_files) as reader:
         state.load(partial(patience.attempt, reader.read), checkpoint.optimizer_step)
-    return checkpoint.progress
 
 
 def _is_sound(checkpoint: Checkpoint, name: str) -> bool:

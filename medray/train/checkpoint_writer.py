@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from copy import copy
 from dataclasses import dataclass
 from threading import Thread
@@ -67,10 +67,14 @@ class CheckpointWriter:
     def save(self, progress: Progress, metrics: Mapping[str, float], *, wait: bool = False) -> bool:
         """Begins a checkpoint and returns; False where the one before is still being written, and this one is left out.
 
+        At the step of the one before only metrics are new: they are added to it.
         wait: for the one before, so that this one is never left out. Raises RunFailedError on all ranks when storage
         failed for longer than the patience.
         """
         if progress.step == self._last_step:
+            if metrics and self._engine.rank == 0:
+                self._join()
+                self._start(self._rate, progress.step, metrics)
             return True
         if wait:
             self._join()
@@ -82,9 +86,7 @@ class CheckpointWriter:
         self._last_step = progress.step
         state = self._engine.state()
         held = snapshot(state, self._engine.rank, self._engine.world_size)
-        arguments = (copy(progress), state.optimizer_step, metrics, held)
-        self._thread = Thread(target=self._write, args=arguments, name="checkpoint", daemon=True)
-        self._thread.start()
+        self._start(self._write, copy(progress), state.optimizer_step, metrics, held)
         return True
 
     def finish(self) -> None:
@@ -97,8 +99,7 @@ class CheckpointWriter:
         self, progress: Progress, optimizer_step: float, metrics: Mapping[str, float], held: dict[str, Any]
     ) -> None:
         folder = checkpoint.folder_of(self._root, progress.step, self._attempt)
-        patience = Patience(self._options.patience_seconds, "a checkpoint cannot be written", self._troubled)
-        try:
+        with self._trying(progress.step) as patience:
             patience.attempt(self._write_mine, folder, held)
             held.clear()
             if self._engine.rank == 0:
@@ -111,13 +112,27 @@ class CheckpointWriter:
                 options = self._options
                 with suppress(OSError):  # the next one retires what this one could not
                     checkpoint.retire(self._root, keep=options.keep, best=options.best)
+
+    def _rate(self, step: int, metrics: Mapping[str, float]) -> None:
+        with self._trying(step) as patience:
+            patience.attempt(checkpoint.rate, checkpoint.folder_of(self._root, step, self._attempt), metrics)
+
+    @contextmanager
+    def _trying(self, step: int) -> Iterator[Patience]:
+        """What fails inside for longer than the patience is told to all ranks at the next checkpoint."""
+        try:
+            yield Patience(self._options.patience_seconds, "a checkpoint cannot be written", self._troubled)
         except Exception as error:
-            self._failure = f"the checkpoint of step {progress.step} could not be written: {reason_of(error)}"
+            self._failure = f"the checkpoint of step {step} could not be written: {reason_of(error)}"
             if isinstance(error, TimeoutError):  # of the patience
                 self._failure += (
                     f" (in {self._root}, for longer than train.save_patience_minutes). Mend it, and run the same "
                     "command again"
                 )
+
+    def _start(self, work: Callable[..., None], *arguments: Any) -> None:
+        self._thread = Thread(target=work, args=arguments, name="checkpoint", daemon=True)
+        self._thread.start()
 
     def _write_mine(self, folder: StoragePath, held: dict[str, Any]) -> None:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)

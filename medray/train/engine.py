@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from medray.config.train import TrainConfig
 from medray.models.adalora import rank_allocation
 from medray.train.engine_state import Beside, TrainState, train_state
+from medray.train.loss_scale import loss_scale
 from medray.train.optimizers import make_optimizer, rates_in_force, set_rate
 
 # Larger than any gradient norm: DeepSpeed computes the norm only where it may clip.
@@ -26,7 +27,7 @@ class Engine(Protocol):
     world_size: int
     device: torch.device
     gathers: bool  # forwards are collectives: every rank must run the same number of them
-    beside: Beside | None  # state of an adapter that is neither weight nor moment
+    beside: Beside | None  # neither weight nor moment: sums of AdaLoRA, the scale of fp16
 
     def backward(self, loss: Tensor) -> None:
         """Adds the gradient of this rank's share of the global loss."""
@@ -96,7 +97,8 @@ class DeepSpeedEngine:
             self.model.optimizer, torch.optim.Optimizer
         ):  # stage 0 in float32: DeepSpeed keeps no norm
             self.model.optimizer.register_step_pre_hook(self._clip_summed_gradients)
-        self.beside: Beside | None = rank_allocation(self.model, self.model.optimizer)
+        optimizer = self.model.optimizer
+        self.beside: Beside | None = rank_allocation(self.model, optimizer) or loss_scale(optimizer)
 
     def backward(self, loss: Tensor) -> None:
         # DeepSpeed averages over ranks; ours is a sum of shares.

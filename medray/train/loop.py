@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import faulthandler
 import json
-import math
 import os
 import time
 from collections.abc import Iterator
@@ -21,7 +20,7 @@ from torch import distributed
 
 from medray import storage
 from medray.data.tokens import TokenSet
-from medray.errors import InputError, RunFailedError
+from medray.errors import InputError
 from medray.evaluate.validation import Validation
 from medray.methods.loss import Method
 from medray.models.adapters import add_adapter
@@ -44,7 +43,7 @@ from medray.train.engine import (
 from medray.train.patience import Patience
 from medray.train.read_ahead import ReadAhead, Ready
 from medray.train.schedule import learning_rate
-from medray.train.step import BatchReader, Prepared, Progress, layout, train_step
+from medray.train.step import BatchReader, Prepared, Progress, check_finite, layout, train_step
 from medray.train.token_loss import token_loss
 from medray.train.worker_plan import WorkerPlan
 
@@ -71,10 +70,11 @@ class Reporter(Signals, Protocol):
 
 @dataclass
 class Outcome:
-    """What rank 0 returns. seconds: of the parts of this attempt."""
+    """What rank 0 returns. exported: the step whose weights are. seconds: of the parts of this attempt."""
 
     status: str
     progress: Progress
+    exported: int | None
     evaluated: dict[str, float]
     seconds: dict[str, float] = field(default_factory=dict)
     world_size: int = 1
@@ -115,8 +115,9 @@ class _Loop:
             self._evaluate(generate=True)
         status = self._train()
         evaluated: dict[str, float] = {}
+        exported: int | None = None
         if status == TRAINED:
-            evaluated = self._evaluate(generate=False)
+            exported, evaluated = self._take_best()
             self._event("phase", name="export")
             with self._timed("export"):
                 self._export()
@@ -128,6 +129,7 @@ class _Loop:
         return Outcome(
             status,
             self.progress,
+            exported,
             evaluated,
             self.seconds,
             self.engine.world_size,
@@ -184,13 +186,11 @@ class _Loop:
     def _resume(self) -> None:
         train = self.config.train
         root = self.folder / "checkpoints"
-        seconds = 60 * train.save_patience_minutes
-        patience = Patience(seconds, "a checkpoint cannot be read", self._trouble)
-        self.progress = checkpoint.resume(root, self.engine, self._message, patience)
+        self.progress = checkpoint.resume(root, self.engine, self._message, self._patience())
         self.writer = CheckpointWriter(
             root,
             self.engine,
-            WriterOptions(train.keep_checkpoints, train.keep_best, seconds),
+            WriterOptions(train.keep_checkpoints, train.keep_best, 60 * train.save_patience_minutes),
             before_manifest=self.reporter.flush,
             written=lambda step: self._event("checkpoint", step=step),
             troubled=self._trouble,
@@ -201,6 +201,10 @@ class _Loop:
             with suppress(OSError):  # a full disk: only the number of restarts in the report lacks one
                 storage.append(self.folder / ATTEMPTS, json.dumps(attempt) + "\n")
             self.reporter.opened(self.progress.step)
+
+    def _patience(self) -> Patience:
+        seconds = 60 * self.config.train.save_patience_minutes
+        return Patience(seconds, "a checkpoint cannot be read", self._trouble)
 
     def _train(self) -> str:
         plan, config, resumed = self.plan, self.config, self.progress.step
@@ -228,8 +232,19 @@ class _Loop:
                 if end:
                     return end
         if self.progress.step > resumed:
-            self._save({}, wait=True)
+            self._save(self._evaluate(generate=True) if config.train.keep_best else {}, wait=True)
         return TRAINED
+
+    def _take_best(self) -> tuple[int, dict[str, float]]:
+        """The step whose weights the export gets, and their metrics: the best by train.keep_best, else the last."""
+        metric = self.config.train.keep_best
+        best = metric and checkpoint.load_best(
+            self.folder / "checkpoints", metric, self.engine, self._message, self._patience()
+        )
+        if not best:
+            return self.progress.step, self._evaluate(generate=False)
+        self._message(f"the export has the weights of step {best.progress.step}, the best by {metric}")
+        return best.progress.step, dict(best.metrics)
 
     def _evaluation_due(self) -> bool:
         every, step = self.config.eval.every_steps, self.progress.step
@@ -251,7 +266,7 @@ class _Loop:
             loss=self.loss,
         )
         self.progress.add(ready.prepared)
-        self._check_finite(record)
+        check_finite(record, fp16=self.plan.precision == "fp16")
         record["seconds"] = time.perf_counter() - began
         record["data_wait_seconds"] = ready.waited
         record |= live_evaluation.alpha_of(method)
@@ -288,22 +303,6 @@ class _Loop:
                 key="data.pack_tokens",
                 value=tokens,
                 mend="data.pack_tokens: null",
-            )
-
-    def _check_finite(self, record: dict[str, Any]) -> None:
-        """A loss or gradient that is no number is the same on all ranks, so all stop here.
-
-        In fp16 an overflow is part of the loss scaling: that step is skipped, and its norm is not known.
-        """
-        for name in ("loss", "grad_norm"):
-            if math.isfinite(record[name]):
-                continue
-            if name == "grad_norm" and self.plan.precision == "fp16":
-                record[name] = None
-                continue
-            raise RunFailedError(
-                f"the {name} of step {record['step']} is {record[name]}; try a lower "
-                "train.optimizer.lr, or train.precision: fp32"
             )
 
     def _save(self, metrics: dict[str, float], *, wait: bool) -> float:

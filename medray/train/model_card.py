@@ -172,6 +172,7 @@ def _training(run: FinishedRun) -> list[tuple[str, Any]]:
     rows += [
         ("trained parameters", f"{parameters.get('trainable', 0):,} of {parameters.get('total', 0):,}"),
         ("steps, epochs", f"{summary.get('steps')}, {summary.get('epochs')}"),
+        ("weights of step", summary.get("exported_step", summary.get("steps"))),
         ("samples, tokens", f"{summary.get('samples', 0):,}, {summary.get('tokens', 0):,}"),
         ("global batch", batch),
         ("optimizer", f"{train.optimizer.name}, learning rate {train.optimizer.lr:g}"),

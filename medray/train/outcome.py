@@ -60,6 +60,7 @@ def write_outcome(
         "name": config.run.name,
         "status": outcome["status"],
         "steps": progress["step"],
+        "exported_step": outcome["exported"],
         "epochs": round(batches.epoch(progress["step"]), 4),
         "passes": {name: round(share, 4) for name, share in _passes(plan, batches, progress["step"]).items()},
         "samples": progress["samples"],

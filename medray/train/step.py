@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,7 +27,7 @@ from medray.data.batches import (
 )
 from medray.data.order import rank_slots
 from medray.data.shards import ShardStore
-from medray.errors import InputError
+from medray.errors import InputError, RunFailedError
 from medray.evaluate.loss_sums import PLAIN, AnyMicroBatch, loss_sums
 from medray.methods.chunked_loss import TokenLoss
 from medray.methods.loss import COSINE, IGNORED, Method
@@ -315,6 +316,23 @@ def train_step(
         "computed_tokens": int(places),
         "seconds": time.perf_counter() - began,
     }
+
+
+def check_finite(record: dict[str, Any], *, fp16: bool) -> None:
+    """Raises RunFailedError for a loss or gradient that is no number: it is the same on all ranks, so all stop here.
+
+    In fp16 an overflow is part of the loss scaling: that step is skipped, and its norm is not known.
+    """
+    for name in ("loss", "grad_norm"):
+        if math.isfinite(record[name]):
+            continue
+        if name == "grad_norm" and fp16:
+            record[name] = None
+            continue
+        raise RunFailedError(
+            f"the {name} of step {record['step']} is {record[name]}; try a lower "
+            "train.optimizer.lr, or train.precision: fp32"
+        )
 
 
 def _rates(in_force: Mapping[str, float], scheduled: float) -> dict[str, float]:

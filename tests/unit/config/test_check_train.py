@@ -124,3 +124,9 @@ def test_the_numbers_that_evaluations_give() -> None:
     truth = Reference("fever", (Entity("fever", "present"),))
     for metric, numbers in NUMBERS.items():
         assert tuple(score([metric], ["fever"], [truth])) == numbers
+
+
+def test_fp16_needs_a_stage_that_scales_its_loss() -> None:
+    found = refused({"precision": "fp16", "zero_stage": 0})
+    assert (found.key, found.value) == ("train.zero_stage", 0)
+    check_train(config({"precision": "fp16", "zero_stage": 1}))

@@ -9,6 +9,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import full_disk
 import pytest
 import tiny
 from recorder import Recorder
+from safetensors.torch import load_file
 from torchrun import run_loops
 
 from medray.errors import InputError, RunFailedError
@@ -190,19 +192,61 @@ class TestRetention:
         assert steps_of(plan) == [8, 9]
         assert len(list(root.iterdir())) == 2
 
-    @pytest.mark.parametrize("metric", [None, "loss"])
-    def test_a_run_that_gets_worse_keeps_its_best_where_that_is_asked_for(
-        self, metric: str | None, tmp_path: Path
+    @pytest.mark.parametrize(
+        ("metric", "lr", "exported"),
+        [(None, 1.0, "the last"), ("loss", 1.0, "an earlier"), ("loss", 1e-3, "the last")],
+    )
+    def test_the_best_is_kept_and_exported_where_that_is_asked_for(
+        self, metric: str | None, lr: float, exported: str, tmp_path: Path
     ) -> None:
-        plan = make(tmp_path, (1, 0), 6, "none", keep_checkpoints=1, keep_best=metric, optimizer={"lr": 1.0})
+        """With a rate so high that the run gets worse, and with one that lets it learn to the end."""
+        plan = make(tmp_path, (1, 0), 6, "none", keep_checkpoints=1, keep_best=metric, optimizer={"lr": lr})
         often = plan.config.eval.model_copy(update={"every_steps": 1})
         recorder = Recorder(saves_every=1)
         plan = replace(plan, config=plan.config.model_copy(update={"eval": often}), validation=plan.train)
-        loop.run(plan, recorder)
-        losses = {one["step"]: one["metrics"]["loss"] for one in recorder.evaluations}
-        best = min(losses, key=losses.__getitem__)
-        assert best < 6
-        assert steps_of(plan) == ([best, 6] if metric else [6])
+        outcome = loop.run(plan, recorder)
+        found = {one["step"]: one["metrics"]["loss"] for one in recorder.evaluations}
+        best = min(found, key=found.__getitem__) if metric else 6
+        assert (best == 6) == (exported == "the last")
+        assert steps_of(plan) == sorted({best, 6})
+        assert outcome.exported == best
+        assert outcome.evaluated["loss"] == found[best]
+        assert written(plan) == stored(plan, best)
+        # A start that only makes the export anew exports the same.
+        shutil.rmtree(Path(plan.run_folder) / "export")
+        assert loop.run(plan, Recorder()).exported == best
+        assert written(plan) == stored(plan, best)
+
+    @pytest.mark.long
+    def test_sharded_ranks_export_the_best_together(self, tmp_path: Path) -> None:
+        plan = make(tmp_path, (2, 3), 6, "none", keep_checkpoints=1, keep_best="loss", optimizer={"lr": 1.0})
+        often = plan.config.eval.model_copy(update={"every_steps": 1})
+        plan = replace(plan, config=plan.config.model_copy(update={"eval": often}), validation=plan.train)
+        run_loops(tmp_path, {"run": plan}, processes=2)
+        best, last = checkpoint.complete(Path(plan.run_folder) / "checkpoints")
+        assert best.metrics["loss"] < last.metrics["loss"]
+        assert written(plan) == stored(plan, best.progress.step)
+
+    def test_a_best_that_is_damaged_gives_way_to_the_next(self, tmp_path: Path) -> None:
+        plan = make(tmp_path, (1, 0), 6, "none", keep_checkpoints=9, keep_best="loss", optimizer={"lr": 1.0})
+        often = plan.config.eval.model_copy(update={"every_steps": 1})
+        plan = replace(plan, config=plan.config.model_copy(update={"eval": often}), validation=plan.train)
+        recorder = Recorder(saves_every=1)
+        best = loop.run(plan, recorder).exported
+        found = {one["step"]: one["metrics"]["loss"] for one in recorder.evaluations}
+        (file,) = of_step(plan, best).state_files
+        file.write_bytes(file.read_bytes()[:-1] + b"?")
+        second = loop.run(plan, Recorder()).exported
+        assert [best, second] == sorted(found, key=found.__getitem__)[:2]
+
+    def test_an_evaluation_after_a_notices_checkpoint_rates_it(self, tmp_path: Path) -> None:
+        plan = make(tmp_path, (1, 0), 6, "none", keep_checkpoints=9)
+        often = plan.config.eval.model_copy(update={"every_steps": 4})
+        plan = replace(plan, config=plan.config.model_copy(update={"eval": often}), validation=plan.train)
+        recorder = Recorder(gone_after=4)
+        assert loop.run(plan, recorder).progress.step == 5
+        (evaluation,) = recorder.evaluations
+        assert of_step(plan, 4).metrics == evaluation["metrics"]
 
     @pytest.mark.parametrize(("metric", "best"), [("loss", 2), ("rougeL", 4)])
     def test_the_best_by_a_metric_is_kept_too(self, metric: str, best: int, tmp_path: Path) -> None:
@@ -220,6 +264,28 @@ class TestRetention:
             checkpoint.write_manifest(folder, Progress(step), step, {"loss": loss, "rougeL": rouge}, [])
             checkpoint.retire(tmp_path, keep=1, best=metric)
         assert [found.progress.step for found in checkpoint.complete(tmp_path)] == [best, 6]
+
+
+def of_step(plan: WorkerPlan, step: int | None) -> checkpoint.Checkpoint:
+    found = checkpoint.complete(Path(plan.run_folder) / "checkpoints")
+    return next(one for one in found if one.progress.step == step)
+
+
+def stored(plan: WorkerPlan, step: int) -> dict[str, list[float]]:
+    """Weights of a checkpoint, flat."""
+    found: dict[str, list[float]] = defaultdict(list)
+    for file in of_step(plan, step).state_files:  # a rank each, its part of each weight
+        for name, one in load_file(file).items():
+            kind, _, parameter = name.partition("/")
+            if kind == "weight":
+                found[parameter] += one.tolist()
+    return found
+
+
+def written(plan: WorkerPlan) -> dict[str, list[float]]:
+    """The same of the export."""
+    file = load_file(Path(plan.run_folder) / "export" / "model.safetensors")
+    return {name: one.flatten().tolist() for name, one in file.items()}
 
 
 def on_a_small_disk(plan: WorkerPlan, freed_after: int) -> dict[str, Any]:

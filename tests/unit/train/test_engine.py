@@ -52,6 +52,14 @@ def run(folder: Path, name: str, **train: Any) -> Ran:
     return Ran(running.engine.model, [step["loss"] for step in recorder.steps], folder / name / "export")
 
 
+def in_fp16(folder: Path, stage: int, *, steps: int) -> Any:
+    """A loop that has not begun."""
+    tokens = tiny.token_set(folder, tiny.rows(9))
+    train = {"zero_stage": stage}
+    plan = tiny.plan(folder / "run", tokens, "llama-tiny", workers=1, max_steps=steps, train=train)
+    return loop._Loop(replace(plan, precision="fp16"), Recorder())
+
+
 @pytest.mark.usefixtures("one_rank")
 class TestDeepSpeed:
     @pytest.mark.parametrize(("name", "dtype"), [("bf16", torch.bfloat16), ("fp16", torch.float16)])
@@ -68,6 +76,27 @@ class TestDeepSpeed:
         assert half.losses == pytest.approx(whole.losses, abs=0.01)
         assert half.losses != whole.losses
         assert half.losses[-1] < half.losses[0] - 0.1
+
+    @pytest.mark.parametrize("stage", [1, 2, 3])
+    @pytest.mark.filterwarnings("ignore:`torch.distributed:FutureWarning")  # deepspeed 0.19 calls them
+    def test_a_resumed_run_scales_fp16_losses_as_it_did(self, stage: int, tmp_path: Path) -> None:
+        first = in_fp16(tmp_path, stage, steps=3)
+        optimizer = first.engine.model.optimizer
+        optimizer.loss_scaler.cur_scale = 2.0**40  # of gradients that no 16 bits can hold
+        first.run()
+        moved = vars(optimizer.loss_scaler)
+        assert moved["cur_scale"] < 2.0**40
+        then = in_fp16(tmp_path, stage, steps=4)
+        assert vars(then.engine.model.optimizer.loss_scaler) != moved
+        then._resume()
+        assert vars(then.engine.model.optimizer.loss_scaler) == moved
+
+    def test_deepspeed_scales_no_loss_without_sharding(self, tmp_path: Path) -> None:
+        """Why fp16 at stage 0 is refused; the day this fails, it can be had."""
+        running = in_fp16(tmp_path, 0, steps=1)
+        running.engine.model.optimizer.loss_scale_config.cur_scale = 2.0**40
+        running.run()
+        assert not running.engine.model.optimizer.overflow
 
     @pytest.mark.parametrize("stage", [2, 3])
     @pytest.mark.filterwarnings("ignore:`torch.distributed:FutureWarning")  # deepspeed 0.19 calls them
