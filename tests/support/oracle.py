@@ -39,11 +39,15 @@ def losses(
         rows = [tables[shard][row] for shard, row in batch]
         loss = sum(weight * _mean(model, rows, task, seq2seq=seq2seq) for task, weight in weights.items())
         optimizer.zero_grad()
-        loss.backward()
+        (loss + _penalty(model)).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
         for group in optimizer.param_groups:
             group["lr"] = lr
         optimizer.step()
+        if (
+            _kind(model) == "ADALORA"
+        ):  # peft's own: after the weights are new, while their gradients are there
+            model.base_model.update_and_allocate(len(found) + 1)
         found.append(float(loss.detach()))
     return found
 
@@ -72,9 +76,25 @@ def _mean(model: Any, rows: list[dict[str, Any]], task: str, *, seq2seq: bool) -
 
 def _task(model: Any, task: str) -> dict[str, torch.Tensor]:
     """What a multitask prompt of peft asks for."""
-    settings = getattr(model, "peft_config", {}).get("default")
-    multitask = settings is not None and settings.peft_type.value == "MULTITASK_PROMPT_TUNING"
+    multitask = _kind(model) == "MULTITASK_PROMPT_TUNING"
     return {"task_ids": torch.tensor([0 if task == "label" else 1])} if multitask else {}
+
+
+def _penalty(model: Any) -> Any:
+    """Of AdaLoRA (Zhang et al. 2023, equation 4): how far P and Q are from orthogonal, beside the loss of the data."""
+    if _kind(model) != "ADALORA":
+        return 0.0
+    distances = []
+    for name, factor in model.named_parameters():
+        if "lora_A" in name or "lora_B" in name:
+            short = factor if factor.shape[0] < factor.shape[1] else factor.T  # [rank, width]
+            distances.append((short @ short.T - torch.eye(short.shape[0])).square().sum().sqrt())
+    return model.peft_config["default"].orth_reg_weight * sum(distances) / len(distances)
+
+
+def _kind(model: Any) -> str:
+    settings = getattr(model, "peft_config", {}).get("default")
+    return settings.peft_type.value if settings is not None else ""
 
 
 def _labels(ids: list[int], spans: list[int]) -> list[int]:

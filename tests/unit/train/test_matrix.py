@@ -149,8 +149,7 @@ def test_every_cell_equals_plain_torch_or_is_refused(tmp_path: Path) -> None:
         alone = loop._Loop(plan, recorder)
         alone.run()
         wanted = [step["loss"] for step in recorder.steps]
-        if cell.adapter != "adalora":  # whose penalty and pruning the oracle does not know
-            assert wanted == pytest.approx(by_the_oracle(plan), abs=1e-4), cell.name
+        assert wanted == pytest.approx(by_the_oracle(plan), abs=1e-4), cell.name
         live = logits(alone._inner(), cell)
         again = logits(load_export(Path(plan.run_folder) / "export", CPU), cell)
         torch.testing.assert_close(again, live, rtol=1e-5, atol=1e-5, msg=cell.name)
