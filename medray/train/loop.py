@@ -5,7 +5,6 @@ It talks to the outside through a Reporter only; `train/worker.py` has the one f
 
 from __future__ import annotations
 
-import faulthandler
 import json
 import os
 import time
@@ -45,6 +44,7 @@ from medray.train.read_ahead import ReadAhead, Ready
 from medray.train.schedule import learning_rate
 from medray.train.step import BatchReader, Prepared, Progress, check_finite, layout, train_step
 from medray.train.token_loss import token_loss
+from medray.train.watch import watched
 from medray.train.worker_plan import WorkerPlan
 
 TRAINED = "done"
@@ -108,6 +108,7 @@ class _Loop:
         self.validation = self._validation(plan.validation)
         self.progress = Progress()
         self.memory_before = used_bytes()
+        self.lacking: set[str] = set()  # tasks of which a step had nothing
 
     def run(self) -> Outcome:
         self._resume()
@@ -215,7 +216,7 @@ class _Loop:
             if self._evaluation_due() and self.progress.evaluated != self.progress.step:
                 self._save(self._evaluate(generate=True), wait=False)  # a stop came before it
             for ready in ahead:
-                with self._watched():
+                with watched(config.cluster.hang_seconds):
                     seconds = self._step(ready)
                     end, step = ending.asked(step_seconds=seconds), self.progress.step
                 if step == plan.total_steps:
@@ -270,10 +271,18 @@ class _Loop:
         record["seconds"] = time.perf_counter() - began
         record["data_wait_seconds"] = ready.waited
         record |= live_evaluation.alpha_of(method)
+        self._say_lacking(ready.prepared.totals)
         if self.engine.rank == 0:
             epoch = round(self.batch_plan.epoch(self.progress.step), 6)
             self.reporter.step(record | {"epoch": epoch, "samples": self.progress.samples})
         return float(record["seconds"] + ready.waited)
+
+    def _say_lacking(self, totals: dict[str, int]) -> None:
+        for task in {task for task, tokens in totals.items() if not tokens} - self.lacking:
+            self.lacking.add(task)
+            self._message(
+                f"no row of step {self.progress.step} has {task}: such a step goes by the other tasks"
+            )
 
     def _ahead(self, start: int) -> ReadAhead[Prepared]:
         """The arrays of the steps from `start` on, made while others are computed."""
@@ -369,18 +378,6 @@ class _Loop:
 
     def _event(self, kind: str, **fields: Any) -> None:
         self.reporter.event({"kind": kind, **fields})
-
-    @contextmanager
-    def _watched(self) -> Iterator[None]:
-        """Ends this process, with its stacks in the log, where what is inside takes too long.
-
-        A rank that hangs keeps the others in a collective for ever; Ray starts the group again when one of them dies.
-        """
-        faulthandler.dump_traceback_later(self.config.cluster.hang_seconds, exit=True, file=2)
-        try:
-            yield
-        finally:
-            faulthandler.cancel_dump_traceback_later()
 
     @contextmanager
     def _timed(self, part: str) -> Iterator[None]:

@@ -159,6 +159,30 @@ def test_a_task_without_weight_costs_no_forward(
         assert record["loss"] == record[tasks.pop()]  # whatever alpha is
 
 
+def test_a_task_that_a_step_has_nothing_of_is_said_once(tmp_path: Path) -> None:
+    made = [row | {"rationale": "" if number else "none"} for number, row in enumerate(tiny.rows(6))]
+    tokens = tiny.token_set(tmp_path, made)
+    recorder = Recorder()
+    plan = tiny.plan(
+        tmp_path / "run",
+        tokens,
+        "llama-tiny",
+        workers=1,
+        micro=2,
+        global_batch_size=2,
+        max_steps=3,
+        train=ALONE,
+    )
+    loop.run(plan, recorder)
+    lacking = [step["step"] for step in recorder.steps if "loss/rationale" not in step]
+    assert len(lacking) == 2
+    for step in recorder.steps:
+        if step["step"] in lacking:
+            assert step["loss"] == pytest.approx(plan.method.weights["label"] * step["loss/label"])
+    said = [event["text"] for event in recorder.events if event["kind"] == "message"]
+    assert said == [f"no row of step {lacking[0]} has rationale: such a step goes by the other tasks"]
+
+
 @pytest.mark.parametrize("norm", ["token", "micro_batch"])
 def test_the_loss_depends_on_the_split_of_a_batch_only_where_that_is_asked_for(
     norm: str, tmp_path: Path
