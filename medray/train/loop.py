@@ -278,7 +278,7 @@ class _Loop:
         return float(record["seconds"] + ready.waited)
 
     def _say_lacking(self, totals: dict[str, int]) -> None:
-        for task in {task for task, tokens in totals.items() if not tokens} - self.lacking:
+        for task in sorted({task for task, tokens in totals.items() if not tokens} - self.lacking):
             self.lacking.add(task)
             self._message(
                 f"no row of step {self.progress.step} has {task}: such a step goes by the other tasks"
