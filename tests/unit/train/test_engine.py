@@ -120,6 +120,24 @@ class TestDeepSpeed:
         assert own.losses[0] == other.losses[0]
         assert other.losses[0] - other.losses[-1] < 0.5 * (own.losses[0] - own.losses[-1])
 
+    @pytest.mark.filterwarnings("ignore:`torch.distributed:FutureWarning")  # deepspeed 0.19 calls them
+    def test_peft_cannot_make_dora_of_sharded_weights(self, tmp_path: Path) -> None:
+        """Why it is refused at stage 3; the day this fails, it can be had."""
+        tokens = tiny.token_set(tmp_path, tiny.rows(9))
+        raw = {"zero_optimization": {"stage3_param_persistence_threshold": 0}}
+        plan = tiny.plan(
+            tmp_path / "run",
+            tokens,
+            "llama-tiny",
+            workers=1,
+            max_steps=1,
+            model=tiny.saved_model(tmp_path / "model", "llama-tiny", tokens),
+            peft={"type": "lora", "rank": 2, "dora": True},
+            train={"zero_stage": 3, "deepspeed": raw},
+        )
+        with pytest.raises(RuntimeError, match=r"size of tensor a \(0\)"):
+            loop._Loop(plan, Recorder())
+
 
 @pytest.mark.parametrize(
     ("sections", "device", "chosen"),
