@@ -183,6 +183,7 @@ def _adapted_layers(base: Path, adapter: Path, files: WeightFiles) -> dict[str, 
         # peft would send an adapter after its base layer, which has no weights here.
         layer._move_adapter_to_device_of_base_layer = _stay
     weights = load_file(str(adapter / "adapter_model.safetensors"))
+    _to_first_rank(weights, model.peft_config["default"])
     loaded: Any = peft.set_peft_model_state_dict(model, weights, low_cpu_mem_usage=True)
     whole = not loaded.unexpected_keys and all(_complete(layer) for layer in found.values())
     return found if found and whole else None
@@ -201,6 +202,25 @@ def _untie(plain: Any, files: WeightFiles) -> None:
     others = [name for name in alike if name in files and name != own]
     if own in files and others and not torch.equal(files.read(own), files.read(others[0])):
         head.weight = nn.Parameter(torch.empty_like(words.weight))
+
+
+def _to_first_rank(weights: dict[str, Tensor], settings: Any) -> None:
+    """Gives AdaLoRA's factors the ranks back that were cut, as zeros, which change nothing.
+
+    peft would cut the layers instead, by values that layers without any do not have.
+    """
+    if settings.peft_type.value != "ADALORA" or not settings.rank_pattern:
+        return
+    for name, kept in settings.rank_pattern.items():
+        stem, places = f"base_model.model.{name.removesuffix('.lora_E')}", torch.tensor(kept)
+        for factor in ("lora_E", "lora_A"):  # [rank, …]
+            found = weights[f"{stem}.{factor}"]
+            weights[f"{stem}.{factor}"] = found.new_zeros(len(kept), *found.shape[1:])
+            weights[f"{stem}.{factor}"][places] = found
+        found = weights[f"{stem}.lora_B"]  # [out, rank]
+        weights[f"{stem}.lora_B"] = found.new_zeros(len(found), len(kept))
+        weights[f"{stem}.lora_B"][:, places] = found
+    settings.rank_pattern = None
 
 
 def _stay(*args: Any, **kwargs: Any) -> None:
