@@ -65,6 +65,8 @@ def _check_adalora(config: Config) -> None:
             value=ranks.target_rank,
             mend=f"peft.adalora.target_rank: {ranks.init_rank // 2}, or peft.type: lora for a fixed rank",
         )
+    if train.max_steps is not None:  # else the data decide how many there are
+        ranks.fixed_steps(train.max_steps)
     if train.zero_stage > 0:
         raise InputError(
             "adalora decides by whole gradients, which ZeRO has sharded: above stage 0 its ranks would never change",

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from medray.config.section import Section, key
+from medray.errors import InputError
 
 Beta = Annotated[float, Field(gt=0, lt=1)]
 # Virtual tokens in front of a sequence: nothing in the model's own matrices changes.
@@ -41,6 +42,19 @@ class AdaLoraConfig(Section):
     orthogonal_weight: float = key(
         0.5, "Weight of the penalty that keeps the singular vectors orthogonal.", ge=0
     )
+
+    def fixed_steps(self, total_steps: int) -> tuple[int, int]:
+        """Steps before ranks shrink and after, of a run of so many. Raises InputError where none is left between."""
+        tinit = total_steps // 10 if self.tinit is None else self.tinit
+        tfinal = 3 * total_steps // 10 if self.tfinal is None else self.tfinal
+        if tinit >= total_steps - tfinal:
+            raise InputError(
+                f"of {total_steps} steps {tinit} pass before ranks shrink and {tfinal} after: none is left between",
+                key="peft.adalora.tinit" if self.tinit is not None else "peft.adalora.tfinal",
+                value=self.tinit if self.tinit is not None else self.tfinal,
+                mend="fewer of them, or more steps (train.max_steps)",
+            )
+        return tinit, tfinal
 
 
 class PeftConfig(Section):

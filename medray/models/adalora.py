@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from medray.config.peft import PeftConfig
-from medray.errors import InputError
 
 _SUMS = ("exp_avg_ipt", "exp_avg_unc")
 
@@ -27,15 +26,7 @@ def adalora_config(peft: PeftConfig, targets: Any, task: Any, total_steps: int) 
     from peft import AdaLoraConfig
 
     options = peft.adalora
-    tinit = total_steps // 10 if options.tinit is None else options.tinit
-    tfinal = 3 * total_steps // 10 if options.tfinal is None else options.tfinal
-    if tinit >= total_steps - tfinal:
-        raise InputError(
-            f"of {total_steps} steps {tinit} pass before ranks shrink and {tfinal} after: none is left between",
-            key="peft.adalora.tinit" if options.tinit is not None else "peft.adalora.tfinal",
-            value=options.tinit if options.tinit is not None else options.tfinal,
-            mend="fewer of them, or more steps (train.max_steps)",
-        )
+    tinit, tfinal = options.fixed_steps(total_steps)
     scale: Any = peft.alpha
     return AdaLoraConfig(
         init_r=options.init_rank,

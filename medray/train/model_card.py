@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from medray.config.method import MethodConfig
 from medray.config.model import PACKAGED_MODELS
 from medray.data.corpora.published import CORPORA
 from medray.train.finished_run import FinishedRun
@@ -159,14 +160,19 @@ def _training(run: FinishedRun) -> list[tuple[str, Any]]:
         else f"{train.global_batch_size} rows"
     )
     rows: list[tuple[str, Any]] = [
-        ("method", method.name),
+        *_method(method),
         ("adapter", _adapter(run)),
     ]
     if run.adapter is not None and config.peft.type in ("lora", "adalora"):
         # peft's own words: an adapter that the run went on from has settings of its own.
-        rows.append(("alpha, dropout", f"{run.adapter['lora_alpha']:g}, {run.adapter['lora_dropout']:g}"))
+        rows.append(
+            (
+                "alpha, dropout of the adapter",
+                f"{run.adapter['lora_alpha']:g}, {run.adapter['lora_dropout']:g}",
+            )
+        )
         flags = [name for name in ("rslora", "dora") if run.adapter.get(f"use_{name}")]
-        rows += [("variant", ", ".join(flags))] if flags else []
+        rows += [("variant of the adapter", ", ".join(flags))] if flags else []
     if config.model.quantization != "none":
         rows.append(("base in training", f"{config.model.quantization}, 4 bits"))
     rows += [
@@ -182,6 +188,20 @@ def _training(run: FinishedRun) -> list[tuple[str, Any]]:
         ("seed", config.run.seed),
         ("workers", summary.get("world_size")),
     ]
+    return rows
+
+
+def _method(method: MethodConfig) -> list[tuple[str, Any]]:
+    """What was trained on: in mode standard a distill run has seen no rationale."""
+    if method.name != "distill":
+        return [("method", method.name)]
+    rows: list[tuple[str, Any]] = [("method", f"distill, {method.mode}")]
+    if method.variant:
+        rows.append(("variant", method.variant))
+    if method.two_tasks and not method.dynamic:
+        rows.append(("weight of the label (alpha)", method.alpha))
+    if method.label_source == "llm":
+        rows.append(("labels", "written by the teacher"))
     return rows
 
 
@@ -202,7 +222,7 @@ def _metrics(run: FinishedRun) -> list[tuple[str, Any]]:
             f"{summary.get('train_loss_first')}, {summary.get('train_loss_last')}",
         )
     ]
-    for name in sorted({*before, *after}):
+    for name in sorted({*before, *after} - {"alpha"}):  # which weighs the loss, and measures nothing
         shown = [_cell(values[name]) if name in values else "-" for values in (before, after)]
         rows.append((f"{name} on validation, before and after", ", ".join(shown)))
     return rows

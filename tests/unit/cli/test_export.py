@@ -138,7 +138,7 @@ def test_merged_weights_stand_alone_beside_their_card_and_numbers(
     assert not (target / "adapter_config.json").exists()
 
     card = (target / "README.md").read_text()
-    for fact in ("notes.jsonl", "more.jsonl", "9 rows", "f1n9e7", "lora rank 2", "distill", "0.25", "0rder",
+    for fact in ("notes.jsonl", "more.jsonl", "9 rows", "f1n9e7", "lora rank 2", "distill, task_prefix", "0.25", "0rder",
                  "10 of 1,000", "not known here", "Clinicians", "torch", "merged weights (fp32)"):  # fmt: skip
         assert fact in card, fact
     everything = card + said.out + said.err

@@ -49,6 +49,14 @@ DISTILL = {"name": "distill"}
         ),
         ({"peft": {"type": "adalora"}}, "train.zero_stage", "its ranks would never change"),
         (
+            {
+                "peft": {"type": "adalora", "adalora": {"tinit": 3, "tfinal": 3}},
+                "train": STAGE_0 | {"max_steps": 4},
+            },
+            "peft.adalora.tinit",
+            "none is left between",
+        ),
+        (
             {"peft": {"type": "lora", "dora": True}, "train": {"zero_stage": 3}},
             "train.zero_stage",
             "norms of whole weights",
