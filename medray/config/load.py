@@ -130,7 +130,11 @@ def _override(tree: dict[str, Any], override: str) -> str:
         raise InputError(
             f"{override[:80]!r} is not of the form section.key=value",
             file=COMMAND_LINE,
-            mend="as in train.max_steps=100",
+            mend="as in train.max_steps=100; quotes keep a value with spaces together",
+        )
+    if not text.strip():  # an empty shell variable; YAML would take it for null
+        raise InputError(
+            "is empty", file=COMMAND_LINE, key=name, mend=f"{name}=null for its default, or a value"
         )
     try:
         value = parse(text)

@@ -139,7 +139,7 @@ def test_yaml_beyond_version_1_1(tmp_path: Path) -> None:
     [
         ("train.max_steps=3", "train", "max_steps", 3),
         ("train.max_steps=null", "train", "max_steps", None),
-        ("train.max_steps=", "train", "max_steps", None),
+        ("train.max_steps=null", "train", "max_steps", None),
         ("train.epochs=2", "train", "epochs", 2.0),
         (
             "train.optimizer.lr=1e-3",
@@ -157,7 +157,7 @@ def test_yaml_beyond_version_1_1(tmp_path: Path) -> None:
         ("tracking.run_name=[x", "tracking", "run_name", "[x"),
         ("tracking.run_name=!!bool x", "tracking", "run_name", "!!bool x"),
         ("tracking.run_name='5'", "tracking", "run_name", "5"),
-        ("train=", "train", "max_steps", None),
+        ("train=null", "train", "max_steps", None),
     ],
 )
 def test_an_override_is_yaml_or_else_text(
@@ -172,7 +172,7 @@ def test_data_files_by_override(tmp_path: Path) -> None:
     names = [str(tmp_path / name) for name in ("a.jsonl", "b.jsonl")]
     assert paths(load(file, ["data.train=[a.jsonl,b.jsonl]"]).data.train) == names
     assert paths(load(file, ["data.train=a.jsonl"]).data.train) == names[:1]
-    assert load(file, ["data.train="]).data.train == ()
+    assert load(file, ["data.train=null"]).data.train == ()
 
 
 def test_the_last_override_wins_and_an_anchor_is_not_changed_with_its_copy(tmp_path: Path) -> None:
@@ -191,6 +191,15 @@ def test_what_is_no_override(tmp_path: Path, override: str) -> None:
     assert "section.key=value" in str(error)
     assert repr(override) in str(error)
     assert error.mend
+
+
+@pytest.mark.parametrize("override", ["train.max_steps=", "train= "])
+def test_an_empty_value_is_not_taken_for_null(tmp_path: Path, override: str) -> None:
+    """Of a shell variable that is not set: 10 steps must not become an epoch."""
+    error = refused(tmp_path, "", override)
+    assert (error.file, error.key) == ("command line", override.partition("=")[0])
+    assert "is empty" in str(error)
+    assert "=null" in str(error)
 
 
 def test_an_override_of_thousands_of_levels(tmp_path: Path) -> None:
