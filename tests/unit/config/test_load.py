@@ -139,7 +139,6 @@ def test_yaml_beyond_version_1_1(tmp_path: Path) -> None:
     [
         ("train.max_steps=3", "train", "max_steps", 3),
         ("train.max_steps=null", "train", "max_steps", None),
-        ("train.max_steps=null", "train", "max_steps", None),
         ("train.epochs=2", "train", "epochs", 2.0),
         (
             "train.optimizer.lr=1e-3",
