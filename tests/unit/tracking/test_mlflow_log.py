@@ -157,10 +157,12 @@ def test_mlflow_unreachable_neither_blocks_nor_raises(tmp_path: Path) -> None:
     assert time.monotonic() - begun <= 20
     assert ledger.mlflow_run_id() is None
     assert len((tmp_path / "steps.jsonl").read_text().splitlines()) == 200
-    said = messages(ledger)
-    assert len(said) == 1
-    assert "did not take 200 records" in said[0]
-    assert "hunter2" not in said[0]
+    *before, last = messages(ledger)
+    assert "did not take 200 records" in last
+    # On a busy machine the end comes only after the first try has failed, which is said too.
+    assert all("does not answer" in text for text in before)
+    assert len(before) <= 1
+    assert not any("hunter2" in text for text in (*before, last))
 
 
 def test_disabled_leaves_no_trace(tmp_path: Path) -> None:
