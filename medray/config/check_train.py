@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 
 from medray.config import Config
-from medray.config.train import SchedulerConfig
+from medray.config.train import SchedulerConfig, TrainConfig
 from medray.errors import InputError
 
 WSD_KEYS = ("decay_steps", "decay_ratio", "decay_shape")
@@ -16,7 +16,11 @@ def check_train(config: Config) -> None:
     _check_scheduler(config.train.scheduler, config.train.max_steps)
     _check_optimizer(config)
     _check_best(config)
-    if config.train.precision == "fp16" and config.train.zero_stage == 0:
+    _check_loss_scale(config.train)
+
+
+def _check_loss_scale(train: TrainConfig) -> None:
+    if train.precision == "fp16" and train.zero_stage == 0:
         raise InputError(
             "without sharding DeepSpeed never scales the loss of fp16, and divides its gradients as if it had",
             key="train.zero_stage",

@@ -44,9 +44,8 @@ def losses(
         for group in optimizer.param_groups:
             group["lr"] = lr
         optimizer.step()
-        if (
-            _kind(model) == "ADALORA"
-        ):  # peft's own: after the weights are new, while their gradients are there
+        if _kind(model) == "ADALORA":
+            # peft's own: after the weights are new, while their gradients are there
             model.base_model.update_and_allocate(len(found) + 1)
         found.append(float(loss.detach()))
     return found

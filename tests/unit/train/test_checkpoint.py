@@ -201,9 +201,7 @@ class TestRetention:
     ) -> None:
         """With a rate so high that the run gets worse, and with one that lets it learn to the end."""
         plan = make(tmp_path, (1, 0), 6, "none", keep_checkpoints=1, keep_best=metric, optimizer={"lr": lr})
-        often = plan.config.eval.model_copy(update={"every_steps": 1})
-        recorder = Recorder(saves_every=1)
-        plan = replace(plan, config=plan.config.model_copy(update={"eval": often}), validation=plan.train)
+        plan, recorder = evaluated(plan, every=1), Recorder(saves_every=1)
         outcome = loop.run(plan, recorder)
         found = {one["step"]: one["metrics"]["loss"] for one in recorder.evaluations}
         best = min(found, key=found.__getitem__) if metric else 6
@@ -220,8 +218,7 @@ class TestRetention:
     @pytest.mark.long
     def test_sharded_ranks_export_the_best_together(self, tmp_path: Path) -> None:
         plan = make(tmp_path, (2, 3), 6, "none", keep_checkpoints=1, keep_best="loss", optimizer={"lr": 1.0})
-        often = plan.config.eval.model_copy(update={"every_steps": 1})
-        plan = replace(plan, config=plan.config.model_copy(update={"eval": often}), validation=plan.train)
+        plan = evaluated(plan, every=1)
         run_loops(tmp_path, {"run": plan}, processes=2)
         best, last = checkpoint.complete(Path(plan.run_folder) / "checkpoints")
         assert best.metrics["loss"] < last.metrics["loss"]
@@ -229,9 +226,7 @@ class TestRetention:
 
     def test_a_best_that_is_damaged_gives_way_to_the_next(self, tmp_path: Path) -> None:
         plan = make(tmp_path, (1, 0), 6, "none", keep_checkpoints=9, keep_best="loss", optimizer={"lr": 1.0})
-        often = plan.config.eval.model_copy(update={"every_steps": 1})
-        plan = replace(plan, config=plan.config.model_copy(update={"eval": often}), validation=plan.train)
-        recorder = Recorder(saves_every=1)
+        plan, recorder = evaluated(plan, every=1), Recorder(saves_every=1)
         best = loop.run(plan, recorder).exported
         found = {one["step"]: one["metrics"]["loss"] for one in recorder.evaluations}
         (file,) = of_step(plan, best).state_files
@@ -240,9 +235,7 @@ class TestRetention:
         assert [best, second] == sorted(found, key=found.__getitem__)[:2]
 
     def test_an_evaluation_after_a_notices_checkpoint_rates_it(self, tmp_path: Path) -> None:
-        plan = make(tmp_path, (1, 0), 6, "none", keep_checkpoints=9)
-        often = plan.config.eval.model_copy(update={"every_steps": 4})
-        plan = replace(plan, config=plan.config.model_copy(update={"eval": often}), validation=plan.train)
+        plan = evaluated(make(tmp_path, (1, 0), 6, "none", keep_checkpoints=9), every=4)
         recorder = Recorder(gone_after=4)
         assert loop.run(plan, recorder).progress.step == 5
         (evaluation,) = recorder.evaluations
@@ -264,6 +257,12 @@ class TestRetention:
             checkpoint.write_manifest(folder, Progress(step), step, {"loss": loss, "rougeL": rouge}, [])
             checkpoint.retire(tmp_path, keep=1, best=metric)
         assert [found.progress.step for found in checkpoint.complete(tmp_path)] == [best, 6]
+
+
+def evaluated(plan: WorkerPlan, *, every: int) -> WorkerPlan:
+    """With its training rows as validation split."""
+    often = plan.config.eval.model_copy(update={"every_steps": every})
+    return replace(plan, config=plan.config.model_copy(update={"eval": often}), validation=plan.train)
 
 
 def of_step(plan: WorkerPlan, step: int | None) -> checkpoint.Checkpoint:
