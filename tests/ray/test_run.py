@@ -175,6 +175,7 @@ def test_a_run_from_files_to_report(
     assert again.summary == summary
 
 
+@pytest.mark.long
 def test_shards_are_reused_and_a_killed_tokenization_goes_on(connected: Any, tmp_path: Path) -> None:
     import ray
 

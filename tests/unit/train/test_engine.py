@@ -77,7 +77,7 @@ class TestDeepSpeed:
         assert half.losses != whole.losses
         assert half.losses[-1] < half.losses[0] - 0.1
 
-    @pytest.mark.parametrize("stage", [1, 2, 3])
+    @pytest.mark.parametrize("stage", [2, *(pytest.param(stage, marks=pytest.mark.long) for stage in (1, 3))])
     @pytest.mark.filterwarnings("ignore:`torch.distributed:FutureWarning")  # deepspeed 0.19 calls them
     def test_a_resumed_run_scales_fp16_losses_as_it_did(self, stage: int, tmp_path: Path) -> None:
         first = in_fp16(tmp_path, stage, steps=3)
