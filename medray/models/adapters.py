@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from medray.config.peft import PROMPT_TYPES, PeftConfig
+from medray.config.peft import LOW_RANK_TYPES, PROMPT_TYPES, PeftConfig
 from medray.errors import InputError
 from medray.models.adalora import adalora_config
 from medray.models.prompts import keep_positions
@@ -48,6 +48,8 @@ def add_adapter(
     import peft as library
 
     refuse_untrained_tokens(model, peft.type)
+    linear = _linear_layers(model)
+    _refuse_unknown_targets(model, peft, linear)
     torch.manual_seed(seed)  # the adapter's first weights are the same on every rank
     task = library.TaskType.SEQ_2_SEQ_LM if seq2seq else library.TaskType.CAUSAL_LM
     if start is not None:
@@ -56,7 +58,7 @@ def add_adapter(
         settings = _settings(model, peft, task, total_steps)
         adapted: Any = library.get_peft_model(model, settings)
     except ValueError as error:
-        raise _refusal(peft, error) from None
+        raise _refusal(peft, error, linear) from None
     if peft.type in ("prompt", "multitask_prompt"):
         _begin_with_words(adapted, peft.init_text, tokenizer)
     return keep_positions(adapted)
@@ -105,16 +107,32 @@ def _cache_shape(config: Any) -> dict[str, Any]:
     return {"num_layers": layers, "num_attention_heads": heads, "token_dim": heads * width}
 
 
-def _refusal(peft: PeftConfig, error: ValueError) -> InputError:
+def _linear_layers(model: nn.Module) -> str:
+    """Their names, for people: `q_proj, v_proj`."""
+    return ", ".join(
+        sorted({name.rpartition(".")[2] for name, one in model.named_modules() if isinstance(one, nn.Linear)})
+    )
+
+
+def _refuse_unknown_targets(model: nn.Module, peft: PeftConfig, linear: str) -> None:
+    """peft is content where one of several names is found, and leaves the others out without a word."""
+    if peft.type not in LOW_RANK_TYPES or isinstance(peft.targets, str):
+        return
+    names = [f".{name}" for name, _ in model.named_modules()]
+    for target in peft.targets:
+        if not any(name.endswith(f".{target}") for name in names):
+            raise _wrong_targets("no module of the model has this name", target, linear)
+
+
+def _wrong_targets(what: str, value: Any, linear: str) -> InputError:
+    return InputError(what, key="peft.targets", value=value, mend=f"all-linear, or some of {linear}")
+
+
+def _refusal(peft: PeftConfig, error: ValueError, linear: str) -> InputError:
     if isinstance(error, InputError):
         return error
-    if peft.type in ("lora", "adalora"):
-        return InputError(
-            "none of these modules is in the model",
-            key="peft.targets",
-            value=peft.targets,
-            mend="peft.targets: all-linear",
-        )
+    if peft.type in LOW_RANK_TYPES:
+        return _wrong_targets(f"{peft.type} cannot change all of these modules", peft.targets, linear)
     return InputError(
         f"this model cannot have it: {str(error).splitlines()[0] if str(error) else 'no reason is known'}",
         key="peft.type",

@@ -70,20 +70,38 @@ def load_model(
     Random weights depend on `seed` alone, so they are made whole on every rank and sharded afterwards: under
     `zero.Init` the draws would depend on the sharding.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
-
-    auto: Any = AutoModelForSeq2SeqLM if architecture(config) == "seq2seq" else AutoModelForCausalLM
     if model.init == "pretrained":
         four_bit = quantization(model, dtype)
         with _sharded_loading(zero3):
-            loaded = auto.from_pretrained(model_folder(model), dtype=dtype, use_safetensors=True, **four_bit)
+            folder = model_folder(model)
+            loaded = _auto(config).from_pretrained(folder, dtype=dtype, use_safetensors=True, **four_bit)
             return with_vocabulary(loaded, tokenizer, seed)
     torch.manual_seed(seed)
     if model.preset:
         config = config | special_tokens(config, tokenizer)
+    return _made(config, dtype)
+
+
+def skeleton(config: dict[str, Any]) -> nn.Module:
+    """The model on torch's meta device: its modules, and its parameters' names and shapes, without a weight."""
+    with torch.device("meta"):
+        return _made(config, torch.float32)
+
+
+def _made(config: dict[str, Any], dtype: torch.dtype) -> nn.Module:
+    from transformers import AutoConfig
+
     # A config names where its own weights came from: an adapter would take that for its base.
     values = {name: value for name, value in config.items() if name not in ("model_type", "_name_or_path")}
-    return auto.from_config(AutoConfig.for_model(config["model_type"], **values), dtype=dtype)
+    auto = _auto(config)
+    made: nn.Module = auto.from_config(AutoConfig.for_model(config["model_type"], **values), dtype=dtype)
+    return made
+
+
+def _auto(config: dict[str, Any]) -> Any:
+    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+    return AutoModelForSeq2SeqLM if architecture(config) == "seq2seq" else AutoModelForCausalLM
 
 
 @contextmanager

@@ -37,6 +37,7 @@ from medray.train.prepare import (
     Resources,
     check_layouts,
     check_memory,
+    check_names,
     check_optimizer,
     precision,
     resources,
@@ -135,6 +136,7 @@ class _Driver:
         model = model_config(self.config.model, self.config.data.vocab_size)
         check_model_config(self.config, model)
         check_architecture(self.config, seq2seq=architecture(model) == "seq2seq")
+        check_names(self.config, model)
         for note in notes(self.config):
             self.phase("note", note)
         memory = check_memory(self.config, model, folder, have, granted, chosen)

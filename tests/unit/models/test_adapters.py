@@ -253,9 +253,15 @@ def test_the_scale_dropout_and_targets_are_those_of_the_config() -> None:
         assert all(name.endswith("q_proj") for name in layers)
         assert {one.scaling["default"] for one in layers.values()} == {scale}
         assert {one.lora_dropout["default"].p for one in layers.values()} == {0.25}
-    peft = PeftConfig.model_validate(values | {"targets": ["nowhere"]})
-    with pytest.raises(InputError, match="none of these modules"):
-        add_adapter(base("causal"), peft, seq2seq=False, seed=0)
+
+
+@pytest.mark.parametrize("kind", ["lora", "adalora"])
+def test_each_target_is_a_module_that_can_be_adapted(kind: str) -> None:
+    for targets, wrong in ((["q_proj", "v_projj"], "v_projj"), (["q_proj", "norm"], "norm")):
+        peft = PeftConfig.model_validate({"type": kind, "targets": targets})
+        with pytest.raises(InputError, match=wrong) as caught:
+            add_adapter(base("causal"), peft, seq2seq=False, seed=0, total_steps=100)
+        assert "all-linear, or some of down_proj, gate_proj, k_proj, lm_head, o_proj" in str(caught.value)
 
 
 def test_adalora_takes_its_settings_and_derives_the_rest() -> None:

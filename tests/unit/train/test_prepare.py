@@ -1,0 +1,49 @@
+"""What is known of a run before its workers start: names of modules, held against a model without weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from medray.config import Config
+from medray.errors import InputError
+from medray.models.presets import PRESETS
+from medray.train.prepare import check_names
+
+
+def check(family: str, peft: dict[str, Any], groups: list[dict[str, Any]] | None = None) -> None:
+    values = {
+        "data": {"dataset": "clinic"},
+        "model": {"preset": family, "init": "random"},
+        "peft": peft,
+        "train": {"optimizer": {"groups": groups or []}},
+    }
+    check_names(Config.model_validate(values), PRESETS[family])
+
+
+LORA = {"type": "lora", "targets": ["q_proj", "v_proj"]}
+WORDS = {"type": "prompt", "init_text": "summarize the visit"}
+
+
+@pytest.mark.parametrize(
+    ("family", "peft", "groups"),
+    [
+        ("llama-tiny", LORA, []),
+        ("llama-tiny", LORA | {"dora": True}, [{"match": "lora_B", "lr_scale": 16.0}]),
+        ("llama-tiny", {"type": "none"}, [{"match": "embed_tokens", "lr_scale": 0.1}]),
+        ("t5-tiny", {"type": "adalora", "targets": ["q", "v"]}, [{"match": "lora_E", "lr_scale": 2.0}]),
+        ("t5-tiny", WORDS, [{"match": "prompt", "lr_scale": 2.0}]),
+        ("t5-tiny", {"type": "ia3"}, []),
+    ],
+)
+def test_names_that_the_model_has(family: str, peft: dict[str, Any], groups: list[dict[str, Any]]) -> None:
+    check(family, peft, groups)
+
+
+def test_names_that_it_has_not_are_refused_before_anything_starts() -> None:
+    with pytest.raises(InputError, match="v_projj"):
+        check("llama-tiny", LORA | {"targets": ["q_proj", "v_projj"]})
+    # It is in the model, and frozen.
+    with pytest.raises(InputError, match=r"groups\[0\]"):
+        check("llama-tiny", LORA, [{"match": "embed_tokens", "lr_scale": 0.1}])
