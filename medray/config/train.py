@@ -84,6 +84,7 @@ _OWN_KEYS = {
     "scheduler": "train.scheduler",
     "fp16": "train.precision",
     "bf16": "train.precision",
+    "gradient_clipping": "train.clip_grad_norm",
     "zero_optimization.stage": "train.zero_stage",
     "zero_optimization.offload_optimizer": "train.offload",
     "zero_optimization.offload_param": "train.offload",
@@ -177,7 +178,10 @@ class TrainConfig(Section):
             raise ValueError(
                 "expected what JSON can hold: text, finite numbers, lists, keys with values"
             ) from None
-        owned = {"train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps"}
+        owned = {
+            *("train_batch_size", "train_micro_batch_size_per_gpu"),
+            *("gradient_accumulation_steps", "managed_gradient_accumulation"),
+        }
         if clash := sorted(owned & set(value)):
             raise ValueError(f"{clash[0]} is derived; set train.global_batch_size and its neighbours")
         zero = value.get("zero_optimization")

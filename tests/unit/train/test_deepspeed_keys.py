@@ -1,0 +1,54 @@
+"""Raw overrides of DeepSpeed's config: what it reads is taken, what it would leave out or fail at is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from medray.config.train import TrainConfig
+from medray.errors import InputError
+from medray.train.deepspeed_keys import check_deepspeed_keys
+from medray.train.engine import deepspeed_config
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {},
+        {"zero_optimization": {"overlap_comm": True, "reduce_bucket_size": 500_000}},
+        {"activation_checkpointing": {"partition_activations": True}},  # asked for by way of its keys()
+        {"flops_profiler": {"enabled": True}, "wall_clock_breakdown": True, "torch_autocast": {"enabled": True}},
+    ],
+)
+def test_keys_of_deepspeed(overrides: dict[str, Any]) -> None:
+    check_deepspeed_keys(overrides)
+
+
+def test_medrays_own_config_has_no_other_keys() -> None:
+    train = TrainConfig(zero_stage=3, offload="cpu")
+    own = deepspeed_config(train, micro_batch_size=1, world_size=1, precision="bf16")
+    check_deepspeed_keys(own)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        ({"zero_optimisation": {}}, "reads no such key\n  mend: train.deepspeed.zero_optimization"),
+        ({"zero_optimization": {"overlap_comms": True}}, "overlap_comms: extra inputs are not permitted"),
+        ({"zero_optimization": {"overlap_comm": "now"}}, "overlap_comm: input should be a valid boolean"),
+        ({"zero_optimization": 3}, "must be a mapping"),
+        ({"sparse_attention": {"mode": "fixed"}}, "has been removed"),
+    ],
+)
+def test_what_deepspeed_does_not_take_is_refused(overrides: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError) as caught:
+        check_deepspeed_keys(overrides)
+    assert said in str(caught.value)
+    assert "train.deepspeed" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["gradient_clipping", "managed_gradient_accumulation"])
+def test_what_medray_decides_is_not_overridden(name: str) -> None:
+    with pytest.raises(ValueError, match=name):
+        TrainConfig(deepspeed={name: 1})
