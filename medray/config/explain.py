@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
 from medray.config import Config
 from medray.config.former_flags import hint
@@ -142,7 +144,8 @@ def _sentence(items: Sequence[Any], kind: str) -> str:
     if item["type"] == "too_long":
         return f"expected {context['max_length']} entries, not {context['actual_length']}"
     if item["type"] == "missing":
-        return "an entry of this list is missing"
+        name = item["loc"][-1]
+        return f"{name} is missing" if isinstance(name, str) else "an entry of this list is missing"
     own = context.get("error")  # raised by a validator of ours: what is wrong, and perhaps what would work
     message = str(own.args[0] if type(own) is ValueError else item["msg"])
     return f"{message[0].lower()}{message[1:]}"
@@ -169,8 +172,9 @@ def _mend(items: Sequence[Any], key: str, place: Sequence[str | int], given: boo
     for item in items:
         if item["type"] == "literal_error" and (near := _near_word(value, str(item["ctx"]["expected"]))):
             return f"did you mean {near}?"
+    names = [part for part in place if isinstance(part, str)]
     if value is None:
-        return "leave the key out for its default"
+        return _what_fits(names, key, sign)
     if "string_type" in kinds and isinstance(value, int | float | dict):  # 5 is a number, "a: b" is a key
         return "put it in quotes" + (f": {key}='\"…\"'" if given and "[" not in key else "")
     if "tuple_type" in kinds and word and not {"int_type", "int_parsing"} & set(kinds):
@@ -180,7 +184,31 @@ def _mend(items: Sequence[Any], key: str, place: Sequence[str | int], given: boo
     own = items[0].get("ctx", {}).get("error")
     if type(own) is ValueError and len(own.args) == 2:
         return str(own.args[1])
-    return "leave the key out for its default"
+    if kinds[0] == "missing" and isinstance(items[0]["loc"][-1], str):
+        return f"{key}.{items[0]['loc'][-1]}: …"
+    return _what_fits(names, key, sign)
+
+
+def _what_fits(names: Sequence[str], key: str, sign: str) -> str:
+    """The limits of the key at `names`, and its default."""
+    field = _field_at(names)
+    if field is None:
+        return "leave it out"
+    limits = [
+        f"{words.removeprefix('must be ')} {getattr(one, name):g}"
+        for one in field.metadata
+        for name, words in _LIMITS.values()
+        if hasattr(one, name)
+    ]
+    default = field.get_default(call_default_factory=True)
+    if field.is_required() or isinstance(default, BaseModel):
+        by_default = []
+    elif default in (None, (), {}):
+        by_default = ["leave the key out for its default"]
+    else:
+        shown = default if isinstance(default, str) else json.dumps(default)
+        by_default = [f"{key.partition('[')[0]}{sign}{shown}, its default"]
+    return ", or ".join([" and ".join(limits)] * bool(limits) + by_default) or "leave it out"
 
 
 def _near_word(value: object, expected: str) -> str | None:
@@ -223,6 +251,13 @@ def keys(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[str]:
         inner = _model_of(model, name)
         if inner and get_origin(model.model_fields[name].annotation) is not tuple:
             yield from keys(inner, f"{prefix}{name}.")
+
+
+def _field_at(names: Sequence[str]) -> FieldInfo | None:
+    model: type[BaseModel] | None = Config
+    for name in names[:-1]:
+        model = _model_of(model, name) if model else None
+    return model.model_fields.get(names[-1]) if model and names else None
 
 
 def _fields_at(names: Sequence[str]) -> set[str]:

@@ -85,7 +85,9 @@ def check_names(config: Config, model: dict[str, Any]) -> None:
     model: the dict of `config.json`. Only where the config names some: building the skeleton takes seconds.
     """
     peft, groups = config.peft, config.train.optimizer.groups
-    named = bool(groups) or peft.type == "ia3" or (peft.type in LOW_RANK_TYPES and peft.targets != "all-linear")
+    named = (
+        bool(groups) or peft.type == "ia3" or (peft.type in LOW_RANK_TYPES and peft.targets != "all-linear")
+    )
     if not named or config.model.adapter is not None:  # that one brings its own modules
         return
     plain = peft.model_copy(update={"init_text": None})  # its words have no weights here

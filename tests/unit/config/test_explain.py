@@ -85,7 +85,17 @@ def test_names_of_other_projects_lead_to_keys_that_exist() -> None:
         ("train: {max_steps: {a: 1}}", "train.max_steps: expected a whole number, not keys with values"),
         ("cluster: {workers: '2'}", "cluster.workers = '2': expected a whole number"),
         ("cluster: {workers: 0}", "cluster.workers = 0: must be at least 1"),
-        ("train: {zero_stage: 4}", "train.zero_stage = 4: must be at most 3"),
+        (
+            "train: {zero_stage: 4}",
+            "train.zero_stage = 4: must be at most 3\n  mend: at least 0 and at most 3, or train.zero_stage: 2, its default",
+        ),
+        ("train: {max_steps: 0}", "mend: at least 1, or leave the key out for its default"),
+        ("train: {precision: int8}", "mend: train.precision: auto, its default"),
+        ("train: {optimizer: {betas: [0.9]}}", "mend: train.optimizer.betas: [0.9, 0.999], its default"),
+        (
+            "train: {optimizer: {groups: [{lr: 1.0}]}}",
+            "train.optimizer.groups[0]: match is missing\n  mend: train.optimizer.groups[0].match: …",
+        ),
         ("train: {zero_stage: true}", "train.zero_stage: expected a whole number, not true"),
         ("train: {optimizer: {betas: [0.9]}}", "train.optimizer.betas[1]: an entry of this list is missing"),
         ("train: {optimizer: {betas: [0.9, 1, 1]}}", "train.optimizer.betas: expected 2 entries, not 3"),

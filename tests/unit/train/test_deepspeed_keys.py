@@ -18,7 +18,11 @@ from medray.train.engine import deepspeed_config
         {},
         {"zero_optimization": {"overlap_comm": True, "reduce_bucket_size": 500_000}},
         {"activation_checkpointing": {"partition_activations": True}},  # asked for by way of its keys()
-        {"flops_profiler": {"enabled": True}, "wall_clock_breakdown": True, "torch_autocast": {"enabled": True}},
+        {
+            "flops_profiler": {"enabled": True},
+            "wall_clock_breakdown": True,
+            "torch_autocast": {"enabled": True},
+        },
     ],
 )
 def test_keys_of_deepspeed(overrides: dict[str, Any]) -> None:
