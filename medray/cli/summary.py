@@ -27,17 +27,16 @@ def show(console: Console, config: Config, result: Any, command: Sequence[str]) 
     if summary["status"] == "stopped":
         console.table("next", [("go on", shlex.join(command))])
         return
-    console.table(
-        "next",
-        [
-            ("report", _opened(result.folder / "report.html")),
-            ("MLflow", f"medray ui {shlex.quote(str(result.folder))}"),
-            (
-                "your data",
-                "copy configs/first_run.yaml, name your file in it, and: medray train first_run.yaml",
-            ),
-        ],
-    )
+    console.table("next", next_steps(config, result.folder))
+
+
+def next_steps(config: Config, folder: StoragePath) -> list[tuple[str, ...]]:
+    """What to open or run after a run that ended: (name, command)."""
+    found: list[tuple[str, ...]] = [("report", _opened(folder / "report.html"))]
+    if config.tracking.enabled:
+        found.append(("MLflow", f"medray ui {shlex.quote(str(folder))}"))
+    first = "copy configs/first_run.yaml, name your file in it, and: medray train first_run.yaml"
+    return [*found, ("your data", first)]
 
 
 def _opened(report: StoragePath) -> str:

@@ -78,6 +78,7 @@ class PeftConfig(Section):
     init_text: str | None = key(
         None,
         "prompt, multitask_prompt: text whose embeddings the prompt begins with; default: words drawn at random.",
+        min_length=1,
     )
     task_rank: int = key(1, "multitask_prompt: rank of what tells the tasks' prompts apart.", ge=1)
 

@@ -108,6 +108,10 @@ def test_names_of_other_projects_lead_to_keys_that_exist() -> None:
             "method.name = 'destill': expected 'sft' or 'distill'\n  mend: did you mean distill?",
         ),
         ("peft: {type: null}", "or 'multitask_prompt', not null\n  mend: did you mean none?"),
+        (
+            "peft: {type: prompt, init_text: ''}",
+            "peft.init_text = '': string should have at least 1 character",
+        ),
         ("peft: {targets: 5}", "peft.targets = 5: expected 'all-linear' or a list"),
         (
             "peft: {targets: all_linear}",
