@@ -5,23 +5,24 @@ from __future__ import annotations
 import difflib
 from typing import Any
 
+from medray.config.train import TrainConfig
 from medray.errors import InputError
-from medray.train.engine import choose_accelerator
+from medray.train.engine import choose_accelerator, deepspeed_config
 
 
-def check_deepspeed_keys(overrides: dict[str, Any]) -> None:
-    """Raises InputError for the first key or value that DeepSpeed does not take.
+def check_deepspeed_keys(train: TrainConfig, precision: str) -> None:
+    """Raises InputError for the first key or value of `train.deepspeed` that DeepSpeed does not take.
 
     Its sections refuse what they do not know. On the top level it leaves that out without a word, so the keys that it asks
     for are noted.
     """
-    if not overrides:
+    if not train.deepspeed:  # importing DeepSpeed takes seconds
         return
     choose_accelerator()
     from deepspeed.runtime.config import DeepSpeedConfig, DeepSpeedConfigError
     from pydantic import ValidationError
 
-    noted = _Noted({"train_batch_size": 1} | overrides)
+    noted = _Noted(deepspeed_config(train, micro_batch_size=1, world_size=1, precision=precision))
     try:
         DeepSpeedConfig(noted)
     except ValidationError as error:
@@ -29,8 +30,9 @@ def check_deepspeed_keys(overrides: dict[str, Any]) -> None:
         name = ".".join(str(part) for part in first["loc"])
         raise _refusal(f"{error.title}: {name}: {first['msg'].lower()}") from None
     except (DeepSpeedConfigError, AssertionError, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise _refusal(f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200]}") from None
-    for name in overrides:
+        reason = str(error).strip().partition("\n")[0][:200]
+        raise _refusal(f"{type(error).__name__}: {reason}") from None
+    for name in train.deepspeed:
         if name not in noted.asked:
             near = difflib.get_close_matches(name, noted.asked, n=1)
             raise InputError(

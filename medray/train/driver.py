@@ -138,7 +138,7 @@ class _Driver:
         check_model_config(self.config, model)
         check_architecture(self.config, seq2seq=architecture(model) == "seq2seq")
         check_names(self.config, model)
-        check_deepspeed_keys(self.config.train.deepspeed)
+        check_deepspeed_keys(self.config.train, chosen)
         for note in notes(self.config):
             self.phase("note", note)
         memory = check_memory(self.config, model, folder, have, granted, chosen)
