@@ -70,7 +70,8 @@ def _name_the_config(error: MedrayError, arguments: argparse.Namespace) -> None:
     from medray.config.explain import COMMAND_LINE  # --help need not wait for pydantic
 
     given = [text.partition("=")[0] for text in getattr(arguments, "overrides", ())]
-    if any(f"{error.key}.".startswith(f"{key}.") for key in given):
+    dotted = f"{error.key.replace('[', '.[')}."  # an entry of a list that was given stands in it
+    if any(dotted.startswith(f"{key}.") or f"{key}.".startswith(dotted) for key in given):
         error.file = COMMAND_LINE
     else:
         error.file = getattr(arguments, "config", None)

@@ -35,8 +35,10 @@ def next_steps(config: Config, folder: StoragePath) -> list[tuple[str, ...]]:
     found: list[tuple[str, ...]] = [("report", _opened(folder / "report.html"))]
     if config.tracking.enabled:
         found.append(("MLflow", f"medray ui {shlex.quote(str(folder))}"))
-    first = "copy configs/first_run.yaml, name your file in it, and: medray train first_run.yaml"
-    return [*found, ("your data", first)]
+    if config.data.dataset == "clinic":  # simulated: a first try
+        first = "copy configs/first_run.yaml, name your file in it, and: medray train first_run.yaml"
+        found.append(("your data", first))
+    return found
 
 
 def _opened(report: StoragePath) -> str:

@@ -69,7 +69,10 @@ def _run(arguments: argparse.Namespace, config: Config, stop: StopSwitch) -> int
         before_import(address)
         result = _train(config, address, console, stop)
     else:
-        console.phase("done", f"{config.run.name} was finished before; --overwrite starts anew")
+        console.phase(
+            "done",
+            f"{config.run.name} was finished before, after {result.summary['steps']} steps; --overwrite starts anew",
+        )
         send_unsent(config, result, console.phase)
     show(console, config, result, ["medray", "train", arguments.config, *arguments.overrides])
     if arguments.json:
@@ -135,7 +138,9 @@ def _train(config: Config, address: str | None, console: Any, stop: StopSwitch) 
     # The driver takes it too; here a second start is refused before it starts a cluster of its own.
     with run_lock.held(folder_of(config), lambda text: console.phase("lock", text)):
         from medray.train import driver
+        from medray.train.prepare import check_model
 
+        check_model(config)
         if stop.reason:
             raise StoppedError("stopped before anything had begun. Run the same command again")
         try:

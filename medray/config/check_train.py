@@ -41,6 +41,13 @@ def _check_best(config: Config) -> None:
             value=best,
             mend="eval.every_steps: 100, or train.keep_best: null",
         )
+    if best == "loss" and method.dynamic:
+        raise InputError(
+            "alpha moves, so the loss of one evaluation weighs its parts unlike that of another",
+            key="train.keep_best",
+            value=best,
+            mend="train.keep_best: loss_label",
+        )
     terms = [*method.tasks, *(["cosine"] if method.variant == "cosine" else [])]
     there = ["loss", *(f"loss_{term}" for term in terms), *evaluation.numbers]
     if best not in there:
@@ -75,10 +82,18 @@ def _check_scheduler(scheduler: SchedulerConfig, max_steps: int | None) -> None:
     warmup = scheduler.warmup_steps if scheduler.warmup_steps is not None else scheduler.warmup_ratio
     decay = scheduler.decay_steps if scheduler.decay_steps is not None else scheduler.decay_ratio
     if scheduler.warmup_steps is None and scheduler.decay_steps is None and warmup + decay > 1:
-        raise wrong(f"warm-up ({warmup:g}) and decay have more than all steps", "decay_ratio", "less of one")
+        raise wrong(
+            f"warm-up ({warmup:g}) and decay have more than all steps",
+            "decay_ratio",
+            "fewer steps of warm-up or of decay",
+        )
     if max_steps is not None and _steps(warmup, max_steps) + _steps(decay, max_steps) > max_steps:
         name = "decay_steps" if scheduler.decay_steps is not None else "decay_ratio"
-        raise wrong(f"warm-up and decay have more than all {max_steps} steps", name, "less of one")
+        raise wrong(
+            f"warm-up and decay have more than all {max_steps} steps",
+            name,
+            "fewer steps of warm-up or of decay",
+        )
 
 
 def _steps(value: float, total: int) -> float:

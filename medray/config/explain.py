@@ -193,7 +193,7 @@ def _what_fits(names: Sequence[str], key: str, sign: str) -> str:
     """The limits of the key at `names`, and its default."""
     field = _field_at(names)
     if field is None:
-        return "leave it out"
+        return "another value"
     limits = [
         f"{words.removeprefix('must be ')} {getattr(one, name):g}"
         for one in field.metadata
@@ -208,7 +208,7 @@ def _what_fits(names: Sequence[str], key: str, sign: str) -> str:
     else:
         shown = default if isinstance(default, str) else json.dumps(default)
         by_default = [f"{key.partition('[')[0]}{sign}{shown}, its default"]
-    return ", or ".join([" and ".join(limits)] * bool(limits) + by_default) or "leave it out"
+    return ", or ".join([" and ".join(limits)] * bool(limits) + by_default) or "another value"
 
 
 def _near_word(value: object, expected: str) -> str | None:

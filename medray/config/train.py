@@ -96,7 +96,11 @@ class TrainConfig(Section):
 
     epochs: float = key(1.0, "Passes over the data; a part of one is allowed.", gt=0, resumable=True)
     max_steps: int | None = key(None, "Optimizer steps; goes before epochs.", ge=1, resumable=True)
-    global_batch_size: int = key(8, "Rows of one optimizer step over all workers.", ge=1)
+    global_batch_size: int = key(
+        8,
+        "Rows of one optimizer step over all workers; with data.pack_tokens: sequences of packed rows.",
+        ge=1,
+    )
     global_batch_tokens: int | None = key(
         None, "Tokens of one optimizer step, in place of a number of rows.", ge=1
     )
@@ -184,8 +188,12 @@ class TrainConfig(Section):
         }
         if clash := sorted(owned & set(value)):
             raise ValueError(f"{clash[0]} is derived; set train.global_batch_size and its neighbours")
-        zero = value.get("zero_optimization")
-        given = {*value, *(f"zero_optimization.{name}" for name in (zero if isinstance(zero, dict) else ()))}
+        zero = value.get("zero_optimization", {})
+        if not isinstance(zero, dict):
+            raise ValueError(
+                "zero_optimization takes keys", "train.deepspeed: {zero_optimization: {overlap_comm: true}}"
+            )
+        given = {*value, *(f"zero_optimization.{name}" for name in zero)}
         if clash := sorted(_OWN_KEYS.keys() & given):
             raise ValueError(f"{clash[0]} has a key of its own, which is checked; set {_OWN_KEYS[clash[0]]}")
         return value

@@ -134,7 +134,7 @@ def check_first_shard(config: Config, encoding: Encoding, watch: Watch) -> None:
             f"of {len(next(iter(found.values())))} rows none has a text for one of these keys in its rationale",
             key="method.rationale.keys",
             value=keys,
-            mend="name keys of data.columns.rationale, which holds {key: text}; or method.variant: null",
+            mend="method.rationale.keys: [the keys of your data.columns.rationale]; or method.variant: null",
         )
     for task, loss_tokens in found.items():
         rows = loss_tokens[loss_tokens > 0]

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterable, Iterator
 from typing import Any
+
+from pydantic import ValidationError
 
 from medray.config.train import TrainConfig
 from medray.errors import InputError
@@ -20,15 +23,13 @@ def check_deepspeed_keys(train: TrainConfig, precision: str) -> None:
         return
     choose_accelerator()
     from deepspeed.runtime.config import DeepSpeedConfig, DeepSpeedConfigError
-    from pydantic import ValidationError
+    from deepspeed.runtime.config_utils import DeepSpeedConfigModel
 
     noted = _Noted(deepspeed_config(train, micro_batch_size=1, world_size=1, precision=precision))
     try:
         DeepSpeedConfig(noted)
     except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        name = ".".join(str(part) for part in first["loc"])
-        raise _refusal(f"{error.title}: {name}: {first['msg'].lower()}") from None
+        raise _of_section(error, train.deepspeed, DeepSpeedConfigModel) from None
     except (DeepSpeedConfigError, AssertionError, AttributeError, KeyError, TypeError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0][:200]
         raise _refusal(f"{type(error).__name__}: {reason}") from None
@@ -42,11 +43,35 @@ def check_deepspeed_keys(train: TrainConfig, precision: str) -> None:
             )
 
 
+def _of_section(error: ValidationError, overrides: dict[str, Any], sections: Any) -> InputError:
+    """sections: the class of all of them; which one it was, the error says by name."""
+    first = error.errors(include_input=False, include_url=False)[0]
+    *above, name = (str(part) for part in first["loc"])
+    fields: Iterable[str] = next(
+        (one.model_fields for one in sections.__subclasses__() if one.__name__ == error.title), {}
+    )
+    near = [] if above else difflib.get_close_matches(name, fields, n=1)
+    return InputError(
+        f"DeepSpeed does not take it ({first['msg'][0].lower()}{first['msg'][1:]})",
+        key=next((path for path in _paths(overrides, "train.deepspeed") if path.endswith(f".{name}")), name),
+        mend=f"did you mean {near[0]}?"
+        if near and near[0] != name
+        else "as DeepSpeed's documentation has it",
+    )
+
+
+def _paths(tree: dict[str, Any], prefix: str) -> Iterator[str]:
+    for name, value in tree.items():
+        yield f"{prefix}.{name}"
+        if isinstance(value, dict):
+            yield from _paths(value, f"{prefix}.{name}")
+
+
 def _refusal(reason: str) -> InputError:
     return InputError(
         f"DeepSpeed does not take it ({reason})",
         key="train.deepspeed",
-        mend="names and values of DeepSpeed's own configuration",
+        mend="as DeepSpeed's documentation has it",
     )
 
 

@@ -29,7 +29,6 @@ from medray.storage import StoragePath
 from medray.tracking import ledger as ledgers
 from medray.train import data_phase, run_lock
 from medray.train.claim import claim
-from medray.train.deepspeed_keys import check_deepspeed_keys
 from medray.train.ending import PREEMPTED, STOPPED
 from medray.train.export_evaluation import evaluate_export
 from medray.train.failure import FailureNews, first_failure, lost_controller
@@ -38,7 +37,6 @@ from medray.train.prepare import (
     Resources,
     check_layouts,
     check_memory,
-    check_names,
     check_optimizer,
     precision,
     resources,
@@ -137,8 +135,6 @@ class _Driver:
         model = model_config(self.config.model, self.config.data.vocab_size)
         check_model_config(self.config, model)
         check_architecture(self.config, seq2seq=architecture(model) == "seq2seq")
-        check_names(self.config, model)
-        check_deepspeed_keys(self.config.train, chosen)
         for note in notes(self.config):
             self.phase("note", note)
         memory = check_memory(self.config, model, folder, have, granted, chosen)

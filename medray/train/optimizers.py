@@ -60,12 +60,19 @@ def parameter_groups(model: nn.Module, options: OptimizerConfig) -> list[dict[st
                 "no trained parameter has such a name, or groups before it have them all",
                 key=f"train.optimizer.groups[{place}].match",
                 value=group.match,
-                mend="part of a parameter's name, as lora_B or embed_tokens",
+                mend=f"one of {', '.join(_parts_of_names(model))}, or more of a name",
             )
     return [
         _group(options, place, undecayed, parameters)
         for (place, undecayed), parameters in sorted(taken.items(), key=lambda item: item[0])
     ]
+
+
+def _parts_of_names(model: nn.Module) -> list[str]:
+    """What the names of trained parameters are made of, numbers and wrappers left out."""
+    names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    wrappers = {"base_model", "model", "default"}
+    return sorted({part for name in names for part in name.split(".") if not part.isdigit()} - wrappers)
 
 
 def _group(

@@ -71,7 +71,7 @@ def make_model(folder: Path, *, model_type: str = "llama", weights: str = "model
     [
         (SOUND, ["train.epoch=3"], "command line: train.epoch = 3", "no such key", "did you mean train.epochs?"),
         (SOUND + "peft: {r: 4}", [], "{file}: peft.r = 4", "no such key", "did you mean peft.rank?"),
-        (SOUND + "cluster: {workers: two}", [], "{file}: cluster.workers = 'two'", "expected a whole number", "leave the key"),
+        (SOUND + "cluster: {workers: two}", [], "{file}: cluster.workers = 'two'", "expected a whole number", "cluster.workers: 1, its default"),
         (SOUND + "peft: {type: lora2}", [], "{file}: peft.type = 'lora2'", "'none', 'lora', 'adalora'", "did you mean lora?"),
         ("", [], "{file}: data.train", "no training data is named", "data.train: my.jsonl"),
         (ROWS, ["data.train=no.jsonl"], "command line: data.train = '{folder}/no.jsonl'", "no such file", "data.root"),

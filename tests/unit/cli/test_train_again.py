@@ -87,7 +87,7 @@ def in_use(folder: Path) -> Iterator[None]:
 def test_a_run_that_is_done_needs_no_lock(file: Path, done: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with in_use(done):
         assert main(["train", str(file)]) == 0
-    assert "mine was finished before; --overwrite starts anew" in capsys.readouterr().err
+    assert "mine was finished before, after 3 steps; --overwrite starts anew" in capsys.readouterr().err
 
 
 def test_overwrite_moves_the_old_run_says_where_and_begins_anew(

@@ -105,6 +105,11 @@ EVALUATED = {"every_steps": 5, "metrics": ["accuracy"]}
         ("rougeL", {"eval": EVALUATED}, "eval.metrics adds others"),
         ("accuracy", {"eval": {**EVALUATED, "generation": {"rows": 0}}}, "one of loss, loss_label;"),
         ("loss_rationale", {"eval": EVALUATED}, "loss_label"),
+        (
+            "loss",
+            {"eval": EVALUATED, "method": {"name": "distill", "variant": "dynamic_alpha"}},
+            "alpha moves",
+        ),
     ],
 )
 def test_a_best_checkpoint_needs_a_number_of_evaluations(

@@ -33,9 +33,17 @@ def test_keys_of_deepspeed(overrides: dict[str, Any]) -> None:
     ("overrides", "said"),
     [
         ({"zero_optimisation": {}}, "reads no such key\n  mend: train.deepspeed.zero_optimization"),
-        ({"zero_optimization": {"overlap_comms": True}}, "overlap_comms: extra inputs are not permitted"),
-        ({"zero_optimization": {"overlap_comm": "now"}}, "overlap_comm: input should be a valid boolean"),
-        ({"zero_optimization": 3}, "must be a mapping"),
+        (
+            {"zero_optimization": {"overlap_comms": True}},
+            "train.deepspeed.zero_optimization.overlap_comms: DeepSpeed does not take it (extra inputs are not permitted)"
+            "\n  mend: did you mean overlap_comm?",
+        ),
+        (
+            {"zero_optimization": {"overlap_comm": "now"}},
+            "train.deepspeed.zero_optimization.overlap_comm: DeepSpeed does not take it (input should be a valid boolean",
+        ),
+        ({"tensorboard": {"enabld": 1}}, "train.deepspeed.tensorboard.enabld: "),
+        ({"compile": 3}, "must be a mapping"),
         ({"sparse_attention": {"mode": "fixed"}}, "has been removed"),
     ],
 )
@@ -50,3 +58,9 @@ def test_what_deepspeed_does_not_take_is_refused(overrides: dict[str, Any], said
 def test_what_medray_decides_is_not_overridden(name: str) -> None:
     with pytest.raises(ValueError, match=name):
         TrainConfig(deepspeed={name: 1})
+
+
+@pytest.mark.parametrize("value", [True, False, None, 3])
+def test_the_section_of_zero_is_not_replaced_by_a_value(value: object) -> None:
+    with pytest.raises(ValueError, match="zero_optimization takes keys"):
+        TrainConfig(deepspeed={"zero_optimization": value})

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from medray.cli.main import main
 from medray.config import Config
 from medray.errors import InputError
 from medray.models.presets import PRESETS
@@ -45,5 +47,36 @@ def test_names_that_it_has_not_are_refused_before_anything_starts() -> None:
     with pytest.raises(InputError, match="v_projj"):
         check("llama-tiny", LORA | {"targets": ["q_proj", "v_projj"]})
     # It is in the model, and frozen.
-    with pytest.raises(InputError, match=r"groups\[0\]"):
+    with pytest.raises(InputError, match=r"groups\[0\]") as caught:
         check("llama-tiny", LORA, [{"match": "embed_tokens", "lr_scale": 0.1}])
+    assert "one of layers, lora_A, lora_B, q_proj, self_attn, v_proj, weight, or" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("peft={type: lora, targets: [v_projj]}", "peft.targets = 'v_projj'"),
+        (
+            "train.optimizer={groups: [{match: nowhere, lr: 1.0}]}",
+            "train.optimizer.groups[0].match = 'nowhere'",
+        ),
+        ("train.deepspeed={wall_clock: true}", "train.deepspeed.wall_clock"),
+        ("train.deepspeed={zero_optimization: {overlap: 1}}", "train.deepspeed.zero_optimization.overlap"),
+        ("method={name: distill, variant: cosine}", "method.variant"),
+    ],
+)
+def test_what_a_model_tells_is_refused_before_a_cluster_starts(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    override: str,
+    said: str,
+) -> None:
+    def connect(address: str | None) -> None:
+        raise AssertionError("a cluster was started")
+
+    monkeypatch.setattr("medray.cli.cluster.connect", connect)
+    file = tmp_path / "run.yaml"
+    file.write_text("data: {dataset: clinic}\nmodel: {preset: llama-tiny, init: random}\n")
+    assert main(["train", str(file), override]) == 2
+    assert f"medray: command line: {said}" in capsys.readouterr().err
