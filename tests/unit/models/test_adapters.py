@@ -222,7 +222,7 @@ def test_a_prompt_begins_with_words() -> None:
             )
             words = model.get_base_model().get_input_embeddings().weight
             assert torch.equal(model.prompt_encoder["default"].embedding.weight, words[[7, 8, 9, 7]])
-    empty = PeftConfig(type="prompt", init_text="")
+    empty = PeftConfig(type="prompt", init_text=" ")
     with pytest.raises(InputError, match="has no tokens"):
         add_adapter(base("causal"), empty, seq2seq=False, seed=1, tokenizer=Tokenizer())
     drawn: Any = add_adapter(base("causal"), PeftConfig(type="prompt"), seq2seq=False, seed=1)
