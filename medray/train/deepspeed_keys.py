@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from pydantic import ValidationError
@@ -21,9 +23,10 @@ def check_deepspeed_keys(train: TrainConfig, precision: str) -> None:
     """
     if not train.deepspeed:  # importing DeepSpeed takes seconds
         return
-    choose_accelerator()
-    from deepspeed.runtime.config import DeepSpeedConfig, DeepSpeedConfigError
-    from deepspeed.runtime.config_utils import DeepSpeedConfigModel
+    with _own_environment():
+        choose_accelerator()
+        from deepspeed.runtime.config import DeepSpeedConfig, DeepSpeedConfigError
+        from deepspeed.runtime.config_utils import DeepSpeedConfigModel
 
     noted = _Noted(deepspeed_config(train, micro_batch_size=1, world_size=1, precision=precision))
     try:
@@ -41,6 +44,17 @@ def check_deepspeed_keys(train: TrainConfig, precision: str) -> None:
                 key=f"train.deepspeed.{name}",
                 mend=f"train.deepspeed.{near[0]}" if near else "leave it out",
             )
+
+
+@contextmanager
+def _own_environment() -> Iterator[None]:
+    """A cluster that is started here takes the environment over, and its workers may have other devices than the driver."""
+    before = dict(os.environ)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def _of_section(error: ValidationError, overrides: dict[str, Any], sections: Any) -> InputError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import pytest
@@ -27,6 +28,14 @@ from medray.train.deepspeed_keys import check_deepspeed_keys
 def test_keys_of_deepspeed(overrides: dict[str, Any]) -> None:
     for stage in (0, 3):
         check_deepspeed_keys(TrainConfig(zero_stage=stage, deepspeed=overrides), "bf16")
+
+
+def test_workers_choose_their_accelerator_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cluster that is started afterwards has this environment: workers without a GPU beside one would look for it."""
+    monkeypatch.delenv("DS_ACCELERATOR", raising=False)
+    before = dict(os.environ)
+    check_deepspeed_keys(TrainConfig(deepspeed={"wall_clock_breakdown": True}), "fp32")
+    assert dict(os.environ) == before
 
 
 @pytest.mark.parametrize(
