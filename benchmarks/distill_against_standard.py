@@ -5,9 +5,10 @@
 CORPORA holds the folders svamp_palm, pubmedqa and medistill_d2n. SmolLM2-135M-Instruct with LoRA, three seeds a side; a
 step is a global batch of at most 1,024 tokens on both sides, so `distill`, which reads each input twice, sees fewer rows.
 Rows are not cut, so its steps hold fewer tokens, and it gets more of them: STEPS makes the means over the seeds agree to 3 %,
-and the tokens that were trained on are printed. Each side has the same learning rate, and the labels of the same validation rows are judged:
-exact answers of svamp (a tenth of its train split) and PubMedQA (the last 100 of its 500 rows), ROUGE of the note for 50
-dialogues. Printed as a table of mean and sample standard deviation; a cell that is there already is not run again (--folder).
+and the tokens that were trained on are printed. Each side has the same learning rate, and the labels of the same validation
+rows are judged: exact answers of svamp (a tenth of its train split) and PubMedQA (the last 100 of its 500 rows), ROUGE of the
+note for 50 dialogues. Printed as a table of mean and sample standard deviation; a cell that is there already is not run again
+(--folder).
 """
 
 from __future__ import annotations

@@ -138,7 +138,7 @@ def _train(config: Config, address: str | None, console: Any, stop: StopSwitch) 
     # The driver takes it too; here a second start is refused before it starts a cluster of its own.
     with run_lock.held(folder_of(config), lambda text: console.phase("lock", text)):
         from medray.train import driver
-        from medray.train.prepare import check_model
+        from medray.train.model_checks import check_model
 
         check_model(config)
         if stop.reason:

@@ -48,12 +48,12 @@ def add_adapter(
     import peft as library
 
     refuse_untrained_tokens(model, peft.type)
-    linear = _linear_layers(model)
-    _refuse_unknown_targets(model, peft, linear)
     torch.manual_seed(seed)  # the adapter's first weights are the same on every rank
     task = library.TaskType.SEQ_2_SEQ_LM if seq2seq else library.TaskType.CAUSAL_LM
     if start is not None:
         return _continued(model, start, task)
+    linear = _linear_layers(model)  # before peft wraps them
+    _refuse_unknown_targets(model, peft, linear)
     try:
         settings = _settings(model, peft, task, total_steps)
         adapted: Any = library.get_peft_model(model, settings)

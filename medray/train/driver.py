@@ -21,10 +21,9 @@ from ray.train.torch import TorchTrainer
 
 from medray import storage
 from medray.config import Config
-from medray.config.check import check_model_config
-from medray.config.check_method import check_architecture, notes
+from medray.config.check_method import notes
 from medray.errors import InputError, RunFailedError, StoppedError
-from medray.models.load import architecture, model_config, model_folder
+from medray.models.load import architecture, model_folder
 from medray.storage import StoragePath
 from medray.tracking import ledger as ledgers
 from medray.train import data_phase, run_lock
@@ -32,6 +31,7 @@ from medray.train.claim import claim
 from medray.train.ending import PREEMPTED, STOPPED
 from medray.train.export_evaluation import evaluate_export
 from medray.train.failure import FailureNews, first_failure, lost_controller
+from medray.train.model_checks import checked_model
 from medray.train.outcome import TextSample, write_failure, write_outcome
 from medray.train.prepare import (
     Resources,
@@ -132,9 +132,7 @@ class _Driver:
         folder = model_folder(self.config.model)
         chosen = precision(self.config, granted.device)
         check_optimizer(self.config, granted.device)
-        model = model_config(self.config.model, self.config.data.vocab_size)
-        check_model_config(self.config, model)
-        check_architecture(self.config, seq2seq=architecture(model) == "seq2seq")
+        model = checked_model(self.config)
         for note in notes(self.config):
             self.phase("note", note)
         memory = check_memory(self.config, model, folder, have, granted, chosen)

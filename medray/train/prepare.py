@@ -8,25 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import ray
-import torch
 
 from medray.config import Config
-from medray.config.check import check_model_config
-from medray.config.check_method import check_architecture
 from medray.config.check_train import paged_without_gpu
-from medray.config.peft import LOW_RANK_TYPES
 from medray.errors import InputError
-from medray.models.adapters import add_adapter
-from medray.models.load import architecture, model_config, skeleton
 from medray.plan import adapters, parameters
 from medray.plan.headers import ParameterCount, from_safetensors
 from medray.plan.memory import zero_bytes
 from medray.plan.resources import NodeSupply, Request, Supply, memory_shortage, resolve, shortage
-from medray.train.deepspeed_keys import check_deepspeed_keys
-from medray.train.optimizers import parameter_groups
 from medray.train.step import layout
-
-SOME_STEPS = 1_000_000  # of a schedule that does not matter where only names do
 
 
 @dataclass(frozen=True)
@@ -80,34 +70,6 @@ def check_optimizer(config: Config, device: str) -> None:
     name = config.train.optimizer.name
     if name.startswith("paged") and device != "cuda":
         raise paged_without_gpu(name)
-
-
-def check_model(config: Config) -> None:
-    """What a model's config and DeepSpeed tell without a cluster. Raises InputError before one is started or joined."""
-    model = model_config(config.model, config.data.vocab_size)
-    check_model_config(config, model)
-    check_architecture(config, seq2seq=architecture(model) == "seq2seq")
-    check_names(config, model)
-    check_deepspeed_keys(config.train, precision(config, "cpu"))
-
-
-def check_names(config: Config, model: dict[str, Any]) -> None:
-    """Raises InputError where the adapter or a group of the optimizer asks for modules that the model has not.
-
-    model: the dict of `config.json`. Only where the config names some: building the skeleton takes seconds.
-    """
-    peft, groups = config.peft, config.train.optimizer.groups
-    named = (
-        bool(groups) or peft.type == "ia3" or (peft.type in LOW_RANK_TYPES and peft.targets != "all-linear")
-    )
-    if not named or config.model.adapter is not None:  # that one brings its own modules
-        return
-    plain = peft.model_copy(update={"init_text": None})  # its words have no weights here
-    with torch.device("meta"):
-        adapted = add_adapter(
-            skeleton(model), plain, seq2seq=architecture(model) == "seq2seq", seed=0, total_steps=SOME_STEPS
-        )
-    parameter_groups(adapted, config.train.optimizer)
 
 
 def check_layouts(config: Config) -> None:
