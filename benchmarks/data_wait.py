@@ -66,7 +66,7 @@ def write_model(folder: Path) -> None:
 def after_first_window(config: Any, steps: int) -> int:
     """Number of steps before the first one that needs another shard than those of the first window; 0: there is none."""
     from medray.data.layout import ready
-    from medray.models.load import architecture, model_config, model_folder
+    from medray.models.architecture import architecture, model_config, model_folder
 
     folder = model_folder(config.model)
     sets = ready(config, architecture(model_config(config.model, config.data.vocab_size)), folder)

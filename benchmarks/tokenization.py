@@ -109,7 +109,7 @@ def prepare(file: str, storage: str) -> dict[str, float]:
     from medray.data.pipeline import Pipeline
     from medray.data.shard_job import pickled_tokenizer
     from medray.methods.loss import Method
-    from medray.models.load import model_folder
+    from medray.models.architecture import model_folder
     from medray.train.step import BatchLayout, BatchReader
 
     config = Config.model_validate(

@@ -106,7 +106,7 @@ def _token_sets(config: Config) -> dict[str, TokenSet]:
     before_import(address)
 
     from medray.data.layout import ready
-    from medray.models.load import architecture, model_config, model_folder
+    from medray.models.architecture import architecture, model_config, model_folder
 
     folder = model_folder(config.model)
     kind = architecture(model_config(config.model, config.data.vocab_size))

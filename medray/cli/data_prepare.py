@@ -32,7 +32,7 @@ def run(arguments: argparse.Namespace) -> int:
     before_import(address)
 
     from medray.data.layout import ready
-    from medray.models.load import architecture, model_config, model_folder
+    from medray.models.architecture import architecture, model_config, model_folder
     from medray.train import data_phase
 
     began = time.perf_counter()

@@ -23,7 +23,7 @@ from medray import storage
 from medray.config import Config
 from medray.config.check_method import notes
 from medray.errors import InputError, RunFailedError, StoppedError
-from medray.models.load import architecture, model_folder
+from medray.models.architecture import architecture, model_folder
 from medray.storage import StoragePath
 from medray.tracking import ledger as ledgers
 from medray.train import data_phase, run_lock

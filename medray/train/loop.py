@@ -23,8 +23,9 @@ from medray.errors import InputError
 from medray.evaluate.validation import Validation
 from medray.methods.loss import Method
 from medray.models.adapters import add_adapter
+from medray.models.architecture import architecture
 from medray.models.export import export
-from medray.models.load import architecture, load_model
+from medray.models.load import load_model
 from medray.models.packing_probe import keeps_boundaries
 from medray.models.quantized import elements
 from medray.train import checkpoint, live_evaluation

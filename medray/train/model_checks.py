@@ -11,7 +11,8 @@ from medray.config.check import check_model_config
 from medray.config.check_method import check_architecture
 from medray.config.peft import LOW_RANK_TYPES
 from medray.models.adapters import add_adapter
-from medray.models.load import architecture, model_config, skeleton
+from medray.models.architecture import architecture, model_config
+from medray.models.load import skeleton
 from medray.train.deepspeed_keys import check_deepspeed_keys
 from medray.train.optimizers import parameter_groups
 from medray.train.prepare import precision

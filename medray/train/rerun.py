@@ -82,7 +82,7 @@ def _tokens(config: Config) -> str | None:
     None where a file is gone: a run that is done needs it no more.
     """
     from medray.data.layout import Layout
-    from medray.models.load import architecture, model_config, model_folder
+    from medray.models.architecture import architecture, model_config, model_folder
 
     try:
         model = model_config(config.model, config.data.vocab_size)

@@ -24,8 +24,8 @@ from medray.config.peft import PeftConfig
 from medray.data.layout import encode_spec
 from medray.data.tokenizer import load_tokenizer
 from medray.models.adapters import add_adapter
+from medray.models.architecture import model_config
 from medray.models.export import load_export
-from medray.models.load import model_config
 from medray.models.quantized import elements
 from medray.plan import adapters, parameters
 from medray.plan.memory import MemoryPlan, gigabytes, zero_bytes
