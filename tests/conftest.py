@@ -20,16 +20,45 @@ from typing import Any
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
+# The dearest files, dearest first: begun last, one of them would keep one process busy while the others have ended.
+DEAR = (
+    "tests/unit/train/test_adapters.py",
+    "tests/unit/cli/test_train_again.py",
+    "tests/unit/train/test_variants_loop.py",
+    "tests/unit/cli/test_export.py",
+    "tests/unit/tracking/test_mlflow_server.py",
+    "tests/unit/models/test_merge.py",
+    "tests/unit/test_recipes.py",
+    "tests/unit/plan/test_adapters.py",
+)
+# They share two ranks that train (tests/support/torchrun.py).
+RANKS = ("tests/unit/train/test_checkpoint.py", "tests/unit/train/test_exactness.py")
 
-class _Groups(LoadScopeScheduling):
-    """What one process runs where several do: all tests that start Ray clusters, and else those of a file."""
 
+def scope(file: str) -> str:
+    """What one process runs where several do: all tests that start Ray clusters, those of ranks, or those of a file."""
+    if file.startswith(("tests/ray/", "tests/system/")):
+        return "ray"
+    return "ranks" if file in RANKS else file
+
+
+def _file(nodeid: str) -> str:
+    return nodeid.partition("::")[0]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    first = ("ray", "ranks", *DEAR)
+    place = {name: number for number, name in enumerate(first)}
+    items.sort(key=lambda item: place.get(scope(_file(item.nodeid)), len(first)))
+
+
+class _Scopes(LoadScopeScheduling):
     def _split_scope(self, nodeid: str) -> str:
-        return "ray" if nodeid.startswith(("tests/ray/", "tests/system/")) else nodeid.partition("::")[0]
+        return scope(_file(nodeid))
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
-    return _Groups(config, log)
+    return _Scopes(config, log)
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from clusters import Cluster, head
@@ -41,11 +42,19 @@ def connected(cluster: Cluster) -> Iterator[Cluster]:
 
 
 @pytest.fixture(scope="package")
-def calm(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], list[float]]:
-    """Hashes and losses of the tests' run that nothing happens to."""
-    from runs import CALM_STEPS, final
+def calm_run(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the run that nothing happens to, which others are compared with."""
+    from runs import CALM_STEPS
 
     folder = tmp_path_factory.mktemp("calm")
     done = run(cluster, write_config(folder, "calm", CALM_STEPS))
     assert done.returncode == 0, done.stderr
-    return final(folder / "runs" / "calm")
+    return folder / "runs" / "calm"
+
+
+@pytest.fixture(scope="package")
+def calm(calm_run: Path) -> tuple[list[str], list[float]]:
+    """Its hashes and losses."""
+    from runs import final
+
+    return final(calm_run)

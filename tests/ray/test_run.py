@@ -209,8 +209,6 @@ def test_shards_are_reused_and_a_killed_tokenization_goes_on(connected: Any, tmp
         ({"cluster": {"workers": 40}}, "40 workers of 0.5 CPUs? need 21 CPUs.* this cluster has 4"),
         ({"data": {"max_label_tokens": 1}}, "none has a token of the task 'label' that carries loss"),
         ({"data": {"columns": {"input": "text"}}}, "has no such column"),
-        ({"data": {"columns": {"rationale": "why"}}}, "no such column"),
-        ({"train": {"micro_batch_size": 16}}, "global_batch_size"),
     ],
 )
 def test_wrong_input_is_refused_before_any_worker(

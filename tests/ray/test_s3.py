@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import signal
+import sqlite3
 from pathlib import Path
 from typing import Any
 
+import psutil
+import pytest
 import torch
 import yaml
-from commands import run, steps_of, until, write_config
-from runs import start
+from commands import WORKER, run, steps_of, until, write_config
+from runs import CALM_STEPS, start
 from s3_server import S3Server
 from safetensors.torch import load_file
 
@@ -19,13 +23,13 @@ from medray import storage
 from medray.storage import StoragePath
 from medray.train import checkpoint
 
-STEPS = 120
+OUTAGE_STEPS = 120  # a run that is long enough to lose its storage and get it back
 
 
-def hashes(folder: StoragePath) -> list[str]:
+def hashes(folder: StoragePath, steps: int) -> list[str]:
     found = checkpoint.newest(folder / "checkpoints")
     assert found is not None
-    assert found.progress.step == STEPS
+    assert found.progress.step == steps
     return [found.files[name]["sha256"] for name in sorted(found.files)]
 
 
@@ -39,20 +43,69 @@ def shown(config: Path) -> int:
     return max(map(int, re.findall(r"step +(\d+)/", config.with_suffix(".log").read_text())), default=0)
 
 
-def test_a_run_in_a_bucket(cluster: Any, s3: S3Server, tmp_path: Path) -> None:
-    done = run(cluster, write_config(tmp_path, "calm", STEPS))
-    assert done.returncode == 0, done.stderr
-    calm = tmp_path / "runs" / "calm"
-
-    config = write_config(tmp_path, "bucketed", STEPS)
+def bucketed(folder: Path, name: str, steps: int) -> tuple[Path, StoragePath]:
+    """(config of a run in the bucket, its folder there)"""
+    config = write_config(folder, name, steps)
     tree = yaml.safe_load(config.read_text())
     tree["run"]["storage"] = "s3://bucket/runs"
-    tree["tracking"] = {"uri": f"sqlite:///{tmp_path}/mlflow.db"}
+    tree["tracking"] = {"uri": f"sqlite:///{folder}/mlflow.db"}
     config.write_text(yaml.safe_dump(tree))
-    folder = storage.at("s3://bucket/runs/bucketed")
+    return config, storage.at(f"s3://bucket/runs/{name}")
 
+
+def assert_same(folder: StoragePath, calm: Path, steps: int) -> None:
+    """The bits of the calm run: state, losses, exported weights; each step once."""
+    assert hashes(folder, steps) == hashes(calm, steps)
+    assert [one["loss"] for one in steps_of(folder)] == [one["loss"] for one in steps_of(calm)]
+    assert [one["step"] for one in steps_of(folder)] == list(range(1, steps + 1))
+    ours, theirs = (
+        load_file(storage.local(place / "export") / "adapter_model.safetensors") for place in (folder, calm)
+    )
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(values, theirs[name]) for name, values in ours.items())
+
+
+def test_killed_in_the_middle_and_started_again_nothing_happened(
+    cluster: Any, s3: S3Server, calm_run: Path, tmp_path: Path
+) -> None:
+    config, folder = bucketed(tmp_path, "killed", CALM_STEPS)
     driver = start(cluster, config)
-    until(lambda: saved(folder) >= 10, "a checkpoint")
+    try:
+        until(lambda: saved(folder) >= 10, "a checkpoint", driver=driver)
+    finally:
+        workers = cluster.processes(WORKER)
+        for process in [psutil.Process(driver.pid), *workers]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.send_signal(signal.SIGKILL)
+        driver.wait()
+    assert workers
+    assert not (folder / "summary.json").exists()
+
+    again = run(cluster, config, "--json")
+    assert again.returncode == 0, again.stderr
+    assert "resumed after step" in again.stderr
+    summary, wanted = json.loads(again.stdout), json.loads((calm_run / "summary.json").read_text())
+    assert summary["restarts"] == 1
+    for key in ("order_sha256", "samples", "tokens", "loss_tokens", "train_loss_first", "train_loss_last"):
+        assert summary[key] == wanted[key], key
+    assert summary["eval"]["after"] == wanted["eval"]["after"]
+    assert_same(folder, calm_run, CALM_STEPS)
+    assert {"config.yaml", "steps.jsonl", "summary.json", "report.html"} <= set(storage.sizes(folder))
+    with sqlite3.connect(tmp_path / "mlflow.db") as database:
+        runs = database.execute(
+            "select r.name, r.status, count(*), count(distinct m.step) from runs r join metrics m "
+            "on r.run_uuid = m.run_uuid where m.key = 'train/loss' group by r.run_uuid"
+        ).fetchall()
+    assert runs == [("killed", "FINISHED", CALM_STEPS, CALM_STEPS)]
+
+
+@pytest.mark.long
+def test_a_bucket_that_is_away_for_a_while(cluster: Any, s3: S3Server, tmp_path: Path) -> None:
+    done = run(cluster, write_config(tmp_path, "calm", OUTAGE_STEPS))
+    assert done.returncode == 0, done.stderr
+    config, folder = bucketed(tmp_path, "away", OUTAGE_STEPS)
+    driver = start(cluster, config)
+    until(lambda: saved(folder) >= 10, "a checkpoint", driver=driver)
     with s3.away():  # training goes on, and its checkpoints are tried again
         last = shown(config)
         until(lambda: "is tried again" in config.with_suffix(".log").read_text(), "a failed upload")
@@ -63,16 +116,7 @@ def test_a_run_in_a_bucket(cluster: Any, s3: S3Server, tmp_path: Path) -> None:
 
     done = run(cluster, config, "--json")
     assert done.returncode == 0, done.stderr
-    assert hashes(folder) == hashes(calm)
-    assert [one["loss"] for one in steps_of(folder)] == [one["loss"] for one in steps_of(calm)]
-    assert [one["step"] for one in steps_of(folder)] == list(range(1, STEPS + 1))
-    assert {"config.yaml", "steps.jsonl", "summary.json", "report.html"} <= set(storage.sizes(folder))
-
-    ours, theirs = (
-        load_file(storage.local(place / "export") / "adapter_model.safetensors") for place in (folder, calm)
-    )
-    assert ours.keys() == theirs.keys()
-    assert all(torch.equal(values, theirs[name]) for name, values in ours.items())
+    assert_same(folder, tmp_path / "runs" / "calm", OUTAGE_STEPS)
     again = run(cluster, config, "--json")
     assert again.returncode == 0, again.stderr
-    assert json.loads(again.stdout)["steps"] == STEPS
+    assert json.loads(again.stdout)["steps"] == OUTAGE_STEPS

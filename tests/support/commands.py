@@ -31,6 +31,15 @@ eval: {{metrics: []}}
 
 
 def write_config(folder: Path, name: str, steps: int) -> Path:
+    """A run of `steps` steps whose storage is `folder`/runs.
+
+    folder: of pytest's own. Tokens and the tokenizer are made once for all of them, in a folder beside it.
+    """
+    (folder / "runs").mkdir(exist_ok=True)
+    for made_once in ("tokens", "tokenizers"):
+        (shared := folder.parent / "made-once" / made_once).mkdir(parents=True, exist_ok=True)
+        if not (folder / "runs" / made_once).exists():
+            (folder / "runs" / made_once).symlink_to(shared)
     rows = tiny.rows(30)
     tiny.write_jsonl(folder / "train.jsonl", rows[:22])
     tiny.write_jsonl(folder / "validation.jsonl", rows[22:])

@@ -1,6 +1,7 @@
-"""Run by torch.distributed.run: worker loops of pickled plans, one after another in the same processes.
+"""Run by every rank of tests/support/torchrun.py: worker loops of pickled plans, one after another in one process.
 
-Arguments: a pickle of {name: WorkerPlan} that the test made, and the file for what rank 0 saw.
+With arguments, a pickle of {name: WorkerPlan} and the file for what rank 0 saw, it runs those and ends. Without, it
+reads such pairs from standard input, one JSON list per line, answers each with a line, and ends with its input.
 """
 
 from __future__ import annotations
@@ -21,7 +22,22 @@ from medray.train.worker_plan import WorkerPlan
 
 
 def main() -> None:
-    plans: dict[str, WorkerPlan] = pickle.loads(Path(sys.argv[1]).read_bytes())
+    if sys.argv[1:]:
+        run(*sys.argv[1:])
+    else:
+        answers = os.fdopen(os.dup(1), "w")
+        os.dup2(2, 1)  # what libraries print is no answer
+        for line in sys.stdin:
+            run(*json.loads(line))
+            print("done", file=answers, flush=True)
+    # Without the interpreter's end: on a busy machine a thread of gloo's outlives it, and aborts the process.
+    sys.stderr.flush()
+    os._exit(0)
+
+
+def run(work: str, result: str) -> None:
+    """Train every plan of the pickle `work`; rank 0 writes what it saw of each to `result`."""
+    plans: dict[str, WorkerPlan] = pickle.loads(Path(work).read_bytes())
     seen: dict[str, Any] = {}
     for name, plan in plans.items():
         loaded: list[bool] = []
@@ -49,12 +65,9 @@ def main() -> None:
                 "evaluations": recorder.evaluations,
             }
     if seen:
-        Path(sys.argv[2]).write_text(json.dumps(seen))
+        Path(result).write_text(json.dumps(seen))
     if distributed.is_initialized():
         distributed.barrier()
-    # Without the interpreter's end: on a busy machine a thread of gloo's outlives it, and aborts the process.
-    sys.stderr.flush()
-    os._exit(0)
 
 
 def _gather(value: int) -> list[int]:

@@ -34,7 +34,7 @@ from medray.errors import InputError
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 CPU_SECONDS = 2.0  # of one input; not of the clock, so that a busy machine fails no test
-CONFIG_INPUTS = 4000
+CONFIG_INPUTS = 1000
 FILE_INPUTS = 400  # of each format
 ROW_INPUTS = 1200
 

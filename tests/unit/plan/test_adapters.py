@@ -51,6 +51,7 @@ MODELS: dict[str, dict[str, Any]] = {
             "vocab_size": 100},
 }  # fmt: skip
 SEQ2SEQ = ("t5", "mt5")
+SOME = ("llama", "t5")  # one of each kind; the others run in `make test-all`
 EVERY_LINEAR = ["q", "k", "v", "o", "wi_0", "wi_1", "wo", "lm_head"]
 
 
@@ -81,12 +82,18 @@ def adalora(rank: int) -> PeftConfig:
     ("config", "peft", "trainable", "total"),
     [
         (FLAN_XXL, PeftConfig(type="prefix", virtual_tokens=20), 3_932_160, 11_139_264_512),
-        (FLAN_LARGE, PeftConfig(type="prefix", virtual_tokens=30), 1_474_560, 784_624_640),
+        pytest.param(
+            FLAN_LARGE,
+            PeftConfig(type="prefix", virtual_tokens=30),
+            1_474_560,
+            784_624_640,
+            marks=pytest.mark.long,
+        ),
         (FLAN_XL, adalora(4), 8_985_796, 2_858_743_413),
-        (FLAN_XL, adalora(8), 17_971_592, 2_867_729_209),
-        (FLAN_XL, adalora(12), 26_957_388, 2_876_715_005),
-        (FLAN_XL, adalora(16), 35_943_184, 2_885_700_801),
-        (FLAN_XXL, adalora(12), 53_524_044, 11_188_856_829),
+        pytest.param(FLAN_XL, adalora(8), 17_971_592, 2_867_729_209, marks=pytest.mark.long),
+        pytest.param(FLAN_XL, adalora(12), 26_957_388, 2_876_715_005, marks=pytest.mark.long),
+        pytest.param(FLAN_XL, adalora(16), 35_943_184, 2_885_700_801, marks=pytest.mark.long),
+        pytest.param(FLAN_XXL, adalora(12), 53_524_044, 11_188_856_829, marks=pytest.mark.long),
     ],
     ids=["prefix20-xxl", "prefix30-large", "ada4-xl", "ada8-xl", "ada12-xl", "ada16-xl", "ada12-xxl"],
 )
@@ -96,7 +103,9 @@ def test_published_sizes(config: dict[str, Any], peft: PeftConfig, trainable: in
     assert both(on_meta(config, peft)) == (trainable, total)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "name", [name if name in SOME else pytest.param(name, marks=pytest.mark.long) for name in MODELS]
+)
 def test_every_type_equals_peft(name: str) -> None:
     for values in (
         {"type": "lora", "rank": 3},

@@ -111,6 +111,7 @@ def test_a_server_that_dies_and_comes_back_gets_everything_once(server: MlflowSe
     assert_whole(server, ledger, tmp_path.name, 140)
 
 
+@pytest.mark.long
 def test_what_a_dead_server_missed_comes_with_the_next_start(
     server: MlflowServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -160,6 +161,7 @@ sys.stdin.readline()
 """
 
 
+@pytest.mark.long
 def test_a_server_that_hangs_while_the_ledger_is_killed_gets_everything_once(
     server: MlflowServer, tmp_path: Path
 ) -> None:
@@ -210,6 +212,7 @@ def test_a_hanging_server_does_not_hold_up_the_end(
     assert not (tmp_path / "run" / UNSENT_FILE).exists()
 
 
+@pytest.mark.long
 def test_more_than_the_queue_holds_is_sent_from_the_files(
     server: MlflowServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -226,6 +229,7 @@ def test_more_than_the_queue_holds_is_sent_from_the_files(
     assert_whole(server, ledger, tmp_path.name, 100)
 
 
+@pytest.mark.long
 def test_a_server_that_comes_back_empty_gets_the_run_again(server: MlflowServer, tmp_path: Path) -> None:
     ledger = Ledger(str(tmp_path / "run"), spec(server.uri, tmp_path.name))
     ledger.open(resumed_step=0)

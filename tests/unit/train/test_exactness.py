@@ -10,7 +10,7 @@ import oracle
 import pytest
 import tiny
 from recorder import Recorder
-from torchrun import run_loops
+from torchrun import extensions, run_loops
 
 from medray.data.tokenizer import load_tokenizer
 from medray.models.load import load_model
@@ -19,7 +19,7 @@ from medray.train.schedule import learning_rate
 from medray.train.worker_plan import WorkerPlan
 
 PRESETS = {"t5-tiny": "seq2seq", "llama-tiny": "causal"}
-STEPS = 20
+STEPS = 8
 
 
 def expected(plan: WorkerPlan) -> list[float]:
@@ -107,7 +107,7 @@ def test_zero_stages_equal_plain_torch_and_stage_3_holds_parts(tmp_path: Path) -
                 model=model,
                 train={"zero_stage": stage, "deepspeed": raw},
             )
-    seen = run_loops(tmp_path, plans, processes=2, TORCH_EXTENSIONS_DIR=str(tmp_path / "extensions"))
+    seen = run_loops(tmp_path, plans, processes=2)
     for preset in PRESETS:
         wanted = expected(plans[f"{preset}/0"])
         assert wanted[-1] < wanted[0] - 0.5, "the oracle did not learn: the comparison would be empty"
@@ -122,13 +122,12 @@ def test_zero_stages_equal_plain_torch_and_stage_3_holds_parts(tmp_path: Path) -
         held, total = seen[f"{preset}/3"]["held"], seen[f"{preset}/3"]["total"]
         assert held == [pytest.approx(total / 2, rel=0.01)] * 2
         assert seen[f"{preset}/0"]["held"] == [total, total]
-    built = list((tmp_path / "extensions").rglob("*")) if (tmp_path / "extensions").exists() else []
-    assert built == [], "a first start compiled a DeepSpeed extension"
+    assert list(extensions().rglob("*")) == [], "a first start compiled a DeepSpeed extension"
 
 
 @pytest.mark.parametrize(
     ("ranks", "accumulation"),
-    [(4, 1), pytest.param(2, 2, marks=pytest.mark.long), pytest.param(3, None, marks=pytest.mark.long)],
+    [(2, 2), pytest.param(4, 1, marks=pytest.mark.long), pytest.param(3, None, marks=pytest.mark.long)],
 )
 def test_ranks_and_accumulation_do_not_change_the_loss(
     ranks: int, accumulation: int | None, tmp_path: Path
