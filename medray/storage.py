@@ -14,10 +14,12 @@ from __future__ import annotations
 import atexit
 import contextlib
 import functools
+import json
 import os
 import re
 import secrets
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
@@ -29,8 +31,10 @@ from medray.errors import InputError
 CONNECT_SECONDS, REQUEST_SECONDS = 5, 15  # in which nothing comes; each request is tried three times
 PRIVATE = 0o700
 COPY_BYTES = 8 << 20
+JSON_BYTES, JSON_DEPTH = 4 << 20, 64  # of a settings file that may come from anywhere
 # S3 copies no larger object in one request, and pyarrow asks for no copy in parts: what is larger goes through this process.
 LARGEST_COPY = 5 << 30  # bytes
+COPY_AGAIN = "copy or download it again"
 
 
 class S3Path:
@@ -220,6 +224,48 @@ def write(path: StoragePath, content: Any, *, durable: bool = False) -> None:
 def _private(path: str, flags: int) -> int:
     """What a run writes holds patients' text."""
     return os.open(path, flags, 0o600)
+
+
+def read_json(path: StoragePath, *, limit_bytes: int = JSON_BYTES, mend: str = COPY_AGAIN) -> dict[str, Any]:
+    """Return the JSON object in a file that may come from anywhere. Raises as `read_bounded` and `parse_json`."""
+    found = parse_json(read_bounded(path, limit_bytes, mend=mend), path, mend=mend)
+    if not isinstance(found, dict):
+        raise InputError("is not a JSON object", file=path, mend=mend)
+    return found
+
+
+def read_bounded(path: StoragePath, limit_bytes: int, *, mend: str = COPY_AGAIN) -> bytes:
+    """Return the bytes of a file. Raises InputError where it is larger, or a pipe or device; OSError as `open` does."""
+    with path.open("rb") if isinstance(path, S3Path) else open(path, "rb", opener=_without_waiting) as stream:
+        if isinstance(path, Path) and not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+            raise InputError("is not a regular file", file=path, mend=mend)
+        data = stream.read(limit_bytes + 1)
+    if len(data) > limit_bytes:
+        raise InputError(f"is larger than {limit_bytes:,} bytes", file=path, mend=mend)
+    return data
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
+def parse_json(data: bytes | str, file: object, *, mend: str = COPY_AGAIN) -> Any:
+    """Return the value of a JSON text. Raises InputError that names `file` and tells nothing of the text."""
+    try:
+        found = json.loads(data)
+    except (ValueError, RecursionError):
+        raise InputError("is not readable JSON", file=file, mend=mend) from None
+    level = [found]
+    for _ in range(JSON_DEPTH):
+        inner = [
+            each.values() if isinstance(each, dict) else each
+            for each in level
+            if isinstance(each, dict | list)
+        ]
+        level = [value for values in inner for value in values if isinstance(value, dict | list)]
+    if level:
+        raise InputError(f"nests JSON deeper than {JSON_DEPTH} levels", file=file, mend=mend)
+    return found
 
 
 def append(path: StoragePath, text: str) -> None:

@@ -169,3 +169,45 @@ def test_a_line_that_was_cut_off_stays_a_line_of_its_own(tmp_path: Path) -> None
         storage.append(file, text)
     assert file.read_text() == 'one\n{"a\ntwo\nthree\n'
     assert file.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (b"[" * 100_000, "not readable JSON"),
+        (b'{"a": ' * 65 + b"1" + b"}" * 65, "deeper than 64"),
+        (b'{"a": ' * 20_000 + b"1" + b"}" * 20_000, "JSON"),
+        (b'{"a": "' + b"x" * (4 << 20) + b'"}', "larger than 4,194,304 bytes"),
+        (b"[1]", "not a JSON object"),
+        (b'{"a": ', "not readable JSON"),
+        (b"\xff\xfe\x00", "not readable JSON"),
+        (b'{"a": ' + b"9" * 5000 + b"}", "not readable JSON"),
+    ],
+    ids=["brackets", "levels", "recursion", "bytes", "list", "cut", "binary", "number"],
+)
+def test_json_from_anywhere_is_refused_with_the_name_of_its_file(
+    content: bytes, what: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "config.json"
+    file.write_bytes(content)
+    with pytest.raises(InputError, match=rf"config\.json: .*{what}"):
+        storage.read_json(file)
+
+
+def test_json_within_its_bounds_is_read(tmp_path: Path) -> None:
+    file = tmp_path / "config.json"
+    file.write_bytes(b'{"a": ' * 64 + b"Infinity" + b"}" * 64)
+    found: Any = storage.read_json(file)
+    for _ in range(64):
+        found = found["a"]
+    assert found == float("inf")
+    with pytest.raises(FileNotFoundError):
+        storage.read_json(tmp_path / "absent.json")
+
+
+def test_a_pipe_or_a_device_is_no_json_and_nothing_waits_for_it(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.json")
+    (tmp_path / "zeros.json").symlink_to("/dev/zero")
+    for name in ("pipe.json", "zeros.json"):
+        with pytest.raises(InputError, match="not a regular file"):
+            storage.read_json(tmp_path / name)
