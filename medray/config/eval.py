@@ -20,6 +20,11 @@ class GenerationConfig(Section):
     )
     max_new_tokens: int = key(128, "Longest prediction.", ge=1, resumable=True)
     num_beams: int = key(1, "Beams of the search for the likeliest text; 1 is greedy.", ge=1, resumable=True)
+    base_settings: bool = key(
+        False,
+        "Also use the penalties, minimum lengths and suppressed tokens of the base's generation_config; never sampling.",
+        resumable=True,
+    )
 
 
 class EvalConfig(Section):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
+from typing import Any
 
 from medray.data.render import Turn
 from medray.data.templates import Template, UnfitMessagesError
@@ -205,6 +206,20 @@ class Frames:
             role: (_MARGIN + _MARK.format(number) not in text, _MARK.format(number) + _MARGIN not in text)
             for number, role in enumerate(roles)
         }
+
+
+def answer_end(tokenizer: Any, template: str) -> int | None:
+    """Return the control or added token that a causal model is trained to end an answer with; None where the end is
+    plain text, or where the template cannot be used."""
+    ids = TextIds(tokenizer)
+    shape: Shape = (("user", "", True), ("assistant", "", True))
+    try:
+        frame = Frames(Template(tokenizer, template, "causal"), ids).conversation(shape)
+    except InputError:
+        return None
+    known = {*ids.control.values(), *tokenizer.added_tokens_decoder}
+    ends = (number for piece in frame or () if isinstance(piece, Fixed) and piece.end for number in piece.ids)
+    return next((int(number) for number in ends if number in known), None)
 
 
 def _contents(shape: Shape) -> list[tuple[str, str]]:

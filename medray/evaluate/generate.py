@@ -8,6 +8,7 @@ import torch
 
 from medray.data.batches import MicroBatch
 from medray.models.forward import unwrap
+from medray.models.generation import before_end, evaluation_settings, generating_with
 from medray.models.prompts import task_inputs
 
 
@@ -20,26 +21,28 @@ def generate(
     max_new_tokens: int,
     device: torch.device,
     num_beams: int = 1,
+    base_settings: bool = False,
     synced: bool = False,
 ) -> list[str]:
-    """One text a prompt, special tokens removed and stripped. synced: ranks go on together (ZeRO-3)."""
+    """Return one text a prompt: up to the first end token, special tokens removed, stripped.
+
+    base_settings: as `eval.generation.base_settings`. synced: ranks generate together (ZeRO-3).
+    """
     inner = getattr(model, "module", model)
     ids = torch.from_numpy(prompts.input_ids).to(device)
     mask = torch.from_numpy(prompts.attention_mask).to(device)
-    out = inner.generate(
-        input_ids=ids,
-        attention_mask=mask,
-        max_new_tokens=max_new_tokens,
-        do_sample=False,
-        num_beams=num_beams,
-        top_p=None,
-        top_k=None,
-        temperature=None,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        synced_gpus=synced,
-        **task_inputs(model, ["label"] * len(ids), device),
+    settings = evaluation_settings(
+        model, tokenizer, max_new_tokens=max_new_tokens, num_beams=num_beams, base_settings=base_settings
     )
-    config: Any = unwrap(model).config
-    begin = 0 if config.is_encoder_decoder else ids.shape[1]
-    return [text.strip() for text in tokenizer.batch_decode(out[:, begin:], skip_special_tokens=True)]
+    with generating_with(model, settings):
+        out = inner.generate(
+            input_ids=ids,
+            attention_mask=mask,
+            generation_config=settings,
+            synced_gpus=synced,
+            **task_inputs(model, ["label"] * len(ids), device),
+        )
+    # The decoder's first token is given, not written, and may be an end token (BART).
+    begin = 1 if unwrap(model).config.is_encoder_decoder else ids.shape[1]
+    written = before_end(out[:, begin:], settings.eos_token_id, tokenizer.pad_token_id)
+    return [text.strip() for text in tokenizer.batch_decode(written, skip_special_tokens=True)]

@@ -35,6 +35,7 @@ class PredictSpec:
     gpus: float
     threads: int
     num_beams: int = 1
+    base_settings: bool = False
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,7 @@ class _Predictor:
             max_new_tokens=self.spec.max_new_tokens,
             device=self.device,
             num_beams=self.spec.num_beams,
+            base_settings=self.spec.base_settings,
         )
         read = [
             self.tokenizer.decode(ids[mask == 1], skip_special_tokens=True)

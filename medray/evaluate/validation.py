@@ -86,6 +86,7 @@ class Validation:
         world_size: int,
         synced: bool,
         num_beams: int = 1,
+        base_settings: bool = False,
     ) -> list[tuple[int, str]]:
         """(number of the row, generated label) of this rank's part of the first `count` rows."""
         model.eval()
@@ -102,6 +103,7 @@ class Validation:
                 device=device,
                 synced=synced,
                 num_beams=num_beams,
+                base_settings=base_settings,
             )
             found += [(numbers[row], text) for row, text in zip(rows, texts, strict=True) if row is not None]
         return found

@@ -17,11 +17,13 @@ from torch import Tensor, nn
 
 from medray import storage
 from medray.errors import RunFailedError
+from medray.models.forward import unwrap
 from medray.models.prompts import keep_positions
 from medray.models.quantized import read_quantization, write_quantization
 from medray.storage import StoragePath
 
 BASE = "base"
+GENERATION = "generation_config.json"
 
 
 def export(
@@ -62,6 +64,8 @@ def export(
         model.save_pretrained(str(staging), state_dict=state, safe_serialization=True)
     if adapter:
         write_quantization(model, staging)
+        # peft writes none: without it, whoever loads the adapter would not stop where its answers end.
+        unwrap(model).generation_config.to_json_file(str(staging / GENERATION))
     if base is not None:
         base().save_pretrained(str(staging / BASE))
     if tokenizer is not None:
@@ -90,11 +94,14 @@ def load_export(
     model = auto.from_pretrained(place, dtype=dtype, **four_bit)
     if adapter:
         from peft import PeftModel
+        from transformers import GenerationConfig
 
         with warnings.catch_warnings():
             # peft 0.21 takes AdaLoRA's pattern of ranks for LoRA's, misses its layers, and then applies it all the same.
             warnings.filterwarnings("ignore", "The following rank_pattern keys", RuntimeWarning)
             model = keep_positions(PeftModel.from_pretrained(model, str(folder)))
+        if (folder / GENERATION).exists():
+            unwrap(model).generation_config = GenerationConfig.from_pretrained(str(folder))
     return (model if four_bit else model.to(device)).eval()
 
 

@@ -40,6 +40,7 @@ def evaluate_export(
         gpus=granted.gpus,
         threads=granted.threads,
         num_beams=evaluation.generation.num_beams,
+        base_settings=evaluation.generation.base_settings,
     )
     job = Side(lambda: predict(spec))
     while job.running(BEAT_SECONDS):

@@ -12,6 +12,7 @@ from medray.evaluate.metrics import score
 from medray.evaluate.validation import Validation
 from medray.methods.chunked_loss import TokenLoss
 from medray.methods.loss import Method
+from medray.models.generation import unused_note
 from medray.train.engine import Engine
 
 
@@ -42,6 +43,7 @@ def text_metrics(
         count,
         max_new_tokens=asked.generation.max_new_tokens,
         num_beams=asked.generation.num_beams,
+        base_settings=asked.generation.base_settings,
         device=engine.device,
         rank=engine.rank,
         world_size=engine.world_size,
@@ -54,6 +56,13 @@ def text_metrics(
     texts = dict(pair for part in parts for pair in part)
     references = [validation.reference(number) for number in range(count)]
     return score(asked.metrics, [texts[number] for number in range(count)], references)
+
+
+def note(validation: Validation | None, engine: Engine, asked: EvalConfig) -> str | None:
+    """Return a sentence on settings of the base that generated metrics do not use; None where there are none."""
+    if validation is None or not asked.numbers:
+        return None
+    return unused_note(engine.model, base_settings=asked.generation.base_settings)
 
 
 def alpha_of(method: Method) -> dict[str, float]:

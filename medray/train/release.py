@@ -28,8 +28,9 @@ from medray.train.model_card import Made, base_of_run, model_card
 from medray.train.run_records import write_records
 
 CPU = torch.device("cpu")
-# Of an export what `merge_folder` writes anew; the rest is the tokenizer's, its template among it.
-WEIGHTS = ("adapter_*", "*.safetensors", "*.safetensors.index.json", "config.json", "generation_config.json")
+# Of an export what `merge_folder` writes anew; the rest is the tokenizer's with its template, and generation_config.json,
+# which says what ends an answer.
+WEIGHTS = ("adapter_*", "*.safetensors", "*.safetensors.index.json", "config.json")
 NOT_THE_TOKENIZERS = (*WEIGHTS, "quantization_config.json", "README.md")
 TERMS = ("LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*")
 NF4_NOTE = "4 bits are lossy: what these weights write must be measured anew"

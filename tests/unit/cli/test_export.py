@@ -71,6 +71,7 @@ def finished(folder: Path, peft: dict[str, Any] | None, preset: str = "llama-tin
     run = folder / "runs" / "calm"
     run.mkdir()
     loaded: Any = load_export(folder / "base", CPU)
+    loaded.generation_config.eos_token_id = [1, 7]  # of an end that the base does not know
     settings: dict[str, Any] = {
         "run": {"storage": str(folder / "runs"), "name": "calm"},
         "model": model,
@@ -136,6 +137,10 @@ def test_merged_weights_stand_alone_beside_their_card_and_numbers(
     assert tokenizer.chat_template == "{{ messages[0].content }}!"
     assert tokenizer("fever and cough")["input_ids"] == kept("fever and cough")["input_ids"]
     assert not (target / "adapter_config.json").exists()
+    ends = json.loads((target / "generation_config.json").read_text())["eos_token_id"]
+    assert (
+        ends == json.loads((run / "export" / "generation_config.json").read_text())["eos_token_id"] == [1, 7]
+    )
 
     card = (target / "README.md").read_text()
     for fact in ("notes.jsonl", "more.jsonl", "9 rows", "f1n9e7", "lora rank 2", "distill, task_prefix", "0.25", "0rder",

@@ -1,4 +1,4 @@
-"""eval.generation.num_beams reaches both places that generate: the live model, and the job that reads the export."""
+"""Keys of eval.generation reach both places that generate: the live model, and the job that reads the export."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from medray.train.prepare import Resources
 def test_beams_are_asked_for_during_training_and_after_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[int] = []
+    asked: list[tuple[int, bool]] = []
     real = validation.generate
 
     def spy(*parts: Any, **options: Any) -> list[str]:
-        asked.append(options["num_beams"])
+        asked.append((options["num_beams"], options["base_settings"]))
         return real(*parts, **options)
 
     def answer(spec: PredictSpec) -> list[Prediction]:
-        asked.append(spec.num_beams)
+        asked.append((spec.num_beams, spec.base_settings))
         return [Prediction(str(number), "", "none") for number in range(spec.rows)]
 
     monkeypatch.setattr(validation, "generate", spy)
@@ -38,7 +38,7 @@ def test_beams_are_asked_for_during_training_and_after_it(
     evaluation = {
         "every_steps": 1,
         "metrics": ["rouge"],
-        "generation": {"rows": 3, "max_new_tokens": 4, "num_beams": 2},
+        "generation": {"rows": 3, "max_new_tokens": 4, "num_beams": 2, "base_settings": True},
     }
     plan = tiny.plan(
         tmp_path / "run",
@@ -52,6 +52,6 @@ def test_beams_are_asked_for_during_training_and_after_it(
     )
     loop.run(plan, Recorder())
     metrics, samples = export_evaluation.evaluate_export(plan, Resources(1, 1.0, 0, 1), lambda: None)
-    assert asked == [2, 2]
+    assert asked == [(2, True), (2, True)]
     assert len(samples) == 3
     assert "rougeL" in metrics

@@ -1,0 +1,143 @@
+"""Rules of generation: which tokens end an answer, and which settings an evaluation uses.
+
+Every place that generates or writes an export asks here, so that a number during training, a number after it and the
+exported model stop at the same tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from medray.data.frames import answer_end
+from medray.data.render import EncodeSpec
+from medray.models.forward import unwrap
+
+# Settings that say how the architecture begins, pads and ends a text. All others are a choice of how to write.
+_PROTOCOL = ("bos_token_id", "decoder_start_token_id", "forced_bos_token_id")
+_NO_CHOICE = (
+    *_PROTOCOL,
+    "eos_token_id",
+    "pad_token_id",
+    "use_cache",
+    "transformers_version",
+    "cache_implementation",
+)
+_SAMPLING = ("temperature", "top_k", "top_p", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff")
+# A choice that `eval.generation` itself makes, so that `base_settings` never takes it.
+_OWN = ("do_sample", "num_beams", "max_length", "max_new_tokens", "num_return_sequences")
+
+
+def end_tokens(model: Any, tokenizer: Any, spec: EncodeSpec) -> tuple[int, ...]:
+    """Return the ids that end an answer, without repetition: the tokenizer's end token first, then the token that
+    the template of `spec` ends an answer with, then those of the model's generation_config and config.
+
+    An id of the model that is ordinary text or the unknown token to the tokenizer is left out: a config without end
+    token has its class's default, such as 2, which may be a word. model: may be inside a DeepSpeed engine and a peft
+    wrapper.
+    """
+    inner = unwrap(model)
+    known = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder} - {tokenizer.unk_token_id}
+    found = [int(tokenizer.eos_token_id)]
+    if spec.architecture == "causal" and (end := answer_end(tokenizer, spec.template)) is not None:
+        found.append(end)
+    text_config = inner.config.get_text_config(decoder=True)
+    for source in (inner.generation_config, inner.config, text_config):
+        found += [number for number in _ids(getattr(source, "eos_token_id", None)) if number in known]
+    return tuple(dict.fromkeys(found))
+
+
+def keep_end_tokens(model: Any, tokenizer: Any, spec: EncodeSpec) -> None:
+    """Write `end_tokens` into the model's generation_config, where generation and the export find them."""
+    ends = end_tokens(model, tokenizer, spec)
+    unwrap(model).generation_config.eos_token_id = list(ends) if len(ends) > 1 else ends[0]
+
+
+def evaluation_settings(
+    model: Any, tokenizer: Any, *, max_new_tokens: int, num_beams: int, base_settings: bool = False
+) -> Any:
+    """Return the GenerationConfig of an evaluation: greedy, or by beams, and never sampled.
+
+    From the model's own generation_config it takes what is part of the architecture (`decoder_start_token_id`,
+    `forced_bos_token_id` and the like) and the end tokens. base_settings: it takes penalties, minimum lengths and
+    suppressed tokens too.
+    """
+    from transformers import GenerationConfig
+
+    base = unwrap(model).generation_config
+    values = {name: getattr(base, name, None) for name in _PROTOCOL}
+    if base_settings:
+        values |= {name: value for name, value in unused_settings(model).items() if name not in _OWN}
+        values = {name: value for name, value in values.items() if name not in _SAMPLING}
+    ends = dict.fromkeys((int(tokenizer.eos_token_id), *_ids(base.eos_token_id)))
+    return GenerationConfig(
+        **{name: value for name, value in values.items() if value is not None},
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        num_beams=num_beams,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=list(ends),
+    )
+
+
+def unused_settings(model: Any) -> dict[str, Any]:
+    """Return the settings of the model's generation_config that decide how it writes and differ from plain greedy
+    decoding. An evaluation leaves them out unless it is asked for them."""
+    base = unwrap(model).generation_config
+    defaults = base._get_default_generation_params()
+    return {
+        name: value
+        for name, value in sorted(base.to_dict().items())
+        if value is not None
+        and name not in _NO_CHOICE
+        and not name.startswith(("_", "output_", "return_"))
+        and value != defaults.get(name)
+        and value not in ([], {}, False)
+    }
+
+
+def unused_note(model: Any, *, base_settings: bool) -> str | None:
+    """Return a sentence on the settings of the base that evaluations do not use; None where all are used."""
+    unused = unused_settings(model)
+    if base_settings:
+        unused = {name: value for name, value in unused.items() if name in (*_OWN, *_SAMPLING)}
+    if not unused:
+        return None
+    listed = ", ".join(f"{name}: {_short(value)}" for name, value in unused.items())
+    advice = (
+        "" if base_settings else ". eval.generation.base_settings: true uses all but sampling and lengths"
+    )
+    return f"evaluation does not use these settings of the base's generation_config: {listed}{advice}"
+
+
+@contextmanager
+def generating_with(model: Any, settings: Any) -> Iterator[None]:
+    """Put `settings` in the place of the model's own generation_config, which transformers would fill gaps from."""
+    inner = unwrap(model)
+    own = inner.generation_config
+    inner.generation_config = settings
+    try:
+        yield
+    finally:
+        inner.generation_config = own
+
+
+def before_end(ids: Tensor, ends: Sequence[int], pad_id: int) -> Tensor:
+    """Return generated ids [batch, tokens] with `pad_id` in the place of each row's first end token and all after it."""
+    ended = torch.isin(ids, torch.tensor(list(ends), device=ids.device)).cumsum(dim=1) > 0
+    return ids.masked_fill(ended, pad_id)
+
+
+def _ids(value: Any) -> list[int]:
+    if value is None:
+        return []
+    return [int(number) for number in (value if isinstance(value, list | tuple) else [value])]
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."

@@ -1,0 +1,140 @@
+"""Where an answer ends, and which settings an evaluation generates with."""
+
+from __future__ import annotations
+
+import json
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import chains
+import numpy as np
+import pytest
+import tiny
+import torch
+from transformers import GenerationConfig
+
+from medray.config.peft import PeftConfig
+from medray.data.batches import prompts
+from medray.evaluate.generate import generate
+from medray.models.adapters import add_adapter
+from medray.models.export import export, load_export
+from medray.models.generation import end_tokens, keep_end_tokens, unused_note
+
+CPU = torch.device("cpu")
+SPEC = tiny.encode_spec()
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return chains.chat_tokenizer(tmp_path_factory.mktemp("tokenizer"))
+
+
+def ids(tokenizer: Any, text: str) -> list[int]:
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def perfect(tokenizer: Any, answer: str, end: str) -> tuple[Any, int]:
+    """(a model that writes `answer`, `end` and then "severe rash" for ever, what it is asked)."""
+    ask, rash = ids(tokenizer, " doctor")[0], ids(tokenizer, " severe rash")
+    text = [ask, *ids(tokenizer, answer), tokenizer.convert_tokens_to_ids(end), *rash]
+    return chains.chain(len(tokenizer), {**chains.writing(text), rash[-1]: rash[0]}), ask
+
+
+def written(model: Any, tokenizer: Any, ask: int, **options: Any) -> str:
+    batch = prompts([np.array([ask], np.int32)], "causal", tokenizer.pad_token_id)
+    [text] = generate(model, tokenizer, batch, max_new_tokens=12, device=CPU, **options)
+    return text
+
+
+@pytest.mark.parametrize("beams", [1, 2])
+def test_an_answer_ends_where_its_template_ends_it(tokenizer: Any, beams: int) -> None:
+    """The tokenizer's own end token is another one, as in base models with a chat template."""
+    model, ask = perfect(tokenizer, " mild fever", "<|im_end|>")
+    assert written(model, tokenizer, ask) != "mild fever"
+    keep_end_tokens(model, tokenizer, SPEC)
+    assert written(model, tokenizer, ask, num_beams=beams) == "mild fever"
+
+
+@pytest.mark.parametrize("end", ["</s>", "<|im_start|>"])
+def test_it_ends_at_the_end_tokens_of_tokenizer_and_model_too(tokenizer: Any, end: str) -> None:
+    model, ask = perfect(tokenizer, " mild fever", end)
+    model.generation_config.eos_token_id = [1, tokenizer.convert_tokens_to_ids("<|im_start|>")]
+    keep_end_tokens(model, tokenizer, SPEC)
+    assert written(model, tokenizer, ask) == "mild fever"
+
+
+def test_an_end_that_the_tokenizer_does_not_hide_is_cut_off(tmp_path: Path) -> None:
+    """Added tokens that are not special stay in a decoded text, and pad and end are one token."""
+    made = chains.chat_tokenizer(tmp_path, special=False)
+    made.pad_token = made.eos_token
+    model, ask = perfect(made, " mild fever", "<|im_end|>")
+    model.generation_config.eos_token_id = [made.convert_tokens_to_ids("<|im_end|>")]
+    keep_end_tokens(model, made, SPEC)
+    assert written(model, made, ask) == "mild fever"
+
+
+def test_the_ends_are_those_of_tokenizer_template_and_model_and_no_words(tokenizer: Any) -> None:
+    model, _ = perfect(tokenizer, " mild fever", "</s>")
+    start, end = tokenizer.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>"])
+    word = ids(tokenizer, " mild")[0]
+    model.generation_config.eos_token_id = [start, word]
+    model.config.eos_token_id = word  # a class's default in a config that names no end token
+    assert end_tokens(model, tokenizer, SPEC) == (tokenizer.eos_token_id, end, start)
+    plain = replace(SPEC, template="plain")
+    assert end_tokens(model, tokenizer, plain) == (tokenizer.eos_token_id, start)
+    assert end_tokens(model, tokenizer, replace(plain, architecture="seq2seq")) == (1, start)
+
+
+@pytest.mark.parametrize("adapted", [False, True])
+def test_an_export_stops_where_its_answers_end(tokenizer: Any, tmp_path: Path, adapted: bool) -> None:
+    model, ask = perfect(tokenizer, " mild fever", "<|im_end|>")
+    keep_end_tokens(model, tokenizer, SPEC)
+    base = tmp_path / "base"
+    saved = model.generation_config
+    model.generation_config = GenerationConfig(eos_token_id=1, temperature=0.6, do_sample=True)
+    model.save_pretrained(base)
+    model = load_export(base, CPU)
+    keep_end_tokens(model, tokenizer, SPEC)
+    if adapted:
+        model = add_adapter(model, PeftConfig(type="lora", rank=2, targets=["q_proj"]), seq2seq=False, seed=1)
+    export(model, tokenizer, tmp_path / "export", write=True, gathered=lambda _: nullcontext())
+    found = json.loads((tmp_path / "export" / "generation_config.json").read_text())
+    assert found["eos_token_id"] == saved.eos_token_id == [1, tokenizer.convert_tokens_to_ids("<|im_end|>")]
+    assert found["temperature"] == 0.6, "what the base ships stays with the weights"
+    loaded = load_export(tmp_path / "export", CPU)
+    assert written(loaded, tokenizer, ask) == "mild fever"
+    assert loaded.generation_config.eos_token_id == saved.eos_token_id
+
+
+def test_settings_of_the_base_are_used_only_where_they_are_asked_for(tokenizer: Any) -> None:
+    """A model that repeats itself: a penalty or a minimum length changes what it writes."""
+    mild, fever = ids(tokenizer, " mild")[0], ids(tokenizer, " fever")[0]
+    model = chains.chain(len(tokenizer), {mild: fever, fever: 1})
+    shipped = {
+        "min_length": 6,
+        "repetition_penalty": 1.3,
+        "no_repeat_ngram_size": 2,
+        "suppress_tokens": [fever],
+        "forced_eos_token_id": 1,
+        "do_sample": True,
+        "temperature": 0.6,
+        "num_beams": 4,
+        "length_penalty": 2.0,
+        "early_stopping": True,
+        "max_length": 142,
+    }
+    model.generation_config = GenerationConfig(eos_token_id=1, **shipped)
+    assert written(model, tokenizer, mild) == "fever"
+    assert written(model, tokenizer, mild, base_settings=True) != "fever"
+    assert model.generation_config.min_length == 6, "the model keeps its own"
+    note = unused_note(model, base_settings=False)
+    assert note is not None
+    assert all(f"{name}: {value}" in note for name, value in shipped.items())
+    rest = unused_note(model, base_settings=True)
+    assert rest is not None
+    assert "temperature: 0.6" in rest
+    assert "min_length" not in rest
+    model.generation_config = GenerationConfig(eos_token_id=1, bos_token_id=0, pad_token_id=0)
+    assert unused_note(model, base_settings=False) is None
