@@ -43,6 +43,7 @@ from medray.train.prepare import (
     supply,
 )
 from medray.train.rerun import RunResult, finished, folder_of
+from medray.train.row_lengths import check_positions
 from medray.train.schedule import warmup_steps
 from medray.train.side import Side
 from medray.train.stop import StopSwitch
@@ -139,6 +140,7 @@ class _Driver:
         with self.timings.of("data"):
             encoding = data_phase.begin(self.config, architecture(model), folder, self)
             data_phase.check_first_shard(self.config, encoding, self)
+            check_positions(self.config, model, encoding, self)
             self.steps = data_phase.steps(self.config, encoding, self)
         if (warmup := warmup_steps(self.steps, self.config.train.scheduler)) >= self.steps:
             self.phase("note", f"the learning rate rises over {warmup} steps, and the run has {self.steps}")

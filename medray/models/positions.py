@@ -1,0 +1,102 @@
+"""How many positions a model has, read from the model itself: its modules on the meta device, without weights.
+
+A table with one row a position (an embedding, or a buffer of sines) raises an IndexError past its end, which a GPU
+reports as an assert of the device. Rotary positions are computed, so a longer row runs on, past what the model has
+seen. Relative positions (T5), ALiBi and recurrent models have no limit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+_OFFSETS = 8  # rows that a table may have more than positions (OPT and BART: 2)
+
+
+@dataclass(frozen=True)
+class Positions:
+    """The longest sequences that a model reads, in tokens; None: no limit.
+
+    source: of a causal model's whole sequence, or of an encoder's input. target: of a decoder's target (seq2seq).
+    hard: a longer row cannot be computed. Otherwise it can, but the model was not made for it.
+    """
+
+    source: int | None = None
+    target: int | None = None
+    hard: bool = False
+
+
+def positions(config: dict[str, Any]) -> Positions:
+    """Return the positions of the model with this `config.json`. Builds the model on the meta device unless its
+    positions are rotary."""
+    resolved = _resolved(config)
+    text = resolved.get_text_config(decoder=True)
+    if getattr(text, "alibi", False):
+        return Positions()
+    if getattr(text, "rope_parameters", None) and not resolved.is_encoder_decoder:
+        return Positions(source=getattr(text, "max_position_embeddings", None))
+    model = _skeleton(resolved)
+    sizes = _sizes(resolved, text)
+    if not resolved.is_encoder_decoder:
+        hard, limit = _limit(model, sizes)
+        return Positions(source=limit, hard=hard)
+    (hard_source, source), (hard_target, target) = (
+        _limit(half, sizes) for half in (model.get_encoder(), model.get_decoder())
+    )
+    return Positions(source, target, hard_source or hard_target)
+
+
+def _resolved(config: dict[str, Any]) -> Any:
+    """The config as transformers completes it with defaults of its class."""
+    from transformers import AutoConfig
+
+    values = {name: value for name, value in config.items() if name not in ("model_type", "_name_or_path")}
+    return AutoConfig.for_model(config["model_type"], **values)
+
+
+def _skeleton(resolved: Any) -> Any:
+    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+    auto: Any = AutoModelForSeq2SeqLM if resolved.is_encoder_decoder else AutoModelForCausalLM
+    with torch.device("meta"):
+        return auto.from_config(resolved)
+
+
+def _sizes(*configs: Any) -> set[int]:
+    """Numbers of positions that the config names, under whatever key."""
+    found = {getattr(config, "max_position_embeddings", None) for config in configs}
+    for config in configs:
+        found |= {value for name, value in config.to_dict().items() if "position" in name or name == "n_ctx"}
+    return {size for size in found if isinstance(size, int) and not isinstance(size, bool) and size > 0}
+
+
+def _limit(module: nn.Module, sizes: set[int]) -> tuple[bool, int | None]:
+    """(whether a longer sequence fails, positions of the smallest table), of a model or of one half of it."""
+    hard, soft = [], []
+    for rows, padding, grows in _tables(module):
+        fitting = [size for size in sizes if 0 <= rows - size <= _OFFSETS]
+        if fitting:
+            # RoBERTa counts positions from behind its padding token.
+            (soft if grows else hard).append(max(fitting) - (padding + 1 if padding is not None else 0))
+    return bool(hard), min(hard or soft, default=None)
+
+
+def _tables(module: nn.Module) -> Iterator[tuple[int, int | None, bool]]:
+    """(rows, padding index, whether it grows when a longer sequence comes) of what may be a table of positions."""
+    for name, child in _named(module):
+        if isinstance(child, nn.Embedding):
+            yield child.num_embeddings, child.padding_idx if "position" in name else None, False
+        grows = hasattr(child, "make_weights")
+        for buffer in child.buffers(recurse=False):
+            if buffer.ndim == 2 and buffer.shape[0] != buffer.shape[1]:
+                yield buffer.shape[0], None, grows
+
+
+def _named(module: nn.Module) -> Iterable[tuple[str, nn.Module]]:
+    """Modules without those of the vocabulary, whose size may be that of the positions by chance."""
+    words = getattr(module, "get_input_embeddings", lambda: None)()
+    return (pair for pair in module.named_modules() if pair[1] is not words and "tokens" not in pair[0])
