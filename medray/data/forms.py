@@ -289,7 +289,8 @@ def _rationale(row: Row, column: str | None) -> Rationale | None:
     value = row.get(column) if column else None
     if isinstance(value, Mapping):
         # A key that stands without a value is part of the answer: the document does not say.
-        texts = {str(name): text(value, name) or None for name in value}
+        # The keys are the record's own: a message names the column alone.
+        texts = {str(name): text({column: each}, column) or None for name, each in value.items()}
         return texts if any(texts.values()) else None
     if isinstance(value, list):
         return tuple(found for item in value if (found := _plain(item, column))) or None
@@ -305,9 +306,12 @@ def _assertions(row: Row, column: str | None) -> tuple[Mapping[str, Any], ...] |
     items = _list(row, column)
     if not all(isinstance(item, Mapping) and isinstance(item.get("text"), str) for item in items):
         raise BadRowError(f"column {column!r} is not a list of objects with a text")
-    return tuple(
-        {"text": item["text"], "assertion": str(item.get("assertion") or "present")} for item in items
-    )
+    found = tuple({"text": item["text"], "assertion": item.get("assertion") or "present"} for item in items)
+    if not all(item["text"].strip() for item in found):
+        raise BadRowError(f"column {column!r} has an entity without a text")
+    if any(item["assertion"] not in ("present", "absent") for item in found):
+        raise BadRowError(f"column {column!r} has an assertion that is neither present nor absent")
+    return found
 
 
 def _list(row: Row, column: str) -> list[Any]:

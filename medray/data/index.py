@@ -12,11 +12,12 @@ import numpy as np
 
 from medray.data.content import Benchmarks, bytes_hash, question_and_answer, same_text, text_hash
 from medray.data.forms import form_of, parse
+from medray.data.printable import column_names
 from medray.data.records import BadRowError, Distill, Preference, Record, TwoStep
 from medray.data.sources import Source
 from medray.errors import InputError
 
-_LONGEST_NAME, _MOST_NAMES = 40, 20
+_MOST_COLUMNS = 200  # that are looked at
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ def index_range(
         try:
             if isinstance(row, BadRowError):
                 raise row
-            if len(seen) < _MOST_NAMES * 10:
+            if len(seen) < _MOST_COLUMNS:
                 seen.update(row)
             rows.append(
                 _identity(parse(row, source.columns, form=source.form, source="", number=0), benchmarks)
@@ -179,16 +180,21 @@ def check_columns(source: Source, seen: set[str], key: str) -> None:
         column = getattr(columns, name)
         alias = name == "label" and "label" not in columns.model_fields_set and "output" in seen
         if seen and column is not None and column not in seen and not alias:
-            raise InputError(
-                f"{source.name} has no such column",
-                key=f"data.columns.{name}",
-                value=column,
-                mend=f"it has {_listed(seen)}",
-            )
+            raise _no_column(source, seen, f"data.columns.{name}", column)
 
 
-def _listed(names: set[str]) -> str:
-    """Column names as a message may show them: where a header is missing, text of a record stands in its place."""
-    shown = [name for name in sorted(names) if len(name) <= _LONGEST_NAME][:_MOST_NAMES]
-    hidden = len(names) - len(shown)
-    return ", ".join([*shown, *([f"{hidden} more that are not shown"] if hidden else [])])
+def _no_column(source: Source, seen: set[str], key: str, column: str) -> InputError:
+    shown = column_names(seen)
+    if shown is not None:
+        return InputError(f"{source.name} has no such column", key=key, value=column, mend=f"it has {shown}")
+    names = "1 column" if len(seen) == 1 else f"{len(seen)} columns"
+    table = getattr(source, "format", "") in ("csv", "tsv")
+    return InputError(
+        f"{source.name} has no such column; the names of its {names} are not shown, as none is a usual one: "
+        + ("its first line seems not to be a header" if table else "its keys may be text of a record"),
+        key=key,
+        value=column,
+        mend="write the column names into a first line of the file; if they are there, name one of them here"
+        if table
+        else "write one object per row, whose keys are column names; if they are, name one of them here",
+    )

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from medray.data.files import is_saved_dataset
+from medray.data.printable import type_names
 from medray.data.readers.found import Row
 from medray.errors import InputError
 
@@ -57,7 +58,7 @@ def _opened(path: str, split: str, subset: str | None) -> Any:
                 file=path,
                 key="split",
                 value=split,
-                mend=f"one of {', '.join(found)}",
+                mend=f"one of {type_names(found) or 'the splits in its dataset_dict.json'}",
             )
         return found[split]
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", path):

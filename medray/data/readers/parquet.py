@@ -8,6 +8,7 @@ from datetime import date, time, timedelta
 from decimal import Decimal
 from typing import Any
 
+from medray.data.printable import column_name
 from medray.data.readers.found import Found, Row
 from medray.data.records import BadRowError
 from medray.errors import InputError
@@ -123,4 +124,4 @@ def _as_json(value: Any, column: str) -> Any:
         return value.isoformat()
     if isinstance(value, Decimal | timedelta):
         return str(value)
-    raise BadRowError(f"column {column!r} holds {type(value).__name__}, which JSON has not")
+    raise BadRowError(f"column {column_name(column)} holds {type(value).__name__}, which JSON has not")

@@ -179,7 +179,8 @@ class TestColumns:
         with pytest.raises(InputError) as caught:
             tiny.index(of(file), 7)
         assert "SECRET" not in str(caught.value)
-        assert caught.value.mend == "it has 1, a note, 1 more that are not shown"
+        assert "a note" not in str(caught.value)
+        assert "its first line seems not to be a header" in caught.value.what
 
 
 @pytest.mark.parametrize(("name", "rows", "reasoned"), [("train", 1201, 1173), ("valid", 100, 100)])
