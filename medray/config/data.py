@@ -38,6 +38,7 @@ Format = Literal[
     "jsonl",
     "csv",
     "tsv",
+    "tsv_quoted",
     "parquet",
     "pubtator",
     "conll",
@@ -89,7 +90,10 @@ class SourceConfig(Section):
         "File, folder, glob, URL (s3://, https://, …), or the name of a Hugging Face data set.",
         resumable=True,  # the hash of the content is what a run holds on to
     )
-    format: Format = key("auto", "How bytes become rows; auto: by the file's ending.")
+    format: Format = key(
+        "auto",
+        "How bytes become rows; auto: by the file's ending. tsv has no quotes, tsv_quoted has those of CSV.",
+    )
     form: Form = key("auto", "How a row becomes a record; auto: by its columns.")
     columns: ColumnsConfig | None = key(None, "As data.columns, for this source alone.")
     split: str = key("train", "Split of a Hugging Face data set.")

@@ -99,15 +99,16 @@ def index_range(
     rejects: list[dict[str, Any]] = []
     rows: list[tuple[bool, int, int, int, int, bool, bool, bool]] = []
     seen: set[str] = set()
-    line, begin, count = 0, start, 0
+    line, begin, count, position = 0, start, 0, -1
     reading = source.read(start, stop)
     for found in reading:
-        if count == shard_rows:
+        # Lines of one bad row share its position, so a chunk cannot begin between them.
+        if count >= shard_rows and found.position != position:
             chunks.append(Chunk(begin, len(rows) - count, count))
             begin, count = found.position, 0
         elif not rows:
             begin = found.position
-        count, line = count + 1, found.line
+        count, line, position = count + 1, found.line, found.position
         row = found.row
         try:
             if isinstance(row, BadRowError):
@@ -188,7 +189,7 @@ def _no_column(source: Source, seen: set[str], key: str, column: str) -> InputEr
     if shown is not None:
         return InputError(f"{source.name} has no such column", key=key, value=column, mend=f"it has {shown}")
     names = "1 column" if len(seen) == 1 else f"{len(seen)} columns"
-    table = getattr(source, "format", "") in ("csv", "tsv")
+    table = getattr(source, "format", "") in ("csv", "tsv", "tsv_quoted")
     return InputError(
         f"{source.name} has no such column; the names of its {names} are not shown, as none is a usual one: "
         + ("its first line seems not to be a header" if table else "its keys may be text of a record"),

@@ -47,6 +47,7 @@ _POSITIONAL: dict[str, Any] = {
     "json": json_text.read,
     "csv": tables.read_csv,
     "tsv": tables.read_tsv,
+    "tsv_quoted": tables.read_tsv_quoted,
     "parquet": parquet.read,
 }
 # Read from the start: (stream, name) to (line, row).

@@ -1,73 +1,191 @@
-"""CSV and TSV. Quoting is strict: a quote where none may stand would move text from one row or column to another."""
+"""CSV and TSV.
+
+CSV has quotes, and quoting is strict: a quote where none may stand would move text from one row or column to another.
+TSV has none: a tab ends a cell, a line end ends a row, and a quote is a letter. A TSV file that a CSV writer made is the
+format `tsv_quoted`.
+"""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 
+from medray.data.readers import lines
 from medray.data.readers.found import Found
 from medray.data.records import BadRowError
 from medray.errors import InputError
 
 csv.field_size_limit(1 << 30)
 
+_QUOTED_CELLS = {
+    sign: re.compile(rf'(?:^|(?<={sign}))"(?:[^"]|"")*"(?={sign}|\r?\n?\Z)') for sign in (",", "\t")
+}
+
+# A cell that only a writer of CSV makes: in quotes, with its own quotes doubled.
+_CSV_CELL = re.compile(r'"(?:[^"]|"")*""(?:[^"]|"")*"')
+_HINT = "for a file with quoted cells name the format tsv_quoted"
+
 
 def read_csv(
     stream: io.BufferedReader, name: str, start: int, stop: int | None, line: int
 ) -> Iterator[Found]:
     """Rows from byte `start` on as {column: text}. Raises InputError where what follows cannot be told apart."""
-    return _read(stream, name, start, line, ",")
+    return _read_quoted(stream, name, start, line, ",")
+
+
+def read_tsv_quoted(
+    stream: io.BufferedReader, name: str, start: int, stop: int | None, line: int
+) -> Iterator[Found]:
+    """As read_csv, with tabs between the cells."""
+    return _read_quoted(stream, name, start, line, "\t")
 
 
 def read_tsv(
     stream: io.BufferedReader, name: str, start: int, stop: int | None, line: int
 ) -> Iterator[Found]:
-    return _read(stream, name, start, line, "\t")
+    """Rows from byte `start` on as {column: text}. Each line after the header that is not blank is one row."""
+    source = _Lines(stream, name)
+    header: list[str] = []
+    while not header:
+        text = source.next()
+        if text is None:
+            return
+        header = _cells(text)
+    if any("\r" in column for column in header):
+        raise InputError(
+            "its lines end with a carriage return alone",
+            file=name,
+            mend="save it with \\n or \\r\\n as line ends",
+        )
+    if all(len(column) > 1 and column[0] == column[-1] == '"' for column in header):
+        raise InputError(
+            "the cells of its header are quoted, and TSV has no quotes",
+            file=name,
+            mend="name its format: {path: …, format: tsv_quoted}",
+        )
+    _check_names(header, name)
+    if start:
+        stream.seek(start)
+        source.position, source.number = start, line - 1
+    while True:
+        begin, number = source.position, source.number + 1
+        try:
+            text = source.next()
+        except BadRowError as reason:
+            yield Found(begin, number, reason)
+            continue
+        if text is None:
+            return
+        if not (cells := _cells(text)):
+            continue
+        if any(_CSV_CELL.fullmatch(cell) for cell in cells):
+            reason = BadRowError(f"a cell is quoted as in CSV; {_HINT}")
+            yield Found(begin, number, reason)
+        elif len(cells) != len(header) and any(cell.startswith('"') for cell in cells):
+            yield Found(begin, number, BadRowError(f"{_width(cells, header)}; {_HINT}"))
+        else:
+            yield Found(begin, number, _row(cells, header))
 
 
-def _read(stream: io.BufferedReader, name: str, start: int, line: int, delimiter: str) -> Iterator[Found]:
-    text = _Lines(stream, name)
-    rows = csv.reader(text, delimiter=delimiter, strict=True)
+def _cells(line: str) -> list[str]:
+    """Cells of a TSV line, [] for a blank one."""
+    line = line.removesuffix("\n").removesuffix("\r")
+    return line.split("\t") if line else []
+
+
+def _read_quoted(
+    stream: io.BufferedReader, name: str, start: int, line: int, delimiter: str
+) -> Iterator[Found]:
+    source = _Lines(stream, name)
+    rows = csv.reader(source, delimiter=delimiter, strict=True)
     header = _header(rows, name)
     if header is None:
         return
     if start:
         stream.seek(start)
-        text.position, text.number = start, line - 1
-        rows = csv.reader(text, delimiter=delimiter, strict=True)
+        source.position, source.number = start, line - 1
+        rows = csv.reader(source, delimiter=delimiter, strict=True)
+    doubt = _Doubt(name, delimiter, len(header))
     while True:
-        begin, number = text.position, text.number + 1
+        begin, number = source.position, source.number + 1
+        source.begin()
+        found: dict[str, str] | BadRowError
         try:
             fields = next(rows)
         except StopIteration:
             return
+        except BadRowError as reason:
+            found = reason
         except csv.Error as error:
-            if text.ended:
+            if source.ended:
+                after = source.number - number
                 raise InputError(
-                    f"a quote in the row at byte {begin}, line {number}, is never closed",
+                    f"a quote in the row at byte {begin}, line {number}, is never closed"
+                    + (f"; it takes in the {after:,} lines after it" if after else ""),
                     file=name,
                     mend="close it; a quote inside of a quoted field is written twice",
                 ) from None
-            yield Found(begin, number, BadRowError(f"not valid CSV ({error})"))
-            continue
-        if not fields:
-            continue
-        if len(fields) != len(header):
-            reason = f"{len(fields)} fields where the header has {len(header)}"
-            yield Found(begin, number, BadRowError(reason))
-        elif not _is_text(fields):
-            yield Found(begin, number, BadRowError("not UTF-8"))
+            found = BadRowError(f"not valid CSV ({error})")
         else:
-            yield Found(begin, number, dict(zip(header, fields, strict=True)))
+            if not fields:
+                continue
+            found = _row(fields, header)
+            doubt.look(source.record, number)
+        if isinstance(found, BadRowError) and len(source.record) > 1:
+            # A quote that opens by mistake makes one row of many: each line that is lost is counted.
+            reason = BadRowError(f"{found}, in a row that its quotes make of several lines")
+            yield from (Found(begin, number + each, reason) for each in range(len(source.record)))
+        else:
+            yield Found(begin, number, found)
 
 
-def _is_text(fields: list[str]) -> bool:
+class _Doubt:
+    """Whether the quotes of a file are those of CSV.
+
+    A writer of CSV quotes every cell with a quote in it. In a file that has quotes in unquoted cells a cell may begin
+    with one that is a letter too; with another at the end of a later cell, as in `5"`, the rows between them are one
+    row, and nothing in it is wrong. Such a row looks as if each of its lines were a row.
+    """
+
+    def __init__(self, name: str, delimiter: str, width: int) -> None:
+        self._name, self._delimiter, self._width = name, delimiter, width
+        self._loose: int | None = None  # the first line with a quote in an unquoted cell
+        self._joined: tuple[int, int] | None = None  # the first lines that are one row and look like several
+
+    def look(self, record: Sequence[str], number: int) -> None:
+        """record: the lines of a row, the first one being line `number`. Raises InputError."""
+        if not any('"' in line for line in record):
+            return
+        if self._loose is None and '"' in _QUOTED_CELLS[self._delimiter].sub("", "".join(record)):
+            self._loose = number
+        alike = (line.count(self._delimiter) == self._width - 1 for line in record)
+        if self._joined is None and len(record) > 1 and all(alike):
+            self._joined = number, number + len(record) - 1
+        if self._loose is not None and self._joined is not None:
+            first, last = self._joined
+            raise InputError(
+                f"lines {first} to {last} are one row by their quotes, but each looks like a row; line {self._loose} "
+                "has a quote inside an unquoted cell, so quotes of this file may be letters",
+                file=self._name,
+                mend="quote every cell that holds a quote, and double the quotes in it; as tab-separated text "
+                "without quotes it is format: tsv",
+            )
+
+
+def _row(fields: list[str], header: list[str]) -> dict[str, str] | BadRowError:
+    if len(fields) != len(header):
+        return BadRowError(_width(fields, header))
     try:
         "".join(fields).encode()
     except UnicodeEncodeError:
-        return False
-    return True
+        return BadRowError("not UTF-8")
+    return dict(zip(header, fields, strict=True))
+
+
+def _width(fields: list[str], header: list[str]) -> str:
+    return f"{len(fields)} fields where the header has {len(header)}"
 
 
 def _header(rows: Iterator[list[str]], name: str) -> list[str] | None:
@@ -77,34 +195,65 @@ def _header(rows: Iterator[list[str]], name: str) -> list[str] | None:
         raise InputError(
             f"its header is not valid CSV ({error})", file=name, mend="correct its first line"
         ) from None
-    for place, column in enumerate(header or ()):
-        if header is not None and column and (earlier := header.index(column)) < place:
-            raise InputError(
-                f"columns {earlier + 1} and {place + 1} of its header have one name",
-                file=name,
-                mend="rename one",
-            )
+    except BadRowError as reason:
+        raise InputError(f"its header is {reason}", file=name, mend="correct its first line") from None
+    if header is not None:
+        _check_names(header, name)
     return header
 
 
+def _check_names(header: list[str], name: str) -> None:
+    seen: dict[str, int] = {}
+    for place, column in enumerate(header, 1):
+        if column and seen.setdefault(column, place) < place:
+            raise InputError(
+                f"columns {seen[column]} and {place} of its header have one name",
+                file=name,
+                mend="rename one",
+            )
+
+
 class _Lines:
-    """Lines of text for the csv module. position, number: bytes and lines that it has been given."""
+    """Lines of text, as the csv module takes them too.
+
+    position, number: bytes and lines that were given. record: lines since `begin`.
+    """
 
     def __init__(self, stream: io.BufferedReader, name: str) -> None:
         self._stream, self._name = stream, name
         self.position, self.number, self.ended = 0, 0, False
+        self.begin()
+
+    def begin(self) -> None:
+        """Begins a record."""
+        self.record: list[str] = []
+        self._begun = self.position
 
     def __iter__(self) -> Iterator[str]:
         return self
 
     def __next__(self) -> str:
-        line = self._stream.readline()
-        if not line:
+        line = self.next()
+        if line is None:
             self.ended = True
             raise StopIteration
-        before = self.position
+        self.record.append(line)
+        if self.position - self._begun > lines.LONGEST_LINE:
+            raise self._endless(self.number - len(self.record) + 1)
+        return line
+
+    def next(self) -> str | None:
+        """The next line, None at the end. Raises BadRowError for one that is too long."""
+        line = lines.read_line(self._stream, self._name, self.number + 1)
+        if not line:
+            return None
+        before, self.number = self.position, self.number + 1
+        if isinstance(line, lines.LongLine):
+            self.position += line.length
+            if self.record or line.quotes % 2:  # the next line may be in the middle of a cell
+                raise self._endless(self.number - len(self.record))
+            raise BadRowError(lines.TOO_LONG)
         self.position += len(line)
-        self.number += 1
         try:
             # A byte that is no text becomes half of a surrogate pair, by which its row is known; a header is needed.
             return line.decode("utf-8" if before else "utf-8-sig", "surrogateescape" if before else "strict")
@@ -112,3 +261,10 @@ class _Lines:
             # error.start counts in what the decoder was given: without the mark, where there is one
             byte = self.position - len(error.object) + error.start
             raise InputError(f"not UTF-8 at byte {byte}", file=self._name, mend="save it as UTF-8") from None
+
+    def _endless(self, number: int) -> InputError:
+        return InputError(
+            f"a quote in line {number} is not closed within {lines.LONGEST_LINE >> 20} MB",
+            file=self._name,
+            mend="close it; a quote inside of a quoted field is written twice",
+        )

@@ -48,6 +48,16 @@ def ids(source: FileSource, index: SplitIndex) -> list[str]:
     return [record.origin.id for shard in index.shards for record in shard_records(source, shard)]
 
 
+@pytest.mark.parametrize("shard_rows", [1, 2, 3, 4, 5])
+def test_a_shard_never_begins_inside_of_a_bad_row_of_several_lines(shard_rows: int, tmp_path: Path) -> None:
+    file = tmp_path / "a.csv"
+    rows = [f"r{number},q,a\n" for number in range(6)]
+    file.write_text("".join(["id,input,label\n", *rows[:3], 'bad,"x\ny\nz"w,a\n', *rows[3:]]))
+    index = tiny.index(of(file), shard_rows)
+    assert ids(of(file), index) == [f"r{number}" for number in range(6)]
+    assert sum(index.rejects.values()) == 3
+
+
 @pytest.mark.parametrize("shard_rows", [1, 4, 7, 10, 30, 100])
 def test_the_shards_hold_every_good_row_once_and_in_order(shard_rows: int, tmp_path: Path) -> None:
     made = mixed(43)

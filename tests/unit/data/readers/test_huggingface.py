@@ -53,7 +53,7 @@ def test_a_split_of_several(tmp_path: Path) -> None:
     assert [found.row for found in read(path, "huggingface", split="test")] == ROWS[2:]
     assert convert([(path, "huggingface")], tmp_path / "rows", split="test") == 3
     with pytest.raises(
-        InputError, match=r"split = 'dev': the data set has no such split\n.*one of train, test"
+        InputError, match=r"split = 'dev': the data set has no such split\n.*one of test, train"
     ):
         list(read(path, "huggingface", split="dev"))
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from medray.data import readers
-from medray.data.readers import Found, Row, format_of, json_text
+from medray.data.readers import Found, Row, format_of, json_text, tables
 from medray.data.records import BadRowError
 from medray.errors import InputError
 
@@ -55,7 +55,8 @@ ROWS = made_rows(9)
 
 
 def read_file(file: Path, start: int = 0, line: int = 1) -> Iterator[Found]:
-    return readers.read(str(file), format_of(str(file)), start, line=line)
+    quoted = file.name.endswith("quoted.tsv")
+    return readers.read(str(file), "tsv_quoted" if quoted else format_of(str(file)), start, line=line)
 
 
 def as_array(indent: int | None, ascii_only: bool = False) -> bytes:
@@ -105,8 +106,8 @@ FORMATS: dict[str, tuple[str, bytes]] = {
     "CSV, BOM, \\r\\n": (".csv", BOM + as_table(",", "\r\n")),
     "CSV, blank lines": (".csv", b"\n\n" + as_table(",", "\n\n") + b"\n"),
     "CSV, no last line end": (".csv", as_table(",", "\n").rstrip(b"\n")),
-    "TSV": (".tsv", as_table("\t", "\n")),
-    "TSV, \\r\\n": (".tsv", as_table("\t", "\r\n")),
+    "TSV, quoted": ("quoted.tsv", as_table("\t", "\n")),
+    "TSV, quoted, \\r\\n": ("quoted.tsv", as_table("\t", "\r\n")),
 }
 each_format = pytest.mark.parametrize(("suffix", "data"), FORMATS.values(), ids=FORMATS.keys())
 
@@ -157,7 +158,7 @@ def test_what_stands_before_a_position_is_not_read(suffix: str, data: bytes, tmp
     file = write(tmp_path, suffix, data)
     whole = list(read_file(file))
     position = whole[5].position
-    header = whole[0].position if suffix in (".csv", ".tsv") else 0
+    header = whole[0].position if suffix.endswith((".csv", ".tsv")) else 0
     before = b"\xff" * (position - header)
     if suffix.lower() == ".jsonl":
         before = before[:-1] + b"\n"  # by which a row is known to begin here
@@ -181,7 +182,7 @@ def test_a_position_is_the_byte_at_which_the_row_begins(tmp_path: Path) -> None:
                     filter(
                         None,
                         csv.reader(
-                            io.StringIO(rest, newline=""), delimiter="\t" if suffix == ".tsv" else ","
+                            io.StringIO(rest, newline=""), delimiter="\t" if suffix.endswith(".tsv") else ","
                         ),
                     )
                 )
@@ -379,13 +380,17 @@ class TestTables:
     @pytest.mark.parametrize("row", [b'1,"2', b'"1,2'])
     def test_a_quote_that_is_never_closed_does_not_swallow_the_file(self, row: bytes, tmp_path: Path) -> None:
         message = failure(tmp_path, ".csv", b"a,b\n0,0\n" + row + b"\n3,4\n5,6\n")
-        assert message.endswith("a quote in the row at byte 8, line 3, is never closed")
+        assert message.endswith(
+            "a quote in the row at byte 8, line 3, is never closed; it takes in the 2 lines after it"
+        )
 
     def test_bad_rows_are_the_same_from_every_position(self, tmp_path: Path) -> None:
         file = write(tmp_path, ".csv", b'a,b\n1,2\n"x"y,2\n"p\nq"r,5\n3,4\n7\n5,6\n')
         whole = [(found.position, found.line, str(found.row)) for found in read_file(file)]
-        assert [line for _, line, _ in whole] == [2, 3, 4, 6, 7, 8]
-        for place, (position, line, _) in enumerate(whole):
+        assert [line for _, line, _ in whole] == [2, 3, 4, 5, 6, 7, 8], "lines of a bad row are counted"
+        assert whole[2][0] == whole[3][0], "and are read together"
+        for place in (0, 1, 2, 4, 5, 6):
+            position, line, _ = whole[place]
             again = read_file(file, position, line)
             assert [(found.position, found.line, str(found.row)) for found in again] == whole[place:]
 
@@ -406,10 +411,113 @@ class TestTables:
     def test_a_header_that_cannot_be_read(self, header: bytes, tmp_path: Path) -> None:
         assert "its header is not valid CSV" in failure(tmp_path, ".csv", header)
 
+    def test_every_line_of_a_row_that_a_lone_quote_makes_is_a_bad_row(self, tmp_path: Path) -> None:
+        """Three rows are lost, so three are counted: one of 300 would have passed as a share of bad rows."""
+        data = b'a,b\n"Pain is worse,1\nnext,2\nshe says "no",3\nlast,4\n'
+        found = list(read_file(write(tmp_path, ".csv", data)))
+        assert [(each.line, isinstance(each.row, BadRowError)) for each in found] == [
+            (2, True),
+            (3, True),
+            (4, True),
+            (5, False),
+        ]
+        assert all("in a row that its quotes make of several lines" in str(each.row) for each in found[:3])
+
+    @pytest.mark.parametrize("late", [False, True])
+    def test_rows_that_quotes_of_another_kind_join_are_refused(self, late: bool, tmp_path: Path) -> None:
+        r"""`"Pain` and `5"` are a quoted cell for every reader of CSV; that quotes are letters here another row shows."""
+        joined, shows = b'"Pain is worse,1\na nail of 5",2\n', b'he says "yes" to it,3\n'
+        data = b"a,b\n" + (joined + shows if late else shows + joined)
+        message = failure(tmp_path, ".csv", data)
+        first, other = (2, 4) if late else (3, 2)
+        assert f"lines {first} to {first + 1} are one row by their quotes" in message
+        assert f"line {other} has a quote inside an unquoted cell" in message
+
+    def test_quotes_inside_of_unquoted_cells_are_letters(self, tmp_path: Path) -> None:
+        data = b'a,b\nhe says "yes",1\n5" nail,2\n"two\nlines, and ""a quote""",3\n'
+        assert [row["a"] for row in read(tmp_path, ".csv", data) if isinstance(row, dict)] == [
+            'he says "yes"',
+            '5" nail',
+            'two\nlines, and "a quote"',
+        ]
+
+    def test_many_columns_are_checked_in_linear_time(self, tmp_path: Path) -> None:
+        """20,000 names were compared with each other: 200 million comparisons."""
+        compared = 0
+
+        class Name(str):
+            def __eq__(self, other: object) -> bool:
+                nonlocal compared
+                compared += 1
+                return str.__eq__(self, other)
+
+            __hash__ = str.__hash__
+
+        tables._check_names([Name(f"column {number}") for number in range(2000)], "a.csv")
+        assert compared < 20_000
+
+
+class TestTsv:
+    """A quote is a letter: lines, rows, rejects and the header add up."""
+
+    @pytest.mark.parametrize("line_end", ["\n", "\r\n"])
+    def test_a_quote_is_a_letter(self, line_end: str, tmp_path: Path) -> None:
+        cells = [
+            '"Pain is worse',
+            "next row",
+            '"',
+            '""',
+            'he says "yes"',
+            '"quoted"',
+            'end"',
+            ' "x',
+            "a,b",
+            " ",
+        ]
+        lines = ["a\tb", "", *(f"{cell}\t{number}" for number, cell in enumerate(cells)), "short", ""]
+        data = line_end.join(lines).encode()
+        found = list(read_file(write(tmp_path, ".tsv", data)))
+        assert [each.row["a"] for each in found if isinstance(each.row, dict)] == cells
+        assert [each.line for each in found] == list(range(3, len(cells) + 4))
+        bad = sum(isinstance(each.row, BadRowError) for each in found)
+        blank, header = 1, 1
+        assert (len(cells), bad) == (10, 1)
+        assert len(cells) + bad + blank + header == data.count(b"\n")
+        for each in (found[3], found[7]):
+            assert next(read_file(tmp_path / "rows.tsv", each.position, each.line)) == each
+
+    def test_a_real_file_keeps_all_its_lines(self, corpora: Path, tmp_path: Path) -> None:
+        """NCBI has tokens that are a quote; read as CSV, each takes in the lines up to the next."""
+        data = b"token\ttag\n" + (corpora / "ncbi_disease" / "train.tsv").read_bytes()
+        found = read(tmp_path, ".tsv", data)
+        lines = data.decode().splitlines()
+        assert len(found) == sum(bool(line) for line in lines) - 1
+        assert [row["token"] for row in found if isinstance(row, dict)] == [
+            line.split("\t")[0] for line in lines[1:] if line
+        ]
+
+    def test_cells_that_are_quoted_all_the_same_are_told(self, tmp_path: Path) -> None:
+        """As pandas writes a cell with a tab, a line end or a quote in it."""
+        data = b'a\tb\n"x\ty"\t1\n"x\ny"\t2\n"he says ""yes"""\t3\nz\t4\n'
+        rows = read(tmp_path, ".tsv", data)
+        assert all("name the format tsv_quoted" in reason for reason in reasons(rows)[:2])
+        assert (len(reasons(rows)), rows[-1]) == (3, {"a": "z", "b": "4"})
+        assert read(tmp_path, "quoted.tsv", data)[:3] == [
+            {"a": "x\ty", "b": "1"},
+            {"a": "x\ny", "b": "2"},
+            {"a": 'he says "yes"', "b": "3"},
+        ]
+        assert "the cells of its header are quoted" in failure(tmp_path, ".tsv", b'"a"\t"b"\nx\ty\n')
+
+    def test_headers_that_cannot_be_read(self, tmp_path: Path) -> None:
+        assert "carriage return alone" in failure(tmp_path, ".tsv", b"a\tb\rx\ty\r")
+        assert "columns 1 and 3 of its header" in failure(tmp_path, ".tsv", b"a\tb\ta\n")
+
 
 @pytest.mark.parametrize(
     ("suffix", "data"),
     [
+        (".tsv", b'SECRET\tb\nSECRET\n"SECRET\tSECRET\tx\nSECRET\t\xff\n'),
         (".jsonl", b'{"SECRET": "SECRET"\n"SECRET"\n["SECRET"]\n{"SECRET": "\xff"}\n'),
         (".json", b'[{"a": "SECRET"}, "SECRET", SECRET]'),
         (".json", b'["SECRET", {"SECRET": "\xff"}]'),
