@@ -19,7 +19,10 @@ class ClusterConfig(Section):
         resumable=True,
     )
     cpus_per_worker: float | None = key(
-        None, "CPUs a worker reserves; default: all but one, shared out evenly.", ge=0.01, resumable=True
+        None,
+        "CPUs a worker reserves of Ray, whatever its threads; default: all but one, shared out evenly.",
+        ge=0.01,
+        resumable=True,
     )
     gpus: bool | None = key(
         None, "Give each worker one GPU; default: if the cluster has them.", resumable=True
@@ -40,7 +43,11 @@ class ClusterConfig(Section):
         600, "How long a group of workers may take to start.", ge=1, resumable=True
     )
     threads_per_worker: int | None = key(
-        None, "Compute threads of a worker; default: its CPUs, at least 1.", ge=1, resumable=True
+        None,
+        "Compute threads of a worker; default: the CPUs of its node, shared by the workers on it. A resumed run keeps its "
+        "number.",
+        ge=1,
+        resumable=True,
     )
 
     @field_validator("workers")

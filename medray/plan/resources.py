@@ -72,6 +72,23 @@ def resolve(request: Request, supply: Supply) -> Request:
     return replace(request, cpus_per_worker=SMALLEST_SHARE)
 
 
+def threads(request: Request, supply: Supply) -> int:
+    """Return the compute threads of each worker: the CPUs of its node, shared by the workers on it, at least 1.
+
+    What a worker reserves of Ray does not limit its threads: the CPU that stays free for data is busy for seconds only.
+    Which node gets which worker is not known before they start, so every node counts with as many workers as it can
+    hold, and the smallest share holds for all: equal threads keep numbers equal wherever a worker is placed.
+    """
+    request = resolve(request, supply)
+    cpus, gpus = request.cpus_per_worker or SMALLEST_SHARE, request.gpus_per_worker
+    shares = [
+        node.cpus / min(held, request.workers)
+        for node in _nodes(supply)
+        if (held := _holds(node.cpus, node.gpus, cpus, gpus))
+    ]
+    return max(1, floor(min(shares, default=1)))
+
+
 def shortage(request: Request, supply: Supply) -> str | None:
     """None if the workers fit beside one free CPU, else a sentence: asked, there is, what would work."""
     request = resolve(request, supply)

@@ -19,14 +19,16 @@ from medray.train.rerun import (
     check_same_precision,
     check_unchanged,
     folder_of,
+    threads_of,
 )
 
 
-def claim(config: Config, tokens: str, precision: str, say: Callable[[str], None]) -> None:
-    """Writes config.yaml and data.json; makes the folder where it is not there.
+def claim(config: Config, tokens: str, precision: str, threads: int, say: Callable[[str], None]) -> int:
+    """Writes config.yaml and data.json; makes the folder where it is not there. Returns the threads of each worker.
 
-    tokens: the folder of the training shards. precision: fp32, bf16 or fp16. say: told of changed keys that a resumed run
-    takes, and of records that are put aside. Raises InputError where the run's checkpoints were made under another config,
+    tokens: the folder of the training shards. precision: fp32, bf16 or fp16. threads: what the cluster would give a
+    worker; a resumed run keeps what it began with. say: told of changed keys that a resumed run takes, and of records
+    that are put aside. Raises InputError where the run's checkpoints were made under another config,
     data or precision, or it is not known under which.
     """
     folder = folder_of(config)
@@ -55,11 +57,19 @@ def claim(config: Config, tokens: str, precision: str, say: Callable[[str], None
     if resumed:
         for note in changes:
             say(note)
+        kept = threads_of(file, data, config) or threads
+        if kept != threads:
+            say(
+                f"every worker keeps the {kept} compute threads that the run began with, and could have {threads} here: "
+                "cluster.threads_per_worker changes them, and numbers then agree to rounding only"
+            )
+        threads = kept
     elif changes:
         _forget(folder)
-    began_with = json.dumps({"tokens": tokens, "precision": precision}) + "\n"
+    began_with = json.dumps({"tokens": tokens, "precision": precision, "threads": threads}) + "\n"
     for path, text in ((file, dump(config)), (data, began_with)):
         storage.write(path, text, durable=True)
+    return threads
 
 
 def _put_aside(folder: StoragePath, say: Callable[[str], None]) -> None:

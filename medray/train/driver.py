@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -128,7 +128,7 @@ class _Driver:
             "cluster",
             f"{' to '.join(str(bound) for bound in sorted(bounds))} workers of {granted.cpus:g} CPU"
             + (" and 1 GPU" if granted.gpus else "")
-            + f", {have.cpus:g} CPUs in the cluster",
+            + f" and {granted.threads} threads, {have.cpus:g} CPUs in the cluster",
         )
         folder = model_folder(self.config.model)
         chosen = precision(self.config, granted.device)
@@ -144,7 +144,14 @@ class _Driver:
             self.steps = data_phase.steps(self.config, encoding, self)
         if (warmup := warmup_steps(self.steps, self.config.train.scheduler)) >= self.steps:
             self.phase("note", f"the learning rate rises over {warmup} steps, and the run has {self.steps}")
-        claim(self.config, encoding.sets["train"].folder, chosen, lambda note: self.phase("resume", note))
+        threads = claim(
+            self.config,
+            encoding.sets["train"].folder,
+            chosen,
+            granted.threads,
+            lambda note: self.phase("resume", note),
+        )
+        granted = replace(granted, threads=threads)
         plan = WorkerPlan(
             self.config,
             str(self.folder),

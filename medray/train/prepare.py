@@ -15,13 +15,16 @@ from medray.errors import InputError
 from medray.plan import adapters, parameters
 from medray.plan.headers import ParameterCount, from_safetensors
 from medray.plan.memory import zero_bytes
-from medray.plan.resources import NodeSupply, Request, Supply, memory_shortage, resolve, shortage
+from medray.plan.resources import NodeSupply, Request, Supply, memory_shortage, resolve, shortage, threads
 from medray.train.step import layout
 
 
 @dataclass(frozen=True)
 class Resources:
-    """What every worker gets. workers: the fewest, where the cluster decides. threads: compute threads."""
+    """What every worker gets.
+
+    workers: the fewest, where the cluster decides. cpus: reserved of Ray. threads: compute threads, whatever is reserved.
+    """
 
     workers: int
     cpus: float
@@ -53,8 +56,13 @@ def resources(config: Config, have: Supply) -> Resources:
         what, _, mend = reason.removeprefix("cluster.workers: ").partition(": ")
         raise InputError(what, key="cluster.workers", value=cluster.workers, mend=mend)
     most = replace(request, workers=cluster.most_workers)
-    cpus = resolve(request if shortage(most, have) else most, have).cpus_per_worker or 1.0
-    return Resources(cluster.fewest_workers, cpus, gpus, cluster.threads_per_worker or max(1, int(cpus)))
+    granted = resolve(request if shortage(most, have) else most, have)
+    return Resources(
+        cluster.fewest_workers,
+        granted.cpus_per_worker or 1.0,
+        gpus,
+        cluster.threads_per_worker or threads(replace(granted, workers=cluster.most_workers), have),
+    )
 
 
 def precision(config: Config, device: str) -> str:

@@ -31,6 +31,8 @@ ROUNDING = (
     "train.gradient_accumulation_steps",
     "train.zero_stage",
 )
+# What decides the threads of a worker, the cluster aside.
+SHARES = ("cluster.workers", "cluster.cpus_per_worker", "cluster.threads_per_worker", "cluster.gpus")
 # Keys under which a user may write anything: examples out of records, tokens of a service.
 FREE_TEXT = ("data.prompts.", "peft.init_text", "tracking.tags.", "train.deepspeed.")
 RUN_FILES = ("config.yaml", "attempts.jsonl", "steps.jsonl", "summary.json", "checkpoints", ".ray")
@@ -162,6 +164,19 @@ def check_same_precision(file: StoragePath, precision: str, config: Config) -> N
             value=config.train.precision,
             mend=f"train.precision: {then}",
         )
+
+
+def threads_of(file: StoragePath, data: StoragePath, config: Config) -> int | None:
+    """The compute threads of each worker with which a run began: sums of other numbers of threads are rounded otherwise.
+
+    None where the run does not say, and where the config now asks for other workers or threads: those are decided again.
+    file, data: config.yaml and data.json of the run.
+    """
+    then, now = _then(file), _leaves(config.model_dump(mode="json"))
+    threads = _began_with(data, "threads")
+    if any(then.get(key) != now[key] for key in SHARES) or not (threads or "").isdecimal():
+        return None
+    return int(threads or 0) or None
 
 
 def _began_with(file: StoragePath, name: str) -> str | None:

@@ -57,7 +57,7 @@ def config(folder: Path, name: str, **sections: dict[str, Any]) -> Config:
             "optimizer": {"lr": 1e-2},
             "save_every_steps": 5,
         },
-        "cluster": {"workers": 2, "cpus_per_worker": 0.5},
+        "cluster": {"workers": 2, "cpus_per_worker": 0.5, "threads_per_worker": 1},
         "eval": {"metrics": ["rouge"], "batch_size": 4, "generation": {"rows": 6, "max_new_tokens": 4}},
     }
     for section, values in sections.items():

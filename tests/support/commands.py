@@ -25,7 +25,7 @@ method: {{name: distill, alpha: 0.3}}
 train: {{max_steps: {steps}, global_batch_size: 8, micro_batch_size: 2, precision: fp32, optimizer: {{lr: 1.0e-2}},
         save_every_steps: 10}}
 peft: {{type: lora, rank: 2, dropout: 0.1}}
-cluster: {{workers: 2, cpus_per_worker: 0.5, max_failures: 0}}
+cluster: {{workers: 2, cpus_per_worker: 0.5, threads_per_worker: 1, max_failures: 0}}
 eval: {{metrics: []}}
 """
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from medray.plan.resources import NodeSupply, Request, Supply, memory_shortage, resolve, shortage
+from medray.plan.resources import NodeSupply, Request, Supply, memory_shortage, resolve, shortage, threads
 
 
 @pytest.mark.parametrize(
@@ -23,6 +23,29 @@ def test_a_given_number_of_cpus_stays() -> None:
 def test_gpu_workers_leave_the_cpus_to_data() -> None:
     assert resolve(Request(4, None, 1), Supply(64, 4)).cpus_per_worker == 1
     assert resolve(Request(4, None, 1), Supply(4, 4)).cpus_per_worker == 0.5
+
+
+@pytest.mark.parametrize(
+    ("request_", "supply", "each"),
+    [
+        (Request(1), Supply(1), 1),
+        (Request(1), Supply(2), 2),  # one CPU is reserved, and both compute
+        (Request(2), Supply(4), 2),
+        (Request(4), Supply(8), 2),
+        (Request(8), Supply(16), 2),
+        (Request(3), Supply(8), 2),
+        (Request(9), Supply(8), 1),  # more workers than CPUs
+        (Request(2, 0.5), Supply(16), 8),  # a small reservation takes no threads away
+        (Request(1, 1, 1), Supply(16, 2), 16),
+        (Request(4, None, 1), Supply(64, 4), 16),
+        (Request(2, 1), Supply.of(NodeSupply(4), NodeSupply(16)), 2),  # the smaller node may hold both
+        (Request(2, 6), Supply.of(NodeSupply(8), NodeSupply(12)), 6),
+        (Request(1, 8), Supply.of(NodeSupply(4), NodeSupply(16)), 16),  # and this one none
+        (Request(2, 1, 1), Supply.of(NodeSupply(64), NodeSupply(8, 1), NodeSupply(6, 1)), 6),
+    ],
+)
+def test_threads_are_all_cpus_of_a_node(request_: Request, supply: Supply, each: int) -> None:
+    assert threads(request_, supply) == each
 
 
 def test_workers_fit_the_nodes_and_not_only_the_sum() -> None:

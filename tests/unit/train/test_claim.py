@@ -29,7 +29,7 @@ def train(made: Config, steps: int, end: str | None, *, tokens: str = TOKENS, be
 
     before: the metric that is evaluated before the first step.
     """
-    claim(made, tokens, "fp32", lambda note: None)
+    claim(made, tokens, "fp32", 1, lambda note: None)
     ledger = Ledger(str(Path(made.run.storage) / "r"), tracking_spec(made))
     ledger.open(resumed_step=0)
     ledger.evaluation({"step": 0, "metrics": {before: 1.0}})
@@ -74,7 +74,7 @@ def test_the_same_config_goes_on_in_one_mlflow_run_and_other_data_do_not(tmp_pat
 
 
 def test_what_a_checkpoint_was_made_under_stays(tmp_path: Path) -> None:
-    claim(config(tmp_path), TOKENS, "fp32", lambda note: None)
+    claim(config(tmp_path), TOKENS, "fp32", 1, lambda note: None)
     folder = checkpoint.folder_of(tmp_path / "r" / "checkpoints", 5, 1)
     folder.mkdir(parents=True)
     checkpoint.write_manifest(folder, Progress(), 5.0, {}, [])
@@ -86,12 +86,37 @@ def test_what_a_checkpoint_was_made_under_stays(tmp_path: Path) -> None:
         (config(tmp_path), TOKENS, "bf16"),
     ):
         with pytest.raises(InputError):
-            claim(*refused, lambda note: None)
+            claim(*refused, 1, lambda note: None)
     assert (tmp_path / "r" / "config.yaml").read_text() == before
     said: list[str] = []
-    claim(config(tmp_path, keep_checkpoints=7), TOKENS, "fp32", said.append)
+    claim(config(tmp_path, keep_checkpoints=7), TOKENS, "fp32", 1, said.append)
     assert said == ["taken as they are now: train.keep_checkpoints 2 -> 7"]
     assert (tmp_path / "r" / "steps.jsonl").exists()
+
+
+def test_a_resumed_run_keeps_the_threads_that_it_began_with(tmp_path: Path) -> None:
+    """On a machine that has more or fewer CPUs by then: other threads would round otherwise."""
+
+    def begin(threads: int, **cluster: Any) -> tuple[int, list[str]]:
+        sections = {"run": {"storage": str(tmp_path), "name": "r"}, "cluster": cluster}
+        said: list[str] = []
+        return claim(Config.model_validate(sections), TOKENS, "fp32", threads, said.append), said
+
+    assert begin(2) == (2, [])
+    assert begin(4) == (4, [])  # there is no checkpoint yet
+    checkpoint_of_step(tmp_path, 4)
+    kept, said = begin(8)
+    assert kept == 4
+    assert "keeps the 4 compute threads that the run began with, and could have 8 here" in said[0]
+    assert begin(2)[0] == 4
+    assert begin(3, threads_per_worker=3)[0] == 3  # as the user says
+    assert begin(5, threads_per_worker=3)[0] == 3
+    assert begin(1, workers=2)[0] == 1  # other workers
+    assert begin(6, workers=2)[0] == 1
+    (tmp_path / "r" / "data.json").write_text(
+        json.dumps({"tokens": TOKENS, "precision": "fp32", "threads": "-2"})
+    )
+    assert begin(6, workers=2)[0] == 6  # no number of threads
 
 
 def test_an_adalora_run_does_not_become_shorter(tmp_path: Path) -> None:
@@ -99,11 +124,11 @@ def test_an_adalora_run_does_not_become_shorter(tmp_path: Path) -> None:
         sections = {"peft": {"type": "adalora"}, "train": {"max_steps": steps, "zero_stage": 0}}
         return Config.model_validate({"run": {"storage": str(tmp_path), "name": "r"}} | sections)
 
-    claim(adalora(100), TOKENS, "fp32", lambda note: None)
+    claim(adalora(100), TOKENS, "fp32", 1, lambda note: None)
     checkpoint_of_step(tmp_path, 30)
-    claim(adalora(120), TOKENS, "fp32", lambda note: None)
+    claim(adalora(120), TOKENS, "fp32", 1, lambda note: None)
     with pytest.raises(InputError, match="ranks of the run r shrink") as caught:
-        claim(adalora(60), TOKENS, "fp32", lambda note: None)
+        claim(adalora(60), TOKENS, "fp32", 1, lambda note: None)
     assert (caught.value.key, caught.value.value) == ("train.max_steps", 60)
 
 
@@ -120,24 +145,24 @@ def test_checkpoints_without_the_config_that_they_were_made_under_are_not_gone_o
     tmp_path: Path,
 ) -> None:
     made = config(tmp_path)
-    claim(made, TOKENS, "fp32", lambda note: None)
+    claim(made, TOKENS, "fp32", 1, lambda note: None)
     checkpoint_of_step(tmp_path, 4)
-    claim(made, TOKENS, "fp32", lambda note: None)
+    claim(made, TOKENS, "fp32", 1, lambda note: None)
     (tmp_path / "r" / "config.yaml").unlink()
     with pytest.raises(InputError, match="the config that it began with is gone"):
-        claim(made, TOKENS, "fp32", lambda note: None)
+        claim(made, TOKENS, "fp32", 1, lambda note: None)
     assert not (tmp_path / "r" / "config.yaml").exists()
 
 
 def test_records_of_steps_whose_checkpoints_are_all_damaged_are_kept_beside(tmp_path: Path) -> None:
     made, told = config(tmp_path), list[str]()
-    claim(made, TOKENS, "fp32", told.append)
+    claim(made, TOKENS, "fp32", 1, told.append)
     folder = checkpoint_of_step(tmp_path, 4)
     (tmp_path / "r" / "steps.jsonl").write_text('{"step": 4}\n')
-    claim(made, TOKENS, "fp32", told.append)
+    claim(made, TOKENS, "fp32", 1, told.append)
     assert told == []
     (folder / "rank-00000.safetensors").write_bytes(b"123")
-    claim(made, TOKENS, "fp32", told.append)
+    claim(made, TOKENS, "fp32", 1, told.append)
     assert told == [
         "none of the run's checkpoints is whole: it begins at step 0",
         "steps.jsonl is kept as steps.jsonl.old",
