@@ -116,7 +116,12 @@ class TrainConfig(Section):
         resumable=True,
     )
     zero_stage: int = key(
-        2, "What DeepSpeed shards: 1 optimizer, 2 gradients, 3 parameters.", ge=0, le=3, resumable=True
+        2,
+        "What DeepSpeed shards: 1 optimizer, 2 gradients, 3 parameters. One worker in float32 trains without DeepSpeed at "
+        "1 and 2, which shard nothing there.",
+        ge=0,
+        le=3,
+        resumable=True,
     )
     offload: Literal["none", "cpu"] = key(
         "none", "cpu keeps optimizer state (and stage 3 parameters) in host memory."

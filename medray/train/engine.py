@@ -62,6 +62,9 @@ class TorchEngine:
         loss.backward()
 
     def step(self, lr: float) -> float:
+        for parameter in trainable(self.model):
+            if parameter.grad is None:  # no forward of this step has used it: DeepSpeed counts that as 0
+                parameter.grad = torch.zeros_like(parameter)
         norm = nn.utils.clip_grad_norm_(trainable(self.model), self._clip or _NO_CLIP)
         set_rate(self.optimizer.param_groups, lr)
         self.optimizer.step()

@@ -28,6 +28,13 @@ class WorkerPlan:
         return Method.of(self.config.method)
 
     def plain_torch(self, world_size: int) -> bool:
-        """One process that shards nothing needs no DeepSpeed."""
+        """Whether the plain torch engine does the same as DeepSpeed: one process in float32 that shards nothing.
+
+        Stages 1 and 2 shard between processes only, and checkpoints hold state by name, which every stage reads. In 16
+        bits DeepSpeed steps on float32 copies, and moments in 8 bits are quantized in blocks of its flat groups: both
+        stay with DeepSpeed.
+        """
         train = self.config.train
-        return world_size == 1 and train.zero_stage == 0 and self.precision == "fp32" and not train.deepspeed
+        if world_size > 1 or self.precision != "fp32" or train.deepspeed or train.offload != "none":
+            return False
+        return train.zero_stage == 0 or (train.zero_stage < 3 and train.optimizer.name == "adamw")

@@ -17,10 +17,12 @@ from torch import distributed, nn
 from medray.config import Config
 from medray.config.train import TrainConfig
 from medray.train import loop
-from medray.train.engine import TorchEngine
+from medray.train.engine import DeepSpeedEngine, TorchEngine
 from medray.train.prepare import precision
 
 CPU = torch.device("cpu")
+# One process in float32 is trained without DeepSpeed, unless a raw override asks for it.
+BY_DEEPSPEED = {"steps_per_print": 1_000_000}
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +68,10 @@ class TestDeepSpeed:
     def test_half_a_precision_is_that_of_weights_and_export(
         self, name: str, dtype: torch.dtype, tmp_path: Path
     ) -> None:
-        whole, half = run(tmp_path, "whole", precision="fp32"), run(tmp_path, "half", precision=name)
+        whole, half = (
+            run(tmp_path, "whole", precision="fp32", deepspeed=BY_DEEPSPEED),
+            run(tmp_path, "half", precision=name),
+        )
         for found, wanted in ((whole, torch.float32), (half, dtype)):
             assert {one.dtype for one in found.engine.module.parameters()} == {wanted}
             stored = load_file(found.export / "model.safetensors")
@@ -102,7 +107,8 @@ class TestDeepSpeed:
     @pytest.mark.filterwarnings("ignore:`torch.distributed:FutureWarning")  # deepspeed 0.19 calls them
     def test_offloaded_state_is_in_host_memory_and_trains_alike(self, stage: int, tmp_path: Path) -> None:
         stay, moved = (
-            run(tmp_path, offload, zero_stage=stage, offload=offload) for offload in ("none", "cpu")
+            run(tmp_path, offload, zero_stage=stage, offload=offload, deepspeed=BY_DEEPSPEED)
+            for offload in ("none", "cpu")
         )
         assert (stay.engine.zero_cpu_offload(), moved.engine.zero_cpu_offload()) == (False, True)
         parameters = stay.engine.zero_offload_param(), moved.engine.zero_offload_param()
@@ -110,7 +116,7 @@ class TestDeepSpeed:
         assert moved.losses == pytest.approx(stay.losses, abs=1e-4)
 
     def test_raw_overrides_go_before_our_own_and_leave_the_others(self, tmp_path: Path) -> None:
-        own = run(tmp_path, "own")
+        own = run(tmp_path, "own", deepspeed={"wall_clock_breakdown": False})
         raw = {"steps_per_print": 1_000_000, "zero_optimization": {"reduce_bucket_size": 1000}}
         other = run(tmp_path, "other", deepspeed=raw)
         assert (own.engine.steps_per_print(), other.engine.steps_per_print()) == (None, 1_000_000)
@@ -118,6 +124,55 @@ class TestDeepSpeed:
         assert own.engine.zero_reduce_bucket_size() != other.engine.zero_reduce_bucket_size() == 1000
         assert other.engine.zero_optimization_stage() == 2
         assert own.losses == pytest.approx(other.losses, rel=1e-6)
+
+    @pytest.mark.parametrize(
+        ("stage", "preset", "peft"),
+        [
+            (2, "llama-tiny", "none"),
+            (1, "llama-tiny", "lora"),
+            *(
+                pytest.param(*cell, marks=pytest.mark.long)
+                for cell in [(1, "t5-tiny", "lora"), (2, "t5-tiny", "none")]
+            ),
+        ],
+    )
+    def test_one_worker_trains_the_same_without_deepspeed(
+        self, stage: int, preset: str, peft: str, tmp_path: Path
+    ) -> None:
+        """Losses and norms, and each goes on from the other's checkpoint."""
+        tokens = tiny.token_set(
+            tmp_path, tiny.rows(9), architecture="seq2seq" if preset == "t5-tiny" else "causal"
+        )
+
+        def steps(name: str, until: int, raw: dict[str, Any]) -> list[dict[str, Any]]:
+            plan = tiny.plan(
+                tmp_path / name,
+                tokens,
+                preset,
+                workers=1,
+                max_steps=until,
+                train={
+                    "zero_stage": stage,
+                    "deepspeed": raw,
+                    "clip_grad_norm": 0.5,
+                    "scheduler": {"name": "constant"},
+                },
+                peft={"type": peft, "dropout": 0.1} if peft != "none" else {},
+            )
+            recorder = Recorder()
+            running = loop._Loop(plan, recorder)
+            assert isinstance(running.engine, DeepSpeedEngine if raw else TorchEngine)
+            running.run()
+            return recorder.steps
+
+        wanted = steps("calm", 6, BY_DEEPSPEED)
+        assert wanted[0]["grad_norm"] > 0.5  # it is clipped
+        for name, first, then in (("plain", {}, {}), ("to", BY_DEEPSPEED, {}), ("fro", {}, BY_DEEPSPEED)):
+            found = steps(name, 3, first) + steps(name, 6, then)
+            for key in ("loss", "grad_norm"):
+                assert [one[key] for one in found] == pytest.approx([one[key] for one in wanted], rel=2e-5), (
+                    name
+                )
 
     @pytest.mark.filterwarnings("ignore:`torch.distributed:FutureWarning")  # deepspeed 0.19 calls them
     def test_peft_cannot_make_dora_of_sharded_weights(self, tmp_path: Path) -> None:
@@ -163,3 +218,15 @@ def test_gradients_are_clipped_to_the_norm_that_is_asked_for_and_0_is_none(clip:
     engine.backward((model.weight * torch.tensor([[6.0, 8.0]])).sum())
     assert engine.step(1e-3) == pytest.approx(10.0)  # as it was before
     assert seen == pytest.approx([left], rel=1e-5)
+
+
+def test_a_parameter_that_no_forward_has_used_counts_as_one_whose_gradient_is_0() -> None:
+    """As under DeepSpeed, so that the number of workers does not decide: AdamW moves it by decay and momentum."""
+    model = nn.ModuleDict({"used": nn.Linear(2, 1), "unused": nn.Linear(2, 1, bias=False)})
+    before = model["unused"].weight.detach().clone()
+    engine = TorchEngine(model, TrainConfig.model_validate({"optimizer": {"weight_decay": 0.25}}), CPU)
+    for _ in range(2):
+        engine.backward(model["used"](torch.ones(1, 2)).sum())
+        engine.step(0.5)
+    torch.testing.assert_close(model["unused"].weight.detach(), before * (1 - 0.5 * 0.25) ** 2)
+    assert {float(slot["step"]) for slot in engine.optimizer.state.values()} == {2.0}
