@@ -9,7 +9,7 @@ from typing import Any
 
 from medray.config import Config
 from medray.storage import StoragePath
-from medray.tracking.console import Console, duration
+from medray.tracking.console import Console, duration, status_of, warnings_of
 
 
 def show(console: Console, config: Config, result: Any, command: Sequence[str]) -> None:
@@ -24,6 +24,9 @@ def show(console: Console, config: Config, result: Any, command: Sequence[str]) 
     if len(rows) > 1:
         console.table("result", rows)
     console.table("run", _facts(config, result))
+    if found := warnings_of(summary):
+        title = "WARNING: the run has ended, but check the model before you use it"
+        console.table(title, [(text,) for _, text in found])
     if summary["status"] == "stopped":
         console.table("next", [("go on", shlex.join(command))])
         return
@@ -49,7 +52,7 @@ def _facts(config: Config, result: Any) -> list[tuple[str, ...]]:
     summary, parameters = result.summary, result.summary["parameters"]
     trained = config.peft.describe() if config.peft.type != "none" else "all weights"
     return [
-        ("status", summary["status"]),
+        ("status", status_of(summary)),
         ("model", str(config.model.preset or config.model.name)),
         ("trained", f"{trained}: {parameters['trainable']:,} of {parameters['total']:,} parameters"),
         ("steps", f"{summary['steps']} with {summary['samples']:,} samples, {summary['tokens']:,} tokens"),

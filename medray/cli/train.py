@@ -67,13 +67,13 @@ def _run(arguments: argparse.Namespace, config: Config, stop: StopSwitch) -> int
     result = finished(config)
     if result is None:
         before_import(address)
-        result = _train(config, address, console, stop)
+        result = _train(config, arguments.config, address, console, stop)
     else:
         console.phase(
             "done",
             f"{config.run.name} was finished before, after {result.summary['steps']} steps; --overwrite starts anew",
         )
-        send_unsent(config, result, console.phase)
+        send_unsent(config, result, console.phase, arguments.config)
     show(console, config, result, ["medray", "train", arguments.config, *arguments.overrides])
     if arguments.json:
         print(json.dumps(result.summary))
@@ -130,7 +130,9 @@ def cluster_address(config: Config) -> str | None:
     return None if address in ("", "local") else address
 
 
-def _train(config: Config, address: str | None, console: Any, stop: StopSwitch) -> RunResult:
+def _train(
+    config: Config, config_file: str, address: str | None, console: Any, stop: StopSwitch
+) -> RunResult:
     from medray.cli.cluster import connect, disconnect
     from medray.train import run_lock
     from medray.train.rerun import folder_of
@@ -146,7 +148,7 @@ def _train(config: Config, address: str | None, console: Any, stop: StopSwitch) 
         try:
             connect(address)
             _on_signals(stop)  # again: Ray has put a handler of its own in the place of SIGTERM's
-            return driver.run(config, console=console, stop=stop)
+            return driver.run(config, console=console, stop=stop, config_file=config_file)
         finally:
             disconnect()
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
@@ -27,7 +28,8 @@ def run(arguments: argparse.Namespace) -> int:
     if not 1 <= arguments.port <= 65535:
         raise InputError("must be from 1 to 65535", key="--port", value=arguments.port, mend="--port 5000")
     try:
-        uri = str(json.loads((folder / "mlflow_run.json").read_text())["uri"])
+        known = json.loads((folder / "mlflow_run.json").read_text())
+        uri, page = str(known["uri"]), _page(known)
     except (OSError, ValueError, LookupError, TypeError):
         raise InputError(
             "no MLflow run was recorded here",
@@ -39,16 +41,25 @@ def run(arguments: argparse.Namespace) -> int:
             raise InputError(
                 f"its tracking database is not there: {uri}", file=folder, mend="move the storage back"
             )
-        _serve(uri, arguments.port)
-    print(f"this run is tracked at {uri}: open that page", file=sys.stderr)
+        _serve(uri, page, arguments.port)
+    web = uri.startswith(("http://", "https://"))
+    print(f"this run is tracked at {uri.rstrip('/') + page if web else uri}: open that page", file=sys.stderr)
     return 0
 
 
-def _serve(uri: str, port: int) -> NoReturn:
+def _page(known: dict[str, Any]) -> str:
+    """The part of the address that names the run. An older run folder does not know its experiment: the first page."""
+    run, experiment = str(known.get("run_id")), str(known.get("experiment_id"))
+    if re.fullmatch("[0-9a-f]{32}", run) and re.fullmatch("[0-9]{1,20}", experiment):
+        return f"/#/experiments/{experiment}/runs/{run}"
+    return ""
+
+
+def _serve(uri: str, page: str, port: int) -> NoReturn:
     """This process becomes MLflow's."""
     # Ten processes and 1.8 GB otherwise, for jobs that nobody runs here.
     os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
-    print(f"http://127.0.0.1:{port} shows {uri} (Ctrl-C ends it)", file=sys.stderr)
+    print(f"http://127.0.0.1:{port}{page} shows this run of {uri} (Ctrl-C ends it)", file=sys.stderr)
     command = [
         sys.executable,
         "-m",

@@ -8,6 +8,7 @@ from medray.config import Config
 from medray.config.train import SchedulerConfig, TrainConfig
 from medray.errors import InputError
 
+LARGEST_USUAL_LR = 0.1
 WSD_KEYS = ("decay_steps", "decay_ratio", "decay_shape")
 
 
@@ -17,6 +18,22 @@ def check_train(config: Config) -> None:
     _check_optimizer(config)
     _check_best(config)
     _check_loss_scale(config.train)
+
+
+def learning_rate_notes(config: Config) -> tuple[str, ...]:
+    """Sentences on learning rates that are allowed and destroy a model."""
+    optimizer, found = config.train.optimizer, []
+    rates = {"train.optimizer.lr": optimizer.lr}
+    for number, group in enumerate(optimizer.groups):
+        rate = group.lr if group.lr is not None else (group.lr_scale or 1.0) * optimizer.lr
+        rates[f"train.optimizer.groups[{number}]"] = rate
+    for name, rate in rates.items():
+        if rate > LARGEST_USUAL_LR:
+            found.append(
+                f"{name}: a learning rate of {rate:g} is far above what AdamW is used with, 1e-6 to 1e-2, and "
+                f"{'destroys' if rate >= 1 else 'probably destroys'} the model. Fix: use a value such as 1e-4"
+            )
+    return tuple(found)
 
 
 def _check_loss_scale(train: TrainConfig) -> None:

@@ -58,6 +58,19 @@ def number(value: object) -> str:
     return f"{value:.2e}" if value != 0 and abs(value) < 1e-3 else f"{value:.4g}"
 
 
+def warnings_of(summary: dict[str, Any]) -> list[tuple[str, str]]:
+    """(name, sentence) of each warning in a run's summary; the summary of an older version has none."""
+    found = summary.get("warnings")
+    known = found if isinstance(found, list) else []
+    return [(str(each.get("name")), str(each.get("text"))) for each in known if isinstance(each, dict)]
+
+
+def status_of(summary: dict[str, Any]) -> str:
+    """`done`, or `done, with 2 warnings`."""
+    status, count = str(summary.get("status", "unknown")), len(warnings_of(summary))
+    return f"{status}, with {count} warning{'s' if count != 1 else ''}" if count else status
+
+
 class Console:
     """What the driver prints while a run is alive.
 

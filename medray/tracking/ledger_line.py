@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 FLUSH_SECONDS = 30.0
@@ -28,12 +29,21 @@ class LedgerLine:
 
     def open(self, resumed_step: int) -> None:
         """Tells the ledger where the loop begins, and waits for it. Raises RayError when it does not come back."""
+        self._wait(lambda: self._ledger.open.remote(resumed_step=resumed_step))
+
+    def last_evaluation(self, record: dict[str, Any]) -> None:
+        """Report an evaluation and wait until the ledger has it. Raises RayError or OSError when it does not."""
+        self._wait(lambda: self._ledger.evaluation.remote(record))
+        self.flush()
+
+    def _wait(self, call: Callable[[], Any]) -> None:
+        """Call the ledger until it answers; one that died is started again by Ray."""
         import ray
 
         until = time.monotonic() + OPEN_SECONDS
         while True:
             try:
-                ray.get(self._ledger.open.remote(resumed_step=resumed_step), timeout=OPEN_SECONDS)
+                ray.get(call(), timeout=OPEN_SECONDS)
                 return
             except ray.exceptions.RayActorError:
                 if time.monotonic() > until:

@@ -22,7 +22,14 @@ from typing import TYPE_CHECKING, Any
 
 from medray import storage
 from medray.storage import StoragePath
-from medray.tracking.mlflow_names import final_metrics, metric_name, numbers, step_metrics, without_userinfo
+from medray.tracking.mlflow_names import (
+    final_metrics,
+    final_tags,
+    metric_name,
+    numbers,
+    step_metrics,
+    without_userinfo,
+)
 from medray.tracking.mlflow_run import PERMANENT, RunIdentity, TrackingSpec, open_client
 from medray.tracking.steady_clock import SteadyClock
 
@@ -284,6 +291,8 @@ class MlflowLog:
         ]
         for start in range(0, len(metrics), BATCH_METRICS):
             client.log_batch(run_id, metrics=metrics[start : start + BATCH_METRICS])
+        for name, value in final_tags(self._summary).items():
+            client.set_tag(run_id, name, value)
         if self._given_up:
             return
         client.set_terminated(run_id, STATUS.get(str(self._summary.get("status")), "FAILED"), ended_ms)

@@ -6,6 +6,8 @@ import re
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
+from medray.tracking.console import warnings_of
+
 _NOT_METRICS = frozenset({"step", "tokens", "loss_tokens", "samples", "seconds"})
 _PERF = frozenset({"mfu", "peak_bytes", "tokens_per_second"})
 
@@ -28,6 +30,16 @@ def final_metrics(summary: dict[str, Any], prefix: str = "final") -> dict[str, f
         if isinstance(value, dict):
             metrics.update(final_metrics(value, f"{prefix}/{key}"))
     return metrics
+
+
+def final_tags(summary: dict[str, Any]) -> dict[str, str]:
+    """Tags of a run that has ended: the step of the exported weights, and the names of its warnings or `none`."""
+    tags = {}
+    if summary.get("exported_step") is not None:
+        tags["medray.exported_step"] = str(summary["exported_step"])
+    if "warnings" in summary:
+        tags["medray.warnings"] = ", ".join(name for name, _ in warnings_of(summary)) or "none"
+    return tags
 
 
 def numbers(record: dict[str, Any]) -> dict[str, float]:

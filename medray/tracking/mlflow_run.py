@@ -32,7 +32,7 @@ class TrackingSpec:
     """Where numbers go besides the run folder, fully resolved.
 
     uri: `sqlite:////absolute/mlflow.db`, or a server. params: of the config, flat, without secrets.
-    show_text: files that hold text of records may become artifacts.
+    show_text: files that hold text of records may become artifacts. dataset: name and fingerprint of the tokens.
     """
 
     enabled: bool
@@ -42,6 +42,7 @@ class TrackingSpec:
     tags: dict[str, str]
     params: dict[str, str]
     show_text: bool
+    dataset: tuple[str, str] | None = None
 
 
 def leave_run(run_folder: StoragePath) -> None:
@@ -96,6 +97,8 @@ class RunIdentity:
 
         start_ms: when a new run began. given_up: asked before one is made: the answers before may have come very late.
         """
+        from mlflow.entities import RunTag
+
         known = self._known_run(client)
         if known is None:
             # An id that could not be written down (a full disk) is kept, else each try would make another run.
@@ -108,12 +111,14 @@ class RunIdentity:
                 ).info.run_id
             )
             self._made = run_id
-            self._remember(run_id)
+            self._remember(run_id, experiment)
             self._made = None
         else:
             run_id = known
             client.update_run(run_id, status="RUNNING", name=self._spec.run_name)
+            client.log_batch(run_id, tags=[RunTag(key, value) for key, value in self._spec.tags.items()])
         self._log_params(client, run_id)
+        self._log_dataset(client, run_id)
         return run_id, known is not None
 
     def _known_run(self, client: MlflowClient) -> str | None:
@@ -140,18 +145,36 @@ class RunIdentity:
             return None
         return str(run.info.run_id)
 
-    def _remember(self, run_id: str) -> None:
+    def _remember(self, run_id: str, experiment_id: str) -> None:
         uri, experiment = self._place
-        known = {"run_id": run_id, "uri": uri, "experiment": experiment}
+        known = {"run_id": run_id, "uri": uri, "experiment": experiment, "experiment_id": experiment_id}
         storage.write(self._file, json.dumps(known) + "\n")
 
     def _experiment(self, client: MlflowClient) -> str:
         experiment = client.get_experiment_by_name(self._spec.experiment)
         if experiment is not None:
+            if experiment.lifecycle_stage != "active":
+                client.restore_experiment(experiment.experiment_id)
             return str(experiment.experiment_id)
         database = _database(self._spec.uri)
         location = (database.parent / "mlartifacts").as_uri() if database else None
-        return str(client.create_experiment(self._spec.experiment, artifact_location=location))
+        made = str(client.create_experiment(self._spec.experiment, artifact_location=location))
+        if database:
+            _delete_empty_default(client, made)
+        return made
+
+    def _log_dataset(self, client: MlflowClient, run_id: str) -> None:
+        """Log the data set's name and the fingerprint of its tokens, which MLflow shows in the Dataset column."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        if self._spec.dataset is None:
+            return
+        name, digest = self._spec.dataset
+        source = json.dumps({"tokens": digest})
+        dataset = Dataset(name[:500], digest[:36], "medray", source)
+        client.log_inputs(
+            run_id, datasets=[DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])]
+        )
 
     def _log_params(self, client: MlflowClient, run_id: str) -> None:
         """Once: MLflow refuses a param that changes, and a resumed run may have changed some."""
@@ -168,3 +191,10 @@ class RunIdentity:
                 if error.error_code not in PERMANENT:
                     raise
                 self._message("MLflow did not take the run's params; its metrics are sent all the same.")
+
+
+def _delete_empty_default(client: MlflowClient, ours: str) -> None:
+    """Delete the experiment that MLflow puts into a new database, unless something uses it."""
+    there = {experiment.experiment_id: experiment.name for experiment in client.search_experiments()}
+    if there.pop("0", None) == "Default" and set(there) == {ours} and not client.search_runs(["0"]):
+        client.delete_experiment("0")

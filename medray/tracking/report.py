@@ -18,7 +18,7 @@ from typing import Any
 
 from medray import storage
 from medray.storage import StoragePath
-from medray.tracking.console import duration, number, size
+from medray.tracking.console import duration, number, size, status_of, warnings_of
 from medray.tracking.svg import Series, bars, line_chart, spread
 
 Record = dict[str, Any]
@@ -50,6 +50,7 @@ def write_report(
     before, after = _before_after(summary, evaluations)
     body = [
         _header(title, summary, config_yaml),
+        _warnings(summary),
         _cards(summary, steps, before, after),
         _section("Loss", _loss_chart(steps, evaluations)),
         _section("Course of the run", _small_charts(steps)),
@@ -84,7 +85,7 @@ def _pair(left: str, right: str) -> str:
 
 def _header(title: str, summary: Record, config_yaml: str) -> str:
     status = str(summary.get("status", "unknown"))
-    kind = status if status in ("done", "stopped", "failed") else "stopped"
+    kind = status if status in ("done", "failed") and not warnings_of(summary) else "stopped"
     facts = [
         _yaml_value(config_yaml, *key) for key in (("model", "name"), ("method", "name"), ("peft", "type"))
     ]
@@ -93,8 +94,16 @@ def _header(title: str, summary: Record, config_yaml: str) -> str:
     if summary.get("reason"):
         facts.append(str(summary["reason"]))
     line = " · ".join(escape(fact) for fact in facts if fact and fact not in ("null", "none"))
-    pill = f'<span class="pill {kind}">{escape(status)}</span>'
+    pill = f'<span class="pill {kind}">{escape(status_of(summary))}</span>'
     return f'<header><h1>{escape(title)}</h1>{pill}<p class="facts">{line}</p></header>'
+
+
+def _warnings(summary: Record) -> str:
+    """First on the page: a model that is destroyed has a page that looks as good as any other."""
+    items = "".join(f"<li>{escape(text)}</li>" for _, text in warnings_of(summary))
+    if not items:
+        return ""
+    return f'<section class="warnings"><h2>Check the model before you use it</h2><ul>{items}</ul></section>'
 
 
 def _yaml_value(config_yaml: str, section: str, key: str) -> str:

@@ -22,17 +22,19 @@ from ray.train.torch import TorchTrainer
 from medray import storage
 from medray.config import Config
 from medray.config.check_method import notes
+from medray.config.check_train import learning_rate_notes
 from medray.errors import InputError, RunFailedError, StoppedError
 from medray.models.architecture import architecture, model_folder
 from medray.storage import StoragePath
+from medray.tracking import LedgerLine
 from medray.tracking import ledger as ledgers
 from medray.train import data_phase, run_lock
 from medray.train.claim import claim
 from medray.train.ending import PREEMPTED, STOPPED
-from medray.train.export_evaluation import evaluate_export
+from medray.train.export_evaluation import TextSample, at_exported_step, evaluate_export
 from medray.train.failure import FailureNews, first_failure, lost_controller
 from medray.train.model_checks import checked_model
-from medray.train.outcome import TextSample, write_failure, write_outcome
+from medray.train.outcome import write_failure, write_outcome
 from medray.train.prepare import (
     Resources,
     check_layouts,
@@ -87,16 +89,17 @@ def run(
     callbacks: Sequence[Any] = (),
     console: Console | None = None,
     stop: StopSwitch | None = None,
+    config_file: str | Path | None = None,
 ) -> RunResult:
     """Runs `config` on the connected Ray cluster to its end, or to a stop that was asked for.
 
-    callbacks: Ray Train's UserCallbacks, for a search. Raises InputError before any worker starts, RunFailedError
+    callbacks: Ray Train's UserCallbacks, for a search. config_file: the YAML, for a tag in MLflow. Raises InputError before any worker starts, RunFailedError
     when the run failed. A run that is done is returned as it is.
     """
     os.umask(0o077)  # what a run leaves holds patients' text
-    driver = _Driver(config, list(callbacks), console, stop or StopSwitch())
+    driver = _Driver(config, list(callbacks), console, stop or StopSwitch(), config_file)
     if done := finished(config):
-        send_unsent(config, done, driver.phase)
+        send_unsent(config, done, driver.phase, config_file)
         return done
     with run_lock.held(driver.folder, lambda text: driver.phase("lock", text)):
         try:
@@ -110,9 +113,15 @@ def run(
 
 class _Driver:
     def __init__(
-        self, config: Config, callbacks: list[Any], console: Console | None, stop: StopSwitch
+        self,
+        config: Config,
+        callbacks: list[Any],
+        console: Console | None,
+        stop: StopSwitch,
+        config_file: str | Path | None = None,
     ) -> None:
         self.config, self.callbacks, self.console, self.stop = config, callbacks, console, stop
+        self.config_file = config_file
         self.folder = folder_of(config)
         self.timings = Timings()
         self.steps = 0  # of the whole run, once the data are known
@@ -136,6 +145,8 @@ class _Driver:
         model = checked_model(self.config)
         for note in notes(self.config):
             self.phase("note", note)
+        for note in learning_rate_notes(self.config):
+            self.phase("WARNING", note)
         memory = check_memory(self.config, model, folder, have, granted, chosen)
         with self.timings.of("data"):
             encoding = data_phase.begin(self.config, architecture(model), folder, self)
@@ -162,7 +173,7 @@ class _Driver:
             chosen,
             granted.threads,
         )
-        ledger = ledgers.start(str(self.folder), tracking_spec(self.config))
+        ledger = ledgers.start(str(self.folder), tracking_spec(self.config, self.config_file))
         self.phase("model", memory)
         try:
             outcome = self._fit(plan, granted, ledger, encoding)
@@ -172,6 +183,7 @@ class _Driver:
                 self.phase("evaluation", "the export")
                 with self.timings.of("evaluate"):
                     after, samples = evaluate_export(plan, granted, self.beat)
+                self._tell_last_evaluation(ledger, outcome, after)
         except (InputError, StoppedError) as error:
             self._close(ledger, {"status": STOPPED if isinstance(error, StoppedError) else "failed"}, [])
             raise
@@ -300,6 +312,17 @@ class _Driver:
     def _forward_stop(self, ledger: Any) -> None:
         if self.stop.reason:
             ledger.request_stop.remote(self.stop.reason)
+
+    def _tell_last_evaluation(self, ledger: Any, outcome: dict[str, Any], after: dict[str, float]) -> None:
+        """Log the export's metrics as the evaluation of the step that it has the weights of, under the same names."""
+        if not after:
+            return
+        record = {"step": outcome["exported"], "metrics": at_exported_step(outcome["evaluated"], after)}
+        try:
+            LedgerLine(ledger).last_evaluation(record)
+        except (ray.exceptions.RayError, TimeoutError, OSError):
+            self.phase("tracking", "the last evaluation could not be logged; summary.json has it")
+        self._tell(ledger)
 
     def _close(self, ledger: Any, summary: dict[str, Any], artifacts: list[str]) -> None:
         try:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from medray import storage
 from medray.errors import RunFailedError
@@ -10,12 +11,30 @@ from medray.evaluate.metrics import score
 from medray.evaluate.predict import Prediction, PredictSpec, predict
 from medray.evaluate.validation import reference
 from medray.train.failure import last_line
-from medray.train.outcome import TextSample
 from medray.train.prepare import Resources
 from medray.train.side import Side
 from medray.train.worker_plan import WorkerPlan
 
 BEAT_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class TextSample:
+    """One prediction beside what it should have been. Text of a record: shown only where the config says so."""
+
+    id: str
+    prompt: str
+    reference: str
+    prediction: str
+
+
+def at_exported_step(evaluated: Mapping[str, float], after: Mapping[str, float]) -> dict[str, float]:
+    """Return all metrics of the exported weights: one value for each name.
+
+    evaluated: measured at that step during training, and logged. after: measured on the export. With train.keep_best
+    both have the text metrics. The logged value stays, because MLflow keeps only one value for a step.
+    """
+    return {**after, **evaluated}
 
 
 def evaluate_export(

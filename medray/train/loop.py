@@ -355,7 +355,7 @@ class _Loop:
         self.progress.evaluated = self.progress.step
         if self.engine.rank == 0:
             self.reporter.evaluation({"step": self.progress.step, "metrics": metrics})
-        self.reporter.sync({"step": self.progress.step, "loss": metrics["loss"]})
+        self.reporter.sync({"step": self.progress.step, **metrics})
         return metrics
 
     def _method(self, step: int) -> Method:

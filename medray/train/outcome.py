@@ -7,7 +7,6 @@ import json
 import platform
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any
 
 from medray import storage
@@ -18,21 +17,13 @@ from medray.errors import RunFailedError
 from medray.storage import StoragePath
 from medray.tracking.ledger import EVALS_FILE, STEPS_FILE
 from medray.tracking.report import write_report
+from medray.train.collapse import Answer, Evidence, warnings
+from medray.train.export_evaluation import TextSample, at_exported_step
 from medray.train.loop import ATTEMPTS, TRAINED
 from medray.train.rerun import RunResult, folder_of
 from medray.train.worker_plan import WorkerPlan
 
 PACKAGES = ("medray", "torch", "ray", "deepspeed", "transformers", "peft", "mlflow", "pyarrow")
-
-
-@dataclass(frozen=True)
-class TextSample:
-    """One prediction beside what it should have been. Text of a record: shown only where the config says so."""
-
-    id: str
-    prompt: str
-    reference: str
-    prediction: str
 
 
 def write_outcome(
@@ -54,6 +45,8 @@ def write_outcome(
         )
     seconds = _seconds(outcome["seconds"], driver_seconds, total_seconds, steps)
     first: dict[str, float] = next((line["metrics"] for line in evaluations if line["step"] == 0), {})
+    last = at_exported_step(outcome["evaluated"], after)
+    export = {name: value for name, value in after.items() if last[name] != value}
     tokens, computed = (sum(line[name] for line in steps) for name in ("tokens", "computed_tokens"))
     batches = plan.train.plan(config)
     summary = {
@@ -70,7 +63,18 @@ def write_outcome(
         "order_sha256": progress["order"],
         "train_loss_first": steps[0]["loss"] if steps else None,
         "train_loss_last": steps[-1]["loss"] if steps else None,
-        "eval": {"before": first, "after": outcome["evaluated"] | after},
+        "eval": {"before": first, "after": last} | ({"export": export} if export else {}),
+        "warnings": warnings(
+            Evidence(
+                steps=steps,
+                before=first,
+                after=last,
+                export=export,
+                answers=[Answer(one.prompt, one.reference, one.prediction) for one in samples],
+                vocabulary=_vocabulary(plan.model),
+                tasks=manifests.get("train", {}).get("tasks", {}),
+            )
+        ),
         "padding_fraction": round(1 - tokens / computed, 6) if computed else None,
         "tokens_per_second": round(tokens / seconds["train"], 3) if seconds["train"] else None,
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
@@ -128,6 +132,12 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
+
+
+def _vocabulary(model: dict[str, Any]) -> int | None:
+    """The number of tokens that the model chooses from; a model with several parts has it in that of text."""
+    size = model.get("vocab_size") or (model.get("text_config") or {}).get("vocab_size")
+    return size if isinstance(size, int) else None
 
 
 def _passes(plan: WorkerPlan, batches: BatchPlan, step: int) -> dict[str, float]:

@@ -302,13 +302,13 @@ def _without_secrets(value: Any, *, hide: bool) -> Any:
 
 
 def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, str]:
-    """Dotted keys with their values as JSON."""
+    """Dotted keys with their values as text: a string as it is, anything else as JSON."""
     leaves: dict[str, str] = {}
     for name, value in tree.items():
         if isinstance(value, dict):
             leaves |= flat(value, f"{prefix}{name}.")
         else:
-            leaves[f"{prefix}{name}"] = json.dumps(value)
+            leaves[f"{prefix}{name}"] = value if isinstance(value, str) else json.dumps(value)
     return leaves
 
 

@@ -2,32 +2,83 @@
 
 from __future__ import annotations
 
+import json
+import os
+import re
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import medray
 from medray import storage
 from medray.config import Config
 from medray.errors import InputError
 from medray.storage import StoragePath
 from medray.tracking import Ledger, TrackingSpec
+from medray.tracking.mlflow_names import without_userinfo
 from medray.tracking.mlflow_run import UNSENT_FILE
 from medray.train import run_lock
-from medray.train.rerun import RunResult, flat
+from medray.train.rerun import RunResult, flat, folder_of
+
+GIT_SECONDS = 5  # of a repository on a slow disk; a tag is not worth more
 
 
-def tracking_spec(config: Config) -> TrackingSpec:
+def tracking_spec(config: Config, config_file: str | Path | None = None) -> TrackingSpec:
+    """Where this run's numbers go. config_file: the YAML, whose git commit becomes a tag where it has one."""
     tracking, run = config.tracking, config.run
     # Of a run on S3 the config names one: config/check.py
     uri = tracking.uri or f"sqlite:///{Path(run.storage).resolve() / 'mlflow.db'}"
+    tags = {"medray.version": medray.__version__}
+    commit = git_commit(Path(config_file).absolute().parent) if config_file and tracking.enabled else None
+    if commit:
+        # The second is the name under which MLflow's page shows a commit.
+        tags |= {"medray.git_commit": commit, "mlflow.source.git.commit": commit}
+    fingerprint = _tokens_of(folder_of(config)) if tracking.enabled else None
     return TrackingSpec(
-        tracking.enabled,
-        uri,
-        tracking.experiment,
-        tracking.run_name or run.name,
-        dict(tracking.tags),
-        flat(config.model_dump(mode="json")),
-        tracking.show_text,
+        enabled=tracking.enabled,
+        uri=uri,
+        experiment=tracking.experiment,
+        run_name=tracking.run_name or run.name,
+        tags=tags | dict(tracking.tags),
+        params=flat(config.model_dump(mode="json")),
+        show_text=tracking.show_text,
+        dataset=(_dataset_name(config), fingerprint) if fingerprint else None,
     )
+
+
+def git_commit(folder: Path) -> str | None:
+    """Return the commit that is checked out in `folder`, or None where git does not say."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(folder), "rev-parse", "--verify", "HEAD"],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=GIT_SECONDS,
+            check=False,
+        )
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return None
+    said = done.stdout.decode("ascii", "replace").strip()
+    return said if done.returncode == 0 and re.fullmatch("[0-9a-f]{40,64}", said) else None
+
+
+def _tokens_of(folder: StoragePath) -> str | None:
+    """The fingerprint of the tokens that a run trains on, as data.json in its folder has it."""
+    try:
+        tokens = str(json.loads((folder / "data.json").read_text())["tokens"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+    return tokens.rstrip("/").rpartition("/")[0].rpartition("/")[2] or None
+
+
+def _dataset_name(config: Config) -> str:
+    """The published set's name, or the names of the files; of a URL no query, which may hold credentials."""
+    data = config.data
+    paths = [without_userinfo(entry.path).partition("?")[0] for entry in data.train]
+    files = [path.rstrip("/").rpartition("/")[2] for path in paths]
+    return data.dataset or ", ".join(files) or "data"
 
 
 def artifacts(folder: StoragePath) -> list[str]:
@@ -35,7 +86,12 @@ def artifacts(folder: StoragePath) -> list[str]:
     return [str(folder / name) for name in ("config.yaml", "summary.json", "report.html")]
 
 
-def send_unsent(config: Config, done: RunResult, phase: Callable[[str, str], None]) -> None:
+def send_unsent(
+    config: Config,
+    done: RunResult,
+    phase: Callable[[str, str], None],
+    config_file: str | Path | None = None,
+) -> None:
     """Gives MLflow what it lacks of a run that is done, and says so; does not need Ray.
 
     phase: prints a name and a sentence. Raises nothing on account of MLflow or storage: the next start tries again.
@@ -45,7 +101,7 @@ def send_unsent(config: Config, done: RunResult, phase: Callable[[str, str], Non
             return
         with run_lock.held(done.folder, lambda text: phase("lock", text)):
             phase("tracking", "MLflow lacks a part of this run: sending it")
-            ledger = Ledger(str(done.folder), tracking_spec(config))
+            ledger = Ledger(str(done.folder), tracking_spec(config, config_file))
             sent = ledger.send_unsent(done.summary, artifacts(done.folder))
     except InputError as error:
         phase("tracking", f"MLflow lacks a part of this run, which is not sent now: {error.what}")

@@ -169,6 +169,19 @@ def test_a_run_from_files_to_report(
         )
         assert points.fetchone() == (12, 12)
         assert database.execute("select status from runs").fetchall() == [("FINISHED",)]
+        kept = database.execute("select key, step, value from metrics where key like 'eval/%'").fetchall()
+        tags = dict(database.execute("select key, value from tags").fetchall())
+    # The metrics of the last step stand under the same names as those before training, once, and everywhere alike.
+    after = summary["eval"]["after"]
+    assert {key: value for key, step, value in kept if step == 12} == {
+        f"eval/{key}": value for key, value in after.items()
+    }
+    assert len({(key, step) for key, step, _ in kept}) == len(kept)
+    assert [(one["step"], one["metrics"]) for one in lines(folder / "evals.jsonl")] == [
+        (0, summary["eval"]["before"]),
+        (12, after),
+    ]
+    assert (tags["medray.version"], tags["medray.exported_step"]) == (summary["versions"]["medray"], "12")
 
     again = finished(made)
     assert again is not None

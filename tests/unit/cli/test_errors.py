@@ -340,4 +340,24 @@ def test_ui_refuses_a_port_that_is_none_and_names_a_server_elsewhere(
     assert "--port = 70000: must be from 1 to 65535" in capsys.readouterr().err
     (tmp_path / "mlflow_run.json").write_text('{"uri": "http://tracking:5000"}')
     assert main(["ui", str(tmp_path)]) == 0
-    assert "this run is tracked at http://tracking:5000" in capsys.readouterr().err
+    assert "this run is tracked at http://tracking:5000: open" in capsys.readouterr().err
+    known = {"uri": "http://tracking:5000/", "run_id": "0a" * 16, "experiment_id": "7"}
+    (tmp_path / "mlflow_run.json").write_text(json.dumps(known))
+    assert main(["ui", str(tmp_path)]) == 0
+    assert f"http://tracking:5000/#/experiments/7/runs/{'0a' * 16}: open" in capsys.readouterr().err
+    (tmp_path / "mlflow_run.json").write_text(json.dumps(known | {"run_id": "\x1b[2J"}))
+    assert main(["ui", str(tmp_path)]) == 0
+    assert "http://tracking:5000: open" in capsys.readouterr().err
+
+
+def test_ui_opens_on_the_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served: list[list[str]] = []
+    monkeypatch.setattr("os.execv", lambda program, command: served.append(command))
+    (tmp_path / "mlflow.db").touch()
+    known = {"uri": f"sqlite:///{tmp_path}/mlflow.db", "run_id": "0a" * 16, "experiment_id": "1"}
+    (tmp_path / "mlflow_run.json").write_text(json.dumps(known))
+    main(["ui", str(tmp_path), "--port", "5001"])
+    assert f"http://127.0.0.1:5001/#/experiments/1/runs/{'0a' * 16} shows this run" in capsys.readouterr().err
+    assert [command[1:4] for command in served] == [["-m", "mlflow", "server"]]

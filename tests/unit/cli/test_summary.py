@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from medray.cli.summary import next_steps
+from medray.cli.summary import next_steps, show
 from medray.config import Config
+from medray.tracking.console import Console
 
 
 def config(**sections: object) -> Config:
@@ -24,3 +28,34 @@ def test_mlflow_is_named_where_it_was_told_something(enabled: bool) -> None:
 def test_own_data_is_proposed_to_whoever_has_only_tried() -> None:
     assert "your data" in dict(next_steps(config(data={"dataset": "clinic"}), Path("a run")))
     assert "your data" not in dict(next_steps(config(data={"train": "notes.jsonl"}), Path("a run")))
+
+
+def test_a_run_with_warnings_is_not_a_plain_done() -> None:
+    stream = io.StringIO()
+    summary: dict[str, Any] = {
+        "status": "done",
+        "steps": 3,
+        "samples": 24,
+        "tokens": 240,
+        "tokens_per_second": 1.0,
+        "eval": {},
+        "seconds": {"total": 1.0},
+        "parameters": {"total": 2, "trainable": 1},
+        "warnings": [{"name": "zero_gradients", "text": "the gradient is exactly 0"}],
+    }
+    result = SimpleNamespace(folder=Path("a run"), summary=summary)
+    show(Console(stream), config(), result, ["medray", "train", "x.yaml"])
+    said = stream.getvalue()
+    assert "done, with 1 warning\n" in said
+    assert (
+        "WARNING: the run has ended, but check the model before you use it\n  the gradient is exactly 0\n"
+        in said
+    )
+    stream.truncate(0)
+    show(
+        Console(stream),
+        config(),
+        SimpleNamespace(folder=Path("a"), summary=summary | {"warnings": []}),
+        ["x"],
+    )
+    assert "warning" not in stream.getvalue().lower()

@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from medray.config import Config
-from medray.config.check_train import check_train
+from medray.config.check_train import check_train, learning_rate_notes
 from medray.config.eval import NUMBERS
 from medray.errors import InputError
 from medray.evaluate.metrics import Entity, Reference, score
@@ -86,6 +86,17 @@ def test_optimizers(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_groups_that_say_nothing_or_too_much(group: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         config({"optimizer": {"groups": [group]}})
+
+
+def test_a_learning_rate_that_destroys_a_model_is_said_before_training() -> None:
+    assert learning_rate_notes(config({"optimizer": {"lr": 0.1}})) == ()
+    [said] = learning_rate_notes(config({"optimizer": {"lr": 100.0}}))
+    assert said.startswith("train.optimizer.lr: a learning rate of 100 is far above")
+    assert "1e-6 to 1e-2, and destroys the model. Fix: use a value such as 1e-4" in said
+    assert "probably destroys" in learning_rate_notes(config({"optimizer": {"lr": 0.5}}))[0]
+    groups = [{"match": "lora_A", "lr": 1e-3}, {"match": "lora_B", "lr_scale": 1600.0}]
+    [said] = learning_rate_notes(config({"optimizer": {"lr": 1e-3, "groups": groups}}))
+    assert said.startswith("train.optimizer.groups[1]: a learning rate of 1.6 is far above")
 
 
 @pytest.mark.parametrize("value", [-0.1, 1.0])

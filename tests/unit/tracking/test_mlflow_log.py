@@ -58,21 +58,28 @@ def test_resume_goes_on_under_one_run_id_without_doubled_points(tmp_path: Path, 
     assert client.get_run(run_id).info.status == "KILLED"
 
     # A new driver resumes at step 4, replays steps 5 and 6 and changes a parameter, which MLflow would refuse.
-    second = Ledger(str(tmp_path), spec(store, params={"train/lr": "0.2", "train/new": "1"}))
+    changed = {"train/lr": "0.2", "train/new": "1"}
+    changes: dict[str, Any] = {"params": changed, "tags": {"site": "b"}, "dataset": ("notes.csv", "0a1b")}
+    second = Ledger(str(tmp_path), spec(store, **changes))
     second.open(resumed_step=4)
     for step in range(5, 10):
         second.step(record(step))
     second.evaluation({"step": 5, "metrics": {"rougeL": 0.2, "f1": 0.5}})
+    # The loop evaluates the losses after the last step; the export's text metrics come later, with the same losses.
+    second.evaluation({"step": 9, "metrics": {"loss": 0.4, "loss_label": 0.3}})
+    second.evaluation({"step": 9, "metrics": {"loss": 0.4, "loss_label": 0.3, "rougeL": 0.6}})
     report = tmp_path / "report.html"
     report.write_text("<p>", "utf-8")
     private = tmp_path / "predictions.jsonl"
     private.write_text("text of a record", "utf-8")
-    summary = {
+    summary: dict[str, Any] = {
         "status": "done",
         "steps": 9,
         "train_loss_last": 0.5,
-        "eval": {"after": {"f1": 0.5}},
+        "exported_step": 9,
+        "eval": {"after": {"loss": 0.4, "loss_label": 0.3, "rougeL": 0.6}},
         "versions": {"x": "1"},
+        "warnings": [{"name": "empty_predictions", "text": "…"}, {"name": "zero_gradients", "text": "…"}],
     }
     second.close(summary, [str(report), str(private)])
 
@@ -80,15 +87,32 @@ def test_resume_goes_on_under_one_run_id_without_doubled_points(tmp_path: Path, 
     run = client.get_run(run_id)
     assert run.info.status == "FINISHED"
     assert run.data.params == {"train/lr": "0.1", "train/new": "1"}
-    assert run.data.tags["site"] == "a"
+    tags = ("site", "medray.exported_step", "medray.warnings")
+    assert [run.data.tags[name] for name in tags] == ["b", "9", "empty_predictions, zero_gradients"]
+    [used] = run.inputs.dataset_inputs
+    assert (used.dataset.name, used.dataset.digest, used.dataset.source) == (
+        "notes.csv",
+        "0a1b",
+        '{"tokens": "0a1b"}',
+    )
+    assert [(tag.key, tag.value) for tag in used.tags] == [("mlflow.data.context", "training")]
+    assert [each.name for each in client.search_experiments()] == ["tests"]  # no empty "Default" beside it
+    known = json.loads((tmp_path / "mlflow_run.json").read_text())
+    assert known["experiment_id"] == run.info.experiment_id
     for name in ("train/loss", "train/loss_label", "train/lr", "train/grad_norm", "train/epoch"):
         history = sorted((m.step, m.value) for m in client.get_metric_history(run_id, name))
         assert [step for step, _ in history] == list(range(1, 10)), name
     assert [m.value for m in client.get_metric_history(run_id, "perf/tokens_per_second")] == [200.0] * 9
-    assert sorted(m.step for m in client.get_metric_history(run_id, "eval/rougeL")) == [0, 5]
+    rouge = sorted((m.step, m.value) for m in client.get_metric_history(run_id, "eval/rougeL"))
+    assert rouge == [(0, 0.1), (5, 0.2), (9, 0.6)]
+    assert [(m.step, m.value) for m in client.get_metric_history(run_id, "eval/loss")] == [(9, 0.4)]
+    # Whoever sorts runs by a metric compares trained models, and the summary's numbers say the same.
+    for name, value in summary["eval"]["after"].items():
+        assert run.data.metrics[f"eval/{name}"] == run.data.metrics[f"final/eval/after/{name}"] == value
+    evaluated = [json.loads(line) for line in (tmp_path / "evals.jsonl").read_text().splitlines()]
+    assert evaluated[-1] == {"step": 9, "metrics": summary["eval"]["after"]}
     assert [m.step for m in client.get_metric_history(run_id, "eval/f1")] == [5]
     assert run.data.metrics["final/train_loss_last"] == 0.5
-    assert run.data.metrics["final/eval/after/f1"] == 0.5
     assert [a.path for a in client.list_artifacts(run_id)] == ["report.html"]
     assert any("predictions.jsonl was not sent" in text for text in messages(second))
     assert "mlartifacts" in run.info.artifact_uri

@@ -191,3 +191,11 @@ def test_ticks_are_round_and_span_the_data() -> None:
     assert ticks(5, 5, 4)[0] <= 4.5
     assert ticks(0, 0, 4)[-1] > 0
     assert ticks(1e-6, 3e-4, 3) == pytest.approx([0, 1e-4, 2e-4, 3e-4])
+
+
+def test_warnings_stand_first_and_change_the_status(tmp_path: Path) -> None:
+    found = SUMMARY | {"warnings": [{"name": "zero_gradients", "text": "the gradient is <exactly> 0"}]}
+    text = Page(written(tmp_path, summary=found)).text
+    order = ("done, with 1 warning", "the gradient is <exactly> 0", "training loss")
+    assert sorted(order, key=text.index) == list(order)
+    assert "Check the model" not in written(tmp_path)

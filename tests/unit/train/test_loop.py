@@ -135,6 +135,9 @@ def test_reports_to_the_outside_only_at_evaluations(tmp_path: Path) -> None:
     )
     loop.run(plan, recorder)
     assert [metrics["step"] for metrics in recorder.syncs] == [4, 8, 9]
+    # A search may look for any metric of an evaluation.
+    assert recorder.syncs == [{"step": one["step"], **one["metrics"]} for one in recorder.evaluations]
+    assert {"loss", "loss_label", "loss_rationale"} <= recorder.syncs[-1].keys()
     assert len(recorder.steps) == 9
 
 

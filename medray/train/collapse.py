@@ -1,0 +1,257 @@
+"""Warnings about a run that ended and whose model is probably of no use, from its recorded numbers alone.
+
+A run is done when it trained, saved and exported. That says nothing about the model: a learning rate of 100 runs to the
+end as well. Each rule below looks at the numbers of the run and returns one sentence, or None. A rule changes neither
+the status nor the exit code. `docs/what-done-means.md` lists the rules for users.
+
+No sentence holds text of a record. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import fmean
+from typing import Any
+
+LAST_STEPS = 3  # one step without a gradient may be an accident
+WINDOW = 10  # most steps that are averaged at each end of the training loss
+LOSS_ROSE = 1.1  # noise of batches is below it
+GUESSING = 0.99  # share of ln(vocabulary)
+EQUAL = 1e-7  # relative: the same weights on the same rows give the same loss
+WORSE = 1e-4  # relative: more than another order of sums changes
+MOST = 0.5  # share of the rows that a rule about predictions needs
+ONE_ANSWER = 0.9  # share of the rows with the same prediction
+FEW_LOSS_TOKENS = 1.5  # per example: little more than the token that ends an answer
+LOOP_WORDS, LOOP_DISTINCT = 20, 0.2  # words of a prediction, and the share of different ones
+EXPORT_DIFFERS = 0.2  # relative: another precision changes a few answers, not a fifth of a metric
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One generated text, with the prompt as the model read it and the reference."""
+
+    prompt: str
+    reference: str
+    prediction: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """What a run recorded.
+
+    steps: lines of steps.jsonl. before, after: metrics of the validation split; {} where there are none.
+    export: metrics of the export that differ from those measured at the same step during training.
+    vocabulary: size of the model's, None where it is not known. tasks: of the training split, by task, the counts `rows`,
+    `truncated` and `loss_tokens`.
+    """
+
+    steps: Sequence[Mapping[str, Any]] = ()
+    before: Mapping[str, float] = field(default_factory=dict)
+    after: Mapping[str, float] = field(default_factory=dict)
+    export: Mapping[str, float] = field(default_factory=dict)
+    answers: Sequence[Answer] = ()
+    vocabulary: int | None = None
+    tasks: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+
+
+def warnings(evidence: Evidence) -> list[dict[str, str]]:
+    """Return `{"name", "text"}` for each rule that found something, in the order of RULES."""
+    found = ((name, rule(evidence)) for name, rule in RULES.items())
+    return [{"name": name, "text": text} for name, text in found if text]
+
+
+def not_finite(evidence: Evidence) -> str | None:
+    names = [name for name, value in evidence.after.items() if not math.isfinite(value)]
+    return f"these validation metrics are not numbers: {', '.join(names)}" if names else None
+
+
+def validation_loss_rose(evidence: Evidence) -> str | None:
+    before, after = evidence.before, evidence.after
+    # With a moving alpha two totals weigh the tasks differently.
+    names = ["loss_label"] if before.get("alpha") != after.get("alpha") else ["loss", "loss_label"]
+    rose = [
+        f"{name} from {before[name]:.4g} to {after[name]:.4g}"
+        for name in names
+        if name in before and name in after and after[name] > before[name] * (1 + WORSE)
+    ]
+    if not rose:
+        return None
+    return f"the validation loss is worse than before training: {', '.join(rose)}. Try a lower train.optimizer.lr"
+
+
+def training_loss_rose(evidence: Evidence) -> str | None:
+    losses = _training_losses(evidence)
+    name = "loss_label" if "loss_label" in evidence.after else "loss"
+    if name in evidence.before and evidence.after.get(name, math.inf) < evidence.before[name]:
+        return None  # all validation rows say more than a few batches
+    if len(losses) < 2:
+        return None
+    window = min(max(len(losses) // 4, 1), WINDOW)
+    first, last = fmean(losses[:window]), fmean(losses[-window:])
+    if last <= LOSS_ROSE * first:
+        return None
+    return f"the training loss rose from {first:.4g} to {last:.4g}. Try a lower train.optimizer.lr"
+
+
+def no_better_than_guessing(evidence: Evidence) -> str | None:
+    if not evidence.vocabulary or evidence.vocabulary < 2:
+        return None
+    guessing = math.log(evidence.vocabulary)
+    losses = _training_losses(evidence)[-LAST_STEPS:]
+    validation = evidence.after.get("loss_label", evidence.after.get("loss"))
+    loss = validation if validation is not None else fmean(losses) if losses else None
+    if loss is None or loss < GUESSING * guessing:
+        return None
+    return (
+        f"the loss, {loss:.4g}, is that of a model that knows nothing: guessing among {evidence.vocabulary:,} tokens "
+        f"has {guessing:.4g}"
+    )
+
+
+def zero_gradients(evidence: Evidence) -> str | None:
+    last = [step["grad_norm"] for step in evidence.steps if "grad_norm" in step][-LAST_STEPS:]
+    if not last or any(norm != 0 for norm in last):
+        return None
+    steps = "the last step" if len(last) == 1 else f"the last {len(last)} steps"
+    return f"the gradient of {steps} is exactly 0, so nothing was learned there"
+
+
+def skipped_steps(evidence: Evidence) -> str | None:
+    norms = [step["grad_norm"] for step in evidence.steps if "grad_norm" in step]
+    skipped = sum(norm is None for norm in norms)
+    if not norms or (skipped <= MOST * len(norms) and any(norm is not None for norm in norms[-LAST_STEPS:])):
+        return None
+    return f"{skipped} of {len(norms)} steps overflowed in fp16 and changed nothing. Try train.precision: bf16 or fp32"
+
+
+def nothing_moved(evidence: Evidence) -> str | None:
+    if not evidence.steps:
+        return None
+    rates = [value for step in evidence.steps for name, value in step.items() if name.split("/")[0] == "lr"]
+    if rates and not any(rates):
+        return "the learning rate was 0 in every step, so no weight changed"
+    before, after = evidence.before.get("loss"), evidence.after.get("loss")
+    if before is None or after is None or not math.isclose(before, after, rel_tol=EQUAL):
+        return None
+    return (
+        f"the validation loss is exactly what it was before training ({after:.6g}): no weight seems to have changed. "
+        "Try a higher train.optimizer.lr, or more steps"
+    )
+
+
+def few_loss_tokens(evidence: Evidence) -> str | None:
+    for task, counts in evidence.tasks.items():
+        if counts["rows"] and counts["loss_tokens"] < FEW_LOSS_TOKENS * counts["rows"]:
+            mean = counts["loss_tokens"] / counts["rows"]
+            return (
+                f"{task}: an example has {mean:.1f} tokens in the loss on average, so there is hardly anything to learn. "
+                "`medray data inspect` shows which"
+            )
+    return None
+
+
+def all_truncated(evidence: Evidence) -> str | None:
+    for task, counts in evidence.tasks.items():
+        if counts["rows"] > 1 and counts["truncated"] >= counts["rows"]:
+            return f"{task}: every training example was cut to fit. Try higher limits (data.max_input_tokens and others)"
+    return None
+
+
+def empty_predictions(evidence: Evidence) -> str | None:
+    asked = [answer for answer in evidence.answers if answer.reference.strip()]
+    empty = sum(not answer.prediction.strip() for answer in asked)
+    return f"{empty} of {len(asked)} predictions are empty" if asked and empty >= MOST * len(asked) else None
+
+
+def same_prediction(evidence: Evidence) -> str | None:
+    given = [answer.prediction.strip() for answer in evidence.answers]
+    wanted = [answer.reference.strip() for answer in evidence.answers]
+    if len(given) < 2 or len(set(wanted)) < 2:
+        return None
+    [(text, count)], [(_, common)] = Counter(given).most_common(1), Counter(wanted).most_common(1)
+    all_but_few = count >= ONE_ANSWER * len(given) and common < MOST * len(wanted)
+    if not text or not (count == len(given) or all_but_few):
+        return None
+    return f"{count} of {len(given)} predictions are the same text, and the references differ"
+
+
+def echoed_prompts(evidence: Evidence) -> str | None:
+    return _of_most(evidence.answers, _echoes, "predictions repeat their prompt, and the references do not")
+
+
+def repeating_predictions(evidence: Evidence) -> str | None:
+    return _of_most(
+        evidence.answers,
+        lambda answer: _loops(answer.prediction) and not _loops(answer.reference),
+        "predictions repeat a few words over and over, and the references do not",
+    )
+
+
+def metric_fell_to_zero(evidence: Evidence) -> str | None:
+    names = [
+        name
+        for name, value in evidence.after.items()
+        if value == 0
+        and not name.startswith(("loss", "alpha"))
+        and (evidence.before.get(name, 0) > 0 or name.startswith("rouge"))
+    ]
+    return f"these metrics of generated text are 0 after training: {', '.join(names)}" if names else None
+
+
+def export_differs(evidence: Evidence) -> str | None:
+    far = [
+        f"{name} {value:.4g} against {evidence.after[name]:.4g}"
+        for name, value in evidence.export.items()
+        if abs(value - evidence.after[name]) > EXPORT_DIFFERS * max(abs(value), abs(evidence.after[name]))
+    ]
+    return f"the export answers unlike the model that was trained: {', '.join(far)}" if far else None
+
+
+Rule = Callable[[Evidence], str | None]
+RULES: dict[str, Rule] = {
+    rule.__name__: rule
+    for rule in (
+        not_finite,
+        validation_loss_rose,
+        training_loss_rose,
+        no_better_than_guessing,
+        zero_gradients,
+        skipped_steps,
+        nothing_moved,
+        few_loss_tokens,
+        all_truncated,
+        empty_predictions,
+        same_prediction,
+        echoed_prompts,
+        repeating_predictions,
+        metric_fell_to_zero,
+        export_differs,
+    )
+}
+
+
+def _training_losses(evidence: Evidence) -> list[float]:
+    """The loss of the answers in each step: the weights of other tasks may change."""
+    name = "loss/label" if any("loss/label" in step for step in evidence.steps) else "loss"
+    return [float(step[name]) for step in evidence.steps if step.get(name) is not None]
+
+
+def _of_most(answers: Iterable[Answer], is_so: Callable[[Answer], bool], what: str) -> str | None:
+    verdicts = [is_so(answer) for answer in answers]
+    count = sum(verdicts)
+    return f"{count} of {len(verdicts)} {what}" if verdicts and count >= MOST * len(verdicts) else None
+
+
+def _echoes(answer: Answer) -> bool:
+    """Whether the prediction is most of the prompt, and the reference is something else."""
+    prompt, said = answer.prompt.strip(), answer.prediction.strip()
+    repeats = bool(said) and said in prompt and len(said) >= MOST * len(prompt)
+    return repeats and said != answer.reference.strip()
+
+
+def _loops(text: str) -> bool:
+    words = text.split()
+    return len(words) >= LOOP_WORDS and len(set(words)) <= LOOP_DISTINCT * len(words)
