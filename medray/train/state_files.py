@@ -131,15 +131,17 @@ class StateReader:
     def read(self, kind: str, name: str, start: int, stop: int) -> Tensor:
         """Elements start to stop, float32. Raises RunFailedError where the files do not hold them all, each once."""
         found = torch.empty(stop - start)
-        filled = 0
-        for begin, end, stream, place in self._pieces.get(f"{kind}/{name}", ()):
+        filled, each_once = 0, True
+        pieces = sorted(self._pieces.get(f"{kind}/{name}", ()), key=lambda piece: piece[:2])
+        for begin, end, stream, place in pieces:
             first, last = max(begin, start), min(end, stop)
             if first < last:
+                each_once &= first == start + filled  # an overlap may be as long as a gap elsewhere
                 stream.seek(place + (first - begin) * _WIDTH)
                 data = bytearray(stream.read((last - first) * _WIDTH))
                 found[first - start : last - start] = torch.frombuffer(data, dtype=torch.float32)
                 filled += last - first
-        if filled != stop - start:
+        if filled != stop - start or not each_once:
             raise RunFailedError(
                 f"the checkpoint holds {filled} of {stop - start} values of {kind} {name}: it is of another model or "
                 "adapter"

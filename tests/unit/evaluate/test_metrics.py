@@ -147,6 +147,33 @@ def test_the_longest_entity_wins_and_words_are_whole() -> None:
     assert got["entity_f1"] == got["entity_precision"] == 1.0
 
 
+@pytest.mark.parametrize(
+    ("prediction", "finding"),
+    [
+        ("painful", "pain"),
+        ("a crash", "rash"),
+        ("crash", "rash"),
+        ("repainted", "pain"),
+        ("pain2", "pain"),
+        ("2pain", "pain"),
+        ("rashes", "rash"),
+        ("éruptions", "ruption"),
+        ("painful chest pains", "chest pain"),
+    ],
+)
+def test_a_finding_inside_a_longer_word_is_none(prediction: str, finding: str) -> None:
+    """Nothing else in the text holds the finding, so a match inside the word would be the only hit."""
+    got = score(["entity_f1"], [prediction], [entities(finding)])
+    assert got == {"entity_precision": 0.0, "entity_recall": 0.0, "entity_f1": 0.0}
+
+
+@pytest.mark.parametrize(
+    "prediction", ["pain", "pain.", "(pain)", "neck-pain", "no rash;pain", "PAIN\n", "painful pain"]
+)
+def test_a_finding_that_is_a_word_of_its_own_is_found(prediction: str) -> None:
+    assert score(["entity_f1"], [prediction], [entities("pain")])["entity_f1"] == 1.0
+
+
 def test_a_finding_affirmed_and_denied_counts_twice() -> None:
     got = score(["entity_f1"], ["Fever. Later no fever."], [entities("fever")])
     assert (got["entity_precision"], got["entity_recall"]) == (0.5, 1.0)

@@ -177,9 +177,35 @@ def test_without_a_wish_the_base_keeps_its_type_and_is_merged_before_it_is_round
     name = "model.layers.0.mlp.up_proj.weight"
     base, adapter = weights(tmp_path / "base")[name], weights(tmp_path / "adapter")
     stem = f"base_model.model.{name.removesuffix('.weight')}.lora_"
-    wanted = base.float() + 2.0 * adapter[f"{stem}B.weight"] @ adapter[f"{stem}A.weight"]
-    torch.testing.assert_close(weights(tmp_path / "merged")[name], wanted.bfloat16(), rtol=1e-2, atol=0)
+    change = (adapter[f"{stem}B.weight"] @ adapter[f"{stem}A.weight"]) * 2.0
+    found = weights(tmp_path / "merged")[name]
+    assert torch.equal(found, (base.float() + change).bfloat16())
+    assert not torch.equal(found, base + change.bfloat16()), (
+        "rounded before or after is the same: nothing is shown"
+    )
     assert compared(tmp_path, "llama", "bf16").passed
+
+
+@pytest.mark.parametrize("peft", ["lora", "dora", "adalora", "ia3"])
+@pytest.mark.parametrize("whole", [False, True], ids=["by shards", "whole"])
+def test_a_base_of_16_bits_is_merged_in_float32(
+    peft: str, whole: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The bits of the same base and adapter merged in float32, rounded once at the end."""
+    if whole:
+        monkeypatch.setattr(merging, "_places", lambda layers, files: None)
+    make(tmp_path, "llama", peft, dtype=torch.bfloat16, shard="10MB")
+    merged(tmp_path, dtype="bf16", shard_bytes=10**9)
+    file = tmp_path / "base" / SINGLE
+    stored = load_file(file)
+    assert {one.dtype for one in stored.values()} == {torch.bfloat16}
+    save_file({name: one.float() for name, one in stored.items()}, file, metadata={"format": "pt"})
+    merged(tmp_path, "float32", dtype="fp32", shard_bytes=10**9)
+    half, exact = weights(tmp_path / "merged"), weights(tmp_path / "float32")
+    assert half.keys() == exact.keys()
+    for name, one in exact.items():
+        assert torch.equal(half[name], one.bfloat16()), name
+    assert any(not torch.equal(one, stored[name].float()) for name, one in exact.items())
 
 
 def test_files_are_no_larger_than_asked(tmp_path: Path) -> None:

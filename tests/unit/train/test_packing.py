@@ -55,11 +55,11 @@ def prepare(
 
 
 def trained(
-    model: Any, prepared: Prepared, weights: dict[str, float], *, rank: int = 0, seed: int = 0
+    model: Any, prepared: Prepared, weights: dict[str, float], *, rank: int = 0, seed: int = 0, step: int = 0
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The record of a step and its gradients."""
     engine = Accumulator(model, rank)
-    record = train_step(engine, prepared, Method(weights), lr=0.1, seed=seed, step=0, seq2seq=False)
+    record = train_step(engine, prepared, Method(weights), lr=0.1, seed=seed, step=step, seq2seq=False)
     return record, gradients(model)
 
 
@@ -193,10 +193,24 @@ def test_a_task_that_no_row_has_adds_nothing() -> None:
 def test_dropout_is_drawn_from_seed_step_and_rank_alone() -> None:
     model, prepared = decoder("gpt2", dropout=0.2), prepare(BOTH, packed=True)
 
-    def loss(seed: int = 0, rank: int = 0) -> float:
-        return float(trained(model, prepared, BOTH, seed=seed, rank=rank)[0]["loss"])
+    def loss(**drawn: int) -> float:
+        return float(trained(model, prepared, BOTH, **drawn)[0]["loss"])
 
     first = loss()
     torch.rand(7)
     assert loss() == first
-    assert len({first, loss(seed=1), loss(rank=1)}) == 3
+    others = [{"seed": 1}, {"rank": 1}, {"step": 1}, {"step": 2}, {"seed": 1, "step": 1, "rank": 1}]
+    assert len({first, *(loss(**drawn) for drawn in others)}) == 1 + len(others)
+
+
+def test_the_forwards_of_a_step_have_dropout_of_their_own() -> None:
+    """The same rows in two micro-batches of one step: their losses differ."""
+    model = decoder("gpt2", dropout=0.2)
+    prepared = prepare(LABEL, packed=True, rows=ROWS[:2], micro=1)
+    (micro,) = prepared.micro[0]
+    engine, seen = Accumulator(model, 0), list[float]()
+    backward = engine.backward
+    engine.backward = lambda loss: (seen.append(float(loss.detach())), backward(loss))[1]  # type: ignore[method-assign]
+    twice = replace(prepared, micro=[[micro], [micro]])
+    train_step(engine, twice, Method(LABEL), lr=0.1, seed=0, step=0, seq2seq=False)
+    assert len(set(seen)) == 2
