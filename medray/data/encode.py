@@ -65,7 +65,10 @@ class Encoder:
     def __init__(self, tokenizer: Any, spec: EncodeSpec) -> None:
         self.spec, self._causal = spec, spec.architecture == "causal"
         self._ids = TextIds(tokenizer)
-        self._frames = Frames(Template(tokenizer, spec.template, spec.architecture), self._ids)
+        # Of an encoder-decoder, whose tokenizer may wrap inputs and targets in other tokens (mBART: language codes).
+        before, self._after_input = ([], []) if self._causal else self._ids.around(target=False)
+        self._target = ([], []) if self._causal else self._ids.around(target=True)
+        self._frames = Frames(Template(tokenizer, spec.template, spec.architecture), self._ids, before)
         if self._causal:
             self._frames.check((("user", "", True), ("assistant", "", True)))
 
@@ -78,7 +81,7 @@ class Encoder:
             for gap in _gaps(frame or ()):
                 table.add(gap.kind, gap.fill(texts[gap.number]))
             if not self._causal:
-                table.add("start", one.answer)
+                table.add("target", one.answer)
         table.tokenize()
         return {task: self._columns(task, rows, table) for task, rows in found.items()}
 
@@ -128,7 +131,7 @@ class Encoder:
                 else:
                     spans += [max(start, 1), position]
         if not self._causal:
-            row.add_fixed((self._ids.end,))
+            row.add_fixed(tuple(self._after_input))
             return []
         if self.spec.train_on == "all" and not one.last_only:
             # Two spans: the last still begins where generation does.
@@ -136,11 +139,14 @@ class Encoder:
         return spans
 
     def _add_target(self, one: Reading, task: str, row: RowIds, table: TextTable) -> bool:
-        """Adds an encoder-decoder's target with its end token; whether it was cut."""
-        limit = max(self.spec.limit(task) - 1, 0)
-        number = table.number("start", one.answer)
+        """Adds an encoder-decoder's target as `tokenizer(text_target=…)` makes it; whether it was cut."""
+        before, after = self._target
+        limit = max(self.spec.limit(task) - len(before) - len(after), 0)
+        number = table.number("target", one.answer)
+        if before:
+            row.add_fixed(tuple(before))
         row.add_text(number, min(table.length(number), limit))
-        row.add_fixed((self._ids.end,))
+        row.add_fixed(tuple(after))
         return table.length(number) > limit
 
     def _frame(self, one: Reading, turns: tuple[Turn, ...] | None = None) -> tuple[Frame | None, list[str]]:
@@ -188,7 +194,7 @@ class Encoder:
                 kept[place] = min(kept[place], budget + gap.lead_tokens)
         if one.conversation:
             before = len(gaps) - 1 if self._causal else len(gaps)
-            fixed = _fixed_before(frame, before) + (0 if self._causal else 1)
+            fixed = _fixed_before(frame, before) + len(self._after_input)
             over = fixed + sum(kept[:before]) - budget
             if over > 0 and not last_resort:
                 return None

@@ -7,6 +7,7 @@ the marks. What is left is tokenized once; a record then only fills the gaps.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -61,8 +62,9 @@ def shape(turns: tuple[Turn, ...]) -> Shape:
 class Frames:
     """The frames of one template and tokenizer; each shape is taken apart once."""
 
-    def __init__(self, template: Template, ids: TextIds) -> None:
-        self._template, self._ids = template, ids
+    def __init__(self, template: Template, ids: TextIds, before: Sequence[int] = ()) -> None:
+        """before: ids that an encoder's input begins with."""
+        self._template, self._ids, self._before = template, ids, tuple(before)
         self._control = frozenset(ids.control.values())
         self._made: dict[Shape, Frame | None] = {}
         self._strips = self._find_strips()
@@ -129,7 +131,11 @@ class Frames:
                 literals[place], gap, pieces, answer, handover, end if after_answer else ""
             )
         if ask is None:
-            return (*self._begin(literals[0]), *pieces, *self._fixed(literals[-1], "inner"))
+            return (
+                *([Fixed(self._before)] if self._before else []),
+                *pieces,
+                *self._fixed(literals[-1], "inner"),
+            )
         rest = self._fixed(end, "inner") or [Fixed((self._ids.end,))]
         return (*self._begin(literals[0]), *pieces, *(replace(piece, end=True) for piece in rest))
 

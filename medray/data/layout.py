@@ -19,7 +19,7 @@ from medray.data.render import extraction_prompt
 from medray.data.sources import sources
 from medray.data.split_checks import check_split
 from medray.data.templates import read_template
-from medray.data.tokenizer import EOS, tokenizer_hash, trained_tokenizer_key
+from medray.data.tokenizer import EOS, tokenizer_hash, trained_tokenizer_key, wraps_texts
 from medray.data.tokens import TokenSet
 
 SPLITS = ("train", "validation")
@@ -68,6 +68,8 @@ class Layout:
             assert model_folder is not None
             self.tokenizer = storage.at(model_folder)
             identity = tokenizer_hash(model_folder) if self.tokenizer.is_dir() else model_folder
+            if architecture == "seq2seq" and wraps_texts(model_folder):
+                identity += " wrapped"  # shards from before hold targets without their first token
         else:
             identity = trained_tokenizer_key([membership], config.data.vocab_size)
             self.tokenizer = stored / "tokenizers" / identity

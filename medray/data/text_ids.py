@@ -17,8 +17,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-# start: the piece begins a text. inner: it goes on after another.
-Kind = Literal["start", "inner"]
+from medray.errors import InputError
+
+# start: the piece begins a text. inner: it goes on after another. target: it begins a text that a decoder writes, which
+# some tokenizers read with a vocabulary of its own (Marian).
+Kind = Literal["start", "inner", "target"]
 _AT_ONCE = 64  # texts a call: what the tokenizer holds of them is a hundred times their ids
 _CACHED_WORDS = 100_000  # of the tokenizer, which by itself remembers 10,000: too few for medical text
 
@@ -36,6 +39,34 @@ class TextIds:
         self._pattern = _pattern(tokenizer, self.control)
         self.begin = _begin(tokenizer)
         self.after_control = self._kind_after_control()
+
+    def around(self, *, target: bool) -> tuple[list[int], list[int]]:
+        """Return the ids that the tokenizer puts before and after a text of an encoder-decoder: `<s>`, a language
+        code, the end token, which comes last where the tokenizer adds none.
+
+        target: of what the decoder writes, as `tokenizer(text_target=…)`. Raises InputError for a tokenizer of several
+        languages that has no target language.
+        """
+        tokenizer = self._tokenizer
+        if target and hasattr(tokenizer, "_switch_to_target_mode"):
+            outer = [number for part in self.around(target=False) for number in part]
+            languages = [number for number in outer if number not in (tokenizer.bos_token_id, self.end)]
+            if languages and getattr(tokenizer, "tgt_lang", None) is None:
+                raise InputError(
+                    "its tokenizer writes in several languages, and no target language (tgt_lang) is set",
+                    key="model.name",
+                    value=str(tokenizer.name_or_path),
+                    mend="save the tokenizer with its languages into a copy of the model's folder: "
+                    'AutoTokenizer.from_pretrained(FOLDER, src_lang="…", tgt_lang="…").save_pretrained(FOLDER)',
+                )
+        text = "a"
+        given = {"text_target" if target else "text": text}
+        ids = list(tokenizer(**given)["input_ids"])
+        bare = list(tokenizer(**given, add_special_tokens=False)["input_ids"])
+        size = len(bare)
+        start = next((at for at in range(len(ids) - size + 1) if ids[at : at + size] == bare), 0)
+        before, after = ids[:start], ids[start + size :]
+        return before, after if self.end in after else [*after, self.end]
 
     def batch(self, texts: Sequence[str], kind: Kind) -> tuple[np.ndarray, np.ndarray]:
         """(ids int32 [sum of lengths], lengths int64 [texts]) of records' texts: no control token is seen in them."""
@@ -64,7 +95,8 @@ class TextIds:
 
     def _chunk(self, texts: Sequence[str], kind: Kind) -> tuple[np.ndarray, np.ndarray]:
         if self._backends is None:
-            made = self._tokenizer(list(texts), add_special_tokens=False, split_special_tokens=True)
+            given: dict[str, Any] = {"text_target" if kind == "target" else "text": list(texts)}
+            made = self._tokenizer(**given, add_special_tokens=False, split_special_tokens=True)
             rows: list[Sequence[int]] = made["input_ids"]
         else:
             with _neutral(self._backends[kind]) as backend:
@@ -93,7 +125,7 @@ def _backends(tokenizer: Any) -> dict[Kind, Any] | None:
     made = json.loads(start.to_str())
     changes = [_drop_blank(made, part) for part in ("pre_tokenizer", "normalizer")]
     if not any(changes):
-        return {"start": start, "inner": start}
+        return {"start": start, "inner": start, "target": start}
     inner = Tokenizer.from_str(json.dumps(made))
     # Where a tokenizer adds its blank in a way that is not known here, pieces stay as they are.
     with _neutral(start), _neutral(inner):
@@ -103,7 +135,7 @@ def _backends(tokenizer: Any) -> dict[Kind, Any] | None:
             for backend, text in ((start, head), (inner, tail))
         ]
         whole = start.encode(head + tail, add_special_tokens=False).ids
-    return {"start": start, "inner": inner if ids[0] + ids[1] == whole else start}
+    return {"start": start, "inner": inner if ids[0] + ids[1] == whole else start, "target": start}
 
 
 def _remember_words(backend: Any) -> None:

@@ -69,6 +69,16 @@ def tokenizer_hash(folder: str) -> str:
     return digest.hexdigest()
 
 
+def wraps_texts(folder: str) -> bool:
+    """Whether the tokenizer of a local folder may put more around a text than an end token; by its files alone."""
+    try:
+        step = json.loads((Path(folder) / "tokenizer.json").read_text(encoding="utf-8"))["post_processor"]
+        parts = [part for piece in step["single"] for part in piece] if step else []
+        return parts not in ([], ["Sequence"], ["Sequence", "SpecialToken"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return True
+
+
 def train_tokenizer(texts: Iterable[str], vocab_size: int, target: StoragePath) -> StoragePath:
     """A byte-level BPE of at most `vocab_size` entries, written to `target` atomically.
 

@@ -15,6 +15,8 @@ from torch import Tensor
 
 from medray.data.frames import answer_end
 from medray.data.render import EncodeSpec
+from medray.data.text_ids import TextIds
+from medray.errors import InputError
 from medray.models.forward import unwrap
 
 # Settings that say how the architecture begins, pads and ends a text. All others are a choice of how to write.
@@ -51,10 +53,29 @@ def end_tokens(model: Any, tokenizer: Any, spec: EncodeSpec) -> tuple[int, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def keep_end_tokens(model: Any, tokenizer: Any, spec: EncodeSpec) -> None:
-    """Write `end_tokens` into the model's generation_config, where generation and the export find them."""
+def keep_protocol(model: Any, tokenizer: Any, spec: EncodeSpec) -> None:
+    """Write how answers begin and end in training into the model's generation_config, where generation and the export
+    find it: `end_tokens`, and for an encoder-decoder the tokens that its decoder starts with.
+
+    Raises InputError for an encoder-decoder whose decoder has no start token.
+    """
+    inner = unwrap(model)
     ends = end_tokens(model, tokenizer, spec)
-    unwrap(model).generation_config.eos_token_id = list(ends) if len(ends) > 1 else ends[0]
+    inner.generation_config.eos_token_id = list(ends) if len(ends) > 1 else ends[0]
+    if spec.architecture != "seq2seq":
+        return
+    before, after = TextIds(tokenizer).around(target=True)
+    if len(after) > 1:  # mBART's targets end with their language, which their decoder starts from
+        inner.config.decoder_start_token_id = after[-1]
+    if inner.config.decoder_start_token_id is None:
+        raise InputError(
+            "its config.json names no decoder_start_token_id, so there is nothing that a target follows",
+            key="model.name",
+            value=str(tokenizer.name_or_path),
+            mend="set decoder_start_token_id in config.json, or use another model",
+        )
+    inner.generation_config.decoder_start_token_id = inner.config.decoder_start_token_id
+    inner.generation_config.forced_bos_token_id = before[0] if before else None
 
 
 def evaluation_settings(

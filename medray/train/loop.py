@@ -25,7 +25,7 @@ from medray.methods.loss import Method
 from medray.models.adapters import add_adapter
 from medray.models.architecture import architecture
 from medray.models.export import export
-from medray.models.generation import keep_end_tokens
+from medray.models.generation import keep_protocol
 from medray.models.load import load_model
 from medray.models.packing_probe import keeps_boundaries
 from medray.models.quantized import elements
@@ -168,7 +168,7 @@ class _Loop:
         if config.train.gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
             model.enable_input_require_grads()
-        keep_end_tokens(model, self.tokenizer, plan.train.spec)
+        keep_protocol(model, self.tokenizer, plan.train.spec)
         return add_adapter(
             model,
             config.peft,

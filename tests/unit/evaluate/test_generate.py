@@ -20,7 +20,7 @@ from medray.data.batches import prompts
 from medray.evaluate.generate import generate
 from medray.models.adapters import add_adapter
 from medray.models.export import export, load_export
-from medray.models.generation import end_tokens, keep_end_tokens, unused_note
+from medray.models.generation import end_tokens, keep_protocol, unused_note
 
 CPU = torch.device("cpu")
 SPEC = tiny.encode_spec()
@@ -53,7 +53,7 @@ def test_an_answer_ends_where_its_template_ends_it(tokenizer: Any, beams: int) -
     """The tokenizer's own end token is another one, as in base models with a chat template."""
     model, ask = perfect(tokenizer, " mild fever", "<|im_end|>")
     assert written(model, tokenizer, ask) != "mild fever"
-    keep_end_tokens(model, tokenizer, SPEC)
+    keep_protocol(model, tokenizer, SPEC)
     assert written(model, tokenizer, ask, num_beams=beams) == "mild fever"
 
 
@@ -61,7 +61,7 @@ def test_an_answer_ends_where_its_template_ends_it(tokenizer: Any, beams: int) -
 def test_it_ends_at_the_end_tokens_of_tokenizer_and_model_too(tokenizer: Any, end: str) -> None:
     model, ask = perfect(tokenizer, " mild fever", end)
     model.generation_config.eos_token_id = [1, tokenizer.convert_tokens_to_ids("<|im_start|>")]
-    keep_end_tokens(model, tokenizer, SPEC)
+    keep_protocol(model, tokenizer, SPEC)
     assert written(model, tokenizer, ask) == "mild fever"
 
 
@@ -71,7 +71,7 @@ def test_an_end_that_the_tokenizer_does_not_hide_is_cut_off(tmp_path: Path) -> N
     made.pad_token = made.eos_token
     model, ask = perfect(made, " mild fever", "<|im_end|>")
     model.generation_config.eos_token_id = [made.convert_tokens_to_ids("<|im_end|>")]
-    keep_end_tokens(model, made, SPEC)
+    keep_protocol(model, made, SPEC)
     assert written(model, made, ask) == "mild fever"
 
 
@@ -90,13 +90,13 @@ def test_the_ends_are_those_of_tokenizer_template_and_model_and_no_words(tokeniz
 @pytest.mark.parametrize("adapted", [False, True])
 def test_an_export_stops_where_its_answers_end(tokenizer: Any, tmp_path: Path, adapted: bool) -> None:
     model, ask = perfect(tokenizer, " mild fever", "<|im_end|>")
-    keep_end_tokens(model, tokenizer, SPEC)
+    keep_protocol(model, tokenizer, SPEC)
     base = tmp_path / "base"
     saved = model.generation_config
     model.generation_config = GenerationConfig(eos_token_id=1, temperature=0.6, do_sample=True)
     model.save_pretrained(base)
     model = load_export(base, CPU)
-    keep_end_tokens(model, tokenizer, SPEC)
+    keep_protocol(model, tokenizer, SPEC)
     if adapted:
         model = add_adapter(model, PeftConfig(type="lora", rank=2, targets=["q_proj"]), seq2seq=False, seed=1)
     export(model, tokenizer, tmp_path / "export", write=True, gathered=lambda _: nullcontext())
