@@ -10,14 +10,16 @@ from typing import Any
 
 import numpy as np
 
+from medray.config.data import ExtractionConfig
 from medray.data.content import Benchmarks, bytes_hash, question_and_answer, same_text, text_hash
 from medray.data.forms import form_of, parse
 from medray.data.printable import column_names
-from medray.data.records import BadRowError, Distill, Preference, Record, TwoStep
+from medray.data.records import BadRowError, Distill, Extraction, Preference, Record, TwoStep
+from medray.data.render import EMPTY_LIST, extraction_answer
 from medray.data.sources import Source
 from medray.errors import InputError
 
-_MOST_COLUMNS = 200  # that are looked at
+_MOST_COLUMNS, MOST_TYPES = 200, 10_000  # that are kept
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,8 @@ class RangeIndex:
     """What one range holds. Arrays have an entry a raw row, 0 where there is no record.
 
     ids, inputs, pairs, groups: 64-bit hashes of the id, of the normalised input, of input and answer together, and of
-    the group (of the input where no group is named). contaminated: shares words with a benchmark.
+    the group (of the input where no group is named). labels: of the text to be written, 0 where that is empty or an
+    empty list. contaminated: shares words with a benchmark. types_seen: of entities or relations, whichever is asked for.
     """
 
     chunks: list[Chunk]
@@ -45,10 +48,12 @@ class RangeIndex:
     inputs: np.ndarray
     pairs: np.ndarray
     groups: np.ndarray
+    labels: np.ndarray
     contaminated: np.ndarray
     with_rationale: np.ndarray
     with_entities: np.ndarray
     columns_seen: list[str] = field(default_factory=list)
+    types_seen: list[str] = field(default_factory=list)
 
     def to_bytes(self) -> bytes:
         """For the way from a task to the pipeline, without pickle."""
@@ -57,6 +62,7 @@ class RangeIndex:
             "rejects": self.rejects,
             "lines": self.lines,
             "columns_seen": self.columns_seen,
+            "types_seen": self.types_seen,
         }
         arrays: dict[str, Any] = {
             name: value for name, value in vars(self).items() if isinstance(value, np.ndarray)
@@ -92,13 +98,22 @@ def records(
 
 
 def index_range(
-    source: Source, start: int, stop: int | None, shard_rows: int, benchmarks: Benchmarks | None = None
+    source: Source,
+    start: int,
+    stop: int | None,
+    shard_rows: int,
+    benchmarks: Benchmarks | None = None,
+    extraction: ExtractionConfig = ExtractionConfig(),  # noqa: B008
 ) -> RangeIndex:
-    """Reads rows from `start` to `stop`. Numbers of rows and lines are those within the range."""
+    """Reads rows from `start` to `stop`. Numbers of rows and lines are those within the range.
+
+    extraction: what documents with entities are asked for.
+    """
     chunks: list[Chunk] = []
     rejects: list[dict[str, Any]] = []
-    rows: list[tuple[bool, int, int, int, int, bool, bool, bool]] = []
+    rows: list[tuple[bool, int, int, int, int, int, bool, bool, bool]] = []
     seen: set[str] = set()
+    types: set[str] = set()
     line, begin, count, position = 0, start, 0, -1
     reading = source.read(start, stop)
     for found in reading:
@@ -115,17 +130,19 @@ def index_range(
                 raise row
             if len(seen) < _MOST_COLUMNS:
                 seen.update(row)
-            rows.append(
-                _identity(parse(row, source.columns, form=source.form, source="", number=0), benchmarks)
-            )
+            record = parse(row, source.columns, form=source.form, source="", number=0)
+            rows.append(_identity(record, benchmarks, extraction))
+            if isinstance(record, Extraction) and len(types) <= MOST_TYPES:
+                named = record.entities if extraction.answer == "entities" else record.relations
+                types.update(each.type for each in named)
         except BadRowError as reason:
-            rows.append((False, 0, 0, 0, 0, False, False, False))
+            rows.append((False, 0, 0, 0, 0, 0, False, False, False))
             rejects.append({"file": found.file or source.name, "line": line, "reason": str(reason)})
     if count:
         chunks.append(Chunk(begin, len(rows) - count, count))
-    table = list(zip(*rows, strict=True)) if rows else [()] * 8
-    kinds = (bool, np.uint64, np.uint64, np.uint64, np.uint64, bool, bool, bool)
-    good, ids, inputs, pairs, groups, contaminated, rationale, entities = (
+    table = list(zip(*rows, strict=True)) if rows else [()] * 9
+    kinds = (bool, *[np.uint64] * 5, bool, bool, bool)
+    good, ids, inputs, pairs, groups, labels, contaminated, rationale, entities = (
         np.array(column, kind) for column, kind in zip(table, kinds, strict=True)
     )
     return RangeIndex(
@@ -138,16 +155,18 @@ def index_range(
         inputs,
         pairs,
         groups,
+        labels,
         contaminated,
         rationale,
         entities,
         sorted(seen),
+        sorted(types),
     )
 
 
 def _identity(
-    record: Record, benchmarks: Benchmarks | None
-) -> tuple[bool, int, int, int, int, bool, bool, bool]:
+    record: Record, benchmarks: Benchmarks | None, extraction: ExtractionConfig
+) -> tuple[bool, int, int, int, int, int, bool, bool, bool]:
     if isinstance(record, Preference):
         raise BadRowError("a preference pair, which no method trains on yet")
     question, answer = question_and_answer(record)
@@ -157,12 +176,16 @@ def _identity(
     # parse() was told no source, so ":1" is the name of a row that has no id of its own.
     name = 0 if origin.id == ":1" else text_hash(origin.id)
     rationale = isinstance(record, Distill | TwoStep) and bool(record.rationale)
+    written = answer
+    if isinstance(record, Extraction):
+        written = extraction_answer(record, extraction.answer, extraction.types)
     return (
         True,
         name,
         asked,
         bytes_hash(words + b"\n" + same_text(answer)),
         text_hash(origin.group) if origin.group else asked,
+        0 if written in ("", EMPTY_LIST) else text_hash(written),
         benchmarks is not None and benchmarks.hold(question, answer),
         rationale,
         isinstance(record, Distill) and record.entities is not None,

@@ -15,6 +15,7 @@ import numpy as np
 from medray.data.content import normalised
 from medray.data.corpora.corruption import corruption_warning
 from medray.data.decoded import Inputs, drawn_rows, texts
+from medray.data.split_checks import one_label
 from medray.data.split_counts import SplitCounts
 from medray.data.template_checks import template_problems
 from medray.data.text_ids import TextIds
@@ -163,6 +164,7 @@ def checks(
             "trained",
         ),
         *_loss_masks(counts),
+        _one_label(sets["train"]),
         _truncation(counts),
         _cut_words(rows),
         *(_pattern(present, *pattern) for pattern in _PATTERNS),
@@ -233,6 +235,11 @@ def _loss_masks(counts: Mapping[str, SplitCounts]) -> list[Check]:
                 Check("labels", verdict, f"{missing:,} of {one.rows:,} {split} rows have none to learn")
             )
     return found
+
+
+def _one_label(train: TokenSet) -> Check:
+    warning = one_label(train.index)
+    return Check("one label", "problem", warning) if warning else Check("one label", "ok", "labels differ")
 
 
 def _truncation(counts: Mapping[str, SplitCounts]) -> Check:

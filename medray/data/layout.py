@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from medray import storage
 from medray.config import Config
 from medray.config.check_method import check_architecture
-from medray.config.data import ExtractionConfig, PromptsConfig
-from medray.data import corpora, files
+from medray.config.data import PromptsConfig
+from medray.data import corpora, files, readers
 from medray.data.encode import EncodeSpec
 from medray.data.fingerprint import content_hashes, membership_key, token_key
 from medray.data.membership import SplitIndex
 from medray.data.render import extraction_prompt
-from medray.data.sources import sources
+from medray.data.sources import FileSource, Source, extraction_of, sources
 from medray.data.split_checks import check_split
 from medray.data.templates import read_template
 from medray.data.tokenizer import EOS, tokenizer_hash, trained_tokenizer_key, wraps_texts
@@ -54,7 +54,7 @@ class Layout:
             split: [[source.form, source.columns.model_dump()] for source in group]
             for split, group in self.sources.items()
         }
-        extra = {
+        extra: dict[str, Any] = {
             "shapes": shapes,
             "dataset": config.data.dataset,
             "benchmarks": [
@@ -63,6 +63,9 @@ class Layout:
                 for path in files.expand(pattern, key="data.decontaminate")
             ],
         }
+        formats = {split: _formats(group) for split, group in self.sources.items()}
+        if any(formats.values()):
+            extra["formats"] = formats
         membership = membership_key(config, known, extra)
         if config.data.tokenizer == "model":
             assert model_folder is not None
@@ -114,13 +117,12 @@ def encode_spec(config: Config, architecture: str) -> EncodeSpec:
     """All that decides the tokens of a record. Raises InputError for a method that such a model cannot be trained by."""
     check_architecture(config, seq2seq=architecture == "seq2seq")
     data, method = config.data, config.method
-    asked, extraction = data.prompts, data.extraction
+    asked, extraction = data.prompts, extraction_of(config)
     by_lang: Mapping[str, PromptsConfig] = {}
     if data.dataset not in (None, "clinic"):  # as the corpus was published, unless the config says otherwise
         presets = corpora.presets(data.dataset)
         if asked == PromptsConfig():  # the config's own prompt is for rows of every language
             asked, by_lang = presets.prompts, presets.prompts_by_lang
-        extraction = presets.extraction if extraction == ExtractionConfig() else extraction
     given = asked.label != PromptsConfig().label
     texts = dict(asked.model_dump())
     if method.variant == "hierarchical" and asked.rationale == PromptsConfig().rationale:
@@ -149,6 +151,21 @@ def encode_spec(config: Config, architecture: str) -> EncodeSpec:
         draw_seed=config.run.seed if method.rationale.several == "one" and method.reads_rationales else None,
         appends_keys=method.variant == "two_step",
     )
+
+
+def _formats(group: Sequence[Source]) -> dict[int, list[str | None]]:
+    """How sources are read, where their names and content do not tell it: a format by the config, a split of a saved data
+    set; and TSV, which an earlier version read with quotes."""
+    found: dict[int, list[str | None]] = {}
+    for number, source in enumerate(group):
+        if not isinstance(source, FileSource):
+            continue
+        if source.format == "huggingface":
+            if (source.split, source.subset) != ("train", None):
+                found[number] = [source.format, source.split, source.subset]
+        elif source.format.startswith("tsv") or source.format != readers.known_format(source.path):
+            found[number] = [source.format]
+    return found
 
 
 def _weights(config: Config) -> tuple[float, ...]:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -58,7 +59,9 @@ class SplitIndex:
     """What a split holds. rejects: bad rows, a reason each; dropped: good rows that are left out, a reason each.
 
     duplicates: rows that repeat input and answer of an earlier one and are kept. repeated_ids: rows whose id an
-    earlier one has too. corpora: of each source, the config's entry that it belongs to.
+    earlier one has too. corpora: of each source, the config's entry that it belongs to. empty_labels: rows whose label is
+    empty or an empty list. one_label: whether all labels are the same text. types: of the entities or relations that
+    are asked for. knows_labels: False of an index from before the last three were counted.
     """
 
     shards: tuple[ShardSpec, ...]
@@ -69,6 +72,10 @@ class SplitIndex:
     repeated_ids: int = 0
     with_rationale: int = 0
     with_entities: int = 0
+    empty_labels: int = 0
+    one_label: bool = False
+    types: tuple[str, ...] = ()
+    knows_labels: bool = False
 
     @property
     def rows(self) -> int:
@@ -85,7 +92,8 @@ class SplitIndex:
     def read(cls, file: StoragePath) -> SplitIndex:
         tree = json.loads(file.read_text())
         shards = tuple(map(ShardSpec.of, tree["shards"]))
-        return cls(**{**tree, "shards": shards, "corpora": tuple(tree["corpora"])})
+        types = tuple(tree.get("types", ()))
+        return cls(**{**tree, "shards": shards, "corpora": tuple(tree["corpora"]), "types": types})
 
 
 @dataclass(frozen=True)
@@ -125,17 +133,19 @@ def join(
     if data.subsample < 1:
         chosen = np.zeros(len(keep), bool)
         numbers = np.flatnonzero(keep)
-        chosen[numbers[splits.subsample(len(numbers), data.subsample, seed)]] = True
+        with _stage("data.subsample", data.subsample, _left_out(rows, dropped)):
+            chosen[numbers[splits.subsample(len(numbers), data.subsample, seed)]] = True
         drop(~chosen, "not in the subsample")
     held, held_out = _Rows(validation), _Rows(validation).good
     share = data.split.validation or (0.0 if validation else hold_out)
-    if share:
+    if share and keep.any():
         by = data.split.by if data.split.validation else "row"
-        held, held_out = rows, keep & _validated(rows, keep, share, by, data.split.seed)
+        left = _left_out(rows, dropped)
+        held, held_out = rows, keep & _validated(rows, keep, share, by, data.split.seed, left)
         keep = keep & ~held_out
     _settle_leakage(rows, keep, dropped, held, held_out, data)
     indexes = {"train": rows.index(keep, dropped, rows.rejects)}
-    if share or validation:
+    if (share and held is rows) or validation:
         # Rejects of a source that both splits come from are training's: they are counted once.
         indexes["validation"] = held.index(held_out, Counter(), [] if share else held.rejects)
     return indexes
@@ -155,6 +165,8 @@ class _Rows:
         self.inputs = _joined(ranges, "inputs", np.uint64)
         self.pairs = _joined(ranges, "pairs", np.uint64)
         self.groups = _joined(ranges, "groups", np.uint64)
+        self.labels = _joined(ranges, "labels", np.uint64)
+        self.types = {name for part in ranges for name in part.types_seen}
         self.rejects = [reject for part in ranges for reject in part.rejects]
 
     def place(self, row: int) -> str:
@@ -201,6 +213,10 @@ class _Rows:
             repeated_ids=int((ordinals > 0).sum()),
             with_rationale=int((self.with_rationale & keep).sum()),
             with_entities=int((self.with_entities & keep).sum()),
+            empty_labels=int((self.labels[keep] == 0).sum()),
+            one_label=len(np.unique(self.labels[keep])) == 1,
+            types=tuple(sorted(self.types)),
+            knows_labels=True,
         )
 
 
@@ -225,18 +241,35 @@ def _later(values: np.ndarray, among: np.ndarray) -> np.ndarray:
     return _ordinals(values, among) > 0
 
 
-def _validated(rows: _Rows, keep: np.ndarray, share: float, by: str, seed: int) -> np.ndarray:
+def _left_out(rows: _Rows, dropped: Counter[str]) -> str:
+    """What happened to rows before a stage, for its message; "" where nothing did."""
+    counts = Counter({"bad": int((~rows.good).sum())}) + dropped
+    said = ", ".join(f"{reason}: {count}" for reason, count in counts.items())
+    return f"; rows that were left out before: {said}" if said else ""
+
+
+@contextmanager
+def _stage(key: str, value: object, left_out: str) -> Iterator[None]:
+    """Names the key of a stage that cannot be done, and what was left out before it."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{error.what}{left_out}", key=key, value=value, mend=error.mend) from None
+
+
+def _validated(rows: _Rows, keep: np.ndarray, share: float, by: str, seed: int, left_out: str) -> np.ndarray:
     """Rows that are validated on. By group: groups in the order of their hashes, as many as come nearest to the share,
-    so that more data moves few of them."""
+    so that more data moves few of them. left_out: of `_left_out`."""
     chosen = np.zeros(len(keep), bool)
     if by == "row":
         numbers = np.flatnonzero(keep)
-        chosen[numbers[splits.holdout(len(numbers), share, seed)[1]]] = True
+        with _stage("data.split.validation", share, left_out):
+            chosen[numbers[splits.holdout(len(numbers), share, seed)[1]]] = True
         return chosen
     groups, counts = np.unique(rows.groups[keep], return_counts=True)
     if len(groups) < 2:
         raise InputError(
-            f"{int(keep.sum())} training rows of {len(groups)} group cannot be split by group",
+            f"{int(keep.sum())} training rows of {len(groups)} group cannot be split by group{left_out}",
             key="data.split.by",
             value=by,
             mend="data.split.by: row, or give a validation file",

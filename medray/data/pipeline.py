@@ -14,6 +14,7 @@ import os
 import shutil
 import socket
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
@@ -33,8 +34,8 @@ from medray.data.membership import ShardSpec, SourceParts, SplitIndex, join
 from medray.data.records import BadRowError
 from medray.data.shard_job import encode_shard, shard_records
 from medray.data.shards import FAILED, shard_path
-from medray.data.sources import Source
-from medray.data.split_checks import check_split
+from medray.data.sources import Source, extraction_of
+from medray.data.split_checks import check_reading, check_split
 from medray.data.split_summary import summarize
 from medray.data.tokenizer import train_tokenizer
 from medray.data.tokens import TokenSet
@@ -157,6 +158,16 @@ class Pipeline:
             return done
         parts = early or self._index_ranges(self.sources)
         data = self.config.data
+        for split, group in parts.items():
+            if not group:
+                continue
+            # What was wrong with rows is written down before anything else can fail for want of them.
+            (self.folder / split).mkdir(exist_ok=True, mode=0o700)
+            file = self.folder / split / REJECTS
+            _write_rejects(file, group)
+            ranges = [part for source in group for part in source.ranges]
+            reasons = Counter(reject["reason"] for part in ranges for reject in part.rejects)
+            check_reading(self.config, split, sum(int(part.good.sum()) for part in ranges), reasons, file)
         held_out = corpora.presets(data.dataset).hold_out if data.dataset not in (None, "clinic") else 0.0
         indexes = join(
             parts["train"], parts["validation"], data, seed=self.config.run.seed, hold_out=held_out
@@ -165,13 +176,14 @@ class Pipeline:
             if split in indexes:
                 folder = self.folder / split
                 folder.mkdir(exist_ok=True, mode=0o700)
-                _write_rejects(folder / REJECTS, parts[split])
+                if not parts[split]:  # its rows are training's, and so are their rejects
+                    _write_rejects(folder / REJECTS, [])
                 indexes[split].write(folder / INDEX)
         return indexes
 
     def _index_ranges(self, group: Mapping[str, Sequence[Source]]) -> Parts:
         shard_rows = self.config.data.shard_rows
-        benchmarks = _benchmarks(self.config.data.decontaminate)
+        benchmarks, extraction = _benchmarks(self.config.data.decontaminate), extraction_of(self.config)
         items = [
             {"split": split, "source": number, "range": place, "start": start, "stop": stop}
             for split, members in group.items()
@@ -187,6 +199,7 @@ class Pipeline:
                 item["stop"],
                 shard_rows,
                 benchmarks if item["split"] == "train" else None,
+                extraction,
             )
             return {name: item[name] for name in ("split", "source", "range")} | {"part": found.to_bytes()}
 

@@ -10,6 +10,7 @@ from typing import Literal
 
 from medray.data.records import Distill, Extraction, Instruction, Message, Preference, Record, TwoStep
 
+EMPTY_LIST = "[]"  # what a document without an entity that is asked for has as its answer
 NO_TEXT = "None"  # what a task of one key writes where the document does not say
 KEY_WORDS = (
     "Key information"  # what stands before key words in an input that has no place of its own for them

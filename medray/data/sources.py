@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
 from medray.config import Config
-from medray.config.data import ColumnsConfig, DataConfig, SourceConfig
+from medray.config.data import ColumnsConfig, DataConfig, ExtractionConfig, SourceConfig
 from medray.data import corpora, files, readers
 from medray.data.readers import Found, huggingface
 from medray.errors import InputError
@@ -221,6 +221,14 @@ def check_sources(config: Config) -> None:
     for path in config.data.decontaminate:
         for file in files.expand(path, key="data.decontaminate"):
             _format(file, "data.decontaminate")
+
+
+def extraction_of(config: Config) -> ExtractionConfig:
+    """What documents with entities are asked for: as their corpus was published, unless the config says otherwise."""
+    data = config.data
+    if data.dataset in (None, "clinic") or data.extraction != ExtractionConfig():
+        return data.extraction
+    return corpora.presets(data.dataset).extraction
 
 
 def _published(config: Config, name: str, split: str, eos_token: str) -> tuple[Source, ...]:

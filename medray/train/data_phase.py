@@ -15,6 +15,7 @@ from medray.data.layout import manifests, ready
 from medray.data.pipeline import Pipeline
 from medray.data.shard_job import pickled_tokenizer
 from medray.data.shards import FAILED
+from medray.data.split_checks import one_label
 from medray.data.tokens import TokenSet
 from medray.errors import InputError, MedrayError, RunFailedError
 from medray.train.side import Side
@@ -99,6 +100,8 @@ def begin(config: Config, architecture: str, model_folder: str | None, watch: Wa
         tokenizer = tokenizer or pickled_tokenizer(sets["train"].tokenizer)
         encoding = Encoding(sets, pipeline, pipeline.encode.remote(tokenizer))
     watch.phase("data", "; ".join(_described(split, tokens) for split, tokens in encoding.sets.items()))
+    if warning := one_label(encoding.sets["train"].index):
+        watch.phase("warning", warning)
     return encoding
 
 

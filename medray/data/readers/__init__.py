@@ -24,7 +24,7 @@ from medray.data.readers import (
     tables,
 )
 from medray.data.readers.converted import convert, write_converted
-from medray.data.readers.formats import compression_of, format_of
+from medray.data.readers.formats import compression_of, format_of, known_format
 from medray.data.readers.found import Found, Row
 from medray.errors import InputError
 
@@ -34,6 +34,7 @@ __all__ = [
     "Row",
     "convert",
     "format_of",
+    "known_format",
     "positional",
     "ranges",
     "read",

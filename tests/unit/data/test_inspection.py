@@ -161,8 +161,15 @@ def test_packing_that_is_suggested_leaves_little(tmp_path: Path) -> None:
 
 def row(number: int, **columns: str) -> dict[str, str]:
     """A row without a flaw, but for the columns given."""
-    made = {"id": f"r{number}", "input": "the knee hurts", "label": "knee pain", "rationale": "knee: yes"}
+    label = "pain knee" if number % 2 else "knee pain"
+    made = {"id": f"r{number}", "input": "the knee hurts", "label": label, "rationale": "knee: yes"}
     return made | columns
+
+
+def test_one_label_for_all_rows_is_a_problem(tmp_path: Path) -> None:
+    found = inspected(tmp_path, [row(number, label="knee pain") for number in range(6)])
+    assert check(found, "one label").verdict == "problem"
+    assert "all 6 training labels are one and the same text" in check(found, "one label").said
 
 
 @pytest.mark.parametrize("architecture", ["causal", "seq2seq"])

@@ -68,6 +68,30 @@ def test_rows_of_one_group_cannot_be_split_by_group(tmp_path: Path) -> None:
         joined(made, split={"validation": 0.3})
 
 
+@pytest.mark.parametrize("by", ["group", "row"])
+def test_a_split_of_nothing_is_left_to_who_knows_why_there_is_nothing(tmp_path: Path, by: str) -> None:
+    """No grouping problem: reading failed, or a stage before took every row."""
+    bad = source(tmp_path, [{"input": "q", "label": ""}] * 5)
+    found = joined(bad, split={"validation": 0.3, "by": by})
+    assert {split: (index.rows, index.rejected) for split, index in found.items()} == {"train": (0, 5)}
+    assert found["train"].rejects == {"column 'label' is empty": 5}
+
+
+def test_a_split_that_cannot_be_made_says_what_was_left_out_before(tmp_path: Path) -> None:
+    same = {"input": "q", "label": "a"}
+    made = source(tmp_path, [{"input": "q", "label": ""}] * 4 + [same] * 3)
+    for data, key, says in (
+        ({"split": {"validation": 0.3}}, "data.split.by", "1 training rows of 1 group"),
+        ({"split": {"validation": 0.3, "by": "row"}}, "data.split.validation", "of 1 rows leaves one"),
+        ({"subsample": 0.1}, "data.subsample", "of 1 rows leaves one"),
+    ):
+        with pytest.raises(InputError) as caught:
+            joined(made, duplicates="drop", **data)
+        assert caught.value.key == key
+        assert says in caught.value.what
+        assert caught.value.what.endswith("rows that were left out before: bad: 4, duplicate: 2")
+
+
 def test_without_a_group_the_same_question_stays_together(tmp_path: Path) -> None:
     made = source(tmp_path, [row(number, input=f"Question  {number // 4}") for number in range(200)])
     found = joined(made, split={"validation": 0.3})
