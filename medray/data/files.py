@@ -8,6 +8,7 @@ from __future__ import annotations
 import glob
 import hashlib
 import io
+import json
 import os
 import re
 import uuid
@@ -15,10 +16,10 @@ from collections.abc import Iterable
 from typing import NoReturn
 
 from medray.data.remote import MEND, RemoteStream, place, shown, summary, unreadable
+from medray.data.split_names import is_data
 from medray.errors import InputError
 
 SAVED_DATASET = ("dataset_dict.json", "state.json")  # what datasets' save_to_disk leaves in a folder
-_NOT_DATA = ("readme", "license", "licence")
 _CHANGED = ("mtime", "LastModified", "Last-Modified", "created")  # as file systems call the time of change
 _READ_AHEAD = 1 << 20
 _READ_AHEAD_REMOTE = 8 << 20  # a request costs some 50 ms, whatever it brings
@@ -28,7 +29,7 @@ def expand(path: str, *, key: str) -> tuple[str, ...]:
     """The files that `path` names, absolute and sorted: a file, a folder, a glob, or the URL of one.
 
     A folder is its files of a known format; where it has none, those of the folders in it. A folder that datasets'
-    save_to_disk wrote is one source and stays as it is. Hidden files, README and LICENSE are not data.
+    save_to_disk wrote is one source and stays as it is. What is not data by its name (see `is_data`) is left out.
     Raises InputError that names `key` when nothing is found, or a file is empty or not readable.
     """
     if is_remote(path):
@@ -39,7 +40,7 @@ def expand(path: str, *, key: str) -> tuple[str, ...]:
     elif os.path.lexists(whole):
         found = [whole]
     elif glob.has_magic(whole):
-        matches = [each for each in glob.glob(whole, recursive=True) if _is_data(each)]
+        matches = [each for each in glob.glob(whole, recursive=True) if is_data(each)]
         found = [each for each in matches if not os.path.isdir(each)]
         if not found:
             found = [file for each in matches for file in _of_folder(each, path, key)]
@@ -119,13 +120,23 @@ def is_saved_dataset(path: str) -> bool:
     return any(os.path.isfile(os.path.join(path, name)) for name in SAVED_DATASET)
 
 
+def saved_splits(path: str) -> list[str]:
+    """Splits of a local DatasetDict that save_to_disk wrote; [] for anything else."""
+    try:
+        with open(os.path.join(os.path.expanduser(path), "dataset_dict.json"), encoding="utf-8") as stream:
+            found = json.loads(stream.read(1 << 20)).get("splits", [])
+    except (OSError, ValueError, AttributeError, RecursionError):
+        return []
+    return [name for name in found if isinstance(name, str)] if isinstance(found, list) else []
+
+
 def _remote_files(path: str, key: str) -> tuple[str, ...]:
     try:
         at = place(path.rstrip("/"))
         if "::" in path:
             found: Iterable[str] = [at.root]
         elif re.search(r"[*\[]" if path.startswith("http") else r"[*?\[]", path):
-            found = [each for each in at.filesystem.glob(at.root) if _is_data(each)]
+            found = [each for each in at.filesystem.glob(at.root) if is_data(each)]
             found = [each for each in found if not at.filesystem.isdir(each)]
         elif at.filesystem.isdir(at.root):
             names = at.filesystem.find(at.root, maxdepth=1)
@@ -170,12 +181,7 @@ def _of_folder(folder: str, path: str, key: str) -> list[str]:
 def _known(names: Iterable[str]) -> list[str]:
     from medray.data.readers.formats import known_format
 
-    return [name for name in names if _is_data(name) and known_format(name)]
-
-
-def _is_data(path: str) -> bool:
-    name = path.rstrip("/").rsplit("/", 1)[-1]
-    return not name.startswith(".") and name.split(".", 1)[0].lower() not in _NOT_DATA
+    return [name for name in names if is_data(name) and known_format(name)]
 
 
 def _check_local(file: str, path: str, key: str) -> None:

@@ -16,7 +16,9 @@ from typing import Any, Protocol
 from medray.config import Config
 from medray.config.data import ColumnsConfig, DataConfig, ExtractionConfig, SourceConfig
 from medray.data import corpora, files, readers
+from medray.data.printable import type_names
 from medray.data.readers import Found, huggingface
+from medray.data.split_names import check_one_split
 from medray.errors import InputError
 from medray.storage import StoragePath
 
@@ -251,14 +253,32 @@ def _published(config: Config, name: str, split: str, eos_token: str) -> tuple[S
 
 def _files_of(entry: SourceConfig, number: int, data: DataConfig, key: str) -> Iterator[FileSource]:
     columns = entry.columns or data.columns
+    _check_named_split(entry, key)
     if entry.format == "huggingface" and "://" not in entry.path and not os.path.exists(entry.path):
         yield FileSource(
             entry.path, "huggingface", "", number, entry.form, columns, entry.split, entry.subset
         )
         return
-    for path in files.expand(entry.path, key=key):
+    found = files.expand(entry.path, key=key)
+    check_one_split(found, entry.path, key)
+    for path in found:
         format_ = _format(path, key) if entry.format == "auto" else entry.format
         yield FileSource(path, format_, "", number, entry.form, columns, entry.split, entry.subset)
+
+
+def _check_named_split(entry: SourceConfig, key: str) -> None:
+    """The default split is train: a validation entry that leaves it out would read the training rows again."""
+    saved = "://" not in entry.path and files.saved_splits(entry.path)
+    on_hub = entry.format == "huggingface" and "://" not in entry.path and not os.path.exists(entry.path)
+    if key != "data.validation" or "split" in entry.model_fields_set or not (saved or on_hub):
+        return
+    there = type_names(saved) if saved else None
+    raise InputError(
+        "the split of a Hugging Face data set must be named here: without it the train split is read",
+        key=key,
+        value=files.shown(entry.path),
+        mend=f"{key}: {{path: …, split: validation}}" + (f"; it has {there}" if there else ""),
+    )
 
 
 def _format(path: str, key: str) -> str:

@@ -51,6 +51,14 @@ def _opened(path: str, split: str, subset: str | None) -> Any:
             )
         found = _loaded(lambda: datasets.load_from_disk(path), path)
         if not isinstance(found, datasets.DatasetDict):
+            if split != "train" and found.split is not None and str(found.split) != split:
+                raise InputError(
+                    "the folder holds one split, and it is another one",
+                    file=path,
+                    key="split",
+                    value=split,
+                    mend=f"leave split out, or split: {type_names([str(found.split)]) or 'the name in its state.json'}",
+                )
             return found
         if split not in found:
             raise InputError(
