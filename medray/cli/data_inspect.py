@@ -50,12 +50,12 @@ def run(arguments: argparse.Namespace) -> int:
 
     from medray.data.inspection import inspect
     from medray.data.near_duplicates import near_duplicates
-    from medray.data.tokenizer import load_tokenizer
+    from medray.data.tokenizer_file import read_tokenizer
     from medray.tracking.inspection_page import write_inspection_page
     from medray.tracking.inspection_text import Look, inspection_text
 
     found = inspect(config, sets, seed=config.run.seed)
-    tokenizer = load_tokenizer(sets["train"].tokenizer)
+    tokenizer = read_tokenizer(sets["train"].tokenizer)
     if arguments.near_duplicates:
         near = near_duplicates(sets, tokenizer, threshold=arguments.threshold)
         found = replace(found, near_duplicates=near)

@@ -139,8 +139,11 @@ def _train(
 
     # The driver takes it too; here a second start is refused before it starts a cluster of its own.
     with run_lock.held(folder_of(config), lambda text: console.phase("lock", text)):
+        from medray.train.model_checks import check_model, checked_model
+
+        checked_model(config)  # before torch and Ray are imported, which takes seconds
+
         from medray.train import driver
-        from medray.train.model_checks import check_model
 
         check_model(config)
         if stop.reason:

@@ -1,28 +1,25 @@
-"""What a model's config and DeepSpeed tell of a run without a cluster."""
+"""What a model's config and DeepSpeed tell of a run without a cluster. What needs no weights imports no torch."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import torch
-
 from medray.config import Config
 from medray.config.check import check_model_config
 from medray.config.check_method import check_architecture
 from medray.config.peft import LOW_RANK_TYPES
-from medray.models.adapters import add_adapter
 from medray.models.architecture import architecture, model_config
-from medray.models.load import skeleton
-from medray.train.deepspeed_keys import check_deepspeed_keys
-from medray.train.optimizers import parameter_groups
-from medray.train.prepare import precision
 
 SOME_STEPS = 1_000_000  # of a schedule that does not matter where only names do
 
 
 def check_model(config: Config) -> None:
     """Raises InputError for what the workers would refuse, before a cluster is started or joined."""
-    check_names(config, checked_model(config))
+    model = checked_model(config)
+    from medray.train.deepspeed_keys import check_deepspeed_keys
+    from medray.train.prepare import precision
+
+    check_names(config, model)
     check_deepspeed_keys(config.train, precision(config, "cpu"))
 
 
@@ -45,6 +42,12 @@ def check_names(config: Config, model: dict[str, Any]) -> None:
     )
     if not named or config.model.adapter is not None:  # that one brings its own modules
         return
+    import torch
+
+    from medray.models.adapters import add_adapter
+    from medray.models.load import skeleton
+    from medray.train.optimizers import parameter_groups
+
     plain = peft.model_copy(update={"init_text": None})  # its words have no weights here
     with torch.device("meta"):
         adapted = add_adapter(

@@ -12,8 +12,15 @@ import sys
 from pathlib import Path
 
 import pytest
+import tiny
 
 import medray
+from medray import storage
+from medray.config.load import load
+from medray.data.layout import INDEX, MANIFEST, Layout
+from medray.data.shard_job import encode_shard
+from medray.data.split_summary import summarize
+from medray.data.tokenizer import train_tokenizer
 
 HEAVY = (
     *(
@@ -85,6 +92,11 @@ def folder(tmp_path: Path) -> Path:
         (["train", "sound.yaml", "train.precision=fp16"], 2, "T5 overflows to NaN in fp16"),
         (["train", "sound.yaml", "cluster.workers=100000"], 2, "100000 workers of 0.5 CPU need 50001 CPUs"),
         (["train", "sound.yaml", "run.storage=sound.yaml"], 2, "not a folder"),
+        (
+            ["train", "sound.yaml", "model.preset=llama-tiny", "method={name: distill, variant: cosine}"],
+            2,
+            "a causal model has no encoder",
+        ),
         (["data", "simulate", "x.jsonl", "--rows", "0"], 2, "must be at least 1"),
         (["ui", "."], 2, "no MLflow run was recorded here"),
     ],
@@ -100,3 +112,35 @@ def test_nothing_heavy_is_imported(folder: Path, arguments: list[str], code: int
 def test_the_watch_sees_what_it_watches_for(folder: Path) -> None:
     done = run("-c", f"import numpy\n{WATCHED}", "--version", folder=folder)
     assert json.loads(done.stderr) == ["numpy"]
+
+
+def prepared(folder: Path) -> Path:
+    """A config whose shards are ready, made as the pipeline makes them, and without Ray."""
+    file = folder / "ready.yaml"
+    tiny.write_jsonl(folder / "rows.jsonl", tiny.rows(23))
+    file.write_text(
+        "run: {name: mine, storage: runs}\nmodel: {name: null, init: random, preset: llama-tiny}\n"
+        "data: {train: rows.jsonl, tokenizer: train, vocab_size: 400}\nmethod: {name: distill}\n"
+    )
+    layout = Layout(load(file), "causal", None)
+    train_tokenizer(["fever and cough"], 400, storage.at(layout.tokenizer))
+    [source] = layout.sources["train"]
+    tokens = layout.token_set("train", tiny.index(source, 7))
+    storage.make_private(layout.folder / "train")
+    tokens.index.write(layout.folder / "train" / INDEX)
+    for shard in tokens.index.shards:
+        encode_shard(tokens, shard, source, truth=False)
+    storage.write(layout.folder / "train" / MANIFEST, json.dumps(summarize(tokens)))
+    return file
+
+
+def test_ready_shards_are_inspected_without_torch(tmp_path: Path) -> None:
+    file = prepared(tmp_path)
+    command = ["data", "inspect", file.name, "--near-duplicates", "--html", "page.html"]
+    done = run("-c", WATCHED, *command, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    imported = set(json.loads(done.stderr.splitlines()[-1]))
+    assert imported & {"torch", "ray", "transformers", "mlflow", "sklearn"} == set()
+    assert {"tokenizers", "pyarrow"} <= imported  # it did read the shards
+    assert "mine: what the model will see" in done.stdout
+    assert (tmp_path / "page.html").stat().st_size
