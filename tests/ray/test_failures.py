@@ -36,7 +36,7 @@ def test_killed_workers_are_started_again(
 ) -> None:
     config, folder = write_config(tmp_path, "killed", STEPS), tmp_path / "runs" / "killed"
     driver = start(cluster, config, "cluster.max_failures=3")
-    until(lambda: 10 in checkpoints(folder), "checkpoint 10")
+    until(lambda: 10 in checkpoints(folder), "checkpoint 10", driver=driver)
     killed = victims(cluster)
     for process in killed:
         process.send_signal(signal.SIGKILL)
@@ -56,7 +56,7 @@ def test_a_node_is_lost_and_the_run_goes_on_with_fewer_workers(cluster: Any, tmp
         config, folder = write_config(tmp_path, "fewer", 60), tmp_path / "runs" / "fewer"
         elastic = ["cluster.workers=[1,2]", "cluster.cpus_per_worker=0.9", "cluster.max_failures=3"]
         driver = start(small, config, *options, *elastic)
-        until(lambda: 10 in checkpoints(folder), "checkpoint 10")
+        until(lambda: 10 in checkpoints(folder), "checkpoint 10", driver=driver)
         assert attempts(folder)[0]["workers"] == 2
         (raylet,) = processes_below(node, RAYLET)
         raylet.kill()
@@ -71,7 +71,7 @@ def test_a_node_is_lost_and_the_run_goes_on_with_fewer_workers(cluster: Any, tmp
 def test_a_worker_that_hangs_is_found_and_started_again(cluster: Any, calm: Any, tmp_path: Path) -> None:
     config, folder = write_config(tmp_path, "hangs", STEPS), tmp_path / "runs" / "hangs"
     driver = start(cluster, config, "cluster.max_failures=3", "cluster.hang_seconds=10")
-    until(lambda: 10 in checkpoints(folder), "checkpoint 10")
+    until(lambda: 10 in checkpoints(folder), "checkpoint 10", driver=driver)
     (stopped,) = one_worker(cluster)
     stopped.send_signal(signal.SIGSTOP)
     ended(driver, config)
@@ -87,7 +87,7 @@ def test_a_driver_that_is_told_to_stop_saves_first(
 ) -> None:
     config, folder = write_config(tmp_path, "told", STEPS), tmp_path / "runs" / "told"
     driver = start(cluster, config, "train.save_every_steps=1000")
-    until(lambda: len(steps_of(folder)) > 3, "a few steps")
+    until(lambda: len(steps_of(folder)) > 3, "a few steps", driver=driver)
     driver.send_signal(getattr(signal, name))
     ended(driver, config, code)
     assert checkpoints(folder) == [len(steps_of(folder))]
@@ -129,7 +129,7 @@ def test_the_head_dies_and_another_cluster_goes_on(calm: Any, tmp_path: Path) ->
     config, folder = write_config(tmp_path, "headless", STEPS), tmp_path / "runs" / "headless"
     with head(tmp_path, cpus=4) as first:
         driver = start(first, config, "cluster.max_failures=3")
-        until(lambda: 10 in checkpoints(folder), "checkpoint 10")
+        until(lambda: 10 in checkpoints(folder), "checkpoint 10", driver=driver)
         for process in [*first.head.children(recursive=True), first.head]:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
