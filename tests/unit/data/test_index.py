@@ -15,9 +15,10 @@ from medray.config.data import ColumnsConfig, DataConfig
 from medray.data.index import RangeIndex, index_range
 from medray.data.membership import SplitIndex, join
 from medray.data.readers import format_of
-from medray.data.shard_job import shard_records
+from medray.data.shard_job import encode_shard, shard_records
 from medray.data.sources import FileSource
-from medray.errors import InputError
+from medray.data.tokens import TokenSet
+from medray.errors import InputError, RunFailedError
 
 
 def jsonl(file: Path, rows: list[Any]) -> FileSource:
@@ -56,6 +57,32 @@ def test_a_shard_never_begins_inside_of_a_bad_row_of_several_lines(shard_rows: i
     index = tiny.index(of(file), shard_rows)
     assert ids(of(file), index) == [f"r{number}" for number in range(6)]
     assert sum(index.rejects.values()) == 3
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda lines: lines[:9],
+        lambda lines: lines[:8],
+        lambda lines: [*lines[:9], "oops\n"],
+        lambda lines: [*lines[:9], '{"input": "a", "label": ""}\n'],
+        lambda lines: [],
+    ],
+    ids=["a row less", "no row left", "no JSON", "a bad row", "empty"],
+)
+def test_a_source_that_changed_after_it_was_indexed_is_no_shorter_shard(change: Any, tmp_path: Path) -> None:
+    source = jsonl(tmp_path / "a.jsonl", [row(number) for number in range(10)])
+    index, lines = tiny.index(source, 4), (tmp_path / "a.jsonl").read_text().splitlines(keepends=True)
+    last = index.shards[-1]
+    assert (len(index.shards), last.rows) == (3, 2)
+    assert len(shard_records(source, last)) == 2
+    (tmp_path / "a.jsonl").write_text("".join(change(lines)))
+    token_set = TokenSet(str(tmp_path / "tokens"), str(tiny.tokenizer(tmp_path)), tiny.encode_spec(), index)
+    with pytest.raises(
+        RunFailedError, match=r"a\.jsonl changed while it was read: shard 2 has [01] rows, .* 2$"
+    ):
+        encode_shard(token_set, last, source, truth=False)
+    assert not list(tmp_path.rglob("*.parquet"))
 
 
 @pytest.mark.parametrize("shard_rows", [1, 4, 7, 10, 30, 100])

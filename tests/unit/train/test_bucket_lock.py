@@ -19,6 +19,9 @@ from medray.storage import S3Path
 from medray.train import bucket_lock, run_lock
 from medray.train.rerun import set_aside
 
+# As they are outside of tests, which shorten them.
+LEASE, RENEW, LOOK = bucket_lock.LEASE_SECONDS, bucket_lock.RENEW_SECONDS, bucket_lock.LOOK_SECONDS
+
 HOLDER = """
 import sys
 from medray import storage
@@ -57,6 +60,13 @@ def holder(server: S3Server, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
 
 def claims(run: S3Path) -> list[S3Path]:
     return list(bucket_lock.claims_of(run).iterdir())
+
+
+def test_a_lease_outlives_renewals_that_fail() -> None:
+    """A holder that lives must be seen to: three renewals in a row may be lost, and a look falls between any two."""
+    assert 0 < 3 * RENEW < LEASE - LOOK
+    assert 0 < LOOK < RENEW
+    assert LEASE <= 60, "a start after a kill waits that long"
 
 
 def test_a_second_start_is_refused_while_the_first_lives(

@@ -9,6 +9,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import threading
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,10 @@ from recorder import Recorder
 
 from medray import storage
 from medray.data.tokens import TokenSet
+from medray.errors import RunFailedError
 from medray.train import checkpoint, loop, outcome
+from medray.train.checkpoint_writer import CheckpointWriter
+from medray.train.step import Progress
 from medray.train.worker_plan import WorkerPlan
 
 STEPS = 8
@@ -78,6 +82,53 @@ def test_an_evaluation_that_was_made_is_not_made_again(tmp_path: Path, tokens: T
     assert [one["step"] for one in second.evaluations] == [STEPS]
 
 
+@pytest.mark.parametrize(
+    ("asked", "every", "needed"),
+    [({"gone_after": 4}, 3, 4), ({"stop_after": 4}, 3, 4), ({}, STEPS - 1, STEPS)],
+    ids=["notice", "stop", "end"],
+)
+def test_a_checkpoint_that_is_needed_waits_for_the_one_that_is_being_written(
+    asked: dict[str, int],
+    every: int,
+    needed: int,
+    tmp_path: Path,
+    tokens: TokenSet,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The one before is held in its flush until the loop waits for it, or leaves the needed one out."""
+    go = threading.Event()
+
+    class Held(Recorder):
+        def flush(self) -> None:
+            assert go.wait(60)
+
+        def event(self, record: dict[str, Any]) -> None:
+            super().event(record)
+            if "left out" in record.get("text", ""):
+                go.set()
+
+    class Joins(CheckpointWriter):
+        def _join(self) -> None:
+            go.set()
+            super()._join()
+
+    monkeypatch.setattr(loop, "CheckpointWriter", Joins)
+    made = tiny.plan(
+        tmp_path / "held",
+        tokens,
+        "llama-tiny",
+        workers=1,
+        micro=2,
+        max_steps=STEPS,
+        train={"zero_stage": 0, "save_every_steps": every, "keep_checkpoints": 9},
+    )
+    held = Held(**asked)
+    loop.run(made, held)
+    found = checkpoint.complete(Path(made.run_folder) / "checkpoints")
+    assert [one.progress.step for one in found][:2] == [every, needed]
+    assert told(held) == [text for text in told(held) if "left out" not in text]
+
+
 def test_checkpoints_that_cannot_be_read_for_a_while_are_waited_for(
     tmp_path: Path, tokens: TokenSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -120,6 +171,25 @@ def test_the_summary_is_the_last_file_of_a_run(
     seconds = {"train": 1.0}
     with pytest.raises(OSError, match="No space"):
         outcome.write_outcome(made, asdict(done), {}, [], seconds, 2.0, {})
+    assert not (folder / "summary.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("samples", "loss_tokens", "lines"), [(0, 0, 0), (0, 90, 3), (24, 0, 3), (24, 90, 0)]
+)
+def test_a_run_that_trained_nothing_fails(
+    samples: int, loss_tokens: int, lines: int, tmp_path: Path, tokens: TokenSet
+) -> None:
+    """Whatever says so: no row, no token with loss, or no step in the log. Such a run has no summary of a done one."""
+    made, progress = plan(tmp_path, "empty", tokens), Progress(3, samples, 100, loss_tokens)
+    folder = Path(made.run_folder)
+    record = {"loss": 0.0, "tokens": 33, "computed_tokens": 40, "seconds": 0.1}
+    folder.joinpath("steps.jsonl").write_text(
+        "".join(json.dumps(record | {"step": step + 1}) + "\n" for step in range(lines))
+    )
+    done = asdict(loop.Outcome("done", progress, 3, {}))
+    with pytest.raises(RunFailedError, match=f"nothing was trained: {samples} samples, {loss_tokens} tokens"):
+        outcome.write_outcome(made, done, {}, [], {}, 2.0, {})
     assert not (folder / "summary.json").exists()
 
 

@@ -1,0 +1,101 @@
+"""What an export must not do: write a tensor without values, or gather on the rank that writes alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tiny_decoders import decoder, with_lora
+from torch import nn
+
+from medray.errors import RunFailedError
+from medray.models.export import export
+
+
+@contextmanager
+def whole(parameter: nn.Parameter) -> Iterator[None]:
+    yield
+
+
+def emptied(model: Any, name: str) -> Any:
+    """As a parameter is on a rank that holds no part of it."""
+    dict(model.named_parameters())[name].data = torch.empty(0)
+    return model
+
+
+@pytest.mark.parametrize(("adapter", "which"), [(False, 0), (False, 3), (False, -1), (True, 0), (True, -1)])
+def test_an_empty_tensor_is_never_exported(adapter: bool, which: int, tmp_path: Path) -> None:
+    """One among many, wherever it is in the order: the folder of an earlier export stays as it was."""
+    model = with_lora(decoder("llama-tiny")) if adapter else decoder("llama-tiny")
+    export(model, None, tmp_path / "export", write=True, gathered=whole)
+    files = {file.name: file.read_bytes() for file in (tmp_path / "export").iterdir()}
+    names = [name for name, one in model.named_parameters() if one.requires_grad or not adapter]
+    with pytest.raises(RunFailedError, match="the weights to export are empty"):
+        export(emptied(model, names[which]), None, tmp_path / "export", write=True, gathered=whole)
+    assert {file.name: file.read_bytes() for file in (tmp_path / "export").iterdir()} == files
+    assert [file.name for file in tmp_path.iterdir()] == ["export"]
+
+
+def test_an_adapter_without_a_trained_parameter_is_none(tmp_path: Path) -> None:
+    model = with_lora(decoder("llama-tiny"))
+    for parameter in model.parameters():
+        parameter.requires_grad = False
+    with pytest.raises(RunFailedError, match="the weights to export are empty"):
+        export(model, None, tmp_path / "export", write=True, gathered=whole)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("adapter", [False, True])
+def test_all_ranks_gather_every_exported_parameter_and_one_at_a_time(adapter: bool, tmp_path: Path) -> None:
+    """Under ZeRO-3 to gather is a collective: a rank that leaves one out would hold the others up for ever."""
+    model = with_lora(decoder("llama-tiny")) if adapter else decoder("llama-tiny")
+    names = {id(one): name for name, one in model.named_parameters()}
+    seen: list[list[str]] = []
+    for write in (True, False):
+        gathered: list[str] = []
+        open_now: list[str] = []
+
+        @contextmanager
+        def gathers(
+            parameter: nn.Parameter, gathered: list[str] = gathered, open_now: list[str] = open_now
+        ) -> Iterator[None]:
+            assert open_now == []
+            open_now.append(names[id(parameter)])
+            kept = parameter.data
+            gathered.append(names[id(parameter)])
+            yield
+            open_now.clear()
+            parameter.data = kept
+
+        export(model, None, tmp_path / f"export-{write}", write=write, gathered=gathers)
+        seen.append(gathered)
+    assert seen[0] == seen[1]
+    assert len(seen[0]) == sum(one.requires_grad or not adapter for one in model.parameters())
+    assert not (tmp_path / "export-False").exists()
+
+
+def test_what_is_exported_is_read_while_it_is_whole(tmp_path: Path) -> None:
+    """Outside of `gathered` a parameter has no values here, as at stage 3."""
+    model = decoder("llama-tiny")
+    values = {name: one.detach().clone() for name, one in model.named_parameters()}
+    names = {id(one): name for name, one in model.named_parameters()}
+    for parameter in model.parameters():
+        parameter.data = torch.empty(0)
+
+    @contextmanager
+    def gathers(parameter: nn.Parameter) -> Iterator[None]:
+        parameter.data = values[names[id(parameter)]].clone()
+        yield
+        parameter.data.zero_()  # freed for others' use
+        parameter.data = torch.empty(0)
+
+    export(model, None, tmp_path / "export", write=True, gathered=gathers)
+    stored = load_file(tmp_path / "export" / "model.safetensors")
+    assert stored
+    for name, one in stored.items():
+        assert torch.equal(one, values[name]), name
