@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import statistics
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,26 +48,46 @@ def try_flush(line: LedgerLine) -> bool:
     return True
 
 
+def test_the_step_path_does_not_wait_for_a_ledger_that_is_held(
+    connected: Cluster, actor: Any, tmp_path: Path
+) -> None:
+    """The ledger answers nothing until the steps have been sent, however long that takes."""
+    line, go = LedgerLine(actor), tmp_path / "go"
+    line.open(0)
+
+    def stands_still(ledger: Any) -> None:
+        while not go.exists():
+            time.sleep(0.05)
+
+    held = actor.__ray_call__.remote(stands_still)
+    for step in range(1, 61):
+        line.step(record(step))
+        line.event({"kind": "message", "text": "x"})
+        assert not line.stop_requested()
+    line.evaluation({"step": 60, "metrics": {"loss": 1.0}})
+    assert not ray.wait([held], timeout=0)[0]
+    go.touch()
+    until(lambda: try_flush(line), "an answer of the ledger")
+    lines = [json.loads(text) for text in (tmp_path / "steps.jsonl").read_text().splitlines()]
+    assert lines == [record(number) for number in range(1, 61)]
+
+
 def test_no_step_is_lost_when_the_ledger_is_killed(connected: Cluster, actor: Any, tmp_path: Path) -> None:
     line = LedgerLine(actor)
     line.open(0)
-    taken, step = [], 0
+    step = 0
     for _ in range(5):  # more deaths than Ray forgives an actor by default
         for number in range(60):
             step += 1
-            began = time.perf_counter()
             line.step(record(step))
             if number == 30:
                 line.evaluation({"step": step, "metrics": {"loss": 1.0}})
             assert not line.stop_requested()
-            taken.append(time.perf_counter() - began)
             if number == 20:
                 kill(actor)
         until(lambda: try_flush(line), "an answer of the ledger")
         lines = [json.loads(text) for text in (tmp_path / "steps.jsonl").read_text().splitlines()]
         assert lines == [record(number) for number in range(1, step + 1)]
-    assert statistics.median(taken) < 0.02, "the step path waited for the ledger"
-    assert max(taken) < 0.8, "a step waited for the ledger, which takes a second to start"
     evaluated = [json.loads(text)["step"] for text in (tmp_path / "evals.jsonl").read_text().splitlines()]
     assert evaluated == [31, 91, 151, 211, 271]
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import re
 import shutil
 import threading
 from collections.abc import Callable
@@ -114,6 +116,25 @@ def test_a_ledger_that_cannot_be_flushed_holds_the_manifest_back(tmp_path: Path)
         save(tmp_path, Ranks(1), 3, before_manifest=flush, patience=0.0)
     assert not any(tries)
     assert checkpoint.complete(tmp_path) == []
+
+
+def test_every_file_is_on_the_disk_before_the_next_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a power cut a manifest must not stand beside files that were still in memory."""
+    synced, fsync = list[str](), os.fsync
+
+    def looks(descriptor: int) -> None:
+        name = Path(os.readlink(f"/proc/self/fd/{descriptor}")).name
+        synced.append(re.sub(r"^\.(.+)\.\d+-\w+$", r"\1", name))  # as storage.write names what it then moves
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", looks)
+    save(tmp_path, Ranks(1), 3)
+    assert synced == ["rank-00000.safetensors", "rank-00000.json", MANIFEST]
+    (folder,) = folders(tmp_path)
+    checkpoint.rate(folder, {"loss": 1.0})
+    assert synced[3:] == [MANIFEST]
 
 
 def test_the_older_is_retired_only_after_the_newer_is_whole(tmp_path: Path) -> None:

@@ -200,6 +200,7 @@ def test_dropout_is_drawn_from_seed_step_and_rank_alone() -> None:
     torch.rand(7)
     assert loss() == first
     others = [{"seed": 1}, {"rank": 1}, {"step": 1}, {"step": 2}, {"seed": 1, "step": 1, "rank": 1}]
+    others += [{"seed": 1, "step": 11}, {"seed": 11, "step": 1}]  # digits alone would be the same
     assert len({first, *(loss(**drawn) for drawn in others)}) == 1 + len(others)
 
 
