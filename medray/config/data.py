@@ -113,12 +113,16 @@ class SourceConfig(Section):
 class PromptsConfig(Section):
     """What stands before the input, a task each. Training, evaluation and inference use the same."""
 
-    label: str = key(
-        "Summarize this dialogue",
-        "Instruction or prefix of the label task. Documents with entities have a default of their own, which asks for "
-        "data.extraction.",
+    label: str | None = key(
+        None,
+        "Instruction or prefix of the label task. Without it: that of the published corpus; of your own columns the input "
+        "alone is the prompt; documents with entities are asked for data.extraction.",
     )
-    rationale: str = key("Extract the key information from this dialogue", "The same of the rationale task.")
+    rationale: str | None = key(
+        None,
+        "The same of the rationale task. Without it: that of the published corpus; of your own columns `Explain`, as "
+        "something must tell the two tasks apart.",
+    )
     system: str | None = key(
         None, "System message of the chat template; none leaves the template's own default."
     )

@@ -20,7 +20,7 @@ from medray import storage
 from medray.config import Config
 from medray.data.decoded import texts
 from medray.data.inspection_checks import Check, RationaleQuality, checks, rationales, sampled_rows
-from medray.data.layout import REJECTS
+from medray.data.layout import REJECTS, prompts_said
 from medray.data.near_duplicates import NearDuplicates
 from medray.data.padding import Padding, padding
 from medray.data.split_counts import SplitCounts, split_counts
@@ -145,7 +145,11 @@ def inspect(
         padding=padding(config, sets["train"], counts["train"]),
         classes=_classes(sets, counts, tokenizer),
         rationales=rationales(counts, rows),
-        checks=(*checks(sets, counts, rows, tokenizer), *_vocabulary(config)),
+        checks=(
+            *checks(sets, counts, rows, tokenizer),
+            *_vocabulary(config),
+            Check("prompts", "ok", prompts_said(config)),
+        ),
         sampled={split: len(rows[split, sets[split].spec.tasks[0]]) for split in sets},
         length=_length(config, sets["train"], counts["train"]),
     )

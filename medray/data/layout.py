@@ -23,7 +23,13 @@ from medray.data.tokenizer import EOS, tokenizer_hash, trained_tokenizer_key, wr
 from medray.data.tokens import TokenSet
 
 SPLITS = ("train", "validation")
-KEY_PROMPT = "Extract the {key} information from this dialogue"  # the default of a task of one key
+# Of sources without a preset: nothing is put before an input, but something must tell its rationale from its label.
+OWN_PROMPTS = PromptsConfig(label="", rationale="Explain")
+# Defaults of a task of one key, by the default of a task of all keys.
+_KEY_PROMPTS: dict[str | None, str] = {
+    corpora.DIALOGUE.rationale: "Extract the {key} information from this dialogue",
+    OWN_PROMPTS.rationale: "Extract the {key}",
+}
 INDEX, MANIFEST, REJECTS, CONVERTED = "index.json", "manifest.json", "rejects.jsonl", "converted"
 
 
@@ -117,16 +123,13 @@ def encode_spec(config: Config, architecture: str) -> EncodeSpec:
     """All that decides the tokens of a record. Raises InputError for a method that such a model cannot be trained by."""
     check_architecture(config, seq2seq=architecture == "seq2seq")
     data, method = config.data, config.method
-    asked, extraction = data.prompts, extraction_of(config)
+    extraction, asked = extraction_of(config), prompts_of(config)
     by_lang: Mapping[str, PromptsConfig] = {}
-    if data.dataset not in (None, "clinic"):  # as the corpus was published, unless the config says otherwise
-        presets = corpora.presets(data.dataset)
-        if asked == PromptsConfig():  # the config's own prompt is for rows of every language
-            asked, by_lang = presets.prompts, presets.prompts_by_lang
-    given = asked.label != PromptsConfig().label
-    texts = dict(asked.model_dump())
-    if method.variant == "hierarchical" and asked.rationale == PromptsConfig().rationale:
-        texts["rationale"] = KEY_PROMPT
+    if data.prompts.label is None:  # the config's own prompt is for rows of every language
+        by_lang = {lang: _over(data.prompts, own) for lang, own in _presets(config)[1].items()}
+    # Whoever wrote the prompt of dialogues had it from the default that there once was: no document is asked by it.
+    given = data.prompts.label == "" or asked.label not in ("", corpora.DIALOGUE.label)
+    texts = {"label": asked.label or "", "rationale": asked.rationale or ""}
     limits = {"label": data.max_label_tokens, "rationale": data.max_rationale_tokens}
     tasks = method.tasks if "label" in method.tasks else ("label", *method.tasks)
     kinds = tuple(dict.fromkeys(task.partition("/")[0] for task in tasks))
@@ -144,12 +147,59 @@ def encode_spec(config: Config, architecture: str) -> EncodeSpec:
         max_input_tokens=data.max_input_tokens,
         limits={kind: limits[kind] for kind in kinds},
         prompts_by_lang={
-            lang: {kind: getattr(prompts, kind) for kind in kinds} for lang, prompts in by_lang.items()
+            lang: {kind: getattr(prompts, kind) or "" for kind in kinds} for lang, prompts in by_lang.items()
         },
         extraction_prompt=None if given else extraction_prompt(extraction.answer, extraction.types),
         skip_null=method.rationale.skip_null if keyed else True,
         draw_seed=config.run.seed if method.rationale.several == "one" and method.reads_rationales else None,
         appends_keys=method.variant == "two_step",
+    )
+
+
+def prompts_of(config: Config) -> PromptsConfig:
+    """The prompts that a config trains with: its own, else those of its published corpus, else OWN_PROMPTS."""
+    found = _over(config.data.prompts, _presets(config)[0])
+    # A task of one key asks for that key.
+    if config.method.variant == "hierarchical" and found.rationale in _KEY_PROMPTS:
+        return found.model_copy(update={"rationale": _KEY_PROMPTS[found.rationale]})
+    return found
+
+
+def prompts_said(config: Config) -> str:
+    """The prompts of a config for the console and `inspect`: those that nobody wrote are quoted."""
+    written, used, said = config.data.prompts, prompts_of(config), []
+    kinds = dict.fromkeys(task.partition("/")[0] for task in ("label", *config.method.tasks))
+    for kind in kinds:
+        text, key = getattr(used, kind, None), f"data.prompts.{kind}"
+        if kind not in ("label", "rationale"):
+            continue
+        if getattr(written, kind) is not None:
+            said.append(f"{kind}: as {key} says")
+        else:
+            said.append(
+                f"{kind}: " + (f"{text!r}, a default" if text else "none, the input alone") + f" ({key})"
+            )
+    return "; ".join(said) + "; chats, and documents that are asked for entities, have their own"
+
+
+def _presets(config: Config) -> tuple[PromptsConfig, Mapping[str, PromptsConfig]]:
+    """Prompts where the config has none, and those of languages."""
+    dataset = config.data.dataset
+    if dataset is None:
+        return OWN_PROMPTS, {}
+    if dataset == "clinic":
+        return corpora.DIALOGUE, {}
+    presets = corpora.presets(dataset)
+    return presets.prompts, presets.prompts_by_lang
+
+
+def _over(written: PromptsConfig, preset: PromptsConfig) -> PromptsConfig:
+    """Each prompt that is written, else that of the preset."""
+    return PromptsConfig(
+        **{
+            name: value if (value := getattr(written, name)) is not None else getattr(preset, name)
+            for name in PromptsConfig.model_fields
+        }
     )
 
 

@@ -11,7 +11,7 @@ import ray
 
 from medray import storage
 from medray.config import Config
-from medray.data.layout import manifests, ready
+from medray.data.layout import manifests, prompts_said, ready
 from medray.data.pipeline import Pipeline
 from medray.data.shard_job import pickled_tokenizer
 from medray.data.shards import FAILED
@@ -100,6 +100,7 @@ def begin(config: Config, architecture: str, model_folder: str | None, watch: Wa
         tokenizer = tokenizer or pickled_tokenizer(sets["train"].tokenizer)
         encoding = Encoding(sets, pipeline, pipeline.encode.remote(tokenizer))
     watch.phase("data", "; ".join(_described(split, tokens) for split, tokens in encoding.sets.items()))
+    watch.phase("prompts", prompts_said(config))
     if warning := one_label(encoding.sets["train"].index):
         watch.phase("warning", warning)
     return encoding

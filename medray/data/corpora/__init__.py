@@ -14,6 +14,7 @@ from medray.data.corpora.corruption import corruption_warning
 from medray.data.corpora.locate import AbsentError
 from medray.data.corpora.published import (
     CORPORA,
+    DIALOGUE,
     NAMES,
     RATIONALE_KEYS,
     CorpusOptions,
@@ -23,6 +24,7 @@ from medray.data.corpora.published import (
 from medray.data.corpora.teacher_report import TeacherReport, teacher_report
 
 __all__ = [
+    "DIALOGUE",
     "NAMES",
     "RATIONALE_KEYS",
     "CorpusOptions",

@@ -57,6 +57,12 @@ class CorpusRow(NamedTuple):
     row: dict[str, Any] | BadRowError
 
 
+# Prompts of dialogues, the simulated clinic's among them. Sources of a user's own have none.
+DIALOGUE = PromptsConfig(
+    label="Summarize this dialogue", rationale="Extract the key information from this dialogue"
+)
+
+
 @dataclass(frozen=True)
 class Presets:
     """How a run asks for a corpus unless its config says otherwise.
@@ -69,7 +75,7 @@ class Presets:
     form: str
     licence: str
     columns: ColumnsConfig = field(default_factory=ColumnsConfig)
-    prompts: PromptsConfig = field(default_factory=PromptsConfig)
+    prompts: PromptsConfig = DIALOGUE
     prompts_by_lang: Mapping[str, PromptsConfig] = field(default_factory=dict)
     extraction: ExtractionConfig = field(default_factory=ExtractionConfig)
     pair_join: str | None = None
@@ -88,7 +94,7 @@ class Published:
     counts: Mapping[str, int | None]
     folders: tuple[str, ...]
     licence: str = UNVERIFIED
-    prompts: PromptsConfig = field(default_factory=PromptsConfig)
+    prompts: PromptsConfig = DIALOGUE
     prompts_by_lang: Mapping[str, PromptsConfig] = field(default_factory=dict)
     extraction: ExtractionConfig = field(default_factory=ExtractionConfig)
     pair_join: str | None = None
@@ -110,7 +116,7 @@ class Published:
 
 
 def _prompts(label: str, rationale: str = "") -> PromptsConfig:
-    return PromptsConfig(label=label, rationale=rationale or PromptsConfig().rationale)
+    return PromptsConfig(label=label, rationale=rationale or DIALOGUE.rationale)
 
 
 def _steps(

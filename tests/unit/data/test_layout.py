@@ -11,12 +11,13 @@ import pytest
 import tiny
 
 from medray.config import Config
+from medray.config.load import load
 from medray.config.run import RESERVED
 from medray.data.corpora import published
 from medray.data.corpora.multiclinsum import LANGUAGES
 from medray.data.encode import Encoder
 from medray.data.index import records
-from medray.data.layout import Layout, encode_spec
+from medray.data.layout import Layout, encode_spec, prompts_said
 from medray.data.records import BadRowError, Record
 from medray.data.render import reading
 from medray.data.sources import sources
@@ -129,4 +130,62 @@ def test_a_document_with_entities_is_asked_for_them(
     assert found is not None
     assert found.turns[-1].lead == f"{asked}:\n"
     assert other is not None
-    assert other.turns[-1].lead == f"{made.data.prompts.label}:\n"
+    own = data.get("prompts", {}).get("label")
+    assert other.turns[-1].lead == (f"{own}:\n" if own else ""), "the input alone"
+
+
+class TestPrompts:
+    """Who wrote none has none: no prompt of dialogues stands over questions of an exam."""
+
+    @staticmethod
+    def first(folder: Path, architecture: str = "causal", **sections: Any) -> dict[str, str | None]:
+        """What stands before the input of the first row, by task."""
+        tiny.write_jsonl(folder / "a.jsonl", tiny.keyed_rows(1))
+        tree = {"data": {"train": str(folder / "a.jsonl")}} | sections
+        (folder / "run.yaml").write_text(json.dumps(tree))
+        made = load(folder / "run.yaml")
+        spec = encode_spec(made, architecture)
+        record = next(iter(records(sources(made, "train")[0])))[3]
+        assert not isinstance(record, BadRowError)
+        found = {task: reading(record, task, spec) for task in spec.tasks}
+        return {task: each.turns[-1].lead for task, each in found.items() if each is not None}
+
+    @pytest.mark.parametrize("architecture", ["causal", "seq2seq"])
+    def test_the_input_of_own_columns_is_the_prompt(self, architecture: str, tmp_path: Path) -> None:
+        assert self.first(tmp_path, architecture) == {"label": ""}
+
+    def test_a_rationale_is_told_from_a_label(self, tmp_path: Path) -> None:
+        distill = {"name": "distill"}
+        assert self.first(tmp_path, "seq2seq", method=distill) == {"label": "", "rationale": "Explain: "}
+        keyed = self.first(tmp_path, method=distill | {"variant": "hierarchical"})
+        assert keyed.pop("label") == ""
+        assert keyed
+        assert all(lead == f"Extract the {task.partition('/')[2]}:\n" for task, lead in keyed.items())
+
+    def test_corpora_keep_their_prompts_where_the_config_has_another_alone(self, tmp_path: Path) -> None:
+        spec = encode_spec(config(tmp_path, prompts={"system": "Be exact."}), "causal")
+        assert (spec.system, spec.prompt("label", "es")) == ("Be exact.", PUBLISHED["es"])
+        (tmp_path / "run.yaml").write_text(json.dumps({"data": {"dataset": "clinic"}}))
+        assert encode_spec(load(tmp_path / "run.yaml"), "causal").prompts == {
+            "label": "Summarize this dialogue"
+        }
+
+    @pytest.mark.parametrize(
+        ("tree", "said"),
+        [
+            ({"data": {"train": "a"}}, "label: none, the input alone (data.prompts.label)"),
+            ({"data": {"train": "a", "prompts": {"label": "SECRET"}}}, "label: as data.prompts.label says"),
+            (
+                {"data": {"train": "a"}, "method": {"name": "distill"}},
+                "rationale: 'Explain', a default (data.prompts.rationale)",
+            ),
+            ({"data": {"dataset": "clinic"}}, "label: 'Summarize this dialogue', a default"),
+        ],
+    )
+    def test_the_console_says_what_the_prompt_is(
+        self, tree: dict[str, Any], said: str, tmp_path: Path
+    ) -> None:
+        (tmp_path / "run.yaml").write_text(json.dumps(tree))
+        found = prompts_said(load(tmp_path / "run.yaml"))
+        assert said in found
+        assert "SECRET" not in found

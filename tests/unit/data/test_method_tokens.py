@@ -78,9 +78,7 @@ class TestHierarchical:
     def test_each_key_is_asked_for_by_its_name(self) -> None:
         found = made(**HIERARCHICAL)
         assert found.tasks[:3] == ("label", "rationale/Age", "rationale/Sex")
-        assert (
-            found.prompt("rationale/Lab Results") == "Extract the Lab Results information from this dialogue"
-        )
+        assert found.prompt("rationale/Lab Results") == "Extract the Lab Results"
         assert found.limit("rationale/Lab Results") == 512
         tree = {"method": HIERARCHICAL, "data": {"train": ["x"], "prompts": {"rationale": "Find"}}}
         assert encode_spec(Config.model_validate(tree), "causal").prompt("rationale/Age") == "Find (Age)"
