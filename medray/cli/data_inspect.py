@@ -6,9 +6,9 @@ import os
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from medray.cli.outputs import add_force, check_new, whole_file
 from medray.cli.train import cluster_address, read_config
 from medray.errors import InputError
 
@@ -36,6 +36,7 @@ def add_to(actions: Any) -> None:
         "--threshold", type=float, default=0.8, help="similarity from which inputs are alike (0.8)"
     )
     verb.add_argument("--html", metavar="FILE", help="write the same as one HTML file")
+    add_force(verb, "an HTML file")
     verb.add_argument("--strict", action="store_true", help="exit with 1 where a check found a problem")
     verb.add_argument(
         "--json", action="store_true", help="print all numbers as one JSON object, without text"
@@ -51,7 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
     from medray.data.inspection import inspect
     from medray.data.near_duplicates import near_duplicates
     from medray.data.tokenizer_file import read_tokenizer
-    from medray.tracking.inspection_page import write_inspection_page
+    from medray.tracking.inspection_page import inspection_page
     from medray.tracking.inspection_text import Look, inspection_text
 
     found = inspect(config, sets, seed=config.run.seed)
@@ -69,21 +70,16 @@ def run(arguments: argparse.Namespace) -> int:
     text = inspection_text(config.run.name, facts, look=look, **shown)
     stream.write(text.encode(stream.encoding or "utf-8", "replace").decode(stream.encoding or "utf-8"))
     if arguments.html:
-        try:
-            write_inspection_page(Path(arguments.html), config.run.name, facts, **shown)
-        except OSError as error:
-            raise InputError(
-                f"cannot be written ({error.strerror})",
-                file=arguments.html,
-                key="--html",
-                mend="a file in a folder that is there",
-            ) from None
+        with whole_file(arguments.html, "--html") as page:
+            page.write(inspection_page(config.run.name, facts, **shown))
     if arguments.json:
         print(json.dumps(facts))
     return 1 if arguments.strict and found.problems else 0
 
 
 def _check(arguments: argparse.Namespace) -> None:
+    if arguments.html:
+        check_new(arguments.html, "--html", force=arguments.force)
     if arguments.rows < 0:
         raise InputError("must not be negative", key="--rows", value=arguments.rows, mend="--rows 3")
     if not 0 < arguments.threshold <= 1:

@@ -3,9 +3,9 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from pathlib import Path
 from typing import Any
 
+from medray.cli.outputs import add_force, check_new, whole_file
 from medray.errors import InputError
 
 
@@ -28,6 +28,7 @@ def add_to(actions: Any) -> None:
         "--split", choices=("train", "validation"), default="train", help="no treatment is in both (train)"
     )
     simulate.add_argument("--seed", type=int, default=0, help="row i is a function of the seed and i (0)")
+    add_force(simulate, "a file")
     simulate.set_defaults(run=run)
 
 
@@ -36,6 +37,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise InputError("must be at least 1", key="--rows", value=arguments.rows, mend="--rows 1000")
     if arguments.seed < 0:
         raise InputError("must not be negative", key="--seed", value=arguments.seed, mend="--seed 0")
+    if arguments.output != "-":
+        check_new(arguments.output, None, force=arguments.force)
     from medray.data import clinic
 
     made = clinic.rows(arguments.seed, arguments.rows, split=arguments.split, size=arguments.size)
@@ -44,17 +47,9 @@ def run(arguments: argparse.Namespace) -> int:
         for row in rows:
             print(json.dumps(row))
         return 0
-    target = Path(arguments.output)
-    try:
-        with target.open("w", encoding="utf-8") as stream:
-            stream.writelines(json.dumps(row) + "\n" for row in rows)
-    except OSError as error:
-        raise InputError(
-            f"cannot be written ({error.strerror})",
-            file=target,
-            mend="a file in a folder that is there, or - for standard output",
-        ) from None
-    print(f"{arguments.rows} rows in {target}", file=sys.stderr)
+    with whole_file(arguments.output, None) as stream:
+        stream.writelines(json.dumps(row) + "\n" for row in rows)
+    print(f"{arguments.rows} rows in {arguments.output}", file=sys.stderr)
     return 0
 
 

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from importlib.resources import files
 from itertools import groupby
-from pathlib import Path
 from string import Template
 from typing import Any
 
@@ -30,20 +28,6 @@ from medray.tracking.inspection_rows import (
 from medray.tracking.svg import bars
 
 _PILLS = {"problem": ("failed", "problems"), "note": ("stopped", "worth a look"), "ok": ("done", "all well")}
-
-
-def write_inspection_page(
-    path: Path,
-    title: str,
-    facts: Mapping[str, Any],
-    *,
-    names: Mapping[str, Sequence[str]],
-    samples: Sequence[Mapping[str, Any]],
-) -> None:
-    """Writes the page to `path`, atomically. Values as in `inspection_text`. Raises OSError."""
-    beside = path.with_name(f"{path.name}.tmp")
-    beside.write_text(inspection_page(title, facts, names=names, samples=samples), "utf-8")
-    os.replace(beside, path)
 
 
 def inspection_page(

@@ -336,7 +336,7 @@ def test_inspect_and_prepare_as_commands(cluster: Any, tmp_path: Path) -> None:
     assert not any(secret in shown + page.read_text() for secret in secrets)
 
     nowhere = "127.0.0.1:1"
-    again, _ = medray("inspect", "run.yaml", "--html", "page.html", address=nowhere)
+    again, _ = medray("inspect", "run.yaml", "--html", "page.html", "--force", address=nowhere)
     assert again == facts, "the shards are there: no cluster is asked"
     text = re.sub("<[^>]*>", "", page.read_text())  # tokens stand in elements of their own
     assert all(secret in text for secret in secrets), "samples are shown unless --no-text forbids them"

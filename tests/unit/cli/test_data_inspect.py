@@ -72,6 +72,12 @@ def test_without_text_none_is_anywhere(
         assert "Samples" not in text
     assert "class 1" in found.err
     assert "class 1" in page.read_text("utf-8")
+    before = page.read_bytes()
+    with pytest.raises(InputError, match=r"page\.html: --html: is there already"):
+        inspect("--html", str(page))
+    assert page.read_bytes() == before
+    assert inspect("--html", str(page), "--force") == 0
+    assert page.read_bytes() != before
 
 
 def test_json_is_one_object_without_text(inspect: Any, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 import medray
 from medray.cli.main import main
+from medray.cli.outputs import whole_file
 from medray.errors import InputError
 
 SOUND = "data: {dataset: clinic, tokenizer: train}\nmodel: {name: null, init: random, preset: llama-tiny}\n"
@@ -262,7 +263,7 @@ def test_a_command_line_that_is_none(
             ["nowhere/out.jsonl", "--rows", "1"],
             "nowhere/out.jsonl: cannot be written (No such file or directory)\n  mend: ",
         ),
-        ([".", "--rows", "1"], ".: cannot be written (Is a directory)"),
+        ([".", "--rows", "1"], ".: is a folder\n  mend: name a file in it"),
     ],
 )
 def test_data_simulate_of_nothing_or_to_nowhere(
@@ -287,6 +288,33 @@ def test_data_simulate_writes_the_rows_that_were_asked_for(
     assert capsys.readouterr().out == ""
     assert main(["data", "simulate", "-", "--rows", "3"]) == 0
     assert capsys.readouterr().out == written
+
+
+def test_data_simulate_writes_over_nothing_without_force(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine, link = tmp_path / "train.jsonl", tmp_path / "link.jsonl"
+    mine.write_text("mine")
+    mine.chmod(0o600)
+    link.symlink_to(mine)
+    for file in (mine, link):
+        assert main(["data", "simulate", str(file), "--rows", "3"]) == 2
+        assert f"{file}: is there already\n  mend: name another file, or --force" in capsys.readouterr().err
+        assert mine.read_text() == "mine"
+    assert main(["data", "simulate", str(link), "--rows", "3", "--force"]) == 0
+    assert (len(mine.read_text().splitlines()), link.is_symlink()) == (3, True)
+    assert main(["data", "simulate", "/dev/null", "--rows", "3"]) == 0
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["link.jsonl", "train.jsonl"]
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    target = tmp_path / "page.html"
+    target.write_text("before")
+    writing = whole_file(str(target), "--html")
+    writing.__enter__().write("half")
+    with pytest.raises(KeyboardInterrupt):
+        writing.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)
+    assert {file.name: file.read_text() for file in tmp_path.iterdir()} == {"page.html": "before"}
 
 
 def test_a_reader_that_has_enough_gets_no_traceback() -> None:

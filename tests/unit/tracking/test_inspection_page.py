@@ -7,12 +7,11 @@ import copy
 import hashlib
 import re
 from html.parser import HTMLParser
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from medray.tracking.inspection_page import inspection_page, write_inspection_page
+from medray.tracking.inspection_page import inspection_page
 from medray.tracking.inspection_text import WIDTH, Look, inspection_text
 
 VOID = {"meta", "br", "link", "img"}
@@ -160,12 +159,6 @@ def test_the_page_shows_the_numbers() -> None:
                   "2 begin tokens", "20.8", "29.5 %", "4 of 1,199 rows", "t<1>", "0.91", "436,008", "70.0 %", "1.50, 0.25",
                   "the first 200 steps", "pack_tokens: 2,048"):  # fmt: skip
         assert shown in text, shown
-
-
-def test_what_is_written_is_the_page(tmp_path: Path) -> None:
-    write_inspection_page(tmp_path / "i.html", "my run", FACTS, names=NAMES, samples=[SAMPLE])
-    assert [file.name for file in tmp_path.iterdir()] == ["i.html"]
-    assert Page((tmp_path / "i.html").read_text("utf-8")).text.startswith("\n\n\n")
 
 
 def test_text_of_records_is_shown_as_text_and_only_where_it_is_given() -> None:
