@@ -51,12 +51,12 @@ def run(arguments: argparse.Namespace) -> int:
 
     from medray.data.inspection import inspect
     from medray.data.near_duplicates import near_duplicates
-    from medray.data.tokenizer_file import read_tokenizer
+    from medray.data.tokenizer_file import tokenizer_of
     from medray.tracking.inspection_page import inspection_page
     from medray.tracking.inspection_text import Look, inspection_text
 
     found = inspect(config, sets, seed=config.run.seed)
-    tokenizer = read_tokenizer(sets["train"].tokenizer)
+    tokenizer = tokenizer_of(sets["train"])
     if arguments.near_duplicates:
         near = near_duplicates(sets, tokenizer, threshold=arguments.threshold)
         found = replace(found, near_duplicates=near)

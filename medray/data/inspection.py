@@ -24,7 +24,7 @@ from medray.data.layout import REJECTS, prompts_said
 from medray.data.near_duplicates import NearDuplicates
 from medray.data.padding import Padding, padding
 from medray.data.split_counts import SplitCounts, split_counts
-from medray.data.tokenizer_file import read_tokenizer
+from medray.data.tokenizer_file import tokenizer_of
 from medray.data.tokens import TokenSet
 from medray.storage import StoragePath
 
@@ -133,7 +133,7 @@ def inspect(
     config: Config, sets: Mapping[str, TokenSet], *, sample_rows: int = SAMPLE_ROWS, seed: int = 0
 ) -> Inspection:
     """Numbers of finished shards. sample_rows: of each split, whose texts are looked at; drawn with `seed`."""
-    tokenizer = read_tokenizer(sets["train"].tokenizer)
+    tokenizer = tokenizer_of(sets["train"])
     counts = {split: split_counts(tokens) for split, tokens in sets.items()}
     rows = sampled_rows(sets, tokenizer, sample_rows, seed)
     return Inspection(

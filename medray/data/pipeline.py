@@ -94,7 +94,7 @@ class Pipeline:
     def encode(self, tokenizer: bytes | None = None) -> dict[str, dict[str, Any]]:
         """Writes all shards, validation first (it is small and read at once), and returns each split's manifest.
 
-        tokenizer: of `pickled_tokenizer`, from a process that has torch loaded: to load it takes a task seconds.
+        tokenizer: a pickled one, from a process that has torch loaded: to load it takes a task seconds.
         """
         self.tokenizer = tokenizer
         try:

@@ -34,15 +34,10 @@ def shard_records(source: Source, shard: ShardSpec) -> list[Record]:
     return kept
 
 
-def pickled_tokenizer(name: str) -> bytes:
-    """A loaded tokenizer for tasks of the same run: to unpickle it takes a quarter of the time of loading it."""
-    return pickle.dumps(load_tokenizer(name))
-
-
 def encode_shard(
     token_set: TokenSet, shard: ShardSpec, source: Source, *, truth: bool, tokenizer: bytes | None = None
 ) -> None:
-    """Reads, encodes and writes one shard. tokenizer: of `pickled_tokenizer`; without it is loaded."""
+    """Reads, encodes and writes one shard. tokenizer: a pickled one; without it is loaded."""
     encoder = _encoder(token_set, tokenizer)
     found = shard_records(source, shard)
     write_shard(

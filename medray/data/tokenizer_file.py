@@ -1,8 +1,9 @@
 """A tokenizer read from its files alone, by the `tokenizers` library: for checks and inspection, without torch.
 
-transformers imports torch, which takes seconds and 400 MB. It loads some tokenizers exactly as `tokenizer.json` has them,
-and only those are read here: `read_tokenizer` falls back to transformers for all others. Shards are always encoded by
-transformers. A test compares both, call by call.
+transformers imports torch, which takes seconds and 400 MB, and rebuilds many tokenizers in Python. So the tokenizer that
+encoded the shards is kept beside them in the form that it had, `tokens/<fingerprint>/tokenizer/`, and read from there.
+Shards without it are read by the model's own `tokenizer.json`, where transformers takes that file as it is. All others are
+loaded by transformers, which is also what encodes. A test compares both, call by call.
 """
 
 from __future__ import annotations
@@ -16,6 +17,10 @@ from typing import Any
 
 from medray import storage
 from medray.data.tokenizer import load_tokenizer
+from medray.data.tokens import TokenSet
+from medray.storage import StoragePath
+
+KEPT = "tokenizer"  # in the folder of the shards
 
 # Classes that transformers builds from tokenizer.json as it is. Others rebuild parts of it in Python.
 AS_WRITTEN = ("TokenizersBackend", "PreTrainedTokenizerFast")
@@ -101,6 +106,34 @@ class FileTokenizer:
     def _named_id(self, name: str) -> int | None:
         token = self.special_tokens_map.get(name)
         return None if token is None else self.convert_tokens_to_ids(token)
+
+
+def keep_tokenizer(tokenizer: Any, tokens: StoragePath) -> None:
+    """Write a tokenizer that transformers has loaded beside the shards in `tokens`; nothing for one written in Python."""
+    from tokenizers import Tokenizer
+
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if not isinstance(backend, Tokenizer):
+        return
+    named = {name: str(token) for name, token in tokenizer.special_tokens_map.items() if name in NAMED}
+    extra = [token for token in tokenizer.all_special_tokens if token not in named.values()]
+    template = tokenizer.chat_template
+    config = {
+        "tokenizer_class": AS_WRITTEN[0],
+        **named,
+        "extra_special_tokens": extra,
+        "chat_template": template,
+    }
+    storage.make_private(tokens / KEPT)
+    storage.write(tokens / KEPT / "tokenizer.json", backend.to_str())
+    storage.write(tokens / KEPT / "tokenizer_config.json", json.dumps(config) + "\n")
+
+
+def tokenizer_of(tokens: TokenSet) -> Any:
+    """The tokenizer that encoded a split's shards, as `load_tokenizer` gives it."""
+    kept = storage.at(tokens.folder).parent / KEPT
+    found = _from_files(kept) if isinstance(kept, Path) else None
+    return read_tokenizer(tokens.tokenizer) if found is None else found
 
 
 def read_tokenizer(folder: str) -> Any:

@@ -12,11 +12,13 @@ import pytest
 import tiny
 
 from medray.data.encode import Encoder
+from medray.data.membership import SplitIndex
 from medray.data.records import Distill, Instruction, Message, Origin
 from medray.data.render import EncodeSpec
 from medray.data.text_ids import TextIds
 from medray.data.tokenizer import load_tokenizer
-from medray.data.tokenizer_file import FileTokenizer, read_tokenizer
+from medray.data.tokenizer_file import FileTokenizer, keep_tokenizer, read_tokenizer, tokenizer_of
+from medray.data.tokens import TokenSet
 
 CHATML = (
     "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'system' and loop.first %}\n"
@@ -58,9 +60,7 @@ def spec(**changes: Any) -> EncodeSpec:
     return EncodeSpec(**(values | changes))
 
 
-def test_it_is_what_transformers_loads(folder: Path) -> None:
-    ours, theirs = read_tokenizer(str(folder)), load_tokenizer(str(folder))
-    assert isinstance(ours, FileTokenizer)
+def assert_same(ours: FileTokenizer, theirs: Any) -> None:
     for name in ("eos_token_id", "bos_token_id", "pad_token_id", "unk_token_id", "chat_template"):
         assert getattr(ours, name) == getattr(theirs, name), name
     assert set(ours.all_special_tokens) == set(theirs.all_special_tokens)
@@ -79,6 +79,12 @@ def test_it_is_what_transformers_loads(folder: Path) -> None:
     for ask in (True, False):
         asked: dict[str, Any] = {"tokenize": False, "add_generation_prompt": ask, "enable_thinking": False}
         assert ours.apply_chat_template(turns, **asked) == theirs.apply_chat_template(turns, **asked)
+
+
+def test_it_is_what_transformers_loads(folder: Path) -> None:
+    ours = read_tokenizer(str(folder))
+    assert isinstance(ours, FileTokenizer)
+    assert_same(ours, load_tokenizer(str(folder)))
 
 
 def test_the_encoder_makes_the_same_tokens(folder: Path) -> None:
@@ -128,6 +134,30 @@ def no_end(_: Path, config: dict[str, Any]) -> None:
 
 def broken(folder: Path, _: dict[str, Any]) -> None:
     (folder / "tokenizer.json").write_text("{")
+
+
+def qwen(_: Path, config: dict[str, Any]) -> None:
+    config["tokenizer_class"] = "Qwen2Tokenizer"
+
+
+def with_mask(_: Path, config: dict[str, Any]) -> None:
+    config["mask_token"] = {"__type": "AddedToken", "content": "<m>", "lstrip": True, "special": True}
+    config["extra_special_tokens"] = ["<turn>"]
+
+
+@pytest.mark.parametrize("change", [rebuilt, qwen, with_begin, new_token, with_mask])
+def test_the_one_that_encoded_shards_is_kept_beside_them_as_it_was(
+    folder: Path, tmp_path: Path, change: Callable[[Path, dict[str, Any]], None]
+) -> None:
+    made = str(changed(folder, tmp_path / "changed", change))
+    theirs, tokens = (
+        load_tokenizer(made),
+        TokenSet(str(tmp_path / "0a1b" / "train"), made, spec(), SplitIndex(())),
+    )
+    keep_tokenizer(theirs, tmp_path / "0a1b")
+    ours = tokenizer_of(tokens)
+    assert isinstance(ours, FileTokenizer)
+    assert_same(ours, theirs)
 
 
 @pytest.mark.parametrize("change", [rebuilt, with_begin, new_token, other_map, other_type, no_end, broken])
