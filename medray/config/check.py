@@ -7,7 +7,6 @@ batches fit is arithmetic of `plan`, which the command line asks.
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import re
 from pathlib import Path
@@ -19,6 +18,7 @@ from medray.config.check_data import check_data
 from medray.config.check_method import check_architecture, check_method
 from medray.config.check_train import check_train
 from medray.config.model import PACKAGED_MODELS
+from medray.config.model_folder import CONFIG, check_folder, check_tokenizer_file, read_config
 from medray.config.safetensors_header import HeaderError, index_files, read_header
 from medray.errors import InputError
 
@@ -30,14 +30,13 @@ TOKENIZER_FILES = ("tokenizer*", "*.model", "vocab.*", "tekken.json")
 def check(config: Config) -> None:
     """Raises InputError for the first thing in `config` that cannot work on any machine."""
     check_method(config)
-    check_data(config, seq2seq=(architecture(config) or "") in T5_TYPES)
+    known = known_model(config)
+    seq2seq = known.get("is_encoder_decoder")  # None: the driver asks transformers, before any worker starts
+    check_data(config, seq2seq=bool(seq2seq))
     _check_model(config)
-    kind, folder = architecture(config), Path(config.model.name or "")
-    local = not config.model.preset and os.path.isfile(folder / "config.json")
-    known = _model_config(folder) if local else {}
-    if kind is not None and kind not in T5_TYPES:  # of others the driver asks, before any worker starts
-        check_architecture(config, seq2seq=bool(known.get("is_encoder_decoder")))
-    check_model_config(config, known | {"model_type": kind})
+    if seq2seq is not None:
+        check_architecture(config, seq2seq=bool(seq2seq))
+    check_model_config(config, known)
     check_adapter(config)
     _check_storage(config)
     _check_combinations(config)
@@ -67,17 +66,26 @@ def check_model_config(config: Config, model: dict[str, Any]) -> None:
             )
 
 
-def architecture(config: Config) -> str | None:
-    """The Hugging Face model_type as far as it can be known without a network, else None."""
+def known_model(config: Config) -> dict[str, Any]:
+    """Return what is known of the model's config.json without a network: {} for most hub ids.
+
+    Only T5 is known by the name of a hub id, for its rules on precision and on text.
+    """
     if config.model.init == "random" and config.model.preset:
-        return config.model.preset.split("-")[0]
+        kind = config.model.preset.split("-")[0]
+        return {"model_type": kind, "is_encoder_decoder": kind in T5_TYPES}
     name = config.model.name or ""
     if name in PACKAGED_MODELS:
-        return "llama"
-    if os.path.isfile(Path(name) / "config.json"):
-        return str(_model_config(Path(name)).get("model_type"))
+        return {"model_type": "llama", "is_encoder_decoder": False}
+    folder = Path(name)
+    if os.path.isfile(folder / CONFIG):
+        found = _read_config(folder)
+        told = {"is_encoder_decoder": True} if found.get("model_type") in T5_TYPES else {}
+        return told | found
     parts = re.split(r"[-_.]", name.rsplit("/", 1)[-1].lower())
-    return "t5" if any(part.endswith("t5") and not part.endswith("gpt5") for part in parts) else None
+    if any(part.endswith("t5") and not part.endswith("gpt5") for part in parts):
+        return {"model_type": "t5", "is_encoder_decoder": True}
+    return {}
 
 
 def _check_model(config: Config) -> None:
@@ -148,8 +156,9 @@ def _check_model_folder(folder: Path, *, weights: bool, tokenizer: bool) -> None
         if "adapter_config.json" in names:
             raise wrong("the folder holds an adapter, not a model", "the base model's folder or hub id")
         raise wrong("the folder has no config.json")
-    if not isinstance(_model_config(folder).get("model_type"), str):
+    if not isinstance(_read_config(folder).get("model_type"), str):
         raise wrong("its config.json names no model_type")
+    check_folder(folder)
     if weights:
         if not any(name.endswith(".safetensors") for name in names):
             pickled = next((name for name in names if name.endswith((".bin", ".pt", ".pth"))), None)
@@ -162,6 +171,8 @@ def _check_model_folder(folder: Path, *, weights: bool, tokenizer: bool) -> None
             raise wrong(problem, "copy or download it again")
     if tokenizer and not any(Path(name).match(pattern) for pattern in TOKENIZER_FILES for name in names):
         raise wrong("it holds no tokenizer files", "save the tokenizer there too: tokenizer.save_pretrained")
+    if tokenizer:
+        check_tokenizer_file(folder)
 
 
 def _weights_problem(folder: Path, names: list[str]) -> str | None:
@@ -182,17 +193,13 @@ def _weights_problem(folder: Path, names: list[str]) -> str | None:
     return None
 
 
-def _model_config(folder: Path) -> dict[str, Any]:
+def _read_config(folder: Path) -> dict[str, Any]:
     try:
-        content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        return read_config(folder)
+    except InputError as error:
         raise InputError(
-            "config.json is not readable JSON",
-            key="model.name",
-            value=str(folder),
-            mend="copy or download it again",
+            f"{CONFIG} {error.what}", key="model.name", value=str(folder), mend="copy or download it again"
         ) from None
-    return content if isinstance(content, dict) else {}
 
 
 def _check_storage(config: Config) -> None:

@@ -3,24 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
-import json
-import os
 from pathlib import Path
 from typing import Any
 
 from medray.config import Config
+from medray.config.adapter_folder import PEFT_NAMES, is_adapter, read_adapter, read_settings
 from medray.config.peft import PROMPT_TYPES
 from medray.errors import InputError
-
-# Names of peft's own for what peft.type says.
-PEFT_NAMES = {
-    "LORA": "lora",
-    "ADALORA": "adalora",
-    "IA3": "ia3",
-    "PREFIX_TUNING": "prefix",
-    "PROMPT_TUNING": "prompt",
-    "MULTITASK_PROMPT_TUNING": "multitask_prompt",
-}
 
 
 def check_adapter(config: Config) -> None:
@@ -179,12 +168,7 @@ def _check_start(config: Config) -> None:
                 f"its {key} makes it more than an adapter: such weights are neither counted nor merged",
                 "merge it into the model, or begin without model.adapter",
             )
-    kind = PEFT_NAMES.get(str(settings.get("peft_type")))
-    if kind is None:
-        raise refused(
-            f"its adapter_config.json names the type {settings.get('peft_type')!r}, which medray does not train",
-            f"one of {', '.join(PEFT_NAMES.values())}",
-        )
+    kind = PEFT_NAMES[settings["peft_type"]]
     if kind == "adalora":
         raise refused(
             "the ranks of an adalora adapter are cut already and cannot shrink again",
@@ -207,29 +191,18 @@ def _check_start(config: Config) -> None:
                 value=value,
                 mend="leave it out, or begin without model.adapter",
             )
+    read_adapter(Path(name))
 
 
 def _settings(folder: str) -> dict[str, Any]:
-    file = Path(folder) / "adapter_config.json"
-    if not file.is_file() or not os.path.isfile(file.with_name("adapter_model.safetensors")):
+    if not is_adapter(folder):
         raise InputError(
             "is no folder with adapter_config.json and adapter_model.safetensors",
             key="model.adapter",
             value=folder,
             mend="the folder `export` of a run with an adapter",
         )
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        content = None
-    if not isinstance(content, dict):
-        raise InputError(
-            "its adapter_config.json is not readable JSON",
-            key="model.adapter",
-            value=folder,
-            mend="copy or download it again",
-        )
-    return content
+    return read_settings(Path(folder))
 
 
 def _in_adapter(settings: dict[str, Any], key: str) -> Any:

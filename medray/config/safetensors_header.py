@@ -32,6 +32,7 @@ class Tensor:
 
     dtype: str
     elements: int
+    shape: tuple[int, ...] = ()
 
 
 class HeaderError(ValueError):
@@ -109,4 +110,4 @@ def _place(tensor: Any, size: int) -> tuple[int, int, Tensor]:
         raise HeaderError(
             "has a tensor that does not fill its place: not a safetensors file, or copied in part"
         )
-    return begin, end, Tensor(dtype, elements)
+    return begin, end, Tensor(dtype, elements, tuple(shape))

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from medray import storage
+from medray.data.pretrained import from_pretrained
 from medray.errors import InputError
 from medray.storage import StoragePath
 
@@ -36,17 +37,8 @@ def load_tokenizer(folder: str) -> Any:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     from transformers import AutoTokenizer
 
-    try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(
-            str(storage.local(folder)) if storage.is_remote(folder) else folder
-        )
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"no tokenizer could be loaded ({error.__class__.__name__})",
-            key="model.name",
-            value=folder,
-            mend="a folder with the files that tokenizer.save_pretrained writes, or a hub id that can be reached",
-        ) from None
+    place = str(storage.local(folder)) if storage.is_remote(folder) else folder
+    tokenizer: Any = from_pretrained(AutoTokenizer, place)
     if tokenizer.eos_token_id is None:
         raise InputError(
             "its tokenizer has no end token, so a model could never learn to stop",

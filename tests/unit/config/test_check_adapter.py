@@ -6,7 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from medray.config import Config
 from medray.config.check_adapter import check_adapter
@@ -133,7 +135,7 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 def adapter(folder: Path, **settings: Any) -> Path:
     folder.mkdir()
     (folder / "adapter_config.json").write_text(json.dumps(settings))
-    (folder / "adapter_model.safetensors").write_bytes(b"")
+    save_file({"q.lora_A.weight": np.ones((8, 16), np.float32)}, folder / "adapter_model.safetensors")
     return folder
 
 

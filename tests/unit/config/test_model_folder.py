@@ -1,0 +1,75 @@
+"""A model folder from anywhere: what its files may not ask for, found without torch."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from medray.config.model_folder import check_config, check_folder, check_tokenizer_file
+from medray.errors import InputError
+
+
+@pytest.mark.parametrize(
+    ("settings", "key"),
+    [
+        ({"_attn_implementation": "org/kernel"}, "_attn_implementation"),
+        ({"attn_implementation": "org/kernel@main:forward"}, "attn_implementation"),
+        ({"text_config": {"_attn_implementation": "paged|org/kernel"}}, "_attn_implementation"),
+        ({"attn_implementation": {"": "sdpa", "vision_config": "org/kernel"}}, "attn_implementation"),
+        ({"attn_implementation": ["org/kernel"]}, "attn_implementation"),
+        ({"_experts_implementation": "org/kernel"}, "_experts_implementation"),
+        ({"kernel_config": {"RMSNorm": "org/kernel"}}, "kernel_config"),
+        ({"transformers_weights": "adapter_model.bin"}, "transformers_weights"),
+    ],
+)
+def test_what_transformers_would_fetch_is_refused(settings: dict[str, Any], key: str) -> None:
+    with pytest.raises(InputError) as caught:
+        check_config({"model_type": "llama"} | settings, "config.json")
+    assert (caught.value.file, caught.value.key) == ("config.json", key)
+    assert f"remove {key}" in str(caught.value.mend)
+
+
+def test_attention_of_transformers_itself_is_not() -> None:
+    check_config(
+        {"_attn_implementation": "sdpa", "attn_implementation": None, "text_config": {}}, "config.json"
+    )
+    check_config({"attn_implementation": "eager", "_experts_implementation": "grouped_mm"}, "config.json")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("generation_config.json", "[1]", "generation_config.json: is not a JSON object"),
+        ("tokenizer_config.json", "[" * 5000, "tokenizer_config.json: is not readable JSON"),
+        (
+            "special_tokens_map.json",
+            '{"a":' * 70 + "1" + "}" * 70,
+            "special_tokens_map.json: nests JSON deeper",
+        ),
+        ("adapter_config.json", "{}", "adapter_config.json: the folder holds a model and an adapter"),
+    ],
+)
+def test_files_beside_the_config(name: str, content: str, says: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    check_folder(tmp_path)
+    (tmp_path / name).write_text(content)
+    with pytest.raises(InputError, match=says):
+        check_folder(tmp_path)
+
+
+def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "config.json")
+    with pytest.raises(InputError, match=r"config\.json: is not a regular file"):
+        check_folder(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["{}", '{"model": 5}', "[]", "{", json.dumps({"a": [[]]})])
+def test_a_tokenizer_file_that_is_none(content: str, tmp_path: Path) -> None:
+    check_tokenizer_file(tmp_path)
+    (tmp_path / "tokenizer.json").write_text(content)
+    with pytest.raises(InputError, match=r"tokenizer\.json: "):
+        check_tokenizer_file(tmp_path)
