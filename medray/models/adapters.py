@@ -19,7 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from medray.config.adapter_folder import WEIGHTS, read_adapter, read_tensors
 from medray.config.peft import LOW_RANK_TYPES, PROMPT_TYPES, PeftConfig
+from medray.data.pretrained import from_pretrained
 from medray.errors import InputError
 from medray.models.adalora import adalora_config
 from medray.models.prompts import keep_positions
@@ -168,19 +170,42 @@ def _whole(parameter: Any) -> Any:
     return deepspeed.zero.GatheredParameters([parameter])
 
 
+def load_settings(folder: str | Path) -> Any:
+    """Return peft's settings of the adapter in `folder`, checked, without what was only for the start of its training.
+
+    A start from words would load a tokenizer from a folder that the adapter names, one from another prompt a pickle.
+    """
+    import peft as library
+
+    read_adapter(Path(folder))
+    settings: Any = from_pretrained(library.PeftConfig, folder)
+    if hasattr(settings, "prompt_tuning_init"):
+        settings.prompt_tuning_init = type(settings.prompt_tuning_init)("RANDOM")
+        settings.prompt_tuning_init_text = settings.tokenizer_name_or_path = settings.tokenizer_kwargs = None
+    if hasattr(settings, "prompt_tuning_init_state_dict_path"):
+        settings.prompt_tuning_init_state_dict_path = None
+    return settings
+
+
 def _continued(model: Any, folder: str, task: Any) -> Any:
+    """The model with the adapter in `folder`; on the meta device too, for its names and shapes."""
     import peft as library
     from safetensors.torch import load_file
 
-    settings: Any = library.PeftConfig.from_pretrained(folder)
+    settings = load_settings(folder)
     settings.inference_mode = False
     if settings.task_type != task:
         raise _misfit(folder, f"it is for {settings.task_type}")
-    weights = load_file(str(Path(folder) / "adapter_model.safetensors"))
+    if model.device.type == "meta":
+        weights = {name: torch.empty(one.shape) for name, one in read_tensors(Path(folder)).items()}
+    else:
+        weights = load_file(str(Path(folder) / WEIGHTS))
     try:
         adapted: Any = library.get_peft_model(model, settings)
         found: Any = library.set_peft_model_state_dict(adapted, weights)
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
         raise _misfit(folder, type(error).__name__) from None
     trained = {name for name, one in adapted.named_parameters() if one.requires_grad}
     # Virtual tokens are loaded by hand in peft and then counted among the keys without a place.

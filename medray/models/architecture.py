@@ -1,15 +1,23 @@
-"""A model's own config: where it comes from, and whether it has an encoder. Imports no torch."""
+"""A model's own config: where it comes from, and which class of transformers is made of it. Imports no torch.
+
+docs/models.md states the rules. Nothing is guessed from a model's name.
+"""
 
 from __future__ import annotations
 
-import json
+import os
 from pathlib import Path
 from typing import Any
 
+from medray.config import model_folder as folders
 from medray.config.model import PACKAGED_MODELS, ModelConfig
+from medray.data.pretrained import from_pretrained, refuse_code_of_config
 from medray.errors import InputError
 from medray.models.packaged import ensure
-from medray.models.presets import PRESETS, SEQ2SEQ_TYPES
+from medray.models.presets import PRESETS
+
+# Language models in which every token sees every other, though transformers lists them among the causal ones.
+_BOTH_WAYS = ("flaubert", "xlm", "xlnet")
 
 
 def model_folder(model: ModelConfig) -> str | None:
@@ -25,22 +33,71 @@ def model_config(model: ModelConfig, vocab_size: int) -> dict[str, Any]:
         return PRESETS[model.preset] | {"vocab_size": vocab_size}
     folder = model_folder(model)
     assert folder is not None
-    if (Path(folder) / "config.json").is_file():
-        return json.loads((Path(folder) / "config.json").read_text())
-    from transformers import AutoConfig
+    file = Path(folder) / folders.CONFIG
+    if os.path.isfile(file):
+        config = folders.read_config(Path(folder))
+        if config.get("auto_map"):
+            refuse_code_of_config(config, file)
+    else:
+        from transformers import AutoConfig
 
-    try:
-        config: Any = AutoConfig.from_pretrained(folder)
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"the model's config cannot be had ({error.__class__.__name__})",
-            key="model.name",
-            value=folder,
-            mend="download it first, or give a local folder",
-        ) from None
-    return config.to_dict()
+        config, file = from_pretrained(AutoConfig, folder).to_dict(), Path(folder)
+    folders.check_config(config, file)
+    return config
 
 
 def architecture(config: dict[str, Any]) -> str:
-    """causal or seq2seq."""
-    return "seq2seq" if config.get("model_type") in SEQ2SEQ_TYPES else "causal"
+    """causal or seq2seq: what `is_encoder_decoder` says, where it is absent the default of the model_type's config."""
+    told = config.get("is_encoder_decoder")
+    if told is None:
+        told = getattr(_config_class(config), "is_encoder_decoder", False)
+    return "seq2seq" if told else "causal"
+
+
+def auto_class(config: dict[str, Any]) -> Any:
+    """Return AutoModelForCausalLM or AutoModelForSeq2SeqLM, whichever makes the model of `config`.
+
+    Raises InputError for a model_type without such a class, and for encoders: a model that sees the tokens after a
+    position would see its own labels.
+    """
+    from transformers.models.auto import modeling_auto as known
+
+    kind, seq2seq = config.get("model_type"), architecture(config) == "seq2seq"
+    names: Any = (
+        known.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES
+        if seq2seq
+        else known.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    )
+    if kind not in names:
+        raise InputError(
+            f"transformers has no {'encoder-decoder' if seq2seq else 'causal language model'} that writes text for it",
+            key="model_type",
+            value=kind,
+            mend="a decoder such as Llama, or an encoder-decoder such as T5 or BART",
+        )
+    # A model that fills in masked words sees both sides of them, unless its config makes a decoder of it.
+    encoder = kind in known.MODEL_FOR_MASKED_LM_MAPPING_NAMES and not (
+        config.get("is_decoder") or getattr(_config_class(config), "is_encoder_decoder", False)
+    )
+    if not seq2seq and (encoder or kind in _BOTH_WAYS):
+        raise InputError(
+            "it is an encoder, in which each token sees those after it: it would see its own labels, not learn to write",
+            key="model_type",
+            value=kind,
+            mend="a decoder such as Llama, or an encoder-decoder such as T5 or BART",
+        )
+    return known.AutoModelForSeq2SeqLM if seq2seq else known.AutoModelForCausalLM
+
+
+def _config_class(config: dict[str, Any]) -> Any:
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING, CONFIG_MAPPING_NAMES
+
+    kind = config.get("model_type")
+    if not isinstance(kind, str) or kind not in CONFIG_MAPPING_NAMES:
+        raise InputError(
+            "the installed transformers does not know this type of model",
+            key="model_type",
+            value=str(kind)[:100],
+            mend="a model_type that it knows in config.json, or a newer transformers",
+        )
+    return CONFIG_MAPPING[kind]

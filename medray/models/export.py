@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import warnings
 from collections.abc import Callable, Iterator
@@ -16,10 +15,15 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from medray import storage
+from medray.config.adapter_folder import read_settings
+from medray.data.pretrained import from_pretrained
 from medray.errors import RunFailedError
+from medray.models.adapters import load_settings
+from medray.models.architecture import auto_class
 from medray.models.forward import unwrap
 from medray.models.prompts import keep_positions
 from medray.models.quantized import read_quantization, write_quantization
+from medray.models.weights import load_weights
 from medray.storage import StoragePath
 
 BASE = "base"
@@ -88,10 +92,10 @@ def load_export(
     """
     adapter = (folder / "adapter_config.json").exists()
     place = str(base) if adapter and base is not None else base_of(folder)
-    auto, _ = auto_class(place)
+    auto, _ = class_of(place)
     dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
     four_bit = read_quantization(folder) if quantized else {}
-    model = auto.from_pretrained(place, dtype=dtype, **four_bit)
+    model = load_weights(auto, place, dtype=dtype, **four_bit)
     if adapter:
         from peft import PeftModel
         from transformers import GenerationConfig
@@ -99,9 +103,10 @@ def load_export(
         with warnings.catch_warnings():
             # peft 0.21 takes AdaLoRA's pattern of ranks for LoRA's, misses its layers, and then applies it all the same.
             warnings.filterwarnings("ignore", "The following rank_pattern keys", RuntimeWarning)
-            model = keep_positions(PeftModel.from_pretrained(model, str(folder)))
+            adapted = from_pretrained(PeftModel, folder, model=model, config=load_settings(folder))
+            model = keep_positions(adapted)
         if (folder / GENERATION).exists():
-            unwrap(model).generation_config = GenerationConfig.from_pretrained(str(folder))
+            unwrap(model).generation_config = from_pretrained(GenerationConfig, folder)
     return (model if four_bit else model.to(device)).eval()
 
 
@@ -128,15 +133,15 @@ def base_of(folder: Path) -> str:
     adapter = folder / "adapter_config.json"
     if not adapter.exists():
         return str(folder)
-    return str(json.loads(adapter.read_text())["base_model_name_or_path"] or folder / BASE)
+    return str(read_settings(folder).get("base_model_name_or_path") or folder / BASE)
 
 
-def auto_class(place: str) -> tuple[Any, Any]:
+def class_of(place: str) -> tuple[Any, Any]:
     """(transformers' auto class, config) of the model at a folder or hub id."""
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
+    from transformers import AutoConfig
 
-    config: Any = AutoConfig.from_pretrained(place)
-    return AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM, config
+    config: Any = from_pretrained(AutoConfig, place)
+    return auto_class(config.to_dict()), config
 
 
 def _kept(model: Any, adapter: bool) -> Iterator[tuple[str, nn.Parameter]]:

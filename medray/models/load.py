@@ -11,10 +11,12 @@ import torch
 from torch import nn
 
 from medray.config.model import ModelConfig
-from medray.models.architecture import architecture, model_folder
+from medray.errors import InputError
+from medray.models.architecture import auto_class, model_folder
 from medray.models.presets import special_tokens
 from medray.models.quantized import quantization
 from medray.models.vocabulary import with_vocabulary
+from medray.models.weights import load_weights
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 
@@ -37,34 +39,43 @@ def load_model(
         four_bit = quantization(model, dtype)
         with _sharded_loading(zero3):
             folder = model_folder(model)
-            loaded = _auto(config).from_pretrained(folder, dtype=dtype, use_safetensors=True, **four_bit)
+            assert folder is not None
+            loaded = load_weights(auto_class(config), folder, dtype=dtype, **four_bit)
             return with_vocabulary(loaded, tokenizer, seed)
     torch.manual_seed(seed)
     if model.preset:
         config = config | special_tokens(config, tokenizer)
-    return _made(config, dtype)
+    return _made(auto_class(config), config, dtype)
 
 
 def skeleton(config: dict[str, Any]) -> nn.Module:
-    """The model on torch's meta device: its modules, and its parameters' names and shapes, without a weight."""
-    with torch.device("meta"):
-        return _made(config, torch.float32)
+    """The model on torch's meta device: its modules, and its parameters' names and shapes, without a weight.
+
+    Raises InputError where `config` describes none: no heads, a negative size, a text for a number.
+    """
+    auto = auto_class(config)
+    try:
+        with torch.device("meta"):
+            return _made(auto, config, torch.float32)
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(
+            f"its config.json describes no model that can be built ({type(error).__name__})",
+            key="model.name",
+            value=config.get("model_type"),
+            mend="copy or download the model's config.json again",
+        ) from None
 
 
-def _made(config: dict[str, Any], dtype: torch.dtype) -> nn.Module:
+def _made(auto: Any, config: dict[str, Any], dtype: torch.dtype) -> nn.Module:
     from transformers import AutoConfig
 
     # A config names where its own weights came from: an adapter would take that for its base.
     values = {name: value for name, value in config.items() if name not in ("model_type", "_name_or_path")}
-    auto = _auto(config)
-    made: nn.Module = auto.from_config(AutoConfig.for_model(config["model_type"], **values), dtype=dtype)
+    settings = AutoConfig.for_model(config["model_type"], **values)
+    made: nn.Module = auto.from_config(settings, dtype=dtype, trust_remote_code=False)
     return made
-
-
-def _auto(config: dict[str, Any]) -> Any:
-    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
-
-    return AutoModelForSeq2SeqLM if architecture(config) == "seq2seq" else AutoModelForCausalLM
 
 
 @contextmanager

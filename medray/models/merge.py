@@ -21,8 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from medray.errors import InputError, RunFailedError
-from medray.models.adapters import merge, refuse_unmergeable
-from medray.models.export import auto_class, load_export
+from medray.models.adapters import load_settings, merge, refuse_unmergeable
+from medray.models.export import class_of, load_export
 from medray.models.load import give_back_freed_memory
 from medray.models.quantized import DTYPES
 
@@ -165,11 +165,11 @@ def _adapted_layers(base: Path, adapter: Path, files: WeightFiles) -> dict[str, 
     from peft.tuners.tuners_utils import BaseTunerLayer
     from safetensors.torch import load_file
 
-    auto, config = auto_class(str(base))
+    auto, config = class_of(str(base))
     with torch.device("meta"):
-        plain = auto.from_config(config, dtype=torch.float32)
+        plain = auto.from_config(config, dtype=torch.float32, trust_remote_code=False)
         _untie(plain, files)
-    settings: Any = peft.PeftConfig.from_pretrained(str(adapter))
+    settings = load_settings(adapter)
     with warnings.catch_warnings():
         # peft 0.21 takes AdaLoRA's pattern of ranks for LoRA's, misses its layers, and then applies it all the same.
         warnings.filterwarnings("ignore", "The following rank_pattern keys", RuntimeWarning)

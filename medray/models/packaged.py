@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from medray.config.model import PACKAGED_MODELS, PackagedModel
+from medray.data.pretrained import from_pretrained
 from medray.errors import InputError
 
 
@@ -71,7 +72,7 @@ def _convert(source: Path, file: str, target: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    quantized = AutoModelForCausalLM.from_pretrained(source, gguf_file=file, dtype=torch.float32)
+    quantized = from_pretrained(AutoModelForCausalLM, source, gguf_file=file, dtype=torch.float32)
     config = quantized.config
     with contextlib.suppress(AttributeError):
         del config.quantization_config
@@ -79,7 +80,7 @@ def _convert(source: Path, file: str, target: Path) -> None:
     model.load_state_dict(quantized.state_dict())
     model.tie_weights()
     model.to(torch.bfloat16).save_pretrained(target)
-    AutoTokenizer.from_pretrained(source, gguf_file=file).save_pretrained(target)
+    from_pretrained(AutoTokenizer, source, gguf_file=file).save_pretrained(target)
 
 
 if __name__ == "__main__":

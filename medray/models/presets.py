@@ -8,6 +8,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     # 7 M parameters with a vocabulary of 4,096: enough to classify, not to write.
     "t5-tiny": {
         "model_type": "t5",
+        "is_encoder_decoder": True,
         "d_model": 256,
         "d_kv": 64,
         "d_ff": 512,
@@ -20,6 +21,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "llama-tiny": {
         "model_type": "llama",
+        "is_encoder_decoder": False,
         "hidden_size": 64,
         "intermediate_size": 128,
         "num_hidden_layers": 2,
@@ -29,7 +31,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         "tie_word_embeddings": True,
     },
 }
-SEQ2SEQ_TYPES = ("t5", "mt5", "umt5", "bart", "mbart", "longt5", "t5gemma")
 
 
 def special_tokens(config: dict[str, Any], tokenizer: Any) -> dict[str, Any]:

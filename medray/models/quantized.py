@@ -13,7 +13,9 @@ import torch
 from torch import nn
 
 from medray.config.model import ModelConfig
+from medray.data.pretrained import from_pretrained
 from medray.errors import InputError
+from medray.models.architecture import auto_class
 
 # Beside an adapter: without it the adapter would be applied to other weights than it was trained on.
 FILE = "quantization_config.json"
@@ -69,30 +71,30 @@ def elements(parameter: nn.Parameter) -> int:
 
 def write_nf4(merged: Path, folder: Path, shard_bytes: int) -> None:
     """A 16- or 32-bit model's linear layers in 4 bits, as transformers loads them with bitsandbytes. Lossy."""
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, BitsAndBytesConfig
+    from transformers import AutoConfig, BitsAndBytesConfig
 
     check_package("--format")
-    config: Any = AutoConfig.from_pretrained(merged)
-    auto: Any = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+    config: Any = from_pretrained(AutoConfig, merged)
+    auto = auto_class(config.to_dict())
     settings = BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=config.dtype or torch.float32,
     )
-    model = auto.from_pretrained(
-        merged, dtype="auto", quantization_config=settings, device_map={"": _device()}
+    model = from_pretrained(
+        auto, merged, dtype="auto", quantization_config=settings, device_map={"": _device()}
     )
     model.save_pretrained(str(folder), max_shard_size=shard_bytes)
 
 
 def load_nf4(folder: Path) -> Any:
     """What `write_nf4` wrote, computing in float32, ready for inference."""
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
+    from transformers import AutoConfig
 
-    config: Any = AutoConfig.from_pretrained(folder)
-    auto: Any = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-    return auto.from_pretrained(folder, dtype=torch.float32, device_map={"": _device()}).eval()
+    config: Any = from_pretrained(AutoConfig, folder)
+    auto = auto_class(config.to_dict())
+    return from_pretrained(auto, folder, dtype=torch.float32, device_map={"": _device()}).eval()
 
 
 def check_package(key: str = "model.quantization") -> None:

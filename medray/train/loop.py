@@ -24,6 +24,7 @@ from medray.evaluate.validation import Validation
 from medray.methods.loss import Method
 from medray.models.adapters import add_adapter
 from medray.models.architecture import architecture
+from medray.models.causality_probe import refuse_sight_ahead
 from medray.models.export import export
 from medray.models.generation import keep_protocol
 from medray.models.load import load_model
@@ -310,7 +311,9 @@ class _Loop:
         return ReadAhead(reader.prepare, range(start, self.plan.total_steps))
 
     def _refuse_leaks(self) -> None:
-        """Asks the model itself, on all ranks: packed rows that see each other would train on each other."""
+        """Asks the model itself, on all ranks: what sees the tokens to be predicted would train on them."""
+        if not self.seq2seq:
+            refuse_sight_ahead(self.engine.model, self.engine.device)
         tokens = self.config.data.pack_tokens
         if tokens is not None and not keeps_boundaries(self.engine.model, self.engine.device):
             raise InputError(

@@ -6,9 +6,10 @@ from typing import Any
 
 from medray.config import Config
 from medray.config.check import check_model_config
+from medray.config.check_data import check_data
 from medray.config.check_method import check_architecture
 from medray.config.peft import LOW_RANK_TYPES
-from medray.models.architecture import architecture, model_config
+from medray.models.architecture import architecture, auto_class, model_config
 
 SOME_STEPS = 1_000_000  # of a schedule that does not matter where only names do
 
@@ -16,9 +17,11 @@ SOME_STEPS = 1_000_000  # of a schedule that does not matter where only names do
 def check_model(config: Config) -> None:
     """Raises InputError for what the workers would refuse, before a cluster is started or joined."""
     model = checked_model(config)
+    from medray.models.weights import check_weights
     from medray.train.deepspeed_keys import check_deepspeed_keys
     from medray.train.prepare import precision
 
+    check_weights(config.model, model)
     check_names(config, model)
     check_deepspeed_keys(config.train, precision(config, "cpu"))
 
@@ -27,7 +30,10 @@ def checked_model(config: Config) -> dict[str, Any]:
     """The dict of the model's `config.json`. Raises InputError where the run cannot have such a model."""
     model = model_config(config.model, config.data.vocab_size)
     check_model_config(config, model)
-    check_architecture(config, seq2seq=architecture(model) == "seq2seq")
+    auto_class(model)
+    seq2seq = architecture(model) == "seq2seq"
+    check_architecture(config, seq2seq=seq2seq)
+    check_data(config, seq2seq=seq2seq)
     return model
 
 
@@ -40,7 +46,8 @@ def check_names(config: Config, model: dict[str, Any]) -> None:
     named = (
         bool(groups) or peft.type == "ia3" or (peft.type in LOW_RANK_TYPES and peft.targets != "all-linear")
     )
-    if not named or config.model.adapter is not None:  # that one brings its own modules
+    start = config.model.adapter  # brings its own modules
+    if not named and start is None and config.model.init == "pretrained":
         return
     import torch
 
@@ -48,9 +55,17 @@ def check_names(config: Config, model: dict[str, Any]) -> None:
     from medray.models.load import skeleton
     from medray.train.optimizers import parameter_groups
 
+    bare = skeleton(model)
+    if not named and start is None:
+        return
     plain = peft.model_copy(update={"init_text": None})  # its words have no weights here
     with torch.device("meta"):
         adapted = add_adapter(
-            skeleton(model), plain, seq2seq=architecture(model) == "seq2seq", seed=0, total_steps=SOME_STEPS
+            bare,
+            plain,
+            seq2seq=architecture(model) == "seq2seq",
+            seed=0,
+            total_steps=SOME_STEPS,
+            start=start,
         )
     parameter_groups(adapted, config.train.optimizer)

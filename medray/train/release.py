@@ -17,7 +17,7 @@ from medray.data.membership import SplitIndex
 from medray.data.shards import ShardStore
 from medray.errors import InputError, RunFailedError
 from medray.models import gguf_file
-from medray.models.export import auto_class, base_of, load_export
+from medray.models.export import base_of, class_of, load_export
 from medray.models.merge import Merged, merge_folder
 from medray.models.packaged import ensure
 from medray.models.quantized import load_nf4, write_nf4
@@ -147,7 +147,7 @@ class _Release:
         self.export = local_export(run)
         self.base = base_folder(run, self.export)
         self.notes: list[str] = []
-        _, config = auto_class(str(self.base))
+        _, config = class_of(str(self.base))
         self.seq2seq, self.vocabulary = bool(config.is_encoder_decoder), int(config.vocab_size)
         self.rows, self.source = self._rows()
 

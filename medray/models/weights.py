@@ -1,0 +1,193 @@
+"""Whether the tensors of weight files are those of the model: none missing, none too many, none of another shape.
+
+transformers draws what is missing at random and leaves out what it has no place for, and says so in a log only. Its own
+account is read here, after a load, and before a run starts: then the model is loaded on torch's meta device from the
+files' headers alone, so that renamed and converted tensors are judged as they are in a load.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from medray.config.model import ModelConfig
+from medray.config.safetensors_header import BITS, HeaderError, Tensor, index_files, read_header
+from medray.data.pretrained import from_pretrained
+from medray.errors import InputError
+from medray.models.architecture import auto_class, model_folder
+
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+# Buffers that earlier versions of transformers saved, and every version computes: masks, positions, frequencies.
+_LEFT_OVER = re.compile(
+    r"(^|\.)(position_ids|inv_freq|masked_bias|(attn|attention)\.bias|(encoder|decoder)\.version|final_logits_bias"
+    r"|embed_positions\.weights?|num_batches_tracked)$"
+)
+_SENSES = re.compile(r"vision|visual|image|audio|speech|multi_?modal|(^|\.)mm_")
+_SHOWN, _LONGEST_NAME = 3, 100  # of names in a message
+
+
+def load_weights(auto: Any, place: str | Path, **settings: Any) -> Any:
+    """Return the model at a folder or hub id, whole. Raises InputError where its weights are not those of the model."""
+    model, found = from_pretrained(auto, place, output_loading_info=True, **settings)
+    refuse_unfit(model, found, str(place))
+    return model
+
+
+def check_weights(model: ModelConfig, config: dict[str, Any]) -> None:
+    """Raise InputError where a local folder's weights are not those of its config.json; reads headers alone.
+
+    A hub's files are not on this machine yet; they are checked by `load_weights` in the worker.
+    """
+    folder = model_folder(model)
+    if model.init != "pretrained" or folder is None or not os.path.isdir(folder):
+        return
+    from transformers import AutoConfig
+
+    tensors = _tensors(Path(folder))
+    _refuse_packed(tensors, folder)
+    auto, settings = auto_class(config), from_pretrained(AutoConfig, folder)
+    state = {name: torch.empty(one.shape, device="meta") for name, one in tensors.items()}
+    with _quiet():
+        try:
+            made, found = _on_meta(auto, settings, state)
+        except InputError:
+            raise
+        except Exception as error:
+            raise InputError(
+                f"no model can be built from its config.json and weights ({type(error).__name__})",
+                key="model.name",
+                value=folder,
+                mend="copy or download the model again",
+            ) from None
+    refuse_unfit(made, found, folder)
+
+
+def refuse_unfit(model: nn.Module, found: Mapping[str, Any], place: str) -> None:
+    """Raise InputError for what transformers' account of a load, `found`, says is missing, surplus or of another shape."""
+    shapes = sorted(found.get("mismatched_keys") or (), key=lambda each: str(each[0]))
+    if shapes:
+        name, has, wants = shapes[0]
+        raise _unfit(
+            f"{len(shapes)} of its tensors have another shape than config.json says: {str(name)[:_LONGEST_NAME]} "
+            f"is {tuple(has)} and should be {tuple(wants)}",
+            place,
+        )
+    missing = [name for name in found.get("missing_keys") or () if not _computed(model, name)]
+    if missing:
+        raise _unfit(
+            f"{len(missing)} of {len(model.state_dict()):,} tensors of its model are missing and would be drawn at random: "
+            f"{_some(missing)}",
+            place,
+        )
+    surplus = [
+        name
+        for name in found.get("unexpected_keys") or ()
+        if not _LEFT_OVER.search(name) and not _other_part(model, name)
+    ]
+    if surplus:
+        raise _unfit(
+            f"{len(surplus)} of its tensors have no place in a {type(model).__name__}, the model of its config.json: "
+            f"{_some(surplus)}",
+            place,
+        )
+
+
+def _unfit(what: str, place: str) -> InputError:
+    return InputError(
+        what,
+        key="model.name",
+        value=place,
+        mend="copy or download the model again, or correct model_type and sizes in its config.json",
+    )
+
+
+def _some(names: Collection[str]) -> str:
+    shown = ", ".join(name[:_LONGEST_NAME] for name in sorted(names)[:_SHOWN])
+    return shown + (", …" if len(names) > _SHOWN else "")
+
+
+def _computed(model: nn.Module, name: str) -> bool:
+    """Whether a tensor that is absent has one value only: zeros that shift no logit, or sines of positions."""
+    if name.endswith("final_logits_bias"):
+        return True
+    module = dict(model.named_modules()).get(name.rpartition(".")[0])
+    return module is not None and "Sinusoidal" in type(module).__name__
+
+
+def _other_part(model: Any, name: str) -> bool:
+    """Whether `model` is the text part of one that sees or hears too, and the tensor is of another part of that."""
+    return str(getattr(model.config, "model_type", "")).endswith("_text") and bool(_SENSES.search(name))
+
+
+def _tensors(folder: Path) -> dict[str, Tensor]:
+    """The tensors of the files that transformers reads, by name."""
+    try:
+        if (folder / WEIGHTS).is_file():
+            return read_header(folder / WEIGHTS)
+        if not (folder / INDEX).is_file():
+            raise InputError(
+                f"has neither {WEIGHTS} nor {INDEX}",
+                file=folder,
+                mend="a folder as save_pretrained writes it",
+            )
+        return {
+            name: tensor
+            for file in index_files(folder / INDEX)
+            for name, tensor in read_header(folder / file).items()
+        }
+    except HeaderError as error:
+        raise InputError(
+            f"its weights are damaged: a file {error}", file=folder, mend="copy or download it again"
+        ) from None
+
+
+def _refuse_packed(tensors: Mapping[str, Tensor], folder: str) -> None:
+    packed = [
+        name
+        for name, one in tensors.items()
+        if (BITS[one.dtype] < 16 or one.dtype.startswith(("I", "U"))) and not _LEFT_OVER.search(name)
+    ]
+    if packed:
+        raise _unfit(
+            f"{len(packed)} of its tensors are {tensors[packed[0]].dtype}, which no training weights are: {_some(packed)}",
+            folder,
+        )
+
+
+def _on_meta(auto: Any, settings: Any, state: dict[str, torch.Tensor]) -> tuple[Any, dict[str, Any]]:
+    with torch.device("meta"):
+        bare = auto.from_config(settings, trust_remote_code=False)
+    made, found = from_pretrained(
+        type(bare),
+        None,
+        config=bare.config,
+        state_dict=state,
+        device_map={"": "meta"},
+        dtype=torch.float32,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,  # only here, where there are no values: to name them all
+    )
+    return made, found
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bar and no report of transformers for a load that is none."""
+    from transformers.utils import logging
+
+    level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity(logging.CRITICAL)
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bar:
+            logging.enable_progress_bar()

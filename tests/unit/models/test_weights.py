@@ -1,0 +1,211 @@
+"""Weights that are not those of the model: missing, too many, of another shape. Before a run starts, and in a load."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tiny_decoders import DECODERS, VOCABULARY
+from torch import Tensor
+
+from medray.config.model import ModelConfig
+from medray.errors import InputError
+from medray.models.architecture import auto_class, model_config
+from medray.models.export import load_export
+from medray.models.load import skeleton
+from medray.models.weights import check_weights, load_weights
+
+TYPES: dict[str, dict[str, Any]] = {name: DECODERS[name] for name in ("llama-tiny", "gpt2")} | {
+    "untied": DECODERS["qwen2"] | {"tie_word_embeddings": False},
+    # one tensor an expert in files, one for all experts in the model
+    "experts": DECODERS["qwen2"] | {"model_type": "mixtral", "num_local_experts": 2},
+    "bart": {
+        "model_type": "bart",
+        "d_model": 16,
+        "encoder_layers": 1,
+        "decoder_layers": 1,
+        "encoder_attention_heads": 2,
+        "decoder_attention_heads": 2,
+        "encoder_ffn_dim": 16,
+        "decoder_ffn_dim": 16,
+    },
+}
+TYPES["many-parts"] = {
+    "model_type": "gemma3",
+    "text_config": DECODERS["qwen2"] | {"model_type": "gemma3_text", "head_dim": 8, "vocab_size": VOCABULARY},
+    "vision_config": {
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "image_size": 28,
+        "patch_size": 14,
+    },
+    "mm_tokens_per_image": 4,
+}
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """A folder with a tiny model of a kind, made once."""
+    root, made = tmp_path_factory.mktemp("models"), set()
+
+    def of(kind: str) -> Path:
+        if kind not in made:
+            made.add(kind)
+            model(TYPES[kind]).save_pretrained(root / kind)
+        return root / kind
+
+    return of
+
+
+def model(config: dict[str, Any]) -> Any:
+    from transformers import AutoConfig
+
+    values = {"vocab_size": VOCABULARY, "pad_token_id": 0} | config
+    kind = values.pop("model_type")
+    if kind == "gemma3":
+        values.pop("vocab_size")
+    torch.manual_seed(1)
+    return auto_class(config).from_config(AutoConfig.for_model(kind, **values))
+
+
+def spoiled(folder: Path, target: Path, spoil: Callable[[dict[str, Tensor]], object]) -> Path:
+    shutil.copytree(folder, target)
+    weights = load_file(target / "model.safetensors")
+    spoil(weights)
+    save_file(weights, target / "model.safetensors", metadata={"format": "pt"})
+    return target
+
+
+def check(folder: Path) -> None:
+    settings = ModelConfig(name=str(folder))
+    check_weights(settings, model_config(settings, 0))
+
+
+def load(folder: Path) -> Any:
+    config = json.loads((folder / "config.json").read_text())
+    return load_weights(auto_class(config), folder, dtype=torch.float32)
+
+
+def refused(folder: Path, says: str) -> None:
+    for way in (check, load):
+        with pytest.raises(InputError) as caught:
+            way(folder)
+        if way is check or "cannot load" not in str(caught.value):
+            assert says in str(caught.value), way
+        assert str(folder) in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_whole_weights_are_loaded_as_they_were_saved(kind: str, saved: Callable[[str], Path]) -> None:
+    check(saved(kind))
+    whole = model(TYPES[kind]).state_dict()
+    assert all(torch.equal(value, whole[name]) for name, value in load(saved(kind)).state_dict().items())
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_a_missing_tensor_is_never_drawn(kind: str, saved: Callable[[str], Path], tmp_path: Path) -> None:
+    def lose(weights: dict[str, Tensor]) -> None:
+        weights.pop(
+            next(name for name in sorted(weights) if "mlp" in name or "fc1" in name or "experts" in name)
+        )
+
+    folder = spoiled(saved(kind), tmp_path / kind, lose)
+    with pytest.raises(InputError):
+        check(folder)
+    with pytest.raises(InputError):
+        load(folder)
+
+
+def test_what_is_told_of_missing_surplus_and_other_tensors(
+    saved: Callable[[str], Path], tmp_path: Path
+) -> None:
+    name = "model.layers.1.self_attn.q_proj.weight"
+    folder = saved("llama-tiny")
+    refused(
+        spoiled(folder, tmp_path / "missing", lambda weights: weights.pop(name)),
+        f"1 of 21 tensors of its model are missing and would be drawn at random: {name}",
+    )
+    refused(spoiled(folder, tmp_path / "none", dict.clear), "missing and would be drawn at random")
+    refused(
+        spoiled(folder, tmp_path / "surplus", lambda weights: weights.update(own=torch.ones(3))),
+        "1 of its tensors have no place in a LlamaForCausalLM",
+    )
+    refused(
+        spoiled(folder, tmp_path / "shape", lambda weights: weights.update({name: torch.ones(3, 5)})),
+        f"{name} is (3, 5) and should be (64, 64)",
+    )
+    with pytest.raises(InputError, match="1 of its tensors are I8"):
+        check(
+            spoiled(
+                folder,
+                tmp_path / "packed",
+                lambda weights: weights.update({name: weights[name].to(torch.int8)}),
+            )
+        )
+
+
+def test_a_wrong_model_type_is_surplus(saved: Callable[[str], Path], tmp_path: Path) -> None:
+    folder = tmp_path / "qwen2"
+    shutil.copytree(saved("untied"), folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": "llama"}))
+    refused(folder, "k_proj.bias")  # a Llama has none
+    shutil.copytree(saved("gpt2"), tmp_path / "gpt2")
+    config = json.loads((tmp_path / "gpt2" / "config.json").read_text()) | {"n_layer": 1}
+    (tmp_path / "gpt2" / "config.json").write_text(json.dumps(config))
+    refused(tmp_path / "gpt2", "h.1.")
+
+
+def test_a_head_may_be_absent_only_where_it_is_tied(saved: Callable[[str], Path], tmp_path: Path) -> None:
+    assert "lm_head.weight" not in load_file(saved("llama-tiny") / "model.safetensors")
+    without_head = spoiled(saved("untied"), tmp_path / "base", lambda weights: weights.pop("lm_head.weight"))
+    refused(without_head, "lm_head.weight")
+
+
+def test_names_without_the_prefix_and_buffers_of_earlier_versions(
+    saved: Callable[[str], Path], tmp_path: Path
+) -> None:
+    def rename(weights: dict[str, Tensor]) -> None:
+        for name in list(weights):
+            weights[name.removeprefix("transformer.")] = weights.pop(name)
+        weights["h.0.attn.bias"] = torch.ones(1, 1, 160, 160)
+        weights["h.0.attn.masked_bias"] = torch.tensor(-1e4)
+
+    folder = spoiled(saved("gpt2"), tmp_path / "gpt2", rename)
+    check(folder)
+    assert torch.equal(load(folder).transformer.wte.weight, load(saved("gpt2")).transformer.wte.weight)
+    rotary = {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(8)}
+    check(spoiled(saved("llama-tiny"), tmp_path / "llama", lambda weights: weights.update(rotary)))
+
+
+def test_an_export_that_lost_a_tensor_is_not_evaluated(saved: Callable[[str], Path], tmp_path: Path) -> None:
+    folder = spoiled(
+        saved("llama-tiny"), tmp_path / "export", lambda weights: weights.pop("model.norm.weight")
+    )
+    with pytest.raises(InputError, match=r"model\.norm\.weight"):
+        load_export(folder, torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"num_attention_heads": 0}, {"hidden_size": -8}, {"num_hidden_layers": "two"}, {"rope_parameters": 5}],
+)
+def test_a_config_that_describes_no_model(
+    changed: dict[str, Any], saved: Callable[[str], Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(saved("llama-tiny"), folder)
+    config = json.loads((folder / "config.json").read_text()) | changed
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError):
+        check(folder)
+    with pytest.raises(InputError):
+        skeleton(config)
