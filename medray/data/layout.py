@@ -11,6 +11,7 @@ from medray import storage
 from medray.config import Config
 from medray.config.check_method import check_architecture
 from medray.config.data import PromptsConfig
+from medray.config.model_folder import TOKENIZER_BYTES, TOKENIZER_CONFIG
 from medray.data import corpora, files, readers
 from medray.data.encode import EncodeSpec
 from medray.data.fingerprint import content_hashes, membership_key, token_key
@@ -229,9 +230,9 @@ def _eos_token(config: Config, model_folder: str | None) -> str:
     if config.data.tokenizer == "train" or model_folder is None:
         return EOS
     try:
-        tree = json.loads((Path(model_folder) / "tokenizer_config.json").read_text())
+        tree = storage.read_json(Path(model_folder) / TOKENIZER_CONFIG, limit_bytes=TOKENIZER_BYTES)
         found = tree.get("eos_token")
-    except (OSError, ValueError):
+    except OSError:
         return EOS
     text = found.get("content") if isinstance(found, dict) else found
     return text if isinstance(text, str) else EOS

@@ -20,11 +20,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from medray.config.model import ModelConfig
+from medray.config.model_folder import read_config
+from medray.config.safetensors_header import HeaderError, index_files, read_header
 from medray.errors import InputError, RunFailedError
 from medray.models.adapters import load_settings, merge, refuse_unmergeable
 from medray.models.export import class_of, load_export
 from medray.models.load import give_back_freed_memory
 from medray.models.quantized import DTYPES
+from medray.models.weights import check_weights
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 BYTES = {
@@ -53,15 +57,14 @@ class WeightFiles:
         """Raises FileNotFoundError where the folder has no safetensors files."""
         from safetensors import safe_open
 
-        if (folder / INDEX).exists():
-            files = json.loads((folder / INDEX).read_text())["weight_map"]
-        else:
-            files = None
-        names = sorted(set(files.values())) if files else [SINGLE]
-        if any(Path(name).name != name for name in names):
+        try:
+            names = index_files(folder / INDEX) if (folder / INDEX).exists() else [SINGLE]
+            for name in names:
+                read_header(folder / name)
+        except HeaderError as error:
             raise InputError(
-                "names files of other folders", file=folder / INDEX, mend="weights that lie in one folder"
-            )
+                f"the weights are damaged: a file {error}", file=folder, mend="copy or download them again"
+            ) from None
         opened: list[Any] = [safe_open(str(folder / name), framework="pt") for name in names]
         self._of = {tensor: file for file in opened for tensor in file.keys()}  # noqa: SIM118 (no mapping)
 
@@ -165,6 +168,7 @@ def _adapted_layers(base: Path, adapter: Path, files: WeightFiles) -> dict[str, 
     from peft.tuners.tuners_utils import BaseTunerLayer
     from safetensors.torch import load_file
 
+    check_weights(ModelConfig(name=str(base)), read_config(base))
     auto, config = class_of(str(base))
     with torch.device("meta"):
         plain = auto.from_config(config, dtype=torch.float32, trust_remote_code=False)
@@ -307,7 +311,7 @@ def _coarsest(kept: set[str]) -> str:
 
 
 def _copy_config(base: Path, target: Path, dtype: torch.dtype) -> None:
-    config = json.loads((base / "config.json").read_text())
+    config = read_config(base)
     config.pop("torch_dtype", None)  # the older name, which would be believed too
     config["dtype"] = str(dtype).removeprefix("torch.")
     (target / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
@@ -316,7 +320,7 @@ def _copy_config(base: Path, target: Path, dtype: torch.dtype) -> None:
 
 
 def _refuse_packed(base: Path) -> None:
-    if "quantization_config" in json.loads((base / "config.json").read_text()):
+    if "quantization_config" in read_config(base):
         raise InputError(
             "the base's own weights are quantized and cannot take a merged adapter without being rounded anew",
             file=base,

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from medray import storage
 from medray.config.model import ModelConfig
 from medray.data.pretrained import from_pretrained
 from medray.errors import InputError
@@ -54,7 +55,14 @@ def read_quantization(folder: Path) -> dict[str, Any]:
     from transformers import BitsAndBytesConfig
 
     check_package()
-    settings = BitsAndBytesConfig.from_dict(json.loads(file.read_text()))
+    try:
+        settings = BitsAndBytesConfig.from_dict(storage.read_json(file))
+    except (ValueError, TypeError, AttributeError, ImportError) as error:
+        raise InputError(
+            f"holds no settings of 4-bit weights ({type(error).__name__})",
+            file=file,
+            mend="export the run again",
+        ) from None
     return {"quantization_config": settings, "device_map": {"": _device()}}
 
 

@@ -37,6 +37,7 @@ def load_weights(auto: Any, place: str | Path, **settings: Any) -> Any:
     """Return the model at a folder or hub id, whole. Raises InputError where its weights are not those of the model."""
     model, found = from_pretrained(auto, place, output_loading_info=True, **settings)
     refuse_unfit(model, found, str(place))
+    _refuse_no_start(model.config, str(place))
     return model
 
 
@@ -53,6 +54,7 @@ def check_weights(model: ModelConfig, config: dict[str, Any]) -> None:
     tensors = _tensors(Path(folder))
     _refuse_packed(tensors, folder)
     auto, settings = auto_class(config), from_pretrained(AutoConfig, folder)
+    _refuse_no_start(settings, folder)
     state = {name: torch.empty(one.shape, device="meta") for name, one in tensors.items()}
     with _quiet():
         try:
@@ -97,6 +99,18 @@ def refuse_unfit(model: nn.Module, found: Mapping[str, Any], place: str) -> None
             f"{_some(surplus)}",
             place,
         )
+
+
+def _refuse_no_start(settings: Any, place: str) -> None:
+    """Raise InputError for an encoder-decoder whose decoder has no token to start from, such as mBART without a language."""
+    for key in ("decoder_start_token_id", "pad_token_id"):
+        if getattr(settings, "is_encoder_decoder", False) and getattr(settings, key, None) is None:
+            raise InputError(
+                f"its config.json has no {key}, which the decoder needs",
+                key="model.name",
+                value=place,
+                mend=f"add {key} to its config.json; for mBART the start is the id of the language to write in",
+            )
 
 
 def _unfit(what: str, place: str) -> InputError:

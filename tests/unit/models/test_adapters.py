@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import peft as library
 import pytest
 import tiny
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -302,3 +304,45 @@ def test_every_new_token_gets_an_embedding_that_is_trained() -> None:
             add_adapter(found[0], PeftConfig(type="lora"), seq2seq=architecture == "seq2seq", seed=0)
         same = with_vocabulary(base(architecture), Tokenizer(), 3)
         refuse_untrained_tokens(same, "lora")
+
+
+def saved_adapter(folder: Path, kind: str, **settings: Any) -> Path:
+    """An adapter of a tiny Llama, with `settings` in its adapter_config.json."""
+    adapted: Any = add_adapter(base("causal"), PeftConfig(**TYPES[kind]), seq2seq=False, seed=1)
+    adapted.save_pretrained(folder)
+    file = folder / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | settings))
+    return folder
+
+
+def test_an_adapter_loads_no_tokenizer_and_no_pickle_of_another_folder(tmp_path: Path) -> None:
+    """peft would load both to make first values, which those of the file replace."""
+    words = {
+        "prompt_tuning_init": "TEXT",
+        "prompt_tuning_init_text": "x",
+        "tokenizer_name_or_path": "/nowhere",
+    }
+    words["tokenizer_kwargs"] = {"trust_remote_code": True}
+    pickle = {"prompt_tuning_init": "EXACT_SOURCE_TASK", "prompt_tuning_init_state_dict_path": "/nowhere.bin"}
+    for kind, settings in (("prompt", words), ("multitask_prompt", pickle)):
+        folder = saved_adapter(tmp_path / kind, kind, **settings)
+        config = PeftConfig(**TYPES[kind])
+        again: Any = add_adapter(base("causal"), config, seq2seq=False, seed=2, start=str(folder))
+        stored = load_file(folder / "adapter_model.safetensors")["prompt_embeddings"]
+        assert torch.equal(again.prompt_encoder["default"].embedding.weight, stored)
+
+
+@pytest.mark.parametrize("kind", ["lora", "ia3", "prefix", "prompt"])
+def test_an_adapter_of_another_model_is_refused_by_its_shapes(kind: str, tmp_path: Path) -> None:
+    """On the meta device, where a run is checked before anything starts."""
+    folder = saved_adapter(tmp_path / "adapter", kind)
+    with torch.device("meta"):
+        fitting: Any = add_adapter(
+            base("causal"), PeftConfig(**TYPES[kind]), seq2seq=False, seed=1, start=str(folder)
+        )
+        assert fitting is not None
+    weights = load_file(folder / "adapter_model.safetensors")
+    name = sorted(weights)[0]
+    save_file(weights | {name: torch.ones(7, 9)}, folder / "adapter_model.safetensors")
+    with torch.device("meta"), pytest.raises(InputError, match="does not fit the model"):
+        add_adapter(base("causal"), PeftConfig(**TYPES[kind]), seq2seq=False, seed=1, start=str(folder))
