@@ -11,17 +11,25 @@ The texts of a batch of records are tokenized in one go and put together by NumP
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from medray.data.assembly import RowIds, TextTable
 from medray.data.frames import Fixed, Frame, Frames, Gap, Shape, shape
+from medray.data.reasoning import (
+    Reasoning,
+    answer_only,
+    drops_earlier_reasoning,
+    knows_reasoning,
+    split_reasoning,
+)
 from medray.data.records import Record
 from medray.data.render import EncodeSpec, Reading, Turn, reading, reference
 from medray.data.templates import Template
 from medray.data.text_ids import TextIds
+from medray.errors import InputError
 
 __all__ = ["ENCODER_VERSION", "IGNORED", "EncodeSpec", "Encoder", "TaskColumns", "reference"]
 
@@ -68,14 +76,21 @@ class Encoder:
         # Of an encoder-decoder, whose tokenizer may wrap inputs and targets in other tokens (mBART: language codes).
         before, self._after_input = ([], []) if self._causal else self._ids.around(target=False)
         self._target = ([], []) if self._causal else self._ids.around(target=True)
-        self._frames = Frames(Template(tokenizer, spec.template, spec.architecture), self._ids, before)
+        template = Template(tokenizer, spec.template, spec.architecture)
+        self._frames = Frames(template, self._ids, before)
         if self._causal:
             self._frames.check((("user", "", True), ("assistant", "", True)))
+        self._reasons = self._causal and knows_reasoning(template)
+        self._reasoning = Reasoning.of(template) if self._reasons else None
+        self._drops_earlier = self._reasons and drops_earlier_reasoning(template)
 
     def encode(self, records: Sequence[Record]) -> dict[str, TaskColumns]:
         """The columns of every task, rows in the order of `records`."""
         table = TextTable(self._ids)
-        found = {task: [reading(record, task, self.spec) for record in records] for task in self.spec.tasks}
+        found = {
+            task: [self._thought(reading(record, task, self.spec)) for record in records]
+            for task in self.spec.tasks
+        }
         for one in (one for rows in found.values() for one in rows if one is not None):
             frame, texts = self._frame(one)
             for gap in _gaps(frame or ()):
@@ -84,6 +99,32 @@ class Encoder:
                 table.add("target", one.answer)
         table.tokenize()
         return {task: self._columns(task, rows, table) for task, rows in found.items()}
+
+    def _thought(self, one: Reading | None) -> Reading | None:
+        """A reading whose texts hold their reasoning as the template itself renders it.
+
+        Raises InputError for an answer with reasoning that the template would drop.
+        """
+        if one is None or not self._reasons:
+            return one
+        if self._drops_earlier:
+            turns = (
+                replace(turn, text=answer_only(turn.text)) if turn.role == "assistant" and turn.text else turn
+                for turn in one.turns
+            )
+            one = replace(one, turns=tuple(turns))
+        reasoning, answer = split_reasoning(one.answer) or ("", "")
+        if not reasoning:
+            return replace(one, answer=answer_only(one.answer))
+        if self._reasoning is None:
+            raise InputError(
+                "a row has reasoning (<think> or reasoning_content), which this template drops",
+                key="data.template",
+                value=self.spec.template.partition("\n")[0][:80],
+                mend="data.template: chatml, or a Jinja file that renders reasoning_content; or take the reasoning out of "
+                "the rows",
+            )
+        return replace(one, answer=self._reasoning.written(reasoning, answer), thinking=True)
 
     def _columns(self, task: str, rows: list[Reading | None], table: TextTable) -> TaskColumns:
         inputs, targets = RowIds(table), RowIds(table)
@@ -112,7 +153,7 @@ class Encoder:
         """Adds the pieces of a row, and returns the flat spans that carry loss (causal)."""
         spans: list[int] = []
         last = sum(isinstance(piece, Gap) for piece in fit.frame) - 1
-        only_last = one.last_only or self.spec.train_turns == "last"
+        only_last = one.last_only or one.thinking or self.spec.train_turns == "last"
         position, gap = 0, -1
         for piece in fit.frame:
             start = position
@@ -124,7 +165,7 @@ class Encoder:
                 gap += 1
                 row.add_text(fit.numbers[gap], fit.kept[gap])
                 position += fit.kept[gap]
-                trained = piece.role == "assistant"
+                trained = piece.role == "assistant" and piece.trained
             if self._causal and trained and position > start and (gap == last or not only_last):
                 if spans and spans[-1] == start:
                     spans[-1] = position
@@ -156,7 +197,9 @@ class Encoder:
             turns = (*turns, Turn("assistant", "", one.answer))
         texts = [turn.text for turn in turns if turn.text is not None]
         made: Shape = shape(turns)
-        return self._frames.conversation(made) if self._causal else self._frames.question(made), texts
+        if self._causal:
+            return self._frames.conversation(made, thinking=one.thinking), texts
+        return self._frames.question(made), texts
 
     def _fit(self, one: Reading, task: str, table: TextTable) -> _Fit | None:
         """What is left of a reading within its limits; None where the template cannot show it."""

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 from medray.config.data import ColumnsConfig
+from medray.data.reasoning import with_reasoning
 from medray.data.records import (
     BadRowError,
     Distill,
@@ -216,6 +217,12 @@ _FORMS: dict[str, Callable[[Row, ColumnsConfig, Origin], Record]] = {
 }
 
 
+def _reasoning(turn: Row) -> str | None:
+    """The reasoning of a message, under the names that servers and corpora have for it."""
+    others = (turn[key] for key in ("reasoning", "thinking") if isinstance(turn.get(key), str))
+    return text(turn, "reasoning_content") or next(filter(None, map(str.strip, others)), None)
+
+
 def _turns(row: Row, column: str, role: str, content: str) -> list[Message]:
     turns = []
     for number, turn in enumerate(_list(row, column), 1):
@@ -225,7 +232,11 @@ def _turns(row: Row, column: str, role: str, content: str) -> list[Message]:
         if not isinstance(name, str) or name.lower() not in _ROLES:
             raise BadRowError(f"turn {number} of {column!r} has an unknown role")
         said = text(turn, content if content in turn else "content")
+        thought = _reasoning(turn)
+        if thought and (_ROLES[name.lower()] != "assistant" or not said):
+            raise BadRowError(f"turn {number} of {column!r} has reasoning and is no answer")
         if said:  # a turn without words says nothing
+            said = with_reasoning(thought, said) if thought else said
             turns.append(Message(_ROLES[name.lower()], said))
     return turns
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from medray.data.reasoning import Reasoning
 from medray.data.render import Turn
 from medray.data.templates import Template, UnfitMessagesError
 from medray.data.text_ids import Kind, TextIds
@@ -44,6 +45,7 @@ class Gap:
     lead_tokens: int = 0
     left: bool = False
     right: bool = False
+    trained: bool = True
 
     def fill(self, text: str) -> str:
         """The text as it is tokenized."""
@@ -66,23 +68,26 @@ class Frames:
         """before: ids that an encoder's input begins with."""
         self._template, self._ids, self._before = template, ids, tuple(before)
         self._control = frozenset(ids.control.values())
-        self._made: dict[Shape, Frame | None] = {}
+        self._made: dict[tuple[Shape, bool], Frame | None] = {}
         self._strips = self._find_strips()
 
     def question(self, shape: Shape) -> Frame | None:
         """The frame of an encoder-decoder's source; None where the template cannot show such a conversation."""
-        if shape not in self._made:
-            self._made[shape] = self._make(shape, None)
-        return self._made[shape]
+        if (shape, False) not in self._made:
+            self._made[shape, False] = self._make(shape, None)
+        return self._made[shape, False]
 
-    def conversation(self, shape: Shape) -> Frame | None:
-        """The frame of turns and the assistant's last, which `shape` ends with. It ends with the end of that turn."""
-        if shape not in self._made:
+    def conversation(self, shape: Shape, *, thinking: bool = False) -> Frame | None:
+        """The frame of turns and the assistant's last, which `shape` ends with. It ends with the end of that turn.
+
+        thinking: the last text begins with reasoning, as the template's thinking mode writes it.
+        """
+        if (shape, thinking) not in self._made:
             try:
-                self._made[shape] = self._make(shape, self._ask(shape))
+                self._made[shape, thinking] = self._make(shape, self._ask(shape, thinking), thinking)
             except UnfitMessagesError:
-                self._made[shape] = None
-        return self._made[shape]
+                self._made[shape, thinking] = None
+        return self._made[shape, thinking]
 
     def check(self, shape: Shape) -> None:
         """Raises InputError where the template cannot show a conversation that every record needs."""
@@ -100,11 +105,35 @@ class Frames:
             mend="data.template: chatml, plain, or a Jinja file that renders messages",
         )
 
-    def _ask(self, shape: Shape) -> str:
-        return self._template.render(_contents(shape[:-1]), ask=True)
+    def _ask(self, shape: Shape, thinking: bool = False) -> str:
+        return self._template.render(_contents(shape[:-1]), ask=True, thinking=thinking)
 
-    def _make(self, shape: Shape, ask: str | None) -> Frame | None:
-        text = self._template.render(_contents(shape))
+    def _text(self, shape: Shape, ask: str | None, thinking: bool) -> str:
+        """The conversation with marks. A text with reasoning follows what generation starts from, as a whole."""
+        if not thinking:
+            return self._template.render(_contents(shape))
+        reasoning = Reasoning.of(self._template)
+        assert ask is not None
+        assert reasoning is not None
+        return f"{ask}{_contents(shape)[-1][1]}{reasoning.end}"
+
+    def _untrained(self, shape: Shape, literals: list[str], thinking: bool) -> set[int]:
+        """Numbers of the earlier answers before which the template puts something else than generation starts from:
+        it leaves out the empty reasoning that it puts before the last answer."""
+        found, number = set(), 0
+        for turn, (role, _, has_text) in enumerate(shape[:-1]):
+            if role == "assistant" and has_text:
+                try:
+                    ask = self._template.render(_contents(shape[:turn]), ask=True, thinking=thinking)
+                except UnfitMessagesError:
+                    ask = ""
+                if not literals[number].startswith(_MARKS.split(ask)[-1]):
+                    found.add(number)
+            number += has_text
+        return found
+
+    def _make(self, shape: Shape, ask: str | None, thinking: bool = False) -> Frame | None:
+        text = self._text(shape, ask, thinking)
         literals, numbers = _MARKS.split(text)[::2], [int(number) for number in _MARKS.split(text)[1::2]]
         roles = [role for role, _, has_text in shape if has_text]
         bare = {
@@ -122,11 +151,18 @@ class Frames:
             handover = before[len(ask) :]
             handover = "" if handover.strip() else handover
         end = self._end_of_turn(literals[-1]) if ask is not None else ""
+        in_order = numbers == sorted(numbers)
+        untrained = self._untrained(shape, literals, thinking) if ask is not None and in_order else set()
         pieces: list[Fixed | Gap] = []
         for place, number in enumerate(numbers):
             answer = roles[number] == "assistant" and ask is not None
-            gap = self._gap(number, roles[number], bare[number])
-            after_answer = place > 0 and roles[numbers[place - 1]] == "assistant" and ask is not None
+            gap = replace(self._gap(number, roles[number], bare[number]), trained=number not in untrained)
+            after_answer = (
+                place > 0
+                and roles[numbers[place - 1]] == "assistant"
+                and ask is not None
+                and numbers[place - 1] not in untrained
+            )
             pieces += self._lead_up(
                 literals[place], gap, pieces, answer, handover, end if after_answer else ""
             )

@@ -6,7 +6,7 @@ Counts alone leave here: no check quotes a row. What only counts of lengths are 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,9 +15,12 @@ import numpy as np
 from medray.data.content import normalised
 from medray.data.corpora.corruption import corruption_warning
 from medray.data.decoded import Inputs, drawn_rows, texts
+from medray.data.reasoning import CLOSE, knows_reasoning
+from medray.data.render import EncodeSpec
 from medray.data.split_checks import one_label
 from medray.data.split_counts import SplitCounts
 from medray.data.template_checks import template_problems
+from medray.data.templates import Template
 from medray.data.text_ids import TextIds
 from medray.data.tokens import TokenSet
 
@@ -181,7 +184,24 @@ def checks(
                 "none",
             )
         )
+    if (reasoning := _reasoning(spec, present, tokenizer)) is not None:
+        found.append(reasoning)
     return tuple(found)
+
+
+def _reasoning(spec: EncodeSpec, rows: Sequence[SampledRow], tokenizer: Any) -> Check | None:
+    """The mode that rows are rendered in, of a template that has something to do with reasoning."""
+    if spec.architecture != "causal" or not knows_reasoning(
+        Template(tokenizer, spec.template, spec.architecture)
+    ):
+        return None
+    thinking = sum(CLOSE in row.target for row in rows)
+    return Check(
+        "reasoning",
+        "ok" if thinking in (0, len(rows)) else "note",
+        f"{thinking:,} of {len(rows):,} sampled answers have reasoning and are rendered in the template's thinking mode, "
+        "the others without it",
+    )
 
 
 def rationales(counts: Mapping[str, SplitCounts], rows: Rows) -> tuple[RationaleQuality, ...]:

@@ -20,7 +20,7 @@ from medray.data.render import extraction_prompt
 from medray.data.sources import FileSource, Source, extraction_of, sources
 from medray.data.split_checks import check_split
 from medray.data.templates import read_template
-from medray.data.tokenizer import EOS, tokenizer_hash, trained_tokenizer_key, wraps_texts
+from medray.data.tokenizer import EOS, thinks, tokenizer_hash, trained_tokenizer_key, wraps_texts
 from medray.data.tokens import TokenSet
 
 SPLITS = ("train", "validation")
@@ -78,8 +78,11 @@ class Layout:
             assert model_folder is not None
             self.tokenizer = storage.at(model_folder)
             identity = tokenizer_hash(model_folder) if self.tokenizer.is_dir() else model_folder
+            # Shards from before hold targets without their first token, and reasoning after an empty one.
             if architecture == "seq2seq" and wraps_texts(model_folder):
-                identity += " wrapped"  # shards from before hold targets without their first token
+                identity += " wrapped"
+            if architecture == "causal" and thinks(self.spec.template, model_folder):
+                identity += " reasoning"
         else:
             identity = trained_tokenizer_key([membership], config.data.vocab_size)
             self.tokenizer = stored / "tokenizers" / identity

@@ -83,12 +83,15 @@ class Reading:
 
     conversation: the turns are the record's own, so that all of them count as input and old ones may be left out;
     else one prompt with one input. last_only: loss on the last answer alone, whatever the spec says of turns.
+    thinking: the answer begins with reasoning, as the template's thinking mode writes it; earlier answers, which the
+    template shows without theirs, then carry no loss.
     """
 
     turns: tuple[Turn, ...]
     answer: str
     conversation: bool = False
     last_only: bool = False
+    thinking: bool = False
 
 
 def reading(record: Record, task: str, spec: EncodeSpec) -> Reading | None:

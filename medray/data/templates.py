@@ -104,9 +104,17 @@ class Template:
         """The Jinja that rows are rendered by; None for the tokenizer's own, and for a frame that is no Jinja."""
         return None if self.legacy else self._jinja
 
-    def render(self, messages: Sequence[tuple[str, str]], *, ask: bool = False) -> str:
+    def render(
+        self,
+        messages: Sequence[tuple[str, str]],
+        *,
+        ask: bool = False,
+        thinking: bool = False,
+        reasoning: str | None = None,
+    ) -> str:
         """The text of (role, content) messages; ask: followed by what stands before the assistant's answer.
 
+        thinking: in the template's thinking mode, where it has one. reasoning: `reasoning_content` of the last message.
         A system message that the template has no place for is put before the first user's, a blank line between.
         Raises UnfitMessagesError where the template refuses them.
         """
@@ -118,21 +126,27 @@ class Template:
             else:
                 rest[first] = ("user", f"{system}\n\n{rest[first][1]}")
             messages = rest
-        return self._legacy(messages, ask) if self.legacy else self._render(messages, ask)
+        return (
+            self._legacy(messages, ask) if self.legacy else self._render(messages, ask, thinking, reasoning)
+        )
 
-    def _render(self, messages: Sequence[tuple[str, str]], ask: bool) -> str:
+    def _render(
+        self, messages: Sequence[tuple[str, str]], ask: bool, thinking: bool, reasoning: str | None
+    ) -> str:
         from jinja2 import TemplateError
 
         turns = [{"role": role, "content": content} for role, content in messages]
+        if reasoning is not None:
+            turns[-1]["reasoning_content"] = reasoning
         try:
-            # Answers of a corpus hold no thoughts: a template that can think is asked not to.
+            # A template that can think is asked not to, unless the answer has reasoning.
             return str(
                 self._tokenizer.apply_chat_template(
                     turns,
                     chat_template=self._jinja,
                     tokenize=False,
                     add_generation_prompt=ask,
-                    enable_thinking=False,
+                    enable_thinking=thinking,
                 )
             )
         except (TemplateError, TypeError, ValueError, LookupError, AttributeError) as error:

@@ -62,13 +62,41 @@ def tokenizer_hash(folder: str) -> str:
 
 
 def wraps_texts(folder: str) -> bool:
-    """Whether the tokenizer of a local folder may put more around a text than an end token; by its files alone."""
+    """Whether a tokenizer may put more around a text than an end token; by its files alone."""
     try:
-        step = json.loads((Path(folder) / "tokenizer.json").read_text(encoding="utf-8"))["post_processor"]
+        step = json.loads(_file_text(folder, "tokenizer.json"))["post_processor"]
         parts = [part for piece in step["single"] for part in piece] if step else []
         return parts not in ([], ["Sequence"], ["Sequence", "SpecialToken"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         return True
+
+
+def thinks(template: str, folder: str) -> bool:
+    """Whether `data.template` may have to do with reasoning; by its text, and by the tokenizer's files for `chat`."""
+    if template != "chat":
+        return "think" in template
+    return any(
+        "think" in _file_text(folder, name) for name in ("chat_template.jinja", "tokenizer_config.json")
+    )
+
+
+def _file_text(folder: str, name: str) -> str:
+    """A file of a local folder, or of a hub id that has been downloaded; "" where there is none."""
+    file = Path(folder) / name
+    if not Path(folder).is_dir():
+        from huggingface_hub import try_to_load_from_cache
+
+        try:
+            found = try_to_load_from_cache(folder, name)
+        except ValueError:  # not a hub id: a URL
+            return ""
+        if not isinstance(found, str):
+            return ""
+        file = Path(found)
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return ""
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int, target: StoragePath) -> StoragePath:

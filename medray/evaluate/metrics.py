@@ -15,9 +15,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 
+from medray.data.reasoning import answer_only
 from medray.evaluate.assertion import assertion
 
 METRICS: tuple[str, ...] = ("rouge", "accuracy", "entity_f1")
@@ -55,6 +56,8 @@ def score(
 ) -> dict[str, float]:
     """The numbers of every metric in `metrics` over rows `predictions[i]` against `references[i]`.
 
+    Answers are compared: reasoning before them (`<think>…</think>`) is left out on both sides.
+
     Raises ValueError for a metric not in `METRICS`, for zero rows, for unequal numbers of rows, and where
     `entity_f1` is asked of references that name no entities. No text of a row is in a message.
     """
@@ -64,6 +67,8 @@ def score(
         raise ValueError(f"{len(predictions)} predictions against {len(references)} references")
     if not predictions:
         raise ValueError("evaluated zero rows")
+    predictions = [answer_only(text) for text in predictions]
+    references = [replace(reference, text=answer_only(reference.text)) for reference in references]
     scorers: dict[str, Callable[[Sequence[str], Sequence[Reference]], dict[str, float]]] = {
         "rouge": _rouge,
         "accuracy": _accuracy,
