@@ -3,12 +3,12 @@
 | name | gives | definition |
 |---|---|---|
 | `rouge` | rouge1, rouge2, rougeL, rougeLsum, rouge_avg | F-measure, stemmed, mean of rows, x 100 |
-| `accuracy` | accuracy | share of rows equal to the reference after `strip`, 0 to 1 |
+| `accuracy` | accuracy | share of rows equal to the reference after `strip` and NFKC, 0 to 1 |
 | `entity_f1` | entity_precision, entity_recall, entity_f1 | findings with assertion, micro, 0 to 1 |
 
 ROUGE is that of Lin 2004, "ROUGE: A Package for Automatic Evaluation of Summaries", as rouge_score has it.
-`rouge_avg` is the mean of rouge1, rouge2 and rougeL. rouge_score keeps ASCII letters and digits alone:
-scores of other scripts, and of words with accents, are not comparable with those of English.
+`rouge_avg` is the mean of rouge1, rouge2 and rougeL. Words are those of rouge_score in ASCII text; letters of other
+scripts count too, and characters of scripts without spaces, such as Chinese, count as words (see `words`).
 """
 
 from __future__ import annotations
@@ -17,14 +17,18 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
+from typing import Any
 
 from medray.data.reasoning import answer_only
 from medray.evaluate.assertion import assertion
+from medray.evaluate.words import is_whole, normalised, words
 
 METRICS: tuple[str, ...] = ("rouge", "accuracy", "entity_f1")
 
 _ROUGE = ("rouge1", "rouge2", "rougeL", "rougeLsum")
-_SENTENCE_END = re.compile(r"(?<=[.!?])[ \t]+(?=[\"'(\[]?[A-Z0-9])")
+_SENTENCE_END = re.compile(
+    r"(?<=[.!?])[ \t]+(?=[\"'(\[¿¡«„“]?(?P<first>[A-Z0-9]|[^\W_\x00-\x7f]))|(?<=[。！？।؟])[ \t]*"
+)
 _ABBREVIATION = re.compile(r"(?:\b(?:Dr|Mr|Mrs|Ms|Prof|St|vs|No|approx|e\.g|i\.e)|\b[A-Z])\.$")
 
 
@@ -80,7 +84,7 @@ def score(
 def _rouge(predictions: Sequence[str], references: Sequence[Reference]) -> dict[str, float]:
     from rouge_score import rouge_scorer
 
-    scorer = rouge_scorer.RougeScorer(list(_ROUGE), use_stemmer=True)
+    scorer = rouge_scorer.RougeScorer(list(_ROUGE), tokenizer=_words())
     rows = [
         scorer.score(_sentence_lines(reference.text), _sentence_lines(prediction))
         for prediction, reference in zip(predictions, references, strict=True)
@@ -90,11 +94,27 @@ def _rouge(predictions: Sequence[str], references: Sequence[Reference]) -> dict[
     return {name: round(value, 4) for name, value in means.items()}
 
 
+def _words() -> Any:
+    """A tokenizer of rouge_score for any script, stemmed as its own."""
+    from nltk.stem.porter import PorterStemmer
+    from rouge_score.tokenizers import Tokenizer
+
+    stemmer = PorterStemmer()
+
+    class Words(Tokenizer):  # type: ignore[misc]
+        def tokenize(self, text: str) -> list[str]:
+            return words(text, stemmer)
+
+    return Words()
+
+
 def _sentence_lines(text: str) -> str:
     """`text` with one sentence a line, for rougeLsum. Its own lines stay; "Dr." and initials end no
     sentence."""
     lines, begin = [], 0
     for gap in _SENTENCE_END.finditer(text):
+        if (gap["first"] or "").islower():  # of a script that `A-Z` does not speak of
+            continue
         if not _ABBREVIATION.search(text, begin, gap.start()):
             lines.append(text[begin : gap.start()])
             begin = gap.end()
@@ -104,7 +124,10 @@ def _sentence_lines(text: str) -> str:
 def _accuracy(predictions: Sequence[str], references: Sequence[Reference]) -> dict[str, float]:
     pairs = zip(predictions, references, strict=True)
     return {
-        "accuracy": fmean(prediction.strip() == reference.text.strip() for prediction, reference in pairs)
+        "accuracy": fmean(
+            normalised(prediction).strip() == normalised(reference.text).strip()
+            for prediction, reference in pairs
+        )
     }
 
 
@@ -133,7 +156,8 @@ def _entity_f1(predictions: Sequence[str], references: Sequence[Reference]) -> d
             f"entity_f1 has nothing to compare: none of {len(wanted)} references names an entity"
         )
     hits = found = there = 0
-    for prediction, want in zip(predictions, wanted, strict=True):
+    for text, want in zip(predictions, wanted, strict=True):
+        prediction = normalised(text)
         have = {(surface, assertion(prediction, *span)) for surface, span in _matches(prediction, surfaces)}
         want = want or set()
         hits, found, there = hits + len(have & want), found + len(have), there + len(want)
@@ -153,11 +177,11 @@ def _matches(text: str, surfaces: Sequence[str]) -> Iterator[tuple[str, tuple[in
         begin = lower.find(surface)
         while begin >= 0:
             end = begin + len(surface)
-            if not (lower[begin - 1 : begin].isalnum() or lower[end : end + 1].isalnum()):
+            if is_whole(lower, begin, end):
                 yield surface, (begin, end)
                 lower = f"{lower[:begin]}{chr(0) * len(surface)}{lower[end:]}"
             begin = lower.find(surface, begin + 1)
 
 
 def _surface(text: str) -> str:
-    return " ".join(text.lower().split())
+    return " ".join(normalised(text).lower().split())

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import random
+import string
 import subprocess
 import sys
 
@@ -8,6 +10,7 @@ from rouge_score import rouge_scorer
 
 from medray.evaluate.assertion import assertion
 from medray.evaluate.metrics import METRICS, Entity, Reference, score
+from medray.evaluate.words import words
 
 
 def find(text: str, finding: str) -> str:
@@ -219,6 +222,90 @@ def test_every_name_gives_its_numbers() -> None:
     assert got == dict.fromkeys(
         ("rouge1", "rouge2", "rougeL", "rougeLsum", "rouge_avg"), 100.0
     ) | dict.fromkeys(("accuracy", "entity_precision", "entity_recall", "entity_f1"), 1.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "other", "rouge1"),
+    [
+        ("患者发热三天", "患者咳嗽三天", 400 / 6),  # 4 of 6 characters
+        ("患者发热3天，体温38.5℃。", "患者发热3天,体温38.5°C.", 100.0),
+        ("発熱が三日続く", "発熱が二日続く", 600 / 7),
+        ("ไข้สูง", "ไข้ต่ำ", 50.0),  # 2 of 4 characters with their marks
+        ("nódulo pulmonar", "nodulo pulmonar", 50.0),
+        ("nódulo pulmonar", "no\u0301dulo pulmonar", 100.0),
+        ("Сильный кашель", "сухой кашель", 50.0),
+        ("حمى وسعال", "حمى", 200 / 3),
+        ("बुखार और खाँसी", "बुखार और दर्द", 200 / 3),
+        ("발열과 기침", "발열과 두통", 50.0),
+        ("ＣＯＶＩＤ 阳性", "covid 阴性", 200 / 3),  # covid and one of two characters, of three
+    ],
+)
+def test_rouge_counts_words_of_any_script(text: str, other: str, rouge1: float) -> None:
+    assert set(score(["rouge"], [text], [Reference(text)]).values()) <= {100.0, 0.0}
+    assert score(["rouge"], [text], [Reference(text)])["rouge1"] == 100.0
+    assert score(["rouge"], [other], [Reference(text)])["rouge1"] == pytest.approx(rouge1, abs=1e-3)
+
+
+def test_words_of_ascii_text_are_those_of_rouge_score() -> None:
+    from nltk.stem.porter import PorterStemmer
+    from rouge_score.tokenize import tokenize
+
+    draw, stemmer = random.Random(3), PorterStemmer()
+    for _ in range(300):
+        text = "".join(draw.choices([*string.printable, "coughing ", "fevers "], k=30))
+        assert words(text, stemmer) == tokenize(text, stemmer)
+
+
+@pytest.mark.parametrize(
+    ("one", "swapped"),
+    [
+        ("咳嗽。高热三天。", "高热三天。咳嗽。"),
+        ("Tos seca. Ánimo bajo.", "Ánimo bajo. Tos seca."),
+        ("¿Fiebre? ¡No!", "¡No! ¿Fiebre?"),
+        ("खाँसी है। बुखार है।", "बुखार है। खाँसी है।"),
+    ],
+)
+def test_rouge_lsum_sees_sentences_of_other_scripts(one: str, swapped: str) -> None:
+    got = score(["rouge"], [one], [Reference(swapped)])
+    assert got["rougeLsum"] == 100.0
+    assert got["rougeL"] < 100.0
+
+
+@pytest.mark.parametrize(
+    ("prediction", "reference", "same"),
+    [
+        ("是，发热", "是,发热", True),
+        ("no\u0301dulo", "n\u00f3dulo", True),
+        ("ＹＥＳ\u3000", "YES", True),
+        ("nodulo", "nódulo", False),
+        ("发热。", "咳嗽。", False),
+    ],
+)
+def test_accuracy_sees_one_text_written_in_two_ways(prediction: str, reference: str, same: bool) -> None:
+    assert score(["accuracy"], [prediction], [Reference(reference)])["accuracy"] == same
+
+
+@pytest.mark.parametrize(
+    ("prediction", "finding", "found"),
+    [
+        ("患者发热三天", "发热", True),
+        ("患COVID三天", "covid", True),
+        ("体温３８．５℃", "38.5°C", True),
+        ("ただの風邪です", "風邪", True),
+        ("발열이 있다", "발열", True),  # a particle follows
+        ("고발열", "발열", False),
+        ("no\u0301dulos", "nódulo", False),
+        ("un no\u0301dulo", "nódulo", True),
+        ("बुखारी", "बुखार", False),
+        ("तेज बुखार", "बुखार", True),
+        ("кашель", "каш", False),
+        ("体温138", "38", False),
+        ("fever(+) rash", "(+) rash", False),  # as before
+    ],
+)
+def test_entities_are_found_at_the_words_of_their_script(prediction: str, finding: str, found: bool) -> None:
+    got = score(["entity_f1"], [prediction], [entities(finding)])
+    assert got["entity_recall"] == found
 
 
 def test_importing_metrics_loads_nothing_heavy() -> None:

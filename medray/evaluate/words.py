@@ -1,0 +1,82 @@
+"""Words of any script, for metrics: what ROUGE counts, and where a word begins and ends."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from itertools import groupby
+from typing import Any
+
+# Scripts that are written without spaces between words: each character counts as a word. Han with its extensions and
+# marks of repetition, Hiragana, Katakana, Bopomofo, Thai, Lao, Khmer, Burmese, Tibetan. Korean has spaces.
+_UNSPACED = re.compile(
+    "[\u3005-\u3007\u3041-\u3096\u309d-\u309f\u30a1-\u30fa\u30fc-\u30ff\u3105-\u312f\u31a0-\u31bf\u31f0-\u31ff"
+    "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af"
+    "\u0e01-\u0e4e\u0e81-\u0ecd\u0f40-\u0fbc\u1000-\u109f\u1780-\u17d3]"
+)
+_HANGUL = re.compile("[\uac00-\ud7a3]")
+_JOINERS = "\u200c\u200d"  # inside words of Persian and of Indic scripts
+
+
+def normalised(text: str) -> str:
+    """Return `text` with equal characters written in one way: composed accents, full-width letters and punctuation as
+    ASCII (NFKC), and the ideographic full stop and comma as theirs. ASCII text stays as it is."""
+    if text.isascii():
+        return text
+    return unicodedata.normalize("NFKC", text).translate({0x3002: ".", 0x3001: ","})
+
+
+def is_whole(text: str, begin: int, end: int) -> bool:
+    """Whether `text[begin:end]` begins and ends with a word, so that "rash" is not found in "rashes".
+
+    Where a script has no spaces, a word may begin and end after any character. A Korean word may go on, with its
+    particles.
+    """
+    before, after = text[begin - 1 : begin], text[end : end + 1]
+    first, last = text[begin], text[end - 1]
+    if before and _in_word(before) and not (_UNSPACED.match(before) or _UNSPACED.match(first)):
+        return False
+    if not after or not _in_word(after):
+        return True
+    if unicodedata.category(after).startswith("M"):
+        return False
+    if _UNSPACED.match(after) or _UNSPACED.match(last):
+        return True
+    return bool(_HANGUL.match(after) and _HANGUL.match(last))
+
+
+def words(text: str, stemmer: Any = None) -> list[str]:
+    """Return the lower-case words of `text`; of a script without spaces each character, with its marks.
+
+    stemmer: as rouge_score has it, for ASCII words of more than three letters. For ASCII text these are the words of
+    rouge_score's own tokenizer.
+    """
+    found: list[str] = []
+    for inside, characters in groupby(normalised(text.lower()).lower(), _in_word):
+        if inside:
+            found += _split("".join(characters))
+    return [
+        stemmer.stem(word) if stemmer is not None and word.isascii() and len(word) > 3 else word
+        for word in found
+    ]
+
+
+def _split(run: str) -> list[str]:
+    """A run of word characters; where the script has no spaces, character by character."""
+    found: list[str] = []
+    open_word = False  # whether the next character may go on with the last word
+    for character in run:
+        unspaced = _UNSPACED.match(character) is not None
+        mark = unicodedata.category(character).startswith("M")
+        if found and (mark or character in _JOINERS or (open_word and not unspaced)):
+            found[-1] += character
+        else:
+            found.append(character)
+            open_word = not unspaced
+    return found
+
+
+def _in_word(character: str) -> bool:
+    if character.isascii():
+        return character.isalnum()
+    return character.isalnum() or unicodedata.category(character).startswith("M") or character in _JOINERS
