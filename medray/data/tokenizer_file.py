@@ -1,7 +1,7 @@
 """A tokenizer read from its files alone, by the `tokenizers` library: for checks and inspection, without torch.
 
 transformers imports torch, which takes seconds and 400 MB, and rebuilds many tokenizers in Python. So the tokenizer that
-encoded the shards is kept beside them in the form that it had, `tokens/<fingerprint>/tokenizer/`, and read from there.
+encoded the shards is kept beside them in the form that it had, `tokens/<fingerprint>/encoding_tokenizer/`, and read from there.
 Shards without it are read by the model's own `tokenizer.json`, where transformers takes that file as it is. All others are
 loaded by transformers, which is also what encodes. A test compares both, call by call.
 """
@@ -20,7 +20,7 @@ from medray.data.tokenizer import load_tokenizer
 from medray.data.tokens import TokenSet
 from medray.storage import StoragePath
 
-KEPT = "tokenizer"  # in the folder of the shards
+KEPT = "encoding_tokenizer"  # in the folder of the shards
 
 # Classes that transformers builds from tokenizer.json as it is. Others rebuild parts of it in Python.
 AS_WRITTEN = ("TokenizersBackend", "PreTrainedTokenizerFast")
