@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,16 @@ from medray.data.encode import EncodeSpec
 from medray.data.fingerprint import content_hashes, membership_key, token_key
 from medray.data.membership import SplitIndex
 from medray.data.render import extraction_prompt
+from medray.data.shard_seal import MANIFEST, is_sound
+from medray.data.shards import shard_path
 from medray.data.sources import FileSource, Source, extraction_of, sources
 from medray.data.split_checks import check_split
+from medray.data.split_summary import is_summary
 from medray.data.templates import read_template
 from medray.data.tokenizer import EOS, thinks, tokenizer_hash, trained_tokenizer_key, wraps_texts
 from medray.data.tokens import TokenSet
+from medray.errors import InputError, RunFailedError
+from medray.storage import StoragePath, json_files
 
 SPLITS = ("train", "validation")
 # Of sources without a preset: nothing is put before an input, but something must tell its rationale from its label.
@@ -31,7 +36,10 @@ _KEY_PROMPTS: dict[str | None, str] = {
     corpora.DIALOGUE.rationale: "Extract the {key} information from this dialogue",
     OWN_PROMPTS.rationale: "Extract the {key}",
 }
-INDEX, MANIFEST, REJECTS, CONVERTED = "index.json", "manifest.json", "rejects.jsonl", "converted"
+INDEX, REJECTS, CONVERTED = "index.json", "rejects.jsonl", "converted"
+# Hashed by the driver before it uses the shards of an earlier run again: less than a second. Of a larger split, and of one in a bucket,
+# each process hashes the shards that it reads.
+CHECKED_BYTES = 256 << 20
 
 
 class Layout:
@@ -102,25 +110,66 @@ class Layout:
 def ready(config: Config, architecture: str, model_folder: str | None) -> dict[str, TokenSet] | None:
     """The token sets of an earlier run, where all of them are whole; asks neither Ray nor a tokenizer."""
     layout = Layout(config, architecture, model_folder, compute=False)
-    if not layout.known or not (layout.folder / "train" / MANIFEST).exists():
+    if not layout.known:
         return None
-    splits = [split for split in SPLITS if (layout.folder / split / INDEX).exists()]
-    if not all((layout.folder / split / MANIFEST).exists() for split in splits):
+    indexes = read_indexes(layout.folder)
+    sets = {split: layout.token_set(split, index) for split, index in indexes.items()}
+    if not sets or not all(is_whole(tokens) for tokens in sets.values()):
         return None
-    sets = {
-        split: layout.token_set(split, SplitIndex.read(layout.folder / split / INDEX)) for split in splits
-    }
     for split, tokens in sets.items():
         check_split(config, split, tokens.index, storage.at(tokens.folder) / REJECTS)
     return sets
 
 
+def read_indexes(folder: StoragePath) -> dict[str, SplitIndex]:
+    """The index of each split of a data preparation; none where one is damaged or training has none yet."""
+    found = {}
+    try:
+        for split in SPLITS:
+            with suppress(FileNotFoundError):
+                found[split] = SplitIndex.read(folder / split / INDEX)
+    except InputError:
+        return {}
+    return found if "train" in found else {}  # written last
+
+
+def read_manifest(folder: StoragePath) -> dict[str, Any] | None:
+    """What a split holds, as `summarize` wrote it; None where its shards are not complete, or the file is damaged."""
+    with suppress(FileNotFoundError, InputError):
+        found = json_files.read_sealed(folder / MANIFEST)
+        return found if is_summary(found) else None
+    return None
+
+
+def is_whole(tokens: TokenSet) -> bool:
+    """Whether every shard is written and, as far as they are looked at here, sound. A damaged one is set aside."""
+    folder = storage.at(tokens.folder)
+    if read_manifest(folder) is None:
+        return False
+    if not isinstance(folder, Path):
+        return True
+    left, there = CHECKED_BYTES, storage.sizes(folder)
+    for shard in tokens.index.shards:
+        path = shard_path(folder, shard.index)
+        if not is_sound(path):
+            return False
+        left -= there.get(path.name, 0)
+        if left < 0:
+            break
+    return True
+
+
 def manifests(sets: dict[str, TokenSet]) -> dict[str, Any]:
     """What finished splits hold, as `summarize` wrote it."""
-    return {
-        split: json.loads((storage.at(tokens.folder) / MANIFEST).read_text())
-        for split, tokens in sets.items()
-    }
+    found = {}
+    for split, tokens in sets.items():
+        manifest = read_manifest(storage.at(tokens.folder))
+        if manifest is None:
+            raise RunFailedError(
+                f"{tokens.folder}/{MANIFEST} is gone or damaged. Run the same command again: it is made again"
+            )
+        found[split] = manifest
+    return found
 
 
 def encode_spec(config: Config, architecture: str) -> EncodeSpec:

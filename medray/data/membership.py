@@ -5,7 +5,6 @@ Works on the hashes of an index alone, so it costs 34 bytes a row and never sees
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,13 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from medray import storage
 from medray.config.data import DataConfig
 from medray.data import splits
 from medray.data.index import RangeIndex
 from medray.errors import InputError
-from medray.storage import StoragePath
+from medray.storage import StoragePath, json_files
 
+MADE_AGAIN = "delete it and run the same command again: it is made again from the data"
 _SHOWN = 3  # places of leaked rows in a message
 
 
@@ -43,8 +42,15 @@ class ShardSpec:
 
     @classmethod
     def of(cls, tree: dict[str, Any]) -> ShardSpec:
-        """From its `asdict` as JSON gives it back."""
-        return cls(**{**tree, "renamed": tuple((row, n) for row, n in tree["renamed"])})
+        """From its `asdict` as JSON gives it back. Raises TypeError or ValueError where it is not that."""
+        found = cls(**{**tree, "renamed": tuple((row, n) for row, n in tree["renamed"])})
+        counts = [found.index, found.source, found.position, found.first, found.raw_rows, found.rows]
+        if not all(
+            map(json_files.is_count, [*counts, *(number for pair in found.renamed for number in pair)])
+        ):
+            raise TypeError
+        bytes.fromhex(found.kept)
+        return found
 
     def mask(self) -> np.ndarray:
         """Which raw rows are in the shard, bool [raw_rows]."""
@@ -86,14 +92,27 @@ class SplitIndex:
         return sum(self.rejects.values())
 
     def write(self, file: StoragePath) -> None:
-        storage.write(file, json.dumps(asdict(self)))
+        json_files.write_sealed(file, asdict(self))
 
     @classmethod
     def read(cls, file: StoragePath) -> SplitIndex:
-        tree = json.loads(file.read_text())
-        shards = tuple(map(ShardSpec.of, tree["shards"]))
-        types = tuple(tree.get("types", ()))
-        return cls(**{**tree, "shards": shards, "corpora": tuple(tree["corpora"]), "types": types})
+        """The index in a file. Raises InputError where it is damaged."""
+        tree = json_files.read_sealed(file, mend=MADE_AGAIN)
+        with json_files.checking(file, mend=MADE_AGAIN):
+            shards = tuple(map(ShardSpec.of, tree.pop("shards")))
+            lists = {name: tuple(tree.get(name, ())) for name in ("corpora", "types")}
+            found = cls(**{**tree, "shards": shards, **lists})
+            counts = (
+                *found.corpora,
+                found.duplicates,
+                found.repeated_ids,
+                found.with_rationale,
+                found.with_entities,
+                found.empty_labels,
+            )
+            if not all(map(json_files.is_count, (*counts, *found.rejects.values(), *found.dropped.values()))):
+                raise TypeError
+        return found
 
 
 @dataclass(frozen=True)

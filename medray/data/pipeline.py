@@ -29,22 +29,33 @@ from medray.config import Config
 from medray.data import corpora, files, readers
 from medray.data.content import Benchmarks, texts
 from medray.data.index import RangeIndex, check_columns, index_range
-from medray.data.layout import CONVERTED, INDEX, MANIFEST, REJECTS, SPLITS, Layout, manifests
+from medray.data.layout import (
+    CONVERTED,
+    INDEX,
+    REJECTS,
+    SPLITS,
+    Layout,
+    manifests,
+    read_indexes,
+    read_manifest,
+)
 from medray.data.membership import ShardSpec, SourceParts, SplitIndex, join
 from medray.data.records import BadRowError
 from medray.data.shard_job import encode_shard, shard_records
-from medray.data.shards import FAILED, shard_path
+from medray.data.shard_seal import FAILED, MANIFEST, is_sound
+from medray.data.shards import shard_path
 from medray.data.sources import Source, extraction_of
 from medray.data.split_checks import check_reading, check_split
 from medray.data.split_summary import summarize
 from medray.data.tokenizer import train_tokenizer
 from medray.data.tokens import TokenSet
 from medray.errors import InputError, MedrayError, RunFailedError
-from medray.storage import StoragePath
+from medray.storage import StoragePath, json_files
 
 # As many tasks as CPUs, and one still finds room where a trial of a search holds a hundredth of the last CPU.
 TASK_CPUS = 0.9
 LEFT_SECONDS = 3600.0
+HASHING_THREADS = 8  # most of their time is storage's
 PRIVATE = 0o077  # the umask: what is written holds patients' text
 
 
@@ -100,8 +111,10 @@ class Pipeline:
         try:
             if not self.sets:  # the process that indexed was killed
                 self.index()
+            for token_set in self.sets.values():  # of an earlier run: no worker may take it for this one's
+                (storage.at(token_set.folder) / FAILED).unlink(missing_ok=True)
             for split in reversed(SPLITS):
-                if split in self.sets and not (self.folder / split / MANIFEST).exists():
+                if split in self.sets and read_manifest(self.folder / split) is None:
                     self._encode(split, self.sets[split])
         except Exception as error:
             # The message of a library's error may quote a record; Ray's own log files have it.
@@ -134,7 +147,7 @@ class Pipeline:
             for number, source in enumerate(group)
             if not source.positional
         ]
-        if not todo or (self.folder / "train" / MANIFEST).exists():
+        if not todo or read_manifest(self.folder / "train"):
             return plain
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
 
@@ -149,12 +162,7 @@ class Pipeline:
         return plain
 
     def _indexes(self, early: Parts | None) -> dict[str, SplitIndex]:
-        done = {
-            split: SplitIndex.read(self.folder / split / INDEX)
-            for split in SPLITS
-            if (self.folder / split / INDEX).exists()
-        }
-        if "train" in done:  # written last
+        if done := read_indexes(self.folder):
             return done
         parts = early or self._index_ranges(self.sources)
         data = self.config.data
@@ -220,13 +228,11 @@ class Pipeline:
 
     def _encode(self, split: str, token_set: TokenSet) -> None:
         folder = storage.at(token_set.folder)
-        (folder / FAILED).unlink(missing_ok=True)
         shards, origin = token_set.index.shards, self._origin(split)
-        missing = [
-            int(number)
-            for number in token_set.plan(self.config).shard_order()
-            if not shard_path(folder, int(number)).exists()
-        ]
+        order = [int(number) for number in token_set.plan(self.config).shard_order()]
+        with ThreadPoolExecutor(HASHING_THREADS) as threads:  # those that an earlier run has left
+            sound = threads.map(lambda number: is_sound(shard_path(folder, number)), order)
+            missing = [number for number, there in zip(order, sound, strict=True) if not there]
         group, truth = self.sources[origin], split == "validation"
         target, tokenizer = replace(token_set, index=SplitIndex(())), self.tokenizer  # needs no other shards
 
@@ -242,7 +248,7 @@ class Pipeline:
         done += _run(items[window:], one, of_a_task=_items_of_a_task(len(items) - window))
         if len(done) != len(missing):
             raise RunFailedError(f"{len(missing) - len(done)} of {len(missing)} shards were not written")
-        _write_json(folder / MANIFEST, summarize(token_set))
+        json_files.write_sealed(folder / MANIFEST, summarize(token_set))
 
     def _origin(self, split: str) -> str:
         """Whose sources a split's rows come from: a validation split may be taken from training's."""

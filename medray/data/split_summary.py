@@ -10,6 +10,9 @@ from medray import storage
 from medray.data.shards import shard_path, shard_table
 from medray.data.tokens import TokenSet
 from medray.storage import StoragePath
+from medray.storage.json_files import is_count, is_number
+
+_NUMBERS = ("rows", "tokens", "loss_tokens", "p50", "p90", "p99", "max", "truncated")
 
 
 def summarize(token_set: TokenSet) -> dict[str, Any]:
@@ -25,6 +28,18 @@ def summarize(token_set: TokenSet) -> dict[str, Any]:
         "shards": len(files),
         "tasks": {task: _task(files, task) for task in token_set.spec.tasks},
     }
+
+
+def is_summary(tree: dict[str, Any]) -> bool:
+    """Whether a JSON object is what `summarize` writes."""
+    counts = [tree.get(name) for name in ("rows", "rejected", "duplicates", "repeated_ids", "shards")]
+    dropped, tasks = tree.get("dropped"), tree.get("tasks")
+    if not isinstance(dropped, dict) or not isinstance(tasks, dict):
+        return False
+    numbers = [
+        task.get(name) if isinstance(task, dict) else None for task in tasks.values() for name in _NUMBERS
+    ]
+    return all(map(is_count, (*counts, *dropped.values()))) and all(map(is_number, numbers))
 
 
 def _task(files: list[StoragePath], task: str) -> dict[str, Any]:

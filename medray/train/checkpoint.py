@@ -7,12 +7,12 @@
                                             this step; written by rank 0, last
 
 Each start of the workers writes into folders of its own, so nothing that a killed one left can mix with what is written
-now. A folder without a manifest, or whose files are not what its manifest says, is never read.
+now. A folder without a manifest, or whose files are not what its manifest says, is never read. The manifest carries a hash of
+itself, and its step must be that of its folder's name.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -24,7 +24,8 @@ import torch
 
 from medray import storage
 from medray.errors import InputError
-from medray.storage import StoragePath, sizes
+from medray.storage import StoragePath, json_files, sizes
+from medray.storage.json_files import is_count, is_number
 from medray.train.engine import Engine
 from medray.train.patience import Patience
 from medray.train.state_files import StateReader, sha256
@@ -135,14 +136,14 @@ def write_manifest(
         "metrics": dict(metrics),
         "files": {record["file"]: {key: record[key] for key in ("bytes", "sha256")} for record in records},
     }
-    storage.write(folder / MANIFEST, json.dumps(manifest, indent=1), durable=True)
+    json_files.write_sealed(folder / MANIFEST, manifest, indent=1, durable=True)
 
 
 def rate(folder: StoragePath, metrics: Mapping[str, float]) -> None:
     """Of a complete checkpoint: an evaluation at its step came after it. One that was retired meanwhile stays gone."""
-    with suppress(FileNotFoundError):
-        manifest = json.loads((folder / MANIFEST).read_text()) | {"metrics": dict(metrics)}
-        storage.write(folder / MANIFEST, json.dumps(manifest, indent=1), durable=True)
+    with suppress(FileNotFoundError, InputError):
+        manifest = json_files.read_sealed(folder / MANIFEST) | {"metrics": dict(metrics)}
+        json_files.write_sealed(folder / MANIFEST, manifest, indent=1, durable=True)
 
 
 def retire(root: StoragePath, *, keep: int, best: str | None) -> None:
@@ -199,23 +200,41 @@ def _named(folder: StoragePath) -> tuple[int, int]:
 def _read(folder: StoragePath) -> Checkpoint | None:
     """None for one that is not whole. Raises InputError for one of another version of medray."""
     try:
-        manifest = json.loads((folder / MANIFEST).read_text())
-        if manifest["format"] != FORMAT:
-            raise InputError(
-                "it was written by another version of medray",
-                file=folder,
-                mend="go on with that version, or use another run.name",
-            )
-        there = sizes(folder)  # of files in this very folder: a name that leads out of it is not among them
-        if any(there.get(name) != file["bytes"] for name, file in manifest["files"].items()):
-            return None
-        return Checkpoint(
-            folder,
-            Progress(**manifest["progress"]),
-            manifest["world_size"],
-            manifest["optimizer_step"],
-            manifest["metrics"],
-            manifest["files"],
-        )
-    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError, AttributeError):
+        manifest = json_files.read_sealed(folder / MANIFEST)
+    except (FileNotFoundError, NotADirectoryError, InputError):
         return None
+    if not is_count(version := manifest.get("format")):
+        return None
+    if version != FORMAT:
+        raise InputError(
+            "it was written by another version of medray",
+            file=folder,
+            mend="go on with that version, or use another run.name",
+        )
+    try:
+        found = _checkpoint(folder, manifest)
+    except (LookupError, TypeError, AttributeError):
+        return None
+    there = sizes(folder)  # of files in this very folder: a name that leads out of it is not among them
+    return found if all(there.get(name) == file["bytes"] for name, file in found.files.items()) else None
+
+
+def _checkpoint(folder: StoragePath, manifest: Mapping[str, Any]) -> Checkpoint:
+    """What a manifest says. Raises LookupError, TypeError or AttributeError where it cannot be what medray wrote."""
+    progress = Progress(**manifest["progress"])
+    counts = [progress.samples, progress.tokens, progress.loss_tokens, progress.evaluated]
+    metrics, files = manifest["metrics"], manifest["files"]
+    sound = (
+        is_count(progress.step)
+        and progress.step
+        == _named(folder)[0]  # the manifest of another step would leave out what lies between
+        and all(map(is_count, counts))
+        and isinstance(progress.order, str)
+        and is_count(manifest["world_size"])
+        and is_number(manifest["optimizer_step"])
+        and all(map(is_number, metrics.values()))
+        and all(is_count(file["bytes"], 2**62) and isinstance(file["sha256"], str) for file in files.values())
+    )
+    if not sound or len(files) != manifest["world_size"]:
+        raise TypeError
+    return Checkpoint(folder, progress, manifest["world_size"], manifest["optimizer_step"], metrics, files)

@@ -146,10 +146,8 @@ class CheckpointWriter:
         found: dict[int, dict[str, Any]] = {}
         while len(found) < self._engine.world_size:
             for rank in set(range(self._engine.world_size)) - found.keys():
-                try:
-                    found[rank] = json.loads((folder / f"rank-{rank:05d}.json").read_text())
-                except OSError:
-                    continue
+                with suppress(OSError):
+                    found[rank] = storage.read_json(folder / f"rank-{rank:05d}.json")
             if len(found) < self._engine.world_size:
                 patience.pause(POLL_SECONDS, "other workers have not written their part")
         return [found[rank] for rank in sorted(found)]

@@ -14,7 +14,7 @@ from medray import storage
 from medray.config import Config
 from medray.data.layout import manifests, prompts_said, ready
 from medray.data.pipeline import Pipeline
-from medray.data.shards import FAILED
+from medray.data.shard_seal import FAILED
 from medray.data.split_checks import one_label
 from medray.data.tokenizer import load_tokenizer
 from medray.data.tokenizer_file import keep_tokenizer

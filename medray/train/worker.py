@@ -11,6 +11,7 @@ from typing import Any
 import ray
 import ray.train
 
+from medray.data.shard_seal import DamagedShardError
 from medray.errors import InputError, MedrayError
 from medray.tracking.ledger_line import LedgerLine
 from medray.train.engine import choose_accelerator
@@ -68,6 +69,11 @@ def worker(payload: dict[str, Any]) -> dict[str, Any]:
     import_libraries(plan, ray.train.get_context().get_world_size())
     try:
         outcome = run(plan, LedgerReporter(payload["ledger"]))
+    except DamagedShardError as error:
+        # Other ranks may have read it a moment earlier and wait for this one. Ray ends them, and the next start hears the reason.
+        if ray.train.get_context().get_world_size() > 1:
+            raise
+        return {"run_error": str(error)}
     except InputError as error:
         return {"input_error": error.args}
     except MedrayError as error:

@@ -192,6 +192,7 @@ def test_a_run_from_files_to_report(
 def test_shards_are_reused_and_a_killed_tokenization_goes_on(connected: Any, tmp_path: Path) -> None:
     import ray
 
+    from medray.data.layout import ready
     from medray.data.pipeline import Pipeline
 
     def encode() -> dict[Path, int]:
@@ -214,6 +215,16 @@ def test_shards_are_reused_and_a_killed_tokenization_goes_on(connected: Any, tmp
     third = encode()
     assert {file for file in first if third[file] != first[file]} == {lost}
     assert lost.read_bytes() == content
+    damaged = bytearray(content)
+    damaged[100] ^= 1
+    lost.write_bytes(damaged)
+    assert ready(config(tmp_path, "data"), "causal", None) is None, (
+        "shards of an earlier run are hashed first"
+    )
+    fourth = encode()
+    assert {file for file in first if fourth[file] != third[file]} == {lost}
+    assert lost.read_bytes() == content
+    assert lost.with_name(f"{lost.name}.damaged").read_bytes() == damaged
 
 
 @pytest.mark.parametrize(

@@ -17,11 +17,24 @@ from medray.data.corpora import published
 from medray.data.corpora.multiclinsum import LANGUAGES
 from medray.data.encode import Encoder
 from medray.data.index import records
-from medray.data.layout import Layout, encode_spec, prompts_said
+from medray.data.layout import (
+    INDEX,
+    Layout,
+    encode_spec,
+    is_whole,
+    prompts_said,
+    read_indexes,
+    read_manifest,
+)
 from medray.data.records import BadRowError, Record
 from medray.data.render import reading
+from medray.data.shard_seal import MANIFEST
+from medray.data.shards import shard_path
 from medray.data.sources import sources
+from medray.data.split_summary import summarize
 from medray.data.tokenizer import load_tokenizer
+from medray.data.tokens import TokenSet
+from medray.storage import json_files
 
 PUBLISHED = {
     "en": "Summarize clinical text",
@@ -189,3 +202,52 @@ class TestPrompts:
         found = prompts_said(load(tmp_path / "run.yaml"))
         assert said in found
         assert "SECRET" not in found
+
+
+def earlier(folder: Path) -> TokenSet:
+    """A split as an earlier run has left it."""
+    tokens = tiny.token_set(folder, tiny.rows(9), name="train")
+    json_files.write_sealed(Path(tokens.folder) / MANIFEST, summarize(tokens))
+    tokens.index.write(Path(tokens.folder) / INDEX)
+    (folder / "train").symlink_to(tokens.folder)
+    return tokens
+
+
+def test_damaged_shards_of_an_earlier_run_are_found_before_workers_start(tmp_path: Path) -> None:
+    tokens = earlier(tmp_path)
+    assert is_whole(tokens)
+    path = shard_path(Path(tokens.folder), tokens.index.shards[-1].index)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 4
+    path.write_bytes(data)
+    assert not is_whole(tokens)
+    assert path.with_name(f"{path.name}.damaged").exists()
+    assert not path.exists(), "the pipeline makes it again"
+    assert read_manifest(Path(tokens.folder)) is None
+
+
+def test_no_flipped_bit_of_an_index_or_a_manifest_is_read_as_another_value(tmp_path: Path) -> None:
+    folder = Path(earlier(tmp_path).folder)
+    index, manifest = read_indexes(folder.parent), read_manifest(folder)
+    assert list(index) == ["train"]
+    assert manifest
+    for name in (INDEX, MANIFEST):
+        whole = (folder / name).read_bytes()
+        for byte in range(len(whole)):
+            changed = bytearray(whole)
+            changed[byte] ^= 1 << byte % 8
+            (folder / name).write_bytes(changed)
+            assert read_indexes(folder.parent) in ({}, index)
+            found = read_manifest(folder)  # a flipped key of the hash is a key too many
+            assert found is None or found.items() >= manifest.items()
+        (folder / name).write_bytes(whole)
+
+
+def test_an_index_without_a_hash_is_of_an_earlier_version_and_taken(tmp_path: Path) -> None:
+    folder = Path(earlier(tmp_path).folder)
+    index, tree = read_indexes(folder.parent), json.loads((folder / INDEX).read_text())
+    del tree["sha256"]
+    (folder / INDEX).write_text(json.dumps(tree))
+    assert read_indexes(folder.parent) == index
+    (folder / INDEX).write_text(json.dumps(tree | {"duplicates": "3"}))
+    assert read_indexes(folder.parent) == {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,11 @@ import pyarrow.parquet as pq
 import pytest
 from encoding import bpe, chat, distill, ids_of, spec, targets_of
 
+from medray import storage
+from medray.data import shards
 from medray.data.encode import IGNORED, Encoder, TaskColumns
-from medray.data.shards import FAILED, ShardStore, shard_path, write_shard
+from medray.data.shard_seal import FAILED, MANIFEST, DamagedShardError, is_sound
+from medray.data.shards import ShardStore, shard_path, shard_table, write_shard
 from medray.errors import RunFailedError
 
 
@@ -215,18 +219,13 @@ class TestStore:
         """Names of the files that are read, columns alone aside."""
         seen: list[str] = []
 
-        class Watched(pq.ParquetFile):
-            def __init__(self, path: Path, **options: Any) -> None:
-                super().__init__(path, **options)
-                self.name = path.name[6:12]
+        def watched(path: Path, columns: Any = None) -> Any:
+            if columns is None:
+                seen.append(path.name[6:12])
+                begun.release()
+            return shard_table(path, columns)
 
-            def read(self, columns: Any = None, **options: Any) -> Any:
-                if columns is None:
-                    seen.append(self.name)
-                    begun.release()
-                return super().read(columns=columns, **options)
-
-        monkeypatch.setattr(pq, "ParquetFile", Watched)
+        monkeypatch.setattr(shards, "shard_table", watched)
         return seen
 
     def fill(self, folder: Path, count: int) -> None:
@@ -265,7 +264,7 @@ class TestStore:
         store = ShardStore(tmp_path)
         store.prefetch([0, 1])
         assert store.text(1, 0, "id") == "1-0"
-        with pytest.raises(pa.ArrowInvalid):
+        with pytest.raises(DamagedShardError, match="shard-000000"):
             store.text(0, 0, "id")
 
     def test_threads_that_want_one_shard_read_it_once(self, tmp_path: Path, reads: list[str]) -> None:
@@ -308,6 +307,60 @@ class TestStore:
         store, before = ShardStore(tmp_path), pa.total_allocated_bytes()
         store.example(0, 0, "label")
         assert pa.total_allocated_bytes() - before < 1.2 * 4 * len(many.input_ids)
+
+
+class TestDamage:
+    def test_no_flipped_bit_is_read_as_other_content(self, causal: Path) -> None:
+        """A bit of every byte, and every bit of the footer's length."""
+        path, whole = shard_path(causal, 0), shard_path(causal, 0).read_bytes()
+        length = range(8 * len(whole) - 64, 8 * len(whole) - 32)
+        for bit in [*(8 * byte + byte % 8 for byte in range(len(whole))), *length]:
+            changed = bytearray(whole)
+            changed[bit // 8] ^= 1 << bit % 8
+            path.write_bytes(changed)
+            assert not is_sound(path), bit
+        path.write_bytes(whole)
+        assert is_sound(path)
+
+    def test_it_stays_a_parquet_file_for_others(self, causal: Path) -> None:
+        assert pq.read_table(shard_path(causal, 0)).column("id").to_pylist() == IDS
+
+    @pytest.mark.parametrize("damage", ["cut", "empty", "old", "pipe", "folder", "zeros"])
+    @pytest.mark.parametrize("ask", ["counts", "text"])
+    def test_a_damaged_one_is_named_and_set_aside(self, ask: str, damage: str, causal: Path) -> None:
+        path, store = shard_path(causal, 0), ShardStore(causal)
+        (causal / MANIFEST).write_text("{}")
+        data = path.read_bytes()
+        path.unlink()
+        if damage == "pipe":
+            os.mkfifo(path)
+        elif damage == "folder":
+            path.mkdir()
+        elif damage == "zeros":
+            path.symlink_to("/dev/zero")
+        elif damage == "old":  # of a version that wrote no hash
+            footer = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
+            path.write_bytes(data[: footer - 48] + data[footer:])
+            assert pq.read_table(path).num_rows == 4
+        else:
+            path.write_bytes(data[: len(data) // 2 if damage == "cut" else 0])
+        with pytest.raises(DamagedShardError, match=r"shard-000000\.parquet is damaged .* made again"):
+            store.counts(0, "label", "length") if ask == "counts" else store.text(0, 0, "id")
+        assert not (causal / MANIFEST).exists(), "the split is not complete any more"
+        assert (causal / "shard-000000.parquet.damaged").lstat()
+        with pytest.raises(RunFailedError, match="made again"):  # who comes later does not wait for it
+            store.wait(0)
+
+    def test_storage_that_does_not_answer_says_nothing_about_a_shard(
+        self, causal: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def away(*_: Any, **__: Any) -> Any:
+            raise OSError(116, "Stale file handle")
+
+        monkeypatch.setattr(storage, "read_bounded", away)
+        with pytest.raises(OSError, match="Stale"):
+            ShardStore(causal).text(0, 0, "id")
+        assert shard_path(causal, 0).exists()
 
 
 class TestWaiting:

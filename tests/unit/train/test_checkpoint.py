@@ -22,6 +22,7 @@ from safetensors.torch import load_file
 from torchrun import run_loops
 
 from medray.errors import InputError, RunFailedError
+from medray.storage import json_files
 from medray.train import checkpoint, loop
 from medray.train.step import Progress
 from medray.train.worker_plan import WorkerPlan
@@ -121,7 +122,7 @@ def steps_of(plan: WorkerPlan) -> list[int]:
     return [found.progress.step for found in checkpoint.complete(Path(plan.run_folder) / "checkpoints")]
 
 
-@pytest.mark.parametrize("damage", ["cut", "bits", "manifest", "manifest half", "file gone"])
+@pytest.mark.parametrize("damage", ["cut", "bits", "manifest", "manifest bit", "file gone"])
 def test_a_damaged_one_is_skipped_and_the_one_before_is_used(damage: str, tmp_path: Path) -> None:
     plan = small(tmp_path)
     loop.run(plan, Recorder(saves_every=3))
@@ -137,8 +138,10 @@ def test_a_damaged_one_is_skipped_and_the_one_before_is_used(damage: str, tmp_pa
         file.write_bytes(data)
     elif damage == "manifest":
         manifest.unlink()
-    elif damage == "manifest half":
-        manifest.write_text(manifest.read_text()[:50])
+    elif damage == "manifest bit":  # in a number, so that it stays JSON
+        text = bytearray(manifest.read_bytes())
+        text[text.index(b'"samples": ') + 11] ^= 1
+        manifest.write_bytes(text)
     else:
         file.unlink()
     recorder = Recorder(saves_every=3)
@@ -151,13 +154,72 @@ def test_a_damaged_one_is_skipped_and_the_one_before_is_used(damage: str, tmp_pa
     assert steps_of(plan) == [6, 9, 12]
 
 
+def _progress(**changes: Any) -> dict[str, Any]:
+    return {"progress": {**vars(Progress(20, 160, 9, 9, "aa")), **changes}}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *(_progress(step=step) for step in (25, 10**12, -5, "20", 20.0, True, None, [20], 2**70)),
+        *(_progress(**{name: -1}) for name in ("samples", "tokens", "loss_tokens", "evaluated")),
+        _progress(order=7),
+        _progress(more=1),
+        {"progress": None},
+        {"world_size": 2},
+        {"world_size": "1"},
+        {"optimizer_step": "20"},
+        {"metrics": {"loss": "low"}},
+        {"metrics": [1]},
+        {"files": {}},
+        {"files": {"rank-00000.safetensors": {"bytes": "4", "sha256": ""}}},
+        {"files": {"../../secret": {"bytes": 4, "sha256": ""}}},
+        {"format": "1"},
+        {"format": None},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("hashed", [True, False])  # an earlier version wrote none
+def test_a_manifest_that_cannot_be_true_is_not_whole(
+    hashed: bool, change: dict[str, Any], tmp_path: Path
+) -> None:
+    folder = checkpoint.folder_of(tmp_path, 20, 7)
+    folder.mkdir()
+    (folder / "rank-00000.safetensors").write_bytes(b"1234")
+    record = {"file": "rank-00000.safetensors", "bytes": 4, "sha256": "00"}
+    checkpoint.write_manifest(folder, Progress(20, 160, 9, 9, "aa"), 20.0, {"loss": 1.0}, [record])
+    tree = json_files.read_sealed(folder / checkpoint.MANIFEST)
+    for changes, whole in (({}, True), (change, False)):
+        if hashed:
+            json_files.write_sealed(folder / checkpoint.MANIFEST, tree | changes)
+        else:
+            (folder / checkpoint.MANIFEST).write_text(json.dumps(tree | changes))
+        assert bool(checkpoint.newest(tmp_path)) is whole
+
+
+def test_what_is_no_manifest_is_not_whole_and_nothing_waits_for_it(tmp_path: Path) -> None:
+    folder = checkpoint.folder_of(tmp_path, 20, 7)
+    for make in (
+        lambda path: os.mkfifo(path),
+        lambda path: path.symlink_to("/dev/zero"),
+        lambda path: path.mkdir(),
+        lambda path: path.write_text("[" * 100_000),
+        lambda path: path.write_text('{"format": 1,'),
+        lambda path: path.write_text("null"),
+    ):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        make(folder / checkpoint.MANIFEST)
+        assert checkpoint.newest(tmp_path) is None
+
+
 def test_one_of_another_version_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
     plan = small(tmp_path)
     loop.run(plan, Recorder(saves_every=3))
     newest = checkpoint.newest(Path(plan.run_folder) / "checkpoints")
     assert newest is not None
     manifest = newest.folder / checkpoint.MANIFEST
-    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"format": 99}))
+    json_files.write_sealed(manifest, json_files.read_sealed(manifest) | {"format": 99})
     with pytest.raises(InputError, match="written by another version of medray"):
         loop.run(plan, Recorder(saves_every=3))
     assert manifest.exists()

@@ -235,14 +235,32 @@ def read_json(path: StoragePath, *, limit_bytes: int = JSON_BYTES, mend: str = C
 
 
 def read_bounded(path: StoragePath, limit_bytes: int, *, mend: str = COPY_AGAIN) -> bytes:
-    """Return the bytes of a file. Raises InputError where it is larger, or a pipe or device; OSError as `open` does."""
+    """Return the bytes of a file. Raises as `open_bounded`."""
+    with open_bounded(path, limit_bytes, mend=mend) as (stream, size):
+        return bytes(stream.read(size + 1))  # no more, whatever a special file brings
+
+
+@contextlib.contextmanager
+def open_bounded(
+    path: StoragePath, limit_bytes: int, *, mend: str = COPY_AGAIN
+) -> Iterator[tuple[IO[bytes], int]]:
+    """Open a file and tell its bytes. Raises InputError where it is larger, or a folder, pipe or device; OSError as
+    `open` does."""
+    regular = InputError("is not a regular file", file=path, mend=mend)
+    if isinstance(path, Path) and path.is_dir():
+        raise regular
+    stream: Any
     with path.open("rb") if isinstance(path, S3Path) else open(path, "rb", opener=_without_waiting) as stream:
-        if isinstance(path, Path) and not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
-            raise InputError("is not a regular file", file=path, mend=mend)
-        data = stream.read(limit_bytes + 1)
-    if len(data) > limit_bytes:
-        raise InputError(f"is larger than {limit_bytes:,} bytes", file=path, mend=mend)
-    return data
+        if isinstance(path, S3Path):
+            size = stream.size()
+        else:
+            found = os.fstat(stream.fileno())
+            if not stat.S_ISREG(found.st_mode):
+                raise regular
+            size = found.st_size
+        if size > limit_bytes:
+            raise InputError(f"is larger than {limit_bytes:,} bytes", file=path, mend=mend)
+        yield stream, size
 
 
 def _without_waiting(path: str, flags: int) -> int:

@@ -1,0 +1,97 @@
+"""The hash that a shard's file carries, and what happens to a shard whose content does not match it.
+
+The hash stands between the last page and the footer of the Parquet file, where no reader of Parquet looks:
+
+    PAR1 | pages | mark, SHA-256 of everything else | footer | length of the footer | PAR1
+
+Checksums of pages would not do: they cover neither the headers of the pages nor the footer, and a flipped bit there can
+change how sound pages are read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from contextlib import suppress
+
+from medray import storage
+from medray.errors import InputError, RunFailedError
+from medray.storage import StoragePath
+
+MANIFEST, FAILED = "manifest.json", "failed.json"
+LARGEST_SHARD = 16 << 30  # bytes
+_MARK = b"medray sha256\0\0\0"
+_SEAL, _TAIL = len(_MARK) + hashlib.sha256().digest_size, 8
+
+
+class DamagedShardError(RunFailedError):
+    """A shard does not hold what was written. It has been set aside, and the next start makes it again."""
+
+
+def sealed(data: bytes) -> bytes:
+    """The bytes of a Parquet file with its hash."""
+    footer = _footer(data)
+    return data[:footer] + _MARK + hashlib.sha256(data).digest() + data[footer:]
+
+
+def read_sealed(path: StoragePath) -> bytes:
+    """The bytes of a shard. Raises DamagedShardError where they are not those that were written, after setting it aside.
+
+    A shard of an earlier version has no hash and counts as damaged: to make it again is cheaper than to trust it.
+    Raises OSError where storage cannot be read, which says nothing about the shard.
+    """
+    try:
+        data = storage.read_bounded(path, LARGEST_SHARD)
+    except InputError:
+        data = b""
+    if _is_sound(data):
+        return data
+    set_aside(path)
+    said = (
+        f"the token shard {path} is damaged or was written by an earlier version; it was set aside as "
+        f"{_aside(path).name}. Run the same command again: the shard is made again from the data"
+    )
+    with suppress(OSError):  # for others who will wait for the shard: nobody makes it now
+        storage.write(path.parent / FAILED, json.dumps({"reason": said}))
+    raise DamagedShardError(said)
+
+
+def is_sound(path: StoragePath) -> bool:
+    """Whether a shard is there and sound. A damaged one is set aside."""
+    try:
+        if _is_sound(storage.read_bounded(path, LARGEST_SHARD)):
+            return True
+    except FileNotFoundError:
+        return False
+    except InputError:
+        pass
+    set_aside(path)
+    return False
+
+
+def set_aside(path: StoragePath) -> None:
+    """Rename a damaged shard, and forget that its split is complete: the next start makes the shard again."""
+    with suppress(OSError):
+        (path.parent / MANIFEST).unlink(missing_ok=True)
+    with suppress(OSError):
+        storage.move(path, _aside(path))
+
+
+def _aside(path: StoragePath) -> StoragePath:
+    return path.with_name(f"{path.name}.damaged")
+
+
+def _is_sound(data: bytes) -> bool:
+    footer = _footer(data)
+    seal = footer - _SEAL
+    if seal < 0 or data[seal : seal + len(_MARK)] != _MARK:
+        return False
+    view, digest = memoryview(data), hashlib.sha256()
+    digest.update(view[:seal])
+    digest.update(view[footer:])
+    return digest.digest() == data[seal + len(_MARK) : footer]
+
+
+def _footer(data: bytes) -> int:
+    """Where the footer begins; negative where the file is too short for what it says."""
+    return len(data) - _TAIL - int.from_bytes(data[-_TAIL : -_TAIL // 2], "little")
