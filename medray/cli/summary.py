@@ -49,16 +49,23 @@ def _opened(report: StoragePath) -> str:
 
 
 def _facts(config: Config, result: Any) -> list[tuple[str, ...]]:
-    summary, parameters = result.summary, result.summary["parameters"]
+    summary, parameters = result.summary, result.summary.get("parameters", {})
     trained = config.peft.describe() if config.peft.type != "none" else "all weights"
     return [
         ("status", status_of(summary)),
         ("model", str(config.model.preset or config.model.name)),
-        ("trained", f"{trained}: {parameters['trainable']:,} of {parameters['total']:,} parameters"),
-        ("steps", f"{summary['steps']} with {summary['samples']:,} samples, {summary['tokens']:,} tokens"),
+        (
+            "trained",
+            f"{trained}: {parameters.get('trainable', 0):,} of {parameters.get('total', 0):,} parameters",
+        ),
+        (
+            "steps",
+            f"{summary['steps']} with {summary.get('samples', 0):,} samples, {summary.get('tokens', 0):,} tokens",
+        ),
         (
             "speed",
-            f"{summary['tokens_per_second']:,.0f} tokens a second, {duration(summary['seconds']['total'])} for this start",
+            f"{summary.get('tokens_per_second') or 0:,.0f} tokens a second, "
+            f"{duration(summary.get('seconds', {}).get('total') or 0)} for this start",
         ),
         ("folder", str(result.folder)),
     ]

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import re
 import sys
@@ -9,7 +8,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from medray import storage
-from medray.errors import InputError
+from medray.errors import InputError, printable
 
 
 def add_to(verbs: Any) -> None:
@@ -28,14 +27,16 @@ def run(arguments: argparse.Namespace) -> int:
     if not 1 <= arguments.port <= 65535:
         raise InputError("must be from 1 to 65535", key="--port", value=arguments.port, mend="--port 5000")
     try:
-        known = json.loads((folder / "mlflow_run.json").read_text())
-        uri, page = str(known["uri"]), _page(known)
-    except (OSError, ValueError, LookupError, TypeError):
+        known = storage.read_json(folder / "mlflow_run.json")
+        uri, page = known.get("uri"), _page(known)
+    except OSError:
+        uri = page = None
+    if not isinstance(uri, str) or page is None:
         raise InputError(
             "no MLflow run was recorded here",
             file=folder,
             mend="give the folder of a run with tracking.enabled: true",
-        ) from None
+        )
     if uri.startswith("sqlite:"):
         if not Path(uri.removeprefix("sqlite:///")).is_file():  # MLflow would show a new, empty one
             raise InputError(
@@ -43,7 +44,11 @@ def run(arguments: argparse.Namespace) -> int:
             )
         _serve(uri, page, arguments.port)
     web = uri.startswith(("http://", "https://"))
-    print(f"this run is tracked at {uri.rstrip('/') + page if web else uri}: open that page", file=sys.stderr)
+    place = printable(uri)
+    print(
+        f"this run is tracked at {place.rstrip('/') + page if web else place}: open that page",
+        file=sys.stderr,
+    )
     return 0
 
 

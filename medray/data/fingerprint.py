@@ -12,6 +12,7 @@ from medray import storage
 from medray.config import Config
 from medray.data.encode import ENCODER_VERSION, EncodeSpec
 from medray.data.sources import Source
+from medray.errors import InputError
 from medray.storage import StoragePath
 
 INDEX_VERSION = 2
@@ -48,10 +49,10 @@ def content_hashes(
 
 def _read(file: StoragePath) -> dict[str, str]:
     try:
-        known = json.loads(file.read_text())
-    except (OSError, ValueError):
+        known = storage.read_json(file)
+    except (OSError, InputError):
         return {}
-    return known if isinstance(known, dict) and isinstance(known.get("sha256"), str) else {}
+    return known if isinstance(known.get("sha256"), str) else {}
 
 
 def membership_key(config: Config, hashes: Mapping[str, Sequence[str]], extra: Mapping[str, Any]) -> str:

@@ -7,9 +7,9 @@ leaves out.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from medray.data.padding import Padding, padding
 from medray.data.split_counts import SplitCounts, split_counts
 from medray.data.tokenizer_file import tokenizer_of
 from medray.data.tokens import TokenSet
-from medray.storage import StoragePath
+from medray.storage import StoragePath, json_files
 
 SAMPLE_ROWS = 1000
 BINS = 24  # of a histogram of lengths
@@ -205,13 +205,11 @@ def _split(split: str, tokens: TokenSet) -> SplitRows:
 def _places(file: StoragePath) -> dict[str, list[str]]:
     """Where the first rows of each reason stand."""
     found: dict[str, list[str]] = {}
-    if not file.exists():
-        return found
-    for line in file.read_text().splitlines()[:_REJECTS_READ]:
-        reject = json.loads(line)
-        places = found.setdefault(reject["reason"], [])
-        if len(places) < _PLACES_SHOWN:
-            places.append(f"{Path(reject['file']).name}:{reject['line']}")
+    with suppress(FileNotFoundError), json_files.checking(file):
+        for reject in json_files.read_lines(file).records[:_REJECTS_READ]:
+            places = found.setdefault(str(reject["reason"]), [])
+            if len(places) < _PLACES_SHOWN:
+                places.append(f"{Path(reject['file']).name}:{reject['line']}")
     return found
 
 

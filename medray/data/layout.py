@@ -21,12 +21,12 @@ from medray.data.shard_seal import MANIFEST, is_sound
 from medray.data.shards import shard_path
 from medray.data.sources import FileSource, Source, extraction_of, sources
 from medray.data.split_checks import check_split
-from medray.data.split_summary import is_summary
+from medray.data.split_summary import read_manifest
 from medray.data.templates import read_template
 from medray.data.tokenizer import EOS, thinks, tokenizer_hash, trained_tokenizer_key, wraps_texts
 from medray.data.tokens import TokenSet
 from medray.errors import InputError, RunFailedError
-from medray.storage import StoragePath, json_files
+from medray.storage import StoragePath
 
 SPLITS = ("train", "validation")
 # Of sources without a preset: nothing is put before an input, but something must tell its rationale from its label.
@@ -131,14 +131,6 @@ def read_indexes(folder: StoragePath) -> dict[str, SplitIndex]:
     except InputError:
         return {}
     return found if "train" in found else {}  # written last
-
-
-def read_manifest(folder: StoragePath) -> dict[str, Any] | None:
-    """What a split holds, as `summarize` wrote it; None where its shards are not complete, or the file is damaged."""
-    with suppress(FileNotFoundError, InputError):
-        found = json_files.read_sealed(folder / MANIFEST)
-        return found if is_summary(found) else None
-    return None
 
 
 def is_whole(tokens: TokenSet) -> bool:

@@ -37,7 +37,6 @@ from medray.data.layout import (
     Layout,
     manifests,
     read_indexes,
-    read_manifest,
 )
 from medray.data.membership import ShardSpec, SourceParts, SplitIndex, join
 from medray.data.records import BadRowError
@@ -46,7 +45,7 @@ from medray.data.shard_seal import FAILED, MANIFEST, is_sound
 from medray.data.shards import shard_path
 from medray.data.sources import Source, extraction_of
 from medray.data.split_checks import check_reading, check_split
-from medray.data.split_summary import summarize
+from medray.data.split_summary import read_manifest, summarize
 from medray.data.tokenizer import train_tokenizer
 from medray.data.tokens import TokenSet
 from medray.errors import InputError, MedrayError, RunFailedError

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 
 from medray import storage
+from medray.data.shard_seal import MANIFEST
 from medray.data.shards import shard_path, shard_table
 from medray.data.tokens import TokenSet
-from medray.storage import StoragePath
+from medray.errors import InputError
+from medray.storage import StoragePath, json_files
 from medray.storage.json_files import is_count, is_number
 
 _NUMBERS = ("rows", "tokens", "loss_tokens", "p50", "p90", "p99", "max", "truncated")
@@ -30,7 +33,15 @@ def summarize(token_set: TokenSet) -> dict[str, Any]:
     }
 
 
-def is_summary(tree: dict[str, Any]) -> bool:
+def read_manifest(folder: StoragePath) -> dict[str, Any] | None:
+    """What a split holds, as `summarize` wrote it; None where its shards are not complete, or the file is damaged."""
+    with suppress(FileNotFoundError, InputError):
+        found = json_files.read_sealed(folder / MANIFEST)
+        return found if _is_summary(found) else None
+    return None
+
+
+def _is_summary(tree: dict[str, Any]) -> bool:
     """Whether a JSON object is what `summarize` writes."""
     counts = [tree.get(name) for name in ("rows", "rejected", "duplicates", "repeated_ids", "shards")]
     dropped, tasks = tree.get("dropped"), tree.get("tasks")

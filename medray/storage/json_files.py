@@ -27,14 +27,10 @@ LONGEST_LINE = 1 << 20  # bytes; a record of a step has 1,000
 
 @dataclass(frozen=True)
 class Lines:
-    """records: the objects of a JSON-lines file in their order. unreadable: how many lines held none.
-
-    terminated: whether the last line was written to its end.
-    """
+    """records: the objects of a JSON-lines file in their order. unreadable: how many lines held none."""
 
     records: list[dict[str, Any]]
     unreadable: int
-    terminated: bool
 
 
 def write_sealed(
@@ -55,10 +51,12 @@ def read_sealed(path: StoragePath, *, mend: str = storage.COPY_AGAIN) -> dict[st
 def read_lines(path: StoragePath) -> Lines:
     """Return the objects of a JSON-lines file. Lines that hold none are counted: a kill may have cut one off.
 
+    So is a last line without its end: nobody knows whether it is whole.
+
     Raises InputError for what is no regular file or is larger than LARGEST_LINES, OSError as `open` does.
     """
     records: list[dict[str, Any]] = []
-    unreadable, terminated = 0, True
+    unreadable = 0
     with storage.open_bounded(path, LARGEST_LINES) as (opened, size):
         # An object's stream knows no lines.
         stream = opened if isinstance(path, Path) else io.BytesIO(opened.read(size))
@@ -66,13 +64,12 @@ def read_lines(path: StoragePath) -> Lines:
             end = line
             while not end.endswith(b"\n") and (more := stream.readline(LONGEST_LINE)):
                 end = more
-            found = _record(line) if end is line else None
-            terminated = end.endswith(b"\n")
+            found = _record(line) if end is line and line.endswith(b"\n") else None
             if found is not None:
                 records.append(found)
             elif line.strip():
                 unreadable += 1
-    return Lines(records, unreadable, terminated)
+    return Lines(records, unreadable)
 
 
 def is_number(value: object) -> bool:

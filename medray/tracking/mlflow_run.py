@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medray import storage
+from medray.errors import InputError
 from medray.storage import StoragePath
 from medray.tracking.mlflow_names import metric_name, without_userinfo
 
@@ -48,8 +49,8 @@ class TrackingSpec:
 def leave_run(run_folder: StoragePath) -> None:
     """The next `RunIdentity` makes a new MLflow run, and ends the one that the folder has so far."""
     file = run_folder / RUN_FILE
-    with suppress(FileNotFoundError, ValueError):
-        storage.write(file, json.dumps({**json.loads(file.read_text("utf-8")), "left": True}) + "\n")
+    with suppress(FileNotFoundError, InputError):
+        storage.write(file, json.dumps({**storage.read_json(file), "left": True}) + "\n")
 
 
 def open_client(uri: str) -> MlflowClient:
@@ -126,10 +127,12 @@ class RunIdentity:
         from mlflow.exceptions import MlflowException
 
         try:
-            known = json.loads(self._file.read_text("utf-8"))
-        except (FileNotFoundError, ValueError):
+            known = storage.read_json(self._file)
+        except (FileNotFoundError, InputError):
             return None  # storage that cannot be asked is no answer: another run would be made
-        if (known.get("uri"), known.get("experiment")) != self._place:
+        if (known.get("uri"), known.get("experiment")) != self._place or not isinstance(
+            known.get("run_id"), str
+        ):
             return None
         try:
             run = client.get_run(known["run_id"])

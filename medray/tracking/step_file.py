@@ -9,6 +9,7 @@ written before anything that comes later; half a line that a full disk left is c
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Callable, Iterable
@@ -18,35 +19,50 @@ from pathlib import Path
 from typing import Any
 
 from medray import storage
-from medray.storage import StoragePath
+from medray.errors import InputError
+from medray.storage import StoragePath, json_files
+from medray.storage.json_files import is_count, is_number
 
 Record = dict[str, Any]
 
 
-def read_records(path: Path) -> list[Record]:
-    """The readable records of a JSON-lines file in the order of steps, the last one where a step is there twice."""
+# Keys that others compute with.
+_NUMBERS = ("loss", "seconds", "data_wait_seconds", "tokens", "computed_tokens", "samples", "epoch", "lr")
+
+
+def read_records(path: StoragePath) -> list[Record]:
+    """The readable records of a JSON-lines file in the order of steps, the last one where a step is there twice.
+
+    Raises InputError for what is no file of lines, OSError where it cannot be read now.
+    """
     return _parse(path)[0]
 
 
-def _parse(path: Path) -> tuple[list[Record], bool, int]:
+def _is_record(record: Record) -> bool:
+    metrics = record.get("metrics", {})
+    return (
+        is_count(record.get("step"))
+        and isinstance(metrics, dict)
+        and all(value is None or is_number(value) for value in metrics.values())
+        and all(record.get(name) is None or is_number(record[name]) for name in _NUMBERS)
+    )
+
+
+def _parse(path: StoragePath) -> tuple[list[Record], bool, int]:
     """Records by step; whether the file holds exactly those, complete and in order; and how many lines are unreadable."""
     try:
-        text = path.read_bytes().decode("utf-8", errors="replace")
+        lines = json_files.read_lines(path)
     except FileNotFoundError:
         return [], True, 0
-    lines = text.split("\n")
-    clean, unreadable = lines.pop() == "", 0
-    if not clean:
-        unreadable += 1
+    unreadable = lines.unreadable
+    clean = not unreadable
     records: dict[int, Record] = {}
     last = -1
-    for line in lines:
-        try:
-            record = json.loads(line)
-            step = int(record["step"])
-        except (ValueError, TypeError, KeyError):
+    for record in lines.records:
+        if not _is_record(record):
             clean, unreadable = False, unreadable + 1
             continue
+        step = record["step"]
         clean, last = clean and step > last, max(step, last)
         records[step] = record
     return [records[step] for step in sorted(records)], clean, unreadable
@@ -143,7 +159,10 @@ class StepFile:
             with suppress(FileNotFoundError):
                 storage.write(self.path, self.stored.read_bytes())
             self._fetched = self._sent = True
-        records, clean, unreadable = _parse(self.path)
+        try:
+            records, clean, unreadable = _parse(self.path)
+        except InputError as error:  # tried again, as what storage refuses
+            raise OSError(errno.EINVAL, error.what) from None
         self.unreadable = max(self.unreadable, unreadable)
         if clean:
             self._know(records, self.path.stat().st_size if self.path.exists() else 0)

@@ -114,7 +114,7 @@ def _renew(claim: S3Path, ended: threading.Event) -> None:
 
 def _holder(claim: S3Path) -> str:
     try:
-        found = json.loads(claim.read_text())
+        found = storage.read_json(claim)
         return f" on host {found['host']}, pid {found['pid']}, seen at {found['time']}"
-    except (OSError, ValueError, LookupError, TypeError):
+    except (OSError, InputError, LookupError, TypeError):
         return ""

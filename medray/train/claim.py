@@ -21,6 +21,7 @@ from medray.train.rerun import (
     folder_of,
     threads_of,
 )
+from medray.train.run_files import CONFIG, DATA, check_files
 
 
 def claim(config: Config, tokens: str, precision: str, threads: int, say: Callable[[str], None]) -> int:
@@ -33,7 +34,8 @@ def claim(config: Config, tokens: str, precision: str, threads: int, say: Callab
     """
     folder = folder_of(config)
     storage.make_private(folder)  # Ray's own files in it have the mode of the cluster's start
-    file, data = folder / "config.yaml", folder / "data.json"
+    check_files(folder)
+    file, data = folder / CONFIG, folder / DATA
     resumed = checkpoint.newest(folder / "checkpoints") is not None
     if resumed and not file.exists():
         raise InputError(

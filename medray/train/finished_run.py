@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,12 @@ from pydantic import ValidationError
 from medray import storage
 from medray.config import Config
 from medray.config.yaml_text import NotYamlError, parse
+from medray.data.shard_seal import MANIFEST
 from medray.errors import InputError
 from medray.storage import StoragePath
+from medray.tracking import STEPS_FILE
+from medray.tracking.step_file import read_records
+from medray.train.run_files import DATA, read_adapter, read_config, read_data_notes, read_summary
 
 EXPORT = "export"
 
@@ -48,18 +52,17 @@ def finished_run(place: str) -> FinishedRun:
     """The run at a folder or s3:// URL. Raises InputError where none is there, or it is not done, or has no export."""
     folder = storage.at(place)
     storage.check_reachable(folder)
-    config, summary = _config(folder), _json(folder / "summary.json")
+    config, summary = _config(folder), read_summary(folder)
     again = "run `medray train` with its config once more: it goes on where it was"
-    if not summary or summary.get("status") != "done":
-        status = f"its status is {summary.get('status')}" if summary else "it has no summary.json"
+    if not summary or summary["status"] != "done":
+        status = f"its status is {summary['status']}" if summary else "it has no summary.json"
         raise InputError(f"the run is not finished: {status}", file=folder, mend=again)
     if not has_export(folder):
         raise InputError("the run has no export", file=folder / EXPORT, mend=again)
-    adapter = _json(folder / EXPORT / "adapter_config.json")
+    adapter = read_adapter(folder / EXPORT)
     tokens = _tokens(folder)
-    return FinishedRun(
-        folder, config, summary, _lines(folder / "steps.jsonl"), tokens, _manifests(tokens), adapter
-    )
+    steps = read_records(folder / STEPS_FILE)
+    return FinishedRun(folder, config, summary, steps, tokens, _manifests(tokens), adapter)
 
 
 def has_export(folder: StoragePath) -> bool:
@@ -70,7 +73,7 @@ def has_export(folder: StoragePath) -> bool:
 def _config(folder: StoragePath) -> Config:
     file = folder / "config.yaml"
     try:
-        text = file.read_text(encoding="utf-8")
+        text = read_config(file)
     except (OSError, ValueError):
         raise InputError(
             "no run is here", file=folder, mend="the folder of a run: <run.storage>/<run.name>"
@@ -87,39 +90,26 @@ def _config(folder: StoragePath) -> Config:
 
 def _tokens(folder: StoragePath) -> StoragePath | None:
     """Where data.json says, or beside the run where the storage has moved."""
-    try:
-        said = str((_json(folder / "data.json") or {})["tokens"]).rstrip("/")
-    except LookupError:
+    said = read_data_notes(folder / DATA).get("tokens")
+    if said is None:
         return None
-    stated = storage.at(said).parent
+    stated = storage.at(said.rstrip("/")).parent
     for place in (stated, folder.parent / "tokens" / stated.name):
-        if (place / "train" / "manifest.json").exists():
-            return place
+        with suppress(OSError):  # a name that is too long
+            if (place / "train" / MANIFEST).exists():
+                return place
     return None
 
 
 def _manifests(tokens: StoragePath | None) -> dict[str, dict[str, Any]]:
+    from medray.data.split_summary import read_manifest  # it knows pyarrow
+
     found = {}
     for split in ("train", "validation"):
-        manifest = None if tokens is None else _json(tokens / split / "manifest.json")
+        manifest = None if tokens is None else read_manifest(tokens / split)
         if manifest:
             found[split] = manifest
     return found
-
-
-def _json(file: StoragePath) -> dict[str, Any] | None:
-    try:
-        tree = json.loads(file.read_text())
-    except (OSError, ValueError):
-        return None
-    return tree if isinstance(tree, dict) else None
-
-
-def _lines(file: StoragePath) -> list[dict[str, Any]]:
-    try:
-        return [json.loads(line) for line in file.read_text().splitlines() if line.strip()]
-    except FileNotFoundError:
-        return []
 
 
 def local_export(run: FinishedRun) -> Path:

@@ -44,6 +44,7 @@ from medray.train.engine import (
 )
 from medray.train.patience import Patience
 from medray.train.read_ahead import ReadAhead, Ready
+from medray.train.run_files import ATTEMPTS
 from medray.train.schedule import learning_rate
 from medray.train.step import BatchReader, Prepared, Progress, check_finite, layout, train_step
 from medray.train.token_loss import token_loss
@@ -51,7 +52,6 @@ from medray.train.watch import watched
 from medray.train.worker_plan import WorkerPlan
 
 TRAINED = "done"
-ATTEMPTS = "attempts.jsonl"  # one line a start of the workers
 
 
 class Reporter(Signals, Protocol):

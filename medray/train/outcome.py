@@ -6,7 +6,6 @@ import importlib.metadata
 import json
 import platform
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Any
 
 from medray import storage
@@ -14,13 +13,14 @@ from medray.config import Config
 from medray.config.load import dump
 from medray.data.batch_plan import BatchPlan
 from medray.errors import RunFailedError
-from medray.storage import StoragePath
 from medray.tracking.ledger import EVALS_FILE, STEPS_FILE
 from medray.tracking.report import write_report
+from medray.tracking.step_file import read_records
 from medray.train.collapse import Answer, Evidence, warnings
 from medray.train.export_evaluation import TextSample, at_exported_step
-from medray.train.loop import ATTEMPTS, TRAINED
+from medray.train.loop import TRAINED
 from medray.train.rerun import RunResult, folder_of
+from medray.train.run_files import attempts, number
 from medray.train.worker_plan import WorkerPlan
 
 PACKAGES = ("medray", "torch", "ray", "deepspeed", "transformers", "peft", "mlflow", "pyarrow")
@@ -37,17 +37,19 @@ def write_outcome(
 ) -> RunResult:
     """Writes the run's files and returns the summary. Raises RunFailedError for a run that trained nothing."""
     folder, config = storage.at(plan.run_folder), plan.config
-    steps, evaluations = _lines(folder / STEPS_FILE), _lines(folder / EVALS_FILE)
+    steps, evaluations = read_records(folder / STEPS_FILE), read_records(folder / EVALS_FILE)
     progress = outcome["progress"]
     if outcome["status"] == TRAINED and not (progress["samples"] and progress["loss_tokens"] and steps):
         raise RunFailedError(
             f"nothing was trained: {progress['samples']} samples, {progress['loss_tokens']} tokens with loss"
         )
     seconds = _seconds(outcome["seconds"], driver_seconds, total_seconds, steps)
-    first: dict[str, float] = next((line["metrics"] for line in evaluations if line["step"] == 0), {})
+    first: dict[str, float] = next((line.get("metrics", {}) for line in evaluations if line["step"] == 0), {})
     last = at_exported_step(outcome["evaluated"], after)
     export = {name: value for name, value in after.items() if last[name] != value}
-    tokens, computed = (sum(line[name] for line in steps) for name in ("tokens", "computed_tokens"))
+    tokens, computed = (
+        int(sum(number(line, name) for line in steps)) for name in ("tokens", "computed_tokens")
+    )
     batches = plan.train.plan(config)
     summary = {
         "name": config.run.name,
@@ -61,8 +63,8 @@ def write_outcome(
         "loss_tokens": progress["loss_tokens"],
         "world_size": outcome["world_size"],
         "order_sha256": progress["order"],
-        "train_loss_first": steps[0]["loss"] if steps else None,
-        "train_loss_last": steps[-1]["loss"] if steps else None,
+        "train_loss_first": steps[0].get("loss") if steps else None,
+        "train_loss_last": steps[-1].get("loss") if steps else None,
         "eval": {"before": first, "after": last} | ({"export": export} if export else {}),
         "warnings": warnings(
             Evidence(
@@ -78,7 +80,7 @@ def write_outcome(
         "padding_fraction": round(1 - tokens / computed, 6) if computed else None,
         "tokens_per_second": round(tokens / seconds["train"], 3) if seconds["train"] else None,
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
-        "restarts": max(len(_lines(folder / ATTEMPTS)) - 1, 0),
+        "restarts": max(attempts(folder) - 1, 0),
         "memory": outcome["memory"],
         "parameters": {"total": outcome["parameters"], "trainable": outcome["trainable"]},
         "versions": versions(),
@@ -108,15 +110,15 @@ def write_outcome(
 def write_failure(config: Config, reason: str) -> dict[str, Any]:
     """The summary of a run that failed: how far it came, and why it ended."""
     folder = folder_of(config)
-    steps = _lines(folder / STEPS_FILE)
+    steps = read_records(folder / STEPS_FILE)
     summary = {
         "name": config.run.name,
         "status": "failed",
         "reason": reason,
         "steps": len(steps),
-        "train_loss_first": steps[0]["loss"] if steps else None,
-        "train_loss_last": steps[-1]["loss"] if steps else None,
-        "restarts": max(len(_lines(folder / ATTEMPTS)) - 1, 0),
+        "train_loss_first": steps[0].get("loss") if steps else None,
+        "train_loss_last": steps[-1].get("loss") if steps else None,
+        "restarts": max(attempts(folder) - 1, 0),
         "versions": versions(),
     }
     storage.write(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
@@ -152,7 +154,7 @@ def _seconds(
     worker: dict[str, float], driver: dict[str, float], total: float, steps: list[dict[str, Any]]
 ) -> dict[str, float]:
     """setup is what the workers' time leaves: starting the group, imports, loading the model."""
-    train = sum(line["seconds"] for line in steps)
+    train = sum(number(line, "seconds") for line in steps)
     inside = worker.get("train", 0) + worker.get("export", 0) + worker.get("evaluate", 0)
     return {
         "setup": max(driver.get("fit", 0.0) - inside, 0.0),
@@ -186,12 +188,3 @@ def _data_tables(manifests: dict[str, Any]) -> tuple[list[tuple[str, str]], dict
             if split == "train":
                 lengths[task] = {name: numbers[name] for name in ("p50", "p90", "p99", "max", "truncated")}
     return rows, lengths
-
-
-def _lines(file: StoragePath) -> list[dict[str, Any]]:
-    """Those that can be read: one may have been cut off."""
-    found = []
-    for line in file.read_text().splitlines() if file.exists() else []:
-        with suppress(ValueError):
-            found.append(json.loads(line))
-    return [record for record in found if isinstance(record, dict)]

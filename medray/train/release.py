@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import fnmatch
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -14,6 +16,7 @@ from medray import storage
 from medray.config.model import PACKAGED_MODELS
 from medray.config.peft import PROMPT_TYPES
 from medray.data.membership import SplitIndex
+from medray.data.shard_seal import DamagedShardError
 from medray.data.shards import ShardStore
 from medray.errors import InputError, RunFailedError
 from medray.models import gguf_file
@@ -248,16 +251,20 @@ class _Release:
         folder = self.run_.tokens
         rows: list[TokenRow] = []
         if folder is not None and "validation" in self.run_.manifests:
-            index = SplitIndex.read(folder / "validation" / "index.json")
-            store = ShardStore(folder / "validation")
-            places = [(shard.index, row) for shard in index.shards for row in range(shard.rows)]
-            for place in places[:ROWS]:
-                ids, target = store.example(*place, "label")
-                if len(ids):
-                    rows.append(TokenRow(ids, target if self.seq2seq else None).cut())
+            with suppress(OSError, InputError, DamagedShardError):  # a cache: made-up rows do as well
+                rows = list(self._validation_rows(folder / "validation"))
         if rows:
             return rows, f"{len(rows)} rows of the validation split"
         return made_up(self.vocabulary, self.seq2seq), f"{ROWS} rows of made-up ids"
+
+    def _validation_rows(self, folder: StoragePath) -> Iterator[TokenRow]:
+        store, places = ShardStore(folder), SplitIndex.read(folder / "index.json").places()
+        for shard, row in islice(places, ROWS):
+            if not store.has(shard):  # nobody makes it any more
+                return
+            ids, target = store.example(shard, row, "label")
+            if len(ids):
+                yield TokenRow(ids, target if self.seq2seq else None).cut()
 
 
 def base_folder(run: FinishedRun, export: Path) -> Path:

@@ -16,7 +16,8 @@ from medray.config import Config, Section
 from medray.config.yaml_text import NotYamlError, parse
 from medray.errors import InputError, printable
 from medray.storage import StoragePath
-from medray.train import run_lock
+from medray.storage.json_files import is_number
+from medray.train import run_files, run_lock
 from medray.train.finished_run import has_export
 
 MOST_SHOWN = 5
@@ -56,14 +57,10 @@ def finished(config: Config) -> RunResult | None:
     """
     folder = folder_of(config)
     try:
-        summary = json.loads((folder / "summary.json").read_text())
-    except (OSError, ValueError):
+        summary = run_files.read_summary(folder)
+    except (OSError, InputError):  # the run goes on and writes it again
         return None
-    if (
-        not isinstance(summary, dict)
-        or summary.get("status") != "done"
-        or not {"eval", "steps"} <= summary.keys()
-    ):
+    if summary is None or summary["status"] != "done":
         return None
     if not (folder / "config.yaml").exists() or not has_export(folder):
         return None
@@ -126,7 +123,7 @@ def check_course_of_ranks(file: StoragePath, config: Config) -> None:
     if config.peft.type != "adalora" or not _length_changed(then, now):
         return
     key = "train.max_steps" if now["train.max_steps"] is not None else "train.epochs"
-    if then.get(key) is None or now[key] < then[key]:
+    if not is_number(before := then.get(key)) or now[key] < before:
         raise InputError(
             f"the ranks of the run {config.run.name} shrink on a course over its whole length, which was longer",
             key=key,
@@ -181,10 +178,7 @@ def threads_of(file: StoragePath, data: StoragePath, config: Config) -> int | No
 
 def _began_with(file: StoragePath, name: str) -> str | None:
     """What data.json of a run says; None where it does not."""
-    try:
-        return str(json.loads(file.read_text())[name])
-    except (OSError, ValueError, LookupError, TypeError):
-        return None
+    return run_files.read_data_notes(file).get(name)
 
 
 def set_aside(config: Config) -> StoragePath | None:
@@ -283,7 +277,7 @@ def _shown(key: str, value: Any) -> str:
     if value is ABSENT:
         return "none"
     safe = _without_secrets(value, hide=key.startswith(FREE_TEXT))
-    text = printable(safe if isinstance(safe, str) else json.dumps(safe))
+    text = printable(safe if isinstance(safe, str) else json.dumps(safe, default=str))
     return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}..."
 
 
@@ -330,9 +324,9 @@ def _leaves(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def _then(file: StoragePath) -> dict[str, Any]:
     """The config that a run began with; a key that is younger than the run had its default."""
     try:
-        tree = parse(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, NotYamlError) as error:
-        tree = str(error)
+        tree = parse(run_files.read_config(file))
+    except (OSError, ValueError, NotYamlError, InputError):
+        tree = None
     if not isinstance(tree, dict):
         raise InputError(
             "the config that this run began with cannot be read",

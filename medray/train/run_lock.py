@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from medray import storage
 from medray.errors import InputError
 from medray.storage import StoragePath
 from medray.train import bucket_lock
@@ -150,9 +151,9 @@ def _write_holder(descriptor: int) -> None:
 def _holder(descriptor: int) -> str:
     """Who has it, as a part of a sentence; empty where it has not said so yet."""
     try:
-        found = json.loads(os.pread(descriptor, 1000, 0))
+        found = storage.parse_json(os.pread(descriptor, 1000, 0), FILE)
         return f" on host {found['host']}, pid {found['pid']}, since {found['time']}"
-    except (OSError, ValueError, LookupError, TypeError):
+    except (OSError, InputError, LookupError, TypeError):
         return ""
 
 

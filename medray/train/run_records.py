@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from medray.train.finished_run import FinishedRun
+from medray.train.run_files import number
 
 
 def write_records(run: FinishedRun, folder: Path) -> None:
@@ -21,8 +22,8 @@ def trainer_stats(run: FinishedRun) -> dict[str, Any]:
 
     train_loss: mean over the steps. total_flos is left out: medray counts no operations.
     """
-    seconds = sum(line["seconds"] + line.get("data_wait_seconds", 0.0) for line in run.steps)
-    losses = [line["loss"] for line in run.steps]
+    seconds = sum(number(line, "seconds") + number(line, "data_wait_seconds") for line in run.steps)
+    losses = [line["loss"] for line in run.steps if line.get("loss") is not None]
     samples, steps = run.summary.get("samples", 0), len(run.steps)
     return {
         "train_runtime": round(seconds, 4),
@@ -36,7 +37,9 @@ def trainer_stats(run: FinishedRun) -> dict[str, Any]:
 
 def loss_table(run: FinishedRun) -> str:
     """CSV, a row an optimizer step."""
-    return "Step,Loss\n" + "".join(f"{line['step']},{line['loss']!r}\n" for line in run.steps)
+    return "Step,Loss\n" + "".join(
+        f"{line['step']},{line['loss']!r}\n" for line in run.steps if "loss" in line
+    )
 
 
 def memory(run: FinishedRun) -> dict[str, Any]:

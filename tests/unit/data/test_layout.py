@@ -17,21 +17,13 @@ from medray.data.corpora import published
 from medray.data.corpora.multiclinsum import LANGUAGES
 from medray.data.encode import Encoder
 from medray.data.index import records
-from medray.data.layout import (
-    INDEX,
-    Layout,
-    encode_spec,
-    is_whole,
-    prompts_said,
-    read_indexes,
-    read_manifest,
-)
+from medray.data.layout import INDEX, Layout, encode_spec, is_whole, prompts_said, read_indexes
 from medray.data.records import BadRowError, Record
 from medray.data.render import reading
 from medray.data.shard_seal import MANIFEST
 from medray.data.shards import shard_path
 from medray.data.sources import sources
-from medray.data.split_summary import summarize
+from medray.data.split_summary import read_manifest, summarize
 from medray.data.tokenizer import load_tokenizer
 from medray.data.tokens import TokenSet
 from medray.storage import json_files

@@ -77,7 +77,7 @@ def test_what_a_checkpoint_was_made_under_stays(tmp_path: Path) -> None:
     claim(config(tmp_path), TOKENS, "fp32", 1, lambda note: None)
     folder = checkpoint.folder_of(tmp_path / "r" / "checkpoints", 5, 1)
     folder.mkdir(parents=True)
-    checkpoint.write_manifest(folder, Progress(), 5.0, {}, [])
+    checkpoint.write_manifest(folder, Progress(5), 5.0, {}, [])
     (tmp_path / "r" / "steps.jsonl").write_text('{"step": 1}\n')
     before = (tmp_path / "r" / "config.yaml").read_text()
     for refused in (
