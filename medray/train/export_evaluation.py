@@ -34,7 +34,7 @@ def at_exported_step(evaluated: Mapping[str, float], after: Mapping[str, float])
     evaluated: measured at that step during training, and logged. after: measured on the export. With train.keep_best
     both have the text metrics. The logged value stays, because MLflow keeps only one value for a step.
     """
-    return {**after, **evaluated}
+    return {**evaluated, **after, **evaluated}  # the losses first
 
 
 def evaluate_export(
