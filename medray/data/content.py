@@ -112,14 +112,16 @@ class Benchmarks:
 
 
 def _fields(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from _fields(item)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _fields(item)
+    """Every text in a JSON value, however deep, in its order."""
+    left = [value]
+    while left:
+        match left.pop():
+            case str(text):
+                yield text
+            case dict(items):
+                left += reversed(items.values())
+            case list(items) | tuple(items):
+                left += reversed(items)
 
 
 def _any_in(values: np.ndarray, known: np.ndarray) -> bool:

@@ -298,7 +298,7 @@ def _plain(value: Any, column: str | None) -> str:
 
 def _rationale(row: Row, column: str | None) -> Rationale | None:
     value = row.get(column) if column else None
-    if isinstance(value, Mapping):
+    if column and isinstance(value, Mapping):
         # A key that stands without a value is part of the answer: the document does not say.
         # The keys are the record's own: a message names the column alone.
         texts = {str(name): text({column: each}, column) or None for name, each in value.items()}

@@ -93,10 +93,12 @@ class Pipeline:
         if not self.layout.known:
             sources = self.layout.sources
             plain = all(source.positional for group in sources.values() for source in group)
-            with ThreadPoolExecutor(1) as side:
-                hashed = side.submit(Layout, self.config, *self._model)
-                early = self._index_ranges(sources) if plain else None
-                self.layout = hashed.result()
+            side = ThreadPoolExecutor(1)
+            hashed = side.submit(Layout, self.config, *self._model)
+            # Without `with`: where reading fails, the hash of a file without an end is not waited for.
+            early = self._index_ranges(sources) if plain else None
+            self.layout = hashed.result()
+            side.shutdown()
         self.folder = self.layout.folder
         self.converted = self.folder / CONVERTED / f"{socket.gethostname()}-{os.getpid()}"
         return early
@@ -310,11 +312,12 @@ def _run(
             return {"input_error": json.dumps(error.args, default=str)}
 
     data = ray.data.from_items(items, override_num_blocks=-(-len(items) // of_a_task))
-    answers = list(data.map(guarded, num_cpus=TASK_CPUS).iter_rows())
-    for answer in answers:
-        if answer["input_error"]:
+    answers = []
+    for answer in data.map(guarded, num_cpus=TASK_CPUS).iter_rows():
+        if answer["input_error"]:  # the other tasks are not waited for: a file that is no text has thousands
             what, file, key, value, mend = json.loads(answer["input_error"])
             raise InputError(what, file=file, key=key, value=value, mend=mend)
+        answers.append(answer)
     return answers
 
 

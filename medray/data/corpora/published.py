@@ -115,7 +115,7 @@ class Published:
         )
 
 
-def _prompts(label: str, rationale: str = "") -> PromptsConfig:
+def _prompts(label: str, rationale: str | None = None) -> PromptsConfig:
     return PromptsConfig(label=label, rationale=rationale or DIALOGUE.rationale)
 
 

@@ -12,6 +12,8 @@ from typing import Any
 from medray.errors import InputError
 
 _READ_AHEAD = 1 << 20
+# Text packs to a third or a tenth, JSON with long keys to a fiftieth. Beyond the first bytes no corpus comes near this.
+MOST_RATIO, ALWAYS_UNPACKED = 250, 1 << 30
 
 
 def opened(stream: io.BufferedReader, compression: str, name: str) -> io.BufferedReader:
@@ -19,7 +21,7 @@ def opened(stream: io.BufferedReader, compression: str, name: str) -> io.Buffere
 
     Reading raises InputError where the file ends too early or is damaged.
     """
-    return io.BufferedReader(_Inside(_open(stream, compression), name), _READ_AHEAD)
+    return io.BufferedReader(_Inside(_open(stream, compression), stream, name), _READ_AHEAD)
 
 
 def _open(stream: io.BufferedReader, compression: str) -> Any:
@@ -35,8 +37,8 @@ def _open(stream: io.BufferedReader, compression: str) -> Any:
 
 
 class _Inside(io.RawIOBase):
-    def __init__(self, inside: Any, name: str) -> None:
-        self._inside, self._name, self._given = inside, name, 0
+    def __init__(self, inside: Any, packed: io.BufferedReader, name: str) -> None:
+        self._inside, self._packed, self._name, self._given = inside, packed, name, 0
 
     def readable(self) -> bool:
         return True
@@ -54,6 +56,12 @@ class _Inside(io.RawIOBase):
             ) from None
         buffer[: len(data)] = data
         self._given += len(data)
+        if self._given > ALWAYS_UNPACKED and self._given > MOST_RATIO * self._packed.tell():
+            raise InputError(
+                f"it unpacks to more than {MOST_RATIO} times its size, {self._given >> 20:,} MB so far: no text does",
+                file=self._name,
+                mend="unpack it and look at it; an unpacked file is read whatever its size",
+            )
         return len(data)
 
     def close(self) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+import io
+from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import Any
 
+from medray.data.readers import lines as bounded
 from medray.data.readers.bigbio import Mention, Passage, document
 from medray.data.readers.found import Row
 from medray.data.records import BadRowError
@@ -15,7 +17,7 @@ _BEGIN, _GO_ON = "BSU", "IEL"  # S and U are entities of one token, E and L thei
 _DOCUMENT = b"-DOCSTART-"
 
 
-def read(stream: Iterable[bytes], name: str) -> Iterator[tuple[int, Row]]:
+def read(stream: io.BufferedReader, name: str) -> Iterator[tuple[int, Row]]:
     """(line, row in BigBio's form) of each sentence, its tokens joined by blanks.
 
     Columns stand apart by tabs, or by blanks where a line has no tab: the first is the token, the last its tag. An
@@ -23,19 +25,19 @@ def read(stream: Iterable[bytes], name: str) -> Iterator[tuple[int, Row]]:
     "document_id", which no other document has, and an "id".
     """
     documents, sentences, document_id = 0, 0, ""
-    for first, lines in _blocks(stream):
-        if lines[0].startswith(_DOCUMENT):
+    for first, block in _blocks(stream, name):
+        if block[0].startswith(_DOCUMENT):
             documents, sentences = documents + 1, 0
             continue
         row: Row
         try:
-            row = _sentence(first, lines)
+            row = _sentence(first, block)
         except BadRowError as error:
             row = error
         if documents:
             if sentences == 0:
                 # Documents have no name here: number and first words tell those of equally named files apart.
-                begin = hashlib.sha256(b"\n".join(lines)).hexdigest()[:12]
+                begin = hashlib.sha256(b"\n".join(block)).hexdigest()[:12]
                 document_id = f"{PurePosixPath(name).name.split('.')[0]}:{documents}:{begin}"
             sentences += 1
             if isinstance(row, dict):
@@ -43,11 +45,11 @@ def read(stream: Iterable[bytes], name: str) -> Iterator[tuple[int, Row]]:
         yield first, row
 
 
-def _blocks(stream: Iterable[bytes]) -> Iterator[tuple[int, list[bytes]]]:
+def _blocks(stream: io.BufferedReader, name: str) -> Iterator[tuple[int, list[bytes]]]:
     """Lines of one sentence, with the number of the first; a line -DOCSTART- stands alone."""
     block: list[bytes] = []
-    first = 0
-    for number, raw in enumerate(stream, 1):
+    first = held = 0
+    for number, raw in bounded.lines_of(stream, name):
         line = raw.rstrip(b"\r\n")
         if number == 1:
             line = line.removeprefix(b"\xef\xbb\xbf")
@@ -58,12 +60,17 @@ def _blocks(stream: Iterable[bytes]) -> Iterator[tuple[int, list[bytes]]]:
             yield number, [line]
         elif line.strip():
             first = first if block else number
+            held = held + len(line) if block else len(line)
             block.append(line)
+            if held > bounded.LONGEST_LINE:
+                block = [bounded.LONG_MARK]
     if block:
         yield first, block
 
 
 def _sentence(first: int, lines: list[bytes]) -> dict[str, Any]:
+    if bounded.LONG_MARK in lines:
+        raise BadRowError(bounded.TOO_LONG)
     text = ""
     found: list[tuple[str, int, int]] = []
     open_type: str | None = None

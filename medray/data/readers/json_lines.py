@@ -14,6 +14,7 @@ from typing import Any
 
 import orjson
 
+from medray.data.readers import lines
 from medray.data.readers.found import Found, Row
 from medray.data.records import BadRowError
 from medray.errors import InputError
@@ -30,7 +31,7 @@ def read(
 
     Returns the number of lines in the range, blank ones too.
     """
-    return (yield from _read(stream, start, stop, line, _found))
+    return (yield from _read(stream, name, start, stop, line, _found))
 
 
 def read_converted(
@@ -48,7 +49,7 @@ def read_converted(
             f"the converted file is damaged at byte {position}", file=name, mend="delete it and run again"
         )
 
-    return (yield from _read(stream, start, stop, line, found))
+    return (yield from _read(stream, name, start, stop, line, found))
 
 
 def wrapped(file: str, line: int, row: Row) -> bytes:
@@ -106,25 +107,30 @@ def _found(text: bytes, position: int, number: int) -> Found | None:
 
 def _read(
     stream: io.BufferedReader,
+    name: str,
     start: int,
     stop: int | None,
     line: int,
     found: Callable[[bytes, int, int], Found | None],
 ) -> Generator[Found, None, int]:
-    position, number, end = _line_begin(stream, start), line, sys.maxsize if stop is None else stop
-    for text in stream:
-        if position >= end:
-            break
-        item = found(text, position, number)
+    position, number = _line_begin(stream, name, start), line
+    end = sys.maxsize if stop is None else stop
+    while position < end and (text := lines.read_line(stream, name, number if start == 0 else None)):
+        if isinstance(text, lines.LongLine):
+            length = text.length
+            item: Found | None = Found(position, number, BadRowError(lines.TOO_LONG))
+        else:
+            length, item = len(text), found(text, position, number)
         if item is not None:
             yield item
-        position += len(text)
+        position += length
         number += 1
     return number - line
 
 
-def _line_begin(stream: io.BufferedReader, start: int) -> int:
+def _line_begin(stream: io.BufferedReader, name: str, start: int) -> int:
     if start == 0:
         return 0  # a compressed stream cannot seek
     stream.seek(start - 1)
-    return start - 1 + len(stream.readline())
+    text = lines.read_line(stream, name)
+    return start - 1 + (text.length if isinstance(text, lines.LongLine) else len(text))

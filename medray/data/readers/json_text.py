@@ -15,6 +15,8 @@ from medray.errors import InputError
 _CHUNK = 1 << 20
 _BLANK = " \t\r\n"
 _DECODER = json.JSONDecoder()
+LONGEST_VALUE = 512 << 20  # bytes of one value: a row, or an object that holds all rows
+_BEGINS = frozenset('{["-0123456789tfnNI')
 
 
 def read(stream: io.BufferedReader, name: str, start: int, stop: int | None, line: int) -> Iterator[Found]:
@@ -84,6 +86,8 @@ class _Text:
 
         begun: reading began here, so a text with a colon behind it says that this is an object by id.
         """
+        if self._text[self.at] not in _BEGINS:  # however much of the file is read, this is no value
+            raise self._not_json()
         while True:
             try:
                 value, end = _DECODER.raw_decode(self._text, self.at)
@@ -101,13 +105,28 @@ class _Text:
                 if isinstance(value, int | float) and len(self._text) - end <= len("e+") and not self._ended:
                     raise ValueError
                 return value, key, end - self.at
-            except (ValueError, RecursionError):
-                if not self._grow():
+            except RecursionError:
+                raise InputError(
+                    f"its JSON is nested too deeply at byte {self.position}",
+                    file=self._name,
+                    mend="check what wrote it: a record needs ten levels",
+                ) from None
+            except ValueError:
+                if len(self._text) - self.at > LONGEST_VALUE:
                     raise InputError(
-                        f"not valid JSON at byte {self.position}",
+                        f"the JSON value at byte {self.position} is not whole within {LONGEST_VALUE >> 20} MB",
                         file=self._name,
-                        mend="correct it there; one object a line is .jsonl, where a bad line costs that row only",
+                        mend="write one object per line as .jsonl, or correct it there",
                     ) from None
+                if not self._grow():
+                    raise self._not_json() from None
+
+    def _not_json(self) -> InputError:
+        return InputError(
+            f"not valid JSON at byte {self.position}",
+            file=self._name,
+            mend="correct it there; one object a line is .jsonl, where a bad line costs that row only",
+        )
 
     def is_last(self, length: int) -> bool:
         """Whether nothing stands behind the next `length` characters."""
@@ -135,7 +154,7 @@ class _Text:
         if self._ended:
             return False
         data = self._stream.read(self._chunk)
-        self._ended, self._chunk = not data, self._chunk * 2
+        self._ended, self._chunk = not data, min(self._chunk * 2, 32 * _CHUNK)
         try:
             more = self._decoder.decode(data, final=self._ended)
         except UnicodeDecodeError as error:

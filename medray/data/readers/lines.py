@@ -11,6 +11,7 @@ from medray.errors import InputError
 LONGEST_LINE = 64 << 20  # bytes of a line, and of a record of several lines; longer ones are bad rows
 LONGEST_SKIPPED = 1 << 30  # bytes without a line end after which a file is taken for no text at all
 TOO_LONG = f"longer than {LONGEST_LINE >> 20} MB"
+LONG_MARK = b"\xff\0 too long"  # no text
 _STEP = 1 << 20
 
 
@@ -48,9 +49,9 @@ def read_line(stream: io.BufferedIOBase, name: str, number: int | None = None) -
     return LongLine(length, quotes)
 
 
-def numbered_lines(stream: io.BufferedIOBase, name: str) -> Iterator[tuple[int, bytes | LongLine]]:
-    """(number from 1, line) of a whole file."""
+def lines_of(stream: io.BufferedIOBase, name: str) -> Iterator[tuple[int, bytes]]:
+    """(number from 1, line) of a whole file; LONG_MARK in place of a line over the limit."""
     number = 1
     while line := read_line(stream, name, number):
-        yield number, line
+        yield number, LONG_MARK if isinstance(line, LongLine) else line
         number += 1

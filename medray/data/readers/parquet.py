@@ -13,7 +13,8 @@ from medray.data.readers.found import Found, Row
 from medray.data.records import BadRowError
 from medray.errors import InputError
 
-_BATCH_ROWS = 512
+_BATCH_ROWS, _BATCH_BYTES = 512, 64 << 20
+LONGEST_CELL = 64 << 20  # characters
 
 
 def read(stream: io.BufferedReader, name: str, start: int, stop: int | None, line: int) -> Iterator[Found]:
@@ -30,7 +31,7 @@ def read(stream: io.BufferedReader, name: str, start: int, stop: int | None, lin
         before = after
     number = first or 0
     try:
-        for batch in file.iter_batches(_BATCH_ROWS, row_groups=groups):
+        for batch in file.iter_batches(_batch_rows(file.metadata), row_groups=groups):
             ahead = min(max(0, start - number), batch.num_rows)
             number += ahead
             for row in rows(batch.slice(ahead)):
@@ -61,14 +62,46 @@ def ranges(stream: io.BufferedReader, name: str, block_bytes: int) -> list[tuple
 def rows(batch: Any) -> Iterator[Row]:
     """Rows of an Arrow batch or table as JSON has them: times as ISO 8601, decimals as text, bytes a bad row."""
     doubtful = [field.name for field in batch.schema if not _plain(field.type)]
-    for row in batch.to_pylist():
+    for row in _python_rows(batch):
+        if isinstance(row, BadRowError):
+            yield row
+            continue
         try:
             for name in doubtful:
                 row[name] = _as_json(row[name], name)
+            if any(isinstance(value, str) and len(value) > LONGEST_CELL for value in row.values()):
+                raise BadRowError(f"a cell longer than {LONGEST_CELL >> 20} MB")
         except BadRowError as error:
             yield error
         else:
             yield row
+
+
+def _python_rows(batch: Any) -> Iterator[dict[str, Any] | BadRowError]:
+    """Rows as Python has them; one with a value that Python has not, such as a date of the year 10000, is a bad row."""
+    import pyarrow as pa
+
+    try:
+        yield from batch.to_pylist()
+        return
+    except (ValueError, OverflowError, pa.ArrowException):
+        pass
+    for number in range(batch.num_rows):
+        row: dict[str, Any] | BadRowError = {}
+        for name in batch.schema.names:
+            try:
+                row[name] = batch.column(name)[number].as_py()
+            except (ValueError, OverflowError, pa.ArrowException):
+                row = BadRowError(f"column {column_name(name)} holds a value out of range, such as a date")
+                break
+        yield row
+
+
+def _batch_rows(metadata: Any) -> int:
+    """So many rows that a batch of the group with the longest ones is some _BATCH_BYTES."""
+    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+    longest = max((group.total_byte_size / max(group.num_rows, 1) for group in groups), default=0.0)
+    return int(min(_BATCH_ROWS, max(1.0, _BATCH_BYTES / max(longest, 1.0))))
 
 
 def _opened(stream: io.BufferedReader, name: str) -> Any:

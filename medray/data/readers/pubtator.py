@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
+from medray.data.readers import lines as bounded
 from medray.data.readers.bigbio import Mention, Passage, Relation, document
 from medray.data.readers.found import Row
 from medray.data.records import BadRowError
@@ -13,25 +15,25 @@ _TEXT = re.compile(r"([^|\t]+)\|([ta])\|(.*)", re.DOTALL)
 _NO_CONCEPT = ("", "-", "-1")
 
 
-def read(stream: Iterable[bytes], name: str) -> Iterator[tuple[int, Row]]:
+def read(stream: io.BufferedReader, name: str) -> Iterator[tuple[int, Row]]:
     """(line, row in BigBio's form) of each document. Offsets run over title + " " + abstract, in characters.
 
     A document with a line that fits nothing, or an entity that is not at its offsets, is a bad row.
     """
-    for first, lines in _blocks(stream):
+    for first, block in _blocks(stream, name):
         row: Row
         try:
-            row = _document(first, lines)
+            row = _document(first, block)
         except BadRowError as error:
             row = error
         yield first, row
 
 
-def _blocks(stream: Iterable[bytes]) -> Iterator[tuple[int, list[bytes]]]:
+def _blocks(stream: io.BufferedReader, name: str) -> Iterator[tuple[int, list[bytes]]]:
     """Lines of one document, with the number of the first: up to a blank line, or to another title."""
     block: list[bytes] = []
-    first = 0
-    for number, raw in enumerate(stream, 1):
+    first = held = 0
+    for number, raw in bounded.lines_of(stream, name):
         line = raw.rstrip(b"\r\n")
         if number == 1:
             line = line.removeprefix(b"\xef\xbb\xbf")
@@ -40,12 +42,17 @@ def _blocks(stream: Iterable[bytes]) -> Iterator[tuple[int, list[bytes]]]:
             block = []
         if line.strip():
             first = first if block else number
+            held = held + len(line) if block else len(line)
             block.append(line)
+            if held > bounded.LONGEST_LINE:
+                block = [bounded.LONG_MARK]
     if block:
         yield first, block
 
 
 def _document(first: int, lines: list[bytes]) -> dict[str, object]:
+    if bounded.LONG_MARK in lines:
+        raise BadRowError(bounded.TOO_LONG)
     texts: dict[str, str] = {}
     mentions: list[Mention] = []
     relations: list[Relation] = []

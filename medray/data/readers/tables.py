@@ -73,8 +73,8 @@ def read_tsv(
         begin, number = source.position, source.number + 1
         try:
             text = source.next()
-        except BadRowError as reason:
-            yield Found(begin, number, reason)
+        except BadRowError as error:
+            yield Found(begin, number, error)
             continue
         if text is None:
             return
@@ -116,8 +116,8 @@ def _read_quoted(
             fields = next(rows)
         except StopIteration:
             return
-        except BadRowError as reason:
-            found = reason
+        except BadRowError as error:
+            found = error
         except csv.Error as error:
             if source.ended:
                 after = source.number - number

@@ -10,6 +10,7 @@ from xml.etree.ElementTree import Element, ParseError, TreeBuilder
 from medray.errors import InputError
 
 _CHUNK = 1 << 16
+LONGEST_ELEMENT = 64 << 20  # bytes of a document or pair
 _DEEPEST = 10_000  # levels: a small compressed file may hold millions, of which each costs memory
 
 
@@ -28,7 +29,7 @@ def elements(stream: io.BufferedReader, name: str, *tags: str) -> Iterator[tuple
     data: bytes | None = stream.read(_CHUNK)
     if not data:
         return
-    found = False
+    found, fed = False, 0  # bytes since an element ended: what the tree holds
     while data is not None:
         try:
             if data:
@@ -54,6 +55,14 @@ def elements(stream: io.BufferedReader, name: str, *tags: str) -> Iterator[tuple
                 file=name,
                 mend="correct it there, or copy the file again",
             ) from None
+        fed = len(data) if builder.finished else fed + len(data)
+        if fed > LONGEST_ELEMENT:
+            raise InputError(
+                f"its XML has no end of an element {' or '.join(tags)} within {LONGEST_ELEMENT >> 20} MB at line "
+                f"{builder.line}",
+                file=name,
+                mend="name the file's format: medquad_xml or bioc",
+            )
         found = found or bool(builder.finished)
         for line, element in builder.finished:
             yield line, element, builder.root
