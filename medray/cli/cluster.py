@@ -1,22 +1,42 @@
-"""Joins the Ray cluster that is named, or starts a private one on this machine."""
+"""Joins the Ray cluster that is named, or starts a private one on this machine.
+
+A private cluster listens on the loopback address alone, asks every client for a token, keeps its files in a folder of
+mode 0700 and ends with the command.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
 import secrets
+import sys
 from typing import Any
 
+from medray.cli.session_folder import SessionFolder
 from medray.errors import InputError
 
 OBJECT_STORE_BYTES = 256 * 1024**2  # our objects are small: shards go through files
+LOOPBACK = "lo0" if sys.platform == "darwin" else "lo"
+# Of a private cluster. Ray's own variable for laptops makes 127.0.0.1 the address of its node, and every server of it then
+# listens there alone: an address that is given as such is replaced by the machine's.
+PRIVATE = {
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "RAY_enable_metrics_collection": "0",  # its port knows no token, and nobody reads it
+    "GLOO_SOCKET_IFNAME": LOOPBACK,
+    "NCCL_SOCKET_IFNAME": LOOPBACK,
+}
+_session: SessionFolder | None = None
 
 
 def before_import(address: str | None) -> None:
     """Environment that Ray reads while it is imported: call it first."""
-    # Without a mode of its own Ray writes a token file, readable by all, into the home folder.
-    if address in (None, "local") and os.environ.setdefault("RAY_AUTH_MODE", "token") == "token":
-        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    if address in (None, "local"):
+        os.environ.update(PRIVATE)
+        # Without a mode of its own Ray writes a token file, readable by all, into the home folder.
+        if os.environ.setdefault("RAY_AUTH_MODE", "token") == "token":
+            os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        # Its workers are all that this machine does for the user: Ray's 15 would put them behind everything else.
+        os.environ.setdefault("RAY_worker_niceness", "0")
     for name in (
         "ray",
         "ray.data",
@@ -28,7 +48,7 @@ def before_import(address: str | None) -> None:
 def connect(address: str | None) -> None:
     """Connects to `address`, or starts a local cluster without a dashboard and with a token of its own.
 
-    Raises InputError when no cluster answers.
+    Raises InputError when no cluster answers, or no folder of this machine can hold a local one's sockets.
     """
     import ray
 
@@ -48,17 +68,26 @@ def connect(address: str | None) -> None:
                 mend="start one with: ray start --head, or leave the key out",
             ) from None
         return
+    global _session
+    _session = SessionFolder()
     ray.init(
         address="local",
         include_dashboard=False,
         object_store_memory=OBJECT_STORE_BYTES,
         num_cpus=max(os.cpu_count() or 1, 2),
+        _temp_dir=_session.ray,
         **options,
     )
 
 
 def disconnect() -> None:
-    """Leaves the cluster; a private one ends."""
+    """Leaves the cluster; a private one ends, and its files are removed."""
     import ray
 
-    ray.shutdown()
+    global _session
+    try:
+        ray.shutdown()
+    finally:
+        if _session is not None:
+            _session.remove()
+            _session = None

@@ -34,6 +34,7 @@ from medray.train.ending import PREEMPTED, STOPPED
 from medray.train.export_evaluation import TextSample, at_exported_step, evaluate_export
 from medray.train.failure import FailureNews, first_failure, lost_controller
 from medray.train.model_checks import checked_model
+from medray.train.one_machine import OneMachineConfig, on_loopback
 from medray.train.outcome import write_failure, write_outcome
 from medray.train.prepare import (
     Resources,
@@ -245,6 +246,8 @@ class _Driver:
         cluster = self.config.cluster
         os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", CONTROLLER_POLL_SECONDS)
         os.environ.setdefault("RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S", PREEMPTION_POLL_SECONDS)
+        if on_loopback():  # nobody takes the only node away, and the watcher is one more process that starts
+            os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
         elastic = cluster.fewest_workers < cluster.most_workers
         # Resources that an elastic group waits for may be those of a node that has just died: soon count them again.
         patience = min(cluster.start_timeout_seconds, ELASTIC_START_SECONDS if elastic else sys.maxsize)
@@ -263,6 +266,7 @@ class _Driver:
         trainer = TorchTrainer(
             worker,  # type: ignore[arg-type]
             train_loop_config={"plan": plan, "ledger": ledger},
+            torch_config=OneMachineConfig() if on_loopback() else None,
             scaling_config=ScalingConfig(
                 num_workers=workers,
                 use_gpu=bool(granted.gpus),
