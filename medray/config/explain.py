@@ -83,6 +83,8 @@ def explain(
     """
     found: dict[tuple[str | int, ...], list[Any]] = {}
     for item in error.errors(include_url=False):
+        if isinstance(item["input"], str):
+            item["input"] = _without_secrets(item["input"])
         found.setdefault(_place(item["loc"], tree), []).append(item)
     # Of a union that takes a word or a list, the wrong entry of a list says more than that it is not the word.
     outer = {place[:length] for place in found for length in range(len(place))}
@@ -117,6 +119,13 @@ def _place(loc: Sequence[str | int], tree: object) -> tuple[str | int, ...]:
             continue
         place.append(part)
     return tuple(place)
+
+
+def _without_secrets(text: str) -> str:
+    """A URL without user, password and query: one under a misspelled key is quoted too."""
+    if "://" not in text:
+        return text
+    return re.sub(r"[?#].*", "?***", re.sub(r"://.*@", "://***@", text, flags=re.DOTALL), flags=re.DOTALL)
 
 
 def _shown(value: object) -> tuple[object, str]:

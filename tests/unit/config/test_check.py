@@ -339,6 +339,22 @@ def test_a_base_that_is_quantized_already(tmp_path: Path, init: str) -> None:
 # ---- storage and the rest
 
 
+@pytest.mark.parametrize(
+    "storage",
+    [
+        "gs://me:hunter2@bucket/runs",
+        "s3://KEY:hunter2@bucket/runs",
+        "s3a://KEY:hunt@er/hunter2@bucket",
+        "https://me:hunter2@host",
+        "S3://:hunter2@bucket",
+    ],
+)
+def test_the_password_of_a_storage_url_is_in_no_error(storage: str, tmp_path: Path) -> None:
+    error = refused(tmp_path, run={"storage": storage})
+    assert error.key == "run.storage"
+    assert "hunter2" not in f"{error} {error.value} {error.mend} {error.what}"
+
+
 def test_storage_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("x")
     for storage, name in (("file", "run"), ("file/deeper", "run"), (".", "file")):

@@ -21,6 +21,34 @@ def refused(folder: Path, text: str, *overrides: str) -> InputError:
     return caught.value
 
 
+# ---- what a message does not quote
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("tracking: {url: 'http://me:hunter2@host/x'}", "tracking.url"),
+        ("run: {storge: 's3://KEY:hunter2@bucket/runs'}", "run.storge"),
+        ("run: {storge: 's3://KEY:hunt@er/hunter2@bucket/runs'}", "run.storge"),
+        ("run: {seed: 's3://KEY:hunter2@bucket'}", "run.seed"),
+        ("run: 's3://KEY:hunter2@bucket'", "run"),
+        ("data: {trian: 'https://host/a.jsonl?X-Amz-Signature=hunter2'}", "data.trian"),
+        ("model: {init: 'https://host/a#hunter2'}", "model.init"),
+        ("data: {train: [{path: a.jsonl, weight: 's3://KEY:hunter2@bucket'}]}", "data.train[0].weight"),
+    ],
+)
+def test_a_url_under_a_wrong_key_is_quoted_without_its_secrets(text: str, key: str, tmp_path: Path) -> None:
+    error = refused(tmp_path, text)
+    assert error.key == key
+    assert "hunter2" not in f"{error} {error.mend}"
+    assert "://" in str(error.value), "the rest is shown"
+
+
+def test_a_url_of_the_command_line_is_quoted_without_its_secrets(tmp_path: Path) -> None:
+    error = refused(tmp_path, "{}", "run.seed=s3://KEY:hunter2@bucket")
+    assert (error.value, "hunter2" in str(error)) == ("s3://***@bucket", False)
+
+
 # ---- keys that do not exist
 
 

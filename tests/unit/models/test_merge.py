@@ -196,15 +196,17 @@ def test_a_base_of_16_bits_is_merged_in_float32(
         monkeypatch.setattr(merging, "_places", lambda layers, files: None)
     make(tmp_path, "llama", peft, dtype=torch.bfloat16, shard="10MB")
     merged(tmp_path, dtype="bf16", shard_bytes=10**9)
+    merged(tmp_path, "wider", dtype="fp32", shard_bytes=10**9)
     file = tmp_path / "base" / SINGLE
     stored = load_file(file)
     assert {one.dtype for one in stored.values()} == {torch.bfloat16}
     save_file({name: one.float() for name, one in stored.items()}, file, metadata={"format": "pt"})
     merged(tmp_path, "float32", dtype="fp32", shard_bytes=10**9)
-    half, exact = weights(tmp_path / "merged"), weights(tmp_path / "float32")
-    assert half.keys() == exact.keys()
+    half, wider, exact = (weights(tmp_path / name) for name in ("merged", "wider", "float32"))
+    assert half.keys() == wider.keys() == exact.keys()
     for name, one in exact.items():
         assert torch.equal(half[name], one.bfloat16()), name
+        assert torch.equal(wider[name], one), name
     assert any(not torch.equal(one, stored[name].float()) for name, one in exact.items())
 
 

@@ -271,6 +271,7 @@ class TestRetention:
         assert steps_of(plan) == sorted({best, 6})
         assert outcome.exported == best
         assert outcome.evaluated["loss"] == found[best]
+        assert len(recorder.evaluations) == 6, "the best has its metrics, and is not evaluated again"
         assert written(plan) == stored(plan, best)
         # A start that only makes the export anew exports the same.
         shutil.rmtree(Path(plan.run_folder) / "export")

@@ -14,10 +14,11 @@ from recorder import Recorder
 
 from medray.data.templates import Template
 from medray.data.tokenizer import load_tokenizer
-from medray.errors import RunFailedError
+from medray.errors import InputError, RunFailedError
 from medray.models.export import load_export
 from medray.models.load import load_model
 from medray.train import loop
+from medray.train.step import check_finite
 from medray.train.worker_plan import WorkerPlan
 
 ALONE = {"zero_stage": 0}
@@ -239,6 +240,56 @@ def test_the_export_is_the_trained_model(preset: str, peft: str, tmp_path: Path)
         asked = [{"role": role, "content": text} for role, text in messages]
         rendered = Template(before, tokens.spec.template, "causal").render(messages, ask=True)
         assert exported.apply_chat_template(asked, tokenize=False, add_generation_prompt=True) == rendered
+
+
+@pytest.mark.parametrize("fp16", [False, True])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_of_numbers_that_are_none_only_a_gradient_in_fp16_is_part_of_training(bad: float, fp16: bool) -> None:
+    with pytest.raises(RunFailedError, match="the loss of step 3 is"):
+        check_finite({"step": 3, "loss": bad, "grad_norm": 1.0}, fp16=fp16)
+    record = {"step": 3, "loss": 1.0, "grad_norm": bad}
+    if fp16:  # that step is skipped, and its norm is not known
+        check_finite(record, fp16=True)
+        assert record["grad_norm"] is None
+    else:
+        with pytest.raises(RunFailedError, match="the grad_norm of step 3 is"):
+            check_finite(record, fp16=False)
+
+
+def test_what_was_reported_last_is_flushed_and_a_flush_that_fails_then_ends_nothing(tmp_path: Path) -> None:
+    order: list[str] = []
+
+    class Listens(Recorder):
+        def step(self, record: dict[str, Any]) -> None:
+            super().step(record)
+            order.append("step")
+
+        def evaluation(self, record: dict[str, Any]) -> None:
+            super().evaluation(record)
+            order.append("evaluation")
+
+        def flush(self) -> None:
+            order.append("flush")
+            if "evaluation" in order:  # the checkpoint of the last step came before
+                raise OSError("the disk is full")
+
+    validation = tiny.token_set(tmp_path, tiny.rows(5), name="validation")
+    plan = replace(small(tmp_path, "run", steps=1), validation=validation)
+    assert loop.run(plan, Listens()).status == "done"
+    assert order == ["step", "flush", "evaluation", "flush"]
+
+
+def test_a_model_that_lets_packed_rows_see_each_other_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The probe's answer is heeded, whatever the model: its own tests show what it answers."""
+    monkeypatch.setattr(loop, "keeps_boundaries", lambda model, device: False)
+    plan = small(
+        tmp_path, "run", steps=1, data={"train": ["x.jsonl"], "window_shards": 2, "pack_tokens": 128}
+    )
+    with pytest.raises(InputError, match="see each other") as caught:
+        loop.run(plan, Recorder())
+    assert caught.value.key == "data.pack_tokens"
 
 
 def test_a_loss_that_is_no_number_ends_the_run(tmp_path: Path) -> None:
