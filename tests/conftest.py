@@ -57,6 +57,7 @@ class _Scopes(LoadScopeScheduling):
         return scope(_file(nodeid))
 
 
+@pytest.hookimpl(optionalhook=True)  # none asks for it under `-p no:xdist`
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
     return _Scopes(config, log)
 

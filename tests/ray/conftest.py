@@ -4,18 +4,29 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from clusters import Cluster, head
 from commands import run, write_config
+from own_environment import seen_in
 from s3_server import S3Server, s3_server
 
 # Read by Ray while it is imported, so it stands before any test's import.
-os.environ["RAY_AUTH_MODE"] = "token"
-os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
-os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.2"
+OWN = {
+    "RAY_AUTH_MODE": "token",
+    "RAY_AUTH_TOKEN": secrets.token_hex(32),
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+}
+os.environ.update(OWN)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, Any, Any]:
+    with seen_in(Path(__file__).parent, OWN, item):
+        return (yield)
 
 
 @pytest.fixture(scope="package")

@@ -3,5 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch reads it once, when it is first imported
+import pytest
+from own_environment import seen_in
+
+OWN = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
+os.environ.update(OWN)  # torch reads it once, when it is first imported
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, Any, Any]:
+    with seen_in(Path(__file__).parent, OWN, item):
+        return (yield)
