@@ -17,7 +17,6 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
-from typing import Any
 
 from medray.data.reasoning import answer_only
 from medray.evaluate.assertion import assertion
@@ -84,7 +83,7 @@ def score(
 def _rouge(predictions: Sequence[str], references: Sequence[Reference]) -> dict[str, float]:
     from rouge_score import rouge_scorer
 
-    scorer = rouge_scorer.RougeScorer(list(_ROUGE), tokenizer=_words())
+    scorer = rouge_scorer.RougeScorer(list(_ROUGE), tokenizer=_Words())
     rows = [
         scorer.score(_sentence_lines(reference.text), _sentence_lines(prediction))
         for prediction, reference in zip(predictions, references, strict=True)
@@ -94,18 +93,16 @@ def _rouge(predictions: Sequence[str], references: Sequence[Reference]) -> dict[
     return {name: round(value, 4) for name, value in means.items()}
 
 
-def _words() -> Any:
-    """A tokenizer of rouge_score for any script, stemmed as its own."""
-    from nltk.stem.porter import PorterStemmer
-    from rouge_score.tokenizers import Tokenizer
+class _Words:
+    """A tokenizer for rouge_score that knows any script, and stems as rouge_score's own."""
 
-    stemmer = PorterStemmer()
+    def __init__(self) -> None:
+        from rouge_score import tokenizers
 
-    class Words(Tokenizer):  # type: ignore[misc]
-        def tokenize(self, text: str) -> list[str]:
-            return words(text, stemmer)
+        self._stemmer = tokenizers.porter.PorterStemmer()
 
-    return Words()
+    def tokenize(self, text: str) -> list[str]:
+        return words(text, self._stemmer)
 
 
 def _sentence_lines(text: str) -> str:

@@ -6,7 +6,7 @@ token shards, decoding and metrics are those of the evaluation during training.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -94,16 +94,37 @@ def _predictor(spec: PredictSpec) -> _Predictor:
     return _Predictor(spec)
 
 
+def by_length(spec: PredictSpec) -> list[int]:
+    """Return the numbers of the first `rows` rows, one share a worker after the other, each with its longest prompts first.
+
+    Rows of a batch then have prompts of about one length, so that little of it is padding, and the shares cost alike.
+    """
+    store = spec.tokens.store()
+    lengths = [len(store.prompt(*place)) for place in spec.tokens.rows()[: spec.rows]]
+    ordered = sorted(range(len(lengths)), key=lambda number: -lengths[number])
+    shares = _blocks(spec)
+    return [number for share in range(shares) for number in ordered[share::shares]]
+
+
+def _blocks(spec: PredictSpec) -> int:
+    return min(spec.workers, max(1, -(-spec.rows // spec.batch_size)))
+
+
 def predict(spec: PredictSpec) -> Sequence[Prediction]:
     """Predictions of the first `rows` validation rows, in their order."""
     quiet_ray_data()
-    blocks = min(spec.workers, max(1, -(-spec.rows // spec.batch_size)))
-    numbers = ray.data.from_items([{"number": n} for n in range(spec.rows)], override_num_blocks=blocks)
+    items = [{"number": number} for number in by_length(spec)]
+    numbers = ray.data.from_items(items, override_num_blocks=_blocks(spec))
     found = numbers.map_batches(
         lambda batch: _predictor(spec).answer(batch["number"]),
         batch_size=spec.batch_size,
         num_cpus=spec.cpus,
         num_gpus=spec.gpus or None,
     ).take_all()
+    return in_file_order(found)
+
+
+def in_file_order(found: Sequence[Mapping[str, Any]]) -> list[Prediction]:
+    """Return the predictions of rows that were answered in any order, by their numbers."""
     ordered = sorted(found, key=lambda row: row["number"])
     return [Prediction(row["id"], row["prompt"], row["prediction"]) for row in ordered]

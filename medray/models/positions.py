@@ -76,7 +76,8 @@ def _sizes(*configs: Any) -> set[int]:
 
 def _limit(module: nn.Module, sizes: set[int]) -> tuple[bool, int | None]:
     """(whether a longer sequence fails, positions of the smallest table), of a model or of one half of it."""
-    hard, soft = [], []
+    hard: list[int] = []
+    soft: list[int] = []
     for rows, padding, grows in _tables(module):
         fitting = [size for size in sizes if 0 <= rows - size <= _OFFSETS]
         if fitting:
