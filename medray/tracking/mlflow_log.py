@@ -1,7 +1,7 @@
 """MLflow, off the step path: a queue, and one thread that sends it in batches.
 
-`MlflowLog` accepts points without waiting. Its thread imports mlflow, makes or resumes the run and sends what is queued
-every two seconds. When the server is down or slow, points wait in the queue and the thread tries again after a growing
+`MlflowLog` accepts points without waiting. After the first step its thread imports mlflow, makes or resumes the run and
+sends what is queued every two seconds. When the server is down or slow, points wait in the queue and the thread tries again after a growing
 pause; when it is still down at the end, it gives up with one message. Nothing here raises into training.
 
 The run's files have everything, so nothing is lost: what an earlier start could not send, or what a queue that was full
@@ -43,6 +43,7 @@ WITHOUT_TEXT = frozenset({"config.yaml", "summary.json", "steps.jsonl", "evals.j
 
 FLUSH_SECONDS = 2.0
 BACKOFF_SECONDS = (0.5, 30.0)  # first and longest pause after a failure
+FIRST_STEP_SECONDS = 120.0  # a first step may be slow, and the run shall be seen meanwhile
 CLOSE_SECONDS = 18.0  # an answering server; `Ledger.close` promises 20
 LAST_TRIES_DOWN = 3  # while closing, of a server that has never answered
 QUEUE_POINTS = 50_000
@@ -80,7 +81,7 @@ class MlflowLog:
         self._began_ms, self._shift_ms = clock.now_ms(), 0
         self._queue: deque[_Point] = deque()
         self._lock = threading.Lock()
-        self._closing = threading.Event()
+        self._begun, self._closing = threading.Event(), threading.Event()
         self._summary: dict[str, Any] = {}
         self._artifacts: list[str] = []  # those that MLflow lacks
         self._ended_ms = 0
@@ -95,7 +96,8 @@ class MlflowLog:
         self._thread.start()
 
     def step(self, record: dict[str, Any]) -> None:
-        """Queue a step record."""
+        """Queue a step record. The first one lets the thread begin."""
+        self._begun.set()
         self._put(_step_point(record, self._clock.now_ms()))
 
     def evaluation(self, record: dict[str, Any]) -> None:
@@ -106,6 +108,7 @@ class MlflowLog:
         """Send what is queued and the final metrics, end the run, send the files; at most CLOSE_SECONDS seconds."""
         self._summary, self._artifacts, self._ended_ms = summary, list(artifacts), self._clock.now_ms()
         self._closing.set()
+        self._begun.set()
         self._thread.join(CLOSE_SECONDS)
         self._given_up = True
         if not self.finished:
@@ -144,6 +147,9 @@ class MlflowLog:
     # The thread.
 
     def _work(self) -> None:
+        # Importing mlflow takes CPU seconds that the workers need until they train.
+        self._identity.note_unsent()
+        self._begun.wait(FIRST_STEP_SECONDS)
         pause, first = BACKOFF_SECONDS[0], BACKOFF_SECONDS[0]
         last_tries = 0
         while not self._given_up:

@@ -148,11 +148,44 @@ def test_what_mlflow_missed_is_sent_from_the_file(tmp_path: Path, store: str) ->
     assert sorted(m.step for m in history) == [1, 2, 3]
 
 
+def test_mlflow_waits_for_the_first_step(tmp_path: Path, store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It costs CPU seconds that the workers need until they train. An evaluation before training lets it wait too."""
+    happened, asked = [], threading.Event()
+
+    def opened(uri: str) -> Any:
+        happened.append("client")
+        asked.set()
+        return open_client(uri)
+
+    monkeypatch.setattr(mlflow_log, "open_client", opened)
+    ledger = Ledger(str(tmp_path), spec(store))
+    ledger.open(resumed_step=0)
+    ledger.evaluation({"step": 0, "metrics": {"rougeL": 0.1}})
+    asked.wait(0.2)
+    happened.append("step")
+    ledger.step(record(1))
+    run_id = wait_for_run(ledger)
+    ledger.close({"status": "done", "steps": 1}, [])
+    assert happened == ["step", "client"]
+    assert open_client(store).get_run(run_id).data.metrics["eval/rougeL"] == 0.1
+
+
+def test_of_a_run_that_ends_before_its_first_step_nothing_is_lost(tmp_path: Path, store: str) -> None:
+    ledger = Ledger(str(tmp_path), spec(store))
+    ledger.open(resumed_step=0)
+    ledger.evaluation({"step": 0, "metrics": {"rougeL": 0.1}})
+    ledger.close({"status": "failed"}, [])
+    run = open_client(store).get_run(wait_for_run(ledger))
+    assert run.info.status == "FAILED"
+    assert run.data.metrics["eval/rougeL"] == 0.1
+
+
 def test_another_experiment_is_another_run(tmp_path: Path, store: str) -> None:
     ids = set()
     for experiment in ("one", "two"):
         ledger = Ledger(str(tmp_path), spec(store, experiment=experiment))
         ledger.open(resumed_step=0)
+        ledger.step(record(1))
         ids.add(wait_for_run(ledger))
         ledger.close({"status": "done"}, [])
     assert len(ids) == 2
@@ -253,6 +286,7 @@ def test_disabled_leaves_no_trace(tmp_path: Path) -> None:
 def test_mlflow_is_quiet(tmp_path: Path, store: str, capfd: pytest.CaptureFixture[str]) -> None:
     ledger = Ledger(str(tmp_path), spec(f"sqlite:///{tmp_path}/own.db"))
     ledger.open(resumed_step=0)
+    ledger.step(record(1))
     wait_for_run(ledger)
     ledger.close({"status": "done"}, [])
     out, err = capfd.readouterr()
