@@ -17,9 +17,11 @@ from medray.config.check_adapter import check_adapter
 from medray.config.check_data import check_data
 from medray.config.check_method import check_architecture, check_method
 from medray.config.check_train import check_train
+from medray.config.credentials import refuse_credentials
 from medray.config.model import PACKAGED_MODELS
 from medray.config.model_folder import CONFIG, check_folder, check_tokenizer_file, read_config
 from medray.config.safetensors_header import HeaderError, index_files, read_header
+from medray.config.tracking import TRACKING_URI
 from medray.errors import InputError
 
 T5_TYPES = ("t5", "mt5", "umt5", "longt5")
@@ -29,6 +31,9 @@ TOKENIZER_FILES = ("tokenizer*", "*.model", "vocab.*", "tekken.json")
 
 def check(config: Config) -> None:
     """Raises InputError for the first thing in `config` that cannot work on any machine."""
+    refuse_credentials(
+        config.model_dump(mode="json"), None
+    )  # paths are joined by now, and not every config is a file
     check_method(config)
     known = known_model(config)
     seq2seq = known.get("is_encoder_decoder")  # None: the driver asks transformers, before any worker starts
@@ -226,12 +231,13 @@ def _check_bucket(config: Config) -> None:
             value=re.sub(r"//.*@", "//***@", where),
             mend="run.storage: s3://my-bucket/runs, with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY set",
         )
-    if tracking.enabled and tracking.uri is None:
+    if tracking.enabled and tracking.uri is None and not os.environ.get(TRACKING_URI):
         raise InputError(
             "a database of MLflow cannot live in a bucket",
             key="tracking.uri",
             value=None,
-            mend="tracking.uri: http://your-mlflow:5000, or tracking.enabled: false",
+            mend=f"tracking.uri: http://your-mlflow:5000, the same as {TRACKING_URI} in the environment, or "
+            "tracking.enabled: false",
         )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from medray.config import Config
+from medray.config.credentials import refuse_credentials
 from medray.config.data import SourceConfig
 from medray.config.explain import COMMAND_LINE, explain
 from medray.config.model import PACKAGED_MODELS
@@ -25,12 +26,13 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> Config:
     """The config of `path` with `a.b=c` overrides (later wins) and absolute paths.
 
     Relative paths resolve against the folder of the file, never the working directory.
-    Raises InputError for a file that cannot be read, is not YAML, or does not fit the schema.
+    Raises InputError for a file that cannot be read, is not YAML, holds credentials, or does not fit the schema.
     """
     path = Path(path)
     tree = _read(path)
     overridden = [_override(tree, override) for override in overrides]
     _check_depth(tree, path)
+    refuse_credentials(tree, path, tuple(overridden), COMMAND_LINE)
     try:
         config = Config.model_validate(tree)
     except ValidationError as error:
@@ -125,6 +127,9 @@ def _near_file(path: Path) -> str:
 def _override(tree: dict[str, Any], override: str) -> str:
     """Sets what `section.key=value` says in `tree` and returns the dotted key. A value that is no YAML is text."""
     name, equals, text = override.partition("=")
+    # Before any message that shows a part of it; as a whole too, which may be a URL without a key.
+    for tree_of_it in ({name: text}, {"an override": override}):
+        refuse_credentials(tree_of_it, COMMAND_LINE)
     *parents, last = name.split(".")
     if not equals or not last or not all(parents):
         raise InputError(

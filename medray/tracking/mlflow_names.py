@@ -6,6 +6,7 @@ import re
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
+from medray.config.credentials import has_credentials
 from medray.tracking.console import warnings_of
 
 _NOT_METRICS = frozenset({"step", "tokens", "loss_tokens", "samples", "seconds"})
@@ -53,6 +54,12 @@ def metric_name(name: str) -> str:
 
 
 def without_userinfo(uri: str) -> str:
-    """The URI without user and password, fit to be written down."""
+    """The URI without user, password and query, fit to be written down. What is no proper URL has nothing after `://`."""
+    if not has_credentials(uri) and "@" not in uri:
+        return uri
     parts = urlsplit(uri)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])) if "@" in parts.netloc else uri
+    if uri.startswith("sqlite:") and not parts.query:  # a path may hold anything
+        return uri
+    if "@" in parts.path:  # of a password with a slash in it
+        return f"{parts.scheme}://"
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment=""))

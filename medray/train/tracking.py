@@ -12,6 +12,7 @@ from pathlib import Path
 import medray
 from medray import storage
 from medray.config import Config
+from medray.config.tracking import TRACKING_URI
 from medray.errors import InputError
 from medray.storage import StoragePath
 from medray.tracking import Ledger, TrackingSpec
@@ -27,7 +28,11 @@ def tracking_spec(config: Config, config_file: str | Path | None = None) -> Trac
     """Where this run's numbers go. config_file: the YAML, whose git commit becomes a tag where it has one."""
     tracking, run = config.tracking, config.run
     # Of a run on S3 the config names one: config/check.py
-    uri = tracking.uri or f"sqlite:///{Path(run.storage).resolve() / 'mlflow.db'}"
+    uri = (
+        tracking.uri
+        or os.environ.get(TRACKING_URI)
+        or f"sqlite:///{Path(run.storage).resolve() / 'mlflow.db'}"
+    )
     tags = {"medray.version": medray.__version__}
     commit = git_commit(Path(config_file).absolute().parent) if config_file and tracking.enabled else None
     if commit:

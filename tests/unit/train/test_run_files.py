@@ -159,8 +159,9 @@ def test_each_reader_ends_with_values_or_with_the_name_of_the_file(
                 said = str(error)
                 assert Path(name).name in said or str(folder) in said, (reader, name, said)
                 assert len(said) < 1000, (reader, name)
-            except OSError as error:  # what `medray` itself turns into a sentence with the folder's name
-                assert damage in ("folder", "link to itself", "pipe", "zeros"), (reader, name, error)
+            except OSError:  # what `medray` itself turns into a sentence with the folder's name
+                if damage not in ("folder", "link to itself", "pipe", "zeros"):
+                    raise
 
 
 def test_a_folder_that_is_whole_is_read(folder: Path, config: Config) -> None:
