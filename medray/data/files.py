@@ -12,14 +12,17 @@ import json
 import os
 import re
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import NoReturn
 
+from medray.data import http
 from medray.data.remote import MEND, RemoteStream, place, shown, summary, unreadable
 from medray.data.split_names import is_data
 from medray.errors import InputError
 
 SAVED_DATASET = ("dataset_dict.json", "state.json")  # what datasets' save_to_disk leaves in a folder
+MOST_ENTRIES = 200_000  # files and folders that a folder or a ** is looked for in; a disk has more
+Walked = tuple[str, list[str], list[str]]
 _CHANGED = ("mtime", "LastModified", "Last-Modified", "created")  # as file systems call the time of change
 _READ_AHEAD = 1 << 20
 _READ_AHEAD_REMOTE = 8 << 20  # a request costs some 50 ms, whatever it brings
@@ -40,6 +43,10 @@ def expand(path: str, *, key: str) -> tuple[str, ...]:
     elif os.path.lexists(whole):
         found = [whole]
     elif glob.has_magic(whole):
+        if "**" in whole:  # glob says nothing before it has walked all of it
+            above = glob.escape(whole).partition("[")[0].rpartition("/")[0] or "/"
+            for _ in _bounded(os.walk(above, followlinks=True), path, key):
+                pass
         matches = [each for each in glob.glob(whole, recursive=True) if is_data(each)]
         found = [each for each in matches if not os.path.isdir(each)]
         if not found:
@@ -60,9 +67,13 @@ def open_binary(path: str) -> io.BufferedReader:
             return io.BufferedReader(io.FileIO(_local(path)), _READ_AHEAD)
         except OSError as error:
             unreadable(error, path)
+    answer = http.ask(path) if http.is_http(path) else None
+    if answer is not None and not (answer.ranges and answer.size):
+        return io.BufferedReader(io.FileIO(http.local_copy(path, answer)), _READ_AHEAD)
     at = place(path)
     try:
-        stream = at.filesystem.open(at.root, "rb")
+        told = {} if answer is None else {"size": answer.size}  # else fsspec asks again
+        stream = at.filesystem.open(at.root, "rb", **told)
     except Exception as error:  # every protocol has its own errors
         unreadable(error, path)
     return io.BufferedReader(RemoteStream(stream, path), _READ_AHEAD_REMOTE)
@@ -73,6 +84,10 @@ def size(path: str) -> int:
     try:
         if not is_remote(path):
             return os.path.getsize(_local(path))
+        if http.is_http(path):
+            answer = http.ask(path)
+            known = answer.size if answer.ranges else None
+            return http.local_copy(path, answer).stat().st_size if known is None else known
         at = place(path)
         return int(at.filesystem.info(at.root)["size"])
     except InputError:
@@ -89,6 +104,9 @@ def stamp(path: str) -> str:
     try:
         if not is_remote(path):
             return ",".join(_stamp_local(file) for file in _parts(_local(path)))
+        if http.is_http(path):
+            answer = http.ask(path)
+            return f"{answer.size}-{answer.etag or answer.changed or uuid.uuid4()}"
         at = place(path)
         info = at.filesystem.info(at.root)
         etag = info.get("ETag") or info.get("etag") or at.etag()
@@ -120,6 +138,13 @@ def is_saved_dataset(path: str) -> bool:
     return any(os.path.isfile(os.path.join(path, name)) for name in SAVED_DATASET)
 
 
+def _is_web_folder(path: str) -> bool:
+    """Whether a URL is that of a page which lists files: its name shows no format, and a page is there."""
+    from medray.data.readers.formats import known_format
+
+    return known_format(path) is None and http.ask(path).page
+
+
 def saved_splits(path: str) -> list[str]:
     """Splits of a local DatasetDict that save_to_disk wrote; [] for anything else."""
     try:
@@ -138,6 +163,16 @@ def _remote_files(path: str, key: str) -> tuple[str, ...]:
         elif re.search(r"[*\[]" if path.startswith("http") else r"[*?\[]", path):
             found = [each for each in at.filesystem.glob(at.root) if is_data(each)]
             found = [each for each in found if not at.filesystem.isdir(each)]
+        elif http.is_http(path) and not _is_web_folder(path):
+            found = [at.root]  # never `isdir`: to find out, it reads the whole file
+            answer = http.ask(path)
+            if answer.page:
+                raise InputError(
+                    "the server sent a web page, not this file", mend="name the address of the file itself"
+                )
+            if answer.size == 0:
+                _empty(path, path, key)
+            return (path,)
         elif at.filesystem.isdir(at.root):
             names = at.filesystem.find(at.root, maxdepth=1)
             if any(name.rsplit("/", 1)[-1] in SAVED_DATASET for name in names):
@@ -166,7 +201,7 @@ def _of_folder(folder: str, path: str, key: str) -> list[str]:
     if not os.access(folder, os.R_OK | os.X_OK):
         raise _wrong(f"{folder} is not readable for you", path, key, "chmod, or ask its owner")
     found: list[str] = []
-    for parent, folders, names in os.walk(folder):
+    for parent, folders, names in _bounded(os.walk(folder), path, key):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         found += _known(os.path.join(parent, name) for name in names)
         if parent == folder and found:
@@ -176,6 +211,21 @@ def _of_folder(folder: str, path: str, key: str) -> list[str]:
 
         raise _wrong("the folder holds no file of a known format", path, key, f"known: {', '.join(ENDINGS)}")
     return found
+
+
+def _bounded(walk: Iterator[Walked], path: str, key: str) -> Iterator[Walked]:
+    """The same walk; InputError where it meets more than MOST_ENTRIES files and folders."""
+    met = 0
+    for parent, folders, names in walk:
+        met += 1 + len(names)
+        if met > MOST_ENTRIES:
+            raise _wrong(
+                f"it has more than {MOST_ENTRIES:,} files and folders below it",
+                path,
+                key,
+                "name a folder further down",
+            )
+        yield parent, folders, names
 
 
 def _known(names: Iterable[str]) -> list[str]:

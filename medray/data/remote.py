@@ -8,6 +8,7 @@ import io
 import re
 from typing import Any, NamedTuple, NoReturn
 
+from medray.data import http
 from medray.errors import InputError
 from medray.storage import s3_filesystem, summary
 
@@ -56,7 +57,7 @@ def place(path: str) -> Place:
     import fsspec.core
 
     try:
-        filesystem, root = fsspec.core.url_to_fs(path)
+        filesystem, root = fsspec.core.url_to_fs(path, **_time_outs(path))
     except ImportError as error:
         package = error.name or next(iter(re.findall(r"[Ii]nstall (\w+)", str(error))), None)
         raise InputError(
@@ -71,6 +72,16 @@ def place(path: str) -> Place:
             mend="s3://, https://, gs://, or a local path",
         ) from None
     return Place(filesystem, root, path[: len(path) - len(root)] if path.endswith(root) else None)
+
+
+def _time_outs(path: str) -> dict[str, Any]:
+    """fsspec waits five minutes for a server that is silent."""
+    if not http.is_http(path):
+        return {}
+    import aiohttp
+
+    wait = aiohttp.ClientTimeout(total=None, connect=http.WAIT_SECONDS, sock_read=http.WAIT_SECONDS)
+    return {"client_kwargs": {"timeout": wait}}
 
 
 class RemoteStream(io.RawIOBase):

@@ -16,6 +16,7 @@ import pytest
 from s3_server import s3_server
 
 from medray import storage
+from medray.data import files
 from medray.data.files import content_hash, expand, open_binary, shown, size, stamp
 from medray.data.readers import format_of, ranges, read
 from medray.errors import InputError
@@ -94,6 +95,16 @@ class TestLocal:
     )
     def test_a_glob(self, pattern: str, names: list[str], folder: Path) -> None:
         assert found(folder / pattern, folder) == names
+
+    def test_a_disk_is_not_walked_in_silence(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        assert files.MOST_ENTRIES == 200_000
+        (folder / "hollow/deep").mkdir(parents=True)
+        for number in range(9):
+            (folder / f"hollow/deep/{number}.txt").touch()
+        (folder / "more/loop").symlink_to(folder)
+        monkeypatch.setattr(files, "MOST_ENTRIES", 5)
+        for path in ("**", "**/*.jsonl", "*/**/x.csv", "hollow"):
+            assert "more than 5 files and folders below it" in refusal(folder / path), path
 
     def test_a_name_that_looks_like_a_glob_is_a_name(self, tmp_path: Path) -> None:
         (tmp_path / "a[1].jsonl").write_bytes(ROW)
