@@ -21,8 +21,8 @@ def add_to(verbs: Any) -> None:
     verb = verbs.add_parser(
         "export",
         help="weights of a finished run to use elsewhere",
-        description="Writes the weights of a finished run as an adapter, merged, in 4 bits or as GGUF, compares them "
-        "with the run's own, and puts a model card, the tokenizer and the run's numbers beside them.",
+        description="Writes the weights of a finished run as an adapter, merged, in 4 bits or as GGUF, measures how "
+        "much of the training's gain they keep, and puts a model card, the tokenizer and the run's numbers beside them.",
     )
     verb.add_argument(
         "run_folder", metavar="RUN", help="folder of a run, <run.storage>/<run.name>, or s3://..."
@@ -31,7 +31,9 @@ def add_to(verbs: Any) -> None:
                       "merged, then 4 bits for bitsandbytes; merged, then GGUF by llama.cpp's converter")  # fmt: skip
     verb.add_argument("--to", help="folder to write; default: export-<format> in the run's folder")
     verb.add_argument(
-        "--dtype", choices=("fp32", "bf16", "fp16"), help="of merged weights; default: the base's own"
+        "--dtype",
+        choices=("fp32", "bf16", "fp16"),
+        help="of merged weights; default: what the run was trained in",
     )
     verb.add_argument(
         "--shard-mb",
@@ -45,7 +47,7 @@ def add_to(verbs: Any) -> None:
     verb.add_argument(
         "--no-verify",
         action="store_true",
-        help="do not compare logits: that loads the whole model, in float32, twice in turn",
+        help="do not measure the written weights: that loads the whole model in float32, twice or three times in turn",
     )
     verb.add_argument(
         "--push-to",
@@ -77,7 +79,7 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.format,
         arguments.dtype,
         arguments.shard_mb * 1_000_000,
-        arguments.gguf_type or "q8_0",
+        arguments.gguf_type,
         not arguments.no_verify,
     )
     check_wanted(found, wanted, target)
@@ -88,7 +90,9 @@ def run(arguments: argparse.Namespace) -> int:
         _push(found, done.folder, arguments.push_to, console)
     console.table("export", [("folder", str(done.folder)), ("files", str(len(done.files)))])
     if arguments.json:
-        compared = None if done.comparison is None else asdict(done.comparison)
+        compared = None
+        if done.comparison is not None:
+            compared = asdict(done.comparison) | {"kept_percent": done.comparison.kept_percent}
         print(
             json.dumps(
                 {

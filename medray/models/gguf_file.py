@@ -13,6 +13,7 @@ import shlex
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 from medray.errors import InputError, RunFailedError
 
@@ -75,7 +76,7 @@ def convert(merged: Path, file: Path, kind: str) -> str:
 
 
 def check(merged: Path, file: Path) -> str:
-    """Reads the file back: it must hold every weight of the merged model. Logits are not compared: llama.cpp runs it."""
+    """Read the file back: it must hold every weight of the merged model."""
     from gguf import GGUFReader
 
     from medray.models.merge import WeightFiles
@@ -88,4 +89,25 @@ def check(merged: Path, file: Path) -> str:
     # A converter adds tables (scales of positions) and leaves out copies; a lost layer is far more.
     if not 0.98 * wanted <= held <= 1.02 * wanted:
         raise RunFailedError(f"the GGUF file holds {held:,} values, the merged model {wanted:,}")
-    return f"the GGUF file holds {held:,} values of the merged model's {wanted:,}; its own logits were not computed"
+    return f"the GGUF file holds {held:,} values of the merged model's {wanted:,}"
+
+
+class NotLoadedError(Exception):
+    """transformers cannot read the architecture or the tensors of a GGUF file. The text is the kind of the reason."""
+
+
+def load(file: Path, seq2seq: bool) -> Any:
+    """The model of a GGUF file, its weights as float32. Raises NotLoadedError."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+    auto: Any = AutoModelForSeq2SeqLM if seq2seq else AutoModelForCausalLM
+    try:
+        model, found = auto.from_pretrained(
+            file.parent, gguf_file=file.name, dtype=torch.float32, output_loading_info=True
+        )
+    except Exception as error:  # of any kind: its reader meets a file that another program wrote
+        raise NotLoadedError(type(error).__name__) from None
+    if lacking := found["missing_keys"]:  # which transformers fills with random values
+        raise NotLoadedError(f"it finds no values for {len(lacking)} tensors")
+    return model.eval()

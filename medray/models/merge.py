@@ -95,9 +95,10 @@ def merge_folder(
 ) -> Merged:
     """Writes base and adapter as one model to `target`, which is there: config and weights, no tokenizer.
 
-    adapter: None writes the base alone. dtype: fp32, bf16 or fp16; None keeps each tensor's own. shard_bytes: a file
-    holds no more, but for a tensor that is larger alone. Where the files' names do not tell the adapted layers, or there
-    are no safetensors files, the whole model is loaded and merged, and `note` says so.
+    adapter: None writes the base alone. dtype: fp32, bf16 or fp16; None keeps each tensor's own, which loses the small
+    updates of an adapter that was trained on finer weights. shard_bytes: a file holds no more, but for a tensor that is
+    larger alone. Where the files' names do not tell the adapted layers, there are no safetensors files, or the adapter
+    holds whole layers too, the whole model is loaded and merged, and `note` says so.
 
     Raises InputError for what cannot be merged (see `adapters.merge`), RunFailedError for weights that are no numbers.
     """
@@ -112,6 +113,8 @@ def merge_folder(
         return _merge_whole(base, adapter, target, wanted, shard_bytes, "the base has no safetensors files")
     change: Callable[[str], Tensor] = files.read
     if adapter is not None:
+        if whole := _whole_layers(adapter):
+            return _merge_whole(base, adapter, target, wanted, shard_bytes, f"the adapter has {whole}")
         layers = _adapted_layers(base, adapter, files)
         layer_of = None if layers is None else _places(layers, files)
         if layer_of is None:
@@ -157,6 +160,19 @@ class _Merging:
         if not torch.isfinite(found).all():
             raise RunFailedError(f"the merged {name} has values that are no numbers")
         return found
+
+
+def _whole_layers(adapter: Path) -> str:
+    """The setting of an adapter by which it holds more than updates of single layers, such as trained embeddings."""
+    settings = json.loads((adapter / "adapter_config.json").read_text())
+    held = [
+        name
+        for name in ("modules_to_save", "trainable_token_indices", "target_parameters")
+        if settings.get(name)
+    ]
+    if settings.get("bias", "none") != "none":
+        held.append("bias")
+    return ", ".join(held)
 
 
 def _adapted_layers(base: Path, adapter: Path, files: WeightFiles) -> dict[str, Any] | None:

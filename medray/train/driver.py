@@ -31,11 +31,12 @@ from medray.tracking import ledger as ledgers
 from medray.train import data_phase, run_lock
 from medray.train.claim import claim
 from medray.train.ending import PREEMPTED, STOPPED
+from medray.train.export_card import write_card
 from medray.train.export_evaluation import TextSample, at_exported_step, evaluate_export
 from medray.train.failure import FailureNews, first_failure, lost_controller
 from medray.train.model_checks import checked_model
 from medray.train.one_machine import OneMachineConfig, on_loopback
-from medray.train.outcome import write_failure, write_outcome
+from medray.train.outcome import early_summary, write_failure, write_outcome
 from medray.train.prepare import (
     Resources,
     check_layouts,
@@ -180,6 +181,8 @@ class _Driver:
             outcome = self._fit(plan, granted, ledger, encoding)
             after: dict[str, float] = {}
             samples: list[TextSample] = []
+            if outcome["status"] != STOPPED:  # at once: the evaluation below takes a while, and may fail
+                write_card(plan, early_summary(plan, outcome), encoding.manifests(self))
             if outcome["status"] != STOPPED and plan.validation is not None:
                 self.phase("evaluation", "the export")
                 with self.timings.of("evaluate"):

@@ -27,7 +27,7 @@ class FinishedRun:
     """summary: as in summary.json. steps: lines of steps.jsonl. tokens: folder of its token shards, None where gone.
 
     manifests: of each split there what it holds, see data/split_summary. adapter: peft's settings of the exported
-    adapter, None where all weights were trained.
+    adapter, None where all weights were trained. precision: fp32, bf16 or fp16, what the run was trained in.
     """
 
     folder: StoragePath
@@ -37,6 +37,7 @@ class FinishedRun:
     tokens: StoragePath | None
     manifests: dict[str, dict[str, Any]]
     adapter: dict[str, Any] | None
+    precision: str = "fp32"
 
     @property
     def export(self) -> StoragePath:
@@ -62,7 +63,8 @@ def finished_run(place: str) -> FinishedRun:
     adapter = read_adapter(folder / EXPORT)
     tokens = _tokens(folder)
     steps = read_records(folder / STEPS_FILE)
-    return FinishedRun(folder, config, summary, steps, tokens, _manifests(tokens), adapter)
+    precision = _precision(folder, config)
+    return FinishedRun(folder, config, summary, steps, tokens, _manifests(tokens), adapter, precision)
 
 
 def has_export(folder: StoragePath) -> bool:
@@ -99,6 +101,14 @@ def _tokens(folder: StoragePath) -> StoragePath | None:
             if (place / "train" / MANIFEST).exists():
                 return place
     return None
+
+
+def _precision(folder: StoragePath, config: Config) -> str:
+    """The precision that the run recorded; of a run that recorded none, the config's, else the one that loses nothing."""
+    for found in (read_data_notes(folder / DATA).get("precision"), config.train.precision):
+        if found in ("fp32", "bf16", "fp16"):
+            return str(found)
+    return "fp32"
 
 
 def _manifests(tokens: StoragePath | None) -> dict[str, dict[str, Any]]:

@@ -26,10 +26,12 @@ from medray.models.adapters import add_adapter
 from medray.models.architecture import architecture
 from medray.models.causality_probe import refuse_sight_ahead
 from medray.models.export import export
+from medray.models.forward import unwrap
 from medray.models.generation import keep_protocol
 from medray.models.load import load_model
 from medray.models.packing_probe import keeps_boundaries
 from medray.models.quantized import elements
+from medray.models.usage import write_usage
 from medray.train import checkpoint, live_evaluation
 from medray.train.checkpoint_writer import CheckpointWriter, WriterOptions
 from medray.train.device import DeviceMemory, device_memory, this_device, used_bytes
@@ -42,6 +44,7 @@ from medray.train.engine import (
     gathered,
     prepare_process,
 )
+from medray.train.export_card import usage_of_plan
 from medray.train.patience import Patience
 from medray.train.read_ahead import ReadAhead, Ready
 from medray.train.run_files import ATTEMPTS
@@ -376,6 +379,10 @@ class _Loop:
             gathered=lambda parameter: gathered(self.engine, [parameter]),
             base=self.unsaved_base,
         )
+        if self.engine.rank == 0:
+            write_usage(
+                self.folder / "export", usage_of_plan(self.plan, self.tokenizer, unwrap(self._inner()))
+            )
         self._barrier()
 
     def _inner(self) -> Any:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from medray.config.method import MethodConfig
-from medray.config.model import PACKAGED_MODELS
 from medray.data.corpora.published import CORPORA
+from medray.models.usage import FILE, Base, Usage, example
 from medray.train.finished_run import FinishedRun
+
+if TYPE_CHECKING:  # which imports torch
+    from medray.models.verify import Comparison
 
 CAUTION = """## Before it is used
 
@@ -22,52 +25,38 @@ apply. A language model can repeat what it was trained on: share these weights o
 
 
 @dataclass(frozen=True)
-class Base:
-    """Where the weights under the tuning came from. revision and licence: None where nothing is known."""
-
-    name: str
-    revision: str | None
-    licence: str | None
-    hub: bool = False
-
-
-@dataclass(frozen=True)
 class Made:
-    """format: adapter, merged, nf4 or gguf. kind: what the weights are stored as. checked: a line, or why there is none."""
+    """format: adapter, full (of a run of all weights), merged, nf4 or gguf. kind: what the weights are stored as. checked: a line, or why there is none.
+
+    measured: these weights beside the run's, None where that was not measured. same: they are bit for bit those that the
+    run was evaluated with, so that its metrics are theirs. by: the command that wrote them.
+    """
 
     format: str
     kind: str
     checked: str
     notes: tuple[str, ...] = ()
+    measured: Comparison | None = None
+    same: bool = False
+    by: str = "medray export"
 
 
-def base_of_run(run: FinishedRun, place: str) -> Base:
-    """place: folder or hub id of the base, as the adapter names it."""
-    model = run.config.model
-    if model.init == "random":
-        return Base(f"random weights ({model.preset or Path(str(model.name)).name})", None, None)
-    if packaged := PACKAGED_MODELS.get(str(model.name)):
-        source = f"{model.name} ({packaged.file} of the package {packaged.package})"
-        return Base(source, packaged.version, packaged.licence)
-    name = str(model.name or place)
-    snapshot = re.search(r"/snapshots/([0-9a-f]{40})", place)
-    hub = not Path(name).exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", name) is not None
-    # Of a folder only its own name: where it lies on a machine concerns nobody else.
-    return Base(
-        name if hub else Path(name).name, snapshot[1] if snapshot else None, _licence(Path(place)), hub
-    )
+def model_card(
+    run: FinishedRun, base: Base, made: Made, usage: Usage | None = None, file: str | None = None
+) -> str:
+    """Return Markdown, with the header that model hubs read. usage: how the weights are asked, where that is known.
 
-
-def model_card(run: FinishedRun, base: Base, made: Made) -> str:
-    """Markdown, with the header that model hubs read."""
+    file: name of a GGUF file.
+    """
     parts = [
         _header(run, base, made),
-        f"# {run.config.run.name}: {_format(made)}\n\nWritten by `medray export`.\n",
+        f"# {run.config.run.name}: {_format(made)}\n\nWritten by `{made.by}`.\n",
+        "" if usage is None else _how_to_ask(usage, file),
         _section("Made from", _origin(run, base)),
         CAUTION,
         _section("Data", _data(run)),
         _section("Training", _training(run)),
-        _section("Metrics", _metrics(run)),
+        _section("Metrics", _metrics(run, made)),
         _section("Versions", sorted(run.summary.get("versions", {}).items())),
         _section("Check", [("after writing", made.checked), *(("note", note) for note in made.notes)]),
     ]
@@ -76,16 +65,58 @@ def model_card(run: FinishedRun, base: Base, made: Made) -> str:
 
 def _header(run: FinishedRun, base: Base, made: Made) -> str:
     lines = [f"library_name: {'peft' if made.format == 'adapter' else 'transformers'}"]
-    if base.hub:
+    if base.kind in ("hub", "package"):
         lines.append(f"base_model: {base.name}")
     if base.licence and re.fullmatch(r"[\w.-]+", base.licence):
         lines.append(f"license: {base.licence.lower()}")
     return "\n".join(["---", *lines, "tags: [medray, medical]", "---", ""])
 
 
+def _how_to_ask(usage: Usage, file: str | None) -> str:
+    """The prompts, limits and decoding, and Python that asks the model as it was trained."""
+    one = usage.architecture == "seq2seq" or not usage.chat_template
+    where = "the text" if one else "the user's message"
+    rows: list[tuple[str, Any]] = []
+    if usage.records == "conversation":
+        rows.append(("input", "the messages of a conversation as they are, without a prompt of medray's"))
+    for lang, tasks in [("", usage.tasks), *usage.languages.items()]:
+        of = f" ({lang})" if lang else ""
+        for task, asked in tasks.items():
+            if usage.records == "prompted":
+                shown = _code(asked.before if one else asked.prefix) + (
+                    f" and after it {_code(asked.after)}" if one and asked.after else ""
+                )
+                rows.append((f"{task}{of}: before the input, in {where}", shown))
+            rows.append((f"{task}{of}: longest answer in training", f"{asked.max_answer_tokens:,} tokens"))
+    system = next(iter(usage.tasks.values())).system
+    template = "the tokenizer's chat_template" if usage.chat_template else "none: one text"
+    rows += [
+        ("system message", "none" if system is None else _code(system)),
+        ("template", f"{usage.template}; {template}"),
+        ("longest input in training", f"{usage.max_input_tokens:,} tokens; longer ones were cut"),
+        (
+            "decoding of the evaluation",
+            ", ".join(f"{name}={value}" for name, value in usage.generation.items()),
+        ),
+        ("type of the weights", usage.dtype),
+    ]
+    if usage.needs_key_words:
+        rows.append(
+            ("the label's input", "holds the key words that the rationale task found, before the rest")
+        )
+    same = f"`{FILE}` has the same for programs. In this folder:"
+    return f"{_section('How to ask', rows)}\n{same}\n\n```python\n{example(usage, file)}\n```\n"
+
+
+def _code(text: str) -> str:
+    """As a Python literal in a cell: line ends and blanks show."""
+    return f"`{text!r}`" if "`" not in text else repr(text)
+
+
 def _format(made: Made) -> str:
     return {
         "adapter": "an adapter",
+        "full": f"all weights ({made.kind})",
         "merged": f"merged weights ({made.kind})",
         "nf4": "merged weights in 4 bits (NF4)",
         "gguf": f"merged weights as GGUF ({made.kind})",
@@ -212,27 +243,34 @@ def _adapter(run: FinishedRun) -> str:
     return f"lora rank {run.adapter['r']}" if peft.type == "lora" else peft.describe()
 
 
-def _metrics(run: FinishedRun) -> list[tuple[str, Any]]:
+def _metrics(run: FinishedRun, made: Made) -> list[tuple[str, Any]]:
+    """Numbers of these weights. The run's own metrics are those of other weights where these were rounded."""
     summary = run.summary
-    found = summary.get("eval", {})
-    before, after = found.get("before") or {}, found.get("after") or {}
     rows: list[tuple[str, Any]] = [
         (
             "training loss, first and last step",
             f"{summary.get('train_loss_first')}, {summary.get('train_loss_last')}",
         )
     ]
+    if made.measured is None:
+        rows += [] if made.same else [("loss of these weights", made.checked)]
+    else:
+        rows += _measured(made.measured)
+    if not made.same:
+        rows.append(("other metrics of these weights", "not measured: the run's own are in its report"))
+        return rows
+    found = summary.get("eval", {})
+    before, after = found.get("before") or {}, found.get("after") or {}
     for name in sorted({*before, *after} - {"alpha"}):  # which weighs the loss, and measures nothing
         shown = [_cell(values[name]) if name in values else "-" for values in (before, after)]
         rows.append((f"{name} on validation, before and after", ", ".join(shown)))
     return rows
 
 
-def _licence(folder: Path) -> str | None:
-    """What the header of the base's own card says."""
-    try:
-        text = (folder / "README.md").read_text(encoding="utf-8")[:4000]
-    except (OSError, ValueError):
-        return None
-    found = re.match(r"---\n(?:.*\n)*?licen[sc]e: *([\w.-]+) *\n", text)
-    return found[1] if found else None
+def _measured(found: Comparison) -> list[tuple[str, Any]]:
+    rows: list[tuple[str, Any]] = [("rows of the loss below", found.rows)]
+    for name, loss in (("these weights", found.loss_written), ("the untuned model", found.loss_base)):
+        rows.append((f"loss of {name}", "not measured" if loss is None else loss))
+    kept = found.kept_percent
+    rows.append(("kept of what training gained", found.verdict if kept is None else f"{kept:.4g} %"))
+    return rows

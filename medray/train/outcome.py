@@ -17,6 +17,7 @@ from medray.tracking.ledger import EVALS_FILE, STEPS_FILE
 from medray.tracking.report import write_report
 from medray.tracking.step_file import read_records
 from medray.train.collapse import Answer, Evidence, warnings
+from medray.train.export_card import write_card
 from medray.train.export_evaluation import TextSample, at_exported_step
 from medray.train.loop import TRAINED
 from medray.train.rerun import RunResult, folder_of
@@ -54,15 +55,9 @@ def write_outcome(
     summary = {
         "name": config.run.name,
         "status": outcome["status"],
-        "steps": progress["step"],
-        "exported_step": outcome["exported"],
-        "epochs": round(batches.epoch(progress["step"]), 4),
+        **early_summary(plan, outcome),
         "passes": {name: round(share, 4) for name, share in _passes(plan, batches, progress["step"]).items()},
-        "samples": progress["samples"],
-        "tokens": progress["tokens"],
         "loss_tokens": progress["loss_tokens"],
-        "world_size": outcome["world_size"],
-        "order_sha256": progress["order"],
         "train_loss_first": steps[0].get("loss") if steps else None,
         "train_loss_last": steps[-1].get("loss") if steps else None,
         "eval": {"before": first, "after": last} | ({"export": export} if export else {}),
@@ -82,8 +77,6 @@ def write_outcome(
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
         "restarts": max(attempts(folder) - 1, 0),
         "memory": outcome["memory"],
-        "parameters": {"total": outcome["parameters"], "trainable": outcome["trainable"]},
-        "versions": versions(),
     }
     if samples:
         storage.write(
@@ -102,9 +95,28 @@ def write_outcome(
         lengths=lengths,
         samples=shown if config.tracking.show_text else None,
     )
+    if outcome["exported"] is not None:
+        write_card(plan, summary, manifests)
     # Last: with it the run is done, and no other start writes what is missing.
     storage.write(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
     return RunResult(folder, summary)
+
+
+def early_summary(plan: WorkerPlan, outcome: dict[str, Any]) -> dict[str, Any]:
+    """What the card of an export says before it is evaluated, named as in summary.json."""
+    progress = outcome["progress"]
+    return {
+        "steps": progress["step"],
+        "exported_step": outcome["exported"],
+        "epochs": round(plan.train.plan(plan.config).epoch(progress["step"]), 4),
+        "samples": progress["samples"],
+        "tokens": progress["tokens"],
+        "world_size": outcome["world_size"],
+        "order_sha256": progress["order"],
+        "eval": {"after": outcome["evaluated"]},
+        "parameters": {"total": outcome["parameters"], "trainable": outcome["trainable"]},
+        "versions": versions(),
+    }
 
 
 def write_failure(config: Config, reason: str) -> dict[str, Any]:

@@ -3,55 +3,72 @@
 from __future__ import annotations
 
 import fnmatch
+import json
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from medray import storage
 from medray.config.model import PACKAGED_MODELS
 from medray.config.peft import PROMPT_TYPES
+from medray.data.layout import encode_spec
 from medray.data.membership import SplitIndex
-from medray.data.shard_seal import DamagedShardError
-from medray.data.shards import ShardStore
+from medray.data.tokenizer import load_tokenizer
+from medray.data.tokens import TokenSet
 from medray.errors import InputError, RunFailedError
 from medray.models import gguf_file
+from medray.models.architecture import model_config
 from medray.models.export import base_of, class_of, load_export
+from medray.models.load import load_model
 from medray.models.merge import Merged, merge_folder
 from medray.models.packaged import ensure
 from medray.models.quantized import load_nf4, write_nf4
-from medray.models.verify import ROWS, Comparison, Reference, TokenRow, compare, made_up, reference
+from medray.models.usage import FILE, Usage, base_of_model, read_usage, usage, write_usage
+from medray.models.verify import LEAST_KEPT, Comparison, Reference, compare, reference
 from medray.storage import StoragePath
 from medray.train.finished_run import FinishedRun, local_export
-from medray.train.model_card import Made, base_of_run, model_card
+from medray.train.model_card import Made, model_card
 from medray.train.run_records import write_records
+from medray.train.sample import Sample
 
 CPU = torch.device("cpu")
 # Of an export what `merge_folder` writes anew; the rest is the tokenizer's with its template, and generation_config.json,
 # which says what ends an answer.
 WEIGHTS = ("adapter_*", "*.safetensors", "*.safetensors.index.json", "config.json")
-NOT_THE_TOKENIZERS = (*WEIGHTS, "quantization_config.json", "README.md")
+NOT_THE_TOKENIZERS = (*WEIGHTS, "quantization_config.json", "README.md", FILE)
 TERMS = ("LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*")
-NF4_NOTE = "4 bits are lossy: what these weights write must be measured anew"
 QLORA_NOTE = "the adapter was trained beside 4-bit weights and is merged into the base's own, which those were rounded from"
 LOCAL_BASE_NOTE = "base_model_name_or_path in adapter_config.json is a folder of the machine that made this: give it the base's place"
 RANDOM_BASE_NOTE = "the weights under the adapter were drawn at random and lie in the folder base"
-NO_CHECK = "not made: --no-verify"
+NO_CHECK = "not measured: --no-verify"
+DEFAULT_GGUF = "q8_0"
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """As the options of `medray export`. dtype: None keeps the base's. gguf: kind of the file."""
+    """The options of `medray export`.
+
+    dtype: of merged weights; None: what the run was trained in. gguf: kind of the file; None: DEFAULT_GGUF.
+    """
 
     format: str
     dtype: str | None = None
     shard_bytes: int = 200_000_000
-    gguf: str = "q8_0"
+    gguf: str | None = None
     verify: bool = True
+
+    @property
+    def gguf_kind(self) -> str:
+        return self.gguf or DEFAULT_GGUF
+
+    @property
+    def asks_for_a_type(self) -> bool:
+        """Whether the user chose how exact the weights are, and so accepts what that loses. nf4 is such a choice."""
+        return self.dtype is not None or self.gguf is not None or self.format == "nf4"
 
 
 @dataclass(frozen=True)
@@ -90,7 +107,7 @@ def check_wanted(run: FinishedRun, wanted: Wanted, target: StoragePath) -> None:
         check_package("--format")
     if wanted.format == "gguf":
         gguf_file.check_package()
-        if not isinstance(target, Path) and (lacking := gguf_file.missing(wanted.gguf)):
+        if not isinstance(target, Path) and (lacking := gguf_file.missing(wanted.gguf_kind)):
             raise InputError(
                 f"{lacking} of llama.cpp is not on PATH, and the merged model would lie in a bucket",
                 key="--to",
@@ -129,10 +146,10 @@ def release(
         raise RunFailedError(f"the weights cannot be read or written: {storage.summary(error)}") from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-    if wanted.format == "gguf" and (lacking := gguf_file.missing(wanted.gguf)):
+    if wanted.format == "gguf" and (lacking := gguf_file.missing(wanted.gguf_kind)):
         assert isinstance(target, Path)
         merged = target / "merged"
-        steps = gguf_file.commands(merged, merged.parent / f"model-{wanted.gguf}.gguf", wanted.gguf)
+        steps = gguf_file.commands(merged, merged.parent / f"model-{wanted.gguf_kind}.gguf", wanted.gguf_kind)
         raise InputError(
             f"{lacking} of llama.cpp is not on PATH; the merged model is in {merged}",
             key="--format",
@@ -152,23 +169,68 @@ class _Release:
         self.notes: list[str] = []
         _, config = class_of(str(self.base))
         self.seq2seq, self.vocabulary = bool(config.is_encoder_decoder), int(config.vocab_size)
-        self.rows, self.source = self._rows()
+        self._reference: Reference | None = None
 
     def run(self, target: StoragePath) -> Released:
-        """Fills the folder; target: where it will be, for the card alone."""
+        """Fill the folder. target: where it will be, for the card alone."""
         form = self.wanted.format
         self.say("export", f"{self.run_.config.run.name} as {form}")
+        if self.wanted.verify:
+            self.sample = Sample(self.run_, vocabulary=self.vocabulary, seq2seq=self.seq2seq)
         comparison, stored, checked = getattr(self, f"_{form}")()
         if comparison is not None:
             checked = comparison.line()
             self.say("check", checked)
         write_records(self.run_, self.folder)
-        base = base_of_run(self.run_, base_of(self.export))
-        made = Made(form, stored, checked, tuple(self.notes))
-        (self.folder / "README.md").write_text(model_card(self.run_, base, made), encoding="utf-8")
+        made = Made(form, stored, checked, tuple(self.notes), comparison, same=self._is_the_runs_own())
+        asked = self._usage(stored)
+        write_usage(self.folder, asked)
+        file = f"model-{stored}.gguf" if form == "gguf" else None
+        card = model_card(self.run_, asked.base, made, asked, file)
+        (self.folder / "README.md").write_text(card, encoding="utf-8")
         for note in self.notes:
             self.say("note", note)
         return Released(target, comparison, checked, tuple(self.notes), {})
+
+    def _usage(self, stored: str) -> Usage:
+        """How these weights are asked: as the run's export says, or of an older one as its config says."""
+        found = read_usage(self.export) or self._usage_of_config()
+        base, form = found.base, self.wanted.format
+        if form == "adapter":
+            return found
+        if (
+            base.kind == "folder"
+        ):  # these weights stand alone: where the base is on a machine concerns nobody else
+            base = base.model_copy(update={"name": Path(base.name).name})
+        return found.model_copy(update={"format": form, "dtype": stored, "adapter": None, "base": base})
+
+    def _usage_of_config(self) -> Usage:
+        run, config = self.run_, self.run_.config
+        spec = encode_spec(config, "seq2seq" if self.seq2seq else "causal")
+        tokens = None
+        if run.tokens is not None:
+            index = SplitIndex.read(run.tokens / "train" / "index.json")
+            tokens = TokenSet(str(run.tokens / "train"), str(self.export), spec, index)
+        generation = self.export / "generation_config.json"
+        values = json.loads((self.base / "config.json").read_text())
+        values |= json.loads(generation.read_text()) if generation.exists() else {}
+        return usage(
+            spec,
+            load_tokenizer(str(self.export)),
+            tokens,
+            format="full" if run.adapter is None else "adapter",
+            base=base_of_model(config.model, base_of(self.export)),
+            dtype=run.precision,
+            adapter=run.adapter_type,
+            model=values,
+            max_new_tokens=config.eval.generation.max_new_tokens,
+            num_beams=config.eval.generation.num_beams,
+        )
+
+    def _is_the_runs_own(self) -> bool:
+        """Whether the weights are those that the run itself was evaluated with, bit for bit."""
+        whole = self.wanted.format == "merged" and self.run_.adapter is None and self.wanted.dtype is None
+        return whole or self.wanted.format == "adapter"
 
     def _adapter(self) -> tuple[Comparison | None, str, str]:
         shutil.copytree(self.export, self.folder, dirs_exist_ok=True)
@@ -195,25 +257,34 @@ class _Release:
         write_nf4(merged, self.folder, self.wanted.shard_bytes)
         shutil.rmtree(merged)
         self._copy_rest(self.folder)
-        self.notes.append(NF4_NOTE)
         return self._compared(lambda: load_nf4(self.folder), "nf4"), "nf4", NO_CHECK
 
     def _gguf(self) -> tuple[Comparison | None, str, str]:
-        merged, kind = self.folder / "merged", self.wanted.gguf
+        merged, kind = self.folder / "merged", self.wanted.gguf_kind
         done = self._merge_into(merged)
-        comparison = self._compared_merged(merged, done)
-        if gguf_file.missing(kind) is None:
-            self.say("export", f"to GGUF {kind}")
-            self.notes.append(gguf_file.convert(merged, self.folder / f"model-{kind}.gguf", kind))
-            shutil.rmtree(merged)
-        return comparison, kind, NO_CHECK
+        if gguf_file.missing(kind) is not None:
+            return self._compared_merged(merged, done), kind, NO_CHECK
+        self.say("export", f"to GGUF {kind}")
+        file = self.folder / f"model-{kind}.gguf"
+        self.notes.append(gguf_file.convert(merged, file, kind))
+        comparison, checked = None, NO_CHECK
+        if self.wanted.verify:
+            try:
+                comparison = self._compared(lambda: gguf_file.load(file, self.seq2seq), kind)
+            except gguf_file.NotLoadedError as error:
+                # What it was made from is shown to be right, so that only the converter's part is not.
+                self._compared_merged(merged, done)
+                checked = f"not measured: transformers cannot load this GGUF file ({error})"
+        shutil.rmtree(merged)
+        return comparison, kind, checked
 
     def _merge_into(self, folder: Path) -> Merged:
         folder.mkdir(exist_ok=True)
         adapter = None if self.run_.adapter is None else self.export
-        done = merge_folder(
-            self.base, adapter, folder, dtype=self.wanted.dtype, shard_bytes=self.wanted.shard_bytes
-        )
+        # Rounded to a coarser type than the run's, small updates are lost. A converter rounds by itself, once is enough.
+        exact = "fp32" if self.wanted.format == "gguf" else self.run_.precision
+        dtype = self.wanted.dtype or (None if adapter is None else exact)
+        done = merge_folder(self.base, adapter, folder, dtype=dtype, shard_bytes=self.wanted.shard_bytes)
         self._copy_rest(folder)
         if done.note:
             self.notes.append(done.note)
@@ -233,38 +304,56 @@ class _Release:
     def _compared_merged(self, folder: Path, done: Merged) -> Comparison | None:
         return self._compared(lambda: load_export(folder, CPU, dtype=torch.float32), done.dtype)
 
-    def _compared(self, load: Callable[[], object], dtype: str) -> Comparison | None:
-        """Raises RunFailedError where the weights are not those of the run, or the tokenizer is another one."""
+    def _compared(self, load: Callable[[], Any], dtype: str) -> Comparison | None:
+        """The written weights beside the run's. Raises what `_refuse` raises."""
         if not self.wanted.verify:
             return None
-        wanted: Reference = reference(
-            lambda: load_export(self.export, CPU, quantized=False, base=self.base, dtype=torch.float32),
-            self.rows,
-        )
-        found = compare(wanted, load, self.rows, self.source, dtype)
-        if not found.passed:
-            raise RunFailedError(f"the weights that were written are not those of the run: {found.line()}")
+        if self._reference is None:
+            self._reference = reference(
+                lambda: load_export(self.export, CPU, quantized=False, base=self.base, dtype=torch.float32),
+                self.sample.rows,
+                self.sample.loss,
+                self._untuned,
+            )
+        found = compare(self._reference, load, self.sample.rows, self.sample.words, dtype, self.sample.loss)
+        self._refuse(found)
         return found
 
-    def _rows(self) -> tuple[list[TokenRow], str]:
-        """Of the validation split, where its tokens are still there, and where from in words."""
-        folder = self.run_.tokens
-        rows: list[TokenRow] = []
-        if folder is not None and "validation" in self.run_.manifests:
-            with suppress(OSError, InputError, DamagedShardError):  # a cache: made-up rows do as well
-                rows = list(self._validation_rows(folder / "validation"))
-        if rows:
-            return rows, f"{len(rows)} rows of the validation split"
-        return made_up(self.vocabulary, self.seq2seq), f"{ROWS} rows of made-up ids"
+    def _refuse(self, found: Comparison) -> None:
+        """Raise InputError where the type that is written by default loses what was trained, and RunFailedError where no
+        type explains the difference."""
+        kept = found.kept_percent
+        lost = kept is not None and kept < LEAST_KEPT
+        if lost and not self.wanted.asks_for_a_type and found.dtype != "fp32":
+            is_gguf = found.dtype in gguf_file.KINDS
+            option, finer = ("--gguf-type", "f16") if is_gguf else ("--dtype", "fp32")
+            raise InputError(
+                f"weights in {found.dtype} lose part of what was trained, and at least {LEAST_KEPT:g} % must be kept: "
+                + found.loss_line(),
+                key=option,
+                value=found.dtype,
+                mend=f"{option} {finer}, or {option} {found.dtype} to accept the loss",
+            )
+        forgotten = found.nearer_to_base and not self.wanted.asks_for_a_type
+        exact = found.dtype == "fp32"
+        if not found.within_tolerance or forgotten or (exact and lost):
+            raise RunFailedError(f"the weights that were written are not those of the run: {found.line()}")
+        if lost:
+            self.notes.append(f"{found.dtype} loses part of what was trained: {found.loss_line()}")
 
-    def _validation_rows(self, folder: StoragePath) -> Iterator[TokenRow]:
-        store, places = ShardStore(folder), SplitIndex.read(folder / "index.json").places()
-        for shard, row in islice(places, ROWS):
-            if not store.has(shard):  # nobody makes it any more
-                return
-            ids, target = store.example(shard, row, "label")
-            if len(ids):
-                yield TokenRow(ids, target if self.seq2seq else None).cut()
+    def _untuned(self) -> Any:
+        """The model that the run began with; of a run of all weights None where it is not there any more."""
+        if self.run_.adapter is not None:
+            return load_export(self.base, CPU, dtype=torch.float32)
+        config = self.run_.config
+        try:
+            values = model_config(config.model, config.data.vocab_size)
+            tokenizer = load_tokenizer(str(self.export))
+            return load_model(
+                config.model, values, tokenizer, dtype=torch.float32, seed=config.run.seed
+            ).eval()
+        except (InputError, OSError, ValueError):
+            return None
 
 
 def base_folder(run: FinishedRun, export: Path) -> Path:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from medray import storage
 from medray.errors import InputError
 from medray.storage import StoragePath
-from medray.storage.json_files import read_lines
+from medray.storage.json_files import is_count, read_lines
 
 SUMMARY, DATA, CONFIG, ATTEMPTS = "summary.json", "data.json", "config.yaml", "attempts.jsonl"
 LARGEST_CONFIG = 1 << 20  # bytes
@@ -99,9 +99,9 @@ def read_data_notes(file: StoragePath) -> dict[str, str]:
         tree = storage.read_json(file, mend=mend)
     except FileNotFoundError:
         return {}
-    if not all(isinstance(value, str) for value in tree.values()):
-        raise InputError("a value in it is not text", file=file, mend=mend)
-    return tree
+    if not all(isinstance(value, str) or is_count(value) for value in tree.values()):
+        raise InputError("a value in it is neither text nor a number", file=file, mend=mend)
+    return {name: str(value) for name, value in tree.items()}
 
 
 def read_config(file: StoragePath) -> str:

@@ -6,10 +6,12 @@ import csv
 import json
 import os
 import re
+import shutil
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +20,13 @@ import tiny
 import torch
 import yaml
 from s3_server import s3_server
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from medray import storage
 from medray.cli import main as command
 from medray.config import Config
+from medray.data.membership import SplitIndex
+from medray.data.shards import ShardStore
 from medray.data.split_summary import summarize
 from medray.data.tokenizer import load_tokenizer
 from medray.models import merge as merging
@@ -48,15 +52,36 @@ def _as_it_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     os.umask(before)
 
 
-def finished(folder: Path, peft: dict[str, Any] | None, preset: str = "llama-tiny") -> Path:
-    """The folder of a run as the driver leaves it, with an adapter that does something, or with none."""
+def finished(
+    folder: Path,
+    peft: dict[str, Any] | None,
+    preset: str = "llama-tiny",
+    *,
+    splits: tuple[str, ...] = ("train", "validation"),
+    base_dtype: torch.dtype = torch.float32,
+    precision: str = "fp32",
+    learn: float = 0.0,
+    scale: float = 1.0,
+    form: Callable[[dict[str, Any]], dict[str, Any]] = lambda row: row,
+    **sections: dict[str, Any],
+) -> Path:
+    """The folder of a run as the driver leaves it, with an adapter that does something, or with none.
+
+    learn: learning rate of a little training, so that the loss is lower than the base's; 0 moves the weights at random.
+    scale: of the base's projections, to be as large beside an update as those of a trained model.
+    form: makes another kind of record of each row.
+    """
     seq2seq = preset.startswith("t5")
     made = [row | {"input": f"{SECRET} {row['input']}"} for row in tiny.rows(9)]
     tokens = folder / "runs" / "tokens" / "f1n9e7"
     sets = {}
-    for split in ("train", "validation"):
+    for split in splits:
         sets[split] = tiny.token_set(
-            tokens, made, architecture="seq2seq" if seq2seq else "causal", truth=True, name=split
+            tokens,
+            [form(row) for row in made],
+            architecture="seq2seq" if seq2seq else "causal",
+            truth=True,
+            name=split,
         )
         Path(sets[split].folder).rename(tokens / split)
         moved = type(sets[split])(
@@ -66,6 +91,12 @@ def finished(folder: Path, peft: dict[str, Any] | None, preset: str = "llama-tin
         moved.index.write(tokens / split / "index.json")
         sets[split] = moved
     model = tiny.saved_model(folder / "base", preset, sets["train"])
+    stored = folder / "base" / "model.safetensors"
+    held = {
+        name: (one * scale if "proj" in name else one).to(base_dtype)
+        for name, one in load_file(stored).items()
+    }
+    save_file(held, stored, metadata={"format": "pt"})
     tokenizer = load_tokenizer(sets["train"].tokenizer)
     tokenizer.chat_template = "{{ messages[0].content }}!"
     run = folder / "runs" / "calm"
@@ -76,24 +107,26 @@ def finished(folder: Path, peft: dict[str, Any] | None, preset: str = "llama-tin
         "run": {"storage": str(folder / "runs"), "name": "calm"},
         "model": model,
         "data": {"train": ["/private/place/notes.jsonl", "https://user:pw@host/x/more.jsonl?token=s3cr3t"],
-                 "prompts": {"system": f"{SECRET} says"}},
+                 "prompts": {"system": "Be brief."}},
         "method": {"name": "distill"},
         "peft": peft or {"type": "none"},
     }  # fmt: skip
+    for section, values in sections.items():
+        settings[section] = settings.get(section, {}) | values
     config = Config.model_validate(settings)
     if peft:
         loaded = add_adapter(
             loaded, config.peft, seq2seq=seq2seq, seed=0, total_steps=20, tokenizer=tokenizer
         )
+    if learn:
+        tune(loaded, run_rows(tokens / "train"), learn)
     torch.manual_seed(1)
     with torch.no_grad():
         for one in loaded.parameters():
-            one.add_(torch.randn_like(one), alpha=0.1 * one.requires_grad)
-    from contextlib import nullcontext
-
+            one.add_(torch.randn_like(one), alpha=0.1 * one.requires_grad * (not learn))
     export(loaded, tokenizer, run / "export", write=True, gathered=lambda one: nullcontext())
     (run / "config.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")))
-    (run / "data.json").write_text(json.dumps({"tokens": str(tokens / "train"), "precision": "fp32"}))
+    (run / "data.json").write_text(json.dumps({"tokens": str(tokens / "train"), "precision": precision}))
     lines = [
         {"step": n, "loss": 3.0 - n, "seconds": 0.5, "data_wait_seconds": 0.5, "samples": 4 * n}
         for n in (1, 2)
@@ -108,6 +141,36 @@ def finished(folder: Path, peft: dict[str, Any] | None, preset: str = "llama-tin
     return run
 
 
+def run_rows(tokens: Path) -> list[tuple[Any, Any]]:
+    """(input ids, labels) of the label task of every row, int64 [1, tokens]."""
+    store = ShardStore(tokens)
+    shards = SplitIndex.read(tokens / "index.json").shards
+    rows = [store.example(shard.index, row, "label") for shard in shards for row in range(shard.rows)]
+    return [tuple(torch.tensor(part.astype("int64"))[None] for part in row) for row in rows if len(row[0])]
+
+
+def tune(model: Any, rows: list[tuple[Any, Any]], lr: float) -> None:
+    """Some steps of AdamW."""
+    optimizer = torch.optim.AdamW([one for one in model.parameters() if one.requires_grad], lr=lr)
+    for _ in range(3):
+        for ids, labels in rows:
+            model(input_ids=ids, labels=labels).loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+
+@torch.no_grad()
+def plain_loss(folder: Path, rows: list[tuple[Any, Any]]) -> float:
+    """Mean loss per token by transformers' own arithmetic."""
+    model: Any = load_export(folder, CPU, dtype=torch.float32)
+    total = count = 0.0
+    for ids, labels in rows:
+        shown = labels if model.config.is_encoder_decoder else labels[:, 1:]
+        tokens = int((shown != -100).sum())
+        total, count = total + tokens * float(model(input_ids=ids, labels=labels).loss), count + tokens
+    return total / count
+
+
 def medray(*words: object) -> int:
     return command.main([str(word) for word in ("export", *words)])
 
@@ -116,7 +179,7 @@ def medray(*words: object) -> int:
 def test_merged_weights_stand_alone_beside_their_card_and_numbers(
     preset: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = finished(tmp_path, LORA, preset)
+    run = finished(tmp_path, LORA, preset, learn=3e-3)
     assert medray(run, "--format", "merged", "--shard-mb", 1, "--json") == 0
     said = capsys.readouterr()
     target = run / "export-merged"
@@ -125,9 +188,15 @@ def test_merged_weights_stand_alone_beside_their_card_and_numbers(
     assert set(told["files"]) == {file.name for file in target.iterdir()}
     assert told["comparison"]["relative"] < 1e-5
     assert told["comparison"]["effect"] > 1e-3
-    assert told["comparison"]["rows"] == "4 rows of the validation split"
+    compared, rows = told["comparison"], run_rows(run.parent / "tokens" / "f1n9e7" / "validation")
+    tokens = sum(int((labels != -100).sum()) for _, labels in rows)
+    assert compared["rows"] == f"9 rows of the validation split ({tokens} tokens)"
+    assert compared["loss_base"] == pytest.approx(plain_loss(tmp_path / "base", rows), rel=1e-5)
+    assert compared["loss_run"] == pytest.approx(plain_loss(run / "export", rows), rel=1e-5)
+    assert compared["loss_written"] == pytest.approx(plain_loss(target, rows), rel=1e-5)
+    assert compared["kept_percent"] == pytest.approx(100, abs=0.1)
     assert "logits of" in said.err
-    assert "4 rows of the validation split" in said.err
+    assert "of what training gained is kept" in said.err
     assert not list(run.glob(".export*"))
 
     from transformers import AutoTokenizer
@@ -143,9 +212,10 @@ def test_merged_weights_stand_alone_beside_their_card_and_numbers(
     )
 
     card = (target / "README.md").read_text()
-    for fact in ("notes.jsonl", "more.jsonl", "9 rows", "f1n9e7", "lora rank 2", "distill, task_prefix", "0.25", "0rder",
-                 "10 of 1,000", "not known here", "Clinicians", "torch", "merged weights (fp32)"):  # fmt: skip
+    for fact in ("notes.jsonl", "more.jsonl", "9 rows", "f1n9e7", "lora rank 2", "distill, task_prefix", "0rder",
+                 f"{compared['loss_written']:.6g}", "10 of 1,000", "not known here", "Clinicians", "torch", "merged weights (fp32)"):  # fmt: skip
         assert fact in card, fact
+    assert "rouge1" not in card  # measured on other weights
     everything = card + said.out + said.err
     for secret in (SECRET, "pw@", "s3cr3t", "/private/place", "denies"):
         assert secret not in everything, secret
@@ -180,7 +250,9 @@ def test_an_adapter_is_copied_and_a_second_export_is_refused(
     target = run / "export-adapter"
     for name in ("adapter_model.safetensors", "chat_template.jinja", "tokenizer.json"):
         assert (target / name).read_bytes() == (run / "export" / name).read_bytes()
-    assert "an adapter" in (target / "README.md").read_text()
+    card = (target / "README.md").read_text()
+    assert "an adapter" in card
+    assert "| rouge1 on validation, before and after | -, 0.25 |" in card
     assert "is a folder of the machine" in capsys.readouterr().err
     assert medray(run, "--format", "adapter") == 2
     error = capsys.readouterr().err
@@ -203,7 +275,7 @@ def test_a_run_in_a_bucket_is_exported_there_and_to_a_folder(
         assert medray(kept, "--format", "merged", "--json") == 0
         told = json.loads(capsys.readouterr().out.splitlines()[-1])
         assert told["folder"] == "s3://bucket/runs/calm/export-merged"
-        assert told["comparison"]["rows"] == "4 rows of the validation split"
+        assert told["comparison"]["rows"].startswith("9 rows of the validation split")
         assert storage.sizes(kept / "export-merged") == told["files"]
         assert {"model.safetensors", "tokenizer.json", "README.md", "memory.json"} <= told["files"].keys()
 
@@ -257,10 +329,71 @@ def test_a_run_of_all_weights_is_written_in_another_type(
     }
 
 
+def test_the_type_that_is_written_by_default_keeps_what_was_trained(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A float32 run on a base stored in bfloat16, which has no room for the updates."""
+    run = finished(tmp_path, LORA, base_dtype=torch.bfloat16, learn=1e-4, scale=8)
+
+    def exported(*words: object) -> tuple[dict[str, Any], str]:
+        assert medray(run, *words, "--json") == 0
+        said = capsys.readouterr()
+        return json.loads(said.out.splitlines()[-1])["comparison"], said.err
+
+    found, _ = exported("--format", "merged")
+    assert found["dtype"] == "fp32"
+    assert found["loss_base"] - found["loss_run"] > 1e-3
+    assert found["kept_percent"] == pytest.approx(100, abs=0.1)
+
+    half, said = exported("--format", "merged", "--dtype", "bf16", "--to", tmp_path / "half")
+    rows = run_rows(run.parent / "tokens" / "f1n9e7" / "validation")
+    base, tuned, written = (
+        plain_loss(folder, rows) for folder in (tmp_path / "base", run / "export", tmp_path / "half")
+    )
+    assert half["kept_percent"] == pytest.approx(100 * (base - written) / (base - tuned), abs=0.5)
+    assert half["kept_percent"] < 97, "bfloat16 loses nothing here: the test shows nothing"
+    assert "bf16 loses part of what was trained" in said
+    assert f"{half['kept_percent']:.4g} %" in (tmp_path / "half" / "README.md").read_text()
+
+    (run / "data.json").write_text((run / "data.json").read_text().replace("fp32", "bf16"))
+    assert medray(run, "--format", "merged", "--to", tmp_path / "refused") == 2
+    error = capsys.readouterr().err
+    assert "at least 97 % must be kept" in error
+    assert "mend: --dtype fp32, or --dtype bf16 to accept the loss" in error
+    assert not (tmp_path / "refused").exists()
+    assert not list(tmp_path.glob(".refused*"))
+    assert medray(run, "--format", "merged", "--no-verify", "--to", tmp_path / "blind") == 0
+    card = (tmp_path / "blind" / "README.md").read_text()
+    assert "| loss of these weights | not measured: --no-verify |" in card
+    assert "of what training gained" not in card
+
+
+@pytest.mark.parametrize("peft", [None, LORA])
+def test_a_run_that_gained_nothing_is_said_to(
+    peft: dict[str, Any] | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Weights moved at random, no validation split, and then no tokens at all."""
+    run = finished(tmp_path, peft, splits=("train",))
+    assert medray(run, "--format", "merged", "--json") == 0
+    said = capsys.readouterr()
+    found = json.loads(said.out.splitlines()[-1])["comparison"]
+    assert found["rows"].startswith("9 rows of the training split, as the run has no validation rows")
+    assert found["loss_run"] > found["loss_base"]
+    assert found["kept_percent"] is None
+    assert "training made the loss worse, so there is no gain to keep" in said.err
+    if peft:
+        return
+    shutil.rmtree(run.parent / "tokens")
+    assert medray(run, "--format", "merged", "--to", tmp_path / "again", "--json") == 0
+    said = capsys.readouterr()
+    assert "loss not measured: no rows of the run are left" in said.err
+    assert json.loads(said.out.splitlines()[-1])["comparison"]["loss_written"] is None
+
+
 def test_weights_that_are_not_the_runs_are_removed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = finished(tmp_path, LORA)
+    run = finished(tmp_path, LORA, learn=3e-3)
     monkeypatch.setattr(merging._Merging, "__call__", lambda self, name: self._files.read(name))
     assert medray(run, "--format", "merged") == 1
     assert "not those of the run" in capsys.readouterr().err
@@ -272,8 +405,9 @@ def test_four_bits_load_with_transformers(tmp_path: Path, capsys: pytest.Capture
     run = finished(tmp_path, LORA)
     assert medray(run, "--format", "nf4", "--json") == 0
     said = capsys.readouterr()
-    assert "4 bits are lossy" in said.err
-    assert json.loads(said.out.splitlines()[-1])["comparison"]["relative"] > 1e-4
+    found = json.loads(said.out.splitlines()[-1])["comparison"]
+    assert found["relative"] > 1e-4
+    assert found["loss_written"] != pytest.approx(found["loss_run"], rel=1e-6)
     target = run / "export-nf4"
     assert (
         json.loads((target / "config.json").read_text())["quantization_config"]["bnb_4bit_quant_type"]
@@ -284,16 +418,33 @@ def test_four_bits_load_with_transformers(tmp_path: Path, capsys: pytest.Capture
 
 
 CONVERTER = """#!{python}
-import sys
+import json, sys
 from pathlib import Path
 import numpy as np
-from gguf import GGUFWriter
+from gguf import GGUFWriter, MODEL_ARCH, get_tensor_name_map
 from safetensors.numpy import load_file
 folder, file = Path(sys.argv[1]), sys.argv[sys.argv.index("--outfile") + 1]
 assert sys.argv[sys.argv.index("--outtype") + 1] == "q8_0"
-writer = GGUFWriter(file, "llama")
+config = json.loads((folder / "config.json").read_text())
+heads, layers = config["num_attention_heads"], config["num_hidden_layers"]
+writer = GGUFWriter(file, "{arch}")
+writer.add_block_count(layers)
+writer.add_context_length(config["max_position_embeddings"])
+writer.add_embedding_length(config["hidden_size"])
+writer.add_feed_forward_length(config["intermediate_size"])
+writer.add_head_count(heads)
+writer.add_head_count_kv(config["num_key_value_heads"])
+writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+writer.add_rope_freq_base(config["rope_parameters"]["rope_theta"])
+writer.add_vocab_size(config["vocab_size"])
+names = get_tensor_name_map(MODEL_ARCH.LLAMA, layers)
 for name, tensor in sorted(load_file(folder / "model.safetensors").items())[{skip}:]:
-    writer.add_tensor(name, tensor.astype(np.float16))
+    parts = config["num_key_value_heads"] if "k_proj" in name else heads if "q_proj" in name else 0
+    if parts:  # halves of a head beside each other, as llama.cpp rotates them
+        shape = tensor.shape
+        tensor = tensor.reshape(parts, 2, shape[0] // parts // 2, *shape[1:]).swapaxes(1, 2).reshape(shape)
+    stored = np.float32 if "norm" in name else np.float16
+    writer.add_tensor(names.get_name(name, (".weight",)), tensor.astype(stored))
 writer.write_header_to_file()
 writer.write_kv_data_to_file()
 writer.write_tensors_to_file()
@@ -304,7 +455,7 @@ writer.close()
 def test_gguf_is_made_by_the_converter_on_path_or_told_how(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = finished(tmp_path, LORA)
+    run = finished(tmp_path, LORA, learn=3e-3)
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     assert medray(run, "--format", "gguf") == 2
     error = capsys.readouterr().err
@@ -315,12 +466,27 @@ def test_gguf_is_made_by_the_converter_on_path_or_told_how(
     assert (target / "merged" / "tokenizer.json").exists()
     program = tmp_path / "bin" / "convert_hf_to_gguf.py"
     program.parent.mkdir()
-    program.write_text(CONVERTER.format(python=sys.executable, skip=0))
+    program.write_text(CONVERTER.format(python=sys.executable, skip=0, arch="llama"))
     program.chmod(program.stat().st_mode | stat.S_IXUSR)
-    assert medray(run, "--format", "gguf", "--to", tmp_path / "out") == 0
+    capsys.readouterr()
+    assert medray(run, "--format", "gguf", "--to", tmp_path / "out", "--json") == 0
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])["comparison"]
+    assert found["dtype"] == "q8_0"
+    assert found["loss_run"] < found["loss_base"]
+    assert found["loss_written"] != found["loss_run"]
+    assert found["kept_percent"] == pytest.approx(100, abs=2)  # of 16 bits, which the program here writes
     assert (tmp_path / "out" / "model-q8_0.gguf").exists()
     assert not (tmp_path / "out" / "merged").exists()
-    program.write_text(CONVERTER.format(python=sys.executable, skip=3))
+    assert "gguf_file='model-q8_0.gguf'" in (tmp_path / "out" / "README.md").read_text()
+
+    program.write_text(
+        CONVERTER.format(python=sys.executable, skip=0, arch="plamo")
+    )  # transformers reads no such file
+    assert medray(run, "--format", "gguf", "--to", tmp_path / "unknown") == 0
+    card = (tmp_path / "unknown" / "README.md").read_text()
+    assert "| loss of these weights | not measured: transformers cannot load this GGUF file (" in card
+    assert "of what training gained" not in card
+    program.write_text(CONVERTER.format(python=sys.executable, skip=3, arch="llama"))
     assert medray(run, "--format", "gguf", "--to", tmp_path / "short") == 1
     assert "the merged model" in capsys.readouterr().err
     program.write_text("#!/bin/false\n")

@@ -8,14 +8,15 @@ from typing import Any
 import pytest
 
 from medray.config import Config
+from medray.models.usage import Base
 from medray.train.finished_run import FinishedRun
-from medray.train.model_card import Base, Made, model_card
+from medray.train.model_card import Made, model_card
 
 
 def card(method: dict[str, Any], **summary: Any) -> str:
     config = Config.model_validate({"method": method})
     run = FinishedRun(Path("runs/a"), config, summary, [], None, {}, None)
-    return model_card(run, Base("tiny", None, None), Made("merged", "fp32", "not made"))
+    return model_card(run, Base(name="tiny", kind="folder"), Made("merged", "fp32", "not made", same=True))
 
 
 @pytest.mark.parametrize(
