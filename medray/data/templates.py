@@ -20,7 +20,7 @@ from medray.errors import InputError
 
 LEGACY = tuple(f"legacy/{family}" for family in ("gemma", "llama", "llama3", "mistral"))
 NAMES = ("chat", "chatml", "alpaca", "plain", *LEGACY)
-_FILES = (".jinja", ".j2")
+TEMPLATE_FILES = (".jinja", ".j2")
 _READ = "jinja:"  # before the text of a Jinja file that has been read
 
 _CHATML = (
@@ -54,12 +54,12 @@ def read_template(template: str) -> str:
     need no file. Raises InputError for a name that is none, and for a file that is absent."""
     if template in NAMES or template.startswith(_READ):
         return template
-    if not template.endswith(_FILES):
+    if not template.endswith(TEMPLATE_FILES):
         raise InputError(
             "there is no such template",
             key="data.template",
             value=template,
-            mend=f"one of {', '.join(NAMES)}, or a file ending in {' or '.join(_FILES)}",
+            mend=f"one of {', '.join(NAMES)}, or a file ending in {' or '.join(TEMPLATE_FILES)}",
         )
     try:
         return _READ + Path(template).read_text(encoding="utf-8")

@@ -17,6 +17,7 @@ from medray.config.model import PACKAGED_MODELS
 from medray.config.peft import PROMPT_TYPES
 from medray.data.layout import encode_spec
 from medray.data.membership import SplitIndex
+from medray.data.templates import TEMPLATE_FILES
 from medray.data.tokenizer import load_tokenizer
 from medray.data.tokens import TokenSet
 from medray.errors import InputError, RunFailedError
@@ -206,6 +207,10 @@ class _Release:
 
     def _usage_of_config(self) -> Usage:
         run, config = self.run_, self.run_.config
+        if config.data.template.endswith(
+            TEMPLATE_FILES
+        ):  # the tokenizer of the export has it; the file may be gone
+            config = config.model_copy(update={"data": config.data.model_copy(update={"template": "chat"})})
         spec = encode_spec(config, "seq2seq" if self.seq2seq else "causal")
         tokens = None
         if run.tokens is not None:
