@@ -53,6 +53,14 @@ def with_begin_token(folder: Path) -> None:
     made.save_pretrained(place)
 
 
+def move(model: Any) -> None:
+    """Changes what is trained at random."""
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for one in model.parameters():
+            one.add_(torch.randn_like(one), alpha=0.2 * one.requires_grad)
+
+
 def exported(
     folder: Path, *, architecture: str = "causal", peft: dict[str, Any] | None = None, spec: dict[str, Any]
 ) -> tuple[TokenSet, Path]:
@@ -66,15 +74,11 @@ def exported(
     )
     tokenizer = tokens.load_tokenizer()
     loaded: Any = load_export(folder / "base", CPU)
+    move(loaded)  # so that its answers are long
+    loaded.save_pretrained(folder / "base")
     kind = PeftConfig.model_validate(peft or {"type": "none"})
     loaded = add_adapter(loaded, kind, seq2seq=architecture == "seq2seq", seed=0, tokenizer=tokenizer)
-    torch.manual_seed(1)
-    with torch.no_grad():
-        for one in loaded.parameters():
-            one.add_(torch.randn_like(one), alpha=0.2)
-    loaded.config.name_or_path = str(folder / "base")
-    if peft:  # the base was moved too
-        loaded.get_base_model().save_pretrained(folder / "base") if kind.type == "prompt" else None
+    move(loaded)
     export(loaded, tokenizer, folder / "export", write=True, gathered=lambda one: nullcontext())
     config = Config.model_validate({"model": model})
     found = usage(
