@@ -87,10 +87,6 @@ class SplitIndex:
     def rows(self) -> int:
         return sum(shard.rows for shard in self.shards)
 
-    def places(self) -> Iterator[tuple[int, int]]:
-        """(shard, row) of the whole split, in the order of its sources."""
-        return ((shard.index, row) for shard in self.shards for row in range(shard.rows))
-
     @property
     def rejected(self) -> int:
         return sum(self.rejects.values())

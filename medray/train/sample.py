@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 
 from medray.data.membership import SplitIndex
+from medray.data.shard_seal import DamagedShardError
 from medray.data.shards import ShardStore
+from medray.errors import InputError
 from medray.evaluate.validation import Validation
 from medray.methods.loss import Method
 from medray.models.verify import ROWS, TokenRow, made_up
@@ -51,22 +53,27 @@ def _rows(run: FinishedRun, split: str, *, seq2seq: bool) -> Validation | None:
     """Rows of a split that have a label; None where the split or its tokens are not there."""
     if run.tokens is None or split not in run.manifests:
         return None
+    # The shards are a cache: what is gone or damaged is left out.
+    try:
+        index = SplitIndex.read(run.tokens / split / "index.json")
+    except (OSError, InputError):
+        return None
     store = ShardStore(run.tokens / split)
-    shards = SplitIndex.read(run.tokens / split / "index.json").shards
-    every = [(shard.index, row) for shard in shards for row in range(shard.rows)]
-    # A shard is read whole, so the rows come from a few of them only.
-    few = {shards[at].index for at in _spread(len(shards), 8)}
-    near = [place for place in every if place[0] in few]
-    lengths = {
-        shard: (store.counts(shard, "label", "length"), store.counts(shard, "label", "loss_tokens"))
-        for shard in few
-    }
-    able = [(shard, row) for shard, row in near if lengths[shard][1][row] > 0]
+    there = [shard for shard in index.shards if store.has(shard.index)]
+    able: dict[tuple[int, int], int] = {}
+    for at in _spread(len(there), 8):  # a shard is read whole, so the rows come from a few of them only
+        shard = there[at].index
+        try:
+            lengths, targets = (store.counts(shard, "label", name) for name in ("length", "loss_tokens"))
+        except (OSError, DamagedShardError):
+            continue
+        able |= {(shard, row): int(lengths[row]) for row in range(len(lengths)) if targets[row] > 0}
     if not able:
         return None
-    mean = float(np.mean([lengths[shard][0][row] for shard, row in able]))
+    every = list(able)
+    mean = float(np.mean(list(able.values())))
     count = min(MOST_ROWS, max(int(MOST_TOKENS / mean), 1))
-    rows = tuple(able[at] for at in _spread(len(able), count))
+    rows = tuple(every[at] for at in _spread(len(every), count))
     # A row at a time: nothing is padded, so a row's loss is its own.
     return Validation(store, rows, "seq2seq" if seq2seq else "causal", 0, 1)
 

@@ -87,14 +87,15 @@ def _python_rows(batch: Any) -> Iterator[dict[str, Any] | BadRowError]:
     except (ValueError, OverflowError, pa.ArrowException):
         pass
     for number in range(batch.num_rows):
-        row: dict[str, Any] | BadRowError = {}
+        row: dict[str, Any] = {}
+        bad: BadRowError | None = None
         for name in batch.schema.names:
             try:
                 row[name] = batch.column(name)[number].as_py()
             except (ValueError, OverflowError, pa.ArrowException):
-                row = BadRowError(f"column {column_name(name)} holds a value out of range, such as a date")
+                bad = BadRowError(f"column {column_name(name)} holds a value out of range, such as a date")
                 break
-        yield row
+        yield row if bad is None else bad
 
 
 def _batch_rows(metadata: Any) -> int:
