@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,7 @@ from medray.config.data import ExtractionConfig
 from medray.data.content import Benchmarks, bytes_hash, question_and_answer, same_text, text_hash
 from medray.data.forms import form_of, parse
 from medray.data.printable import column_names
+from medray.data.readers import Reading
 from medray.data.records import BadRowError, Distill, Extraction, Preference, Record, TwoStep
 from medray.data.render import EMPTY_LIST, extraction_answer
 from medray.data.sources import Source
@@ -83,18 +84,25 @@ class RangeIndex:
 
 def records(
     source: Source, start: int = 0, stop: int | None = None, first: int = 0
-) -> Iterator[tuple[int, int, str | None, Record | BadRowError]]:
+) -> Generator[tuple[int, int, str | None, Record | BadRowError], None, None]:
     """(position, line, file, record or the reason why there is none) of a source's rows from `start` on."""
-    for number, found in enumerate(source.read(start, stop), first):
-        record: Record | BadRowError
-        if isinstance(found.row, BadRowError):
-            record = found.row
-        else:
-            try:
-                record = parse(found.row, source.columns, form=source.form, source=source.name, number=number)
-            except BadRowError as reason:
-                record = reason
-        yield found.position, found.line, found.file, record
+    reading = source.read(start, stop)
+    try:
+        for number, found in enumerate(reading, first):
+            record: Record | BadRowError
+            if isinstance(found.row, BadRowError):
+                record = found.row
+            else:
+                try:
+                    record = parse(
+                        found.row, source.columns, form=source.form, source=source.name, number=number
+                    )
+                except BadRowError as reason:
+                    record = reason
+            yield found.position, found.line, found.file, record
+    finally:
+        if isinstance(reading, Reading):  # whoever has enough rows leaves the file open otherwise
+            reading.close()
 
 
 def index_range(

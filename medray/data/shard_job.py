@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from contextlib import closing
 from dataclasses import replace
 
 from medray import storage
@@ -22,10 +23,10 @@ def shard_records(source: Source, shard: ShardSpec) -> list[Record]:
     """The records of a shard, with ids that are unique. Raises RunFailedError when the source has changed."""
     mask, renamed = shard.mask(), dict(shard.renamed)
     kept: list[Record] = []
-    rows = records(source, shard.position, None, shard.first)
-    for number, (_, _, _, record) in zip(range(shard.raw_rows), rows, strict=False):
-        if mask[number] and not isinstance(record, BadRowError):
-            kept.append(_renamed(record, renamed[number]) if number in renamed else record)
+    with closing(records(source, shard.position, None, shard.first)) as rows:
+        for number, (_, _, _, record) in zip(range(shard.raw_rows), rows, strict=False):
+            if mask[number] and not isinstance(record, BadRowError):
+                kept.append(_renamed(record, renamed[number]) if number in renamed else record)
     if len(kept) != shard.rows:
         raise RunFailedError(
             f"{source.name} changed while it was read: shard {shard.index} has {len(kept)} rows, "

@@ -95,7 +95,7 @@ def _python_rows(batch: Any) -> Iterator[dict[str, Any] | BadRowError]:
             except (ValueError, OverflowError, pa.ArrowException):
                 bad = BadRowError(f"column {column_name(name)} holds a value out of range, such as a date")
                 break
-        yield row if bad is None else bad
+        yield bad or row
 
 
 def _batch_rows(metadata: Any) -> int:
