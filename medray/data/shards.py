@@ -24,10 +24,10 @@ import pyarrow.parquet as pq
 from medray import storage
 from medray.data.encode import IGNORED, TaskColumns
 from medray.data.shard_seal import FAILED, DamagedShardError, read_sealed, sealed
-from medray.errors import RunFailedError
+from medray.errors import InputError, RunFailedError
 from medray.storage import StoragePath
 
-_COUNTS = ("length", "loss_tokens", "cut")  # columns of a task
+LOOK_SECONDS, GONE_SECONDS = 5.0, 60.0
 _COUNTS_KEPT = 4096  # columns of row counts that a store keeps of shards that it does not hold
 
 
@@ -124,10 +124,14 @@ class _Shard:
 
 
 class ShardStore:
-    """Reads shards of one folder, keeping the last `keep` in memory. Safe to use from several threads."""
+    """Reads shards of one folder, keeping the last `keep` in memory. Safe to use from several threads.
 
-    def __init__(self, folder: StoragePath, keep: int = 16) -> None:
-        self.folder, self._keep = folder, keep
+    patience_seconds: how long a shard is waited for while no shard of the folder comes.
+    """
+
+    def __init__(self, folder: StoragePath, keep: int = 16, patience_seconds: float = 900) -> None:
+        self.folder, self._keep, self._patience = folder, keep, patience_seconds
+        self.waits_for: str | None = None  # what `wait` stands still for now, for a message
         self._shards: OrderedDict[int, _Shard] = OrderedDict()
         self._counts: OrderedDict[tuple[int, str], np.ndarray] = OrderedDict()
         self._lock = Lock()
@@ -210,14 +214,59 @@ class ShardStore:
                 self._ahead.submit(self._read_ahead, index)
 
     def wait(self, index: int, poll_seconds: float = 0.1) -> None:
-        """Returns when shard `index` has been written. Raises RunFailedError when the pipeline has failed."""
-        while not self.has(index):
-            if self._damaged:
-                raise self._damaged
-            if (self.folder / FAILED).exists():
-                reason = json.loads((self.folder / FAILED).read_text())["reason"]
-                raise RunFailedError(f"the data pipeline failed: {reason}")
-            time.sleep(poll_seconds)
+        """Returns when shard `index` has been written.
+
+        Raises RunFailedError when the pipeline has failed, when no shard at all has come for the patience, or when the
+        folder has been gone for GONE_SECONDS.
+        """
+        if self._is_there(index):
+            return
+        changed, next_look, files = time.monotonic(), 0.0, -1
+        self.waits_for = f"the token shard {shard_path(self.folder, index)}"
+        try:
+            while not self._is_there(index):
+                if self._damaged:
+                    raise self._damaged
+                self._raise_failure()
+                if (now := time.monotonic()) >= next_look:
+                    next_look = now + min(LOOK_SECONDS, self._patience / 4)
+                    if (found := self._files()) and found != files:
+                        files, changed = found, now
+                    if now - changed > (self._patience if found else min(GONE_SECONDS, self._patience)):
+                        raise self._never_came(index, now - changed, gone=not found)
+                time.sleep(poll_seconds)
+        finally:
+            self.waits_for = None
+
+    def _is_there(self, index: int) -> bool:
+        """As `has`; storage that cannot be asked now may answer later."""
+        try:
+            return self.has(index)
+        except OSError:
+            return False
+
+    def _files(self) -> int:
+        """Files in the folder, 0 where it is gone: an index is there before any shard."""
+        try:
+            return len(storage.sizes(self.folder))
+        except OSError:
+            return 0
+
+    def _raise_failure(self) -> None:
+        try:
+            reason = storage.read_json(self.folder / FAILED).get("reason", "")
+        except OSError:  # none, or storage is asked again soon
+            return
+        except InputError as error:
+            reason = str(error)
+        raise RunFailedError(f"the data pipeline failed: {reason}")
+
+    def _never_came(self, index: int, seconds: float, *, gone: bool) -> RunFailedError:
+        why = "its folder is gone or cannot be read" if gone else "no other shard came either"
+        return RunFailedError(
+            f"the token shard {shard_path(self.folder, index)} has not come: {why} for {seconds:.0f} s. See to the "
+            "storage, then run the same command again to go on from the newest checkpoint"
+        )
 
     def _read_ahead(self, index: int) -> None:
         try:

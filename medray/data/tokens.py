@@ -41,8 +41,8 @@ class TokenSet:
         """(shard, row) of the whole split, in the order of its sources."""
         return [(shard.index, row) for shard in self.index.shards for row in range(shard.rows)]
 
-    def store(self, keep: int = 16) -> ShardStore:
-        return ShardStore(storage.at(self.folder), keep)
+    def store(self, keep: int = 16, patience_seconds: float = 900) -> ShardStore:
+        return ShardStore(storage.at(self.folder), keep, patience_seconds)
 
     def corpora(self) -> Sequence[Corpus]:
         """Shards of each corpus; one pool where nothing is weighed."""

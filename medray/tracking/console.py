@@ -118,7 +118,7 @@ class Console:
         elif kind in ("message", "failure"):
             self._print("note", str(record.get("text", "")))
         else:
-            self._print(str(kind), "")
+            self._print(str(kind), str(record.get("text", "")))
 
     def heartbeat(self) -> None:
         """Call it often: it prints when nothing has been printed for HEARTBEAT_SECONDS."""

@@ -20,6 +20,7 @@ from medray.data.tokenizer import load_tokenizer
 from medray.data.tokenizer_file import keep_tokenizer
 from medray.data.tokens import TokenSet
 from medray.errors import InputError, MedrayError, RunFailedError
+from medray.train.failure import last_line
 from medray.train.side import Side
 
 POLL_SECONDS = 0.2
@@ -191,6 +192,8 @@ def answer(reference: Any, beat: Callable[[], None]) -> Any:
         raise RunFailedError(f"the data pipeline failed ({kind}); Ray's logs say where") from error
     except ray.exceptions.RayActorError as error:
         raise RunFailedError(f"the data pipeline failed: {DEATH}") from error
+    except ray.exceptions.RayError as error:
+        raise RunFailedError(f"the data pipeline failed: {last_line(error)}") from error
 
 
 def _described(split: str, tokens: TokenSet) -> str:

@@ -60,6 +60,7 @@ POLL_SECONDS = 0.2
 CONTROLLER_POLL_SECONDS = "0.2"
 PREEMPTION_POLL_SECONDS = "2"  # Ray's 5 s are much of a notice of 30
 ELASTIC_START_SECONDS = 10
+STOP_SECONDS = 15  # in which workers that wait for data may still reach the next step, and save
 
 
 class Console(Protocol):
@@ -129,6 +130,8 @@ class _Driver:
         self.steps = 0  # of the whole run, once the data are known
         self.shown = 0  # of the ledger's news
         self.stepping = False  # whether there are workers that will see a stop after their next step
+        self.waiting: str | None = None  # what the workers stand still for: they see no stop meanwhile
+        self.stop_heard: float | None = None
 
     def run(self) -> RunResult:
         have = supply()
@@ -309,6 +312,8 @@ class _Driver:
 
     def hear(self, record: dict[str, Any]) -> None:
         """What news of the workers mean for the driver."""
+        if record["kind"] in ("step", "phase", "failure", "waiting"):
+            self.waiting = str(record["text"]) if record["kind"] == "waiting" else None
         if record["kind"] == "step":
             self.timings.parts.setdefault("first_step", time.perf_counter() - self.timings.began)
         elif record["kind"] == "failure":
@@ -347,7 +352,15 @@ class _Driver:
         a node, an export is evaluated."""
         if self.console:
             self.console.heartbeat()
-        if self.stop.reason and not self.stepping:
+        if not self.stop.reason:
+            return
+        self.stop_heard = self.stop_heard or time.monotonic()
+        if self.waiting and time.monotonic() - self.stop_heard > STOP_SECONDS:
+            raise StoppedError(
+                f"stopped while the workers waited for {self.waiting}. Run the same command again to go on from the newest "
+                "checkpoint"
+            )
+        if not self.stepping:
             raise StoppedError(
                 "stopped while no worker was training: there was nothing new to save. Run the same command again to go on"
             )

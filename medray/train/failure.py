@@ -15,6 +15,13 @@ from ray.train import UserCallback
 
 _USED = re.compile(r"was ([\d.]+ ?GB) used / ([\d.]+ ?GB) limit")
 _LONGEST = 500
+_LOST = (
+    ray.exceptions.RayActorError,
+    ray.exceptions.NodeDiedError,
+    ray.exceptions.RaySystemError,
+    ray.exceptions.RpcError,
+    ray.exceptions.WorkerCrashedError,
+)
 # Ray Data raises an error of its own from ours, and only the traceback in its message still has ours.
 _RAISED = re.compile(r"^((?:\w+\.)*(?!UserCode|RayTask)\w*(?:Error|Exception)\b.*)$", re.MULTILINE)
 
@@ -47,6 +54,9 @@ def last_line(error: BaseException) -> str:
     if known := known_cause(error):
         return known
     outermost, (*_, error) = error, _chain(error)
+    if isinstance(error, _LOST):
+        # Ray's own text has 500 characters of addresses and stacks.
+        return f"Ray lost a process of this run: its node or the Ray cluster ended or does not answer ({type(error).__name__})"
     if isinstance(error, ray.exceptions.UserCodeException) and (found := _RAISED.findall(str(outermost))):
         return str(found[-1])[:_LONGEST]
     lines = [line for line in str(error).strip().splitlines() if line.strip()]

@@ -187,7 +187,7 @@ class _Loop:
         if tokens is None:
             return None
         return Validation(
-            tokens.store(),
+            tokens.store(patience_seconds=self.config.cluster.hang_seconds),
             tuple(tokens.rows()),
             tokens.spec.architecture,
             self.tokenizer.pad_token_id,
@@ -298,7 +298,7 @@ class _Loop:
         """The arrays of the steps from `start` on, made while others are computed."""
         tokens, window = self.plan.train, self.config.data.window_shards
         # This window and the next; a merged window may hold as many shards of each corpus.
-        store = tokens.store(keep=2 * window * max(len(tokens.weights), 1) + 1)
+        store = tokens.store(2 * window * max(len(tokens.weights), 1) + 1, self.config.cluster.hang_seconds)
         self.batch_plan = tokens.plan(self.config, store)
         reader = BatchReader(
             store,
@@ -311,7 +311,16 @@ class _Loop:
             pad_id=self.tokenizer.pad_token_id,
             packed=self.config.data.pack_tokens is not None,
         )
-        return ReadAhead(reader.prepare, range(start, self.plan.total_steps))
+
+        told = -1
+
+        def waiting() -> None:
+            nonlocal told
+            if told != self.progress.step:
+                told = self.progress.step
+                self._event("waiting", text=store.waits_for or "the data of the next step")
+
+        return ReadAhead(reader.prepare, range(start, self.plan.total_steps), waiting=waiting)
 
     def _refuse_leaks(self) -> None:
         """Asks the model itself, on all ranks: what sees the tokens to be predicted would train on them."""

@@ -12,6 +12,8 @@ from typing import Generic, Self, TypeVar
 
 T = TypeVar("T")
 
+WAITING_SECONDS = 5.0
+
 
 @dataclass(frozen=True)
 class Ready(Generic[T]):
@@ -26,10 +28,19 @@ class ReadAhead(Generic[T]):
     """Iterates over `steps` in order, at most `depth` of them made and not yet taken.
 
     A context manager: leaving it ends the side thread, however many steps were taken. What `prepare` raises is raised
-    by the iteration, after the steps that were made before.
+    by the iteration, after the steps that were made before. waiting: called every WAITING_SECONDS while the consumer
+    stands still.
     """
 
-    def __init__(self, prepare: Callable[[int], T], steps: range, *, depth: int = 4) -> None:
+    def __init__(
+        self,
+        prepare: Callable[[int], T],
+        steps: range,
+        *,
+        depth: int = 4,
+        waiting: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._waiting = waiting
         self._prepare, self._steps, self._depth = prepare, steps, depth
         self._made: deque[tuple[int, T]] = deque()
         self._changed = Condition()
@@ -54,7 +65,8 @@ class ReadAhead(Generic[T]):
         while True:
             began = time.perf_counter()
             with self._changed:
-                self._changed.wait_for(lambda: self._made or self._ended)
+                while not self._changed.wait_for(lambda: self._made or self._ended, WAITING_SECONDS):
+                    self._waiting()
                 if not self._made:
                     break
                 step, made = self._made.popleft()

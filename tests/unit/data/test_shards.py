@@ -377,6 +377,42 @@ class TestWaiting:
         thread.join(10)
         assert found == ["id-0"]
 
+    @pytest.mark.parametrize("away", ["folder", "nothing comes", "refused"])
+    def test_a_wait_has_an_end_and_says_what_it_waits_for(
+        self, away: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        folder = tmp_path / "train"
+        folder.mkdir()
+        write(folder)
+        store, says = ShardStore(folder, patience_seconds=0.1), "no other shard came either"
+        if away == "folder":  # as when it is unmounted
+            folder.rename(tmp_path / "elsewhere")
+            says = "its folder is gone"
+        elif away == "refused":
+
+            def refused(*_: Any) -> Any:
+                raise OSError(116, "Stale file handle")
+
+            monkeypatch.setattr(store, "has", refused)
+            monkeypatch.setattr(storage, "sizes", refused)
+            says = "its folder is gone or cannot be read"
+        with pytest.raises(RunFailedError, match=rf"shard-000007\.parquet has not come: {says}"):
+            store.text(7, 0, "id")
+        assert store.waits_for is None
+
+    def test_shards_that_come_prolong_the_wait(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        clock, left = [0.0], [1, 2, 3, 4]
+
+        def sleep(_: float) -> None:
+            clock[0] += 50
+            write(tmp_path, left.pop(0))
+
+        monkeypatch.setattr(shards.time, "monotonic", lambda: clock[0])
+        monkeypatch.setattr(shards.time, "sleep", sleep)
+        write(tmp_path)
+        ShardStore(tmp_path, patience_seconds=90).wait(4)  # after 200 s
+        assert left == []
+
     @pytest.mark.parametrize("ask", ["counts", "wait"])
     def test_a_failed_pipeline_ends_the_wait_with_its_reason(self, ask: str, tmp_path: Path) -> None:
         store, said = ShardStore(tmp_path), []

@@ -58,6 +58,11 @@ def preempted() -> ray.exceptions.RayActorError:
             ("worker 2: ValueError: last line",),
         ),
         (ValueError(), ("ValueError",)),
+        (
+            ActorDiedError(),
+            ("Ray lost a process of this run: its node or the Ray cluster ended", "(ActorDiedError)"),
+        ),
+        (ray.exceptions.RpcError("failed to connect " + 500 * "x"), ("does not answer (RpcError)",)),
         (IN_RAY_DATA, ("OSError: [Errno 28] No space left on device",)),
     ],
 )
@@ -65,6 +70,7 @@ def test_the_cause_is_said_in_one_line(error: Exception, says: tuple[str, ...]) 
     said = first_failure(error)
     assert all(part in said for part in says), said
     assert "\n" not in said
+    assert len(said) < 200
     assert "Refer to" not in said
     assert "UserCode" not in said
 
