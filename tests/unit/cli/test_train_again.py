@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from medray.cli.cluster import PRIVATE
 from medray.cli.main import main
 from medray.config.load import dump, load
 from medray.tracking import Ledger
@@ -55,8 +55,10 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         raise TrainingBeganError
 
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):  # set by the command for a cluster of its own
-        monkeypatch.setenv(name, os.environ.get(name, ""))
+    # Set by the command for a cluster of its own.
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_worker_niceness", *PRIVATE):
+        monkeypatch.setenv(name, "")  # so that it is absent again afterwards
+        monkeypatch.delenv(name)
     monkeypatch.setattr("medray.cli.cluster.connect", connect)
     (tmp_path / "run.yaml").write_text(SOUND)
     return tmp_path / "run.yaml"

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from medray.cli.cluster import PRIVATE
 from medray.cli.main import main
 from medray.config import Config
 from medray.errors import InputError
@@ -75,6 +76,9 @@ def test_what_a_model_tells_is_refused_before_a_cluster_starts(
     def connect(address: str | None) -> None:
         raise AssertionError("a cluster was started")
 
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_worker_niceness", *PRIVATE):
+        monkeypatch.setenv(name, "")  # set by the command for a cluster of its own: absent again afterwards
+        monkeypatch.delenv(name)
     monkeypatch.setattr("medray.cli.cluster.connect", connect)
     file = tmp_path / "run.yaml"
     file.write_text("data: {dataset: clinic}\nmodel: {preset: llama-tiny, init: random}\n")
