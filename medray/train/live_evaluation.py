@@ -8,6 +8,7 @@ import torch
 from torch import distributed
 
 from medray.config.eval import EvalConfig
+from medray.errors import RunFailedError
 from medray.evaluate.metrics import score
 from medray.evaluate.validation import Validation
 from medray.methods.chunked_loss import TokenLoss
@@ -17,8 +18,16 @@ from medray.train.engine import Engine
 
 
 def losses(validation: Validation, engine: Engine, method: Method, loss: TokenLoss) -> dict[str, float]:
-    """The loss over the whole split and its parts, not smoothed; alpha beside them where it moves."""
+    """The loss over the whole split and its parts, not smoothed; alpha beside them where it moves.
+
+    Raises RunFailedError, on all ranks, where no row has a token with loss: such a mean would be a perfect 0.
+    """
     totals = validation.totals(method)
+    if not any(totals[task] for task in method.tasks):
+        raise RunFailedError(
+            f"nothing was evaluated: none of {len(validation.rows)} validation rows has a token with loss for "
+            f"{', '.join(method.tasks)}. Look at data.validation, or leave it out"
+        )
     sums = validation.loss_sums(
         engine.model, method, engine.device, engine.rank, engine.world_size, loss.unsmoothed()
     )

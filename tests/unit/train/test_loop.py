@@ -123,6 +123,22 @@ def test_evaluation_counts_every_row_once(tmp_path: Path) -> None:
     assert [evaluation["step"] for evaluation in recorder.evaluations] == [0, 1]
 
 
+def test_an_evaluation_of_nothing_fails_instead_of_being_perfect(tmp_path: Path) -> None:
+    """All rows lack the one task that is trained; of two tasks one is enough."""
+    bare = [row | {"rationale": ""} for row in tiny.rows(5)]
+    validation = tiny.token_set(tmp_path, bare, name="validation")
+
+    def run(name: str, alpha: float) -> Recorder:
+        recorder, method = Recorder(), {"name": "distill", "alpha": alpha}
+        loop.run(replace(small(tmp_path, name, steps=1, method=method), validation=validation), recorder)
+        return recorder
+
+    with pytest.raises(RunFailedError, match="none of 5 validation rows has a token with loss for rationale"):
+        run("rationale", 0.0)
+    (evaluation,) = run("both", 0.3).evaluations
+    assert evaluation["metrics"]["loss"] > 0
+
+
 def test_reports_to_the_outside_only_at_evaluations(tmp_path: Path) -> None:
     """A report waits for a poll of Ray Train's controller: no checkpoint shall."""
     recorder = Recorder()
