@@ -16,7 +16,7 @@ import pytest
 from s3_server import s3_server
 
 from medray import storage
-from medray.data import files
+from medray.data import files, remote
 from medray.data.files import content_hash, expand, open_binary, shown, size, stamp
 from medray.data.readers import format_of, ranges, read
 from medray.errors import InputError
@@ -243,6 +243,21 @@ class TestSecrets:
         assert "AWS_SECRET_ACCESS_KEY" in message
         assert "KEY:" not in message.replace("AWS_SECRET_ACCESS_KEY", "")
         assert "SECRET@" not in message
+
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "s3://KEY:SECRET@bucket/a.jsonl",
+            "s3a://KEY:SECRET@bucket/a.jsonl",
+            "nope://me:SECRET@host/a.jsonl",
+            "webhdfs+nope://me:SECRET@host/a.jsonl",
+        ],
+    )
+    def test_a_url_that_no_file_system_takes_is_quoted_without_them(self, url: str) -> None:
+        with pytest.raises(InputError) as caught:
+            remote.place(url)
+        assert "SECRET@" not in f"{caught.value} {caught.value.file} {caught.value.mend}"
+        assert "KEY:" not in f"{caught.value} {caught.value.file}"
 
     def test_a_server_that_refuses(self) -> None:
         server = HTTPServer(("127.0.0.1", 0), Refusing)

@@ -14,7 +14,7 @@ import pytest
 from medray import storage
 from medray.tracking import Ledger, TrackingSpec, mlflow_log
 from medray.tracking.mlflow_names import final_metrics, metric_name, step_metrics, without_userinfo
-from medray.tracking.mlflow_run import UNSENT_FILE, open_client
+from medray.tracking.mlflow_run import UNSENT_FILE, RunIdentity, open_client
 
 
 def record(step: int) -> dict[str, Any]:
@@ -201,6 +201,31 @@ def test_more_points_than_a_batch_all_arrive(tmp_path: Path, store: str) -> None
     client, run_id = open_client(store), wait_for_run(ledger)
     assert len(client.get_metric_history(run_id, "train/lr")) == 500
     assert len(client.get_run(run_id).data.params) == 230
+
+
+def test_what_is_said_while_mlflow_is_away_names_no_password(tmp_path: Path) -> None:
+    ledger = Ledger(str(tmp_path), spec("http://user:hunter2@127.0.0.1:9/x"))
+    ledger.open(resumed_step=0)
+    end = time.monotonic() + 100
+    while not messages(ledger):
+        assert time.monotonic() < end, "nothing was said"
+        time.sleep(0.02)
+    (said,) = messages(ledger)
+    assert said.startswith("MLflow at http://127.0.0.1:9/x does not answer")
+    ledger.close({"status": "failed"}, [])
+    assert "hunter2" not in str(messages(ledger))
+
+
+def test_the_run_file_holds_no_password(tmp_path: Path, store: str) -> None:
+    identity = RunIdentity(tmp_path, spec("http://user:hunter2@host:5000"), lambda text: None)
+    run_id, there = identity.open(open_client(store), 0, lambda: False)
+    assert not there
+    known = json.loads((tmp_path / "mlflow_run.json").read_text())
+    assert (known["run_id"], known["uri"]) == (run_id, "http://host:5000")
+    again = RunIdentity(tmp_path, spec("http://user:another@host:5000"), lambda text: None)
+    assert again.open(open_client(store), 0, lambda: False) == (run_id, True), (
+        "a new password is no new place"
+    )
 
 
 @pytest.mark.parametrize("call", ["open", "log_batch"])
