@@ -217,6 +217,10 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "num_tasks": _COUNT,
     "prompt_tuning_init_task": _INDEX,
     "modules_to_save": (_names, "a list of module names"),
+    "trainable_token_indices": (
+        lambda value: _layers(value) or _by_module(_layers)(value),
+        "a list of token ids, or an object of module names and such lists",
+    ),
 }
 # Settings for the start of a training that is over, which models/adapters.py takes away before peft builds the adapter
 # once more; and those without effect unless another, which is refused, is set.

@@ -83,7 +83,7 @@ def _export(folder: Path, config: Config) -> None:
     target = folder.parent / "target"
     target.mkdir(exist_ok=True)
     write_records(found, target)
-    model_card(found, Base("base", None, None, None), Made("adapter", "", "", ()))
+    model_card(found, Base(name="base", kind="folder"), Made("adapter", "", ""))
 
 
 def _ledger(folder: Path, config: Config) -> None:
@@ -95,7 +95,7 @@ def _ledger(folder: Path, config: Config) -> None:
 
 
 def _claim(folder: Path, config: Config) -> None:
-    claim(config, DATA["tokens"], "fp32", lambda note: None)
+    claim(config, DATA["tokens"], "fp32", 1, lambda note: None)
 
 
 RECORDS = ("steps.jsonl", "evals.jsonl", "attempts.jsonl")
