@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from medray.tracking import Ledger, TrackingSpec, read_records
+from medray.tracking.ledger_line import LedgerLine
 
 OFF = TrackingSpec(False, "", "medray", "run", {}, {}, False)
 
@@ -95,6 +100,90 @@ def test_read_records_takes_the_last_of_a_doubled_step_and_no_file(tmp_path: Pat
     assert read_records(path) == []
     path.write_text("\n".join(map(json.dumps, [record(2), record(1), record(2, loss=7.0)])) + "\n", "utf-8")
     assert read_records(path) == [record(1), record(2, loss=7.0)]
+
+
+@pytest.mark.parametrize("file", ["steps.jsonl", "evals.jsonl"])
+def test_a_flush_puts_both_files_on_the_disk_and_says_which_it_cannot(
+    file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = Ledger(str(tmp_path), OFF)
+    ledger.open(resumed_step=0)
+    ledger.step(record(1))
+    ledger.evaluation({"step": 1, "metrics": {"loss": 2.0}})
+    synced, fsync = list[str](), os.fsync
+
+    def looks(descriptor: int) -> None:
+        synced.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name)
+        fsync(descriptor)
+
+    def fails(descriptor: int) -> None:
+        looks(descriptor)
+        if synced[-1] == file:
+            raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", looks)
+    assert ledger.flush() is None
+    assert sorted(synced) == ["evals.jsonl", "steps.jsonl"]
+    monkeypatch.setattr(os, "fsync", fails)
+    assert ledger.flush() == f"{file}: Input/output error"
+
+
+def test_a_flush_takes_what_a_ledger_before_it_knew_alone(tmp_path: Path) -> None:
+    """The process died with records in memory; rank 0 hands over all that it has no answer for."""
+    steps, evaluations = [record(1), record(2)], [{"step": 2, "metrics": {"loss": 2.0}}]
+    first = Ledger(str(tmp_path), OFF)
+    first.open(resumed_step=0)
+    first.step(steps[0])
+    again = Ledger(str(tmp_path), OFF)
+    assert again.flush(steps, evaluations) is None
+    assert lines(tmp_path / "steps.jsonl") == steps
+    assert lines(tmp_path / "evals.jsonl") == evaluations
+    assert [one["step"] for one in again.poll(0) if one["kind"] in ("step", "evaluation")] == [2, 2]
+    assert again.flush(steps, evaluations) is None
+    assert (lines(tmp_path / "steps.jsonl"), lines(tmp_path / "evals.jsonl")) == (steps, evaluations)
+
+
+class Answers:
+    """The ledger's actor: a call is done when its answer is asked for, in `ray.get`."""
+
+    def __init__(self, ledger: Ledger, while_flushing: Callable[[], None]) -> None:
+        self._ledger, self._while_flushing = ledger, while_flushing
+
+    def __getattr__(self, name: str) -> Any:
+        def remote(*given: Any, **named: Any) -> Callable[[], Any]:
+            def answer() -> Any:
+                if name == "flush":
+                    self._while_flushing()
+                return getattr(self._ledger, name)(*given, **named)
+
+            return answer
+
+        return SimpleNamespace(remote=remote)
+
+
+def test_a_record_that_comes_during_a_flush_is_kept_for_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own message may be lost with the ledger: nothing has said yet that it is on disk."""
+    import ray
+
+    monkeypatch.setattr(ray, "get", lambda answer, timeout: answer())
+    late = iter([2])
+
+    def meanwhile() -> None:
+        for step in late:
+            line.step(record(step))
+            line.evaluation({"step": step, "metrics": {"loss": 1.0}})
+
+    ledger = Ledger(str(tmp_path), OFF)
+    line = LedgerLine(Answers(ledger, meanwhile))
+    line.step(record(1))
+    line.evaluation({"step": 1, "metrics": {"loss": 2.0}})
+    line.flush()
+    assert [one["step"] for one in lines(tmp_path / "steps.jsonl")] == [1]
+    line.flush()
+    assert [one["step"] for one in lines(tmp_path / "steps.jsonl")] == [1, 2]
+    assert [one["step"] for one in lines(tmp_path / "evals.jsonl")] == [1, 2]
 
 
 def test_poll_gives_everything_since_an_index_in_order(tmp_path: Path) -> None:
