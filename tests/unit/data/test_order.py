@@ -184,3 +184,20 @@ def test_an_accumulation_step_is_a_run_of_neighbouring_slots(
             for slot in rank_slots(turn * accumulation, world, micro, rank)[number]
         ]
         assert slots == list(range(number * turn, (number + 1) * turn))
+
+
+def test_a_mixed_corpus_is_shuffled_by_seed_pass_window_purpose_and_corpus() -> None:
+    """The words of each draw, in numpy's own terms: a resumed or repeated run must find the same rows again."""
+
+    def drawn(*words: int) -> np.random.Generator:
+        return np.random.Generator(np.random.PCG64(np.random.SeedSequence(words)))
+
+    seed, corpus, shards, rows, size = 11, 2, [4, 5, 6, 7, 8], 3, 2
+    stream = Stream(shards, [rows] * len(shards), seed, size, corpus=corpus)
+    for epoch in range(2):
+        order = np.array(shards)[drawn(seed, epoch, 0, 3, corpus + 1).permutation(len(shards))]
+        wanted = []
+        for window, first in enumerate(range(0, len(shards), size)):
+            pairs = np.array([(shard, row) for shard in order[first : first + size] for row in range(rows)])
+            wanted += drawn(seed, epoch, window, 4, corpus + 1).permutation(pairs).tolist()
+        assert stream.take(epoch * stream.length, (epoch + 1) * stream.length).tolist() == wanted

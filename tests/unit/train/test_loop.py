@@ -123,6 +123,19 @@ def test_evaluation_counts_every_row_once(tmp_path: Path) -> None:
     assert [evaluation["step"] for evaluation in recorder.evaluations] == [0, 1]
 
 
+def test_an_evaluation_is_not_smoothed_whatever_training_is(tmp_path: Path) -> None:
+    """So that runs with and without smoothing compare."""
+    found = []
+    for smoothing in (0.0, 0.3):
+        recorder, name = Recorder(), f"run-{smoothing}"
+        asked = {"at_start": True, "metrics": []}
+        plan = small(tmp_path, name, steps=1, train={"label_smoothing": smoothing}, eval=asked)
+        loop.run(replace(plan, validation=plan.train), recorder)
+        found.append((recorder.evaluations[0], recorder.steps[0]["loss"]))
+    assert found[0][0] == found[1][0]
+    assert found[0][1] < found[1][1]
+
+
 def test_an_evaluation_of_nothing_fails_instead_of_being_perfect(tmp_path: Path) -> None:
     """All rows lack the one task that is trained; of two tasks one is enough."""
     bare = [row | {"rationale": ""} for row in tiny.rows(5)]
