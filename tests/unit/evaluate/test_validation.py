@@ -9,10 +9,13 @@ import oracle
 import pytest
 import torch
 from memory_store import MemoryStore
+from thread_ranks import Ranks
 from tiny_decoders import decoder
 
+from medray.evaluate.loss_sums import PLAIN
 from medray.evaluate.validation import Validation
 from medray.methods.loss import Method
+from medray.train.live_evaluation import losses
 
 CPU = torch.device("cpu")
 MADE = memory_store.rows(11)
@@ -51,6 +54,38 @@ def test_losses_are_those_of_the_rows_alone(world_size: int, count: int) -> None
         with torch.no_grad():
             wanted = float(oracle._mean(model, table, task, seq2seq=False))
         assert sum(part[task] for part in parts) / totals[task] == pytest.approx(wanted, abs=1e-5)
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_all_ranks_get_the_loss_of_all_rows(world_size: int) -> None:
+    """Each rank sees a part of them: the sums are added up before anything is divided."""
+    _, rows = validation()
+    model = decoder("llama-tiny", "sdpa")
+    found = []
+    for count in (1, world_size):
+        ranks = Ranks(count)
+        for engine in ranks.engines:
+            engine.model = model
+        found += ranks.run(lambda engine: losses(rows, engine, METHOD, PLAIN))
+    assert len(found) == 1 + world_size
+    for one in found[1:]:
+        assert one == pytest.approx(found[0], rel=1e-6)
+
+
+def test_text_is_generated_without_dropout() -> None:
+    """Whatever mode training has left the model in."""
+    model = decoder("gpt2", dropout=0.5).train()
+    _, rows = validation()
+
+    def texts() -> list[tuple[int, str]]:
+        tokenizer: Any = Words()
+        model.train()
+        return rows.predictions(
+            model, tokenizer, 4, max_new_tokens=8, device=CPU, rank=0, world_size=1, synced=False
+        )
+
+    assert texts() == texts()
+    assert not model.training
 
 
 @pytest.mark.parametrize(("world_size", "beams"), [(1, 1), (2, 1), (2, 3)])

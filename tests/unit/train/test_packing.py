@@ -199,6 +199,9 @@ def test_dropout_is_drawn_from_seed_step_and_rank_alone() -> None:
     first = loss()
     torch.rand(7)
     assert loss() == first
+    model.eval()  # as an evaluation leaves it
+    assert loss() == first
+    assert model.training
     others = [{"seed": 1}, {"rank": 1}, {"step": 1}, {"step": 2}, {"seed": 1, "step": 1, "rank": 1}]
     others += [{"seed": 1, "step": 11}, {"seed": 11, "step": 1}]  # digits alone would be the same
     assert len({first, *(loss(**drawn) for drawn in others)}) == 1 + len(others)
