@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -67,11 +68,14 @@ def text_metrics(
     return score(asked.metrics, [texts[number] for number in range(count)], references)
 
 
-def note(validation: Validation | None, engine: Engine, asked: EvalConfig) -> str | None:
-    """Return a sentence on settings of the base that generated metrics do not use; None where there are none."""
+def say_unused(
+    validation: Validation | None, engine: Engine, asked: EvalConfig, say: Callable[[str], None]
+) -> None:
+    """Tell which settings of the base generated metrics do not use, where there are any."""
     if validation is None or not asked.numbers:
-        return None
-    return unused_note(engine.model, base_settings=asked.generation.base_settings)
+        return
+    if note := unused_note(engine.model, base_settings=asked.generation.base_settings):
+        say(note)
 
 
 def alpha_of(method: Method) -> dict[str, float]:

@@ -119,8 +119,7 @@ class _Loop:
     def run(self) -> Outcome:
         self._resume()
         if self.progress.step == 0:
-            if note := live_evaluation.note(self.validation, self.engine, self.config.eval):
-                self._message(note)
+            live_evaluation.say_unused(self.validation, self.engine, self.config.eval, self._message)
             if self.config.eval.at_start:
                 self._evaluate(generate=True)
         status = self._train()

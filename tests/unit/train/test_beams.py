@@ -50,7 +50,10 @@ def test_beams_are_asked_for_during_training_and_after_it(
         train={"zero_stage": 0},
         eval=evaluation,
     )
-    loop.run(plan, Recorder())
+    recorder = Recorder()
+    loop.run(plan, recorder)
+    notes = [event["text"] for event in recorder.events if event["kind"] == "message"]
+    assert not any("generation_config" in note for note in notes), "this base ships nothing to tell"
     metrics, samples = export_evaluation.evaluate_export(plan, Resources(1, 1.0, 0, 1), lambda: None)
     assert asked == [(2, True), (2, True)]
     assert len(samples) == 3
