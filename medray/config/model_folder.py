@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ SAVED_AGAIN = "copy or download it again"
 _FETCHED = ("kernel_config", "fusion_config", "distributed_config", "transformers_weights")
 _ATTENTION = ("attn_implementation", "_attn_implementation", "_attn_implementation_internal")
 _EXPERTS = ("experts_implementation", "_experts_implementation", "_experts_implementation_internal")
+# Transformers makes an object or a list entry of each.
+_COUNTED, _MOST = re.compile(r"layers?$|^n_layers?$|experts$|blocks?$|heads?$|_labels$"), 100_000
 _BUILT_IN: dict[str, str | None] = {
     "eager": None,
     "sdpa": None,
@@ -38,7 +41,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def check_config(config: dict[str, Any], file: object) -> None:
-    """Raise InputError for settings that would fetch a kernel from a hub or read weights elsewhere."""
+    """Raise InputError for settings that would fetch a kernel, read weights elsewhere, or fill the memory."""
     for settings in _levels(config):
         for key in _FETCHED:
             if settings.get(key) is not None:
@@ -47,6 +50,11 @@ def check_config(config: dict[str, Any], file: object) -> None:
                     file=file,
                     key=key,
                     mend=f"remove {key} from the file",
+                )
+        for key, value in settings.items():
+            if type(value) is int and value > _MOST and _COUNTED.search(key):
+                raise InputError(
+                    f"is more than {_MOST:,}, which no model has", file=file, key=key[:100], mend=SAVED_AGAIN
                 )
         for key in _ATTENTION + _EXPERTS:
             _check_implementation(settings.get(key), key, file)

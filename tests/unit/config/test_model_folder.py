@@ -33,6 +33,12 @@ def test_what_transformers_would_fetch_is_refused(settings: dict[str, Any], key:
     assert f"remove {key}" in str(caught.value.mend)
 
 
+@pytest.mark.parametrize("key", ["num_hidden_layers", "n_layer", "encoder_layers", "num_local_experts"])
+def test_a_number_of_layers_that_would_fill_the_memory_is_refused(key: str) -> None:
+    with pytest.raises(InputError, match="more than 100,000"):
+        check_config({"model_type": "llama", "text_config": {key: 10**9}}, "config.json")
+
+
 def test_attention_of_transformers_itself_is_not() -> None:
     check_config(
         {"_attn_implementation": "sdpa", "attn_implementation": None, "text_config": {}}, "config.json"
