@@ -29,7 +29,7 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         known = storage.read_json(folder / "mlflow_run.json")
         uri, page = known.get("uri"), _page(known)
-    except OSError:
+    except (OSError, InputError):
         uri = page = None
     if not isinstance(uri, str) or page is None:
         raise InputError(

@@ -31,7 +31,16 @@ def test_a_run_does_not_change_its_precision_with_the_device(tmp_path: Path) -> 
     assert caught.value.mend == "train.precision: fp32"
 
 
-@pytest.mark.parametrize("text", [None, "", "[]", '{"tokens'])
+@pytest.mark.parametrize("text", ["", "[]", '{"tokens', '{"tokens": null}'])
+def test_a_damaged_note_is_refused_by_name(tmp_path: Path, text: str) -> None:
+    """It used to count as absent, and then nothing compared the data."""
+    file = tmp_path / "data.json"
+    file.write_text(text)
+    with pytest.raises(InputError, match=r"data\.json: .*\n.*--overwrite"):
+        check_same_data(file, "/runs/tokens/abc/train", Config())
+
+
+@pytest.mark.parametrize("text", [None, "{}"])
 def test_a_run_of_before_knows_nothing_of_its_data(tmp_path: Path, text: str | None) -> None:
     file = tmp_path / "data.json"
     if text is not None:
