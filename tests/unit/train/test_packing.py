@@ -18,6 +18,7 @@ from torch import Tensor
 
 from medray.data.batches import PackedMicroBatch
 from medray.methods.loss import Method
+from medray.train import step as step_module
 from medray.train.step import BatchLayout, BatchReader, Prepared, train_step
 
 LABEL, BOTH = {"label": 1.0}, {"label": 0.3, "rationale": 0.7}
@@ -205,6 +206,25 @@ def test_dropout_is_drawn_from_seed_step_and_rank_alone() -> None:
     others = [{"seed": 1}, {"rank": 1}, {"step": 1}, {"step": 2}, {"seed": 1, "step": 1, "rank": 1}]
     others += [{"seed": 1, "step": 11}, {"seed": 11, "step": 1}]  # digits alone would be the same
     assert len({first, *(loss(**drawn) for drawn in others)}) == 1 + len(others)
+
+
+def test_a_penalty_on_the_weights_counts_once_a_step_whatever_the_forwards_and_ranks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each of two ranks adds half of it, at one of its forwards."""
+    model, prepared = decoder("llama-tiny"), prepare(BOTH, packed=True, micro=1)
+    assert len(prepared.micro) > 2
+
+    def backed(penalty: float | None) -> float:
+        engine, seen = Accumulator(model, 0), list[float]()
+        engine.world_size = 2  # type: ignore[misc]
+        engine.backward = lambda loss: seen.append(float(loss.detach()))  # type: ignore[method-assign]
+        value = None if penalty is None else torch.tensor(penalty)
+        monkeypatch.setattr(step_module, "orthogonal_penalty", lambda model: value)
+        train_step(engine, prepared, Method(BOTH), lr=0.1, seed=0, step=0, seq2seq=False)
+        return sum(seen)
+
+    assert backed(6.0) - backed(None) == pytest.approx(3.0, abs=1e-4)
 
 
 def test_the_forwards_of_a_step_have_dropout_of_their_own() -> None:

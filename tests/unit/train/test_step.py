@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any, Literal
 
 import memory_store
@@ -137,6 +138,17 @@ def test_the_order_of_samples_is_the_plans_however_rows_are_laid_out() -> None:
         progress.add(reader(plan, BatchLayout(1, None), world_size=world_size, packed=packed).prepare(0))
         orders.add(progress.order)
     assert len(orders) == 1
+
+
+def test_the_hash_of_the_order_is_a_chain_over_all_ids_so_far() -> None:
+    steps = [[4, 9, 2], [13, 0], [2, 9]]
+    plan = ListedPlan(MemoryStore(ROWS), [[[number] for number in numbers] for numbers in steps])
+    progress, chained = Progress(), ""
+    for step, numbers in enumerate(steps):
+        progress.add(reader(plan, BatchLayout(1, None)).prepare(step))
+        for number in numbers:
+            chained = hashlib.sha256(f"{chained}row-{number}".encode()).hexdigest()
+        assert progress.order == chained
 
 
 def test_packed_segments_are_the_rows_tasks_in_the_order_of_the_plan() -> None:
