@@ -79,6 +79,16 @@ def test_all_ranks_gather_every_exported_parameter_and_one_at_a_time(adapter: bo
     assert not (tmp_path / "export-False").exists()
 
 
+def test_buffers_that_a_model_saves_are_exported_too(tmp_path: Path) -> None:
+    model = decoder("llama-tiny")
+    model.register_buffer("kept", torch.arange(3.0))
+    model.register_buffer("made_anew", torch.arange(3.0), persistent=False)
+    export(model, None, tmp_path / "export", write=True, gathered=whole)
+    stored = load_file(tmp_path / "export" / "model.safetensors")
+    assert torch.equal(stored["kept"], torch.arange(3.0))
+    assert "made_anew" not in stored
+
+
 def test_what_is_exported_is_read_while_it_is_whole(tmp_path: Path) -> None:
     """Outside of `gathered` a parameter has no values here, as at stage 3."""
     model = decoder("llama-tiny")

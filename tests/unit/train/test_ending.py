@@ -62,6 +62,11 @@ def test_a_notice_is_answered_at_once_and_the_loop_leaves_in_time() -> None:
     assert len(told) == 1
 
 
+def test_the_spare_time_before_a_node_goes_is_some_and_less_than_a_usual_notice() -> None:
+    """Clouds give 30 s at least; the other tests take the constant as it is."""
+    assert 5 <= SPARE_SECONDS <= 15
+
+
 def test_an_earlier_notice_counts_and_a_later_one_does_not() -> None:
     orders, clock = Orders(), Clock()
     one, _ = ending(orders, clock)

@@ -175,7 +175,7 @@ def test_the_summary_is_the_last_file_of_a_run(
 
 
 @pytest.mark.parametrize(
-    ("samples", "loss_tokens", "lines"), [(0, 0, 0), (0, 90, 3), (24, 0, 3), (24, 90, 0)]
+    ("samples", "loss_tokens", "lines"), [(0, 0, 0), (0, 90, 3), (24, 0, 3), (24, 90, 0), (24, 90, 3)]
 )
 def test_a_run_that_trained_nothing_fails(
     samples: int, loss_tokens: int, lines: int, tmp_path: Path, tokens: TokenSet
@@ -188,6 +188,11 @@ def test_a_run_that_trained_nothing_fails(
         "".join(json.dumps(record | {"step": step + 1}) + "\n" for step in range(lines))
     )
     done = asdict(loop.Outcome("done", progress, 3, {}))
+    if samples and loss_tokens and lines:
+        outcome.write_outcome(made, done, {}, [], {}, 2.0, {})
+        summary = json.loads((folder / "summary.json").read_text())
+        assert (summary["status"], summary["samples"], summary["loss_tokens"]) == ("done", 24, 90)
+        return
     with pytest.raises(RunFailedError, match=f"nothing was trained: {samples} samples, {loss_tokens} tokens"):
         outcome.write_outcome(made, done, {}, [], {}, 2.0, {})
     assert not (folder / "summary.json").exists()
