@@ -141,7 +141,9 @@ def _names(folder: Path) -> set[str]:
         return set(os.listdir(folder))
     except (OSError, ValueError) as error:
         raise InputError(
-            f"the folder cannot be read ({getattr(error, 'strerror', None) or error})", file=folder
+            f"the folder cannot be read ({getattr(error, 'strerror', None) or error})",
+            file=folder,
+            mend="a folder that exists and that you may read",
         ) from None
 
 
