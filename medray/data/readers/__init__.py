@@ -18,6 +18,7 @@ from medray.data.readers import (
     huggingface,
     json_lines,
     json_text,
+    lines,
     medquad_xml,
     parquet,
     pubtator,
@@ -77,6 +78,9 @@ def ranges(path: str, format: str, block_bytes: int = 32 << 20) -> list[tuple[in
         return [(0, None)]
     size = files.size(path)
     count = max(1, -(-size // block_bytes))
+    if count > 1:  # a file without line ends is told before it becomes thousands of ranges
+        with files.open_binary(path) as stream:
+            lines.read_line(stream, files.shown(path), 1)
     begins = [size * part // count for part in range(count)]
     return list(zip(begins, [*begins[1:], None], strict=True))
 

@@ -144,6 +144,9 @@ def test_a_sparse_terabyte_ends(tmp_path: Path) -> None:
         os.truncate(path, 1 << 40)
         with pytest.raises(InputError):
             told(path)
+        if name == "a.jsonl":
+            with pytest.raises(InputError, match="line 1 has no end"):
+                ranges(path, "jsonl")
 
 
 def test_json_that_is_nested_too_deeply(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
