@@ -167,9 +167,8 @@ def _remote_files(path: str, key: str) -> tuple[str, ...]:
             found = [at.root]  # never `isdir`: to find out, it reads the whole file
             answer = http.ask(path)
             if answer.page:
-                raise InputError(
-                    "the server sent a web page, not this file", mend="name the address of the file itself"
-                )
+                page, fix = "the server sent a web page, not this file", "name the address of the file itself"
+                raise _wrong(page, path, key, fix)
             if answer.size == 0:
                 _empty(path, path, key)
             return (path,)

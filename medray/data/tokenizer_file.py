@@ -61,9 +61,13 @@ class FileTokenizer:
         found: dict[int, Any] = self.backend_tokenizer.get_added_tokens_decoder()
         return found
 
-    def __call__(self, text: str, add_special_tokens: bool = True) -> dict[str, list[int]]:
+    def __call__(
+        self, text: str = "", add_special_tokens: bool = True, *, text_target: str | None = None
+    ) -> dict[str, list[int]]:
+        """Tokenize a text, or what a decoder writes: both alike, as only a tokenizer of several languages differs."""
         self.backend_tokenizer.no_truncation()
         self.backend_tokenizer.no_padding()
+        text = text if text_target is None else text_target
         found = self.backend_tokenizer.encode(text, add_special_tokens=add_special_tokens)
         return {"input_ids": found.ids}
 
@@ -109,11 +113,14 @@ class FileTokenizer:
 
 
 def keep_tokenizer(tokenizer: Any, tokens: StoragePath) -> None:
-    """Write a tokenizer that transformers has loaded beside the shards in `tokens`; nothing for one written in Python."""
+    """Write a tokenizer that transformers has loaded beside the shards in `tokens`.
+
+    Nothing for one written in Python, or one of several languages: it tokenizes inputs and answers differently.
+    """
     from tokenizers import Tokenizer
 
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    if not isinstance(backend, Tokenizer):
+    if not isinstance(backend, Tokenizer) or hasattr(tokenizer, "src_lang"):
         return
     named = {name: str(token) for name, token in tokenizer.special_tokens_map.items() if name in NAMED}
     extra = [token for token in tokenizer.all_special_tokens if token not in named.values()]

@@ -15,6 +15,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from medray.data.pretrained import from_pretrained
 from medray.errors import InputError, RunFailedError
 
 CONVERTERS = ("convert_hf_to_gguf.py", "convert-hf-to-gguf.py")
@@ -103,8 +104,8 @@ def load(file: Path, seq2seq: bool) -> Any:
 
     auto: Any = AutoModelForSeq2SeqLM if seq2seq else AutoModelForCausalLM
     try:
-        model, found = auto.from_pretrained(
-            file.parent, gguf_file=file.name, dtype=torch.float32, output_loading_info=True
+        model, found = from_pretrained(
+            auto, file.parent, gguf_file=file.name, dtype=torch.float32, output_loading_info=True
         )
     except Exception as error:  # of any kind: its reader meets a file that another program wrote
         raise NotLoadedError(type(error).__name__) from None

@@ -11,8 +11,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import nn
+
+from medray.models.load import skeleton
 
 _OFFSETS = 8  # rows that a table may have more than positions (OPT and BART: 2)
 
@@ -39,7 +40,7 @@ def positions(config: dict[str, Any]) -> Positions:
         return Positions()
     if getattr(text, "rope_parameters", None) and not resolved.is_encoder_decoder:
         return Positions(source=getattr(text, "max_position_embeddings", None))
-    model = _skeleton(resolved)
+    model: Any = skeleton(config)
     sizes = _sizes(resolved, text)
     if not resolved.is_encoder_decoder:
         hard, limit = _limit(model, sizes)
@@ -56,14 +57,6 @@ def _resolved(config: dict[str, Any]) -> Any:
 
     values = {name: value for name, value in config.items() if name not in ("model_type", "_name_or_path")}
     return AutoConfig.for_model(config["model_type"], **values)
-
-
-def _skeleton(resolved: Any) -> Any:
-    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
-
-    auto: Any = AutoModelForSeq2SeqLM if resolved.is_encoder_decoder else AutoModelForCausalLM
-    with torch.device("meta"):
-        return auto.from_config(resolved)
 
 
 def _sizes(*configs: Any) -> set[int]:

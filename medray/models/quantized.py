@@ -39,6 +39,17 @@ def quantization(model: ModelConfig, dtype: torch.dtype) -> dict[str, Any]:
     return {"quantization_config": settings, "device_map": {"": _device()}}
 
 
+def keep_packed_form(model: nn.Module) -> None:
+    """Keep 4-bit weights as they were packed.
+
+    On a CPU with AVX512-BF16 the first forward in evaluation mode would pack them anew, with scales rounded to bfloat16:
+    training would go on over other weights, and widths that are no multiple of a block fail.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
 def write_quantization(model: Any, folder: Path) -> None:
     """Puts the settings of a 4-bit base beside its adapter; nothing where the base is not one."""
     base = model.get_base_model() if hasattr(model, "get_base_model") else model

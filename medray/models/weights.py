@@ -22,6 +22,7 @@ from medray.config.safetensors_header import BITS, HeaderError, Tensor, index_fi
 from medray.data.pretrained import from_pretrained
 from medray.errors import InputError
 from medray.models.architecture import auto_class, model_folder
+from medray.models.quantized import keep_packed_form
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 # Buffers that earlier versions of transformers saved, and every version computes: masks, positions, frequencies.
@@ -38,6 +39,7 @@ def load_weights(auto: Any, place: str | Path, **settings: Any) -> Any:
     model, found = from_pretrained(auto, place, output_loading_info=True, **settings)
     refuse_unfit(model, found, str(place))
     _refuse_no_start(model.config, str(place))
+    keep_packed_form(model)
     return model
 
 

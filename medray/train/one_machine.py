@@ -21,6 +21,8 @@ from ray.train.torch.config import (
 
 def on_loopback() -> bool:
     """Whether the connected cluster is one node that only this machine can reach."""
+    if not ray.is_initialized():
+        return False
     return [node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]] == ["127.0.0.1"]
 
 

@@ -61,7 +61,7 @@ def test_a_sound_config_passes_all_checks(medray_train: Run) -> None:
 def make_model(folder: Path, *, model_type: str = "llama", weights: str = "model.bin") -> str:
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps({"model_type": model_type}))
-    (folder / "tokenizer.json").write_text("{}")
+    (folder / "tokenizer.json").write_text('{"model": {}}')
     header = b'{"w":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
     (folder / weights).write_bytes(len(header).to_bytes(8, "little") + header + b"\0" * 4)
     return str(folder)

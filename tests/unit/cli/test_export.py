@@ -235,7 +235,9 @@ def test_merged_weights_stand_alone_beside_their_card_and_numbers(
 def test_the_base_of_random_weights_is_the_exports_own(tmp_path: Path) -> None:
     """Though the config has a packaged model's name, which is the default."""
     (tmp_path / "export" / "base").mkdir(parents=True)
-    (tmp_path / "export" / "adapter_config.json").write_text('{"base_model_name_or_path": null}')
+    (tmp_path / "export" / "adapter_config.json").write_text(
+        '{"peft_type": "LORA", "base_model_name_or_path": null}'
+    )
     config = Config.model_validate({"model": {"init": "random"}, "peft": {"type": "lora"}})
     assert config.model.name is not None
     run = FinishedRun(tmp_path, config, {}, [], None, {}, adapter={"base_model_name_or_path": None})

@@ -59,6 +59,7 @@ def test_what_a_killed_driver_left_is_removed_and_nothing_else(short: Path) -> N
     living = SessionFolder()
     (short / "medray-of-other-tools").mkdir(mode=0o700)
     (short / "medray-readable").mkdir()
+    (short / "medray-readable").chmod(0o755)  # whatever the umask of the tests before
     (short / "medray-readable" / OWNER).touch()
     target = short / "target"
     target.mkdir(mode=0o700)

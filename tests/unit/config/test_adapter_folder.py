@@ -53,7 +53,7 @@ def refused(folder: Path) -> InputError:
         ("modules_to_save", "lm_head"),
         ("megatron_config", {"tensor_model_parallel_size": 1}),  # peft imports what megatron_core names
         ("corda_config", {"cache_file": "x.pt"}),  # peft unpickles it
-        ("trainable_token_indices", [1]),
+        ("trainable_token_indices", ["1"]),
         ("peft_type", "VERA"),
         ("peft_type", ["LORA"]),
     ],

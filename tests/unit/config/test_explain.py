@@ -41,12 +41,12 @@ def test_a_url_under_a_wrong_key_is_quoted_without_its_secrets(text: str, key: s
     error = refused(tmp_path, text)
     assert error.key == key
     assert "hunter2" not in f"{error} {error.mend}"
-    assert "://" in str(error.value), "the rest is shown"
+    assert error.value is None or "://" in str(error.value), "a whole URL is not shown, or without its secret"
 
 
 def test_a_url_of_the_command_line_is_quoted_without_its_secrets(tmp_path: Path) -> None:
     error = refused(tmp_path, "{}", "run.seed=s3://KEY:hunter2@bucket")
-    assert (error.value, "hunter2" in str(error)) == ("s3://***@bucket", False)
+    assert (error.value, "hunter2" in str(error)) == (None, False)
 
 
 # ---- keys that do not exist
