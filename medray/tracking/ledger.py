@@ -144,7 +144,8 @@ class Ledger:
         return self._mlflow.run_id if self._mlflow else None
 
     def close(self, summary: dict[str, Any], artifacts: list[str]) -> None:
-        """Flush everything; give MLflow the summary's numbers and the files named, and end its run. At most 20 seconds.
+        """Flush everything; give MLflow the summary's numbers and the files named, and end its run. At most 20 seconds, or
+        60 for a SQLite file.
 
         summary: as in summary.json; "status" done, stopped or failed decides how the MLflow run ends.
         artifacts: absolute paths. Without `show_text` only files that hold no text of records are sent.

@@ -44,7 +44,9 @@ WITHOUT_TEXT = frozenset({"config.yaml", "summary.json", "steps.jsonl", "evals.j
 FLUSH_SECONDS = 2.0
 BACKOFF_SECONDS = (0.5, 30.0)  # first and longest pause after a failure
 FIRST_STEP_SECONDS = 120.0  # a first step may be slow, and the run shall be seen meanwhile
-CLOSE_SECONDS = 18.0  # an answering server; `Ledger.close` promises 20
+CLOSE_SECONDS = 18.0  # for an answering server
+# A SQLite file of this machine keeps nobody waiting for ever, but a new one takes many seconds where the CPUs are busy.
+LOCAL_CLOSE_SECONDS = 60.0
 LAST_TRIES_DOWN = 3  # while closing, of a server that has never answered
 QUEUE_POINTS = 50_000
 BATCH_METRICS = 900  # MLflow takes 1,000 metrics a batch
@@ -105,11 +107,12 @@ class MlflowLog:
         self._put(_evaluation_point(record, self._clock.now_ms()))
 
     def close(self, summary: dict[str, Any], artifacts: list[str]) -> None:
-        """Send what is queued and the final metrics, end the run, send the files; at most CLOSE_SECONDS seconds."""
+        """Send what is queued and the final metrics, end the run, send the files; at most CLOSE_SECONDS, or LOCAL_CLOSE_SECONDS."""
         self._summary, self._artifacts, self._ended_ms = summary, list(artifacts), self._clock.now_ms()
         self._closing.set()
         self._begun.set()
-        self._thread.join(CLOSE_SECONDS)
+        local = self._spec.uri.startswith("sqlite:")
+        self._thread.join(LOCAL_CLOSE_SECONDS if local else CLOSE_SECONDS)
         self._given_up = True
         if not self.finished:
             with self._lock:

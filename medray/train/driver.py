@@ -60,6 +60,7 @@ POLL_SECONDS = 0.2
 CONTROLLER_POLL_SECONDS = "0.2"
 PREEMPTION_POLL_SECONDS = "2"  # Ray's 5 s are much of a notice of 30
 ELASTIC_START_SECONDS = 10
+CLOSE_SECONDS = 90  # more than the ledger takes in any case
 STOP_SECONDS = 15  # in which workers that wait for data may still reach the next step, and save
 
 
@@ -338,7 +339,7 @@ class _Driver:
 
     def _close(self, ledger: Any, summary: dict[str, Any], artifacts: list[str]) -> None:
         try:
-            ray.get(ledger.close.remote(summary, artifacts), timeout=30)
+            ray.get(ledger.close.remote(summary, artifacts), timeout=CLOSE_SECONDS)
         except Exception:  # tracking never decides how a run ends
             self.phase("tracking", "could not be closed")
         self._tell(ledger)

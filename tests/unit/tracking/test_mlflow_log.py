@@ -256,7 +256,7 @@ def test_nothing_waits_for_a_call_that_does_not_return(
 
     monkeypatch.setattr(mlflow_log, "open_client", opens)
     monkeypatch.setattr(mlflow_log, "FLUSH_SECONDS", 0.05)
-    monkeypatch.setattr(mlflow_log, "CLOSE_SECONDS", 0.2)
+    monkeypatch.setattr(mlflow_log, "LOCAL_CLOSE_SECONDS", 0.2)
     others = set(threading.enumerate())  # of ledgers that their tests have left open
     ledger = Ledger(str(tmp_path), spec(store))
     ledger.open(resumed_step=0)
@@ -277,7 +277,8 @@ def test_nothing_waits_for_a_call_that_does_not_return(
 
 
 def test_the_end_of_a_run_waits_no_longer_than_its_ledger_promises() -> None:
-    assert 0 < mlflow_log.CLOSE_SECONDS < 20
+    assert 0 < mlflow_log.CLOSE_SECONDS < mlflow_log.LOCAL_CLOSE_SECONDS < 80, "the driver waits 90"
+    assert mlflow_log.CLOSE_SECONDS < 20
     first, longest = mlflow_log.BACKOFF_SECONDS
     assert 0 < first < longest < 60
     assert mlflow_log.BATCH_METRICS < 1000, "MLflow takes no more in one batch"
