@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
+import shutil
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from commands import WORKER
+from watched import Seen, run_watched
 
 ROOT = Path(__file__).parents[2]
 PHASES = ("start", "cluster", "data", "model", "evaluation", "training", "export")
@@ -24,33 +28,25 @@ SHORT = (
 )
 
 
-def quickstart(storage: Path, *overrides: str) -> tuple[Path, str]:
-    """(run folder, what was printed)"""
+@pytest.fixture
+def short() -> Iterator[Path]:
+    """A folder for Ray's sockets, whose paths may have 107 bytes."""
+    folder = Path(tempfile.mkdtemp(prefix="t", dir="/tmp"))
+    yield folder
+    shutil.rmtree(folder)
+
+
+def quickstart(storage: Path, short: Path, *overrides: str) -> tuple[Path, str, Seen]:
+    """(run folder, what was printed, what its processes did)"""
+    train = [sys.executable, "-m", "medray", "train", "configs/quickstart.yaml", f"run.storage={storage}"]
     env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "medray",
-            "train",
-            "configs/quickstart.yaml",
-            f"run.storage={storage}",
-            *overrides,
-        ],
-        cwd=ROOT,
-        env=env,
-        capture_output=True,
-        text=True,
-        timeout=550,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return storage / "quickstart", done.stderr
+    said, seen = run_watched([*train, *overrides], env, ROOT, short)
+    return storage / "quickstart", said, seen
 
 
 @pytest.mark.long
-def test_the_model_learns(tmp_path: Path) -> None:
-    folder, shown = quickstart(tmp_path)
+def test_the_model_learns(tmp_path: Path, short: Path) -> None:
+    folder, shown, _ = quickstart(tmp_path, short)
     summary = json.loads((folder / "summary.json").read_text())
     before, after = summary["eval"]["before"], summary["eval"]["after"]
     assert after["entity_f1"] > before["entity_f1"] + 0.3
@@ -61,13 +57,24 @@ def test_the_model_learns(tmp_path: Path) -> None:
     assert_told(folder, shown)
 
 
-def test_a_newcomer_is_told_what_happens(tmp_path: Path) -> None:
-    folder, shown = quickstart(tmp_path, *SHORT)
+def test_a_newcomer_is_told_what_happens_on_a_cluster_of_its_own(tmp_path: Path, short: Path) -> None:
+    folder, shown, seen = quickstart(tmp_path, short, *SHORT)
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["eval"]["after"]["loss"] < summary["eval"]["before"]["loss"]
     assert summary["world_size"] == 2
     assert (folder / "export" / "adapter_model.safetensors").exists()
     assert_told(folder, shown)
+    assert_private(seen)
+    assert list(short.iterdir()) == [], "files of Ray are left"
+
+
+def assert_private(seen: Seen) -> None:
+    """Other users of the machine reach no port and no file of it, and it has the priority of the command."""
+    for part in ("raylet", "gcs_server", WORKER):
+        assert any(part in name and addresses for name, addresses in seen.listening.items()), part
+    assert set().union(*seen.listening.values()) <= {"127.0.0.1", "::ffff:127.0.0.1"}
+    assert seen.nice == {0}
+    assert seen.modes == {0o700}
 
 
 def assert_told(folder: Path, shown: str) -> None:

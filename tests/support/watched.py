@@ -1,0 +1,52 @@
+"""A command with a Ray cluster of its own, and what its processes do meanwhile: ports, priorities, modes of folders."""
+
+from __future__ import annotations
+
+import stat
+import subprocess
+from collections import defaultdict
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+from commands import WORKER
+
+LOOK_SECONDS = 0.5
+
+
+@dataclass
+class Seen:
+    """listening: addresses that each process listened on, by its command line. nice: priorities of the workers.
+
+    modes: of the folders that the command made in the one that it was given for Ray.
+    """
+
+    listening: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+    nice: set[int] = field(default_factory=set)
+    modes: set[int] = field(default_factory=set)
+
+    def look(self, driver: int, folder: Path) -> None:
+        self.modes |= {stat.S_IMODE(one.stat().st_mode) for one in folder.iterdir()}
+        with suppress(psutil.Error):
+            for process in psutil.Process(driver).children(recursive=True):
+                with suppress(psutil.Error):
+                    name = " ".join(process.cmdline()) or process.name()
+                    found = [one for one in process.net_connections("inet") if one.status == "LISTEN"]
+                    self.listening[name] |= {one.laddr.ip for one in found}
+                    self.nice |= {process.nice()} if name.startswith(WORKER) else set()
+
+
+def run_watched(command: list[str], environment: dict[str, str], cwd: Path, folder: Path) -> tuple[str, Seen]:
+    """(what it said, what was seen). folder: for Ray's sockets, of a path of 25 bytes at most."""
+    driver = subprocess.Popen(
+        command, env=environment | {"RAY_TMPDIR": str(folder)}, cwd=cwd, stderr=subprocess.PIPE, text=True
+    )
+    seen = Seen()
+    while True:
+        with suppress(subprocess.TimeoutExpired):
+            _, said = driver.communicate(timeout=LOOK_SECONDS)
+            break
+        seen.look(driver.pid, folder)
+    assert driver.returncode == 0, said
+    return said, seen
