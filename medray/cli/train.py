@@ -140,20 +140,30 @@ def _train(
     # The driver takes it too; here a second start is refused before it starts a cluster of its own.
     with run_lock.held(folder_of(config), lambda text: console.phase("lock", text)):
         from medray.train.model_checks import check_model, checked_model
+        from medray.train.side import Side
 
         checked_model(config)  # before torch and Ray are imported, which takes seconds
+        _refuse_stopped(stop)
+        import ray  # noqa: F401  # whole, before there are two threads that import
 
-        from medray.train import driver
-
-        check_model(config)
-        if stop.reason:
-            raise StoppedError("stopped before anything had begun. Run the same command again")
+        # The check imports torch and transformers, which takes as long as the start of a cluster. Ray forks, and ends
+        # its client in the thread that began it, so it has the main thread.
+        checked = Side(lambda: check_model(config))
         try:
             connect(address)
             _on_signals(stop)  # again: Ray has put a handler of its own in the place of SIGTERM's
+            checked.result()
+            _refuse_stopped(stop)
+            from medray.train import driver
+
             return driver.run(config, console=console, stop=stop, config_file=config_file)
         finally:
             disconnect()
+
+
+def _refuse_stopped(stop: StopSwitch) -> None:
+    if stop.reason:
+        raise StoppedError("stopped before anything had begun. Run the same command again")
 
 
 def _on_signals(stop: StopSwitch) -> Any:

@@ -45,9 +45,10 @@ def keep_packed_form(model: nn.Module) -> None:
     On a CPU with AVX512-BF16 the first forward in evaluation mode would pack them anew, with scales rounded to bfloat16:
     training would go on over other weights, and widths that are no multiple of a block fail.
     """
-    for module in model.modules():
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
+    layer: Any
+    for layer in model.modules():
+        if hasattr(layer, "support_avx512bf16_for_cpu"):
+            layer.support_avx512bf16_for_cpu = False
 
 
 def write_quantization(model: Any, folder: Path) -> None:
