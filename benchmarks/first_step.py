@@ -22,7 +22,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 CONFIG = """
-run: {{storage: runs, name: r{number}}}
+run: {{storage: {storage}, name: r{number}}}
 model: {{name: null, init: random, preset: llama-tiny}}
 data: {{dataset: clinic, tokenizer: train, vocab_size: 400}}
 train: {{max_steps: 2, global_batch_size: 8, micro_batch_size: 2, precision: fp32}}
@@ -82,12 +82,12 @@ def main() -> None:
             peer = [sys.executable, "-m", "torch.distributed.run", "--standalone", ranks, "peer.py"]
             times = {"torchrun and DeepSpeed": seconds_to(folder / "stepped", peer, folder, ROOT)}
             for number, (who, checkout) in enumerate(checkouts.items()):
-                run = 2 * turn + number
-                (folder / "run.yaml").write_text(CONFIG.format(number=run, workers=asked.workers))
+                # Shards of one version are not always those of another, so each has a storage of its own.
+                storage = folder / f"runs-{number}"
+                text = CONFIG.format(storage=storage, number=turn, workers=asked.workers)
+                (folder / "run.yaml").write_text(text)
                 command = [sys.executable, "-m", "medray", "train", "run.yaml"]
-                times[who] = seconds_to(
-                    folder / "runs" / f"r{run}" / "steps.jsonl", command, folder, checkout
-                )
+                times[who] = seconds_to(storage / f"r{turn}" / "steps.jsonl", command, folder, checkout)
             print(", ".join(f"{who} {seconds:.1f}" for who, seconds in times.items()), flush=True)
             if turn:  # the first fills the disk's cache, and writes the shards that all share
                 for who, seconds in times.items():
