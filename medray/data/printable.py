@@ -17,165 +17,39 @@ _IDENTIFIER = re.compile(r"[^\W\d][\w.-]*", re.UNICODE)
 _LONG_NUMBER = re.compile(r"\d{3}|\d+[-./]\d+")  # record numbers, years, dates
 _WORD = re.compile(r"[^\W\d_]+", re.UNICODE)
 _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
-# Words of which the column names of training data are made. One such name shows that a header is a header.
-_USUAL = frozenset(
-    [
-        "abstract",
-        "answer",
-        "answers",
-        "article",
-        "assistant",
-        "body",
-        "category",
-        "chatbot",
-        "choice",
-        "choices",
-        "chosen",
-        "class",
-        "code",
-        "column",
-        "completion",
-        "content",
-        "context",
-        "conversation",
-        "conversations",
-        "cop",
-        "count",
-        "dataset",
-        "description",
-        "dialog",
-        "dialogue",
-        "dialogues",
-        "difficulty",
-        "doc",
-        "document",
-        "documents",
-        "end",
-        "entities",
-        "entity",
-        "equation",
-        "exp",
-        "explanation",
-        "file",
-        "final",
-        "focus",
-        "from",
-        "full",
-        "gold",
-        "group",
-        "header",
-        "human",
-        "hypothesis",
-        "id",
-        "idx",
-        "impression",
-        "index",
-        "indication",
-        "input",
-        "inputs",
-        "instruction",
-        "key",
-        "keys",
-        "label",
-        "labels",
-        "lang",
-        "language",
-        "length",
-        "level",
-        "long",
-        "messages",
-        "meta",
-        "metadata",
-        "model",
-        "name",
-        "note",
-        "notes",
-        "num",
-        "number",
-        "offset",
-        "offsets",
-        "opa",
-        "opb",
-        "opc",
-        "opd",
-        "option",
-        "options",
-        "output",
-        "outputs",
-        "page",
-        "passage",
-        "passages",
-        "path",
-        "patient",
-        "pmid",
-        "premise",
-        "prompt",
-        "qid",
-        "qtype",
-        "question",
-        "questions",
-        "rank",
-        "rationale",
-        "rationales",
-        "reason",
-        "reference",
-        "rejected",
-        "relations",
-        "report",
-        "response",
-        "role",
-        "row",
-        "score",
-        "section",
-        "sentence",
-        "sentences",
-        "sequence",
-        "short",
-        "source",
-        "speaker",
-        "split",
-        "start",
-        "subject",
-        "subset",
-        "summary",
-        "system",
-        "tag",
-        "tags",
-        "target",
-        "task",
-        "text",
-        "texts",
-        "title",
-        "token",
-        "tokens",
-        "topic",
-        "transcript",
-        "transcription",
-        "turn",
-        "turns",
-        "type",
-        "url",
-        "user",
-        "value",
-        "values",
-        "version",
-        "word",
-        "words",
-    ]
-)
+# Words of which the column names of training data are made. They tell nothing of a person.
+_USUAL = frozenset((
+    "abstract", "age", "annotation", "answer", "answers", "article", "assistant", "audio", "body",
+    "category", "chatbot", "choice", "choices", "chosen", "claim", "class", "clean", "clinical", "code",
+    "column", "comment", "completion", "content", "context", "conversation", "conversations", "cop",
+    "correct", "count", "dataset", "date", "description", "dialog", "dialogue", "dialogues", "difficulty",
+    "doc", "document", "documents", "domain", "end", "entities", "entity", "equation", "evidence",
+    "example", "exp", "explanation", "feedback", "file", "final", "focus", "from", "full", "gender",
+    "generated", "gold", "group", "header", "history", "human", "hypothesis", "id", "idx", "image",
+    "impression", "incorrect", "index", "indication", "input", "inputs", "instruction", "instructions",
+    "item", "key", "keys", "label", "labels", "lang", "language", "length", "level", "long", "medical",
+    "message", "messages", "meta", "metadata", "model", "name", "note", "notes", "num", "number",
+    "offset", "offsets", "opa", "opb", "opc", "opd", "option", "options", "original", "output", "outputs",
+    "page", "passage", "passages", "path", "patient", "pmid", "preference", "premise", "problem",
+    "prompt", "qa", "qid", "qtype", "question", "questions", "rank", "rationale", "rationales", "raw",
+    "reason", "reasoning", "record", "reference", "references", "rejected", "relation", "relations",
+    "report", "request", "response", "responses", "result", "role", "row", "sample", "score", "section",
+    "sentence", "sentences", "sequence", "short", "solution", "source", "speaker", "split", "start",
+    "statement", "step", "style", "subject", "subset", "subtype", "summary", "system", "tag", "tags",
+    "target", "task", "teacher", "test", "text", "texts", "thought", "time", "title", "token", "tokens",
+    "topic", "train", "transcript", "transcription", "translation", "turn", "turns", "type", "url",
+    "user", "utterance", "validation", "value", "values", "version", "word", "words",
+))  # fmt: skip
 
 
 def column_names(names: Collection[str]) -> str | None:
-    """The column names or keys of a file as a message may list them; None where they look like values.
+    """Return the usual names among the column names or keys of a file, and the number of the others; None without any.
 
-    They are shown where at least one is a usual name and none looks like a value. Else only the usual ones are, as one
-    cell of a record may be the word "note".
+    No other name is printed: a record may hold the word "note", and a single word or an identifier such as
+    patient_Jane_Roe may be text of a record whatever is next to it.
     """
     usual = {name for name in names if is_usual(name)}
-    if not usual:
-        return None
-    doubtful = any(name and not _is_name(name) and not name.startswith("Unnamed: ") for name in names)
-    return _listed(usual if doubtful else {name for name in names if _is_name(name)}, len(names))
+    return _listed(usual, len(names)) if usual else None
 
 
 def type_names(names: Collection[str]) -> str | None:
@@ -185,19 +59,19 @@ def type_names(names: Collection[str]) -> str | None:
 
 
 def column_name(name: str) -> str:
-    """One column name in quotes, or NOT_SHOWN."""
-    return repr(name) if _is_name(name) else NOT_SHOWN
+    """Return a usual column name in quotes, and NOT_SHOWN for any other."""
+    return repr(name) if is_usual(name) else NOT_SHOWN
 
 
 def is_usual(name: str) -> bool:
-    """Whether a name is made of words that columns of training data are named by, such as "input_1"."""
+    """Return whether a name is made of words of usual column names and at most two digits, such as "input_1"."""
     words = [word.lower() for word in _WORD.findall(_CAMEL.sub(" ", name))]
     usual = bool(words) and all(word in _USUAL for word in words)
-    return usual and len(name) <= LONGEST_NAME and not _LONG_NUMBER.search(name)
+    return usual and len(name) <= LONGEST_NAME and sum(each.isnumeric() for each in name) <= 2
 
 
 def _is_name(name: str) -> bool:
-    """Whether a text looks like a name: an identifier without a long number, or usual words."""
+    """Whether a type looks like a name: an identifier without a long number, or usual words."""
     if len(name) > LONGEST_NAME or _LONG_NUMBER.search(name):
         return False
     return bool(_IDENTIFIER.fullmatch(name)) or is_usual(name)

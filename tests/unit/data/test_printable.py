@@ -16,7 +16,20 @@ from medray.data.records import BadRowError
 from medray.data.sources import FileSource
 from medray.errors import InputError
 
-SECRETS = ("Jane", "Roe", "00123", "HIV", "positive", "2021", "@", "fever", "pain")
+SECRETS = (
+    "Jane",
+    "Roe",
+    "Miller",
+    "miller",
+    "metformin",
+    "00123",
+    "HIV",
+    "positive",
+    "2021",
+    "@",
+    "fever",
+    "pain",
+)
 
 
 @pytest.mark.parametrize(
@@ -25,6 +38,10 @@ SECRETS = ("Jane", "Roe", "00123", "HIV", "positive", "2021", "@", "fever", "pai
         ("a.csv", "Jane Roe,MRN 00123,HIV positive,2021-03-04\nx,y,z,w\n"),
         ("a.csv", "Jane,positive\nJohn,negative\n"),
         ("a.csv", "note,Jane Roe,HIV positive\nnote,John Roe,HIV negative\n"),
+        ("a.csv", "note,Miller,HIV_positive,metformin\nnote,Smith,HIV_negative,aspirin\n"),
+        ("a.csv", "note,miller,metformin,class\nnote,smith,aspirin,class\n"),
+        ("a.csv", "note,answer,patient_Jane_Roe_HIV\na,b,c\n"),
+        ("a.csv", "note,patient 12 34 56\na,b\n"),
         ("a.tsv", "jane@example.org\tShe has had a fever and a pain for days\nx\ty\n"),
         ("a.json", json.dumps({"00123": "HIV positive", "00124": "fever"})),
         ("a.json", json.dumps({"Jane Roe": "HIV positive", "John Roe": {"note": "fever"}})),
@@ -41,7 +58,10 @@ def test_names_that_look_like_values_are_counted_not_printed(tmp_path: Path, nam
     assert not [secret for secret in SECRETS if secret in said]
     count = len(index.columns_seen)
     if "note" in index.columns_seen:
-        assert caught.value.mend == f"it has note, {count - 1} more that are not shown"
+        usual = sorted({"note", "answer", "class"} & set(index.columns_seen))
+        hidden = f"{count - len(usual)} more that are not shown"
+        assert caught.value.mend == f"it has {', '.join([*usual, hidden])}"
+        assert "12 34" not in said
     else:
         assert f"the names of its {count} columns are not shown" in caught.value.what
         header = "its first line seems not to be a header" in caught.value.what
@@ -53,15 +73,18 @@ def test_names_that_look_like_values_are_counted_not_printed(tmp_path: Path, nam
     [
         (["question", "opa", "choice_type", "exp"], "choice_type, exp, opa, question"),
         (["Section header", "Patient note", "dialogue"], "Patient note, Section header, dialogue"),
-        (["text", "frage", "Unnamed: 0"], "frage, text, 1 more that are not shown"),
+        (["text", "frage", "Unnamed: 0"], "text, 2 more that are not shown"),
         (["", "text"], "text, 1 more that are not shown"),
         (["text", "x" * 41], "text, 1 more that are not shown"),
         (["text", "Jane", "2021-03-04"], "text, 2 more that are not shown"),
         (["frage", "antwort"], None),
         ([], None),
+        (["text", "label", "patient_Jane_Roe_HIV"], "label, text, 1 more that are not shown"),
+        (["inputText", "input_12", "input 1 234"], "inputText, input_12, 1 more that are not shown"),
         (
-            ["text", *(f"c{number}" for number in range(30))],
-            ", ".join(sorted(f"c{number}" for number in range(30))[:20]) + ", 11 more that are not shown",
+            ["text", *(f"option{number}" for number in range(30))],
+            ", ".join(sorted(f"option{number}" for number in range(30))[:20])
+            + ", 11 more that are not shown",
         ),
     ],
 )
@@ -77,9 +100,9 @@ def test_types_are_names_unless_there_are_too_many() -> None:
 
 
 def test_one_name() -> None:
-    assert [column_name(name) for name in ("image", "Jane Roe", "12")] == [
+    assert [column_name(name) for name in ("image", "Jane Roe", "12", "miller")] == [
         "'image'",
-        *["a name that is not shown"] * 2,
+        *["a name that is not shown"] * 3,
     ]
 
 
