@@ -20,6 +20,23 @@ from medray.data.render import EMPTY_LIST, extraction_answer
 from medray.data.sources import Source
 from medray.errors import InputError
 
+_NO_USUAL_KEY = (
+    "its keys may be text of a record",
+    "write one object per row, whose keys are column names; if they are, name one of them here",
+)
+_NO_HEADER = (
+    "its first line seems not to be a header",
+    "write the column names into a first line of the file; if they are there, name one of them here",
+)
+_NO_USUAL_COLUMN = (
+    "they may be numbers, or text of a record",
+    "name one of its columns here, or write the table again with named columns",
+)
+# (what may be wrong, fix) by the format of a file whose columns have no usual name
+_NO_USUAL_NAME = {
+    **dict.fromkeys(("csv", "tsv", "tsv_quoted"), _NO_HEADER),
+    **dict.fromkeys(("parquet", "huggingface"), _NO_USUAL_COLUMN),
+}
 _MOST_COLUMNS, MOST_TYPES = 200, 10_000  # that are kept
 
 
@@ -220,13 +237,12 @@ def _no_column(source: Source, seen: set[str], key: str, column: str) -> InputEr
     if shown is not None:
         return InputError(f"{source.name} has no such column", key=key, value=column, mend=f"it has {shown}")
     names = "1 column" if len(seen) == 1 else f"{len(seen)} columns"
-    table = getattr(source, "format", "") in ("csv", "tsv", "tsv_quoted")
+    format = getattr(source, "format", "")
+    reason, mend = _NO_USUAL_NAME.get(format, _NO_USUAL_KEY)
     return InputError(
         f"{source.name} has no such column; the names of its {names} are not shown, as none is a usual one: "
-        + ("its first line seems not to be a header" if table else "its keys may be text of a record"),
+        + reason,
         key=key,
         value=column,
-        mend="write the column names into a first line of the file; if they are there, name one of them here"
-        if table
-        else "write one object per row, whose keys are column names; if they are, name one of them here",
+        mend=mend,
     )

@@ -11,7 +11,7 @@ from collections.abc import Collection
 
 LONGEST_NAME, MOST_NAMES = 40, 20
 MOST_TYPES = 50  # a file with more distinct entity types has values in their place
-NOT_SHOWN = "a name that is not shown"
+NOT_SHOWN = "a column whose name is not shown"
 
 _IDENTIFIER = re.compile(r"[^\W\d][\w.-]*", re.UNICODE)
 _LONG_NUMBER = re.compile(r"\d{3}|\d+[-./]\d+")  # record numbers, years, dates
@@ -59,8 +59,8 @@ def type_names(names: Collection[str]) -> str | None:
 
 
 def column_name(name: str) -> str:
-    """Return a usual column name in quotes, and NOT_SHOWN for any other."""
-    return repr(name) if is_usual(name) else NOT_SHOWN
+    """Return "column 'image'" for a usual name, and NOT_SHOWN for any other."""
+    return f"column {name!r}" if is_usual(name) else NOT_SHOWN
 
 
 def is_usual(name: str) -> bool:

@@ -15,6 +15,8 @@ _READ_AHEAD = 1 << 20
 # Text packs to a third or a tenth, JSON with long keys to a fiftieth. Beyond the first bytes no corpus comes near this.
 MOST_RATIO, ALWAYS_UNPACKED = 250, 1 << 30
 
+_PACKED = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"BZh", b"\xfd7zXZ\0")  # how gz, zst, bz2 and xz begin
+
 
 def opened(stream: io.BufferedReader, compression: str, name: str) -> io.BufferedReader:
     """The bytes inside of `stream`, not seekable. compression: gz, zst, bz2 or xz.
@@ -54,6 +56,8 @@ class _Inside(io.RawIOBase):
                 file=self._name,
                 mend="copy it again",
             ) from None
+        if not self._given and data.startswith(_PACKED):
+            raise InputError("what it unpacks to is compressed too", file=self._name, mend="unpack it once")
         buffer[: len(data)] = data
         self._given += len(data)
         if self._given > ALWAYS_UNPACKED and self._given > MOST_RATIO * self._packed.tell():

@@ -35,6 +35,8 @@ def format_of(path: str) -> str:
         from medray.data.files import shown
 
         ending = os.path.splitext(_plain_name(path))[1]
+        if ending in COMPRESSIONS:
+            raise InputError("it is compressed twice by its name", file=shown(path), mend="unpack it once")
         raise InputError(
             f"{ending or 'no ending'} is not a known format",
             file=shown(path),

@@ -93,7 +93,7 @@ def _python_rows(batch: Any) -> Iterator[dict[str, Any] | BadRowError]:
             try:
                 row[name] = batch.column(name)[number].as_py()
             except (ValueError, OverflowError, pa.ArrowException):
-                bad = BadRowError(f"column {column_name(name)} holds a value out of range, such as a date")
+                bad = BadRowError(f"{column_name(name)} holds a value out of range, such as a date")
                 break
         yield bad or row
 
@@ -158,4 +158,4 @@ def _as_json(value: Any, column: str) -> Any:
         return value.isoformat()
     if isinstance(value, Decimal | timedelta):
         return str(value)
-    raise BadRowError(f"column {column_name(column)} holds {type(value).__name__}, which JSON has not")
+    raise BadRowError(f"{column_name(column)} holds {type(value).__name__}, which JSON has not")

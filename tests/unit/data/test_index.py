@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import tiny
+from pyarrow import parquet
 
 from medray.config.data import ColumnsConfig, DataConfig
 from medray.data.index import RangeIndex, index_range
@@ -195,8 +197,17 @@ class TestColumns:
             tiny.index(replace(source, columns=ColumnsConfig(**{name: "nope"})), 7)
         error = caught.value
         assert (error.key, error.value) == (f"data.columns.{name}", "nope")
-        assert error.mend == "it has extra, id, input, label"
+        assert error.mend == "it has id, input, label, 1 more that are not shown"
         assert "a.jsonl" in str(error)
+
+    def test_numbered_columns_of_parquet_are_not_told_to_be_objects(self, tmp_path: Path) -> None:
+        path = str(tmp_path / "a.parquet")
+        parquet.write_table(pa.table({"0": ["a"], "1": ["b"]}), path)
+        with pytest.raises(InputError, match="the names of its 2 columns are not shown") as caught:
+            tiny.index(FileSource(path, "parquet"), 7)
+        assert (
+            caught.value.mend == "name one of its columns here, or write the table again with named columns"
+        )
 
     def test_a_default_that_no_row_has_is_absent_but_for_input_and_label(self, tmp_path: Path) -> None:
         assert tiny.index(jsonl(tmp_path / "a.jsonl", [row(0)]), 7).rows == 1

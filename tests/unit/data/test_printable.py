@@ -101,8 +101,8 @@ def test_types_are_names_unless_there_are_too_many() -> None:
 
 def test_one_name() -> None:
     assert [column_name(name) for name in ("image", "Jane Roe", "12", "miller")] == [
-        "'image'",
-        *["a name that is not shown"] * 3,
+        "column 'image'",
+        *["a column whose name is not shown"] * 3,
     ]
 
 

@@ -106,6 +106,15 @@ def test_a_file_that_is_not_compressed_says_so(ending: str, tmp_path: Path) -> N
 
 
 @each_compression
+def test_a_file_that_is_compressed_twice_says_so(ending: str, tmp_path: Path) -> None:
+    twice = COMPRESS["gz"](COMPRESS[ending](JSONL))
+    with pytest.raises(InputError, match="what it unpacks to is compressed too\n  mend: unpack it once"):
+        list(read(written(tmp_path, "dbl.gz", twice), "jsonl"))
+    with pytest.raises(InputError, match="it is compressed twice by its name\n  mend: unpack it once"):
+        format_of(f"a.jsonl.{ending}.gz")
+
+
+@each_compression
 def test_nothing_compressed_has_no_rows(ending: str, tmp_path: Path) -> None:
     assert list(read(written(tmp_path, f"a.jsonl.{ending}", COMPRESS[ending](b"")), "jsonl")) == []
 

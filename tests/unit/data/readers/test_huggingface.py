@@ -59,11 +59,11 @@ def test_a_split_of_several(tmp_path: Path) -> None:
 
 
 def test_bytes_are_a_bad_row(tmp_path: Path) -> None:
-    datasets.Dataset.from_dict({"scan": [b"SECRET", None]}).save_to_disk(tmp_path / "saved")
+    datasets.Dataset.from_dict({"image": [b"SECRET", None]}).save_to_disk(tmp_path / "saved")
     first, second = (found.row for found in read(str(tmp_path / "saved"), "huggingface"))
     assert isinstance(first, BadRowError)
-    assert str(first) == "column 'scan' holds bytes, which JSON has not"
-    assert second == {"scan": None}
+    assert str(first) == "column 'image' holds bytes, which JSON has not"
+    assert second == {"image": None}
 
 
 def test_a_fingerprint_is_of_the_rows_of_one_split(tmp_path: Path) -> None:
