@@ -12,8 +12,8 @@ from typing import Any
 from medray.errors import InputError
 
 _READ_AHEAD = 1 << 20
-# Text packs to a third or a tenth, JSON with long keys to a fiftieth. Beyond the first bytes no corpus comes near this.
-MOST_RATIO, ALWAYS_UNPACKED = 250, 1 << 30
+# Text packs to a third or a tenth, repetitive JSON to a hundredth. Beyond the first bytes no corpus comes near this.
+MOST_RATIO, ALWAYS_UNPACKED = 250, 64 << 20
 
 _PACKED = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"BZh", b"\xfd7zXZ\0")  # how gz, zst, bz2 and xz begin
 

@@ -125,6 +125,9 @@ def _read(
             yield item
         position += length
         number += 1
+        if item is None:
+            skipped, lines_skipped = lines.skip_blank(stream, lines.BLANK, end - position)
+            position, number = position + skipped, number + lines_skipped
     return number - line
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -12,6 +13,8 @@ LONGEST_LINE = 64 << 20  # bytes of a line, and of a record of several lines; lo
 LONGEST_SKIPPED = 1 << 30  # bytes without a line end after which a file is taken for no text at all
 TOO_LONG = f"longer than {LONGEST_LINE >> 20} MB"
 LONG_MARK = b"\xff\0 too long"  # no text
+BLANK = re.compile(rb"(?:\n+|[ \t\r]++\n)*+")  # lines of nothing or white space
+EMPTY = re.compile(rb"(?:\n+|\r\n)*+")  # lines of nothing
 _STEP = 1 << 20
 
 
@@ -49,9 +52,35 @@ def read_line(stream: io.BufferedIOBase, name: str, number: int | None = None) -
     return LongLine(length, quotes)
 
 
-def lines_of(stream: io.BufferedIOBase, name: str) -> Iterator[tuple[int, bytes]]:
-    """(number from 1, line) of a whole file; LONG_MARK in place of a line over the limit."""
+def skip_blank(
+    stream: io.BufferedReader, blank: re.Pattern[bytes], most: int | None = None
+) -> tuple[int, int]:
+    """Read past the blank lines that come next; return their bytes and number.
+
+    They are found in bulk, as far as they lie in the buffer: a small compressed file may hold thousands of millions.
+    most: bytes after which no line of them may begin.
+    """
+    length = number = 0
+    while most is None or length < most:
+        ahead = stream.peek()
+        if most is not None:
+            ahead = ahead[: most - length]
+        match = blank.match(ahead)
+        if match is None or not match.end():
+            break
+        stream.read(match.end())
+        length, number = length + match.end(), number + ahead.count(b"\n", 0, match.end())
+    return length, number
+
+
+def lines_of(stream: io.BufferedReader, name: str) -> Iterator[tuple[int, bytes]]:
+    """Yield (number from 1, line) of a whole file, of blank lines in a row only the first.
+
+    LONG_MARK is in place of a line over the limit.
+    """
     number = 1
     while line := read_line(stream, name, number):
         yield number, LONG_MARK if isinstance(line, LongLine) else line
         number += 1
+        if line in (b"\n", b"\r\n"):
+            number += skip_blank(stream, EMPTY)[1]

@@ -52,7 +52,8 @@ def read_tsv(
         text = source.next()
         if text is None:
             return
-        header = _cells(text)
+        if not (header := _cells(text)):
+            source.skip_empty()
     if any("\r" in column for column in header):
         raise InputError(
             "its lines end with a carriage return alone",
@@ -79,6 +80,7 @@ def read_tsv(
         if text is None:
             return
         if not (cells := _cells(text)):
+            source.skip_empty()
             continue
         if any(_CSV_CELL.fullmatch(cell) for cell in cells):
             reason = BadRowError(f"a cell is quoted as in CSV; {_HINT}")
@@ -100,7 +102,7 @@ def _read_quoted(
 ) -> Iterator[Found]:
     source = _Lines(stream, name)
     rows = csv.reader(source, delimiter=delimiter, strict=True)
-    header = _header(rows, name)
+    header = _header(rows, source, name)
     if header is None:
         return
     if start:
@@ -130,6 +132,7 @@ def _read_quoted(
             found = BadRowError(f"not valid CSV ({error})")
         else:
             if not fields:
+                source.skip_empty()
                 continue
             found = _row(fields, header)
             doubt.look(source.record, number)
@@ -188,9 +191,11 @@ def _width(fields: list[str], header: list[str]) -> str:
     return f"{len(fields)} fields where the header has {len(header)}"
 
 
-def _header(rows: Iterator[list[str]], name: str) -> list[str] | None:
+def _header(rows: Iterator[list[str]], source: _Lines, name: str) -> list[str] | None:
     try:
-        header = next((fields for fields in rows if fields), None)
+        while (header := next(rows, None)) == []:
+            source.skip_empty()
+            source.begin()
     except csv.Error as error:
         raise InputError(
             f"its header is not valid CSV ({error})", file=name, mend="correct its first line"
@@ -261,6 +266,11 @@ class _Lines:
             # error.start counts in what the decoder was given: without the mark, where there is one
             byte = self.position - len(error.object) + error.start
             raise InputError(f"not UTF-8 at byte {byte}", file=self._name, mend="save it as UTF-8") from None
+
+    def skip_empty(self) -> None:
+        """Read past the empty lines that come next."""
+        length, number = lines.skip_blank(self._stream, lines.EMPTY)
+        self.position, self.number = self.position + length, self.number + number
 
     def _endless(self, number: int) -> InputError:
         return InputError(

@@ -36,7 +36,7 @@ REAL = (
 
 
 def test_the_real_limits() -> None:
-    assert REAL == ((64 << 20, 1 << 30), (64 << 20, 64 << 20), (250, 1 << 30), 512 << 20)
+    assert REAL == ((64 << 20, 1 << 30), (64 << 20, 64 << 20), (250, 64 << 20), 512 << 20)
     assert lines.TOO_LONG == "longer than 64 MB"
 
 
@@ -75,6 +75,53 @@ def test_a_line_that_is_too_long_is_a_bad_row(ending: str, tmp_path: Path) -> No
     pack = {"": bytes, ".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress}[ending]
     found = told(written(tmp_path, f"a.jsonl{ending}", pack(data)))
     assert found == [(1, "row"), (2, lines.TOO_LONG), (3, "row"), (4, lines.TOO_LONG)]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", " \t\r\n"])
+@pytest.mark.parametrize(
+    ("name", "format", "head", "row"),
+    [
+        ("a.jsonl", "jsonl", "", ROW),
+        ("a.csv", "csv", "input,label\n", "a,b"),
+        ("a.csv", "csv", "", "input,label\na,b"),
+        ("a.tsv", "tsv", "input\tlabel\n", "a\tb"),
+        ("a.tsv", "tsv", "", "input\tlabel\na\tb"),
+        ("a.conll", "conll", "", "a O"),
+        ("a.pubtator", "pubtator", "", "1|t|Aspirin\n1|a|x"),
+    ],
+)
+def test_blank_lines_are_skipped_in_bulk(
+    name: str, format: str, head: str, row: str, end: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many as a small compressed file can hold take seconds, not minutes. Lines are still counted."""
+    if " " in end and format != "jsonl":
+        end = "\r\n"  # white space is a cell there
+    reads: list[int | None] = []
+    monkeypatch.setattr(lines, "read_line", _counted(lines.read_line, reads))
+    text = head + end * 3000 + f"{row}\n" + end * 3000 + f"{row.splitlines()[-1]}\n" + end
+    found = told(written(tmp_path, name, text), format)
+    last = text.rstrip().count("\n") + 1
+    assert (found[-1][0], len(reads) < 20) == (last, True)
+
+
+def _counted(read_line: Any, reads: list[int | None]) -> Any:
+    def counted(stream: Any, name: str, number: int | None = None) -> Any:
+        reads.append(number)
+        return read_line(stream, name, number)
+
+    return counted
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b" \n"])
+@pytest.mark.parametrize("block", [1, 7, 64])
+def test_ranges_within_blank_lines(end: bytes, block: int, tmp_path: Path) -> None:
+    path = written(tmp_path, "a.jsonl", (ROW.encode() + end * 50) * 3)
+    found, line = [], 1
+    for start, stop in ranges(path, "jsonl", block):
+        reading = read(path, "jsonl", start, stop, line)
+        found += [each.line for each in reading]
+        line += reading.lines or 0
+    assert (found, line) == ([1, 51, 101], 151)
 
 
 @pytest.mark.parametrize("block", [7, 50, 300, 400])
