@@ -5,16 +5,23 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
+from itertools import chain
 
 from medray.data.remote import shown
 from medray.errors import InputError
 
-_SPLITS = {
-    "train": ("train", "training", "trn"),
-    "validation": ("validation", "valid", "val", "dev", "devel", "development"),
-    "test": ("test", "testing", "tst", "eval", "evaluation", "heldout", "holdout"),
+_SPLIT_OF = {
+    **dict.fromkeys(("train", "training", "trn"), "train"),
+    **dict.fromkeys(("validation", "valid", "val", "dev", "devel", "development"), "validation"),
+    **dict.fromkeys(("test", "testing", "tst", "eval", "evaluation", "heldout", "holdout"), "test"),
 }
-_SPLIT_OF = {word: split for split, words in _SPLITS.items() for word in words}
+# Words that say a split only where no clearer word does: tr is a language too.
+_PERHAPS = {
+    "tr": "train",
+    **dict.fromkeys(("va", "vl"), "validation"),
+    **dict.fromkeys(("te", "unseen", "blind", "gold"), "test"),
+}
+_HELD_OUT = re.compile(r"(held|hold)[ _.-]?out", re.IGNORECASE)
 _ENDS = ("", "set", "split", "data")  # "trainset", "TestData"
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 # What stands beside data: descriptions, licences, notes of writers (Spark, datasets, medray's own import), checksums.
@@ -34,18 +41,21 @@ def is_data(path: str) -> bool:
 
 def split_of(path: str) -> str | None:
     """train, validation or test, whichever a path says: in its name, else in the nearest folder that says one."""
-    for part in reversed(path.split("/")):
-        for word in _WORD.findall(part):
-            for end in _ENDS:
-                if word.lower().endswith(end) and (found := _SPLIT_OF.get(word.lower().removesuffix(end))):
-                    return found
-    return None
+    parts = [
+        [word.lower() for word in _WORD.findall(_HELD_OUT.sub(" heldout ", part))]
+        for part in reversed(path.split("/"))
+    ]
+    for word in chain(*parts):
+        for end in _ENDS:
+            if word.endswith(end) and (found := _SPLIT_OF.get(word.removesuffix(end))):
+                return found
+    return next((_PERHAPS[word] for word in chain(*parts) if word in _PERHAPS), None)
 
 
 def check_one_split(found: Sequence[str], path: str, key: str) -> None:
-    """Raises InputError where the files of one folder or glob are of several splits by their names.
+    """Raise InputError where the files of one folder or glob do not all say the same split, or none, by their names.
 
-    found: absolute paths or URLs. key: data.train or data.validation. Files that say no split are of the one asked for.
+    found: absolute paths or URLs. key: data.train or data.validation.
     """
     if len(found) < 2:
         return
@@ -55,25 +65,32 @@ def check_one_split(found: Sequence[str], path: str, key: str) -> None:
         name = each[len(folder) :].lstrip("/")
         groups.setdefault(split_of(name), []).append(name)
     wanted = key.rpartition(".")[2]
-    if len(groups) == 1 or set(groups) == {None, wanted}:
+    if len(groups) == 1:
         return
     listed = "; ".join(
         f"{split or 'no split'}: {', '.join(names[:_SHOWN])}"
         + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
         for split, names in groups.items()
     )
-    written = ", ".join(
-        f"data.{split}: "
-        + _pattern(shown(folder), groups[split], [n for o, ns in groups.items() if o != split for n in ns])
-        for split in ("train", "validation")
-        if split in groups
-    )
+    patterns = {
+        split: _pattern(
+            shown(folder), names, [n for other, ns in groups.items() if other != split for n in ns]
+        )
+        for split, names in groups.items()
+    }
+    by_key = {f"data.{split}": patterns[split] for split in ("train", "validation") if split in groups}
+    if wanted not in groups and None in groups:
+        by_key = {key: patterns[None], **by_key}
+    written = ", ".join(f"{each}: {pattern}" for each, pattern in by_key.items())
+    several = len(groups) > 2 or None not in groups
     raise InputError(
-        f"its files are of several splits by their names ({listed})",
+        f"its files are of several splits by their names ({listed})"
+        if several
+        else f"some of its files say a split by their names, others say none ({listed})",
         key=key,
         value=shown(path),
-        mend=f"name the files of each split: {written or f'{key}: [file, file]'}; "
-        "a list of files or patterns takes them whatever their names say",
+        mend=f"name the files of each split: {written}; if all of them belong to {key}, "
+        f"name them in a list: [{', '.join(pattern.strip('[]') for pattern in patterns.values())}]",
     )
 
 

@@ -57,6 +57,20 @@ def made(folder: Path, *files: str) -> Path:
         ("protest_developer_value.jsonl", None),
         ("trainee.csv", None),
         ("a.jsonl", None),
+        ("mimic_tr.jsonl", "train"),
+        ("mimic_te.jsonl", "test"),
+        ("mimic-va.jsonl", "validation"),
+        ("mimic.vl.jsonl", "validation"),
+        ("x_training_v2.jsonl", "train"),
+        ("x_unseen.jsonl", "test"),
+        ("x-blind.csv", "test"),
+        ("gold.csv", "test"),
+        ("notes_held_out.jsonl", "test"),
+        ("NotesHeldOut.jsonl", "test"),
+        ("notes.hold-out.jsonl", "test"),
+        ("gold_train.jsonl", "train"),
+        ("train/qa_te.jsonl", "train"),
+        ("golden_blindness_try.csv", None),
     ],
 )
 def test_a_split_is_a_word_of_a_name(name: str, split: str | None) -> None:
@@ -105,7 +119,14 @@ def test_what_is_no_data() -> None:
             ("a_train.jsonl", "b_train.jsonl", "a_test.jsonl"),
             "data.train: [{0}/a_train.jsonl, {0}/b_train.jsonl]",
         ),
-        (("notes.jsonl", "test.jsonl"), "data.train: [file, file]"),
+        (
+            ("clinical-test-results.jsonl", "vitals.jsonl"),
+            "data.train: {0}/vitals.jsonl; if all of them belong to data.train, name them in a list: "
+            "[{0}/clinical-test-results.jsonl, {0}/vitals.jsonl]",
+        ),
+        (("train.jsonl", "more.jsonl"), "data.train: {0}/train.jsonl; if all"),
+        (("mimic_tr.jsonl", "mimic_te.jsonl"), "data.train: {0}/mimic_tr.jsonl; if all"),
+        (("x_training_v2.jsonl", "x_unseen.jsonl"), "data.train: {0}/x_training_v2.jsonl; if all"),
         (("dev.jsonl", "test.jsonl", "dataset_infos.json"), "data.validation: {}/dev.jsonl"),
     ],
 )
@@ -117,12 +138,14 @@ def test_several_splits_are_refused_with_what_to_write(
     with pytest.raises(InputError) as caught:
         names(tmp_path, f"{folder}{pattern}")
     assert (caught.value.key, caught.value.value) == ("data.train", f"{folder}{pattern}")
-    assert "its files are of several splits by their names" in caught.value.what
+    assert "of its files say a split" in caught.value.what or "are of several splits" in caught.value.what
     assert mend.format(folder) in str(caught.value.mend)
     written = str(caught.value.mend).partition("data.train: ")[2].partition(";")[0].partition(", data.val")[0]
     if written and "file]" not in written:  # what it says to write works
         taken = names(tmp_path, written.strip("[]").split(", "))
-        assert len(taken) == sum(split_of(name) == "train" for name in files)
+        assert len(taken) == (sum(split_of(name) == "train" for name in files) or 1)
+    everything = str(caught.value.mend).rpartition("in a list: [")[2].removesuffix("]").split(", ")
+    assert len(names(tmp_path, everything)) == sum(is_data(name) for name in files)
 
 
 @pytest.mark.parametrize(
@@ -133,7 +156,6 @@ def test_several_splits_are_refused_with_what_to_write(
             ["train-0.jsonl", "train-1.jsonl"],
         ),
         (("a.jsonl", "b.jsonl"), ["a.jsonl", "b.jsonl"]),
-        (("train.jsonl", "more.jsonl"), ["more.jsonl", "train.jsonl"]),
         (("test.jsonl",), ["test.jsonl"]),
         (("test-1.jsonl", "test-2.jsonl"), ["test-1.jsonl", "test-2.jsonl"]),
     ],
