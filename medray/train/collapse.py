@@ -16,17 +16,26 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
+from medray.data.reasoning import answer_only
+from medray.evaluate.words import words
+
 LAST_STEPS = 3  # one step without a gradient may be an accident
 WINDOW = 10  # most steps that are averaged at each end of the training loss
 LOSS_ROSE = 1.1  # noise of batches is below it
+FEW_STEPS, LOSS_ROSE_IN_FEW = 4, 2.0  # in fewer steps a batch is compared with a batch
+NEAR_ZERO = 0.1  # a training loss below it is that of a few hard words
+LEARNED = 1e-3  # loss: nothing is left to learn, so nothing need change
 GUESSING = 0.99  # share of ln(vocabulary)
 EQUAL = 1e-7  # relative: the same weights on the same rows give the same loss
-WORSE = 1e-4  # relative: more than another order of sums changes
+WORSE = 1e-3  # relative, and absolute: more than another order of sums or a first small step changes
 MOST = 0.5  # share of the rows that a rule about predictions needs
 ONE_ANSWER = 0.9  # share of the rows with the same prediction
+FEW_ROWS = 5  # fewer rows may get the same answer by chance
 FEW_LOSS_TOKENS = 1.5  # per example: little more than the token that ends an answer
+COPIED = 0.8  # share of a reference's words that its prompt has
 LOOP_WORDS, LOOP_DISTINCT = 20, 0.2  # words of a prediction, and the share of different ones
 EXPORT_DIFFERS = 0.2  # relative: another precision changes a few answers, not a fifth of a metric
+LOSS_DIFFERS, ROUGE_DIFFERS = 0.01, 1.0  # absolute: small numbers differ by rounding
 
 
 @dataclass(frozen=True)
@@ -75,7 +84,7 @@ def validation_loss_rose(evidence: Evidence) -> str | None:
     rose = [
         f"{name} from {before[name]:.4g} to {after[name]:.4g}"
         for name in names
-        if name in before and name in after and after[name] > before[name] * (1 + WORSE)
+        if name in before and name in after and after[name] > before[name] * (1 + WORSE) + WORSE
     ]
     if not rose:
         return None
@@ -91,7 +100,10 @@ def training_loss_rose(evidence: Evidence) -> str | None:
         return None
     window = min(max(len(losses) // 4, 1), WINDOW)
     first, last = fmean(losses[:window]), fmean(losses[-window:])
-    if last <= LOSS_ROSE * first:
+    rise = LOSS_ROSE_IN_FEW if len(losses) < FEW_STEPS else LOSS_ROSE
+    # One hard batch at the end is no rise.
+    sure = min(losses[-2:]) if len(losses) >= FEW_STEPS and window == 1 else last
+    if sure <= max(rise * first, NEAR_ZERO):
         return None
     return f"the training loss rose from {first:.4g} to {last:.4g}. Try a lower train.optimizer.lr"
 
@@ -113,7 +125,8 @@ def no_better_than_guessing(evidence: Evidence) -> str | None:
 
 def zero_gradients(evidence: Evidence) -> str | None:
     last = [step["grad_norm"] for step in evidence.steps if "grad_norm" in step][-LAST_STEPS:]
-    if not last or any(norm != 0 for norm in last):
+    losses = _training_losses(evidence)[-LAST_STEPS:]
+    if not last or any(norm != 0 for norm in last) or (losses and max(losses) < LEARNED):
         return None
     steps = "the last step" if len(last) == 1 else f"the last {len(last)} steps"
     return f"the gradient of {steps} is exactly 0, so nothing was learned there"
@@ -134,7 +147,7 @@ def nothing_moved(evidence: Evidence) -> str | None:
     if rates and not any(rates):
         return "the learning rate was 0 in every step, so no weight changed"
     before, after = evidence.before.get("loss"), evidence.after.get("loss")
-    if before is None or after is None or not math.isclose(before, after, rel_tol=EQUAL):
+    if before is None or after is None or after < LEARNED or not math.isclose(before, after, rel_tol=EQUAL):
         return None
     return (
         f"the validation loss is exactly what it was before training ({after:.6g}): no weight seems to have changed. "
@@ -175,6 +188,11 @@ def same_prediction(evidence: Evidence) -> str | None:
     all_but_few = count >= ONE_ANSWER * len(given) and common < MOST * len(wanted)
     if not text or not (count == len(given) or all_but_few):
         return None
+    right = sum(one == other for one, other in zip(given, wanted, strict=True))
+    if right > MOST * len(given) or (
+        right and len(given) < FEW_ROWS
+    ):  # most rows of a corpus may be of one class
+        return None
     return f"{count} of {len(given)} predictions are the same text, and the references differ"
 
 
@@ -191,12 +209,18 @@ def repeating_predictions(evidence: Evidence) -> str | None:
 
 
 def metric_fell_to_zero(evidence: Evidence) -> str | None:
+    references = [words(answer_only(answer.reference)) for answer in evidence.answers]
+    if len(references) == 1:  # the answer to one question may be wrong
+        return None
+    # Where no word agreed, ROUGE is 0; but that of pairs is 0 for answers of one word, and of an answer such as "+" all is.
+    ever = "rouge1" if "rouge1" in evidence.after else "rougeL"
+    no_word = evidence.after.get(ever) == 0 and (not references or any(references))
     names = [
         name
         for name, value in evidence.after.items()
         if value == 0
         and not name.startswith(("loss", "alpha"))
-        and (evidence.before.get(name, 0) > 0 or name.startswith("rouge"))
+        and (evidence.before.get(name, 0) > 0 or (no_word and name.startswith("rouge") and name != "rouge2"))
     ]
     return f"these metrics of generated text are 0 after training: {', '.join(names)}" if names else None
 
@@ -205,7 +229,11 @@ def export_differs(evidence: Evidence) -> str | None:
     far = [
         f"{name} {value:.4g} against {evidence.after[name]:.4g}"
         for name, value in evidence.export.items()
-        if abs(value - evidence.after[name]) > EXPORT_DIFFERS * max(abs(value), abs(evidence.after[name]))
+        if abs(value - evidence.after[name])
+        > max(
+            EXPORT_DIFFERS * max(abs(value), abs(evidence.after[name])),
+            _noise(name, len(evidence.answers)),
+        )
     ]
     return f"the export answers unlike the model that was trained: {', '.join(far)}" if far else None
 
@@ -239,6 +267,15 @@ def _training_losses(evidence: Evidence) -> list[float]:
     return [float(step[name]) for step in evidence.steps if step.get(name) is not None]
 
 
+def _noise(name: str, rows: int) -> float:
+    """The difference of a metric that says nothing: rounding of a loss, one other answer in a share of rows."""
+    if name.startswith("loss"):
+        return LOSS_DIFFERS
+    if name.startswith("rouge"):
+        return ROUGE_DIFFERS
+    return 1 / rows if rows else 0.0
+
+
 def _of_most(answers: Iterable[Answer], is_so: Callable[[Answer], bool], what: str) -> str | None:
     verdicts = [is_so(answer) for answer in answers]
     count = sum(verdicts)
@@ -246,10 +283,16 @@ def _of_most(answers: Iterable[Answer], is_so: Callable[[Answer], bool], what: s
 
 
 def _echoes(answer: Answer) -> bool:
-    """Whether the prediction is most of the prompt, and the reference is something else."""
-    prompt, said = answer.prompt.strip(), answer.prediction.strip()
-    repeats = bool(said) and said in prompt and len(said) >= MOST * len(prompt)
-    return repeats and said != answer.reference.strip()
+    """Whether the prediction is most of the prompt, and the reference is something else.
+
+    A reference that is nearly all words of the prompt is not: in a corpus of corrections a good answer repeats much.
+    """
+    prompt, said, wanted = (text.strip() for text in (answer.prompt, answer.prediction, answer.reference))
+    if not said or said == wanted or said not in prompt or len(said) < MOST * len(prompt):
+        return False
+    asked, found = set(words(prompt)), words(wanted)
+    repeats = sum(word in asked for word in found) >= COPIED * len(found)
+    return not (found and repeats and len(wanted) >= MOST * len(prompt))
 
 
 def _loops(text: str) -> bool:

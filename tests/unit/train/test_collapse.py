@@ -47,6 +47,11 @@ def said(*predictions: str) -> list[Answer]:
     return [replace(answer, prediction=text) for answer, text in zip(ANSWERS, predictions, strict=True)]
 
 
+def answers(references: str, predictions: str) -> list[Answer]:
+    """One answer for each word of the two."""
+    return [Answer("is it?", *pair) for pair in zip(references.split(), predictions.split(), strict=True)]
+
+
 CASES: list[tuple[str, dict[str, Any], str]] = [
     ("not_finite", {"after": AFTER | {"loss_rationale": math.nan}}, "not numbers: loss_rationale"),
     ("validation_loss_rose", {"after": AFTER | {"loss": 2.3}}, "loss from 2.2 to 2.3"),
@@ -63,10 +68,13 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
     ("all_truncated", {"tasks": {"label": {"rows": 9, "truncated": 9, "loss_tokens": 99}}}, "every training example"),
     ("empty_predictions", {"answers": said("", " \n", "no cough")}, "2 of 3 predictions are empty"),
     ("same_prediction", {"answers": said("the", "the", "the ")}, "3 of 3 predictions are the same text"),
+    ("same_prediction", {"answers": answers("no no yes yes a b", "no no no no no no")}, "6 of 6 predictions"),
     ("echoed_prompts", {"answers": said("user\nfever for two days", "user\nno cough", "x")}, "2 of 3 predictions repeat"),
     ("repeating_predictions", {"answers": said("no pain " * 12, "is is " * 20, "x")}, "2 of 3 predictions repeat a few"),
     ("metric_fell_to_zero", {"after": AFTER | {"entity_f1": 0.0}}, "are 0 after training: entity_f1"),
     ("metric_fell_to_zero", {"before": {}, "after": {"rougeL": 0.0, "accuracy": 0.0}}, "training: rougeL"),
+    ("metric_fell_to_zero", {"before": {}, "after": {"rouge1": 0.0, "rouge2": 0.0}}, "training: rouge1"),
+    ("training_loss_rose", {"before": {}, "after": {}, "steps": steps(2.2, 5.8)}, "from 2.2 to 5.8"),
     ("export_differs", {"export": {"rougeL": 12.0, "accuracy": 0.0}}, "rougeL 12 against 41"),
 ]  # fmt: skip
 
@@ -95,8 +103,30 @@ def test_every_rule_has_a_case() -> None:
         {"answers": [replace(one, reference="no", prediction="no") for one in ANSWERS]},
         {"answers": [*ANSWERS, replace(ANSWERS[0], prediction="")]},
         {"export": {"rougeL": 40.0}},
+        # One-word answers have no pairs of words, and answers without a letter no words at all.
+        {"before": {}, "after": {"loss": 0.1, "rouge1": 100.0, "rouge2": 0.0, "rougeL": 100.0, "accuracy": 1.0},
+         "answers": answers("yes yes no maybe no no", "yes yes no maybe no no")},
+        {"before": {}, "after": {"rouge1": 0.0, "rouge2": 0.0, "rougeL": 0.0, "accuracy": 1.0},
+         "answers": answers("+ - + -", "+ - + -")},
+        {"before": {"entity_f1": 0.0, "accuracy": 0.0}, "after": {"entity_f1": 0.0, "accuracy": 0.0}},
+        {"before": {"rouge1": 100.0, "accuracy": 1.0}, "after": {"rouge1": 0.0, "accuracy": 0.0},
+         "answers": answers("yes", "no")},
+        {"answers": answers("no no no no no no no yes", "no no no no no no no no")},  # most rows are of one class
+        {"answers": answers("no yes", "no no")},
+        {"answers": answers("no no no no", "no no no no")},
+        # A model that knows it all: losses near 0 differ by rounding.
+        {"before": {"loss": 2e-4}, "after": {"loss": 6e-4}, "steps": steps(2e-4, 3e-4, 9e-4, 9e-4, grad_norm=0.0),
+         "export": {"loss": 9e-4}},
+        {"before": {"loss": 0.0}, "after": {"loss": 0.0}, "steps": steps(0.0, 0.0, grad_norm=0.0)},
+        {"before": {"loss": 2.2}, "after": {"loss": 2.202}},  # a first small step
+        {"before": {}, "after": {}, "steps": steps(2.2, 2.6)},  # two batches
+        {"before": {}, "after": {}, "steps": steps(2.2, 1.9, 2.0, 1.7, 2.5)},
+        {"after": AFTER | {"accuracy": 0.5}, "export": {"accuracy": 0.25},
+         "answers": answers("no yes yes no", "no no yes yes")},
+        {"answers": [Answer("Correct: the patiant has fever and a cough", "the patient has fever and a cough",
+                            "the patiant has fever and a cough")] * 3},
     ],
-)
+)  # fmt: skip
 def test_a_sound_run_has_no_warning(changes: dict[str, Any]) -> None:
     assert names(replace(SOUND, **changes)) == []
 
