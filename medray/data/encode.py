@@ -82,7 +82,11 @@ class Encoder:
             self._frames.check((("user", "", True), ("assistant", "", True)))
         self._reasons = self._causal and knows_reasoning(template)
         self._reasoning = Reasoning.of(template) if self._reasons else None
-        self._drops_earlier = self._reasons and drops_earlier_reasoning(template)
+        if self._reasoning and any(
+            isinstance(part, int) for mark in self._reasoning.marks for part in self._ids.split(mark)
+        ):
+            self._reasoning = None  # a row's text holds no control token, so it cannot hold these marks
+        self._drops_earlier = drops_earlier_reasoning(template) if self._reasons else False
 
     def encode(self, records: Sequence[Record]) -> dict[str, TaskColumns]:
         """The columns of every task, rows in the order of `records`."""
@@ -103,10 +107,14 @@ class Encoder:
     def _thought(self, one: Reading | None) -> Reading | None:
         """A reading whose texts hold their reasoning as the template itself renders it.
 
-        Raises InputError for an answer with reasoning that the template would drop.
+        Raises InputError for an answer with reasoning that the template drops, or that cannot be shown as it does.
         """
         if one is None or not self._reasons:
             return one
+        if self._drops_earlier is None and any(
+            turn.role == "assistant" and turn.text and split_reasoning(turn.text) for turn in one.turns
+        ):
+            raise self._no_reasoning("an earlier answer of a row has reasoning")
         if self._drops_earlier:
             turns = (
                 replace(turn, text=answer_only(turn.text)) if turn.role == "assistant" and turn.text else turn
@@ -117,14 +125,18 @@ class Encoder:
         if not reasoning:
             return replace(one, answer=answer_only(one.answer))
         if self._reasoning is None:
-            raise InputError(
-                "a row has reasoning (<think> or reasoning_content), which this template drops",
-                key="data.template",
-                value=self.spec.template.partition("\n")[0][:80],
-                mend="data.template: chatml, or a Jinja file that renders reasoning_content; or take the reasoning out of "
-                "the rows",
-            )
+            raise self._no_reasoning("a row has reasoning")
         return replace(one, answer=self._reasoning.written(reasoning, answer), thinking=True)
+
+    def _no_reasoning(self, what: str) -> InputError:
+        return InputError(
+            f"{what} (<think> or reasoning_content), which this template drops, or writes with control tokens or in "
+            "another place, which training cannot repeat",
+            key="data.template",
+            value=self.spec.template.partition("\n")[0][:80],
+            mend="data.template: chatml, or a Jinja file that renders reasoning_content with plain marks such as "
+            "<think>; or take the reasoning out of the rows",
+        )
 
     def _columns(self, task: str, rows: list[Reading | None], table: TextTable) -> TaskColumns:
         inputs, targets = RowIds(table), RowIds(table)

@@ -15,7 +15,7 @@ import numpy as np
 from medray.data.content import normalised
 from medray.data.corpora.corruption import corruption_warning
 from medray.data.decoded import Inputs, drawn_rows, texts
-from medray.data.reasoning import CLOSE, knows_reasoning
+from medray.data.reasoning import CLOSE, Reasoning, knows_reasoning
 from medray.data.render import EncodeSpec
 from medray.data.split_checks import one_label
 from medray.data.split_counts import SplitCounts
@@ -191,11 +191,14 @@ def checks(
 
 def _reasoning(spec: EncodeSpec, rows: Sequence[SampledRow], tokenizer: Any) -> Check | None:
     """The mode that rows are rendered in, of a template that has something to do with reasoning."""
-    if spec.architecture != "causal" or not knows_reasoning(
-        Template(tokenizer, spec.template, spec.architecture)
-    ):
+    if spec.architecture != "causal":
         return None
-    thinking = sum(CLOSE in row.target for row in rows)
+    template = Template(tokenizer, spec.template, spec.architecture)
+    if not knows_reasoning(template):
+        return None
+    reasoning = Reasoning.of(template)
+    close = reasoning.marks[1].strip() if reasoning else CLOSE
+    thinking = sum((close or CLOSE) in row.target for row in rows)
     return Check(
         "reasoning",
         "ok" if thinking in (0, len(rows)) else "note",

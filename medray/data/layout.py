@@ -90,7 +90,7 @@ class Layout:
             if architecture == "seq2seq" and wraps_texts(model_folder):
                 identity += " wrapped"
             if architecture == "causal" and thinks(self.spec.template, model_folder):
-                identity += " reasoning"
+                identity += " reasoning as the template has it"
         else:
             identity = trained_tokenizer_key([membership], config.data.vocab_size)
             self.tokenizer = stored / "tokenizers" / identity

@@ -1,4 +1,7 @@
-"""Reasoning before an answer: `<think>…</think>` at the start of a text, as reasoning models write it."""
+"""Reasoning before an answer: `<think>…</think>` at the start of a text, or a key of its message.
+
+Templates that know reasoning write it with marks of their own, such as `<think>`, `[THINK]` or a channel.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,8 @@ from dataclasses import dataclass
 from medray.data.templates import Template, UnfitMessagesError
 
 OPEN, CLOSE = "<think>", "</think>"
-_THOUGHT = re.compile(rf"\s*(?:{OPEN})?(?P<reasoning>.*?){CLOSE}(?P<answer>.*)", re.DOTALL)
+FIELDS = ("reasoning_content", "reasoning", "thinking")  # keys of a message, by the names that templates use
+_THOUGHT = re.compile(rf"\s*{OPEN}(?P<reasoning>.*?){CLOSE}(?P<answer>.*)", re.DOTALL)
 _MARKS = ("\u2402thought\u2403", "\u2402answer\u2403")  # stand for texts while a template is looked at
 _QUESTION = [("user", "?")]
 
@@ -19,13 +23,18 @@ def with_reasoning(reasoning: str, answer: str) -> str:
 
 
 def split_reasoning(text: str) -> tuple[str, str] | None:
-    """Return (reasoning, answer), both stripped, of a text that begins with reasoning; None for any other."""
+    """Return (reasoning, answer), both stripped, of a text that begins with a block of reasoning; None for any other."""
     found = _THOUGHT.fullmatch(text) if CLOSE in text else None
     return None if found is None else (found["reasoning"].strip(), found["answer"].strip())
 
 
-def answer_only(text: str) -> str:
-    """Return the answer of a text, without the reasoning that it may begin with."""
+def answer_only(text: str, *, opened: bool = False) -> str:
+    """Return the answer of a text, without the reasoning that it may begin with.
+
+    opened: the text may lack the opening mark, because the prompt that it answers ended with it.
+    """
+    if opened and CLOSE in text and not text.lstrip().startswith(OPEN):
+        text = OPEN + text
     split = split_reasoning(text)
     return text if split is None else split[1]
 
@@ -34,40 +43,61 @@ def answer_only(text: str) -> str:
 class Reasoning:
     """How a template's thinking mode writes an answer with reasoning.
 
-    named: the reasoning is given as `reasoning_content`; else in the content. end: what follows the answer. ask: what
-    generation starts from after a question of one character.
+    field: key of the message that the reasoning is given as; None: in the content. end: what follows the answer. ask:
+    what generation starts from after a question of one character.
     """
 
     template: Template
-    named: bool
+    field: str | None
     end: str
     ask: str
 
     @classmethod
     def of(cls, template: Template) -> Reasoning | None:
-        """Return the way of a template; None where it cannot show reasoning."""
+        """Return the way of a template; None where it cannot show reasoning after what generation starts from."""
         thought, said = _MARKS
         ask = template.render(_QUESTION, ask=True, thinking=True)
-        for named in (True, False):
+        fields = _fields(template)
+        for field in fields or (None,):
             try:
-                text = _reasoned(template, thought, said, named)
+                text = _reasoned(template, thought, said, field)
             except UnfitMessagesError:
                 continue
             written = text[len(ask) :]
             if text.startswith(ask) and [written.count(mark) for mark in (thought, said)] == [1, 1]:
-                return cls(template, named, written[written.index(said) + len(said) :], ask)
+                return cls(template, field, written[written.index(said) + len(said) :], ask)
         return None
+
+    @property
+    def marks(self) -> list[str]:
+        """The template's own text before the reasoning, and between it and the answer."""
+        return re.split("|".join(_MARKS), self.written(*_MARKS))[:2]
 
     def written(self, reasoning: str, answer: str) -> str:
         """Return the text that a model writes after the template's question in thinking mode."""
-        text = _reasoned(self.template, reasoning, answer, self.named)
+        text = _reasoned(self.template, reasoning, answer, self.field)
         return text[len(self.ask) : len(text) - len(self.end)]
 
 
-def _reasoned(template: Template, reasoning: str, answer: str, named: bool) -> str:
-    if named:
-        return template.render([*_QUESTION, ("assistant", answer)], thinking=True, reasoning=reasoning)
+def _reasoned(template: Template, reasoning: str, answer: str, field: str | None) -> str:
+    if field is not None:
+        return template.render(
+            [*_QUESTION, ("assistant", answer)], thinking=True, reasoning=reasoning, field=field
+        )
     return template.render([*_QUESTION, ("assistant", with_reasoning(reasoning, answer))], thinking=True)
+
+
+def _fields(template: Template) -> tuple[str, ...]:
+    """The keys of a message that a template shows as reasoning."""
+    thought, said = _MARKS
+    found = []
+    for field in FIELDS:
+        try:
+            if thought in _reasoned(template, thought, said, field):
+                found.append(field)
+        except UnfitMessagesError:
+            continue
+    return tuple(found)
 
 
 def knows_reasoning(template: Template) -> bool:
@@ -75,6 +105,8 @@ def knows_reasoning(template: Template) -> bool:
     if template.legacy:
         return False
     thought, said = _MARKS
+    if _fields(template):
+        return True
     try:
         asks = {template.render(_QUESTION, ask=True, thinking=thinking) for thinking in (False, True)}
         inline = with_reasoning(thought, said)
@@ -88,8 +120,24 @@ def knows_reasoning(template: Template) -> bool:
     return len(asks) > 1 or any(inline not in text for text in shown) or shown[0].count(OPEN) > 1
 
 
-def drops_earlier_reasoning(template: Template) -> bool:
-    """Whether a template leaves out the reasoning of earlier answers, as it then does at inference."""
+def drops_earlier_reasoning(template: Template) -> bool | None:
+    """Whether a template leaves out the reasoning of earlier answers, as it then does at inference.
+
+    None: it shows such reasoning in another way than the text of the answer has it.
+    """
     thought, said = _MARKS
-    turns = [*_QUESTION, ("assistant", with_reasoning(thought, said)), *_QUESTION]
-    return thought not in template.render(turns, ask=True, thinking=True)
+    inline = with_reasoning(thought, said)
+    turns = [*_QUESTION, ("assistant", said), *_QUESTION]
+    try:
+        text = template.render([*_QUESTION, ("assistant", inline), *_QUESTION], ask=True, thinking=True)
+        shown = [
+            template.render(turns, ask=True, thinking=True, reasoning=thought, field=field)
+            for field in _fields(template)[:1]
+        ]
+    except UnfitMessagesError:  # it shows no second question, so there is no earlier answer
+        return False
+    for named in shown:
+        if thought not in named:
+            return True
+        return False if named == text and inline in text else None
+    return thought not in text

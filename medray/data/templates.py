@@ -111,10 +111,12 @@ class Template:
         ask: bool = False,
         thinking: bool = False,
         reasoning: str | None = None,
+        field: str = "reasoning_content",
     ) -> str:
         """The text of (role, content) messages; ask: followed by what stands before the assistant's answer.
 
-        thinking: in the template's thinking mode, where it has one. reasoning: `reasoning_content` of the last message.
+        thinking: in the template's thinking mode, where it has one. reasoning: of the last answer, given as
+        the key `field` of its message.
         A system message that the template has no place for is put before the first user's, a blank line between.
         Raises UnfitMessagesError where the template refuses them.
         """
@@ -127,17 +129,24 @@ class Template:
                 rest[first] = ("user", f"{system}\n\n{rest[first][1]}")
             messages = rest
         return (
-            self._legacy(messages, ask) if self.legacy else self._render(messages, ask, thinking, reasoning)
+            self._legacy(messages, ask)
+            if self.legacy
+            else self._render(messages, ask, thinking, reasoning, field)
         )
 
     def _render(
-        self, messages: Sequence[tuple[str, str]], ask: bool, thinking: bool, reasoning: str | None
+        self,
+        messages: Sequence[tuple[str, str]],
+        ask: bool,
+        thinking: bool,
+        reasoning: str | None,
+        field: str,
     ) -> str:
         from jinja2 import TemplateError
 
         turns = [{"role": role, "content": content} for role, content in messages]
         if reasoning is not None:
-            turns[-1]["reasoning_content"] = reasoning
+            next(turn for turn in reversed(turns) if turn["role"] == "assistant")[field] = reasoning
         try:
             # A template that can think is asked not to, unless the answer has reasoning.
             return str(

@@ -73,11 +73,10 @@ def wraps_texts(folder: str) -> bool:
 
 def thinks(template: str, folder: str) -> bool:
     """Whether `data.template` may have to do with reasoning; by its text, and by the tokenizer's files for `chat`."""
-    if template != "chat":
-        return "think" in template
-    return any(
-        "think" in _file_text(folder, name) for name in ("chat_template.jinja", "tokenizer_config.json")
-    )
+    texts = [template]
+    if template == "chat":
+        texts = [_file_text(folder, name) for name in ("chat_template.jinja", "tokenizer_config.json")]
+    return any(word in text.lower() for text in texts for word in ("think", "reasoning"))
 
 
 def _file_text(folder: str, name: str) -> str:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 
-from medray.data.reasoning import answer_only
+from medray.data.reasoning import CLOSE, answer_only
 from medray.evaluate.assertion import assertion
 from medray.evaluate.words import is_whole, normalised, words
 
@@ -70,8 +70,12 @@ def score(
         raise ValueError(f"{len(predictions)} predictions against {len(references)} references")
     if not predictions:
         raise ValueError("evaluated zero rows")
-    predictions = [answer_only(text) for text in predictions]
     references = [replace(reference, text=answer_only(reference.text)) for reference in references]
+    # Some prompts end with the mark that opens reasoning.
+    predictions = [
+        answer_only(text, opened=CLOSE not in reference.text)
+        for text, reference in zip(predictions, references, strict=True)
+    ]
     scorers: dict[str, Callable[[Sequence[str], Sequence[Reference]], dict[str, float]]] = {
         "rouge": _rouge,
         "accuracy": _accuracy,

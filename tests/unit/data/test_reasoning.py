@@ -72,8 +72,7 @@ def rendered(tokenizer: Any, turns: list[dict[str, str]], **options: Any) -> Any
 
 @pytest.mark.parametrize(
     "answer",
-    [THOUGHT, "<think>because</think>mild fever", "\n<think>\n\nbecause\n\n</think>\nmild fever",
-     "because\n</think>\n\nmild fever"],
+    [THOUGHT, "<think>because</think>mild fever", "\n<think>\n\nbecause\n\n</think>\nmild fever"],
 )  # fmt: skip
 def test_an_answer_with_reasoning_is_what_the_template_makes_of_it(qwen: Any, answer: str) -> None:
     columns = encode(qwen, chat("knee pain", answer))
@@ -111,6 +110,47 @@ def test_earlier_answers_are_as_inference_shows_them_and_carry_no_loss(qwen: Any
     asked = rendered(qwen, turns, enable_thinking=thinks, add_generation_prompt=True)
     assert prompt_of(columns) == asked
     assert [qwen.decode(ids) for ids in trained(columns)] == [f"{last}<|im_end|>"]
+
+
+def test_an_answer_that_mentions_the_closing_mark_is_plain_text(qwen: Any) -> None:
+    said = "it ends at </think> and then goes on"
+    columns = encode(qwen, chat("knee pain", said))
+    assert qwen.decode(trained(columns)[0]) == f"{said}<|im_end|>"
+    assert score(["accuracy"], [said], [Reference(said)]) == {"accuracy": 1.0}
+    assert score(["accuracy"], ["so</think>\nyes"], [Reference("yes")]) == {"accuracy": 1.0}
+
+
+# Marks of its own around a key of the message, as Mistral's and others' templates have them.
+OWN = (
+    "{%- for m in messages -%}{{- '<|im_start|>' + m.role + '\n' -}}"
+    "{%- if m.KEY -%}{{- 'OPEN' + m.KEY + 'CLOSE' -}}{%- endif -%}{{- m.content + '<|im_end|>\n' -}}"
+    "{%- endfor -%}{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\n' -}}{%- endif -%}"
+)
+
+
+def own(key: str, opening: str, closing: str) -> str:
+    return OWN.replace("KEY", key).replace("OPEN", opening).replace("CLOSE", closing)
+
+
+@pytest.mark.parametrize("key", ["reasoning_content", "reasoning", "thinking"])
+def test_reasoning_gets_the_marks_of_the_template(tmp_path: Path, key: str) -> None:
+    made = chains.chat_tokenizer(tmp_path, template=own(key, "[THINK]", "[/THINK]"))
+    columns = encode(made, chat("knee pain", THOUGHT))
+    said = {"role": "assistant", "content": "mild fever", key: "because"}
+    whole = rendered(made, [{"role": "user", "content": "knee pain"}, said])
+    assert ids_of(columns) == whole[: len(ids_of(columns))]
+    assert made.decode(trained(columns)[0]).replace(" ", "") == "[THINK]because[/THINK]mildfever<|im_end|>"
+    plain = encode(made, chat("knee pain", "mild fever"))
+    assert made.decode(trained(plain)[0]) == "mild fever<|im_end|>"
+    with pytest.raises(InputError, match=r"data\.template.*earlier answer of a row has reasoning"):
+        encode(made, chat("knee", THOUGHT, "cough", "rash"))
+
+
+def test_marks_that_are_control_tokens_are_refused_by_name(tmp_path: Path) -> None:
+    made = chains.chat_tokenizer(tmp_path, template=own("thinking", "<|im_start|>analysis", "<|im_end|>"))
+    assert encode(made, chat("knee", "rash")).cut.tolist() == [False]
+    with pytest.raises(InputError, match=r"data\.template.*a row has reasoning.*control tokens"):
+        encode(made, chat("knee", THOUGHT))
 
 
 def test_earlier_answers_of_other_templates_are_trained(tmp_path: Path) -> None:
@@ -176,6 +216,7 @@ def test_only_shards_of_templates_with_reasoning_are_made_again(qwen: Any, tmp_p
     assert thinks("chat", str(tmp_path / "qwen"))
     assert not thinks("chat", str(tmp_path / "plain"))
     assert not thinks("chatml", str(tmp_path / "qwen"))
+    assert thinks(f"jinja:{own('reasoning', '[R]', '[/R]')}", str(tmp_path / "plain"))
     assert thinks(f"jinja:{QWEN}", str(tmp_path / "plain"))
 
 
