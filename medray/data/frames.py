@@ -98,12 +98,7 @@ class Frames:
             reason = "it does not show each text once"
         except UnfitMessagesError as error:
             reason = str(error)
-        raise InputError(
-            f"the chat template cannot be used: {reason}",
-            key="data.template",
-            value=self._template.name.partition("\n")[0][:80],
-            mend="data.template: chatml, plain, or a Jinja file that renders messages",
-        )
+        raise self._template.broken(reason)
 
     def _ask(self, shape: Shape, thinking: bool = False) -> str:
         return self._template.render(_contents(shape[:-1]), ask=True, thinking=thinking)

@@ -56,7 +56,10 @@ class Reasoning:
     def of(cls, template: Template) -> Reasoning | None:
         """Return the way of a template; None where it cannot show reasoning after what generation starts from."""
         thought, said = _MARKS
-        ask = template.render(_QUESTION, ask=True, thinking=True)
+        try:
+            ask = template.render(_QUESTION, ask=True, thinking=True)
+        except UnfitMessagesError:
+            return None
         fields = _fields(template)
         for field in fields or (None,):
             try:

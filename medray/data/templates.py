@@ -12,7 +12,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +24,7 @@ from medray.errors import InputError
 LEGACY = tuple(f"legacy/{family}" for family in ("gemma", "llama", "llama3", "mistral"))
 NAMES = ("chat", "chatml", "alpaca", "plain", *LEGACY)
 TEMPLATE_FILES = (".jinja", ".j2")
+TRIAL_SECONDS = 20.0  # of computing: a real template takes a thousandth of a second
 _READ = "jinja:"  # before the text of a Jinja file that has been read
 
 _CHATML = (
@@ -77,6 +81,30 @@ class UnfitMessagesError(ValueError):
     """A template that cannot show these messages, such as two turns of the user in a row."""
 
 
+class _TooLongError(BaseException):
+    """A trial that did not end in time; no `except Exception` on its way may take it."""
+
+
+@contextmanager
+def _time_limit(seconds: float) -> Iterator[None]:
+    """Raise _TooLongError in the block after `seconds` of computing. Only the main thread can be limited: a signal
+    ends the loops of a template from the Hub, which Jinja's sandbox does not."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: object) -> None:
+        raise _TooLongError
+
+    before = signal.signal(signal.SIGVTALRM, stop)
+    signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)
+
+
 class Template:
     """Renders messages to text. system: whether it has a place for a system message."""
 
@@ -118,7 +146,7 @@ class Template:
         thinking: in the template's thinking mode, where it has one. reasoning: of the last answer, given as
         the key `field` of its message.
         A system message that the template has no place for is put before the first user's, a blank line between.
-        Raises UnfitMessagesError where the template refuses them.
+        Raises UnfitMessagesError where the template refuses them, InputError where it can show nothing.
         """
         if messages and messages[0][0] == "system" and not self.system:
             (_, system), *rest = messages
@@ -158,8 +186,32 @@ class Template:
                     enable_thinking=thinking,
                 )
             )
-        except (TemplateError, TypeError, ValueError, LookupError, AttributeError) as error:
+        except (RecursionError, MemoryError, _TooLongError) as error:
+            reasons = {
+                RecursionError: "a macro calls itself without end",
+                MemoryError: "its text is larger than the memory",
+            }
+            reason = reasons.get(type(error), f"it computes for more than {TRIAL_SECONDS:.0f} s")
+            raise self.broken(reason) from None
+        except (
+            TemplateError,
+            ArithmeticError,
+            TypeError,
+            ValueError,
+            LookupError,
+            AttributeError,
+            RuntimeError,
+        ) as error:
             raise UnfitMessagesError(f"{type(error).__name__}: {error}") from None
+
+    def broken(self, reason: str) -> InputError:
+        """The error for a template that can show no conversation."""
+        return InputError(
+            f"the chat template cannot be used: {reason}",
+            key="data.template",
+            value=self.name.partition("\n")[0][:80],
+            mend="data.template: chatml, plain, or a Jinja file that renders messages",
+        )
 
     def _legacy(self, messages: Sequence[tuple[str, str]], ask: bool) -> str:
         from medray.data.corpora.legacy_templates import render
@@ -175,9 +227,10 @@ class Template:
     def _has_system(self) -> bool:
         self.system = True
         try:
-            text = self.render(
-                [("system", "\u2402s\u2403"), ("user", "\u2402u\u2403"), ("assistant", "\u2402a\u2403")]
-            )
+            with _time_limit(TRIAL_SECONDS):
+                text = self.render(
+                    [("system", "\u2402s\u2403"), ("user", "\u2402u\u2403"), ("assistant", "\u2402a\u2403")]
+                )
         except UnfitMessagesError:
             return False
         return text.count("\u2402s\u2403") == 1

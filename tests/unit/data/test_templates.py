@@ -293,3 +293,25 @@ class TestProblems:
         made.chat_template = BRACKETS.replace("'[INST] '", "bos_token + '[INST] '")
         [problem] = template_problems(made, spec())
         assert problem.startswith("the text has 2 begin tokens")
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        ("{% for i in range(99999999) %}x{% endfor %}", "OverflowError"),
+        ("{{ 1 / 0 }}", "ZeroDivisionError"),
+        ("{% macro again() %}{{ again() }}{% endmacro %}{{ again() }}", "calls itself"),
+        ("{{ 'a' * 10 ** 14 }}", "larger than the memory"),
+        (
+            "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
+            "computes for more",
+        ),
+        ("{% if %}", "TemplateSyntaxError"),
+    ],
+)
+def test_a_hostile_template_is_refused_by_name(
+    plain: Any, body: str, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("medray.data.templates.TRIAL_SECONDS", 0.5)
+    with pytest.raises(InputError, match=rf"data\.template.*chat template cannot be used: .*{reason}"):
+        Encoder(plain, spec(**LABEL, template=f"jinja:{body}"))
