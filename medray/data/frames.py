@@ -222,10 +222,11 @@ class Frames:
         return [Fixed(tuple(ids))] if ids else []
 
     def _end_of_turn(self, literal: str) -> str:
-        """The part of the template's last words that a model shall write: up to its first control token, or none."""
+        """The part of the template's last words that a model shall write: up to its first control or added token, or
+        none."""
         if self._template.legacy:
             return literal
-        return literal[: self._ids.first_control(literal) or 0]
+        return literal[: self._ids.first_added(literal) or 0]
 
     def _gap(self, number: int, role: str, bare: bool) -> Gap:
         left, right = self._strips.get(role, (False, False))

@@ -23,7 +23,14 @@ from medray.data.sources import FileSource, Source, extraction_of, sources
 from medray.data.split_checks import check_split
 from medray.data.split_summary import read_manifest
 from medray.data.templates import read_template
-from medray.data.tokenizer import EOS, thinks, tokenizer_hash, trained_tokenizer_key, wraps_texts
+from medray.data.tokenizer import (
+    EOS,
+    may_end_with_added,
+    thinks,
+    tokenizer_hash,
+    trained_tokenizer_key,
+    wraps_texts,
+)
 from medray.data.tokens import TokenSet
 from medray.errors import InputError, RunFailedError
 from medray.storage import StoragePath
@@ -91,6 +98,8 @@ class Layout:
                 identity += " wrapped"
             if architecture == "causal" and thinks(self.spec.template, model_folder):
                 identity += " reasoning as the template has it"
+            if architecture == "causal" and may_end_with_added(self.spec.template, model_folder):
+                identity += " added ends"
         else:
             identity = trained_tokenizer_key([membership], config.data.vocab_size)
             self.tokenizer = stored / "tokenizers" / identity

@@ -37,6 +37,11 @@ class TextIds:
         self.end = int(tokenizer.eos_token_id)
         self.control = _control_tokens(tokenizer)
         self._pattern = _pattern(tokenizer, self.control)
+        added = {token.content: number for number, token in tokenizer.added_tokens_decoder.items()}
+        # Some tokenizers have runs of blanks and line ends as added tokens: those end nothing.
+        self._ends = _pattern(
+            tokenizer, self.control | {text: n for text, n in added.items() if text.strip()}
+        )
         self.begin = _begin(tokenizer)
         self.after_control = self._kind_after_control()
 
@@ -88,9 +93,9 @@ class TextIds:
             at = match.end()
         return [part for part in [*parts, text[at:]] if part != ""]
 
-    def first_control(self, text: str) -> int | None:
-        """Where the first control token of a template's text ends; None where it has none."""
-        match = self._pattern.search(text) if self._pattern else None
+    def first_added(self, text: str) -> int | None:
+        """Where the first control or added token of a template's text ends; None where it has none."""
+        match = self._ends.search(text) if self._ends else None
         return match.end() if match else None
 
     def _chunk(self, texts: Sequence[str], kind: Kind) -> tuple[np.ndarray, np.ndarray]:

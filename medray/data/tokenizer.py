@@ -79,6 +79,31 @@ def thinks(template: str, folder: str) -> bool:
     return any(word in text.lower() for text in texts for word in ("think", "reasoning"))
 
 
+def may_end_with_added(template: str, folder: str) -> bool:
+    """Whether `data.template` names an added token that is not special, which may end a turn; by the files alone.
+
+    Pairs such as `<tool_call>` and `</tool_call>` end no turn.
+    """
+    known = _file_text(folder, "tokenizer.json")
+    start = known.find("[", known.find('"added_tokens"'))
+    try:
+        added = json.JSONDecoder().raw_decode(known, start)[0] if start >= 0 else []
+        loose = {token["content"] for token in added if not token["special"] and token["content"].strip()}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return False
+    others = {text.replace("</", "<") if text.startswith("</") else f"</{text[1:]}" for text in loose}
+    shown = template
+    if template == "chat":
+        shown = _file_text(folder, "chat_template.jinja")
+        try:  # the whole file lists the added tokens
+            shown += json.dumps(
+                json.loads(_file_text(folder, "tokenizer_config.json") or "{}").get("chat_template")
+            )
+        except (ValueError, AttributeError):
+            return False
+    return any(text in shown for text in loose - others)
+
+
 def _file_text(folder: str, name: str) -> str:
     """A file of a local folder, or of a hub id that has been downloaded; "" where there is none."""
     file = Path(folder) / name

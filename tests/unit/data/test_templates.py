@@ -24,8 +24,10 @@ from encoding import (
 )
 
 from medray.data.encode import Encoder
+from medray.data.frames import answer_end
 from medray.data.template_checks import template_problems
 from medray.data.templates import Template, read_template
+from medray.data.tokenizer import may_end_with_added
 from medray.errors import InputError
 
 BLANKS = pytest.mark.parametrize("blanks", ["always", "first", "never", "prepend"])
@@ -315,3 +317,28 @@ def test_a_hostile_template_is_refused_by_name(
     monkeypatch.setattr("medray.data.templates.TRIAL_SECONDS", 0.5)
     with pytest.raises(InputError, match=rf"data\.template.*chat template cannot be used: .*{reason}"):
         Encoder(plain, spec(**LABEL, template=f"jinja:{body}"))
+
+
+def test_an_added_token_that_is_not_special_ends_a_turn(tmp_path: Path) -> None:
+    from tokenizers import AddedToken
+
+    turns = (
+        "{% for m in messages %}{{ '<start_of_turn>' + m['role'] + '\n' + m['content'] + '<end_of_turn>\n' }}"
+        "{% endfor %}{% if add_generation_prompt %}{{ '<start_of_turn>assistant\n' }}{% endif %}"
+    )
+    made = bpe(tmp_path / "bpe")
+    made.add_tokens(
+        [AddedToken(text, special=False) for text in ("<start_of_turn>", "<end_of_turn>", "\n\n")]
+    )
+    made.chat_template = turns
+    made.save_pretrained(tmp_path / "saved")
+    columns = encode(made, chat("knee", "rash", "cough", "fever"))
+    ends = [ids[-1] for ids in trained(columns)]
+    assert ends == [made.convert_tokens_to_ids("<end_of_turn>")] * 2
+    assert answer_end(made, "chat") == ends[0]
+    # An end that is a run of blanks is none: the tokenizer's own end token is trained.
+    made.chat_template = turns.replace("<end_of_turn>", "\\n")
+    assert trained(encode(made, chat("knee", "rash")))[0][-1] == made.eos_token_id
+    assert may_end_with_added("chat", str(tmp_path / "saved"))
+    assert not may_end_with_added("chatml", str(tmp_path / "saved"))
+    assert not may_end_with_added("chat", str(tmp_path))
