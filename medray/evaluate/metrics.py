@@ -20,7 +20,7 @@ from statistics import fmean
 
 from medray.data.reasoning import CLOSE, answer_only
 from medray.evaluate.assertion import assertion
-from medray.evaluate.words import is_whole, normalised, words
+from medray.evaluate.words import comparable, is_whole, lower, normalised, words
 
 METRICS: tuple[str, ...] = ("rouge", "accuracy", "entity_f1")
 
@@ -158,7 +158,7 @@ def _entity_f1(predictions: Sequence[str], references: Sequence[Reference]) -> d
         )
     hits = found = there = 0
     for text, want in zip(predictions, wanted, strict=True):
-        prediction = normalised(text)
+        prediction = comparable(text)
         have = {(surface, assertion(prediction, *span)) for surface, span in _matches(prediction, surfaces)}
         want = want or set()
         hits, found, there = hits + len(have & want), found + len(have), there + len(want)
@@ -171,18 +171,17 @@ def _entity_f1(predictions: Sequence[str], references: Sequence[Reference]) -> d
 
 def _matches(text: str, surfaces: Sequence[str]) -> Iterator[tuple[str, tuple[int, int]]]:
     """Places of `surfaces`, given longest first, at word boundaries of `text`; no two places overlap."""
-    # One character for one, so that places in the lower-case text are places in the text.
-    lower = "".join(low if len(low := character.lower()) == 1 else character for character in text)
-    lower = re.sub(r"\s", " ", lower)
+    open_text = re.sub(r"\s", " ", lower(text))  # with the positions of `text`
     for surface in surfaces:
-        begin = lower.find(surface)
+        begin = open_text.find(surface)
         while begin >= 0:
             end = begin + len(surface)
-            if is_whole(lower, begin, end):
+            if is_whole(open_text, begin, end):
                 yield surface, (begin, end)
-                lower = f"{lower[:begin]}{chr(0) * len(surface)}{lower[end:]}"
-            begin = lower.find(surface, begin + 1)
+                open_text = f"{open_text[:begin]}{chr(0) * len(surface)}{open_text[end:]}"
+            begin = open_text.find(surface, begin + 1)
 
 
 def _surface(text: str) -> str:
-    return " ".join(normalised(text).lower().split())
+    bare = comparable(text)
+    return " ".join(lower(bare if bare.strip() else normalised(text)).split())

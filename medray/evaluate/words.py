@@ -15,6 +15,8 @@ _UNSPACED = re.compile(
     "\u0e01-\u0e4e\u0e81-\u0ecd\u0f40-\u0fbc\u1000-\u109f\u1780-\u17d3]"
 )
 _HANGUL = re.compile("[\uac00-\ud7a3]")
+# Vowel marks and the stretching tatweel of Arabic, which the same word may be written with or without.
+_ARABIC_MARKS = re.compile("[\u0610-\u061a\u0640\u064b-\u065f\u0670\u06d6-\u06dc\u06df-\u06e8\u06ea-\u06ed]")
 _JOINERS = "\u200c\u200d"  # inside words of Persian and of Indic scripts
 
 
@@ -26,11 +28,21 @@ def normalised(text: str) -> str:
     return unicodedata.normalize("NFKC", text).translate({0x3002: ".", 0x3001: ","})
 
 
+def comparable(text: str) -> str:
+    """Return `text` as entities are looked for: normalised, and Arabic without vowel marks and tatweel."""
+    return text if text.isascii() else _ARABIC_MARKS.sub("", normalised(text))
+
+
+def lower(text: str) -> str:
+    """Return `text` in lower case, one character for each: "İ", which Python makes two of, is an "i"."""
+    return text.lower() if text.isascii() else "".join(character.lower()[:1] for character in text)
+
+
 def is_whole(text: str, begin: int, end: int) -> bool:
     """Whether `text[begin:end]` begins and ends with a word, so that "rash" is not found in "rashes".
 
-    Where a script has no spaces, a word may begin and end after any character. A Korean word may go on, with its
-    particles.
+    Where a script has no spaces, a word may begin and end after any character. A word in Korean text may go on with
+    particles, also one in Latin letters.
     """
     before, after = text[begin - 1 : begin], text[end : end + 1]
     first, last = text[begin], text[end - 1]
@@ -42,7 +54,7 @@ def is_whole(text: str, begin: int, end: int) -> bool:
         return False
     if _UNSPACED.match(after) or _UNSPACED.match(last):
         return True
-    return bool(_HANGUL.match(after) and _HANGUL.match(last))
+    return _HANGUL.match(after) is not None
 
 
 def words(text: str, stemmer: Any = None) -> list[str]:

@@ -311,3 +311,23 @@ def test_entities_are_found_at_the_words_of_their_script(prediction: str, findin
 def test_importing_metrics_loads_nothing_heavy() -> None:
     code = "import sys, medray.evaluate.metrics; print({'torch', 'transformers', 'rouge_score'} & set(sys.modules))"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "set()"
+
+
+@pytest.mark.parametrize(
+    ("text", "entity", "f1"),
+    [
+        ("MRI를 찍었다", "MRI", 1.0),
+        ("CT를 찍었다", "CT", 1.0),
+        ("COPD가 있다", "COPD", 1.0),
+        ("HbA1c는 7.2", "HbA1c", 1.0),
+        ("COVID-19가 의심된다", "COVID-19", 1.0),
+        ("MRIs를 찍었다", "MRI", 0.0),
+        ("İSHAL", "İSHAL", 1.0),
+        ("İSHAL var", "ishal", 1.0),
+        ("حُمَّى شديدة", "حمى", 1.0),
+        ("حمـــى شديدة", "حُمَّى", 1.0),
+        ("الحمى شديدة", "حمى", 0.0),  # the article is a part of the word: a limit that the docs state
+    ],
+)
+def test_an_entity_is_found_beside_other_scripts_and_marks(text: str, entity: str, f1: float) -> None:
+    assert score(["entity_f1"], [text], [Reference("", (Entity(entity),))])["entity_f1"] == f1
