@@ -105,6 +105,17 @@ def evaluation_settings(
     )
 
 
+def stated_settings(settings: Any) -> dict[str, Any]:
+    """Return the arguments of GenerationConfig that make `settings`, of `evaluation_settings`, once more."""
+    stated = {"do_sample": settings.do_sample, "num_beams": settings.num_beams}
+    chosen = {
+        name: value
+        for name, value in settings.to_diff_dict().items()
+        if value is not None and name != "transformers_version" and not name.startswith("_")
+    }
+    return dict(sorted((chosen | stated).items()))
+
+
 def unused_settings(model: Any) -> dict[str, Any]:
     """Return the settings of the model's generation_config that decide how it writes and differ from plain greedy
     decoding. An evaluation leaves them out unless it is asked for them."""

@@ -163,11 +163,13 @@ def usage(
     model: Mapping[str, Any],
     max_new_tokens: int,
     num_beams: int,
+    generation: Mapping[str, Any] | None = None,
 ) -> Usage:
     """Describe how weights that were trained by `spec` are asked.
 
     tokenizer: of the export. tokens: of the run, None where they are gone. model: values of the model's config.json and, over them, of its generation_config.json.
-    max_new_tokens, num_beams: of the run's evaluations.
+    max_new_tokens, num_beams: of the run's evaluations. generation: all settings of these, where the model was at hand; else
+    they are put together from the other values.
     """
     asker = _Asker(tokenizer, spec)
     shown = asker.shown_with(tokens)
@@ -195,7 +197,9 @@ def usage(
         languages={} if conversation else languages,
         max_input_tokens=spec.max_input_tokens,
         needs_key_words=spec.appends_keys,
-        generation={
+        generation=dict(generation)
+        if generation is not None
+        else {
             **{name: model[name] for name in _BEGINS if model.get(name) is not None},
             "max_new_tokens": max_new_tokens,
             "num_beams": num_beams,

@@ -7,6 +7,7 @@ from typing import Any
 
 from medray import storage
 from medray.models.architecture import model_folder
+from medray.models.generation import evaluation_settings, stated_settings
 from medray.models.usage import Usage, base_of_model, read_usage, usage
 from medray.train.finished_run import EXPORT, FinishedRun
 from medray.train.model_card import Made, model_card
@@ -20,7 +21,7 @@ def usage_of_plan(plan: WorkerPlan, tokenizer: Any, model: Any) -> Usage:
     """How the weights of a run are asked. model: the transformers model, without wrappers."""
     config = plan.config
     settings = (model.config.to_dict(), model.generation_config.to_dict())
-    tuned = config.peft.type
+    tuned, asked = config.peft.type, config.eval.generation
     return usage(
         plan.train.spec,
         tokenizer,
@@ -30,8 +31,17 @@ def usage_of_plan(plan: WorkerPlan, tokenizer: Any, model: Any) -> Usage:
         dtype=plan.precision,
         adapter=None if tuned == "none" else tuned,
         model={name: value for one in settings for name, value in one.items() if value is not None},
-        max_new_tokens=config.eval.generation.max_new_tokens,
-        num_beams=config.eval.generation.num_beams,
+        max_new_tokens=asked.max_new_tokens,
+        num_beams=asked.num_beams,
+        generation=stated_settings(
+            evaluation_settings(
+                model,
+                tokenizer,
+                max_new_tokens=asked.max_new_tokens,
+                num_beams=asked.num_beams,
+                base_settings=asked.base_settings,
+            )
+        ),
     )
 
 

@@ -23,8 +23,10 @@ from medray.errors import InputError
 from medray.evaluate.generate import generate
 from medray.models.adapters import add_adapter
 from medray.models.export import export, load_export
+from medray.models.generation import evaluation_settings
 from medray.models.usage import FILE, Usage, base_of_model, example, read_usage, usage, write_usage
 from medray.train import loop, outcome
+from medray.train.export_card import usage_of_plan
 
 CPU = torch.device("cpu")
 LORA = {"type": "lora", "rank": 2, "alpha": 4.0}
@@ -208,3 +210,27 @@ def test_a_run_writes_the_card_of_its_export(tmp_path: Path) -> None:
     for wrong in ("[More Information Needed]", str(tmp_path), "denies"):
         assert wrong not in card, wrong
         assert wrong not in (folder / "export" / FILE).read_text()
+
+
+@pytest.mark.parametrize("base_settings", [False, True])
+def test_the_settings_of_the_export_are_those_of_the_evaluation(tmp_path: Path, base_settings: bool) -> None:
+    from transformers import GenerationConfig
+
+    tokens = tiny.token_set(tmp_path / "tokens", tiny.rows(4), tasks=("label",))
+    tiny.saved_model(tmp_path / "base", "llama-tiny", tokens)
+    model: Any = load_export(tmp_path / "base", CPU)
+    model.generation_config.update(
+        repetition_penalty=1.3, no_repeat_ngram_size=4, do_sample=True, temperature=0.6
+    )
+    made = tiny.plan(
+        tmp_path / "run", tokens, "llama-tiny", workers=1, max_steps=1, method={"name": "sft"},
+        eval={"generation": {"max_new_tokens": 7, "num_beams": 2, "base_settings": base_settings}},
+    )  # fmt: skip
+    tokenizer = tokens.load_tokenizer()
+    asked = {"max_new_tokens": 7, "num_beams": 2, "base_settings": base_settings}
+    wanted = evaluation_settings(model, tokenizer, **asked)
+    write_usage(tmp_path, usage_of_plan(made, tokenizer, model))
+    found = read_usage(tmp_path)
+    assert found is not None
+    assert GenerationConfig(**found.generation).to_dict() == wanted.to_dict()
+    assert ("repetition_penalty" in found.generation) == base_settings
