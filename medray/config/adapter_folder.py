@@ -85,6 +85,9 @@ def read_adapter(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     ):
         raise InputError("has no weights, or an empty tensor", file=folder / WEIGHTS, mend=AGAIN)
     widest = max(size for tensor in tensors.values() for size in (*tensor.shape, 1))
+    if settings["peft_type"] == "ADALORA":  # a layer's pattern keeps the ranks that training cut
+        pattern = (settings.get("rank_pattern") or {}).values()
+        widest = max(widest, *(len(kept) for kept in pattern if isinstance(kept, list)), 1)
     for key in ("r", "init_r", "num_virtual_tokens"):
         if (settings.get(key) or 0) > widest:
             raise _wrong(
@@ -116,7 +119,11 @@ def _index(value: Any) -> bool:
 
 
 def _number(value: Any) -> bool:
-    return type(value) in (int, float) and abs(value) < 1e6
+    return type(value) in (int, float) and abs(value) < 1e30
+
+
+def _steps(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 1 << 53
 
 
 def _share(value: Any) -> bool:
@@ -171,7 +178,7 @@ _COUNT, _A_SHARE, _NUMBER = (
     (_number, "a number"),
 )
 _A_FLAG, _A_NAME = (_flag, "true or false"), (_name, f"a text of at most {_LONGEST_NAME} characters")
-_INDEX = (_index, "a whole number of at least 0")
+_INDEX, _STEPS = (_index, "a whole number of at least 0"), (_steps, "a number of steps of at least 0")
 _MODULES = (_modules, "a list of module names or a regular expression without repeated groups")
 _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "peft_type": _A_NAME,
@@ -185,6 +192,8 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "target_modules": _MODULES,
     "exclude_modules": _MODULES,
     "feedforward_modules": _MODULES,
+    # peft fills it for the experts of a Mixtral, whose weights are parameters of one module
+    "target_parameters": (_names, "a list of parameter names"),
     "fan_in_fan_out": _A_FLAG,
     "init_lora_weights": (
         lambda value: value in (True, False, "gaussian", "orthogonal"),
@@ -199,13 +208,13 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "alpha_pattern": (_by_module(_number), "an object of module names and numbers"),
     "target_r": _COUNT,
     "init_r": _COUNT,
-    "tinit": _INDEX,
-    "tfinal": _INDEX,
-    "deltaT": _COUNT,
+    "tinit": _STEPS,
+    "tfinal": _STEPS,
+    "deltaT": _STEPS,
     "beta1": _A_SHARE,
     "beta2": _A_SHARE,
     "orth_reg_weight": _NUMBER,
-    "total_step": _COUNT,
+    "total_step": _STEPS,
     "init_ia3_weights": _A_FLAG,
     "num_virtual_tokens": _COUNT,
     "token_dim": _COUNT,

@@ -12,7 +12,9 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -58,12 +60,22 @@ def add_adapter(
     _refuse_unknown_targets(model, peft, linear)
     try:
         settings = _settings(model, peft, task, total_steps)
-        adapted: Any = library.get_peft_model(model, settings)
+        with no_warning_of_patterns():
+            adapted: Any = library.get_peft_model(model, settings)
     except ValueError as error:
         raise _refusal(peft, error, linear) from None
     if peft.type in ("prompt", "multitask_prompt"):
         _begin_with_words(adapted, peft.init_text, tokenizer)
     return keep_positions(adapted)
+
+
+@contextmanager
+def no_warning_of_patterns() -> Iterator[None]:
+    """Silence peft 0.21 where it says that it ignores patterns of ranks and scales, and applies them all the same:
+    those of AdaLoRA's layers, and its own for the experts of a Mixtral."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The following (rank|alpha)_pattern keys", RuntimeWarning)
+        yield
 
 
 def _settings(model: Any, peft: PeftConfig, task: Any, total_steps: int) -> Any:
@@ -201,7 +213,8 @@ def _continued(model: Any, folder: str, task: Any) -> Any:
     else:
         weights = load_file(str(Path(folder) / WEIGHTS))
     try:
-        adapted: Any = library.get_peft_model(model, settings)
+        with no_warning_of_patterns():
+            adapted: Any = library.get_peft_model(model, settings)
         found: Any = library.set_peft_model_state_dict(adapted, weights)
     except (RuntimeError, ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
         if isinstance(error, torch.OutOfMemoryError):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from copy import copy
@@ -18,7 +17,7 @@ from medray import storage
 from medray.config.adapter_folder import read_settings
 from medray.data.pretrained import from_pretrained
 from medray.errors import RunFailedError
-from medray.models.adapters import load_settings
+from medray.models.adapters import load_settings, no_warning_of_patterns
 from medray.models.architecture import auto_class
 from medray.models.forward import unwrap
 from medray.models.prompts import keep_positions
@@ -100,9 +99,7 @@ def load_export(
         from peft import PeftModel
         from transformers import GenerationConfig
 
-        with warnings.catch_warnings():
-            # peft 0.21 takes AdaLoRA's pattern of ranks for LoRA's, misses its layers, and then applies it all the same.
-            warnings.filterwarnings("ignore", "The following rank_pattern keys", RuntimeWarning)
+        with no_warning_of_patterns():
             adapted = from_pretrained(PeftModel, folder, model=model, config=load_settings(folder))
             model = keep_positions(adapted)
         if (folder / GENERATION).exists():

@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import math
 import shutil
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,7 @@ from medray.config.model import ModelConfig
 from medray.config.model_folder import read_config
 from medray.config.safetensors_header import HeaderError, index_files, read_header
 from medray.errors import InputError, RunFailedError
-from medray.models.adapters import load_settings, merge, refuse_unmergeable
+from medray.models.adapters import load_settings, merge, no_warning_of_patterns, refuse_unmergeable
 from medray.models.export import class_of, load_export
 from medray.models.load import give_back_freed_memory
 from medray.models.quantized import DTYPES
@@ -190,9 +189,7 @@ def _adapted_layers(base: Path, adapter: Path, files: WeightFiles) -> dict[str, 
         plain = auto.from_config(config, dtype=torch.float32, trust_remote_code=False)
         _untie(plain, files)
     settings = load_settings(adapter)
-    with warnings.catch_warnings():
-        # peft 0.21 takes AdaLoRA's pattern of ranks for LoRA's, misses its layers, and then applies it all the same.
-        warnings.filterwarnings("ignore", "The following rank_pattern keys", RuntimeWarning)
+    with no_warning_of_patterns():
         model: Any = peft.get_peft_model(plain, settings, low_cpu_mem_usage=True)
     refuse_unmergeable(model)
     inner = model.get_base_model()

@@ -54,6 +54,8 @@ def refused(folder: Path) -> InputError:
         ("megatron_config", {"tensor_model_parallel_size": 1}),  # peft imports what megatron_core names
         ("corda_config", {"cache_file": "x.pt"}),  # peft unpickles it
         ("trainable_token_indices", ["1"]),
+        ("target_parameters", "gate.weight"),
+        ("target_parameters", [["gate.weight"]]),
         ("peft_type", "VERA"),
         ("peft_type", ["LORA"]),
     ],
@@ -72,6 +74,18 @@ def test_settings_as_peft_writes_them(tmp_path: Path) -> None:
     assert [tensor.shape for tensor in tensors.values()] == [(4, 16)]
     assert is_adapter(str(tmp_path))
     assert not is_adapter("x" * 3000)  # no system takes such a name
+
+
+def test_an_adalora_whose_training_was_long_or_cut_its_ranks(tmp_path: Path) -> None:
+    steps = {"total_step": 3_000_000, "deltaT": 30_000, "tfinal": 2_000_000}
+    settings = {
+        "peft_type": "ADALORA",
+        "init_r": 24,
+        "lora_alpha": 2e6,
+        "rank_pattern": {"q_proj": [True] * 24},
+    }
+    read_adapter(adapter(tmp_path, steps | settings))
+    refused(adapter(tmp_path, steps | settings | {"init_r": 25}))
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "[" * 100_000, '{"a":' * 70 + "1" + "}" * 70])

@@ -15,11 +15,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from medray.config.adapter_folder import read_adapter
 from medray.config.peft import PROMPT_TYPES, PeftConfig
 from medray.data.batches import collate, prompts
 from medray.errors import InputError
 from medray.evaluate.generate import generate
 from medray.models.adapters import add_adapter, merge
+from medray.models.architecture import auto_class
 from medray.models.export import load_export
 from medray.models.forward import loss_logits
 from medray.models.presets import PRESETS
@@ -346,3 +348,42 @@ def test_an_adapter_of_another_model_is_refused_by_its_shapes(kind: str, tmp_pat
     save_file(weights | {name: torch.ones(7, 9)}, folder / "adapter_model.safetensors")
     with torch.device("meta"), pytest.raises(InputError, match="does not fit the model"):
         add_adapter(base("causal"), PeftConfig(**TYPES[kind]), seq2seq=False, seed=1, start=str(folder))
+
+
+EXPERTS = {"model_type": "mixtral", "num_local_experts": 2, "num_hidden_layers": 1}
+
+
+@pytest.mark.parametrize(
+    "model", [PRESETS["llama-tiny"] | EXPERTS, PRESETS["llama-tiny"], tiny.model_dict("t5-tiny")]
+)
+def test_an_adapter_that_peft_wrote_for_medray_is_one_that_medray_reads(
+    model: dict[str, Any], tmp_path: Path
+) -> None:
+    """Of every type: peft fills settings by itself, such as target_parameters for the experts of a Mixtral."""
+    from transformers import AutoConfig
+
+    values = {"vocab_size": VOCABULARY, "pad_token_id": 0} | model
+    kind_of_model = values.pop("model_type")
+    settings = AutoConfig.for_model(kind_of_model, **values)
+    seq2seq = kind_of_model == "t5"
+    for kind, asked in TYPES.items():
+        if (kind, kind_of_model) == ("dora", "mixtral"):
+            continue  # peft has no DoRA of experts
+        made: Any = add_adapter(
+            auto_class(model).from_config(settings),
+            PeftConfig.model_validate(asked),
+            seq2seq=seq2seq,
+            seed=1,
+            total_steps=20,
+            tokenizer=Tokenizer(),
+        )
+        made.save_pretrained(tmp_path / kind, save_embedding_layers=False)
+        read, _ = read_adapter(tmp_path / kind)
+        assert bool(read.get("target_parameters")) == (
+            kind_of_model == "mixtral" and "lora" in (kind, kind[2:])
+        )
+        with torch.device("meta"):
+            bare = auto_class(model).from_config(settings)
+            add_adapter(
+                bare, PeftConfig.model_validate(asked), seq2seq=seq2seq, seed=1, start=str(tmp_path / kind)
+            )

@@ -68,6 +68,7 @@ def config(kind: str) -> tuple[Any, Any]:
         values = PRESETS["llama-tiny"] | {"hidden_size": 32, "intermediate_size": 48}
         values |= {"tie_word_embeddings": kind != "llama-untied"}
         values |= {"model_type": "qwen2"} if kind == "qwen2" else {}
+        values |= {"model_type": "mixtral", "num_local_experts": 2} if kind == "mixtral" else {}
     values = values | {"vocab_size": VOCABULARY, "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 1}
     found = AutoConfig.for_model(values.pop("model_type"), **values)
     return (AutoModelForSeq2SeqLM if kind.startswith("t5") else AutoModelForCausalLM), found
@@ -262,6 +263,12 @@ def test_whole_layers_that_an_adapter_holds_are_merged_too(
     done = merged(tmp_path)
     assert next(iter(whole)) in done.note
     assert compared(tmp_path, kind, "fp32").relative < 1e-5
+
+
+def test_experts_that_an_adapter_changes_are_merged_too(tmp_path: Path) -> None:
+    make(tmp_path, "mixtral", "lora")
+    assert "target_parameters" in merged(tmp_path).note
+    assert compared(tmp_path, "mixtral", "fp32").relative < 1e-5
 
 
 def test_what_cannot_be_merged_is_refused(tmp_path: Path) -> None:
