@@ -57,7 +57,10 @@ def ask(path: str) -> Answer:
             if time.monotonic() - began > HEAD_SECONDS:
                 raise _silent(path, HEAD_SECONDS)
         headers = response.headers
-        total = re.fullmatch(r"bytes \d+-\d+/(\d+)", headers.get("Content-Range", ""))
+        given = headers.get("Content-Range", "")
+        if response.status == 206 and not re.match(r"bytes 0-\d+/", given):
+            raise _other_part(path)
+        total = re.fullmatch(r"bytes 0-\d+/(\d+)", given)
         length = headers.get("Content-Length", "")
         size = (
             int(total[1]) if total else int(length) if response.status == 200 and length.isdigit() else None
@@ -80,6 +83,8 @@ def local_copy(path: str, answer: Answer) -> Path:
 def _copied(path: str, version: str) -> Path:
     target, copied = storage.temporary_folder() / "file", 0
     with _opened(path, {}) as response, target.open("wb") as stream:
+        if response.status == 206:
+            raise _other_part(path)
         length = response.headers.get("Content-Length", "")
         while data := response.read1(_CHUNK):
             copied += len(data)
@@ -147,6 +152,12 @@ def _opened(path: str, headers: dict[str, str]) -> Iterator[Any]:
         raise _wrong(
             path, f"cannot be read ({storage.summary(error)})", "check the name and the network"
         ) from None
+
+
+def _other_part(path: str) -> InputError:
+    return _wrong(
+        path, "the server sent a different part of the file than it was asked for", "copy the file to a disk"
+    )
 
 
 def _silent(path: str, seconds: float) -> InputError:

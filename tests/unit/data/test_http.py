@@ -52,6 +52,11 @@ class Misbehaving(BaseHTTPRequestHandler):
             self.send_response(206)
             self.send_header("Content-Range", f"bytes {begin}-{end}/{len(body)}")
             body = body[begin : end + 1]
+        elif kind in ("elsewhere", "unsaid"):
+            self.send_response(206)
+            if kind == "elsewhere":
+                self.send_header("Content-Range", f"bytes 50-60/{len(body)}")
+            body = body[50:61]
         else:
             self.send_response(200)
         if kind not in ("nolength", "endless", "drip"):
@@ -147,6 +152,19 @@ def test_a_file_without_end_is_bounded(server: str, monkeypatch: pytest.MonkeyPa
 )
 def test_what_is_no_file_is_named(kind: str, says: str, server: str) -> None:
     assert says in refusal(f"{server}/{kind}/a.jsonl?sig=SECRET")
+
+
+@pytest.mark.parametrize("kind", ["elsewhere", "unsaid"])
+@pytest.mark.parametrize("ask", [None, size, stamp, open_binary])
+def test_a_part_that_was_not_asked_for_is_refused(kind: str, ask: Any, server: str) -> None:
+    assert "a different part of the file" in refusal(f"{server}/{kind}/a.jsonl", ask)
+
+
+def test_a_copy_is_never_of_a_part(server: str) -> None:
+    answer = http.Answer(None, False, "", "", False)
+    assert "a different part of the file" in refusal(
+        f"{server}/elsewhere/a.jsonl", lambda path: http.local_copy(path, answer)
+    )
 
 
 def test_a_file_that_ends_too_early(server: str) -> None:
