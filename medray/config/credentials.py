@@ -18,6 +18,9 @@ _PASSWORD = re.compile(r"//[^/\s:@?#]*:(?!\d+(?:[/?#]|$))\S*@")
 # A user alone may be a token on the web. A database wants one: its password has a file or a variable of its own.
 _WEB_USER = re.compile(r"\bhttps?:/*[^/\s@?#]+@", re.IGNORECASE)
 _PARAMETER = re.compile(r"[?&;#]([^=&;#?\s]{1,80})=(?=[^&;#\s])")
+# Parameters without a value that are no secret; and what ends a pattern, as s3://bucket/part-?.jsonl.
+_PLAIN = frozenset(("", "dl", "download", "inline", "raw"))
+_PATTERN_END = re.compile(r"[?*\]]$|\.[a-z]{2,8}(\.(gz|zst|bz2|xz))?$", re.IGNORECASE)
 _SECRET_NAME = re.compile(
     r"token(?!iz)|secret|passw|pwd|passphrase|signature|credential|api[-_.]?key|access[-_.]?key|auth(?!or)|jwt|odbc_connect"
     r"|^(sig|key|code|pass|sas)$",
@@ -32,7 +35,7 @@ _WAYS = {
     "cluster.address": "leave it out of the URL; a cluster that asks for a token reads RAY_AUTH_TOKEN_PATH from the environment",
     "model.": "a name on the hub with HF_TOKEN in the environment, or download the model first and name its folder",
     "data.": f"a URL without it, with {_S3} for s3://; download a file that needs a signed URL or a password first, and "
-    "name the local copy",
+    "name the local copy; in a pattern write * in place of ?",
 }
 _OTHERWISE = "leave it out of the config: credentials belong in environment variables"
 
@@ -70,7 +73,20 @@ def _found(text: str) -> str | None:
         for match in _PARAMETER.finditer(each):
             if _SECRET_NAME.search(match[1]):
                 return "a token, a key or a signature in the query of a URL"
+    if _bare_parameter(text):
+        return "a parameter without a name in a URL, which may be a token"
     return None
+
+
+def _bare_parameter(text: str) -> bool:
+    """Whether a text is a URL with a parameter that has no name: https://host/a.jsonl?s3cr3t or /a.jsonl;s3cr3t."""
+    if not re.fullmatch(r"[a-z][\w+.-]*(::[^\s?;]*)?://\S*", text, re.IGNORECASE):
+        return False
+    given = re.sub(r"^[^?;]*[?;]?", "", text.partition("#")[0])
+    web = re.search("https?://", text, re.IGNORECASE)
+    if not web and _PATTERN_END.search(given):
+        return False
+    return any("=" not in part and part.lower() not in _PLAIN for part in re.split("[?&;]", given))
 
 
 def _texts(tree: Any, key: str) -> Iterator[tuple[str, str]]:

@@ -125,7 +125,7 @@ def _without_secrets(text: str) -> str:
     """A URL without user, password and query: one under a misspelled key is quoted too."""
     if "://" not in text:
         return text
-    return re.sub(r"[?#].*", "?***", re.sub(r"://.*@", "://***@", text, flags=re.DOTALL), flags=re.DOTALL)
+    return re.sub(r"[?#;].*", "?***", re.sub(r"://.*@", "://***@", text, flags=re.DOTALL), flags=re.DOTALL)
 
 
 def _shown(value: object) -> tuple[object, str]:

@@ -16,9 +16,12 @@ MEND = "check the name, the network and the credentials in the environment"
 
 
 def shown(path: str) -> str:
-    """A path as it may be printed: without user, password and, for http, the query, which may be a signature."""
+    """Return a path as it may be printed: of a URL without user, password, parameters and query, which may be secret."""
+    if "://" not in path:
+        return path
     path = re.sub(r"(?<=://)[^/]*@", "", path)
-    return re.sub(r"[?#].*", "", path) if re.search("https?://", path) else path
+    web = re.search("https?://", path, re.IGNORECASE)  # elsewhere # is a letter of a name
+    return re.sub(r"[?;#].*" if web else r"[?;].*", "", path, flags=re.DOTALL)
 
 
 class Place(NamedTuple):

@@ -75,7 +75,7 @@ class FileSource:
     subset: str | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "name", self.name or PurePosixPath(self.path).name)
+        object.__setattr__(self, "name", self.name or PurePosixPath(files.shown(self.path)).name)
 
     @property
     def positional(self) -> bool:
@@ -293,7 +293,7 @@ def _told_apart(found: Sequence[FileSource]) -> Iterator[FileSource]:
     names = [source.name for source in found]
     for source in found:
         if names.count(source.name) > 1 and source.format != "huggingface":
-            path = PurePosixPath(source.path)
+            path = PurePosixPath(files.shown(source.path))
             yield replace(source, name=f"{path.parent.name}/{path.name}")
         else:
             yield source

@@ -291,7 +291,7 @@ def _without_secrets(value: Any, *, hide: bool) -> Any:
         return "(text)"
     if "://" in value:
         value = re.sub(r"://.*@", "://***@", value, flags=re.DOTALL)
-        value = re.sub(r"[?#].*", "?***", value, flags=re.DOTALL)
+        value = re.sub(r"[?#;].*", "?***", value, flags=re.DOTALL)
     return value
 
 

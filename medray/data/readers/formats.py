@@ -34,7 +34,7 @@ def format_of(path: str) -> str:
     if found is None:
         from medray.data.files import shown
 
-        ending = os.path.splitext(_plain_name(path))[1]
+        ending = os.path.splitext(_plain_name(shown(path)))[1]
         if ending in COMPRESSIONS:
             raise InputError("it is compressed twice by its name", file=shown(path), mend="unpack it once")
         raise InputError(

@@ -19,6 +19,7 @@ from medray import storage
 from medray.data import files, remote
 from medray.data.files import content_hash, expand, open_binary, shown, size, stamp
 from medray.data.readers import format_of, ranges, read
+from medray.data.sources import FileSource, _told_apart
 from medray.errors import InputError
 
 ROW = b'{"a": 1}\n'
@@ -229,7 +230,12 @@ class TestSecrets:
         ("path", "printed"),
         [
             ("https://user:SECRET@host/a.jsonl?sig=SECRET", "https://host/a.jsonl"),
-            ("s3://KEY:SECRET@bucket/a?.jsonl", "s3://bucket/a?.jsonl"),
+            ("s3://KEY:SECRET@bucket/a?.jsonl", "s3://bucket/a"),
+            ("https://host/a.jsonl?SECRET", "https://host/a.jsonl"),
+            ("HTTPS://host/a.jsonl?SECRET", "HTTPS://host/a.jsonl"),
+            ("https://host/a.jsonl;token=SECRET/x?y", "https://host/a.jsonl"),
+            ("abfs://c@acct.dfs.core.windows.net/a.jsonl?SECRET", "abfs://acct.dfs.core.windows.net/a.jsonl"),
+            ("s3://bucket/a#1.jsonl;v=SECRET\nSECRET", "s3://bucket/a#1.jsonl"),
             ("simplecache::https://host/a.jsonl?sig=SECRET", "simplecache::https://host/a.jsonl"),
             ("s3://bucket/a@b.jsonl", "s3://bucket/a@b.jsonl"),
             ("/data/a@b?.jsonl", "/data/a@b?.jsonl"),
@@ -237,6 +243,15 @@ class TestSecrets:
     )
     def test_a_path_is_printed_without_them(self, path: str, printed: str) -> None:
         assert shown(path) == printed
+
+    def test_a_source_is_named_without_its_query(self) -> None:
+        both = [FileSource(f"https://host/{folder}/a.jsonl?SECRET", "jsonl") for folder in "xy"]
+        assert both[0].name == "a.jsonl"
+        assert [each.name for each in _told_apart(both)] == ["x/a.jsonl", "y/a.jsonl"]
+        with pytest.raises(InputError) as caught:
+            format_of("abfs://c@acct/a.text?SECRET")
+        assert ".text is not a known format" in str(caught.value)
+        assert "SECRET" not in str(caught.value)
 
     def test_keys_in_a_url_of_s3_are_refused(self) -> None:
         message = refusal("s3://KEY:SECRET@bucket/a.jsonl")
