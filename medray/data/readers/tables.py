@@ -109,7 +109,7 @@ def _read_quoted(
         stream.seek(start)
         source.position, source.number = start, line - 1
         rows = csv.reader(source, delimiter=delimiter, strict=True)
-    doubt = _Doubt(name, delimiter, len(header))
+    doubt = _Doubt(name, delimiter, len(header), source.record, whole=not start)
     while True:
         begin, number = source.position, source.number + 1
         source.begin()
@@ -117,6 +117,7 @@ def _read_quoted(
         try:
             fields = next(rows)
         except StopIteration:
+            doubt.end()
             return
         except BadRowError as error:
             found = error
@@ -149,11 +150,19 @@ class _Doubt:
 
     A writer of CSV quotes every cell with a quote in it. In a file that has quotes in unquoted cells a cell may begin
     with one that is a letter too; with another at the end of a later cell, as in `5"`, the rows between them are one
-    row, and nothing in it is wrong. Such a row looks as if each of its lines were a row.
+    row, and nothing in it is wrong. Such a row looks as if each of its lines were a row. This alone is enough where no
+    other row of the file has a quoted cell, and no delimiter within these cells is followed by a blank, as in prose.
     """
 
-    def __init__(self, name: str, delimiter: str, width: int) -> None:
+    _MEND = (
+        "quote every cell that holds a quote, and double the quotes in it; as tab-separated text without quotes it is "
+        "format: tsv"
+    )
+
+    def __init__(self, name: str, delimiter: str, width: int, header: Sequence[str], *, whole: bool) -> None:
+        """header: its lines. whole: whether all rows of the file are looked at."""
         self._name, self._delimiter, self._width = name, delimiter, width
+        self._whole, self._quoted = whole, '"' in "".join(header)  # a quoted cell that is sure to be one
         self._loose: int | None = None  # the first line with a quote in an unquoted cell
         self._joined: tuple[int, int] | None = None  # the first lines that are one row and look like several
 
@@ -163,18 +172,29 @@ class _Doubt:
             return
         if self._loose is None and '"' in _QUOTED_CELLS[self._delimiter].sub("", "".join(record)):
             self._loose = number
-        alike = (line.count(self._delimiter) == self._width - 1 for line in record)
-        if self._joined is None and len(record) > 1 and all(alike):
+        alike = len(record) > 1 and all(line.count(self._delimiter) == self._width - 1 for line in record)
+        if self._joined is None and alike:
             self._joined = number, number + len(record) - 1
+        if not alike or self._width == 1 or f"{self._delimiter} " in "".join(record):
+            self._quoted = True
         if self._loose is not None and self._joined is not None:
-            first, last = self._joined
-            raise InputError(
-                f"lines {first} to {last} are one row by their quotes, but each looks like a row; line {self._loose} "
-                "has a quote inside an unquoted cell, so quotes of this file may be letters",
-                file=self._name,
-                mend="quote every cell that holds a quote, and double the quotes in it; as tab-separated text "
-                "without quotes it is format: tsv",
+            raise self._letters(
+                self._joined, f"line {self._loose} has a quote inside an unquoted cell", self._MEND
             )
+
+    def end(self) -> None:
+        """Raise InputError at the end of a file whose only quotes join lines that each look like a row."""
+        if self._whole and self._joined is not None and not self._quoted:
+            mend = f"{self._MEND}; if they are one row, write a blank in place of the line ends in its cell"
+            raise self._letters(self._joined, "no other row has a quoted cell", mend)
+
+    def _letters(self, joined: tuple[int, int], evidence: str, mend: str) -> InputError:
+        return InputError(
+            f"lines {joined[0]} to {joined[1]} are one row by their quotes, but each looks like a row; {evidence}, so "
+            "quotes of this file may be letters",
+            file=self._name,
+            mend=mend,
+        )
 
 
 def _row(fields: list[str], header: list[str]) -> dict[str, str] | BadRowError:

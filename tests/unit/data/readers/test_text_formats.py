@@ -433,6 +433,35 @@ class TestTables:
         assert f"lines {first} to {first + 1} are one row by their quotes" in message
         assert f"line {other} has a quote inside an unquoted cell" in message
 
+    @pytest.mark.parametrize("between", [b"", b"cough,7\nfever,8\n"])
+    def test_two_lone_quotes_that_join_rows_are_refused(self, between: bytes, tmp_path: Path) -> None:
+        data = b'a,b\nx,0\n"Pain,1\n' + between + b'5",2\ny,3\n'
+        message = failure(tmp_path, ".csv", data)
+        last = 4 + between.count(b"\n")
+        assert (
+            f"lines 3 to {last} are one row by their quotes, but each looks like a row; no other" in message
+        )
+
+    @pytest.mark.parametrize(
+        ("data", "cell"),
+        [
+            (b'a,b\nx,0\n"Pain, severe\nno fever",1\n', "Pain, severe\nno fever"),  # prose
+            (b'a,b\n"x,y",0\n"BP,120\n5",1\n', "BP,120\n5"),  # another quoted cell
+            (b'a,b\n"one\ntwo",0\n"BP,120\n5",1\n', "BP,120\n5"),  # another cell of several lines
+            (b'"a",b\n"BP,120\n5",1\n', "BP,120\n5"),  # a quoted header
+            (b'a\n"BP\n5"\n', "BP\n5"),  # one column: no delimiters to count
+            (b'a,b\n"BP,120,5\n5",1\n', "BP,120,5\n5"),  # more delimiters than the header has
+        ],
+    )
+    def test_cells_of_several_lines_are_read(self, data: bytes, cell: str, tmp_path: Path) -> None:
+        assert cell in [row["a"] for row in read(tmp_path, ".csv", data) if isinstance(row, dict)]
+
+    def test_a_part_of_a_file_is_no_evidence(self, tmp_path: Path) -> None:
+        """What shows that quotes are quotes may stand before it."""
+        data = b'a,b\n"x,y",0\n"BP,120\n5",1\n'
+        (tmp_path / "a.csv").write_bytes(data)
+        assert len(list(readers.read(str(tmp_path / "a.csv"), "csv", 12, line=3))) == 1
+
     def test_quotes_inside_of_unquoted_cells_are_letters(self, tmp_path: Path) -> None:
         data = b'a,b\nhe says "yes",1\n5" nail,2\n"two\nlines, and ""a quote""",3\n'
         assert [row["a"] for row in read(tmp_path, ".csv", data) if isinstance(row, dict)] == [
