@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import io
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -69,13 +70,12 @@ class _Text:
 
     def skip(self, separators: str) -> bool:
         """Goes to the next value; False at the end."""
-        wanted = _BLANK + separators
+        wanted = re.compile(f"[{re.escape(_BLANK + separators)}]*")
         while True:
-            text, end = self._text, self.at
-            while end < len(text) and text[end] in wanted:
-                self.opened += (text[end] == "[") - (text[end] == "]")
-                end += 1
-            self.take(end - self.at)
+            found = wanted.match(self._text, self.at)
+            separated = found[0] if found else ""
+            self.opened += separated.count("[") - separated.count("]")
+            self.take(len(separated))
             if self.at < len(self._text):
                 return True
             if not self._grow():
