@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from pydantic import ValidationError
 
 from medray import storage
 from medray.config import Config
+from medray.config.adapter_folder import SETTINGS, WEIGHTS
 from medray.config.yaml_text import NotYamlError, parse
 from medray.data.shard_seal import MANIFEST
 from medray.errors import InputError
@@ -59,7 +61,9 @@ def finished_run(place: str) -> FinishedRun:
         status = f"its status is {summary['status']}" if summary else "it has no summary.json"
         raise InputError(f"the run is not finished: {status}", file=folder, mend=again)
     if not has_export(folder):
-        raise InputError("the run has no export", file=folder / EXPORT, mend=again)
+        raise InputError(
+            "the run has no export, or a file of its weights is gone", file=folder / EXPORT, mend=again
+        )
     adapter = read_adapter(folder / EXPORT)
     tokens = _tokens(folder)
     steps = read_records(folder / STEPS_FILE)
@@ -68,8 +72,26 @@ def finished_run(place: str) -> FinishedRun:
 
 
 def has_export(folder: StoragePath) -> bool:
-    """Whether the run in `folder` has written a model or an adapter, and nobody has taken it away."""
-    return any((folder / EXPORT / name).exists() for name in ("config.json", "adapter_config.json"))
+    """Whether the run in `folder` has written a model or an adapter, and nobody has taken a file of its weights away.
+
+    An adapter beside random weights has these in a folder of its own.
+    """
+    export = folder / EXPORT
+    if (export / SETTINGS).exists():
+        base = export / "base"
+        return (export / WEIGHTS).exists() and (not (base / "config.json").exists() or _has_weights(base))
+    return (export / "config.json").exists() and _has_weights(export)
+
+
+def _has_weights(folder: StoragePath) -> bool:
+    if (folder / "model.safetensors").exists():
+        return True
+    try:
+        index = json.loads((folder / "model.safetensors.index.json").read_text(encoding="utf-8"))
+        names = {str(name) for name in index["weight_map"].values()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
+    return bool(names) and all((folder / name).exists() for name in names)
 
 
 def _config(folder: StoragePath) -> Config:

@@ -176,6 +176,7 @@ class _Release:
         """Fill the folder. target: where it will be, for the card alone."""
         form = self.wanted.format
         self.say("export", f"{self.run_.config.run.name} as {form}")
+        self._check_tokenizer()
         if self.wanted.verify:
             self.sample = Sample(self.run_, vocabulary=self.vocabulary, seq2seq=self.seq2seq)
         comparison, stored, checked = getattr(self, f"_{form}")()
@@ -305,6 +306,21 @@ class _Release:
                 shutil.copyfile(file, folder / file.name)
         for file in sorted(path for pattern in TERMS for path in self.base.glob(pattern) if path.is_file()):
             shutil.copyfile(file, folder / file.name)
+
+    def _check_tokenizer(self) -> None:
+        """Raise InputError where the tokenizer of the run, whose files are copied, cannot be loaded."""
+        files = [self.run_.export / name for name in ("tokenizer.json", "tokenizer_config.json")]
+        file = next((path for path in files if path.exists()), None)
+        if file is None:  # a model without a tokenizer
+            return
+        try:
+            load_tokenizer(str(self.export))
+        except InputError:
+            raise InputError(
+                "the tokenizer of the run cannot be loaded: a file of it is damaged",
+                file=file,
+                mend="remove the folder export of the run, and run `medray train` with its config: it exports again",
+            ) from None
 
     def _compared_merged(self, folder: Path, done: Merged) -> Comparison | None:
         return self._compared(lambda: load_export(folder, CPU, dtype=torch.float32), done.dtype)

@@ -53,7 +53,8 @@ def finished(config: Config) -> RunResult | None:
     """The result of a run that is done, None where there is something left to do.
 
     A run that shall now be longer goes on, one that shall be shorter is done; one whose export is gone makes it again.
-    Raises InputError when another key that decides the numbers has changed, or a file of the data.
+    Raises InputError when another key that decides the numbers has changed, or a file of the data, and where one of the
+    run's files is no regular file.
     """
     folder = folder_of(config)
     try:
@@ -62,6 +63,7 @@ def finished(config: Config) -> RunResult | None:
         return None
     if summary is None or summary["status"] != "done":
         return None
+    run_files.check_files(folder)
     if not (folder / "config.yaml").exists() or not has_export(folder):
         return None
     check_unchanged(folder / "config.yaml", config)

@@ -264,6 +264,18 @@ def test_an_adapter_is_copied_and_a_second_export_is_refused(
     assert "--no-verify" in (tmp_path / "other" / "README.md").read_text()
 
 
+def test_a_damaged_tokenizer_is_not_copied(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = finished(tmp_path, LORA)
+    file = run / "export" / "tokenizer.json"
+    file.write_text(file.read_text() + "x")
+    for form in ("merged", "adapter"):
+        assert medray(run, "--format", form, "--no-verify", "--to", tmp_path / form) == 2
+        error = capsys.readouterr().err
+        assert str(file) in error
+        assert "the tokenizer of the run cannot be loaded" in error
+        assert not (tmp_path / form).exists()
+
+
 def test_a_run_in_a_bucket_is_exported_there_and_to_a_folder(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -73,6 +73,7 @@ def done(file: Path) -> Path:
     (folder / "summary.json").write_text(json.dumps(SUMMARY))
     (folder / "export").mkdir()
     (folder / "export" / "config.json").touch()
+    (folder / "export" / "model.safetensors").touch()
     return folder
 
 
@@ -242,6 +243,7 @@ def test_what_a_summary_lacks_and_a_shorter_run(file: Path, capsys: pytest.Captu
     (folder / "config.yaml").write_text(dump(config))
     (folder / "export").mkdir()
     (folder / "export" / "config.json").touch()
+    (folder / "export" / "model.safetensors").touch()
     for half in ('{"status": "done"}', "[]", "3"):
         (folder / "summary.json").write_text(half)
         assert finished(config) is None

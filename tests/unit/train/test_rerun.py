@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -194,6 +195,7 @@ def test_epochs_beside_max_steps_do_not_lengthen_a_run_that_is_done(tmp_path: Pa
     (folder / "config.yaml").write_text(dump(config(**base, train={"max_steps": 5})))
     (folder / "export").mkdir()
     (folder / "export" / "config.json").touch()
+    (folder / "export" / "model.safetensors").touch()
     assert finished(config(**base, train={"max_steps": 5, "epochs": 3.0}))
     assert finished(config(**base, train={"max_steps": 6})) is None
     assert finished(config(**base)) is None
@@ -205,8 +207,30 @@ def test_a_run_whose_export_is_gone_is_not_done(tmp_path: Path) -> None:
     (folder / "config.yaml").write_text(dump(same))
     (folder / "export").mkdir()
     assert finished(same) is None
-    (folder / "export" / "adapter_config.json").touch()
-    assert finished(same) is not None
+    for weights in (
+        ["adapter_config.json", "adapter_model.safetensors"],
+        ["config.json", "model.safetensors"],
+        ["config.json", "model.safetensors.index.json", "a.safetensors", "b.safetensors"],
+        ["base/config.json", "base/model.safetensors", "adapter_config.json", "adapter_model.safetensors"],
+    ):
+        shutil.rmtree(folder / "export")
+        for name in weights:
+            assert finished(same) is None, name
+            (folder / "export" / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / "export" / name).write_text(
+                '{"weight_map": {"x": "a.safetensors", "y": "b.safetensors"}}'
+            )
+        assert finished(same) is not None
+        (folder / "export" / weights[1]).unlink()
+        assert finished(same) is None
+
+
+def test_a_folder_under_the_name_of_a_file_is_named_though_the_run_is_done(tmp_path: Path) -> None:
+    folder, same = made(tmp_path, "r"), config(run={"storage": str(tmp_path), "name": "r"})
+    (folder / "summary.json").write_text('{"status": "done", "eval": {}, "steps": 5}')
+    (folder / "steps.jsonl").mkdir()
+    with pytest.raises(InputError, match=r"steps\.jsonl.*not a regular file"):
+        finished(same)
 
 
 def made(storage: Path, name: str) -> Path:

@@ -66,6 +66,7 @@ def folder(config: Config, tmp_path: Path) -> Path:
         "attempts.jsonl": lines({"time": 1.0, "resumed_step": 0, "workers": 1}),
         "mlflow_run.json": json.dumps({"run_id": "1", "uri": "http://host", "experiment": "e"}),
         "export/adapter_config.json": json.dumps({"r": 4, "lora_alpha": 8, "lora_dropout": 0.0}),
+        "export/adapter_model.safetensors": "",
     }.items():
         (made / name).write_text(text)
     return made
