@@ -187,7 +187,7 @@ class Template:
                 )
             )
         except (RecursionError, MemoryError, _TooLongError) as error:
-            reasons = {
+            reasons: dict[type[BaseException], str] = {
                 RecursionError: "a macro calls itself without end",
                 MemoryError: "its text is larger than the memory",
             }
