@@ -311,10 +311,9 @@ class _Release:
         """Raise InputError where the tokenizer of the run, whose files are copied, cannot be loaded."""
         files = [self.run_.export / name for name in ("tokenizer.json", "tokenizer_config.json")]
         file = next((path for path in files if path.exists()), None)
-        if file is None:  # a model without a tokenizer
-            return
         try:
-            load_tokenizer(str(self.export))
+            if file is not None:  # else a model without a tokenizer
+                load_tokenizer(str(self.export))
         except InputError:
             raise InputError(
                 "the tokenizer of the run cannot be loaded: a file of it is damaged",
