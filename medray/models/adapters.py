@@ -28,6 +28,7 @@ from medray.errors import InputError
 from medray.models.adalora import adalora_config
 from medray.models.prompts import keep_positions
 from medray.models.vocabulary import refuse_untrained_tokens
+from medray.models.weights import some_names
 
 TASKS = 2  # of a multitask prompt: label, and whatever else is trained beside it
 
@@ -222,9 +223,17 @@ def _continued(model: Any, folder: str, task: Any) -> Any:
         raise _misfit(folder, type(error).__name__) from None
     trained = {name for name, one in adapted.named_parameters() if one.requires_grad}
     # Virtual tokens are loaded by hand in peft and then counted among the keys without a place.
-    lost = found.unexpected_keys or trained & set(found.missing_keys)
-    if lost and not settings.is_prompt_learning:
-        raise _misfit(folder, f"{len(found.unexpected_keys)} of {len(weights)} tensors have no place")
+    missing = trained & set(found.missing_keys)
+    if not settings.is_prompt_learning:
+        if missing:
+            raise _misfit(
+                folder, f"{len(missing)} of {len(trained)} tensors are missing: {some_names(missing)}"
+            )
+        if surplus := found.unexpected_keys:
+            raise _misfit(
+                folder,
+                f"{len(surplus)} of {len(weights)} tensors belong to no module of it: {some_names(surplus)}",
+            )
     return keep_positions(adapted)
 
 

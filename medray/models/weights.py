@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,7 @@ import torch
 from torch import nn
 
 from medray.config.model import ModelConfig
+from medray.config.model_folder import read_config
 from medray.config.safetensors_header import BITS, HeaderError, Tensor, index_files, read_header
 from medray.data.pretrained import from_pretrained
 from medray.errors import InputError
@@ -30,15 +32,38 @@ _LEFT_OVER = re.compile(
     r"(^|\.)(position_ids|inv_freq|masked_bias|(attn|attention)\.bias|(encoder|decoder)\.version|final_logits_bias"
     r"|embed_positions\.weights?|num_batches_tracked)$"
 )
+# Types whose final_logits_bias is zeros in every published file, so that some leave it out. Marian trains its own.
+_ZERO_BIAS = (
+    "bart",
+    "bigbird_pegasus",
+    "blenderbot",
+    "blenderbot-small",
+    "led",
+    "mbart",
+    "mvp",
+    "pegasus",
+    "plbart",
+)
+_LAYERS = ("encoder_layers", "decoder_layers", "num_encoder_layers", "num_decoder_layers", "num_layers")
+_EXPERT = re.compile(r"(.*experts\.)(\d+)(\..*)")
 _SENSES = re.compile(r"vision|visual|image|audio|speech|multi_?modal|(^|\.)mm_")
 _SHOWN, _LONGEST_NAME = 3, 100  # of names in a message
 
 
 def load_weights(auto: Any, place: str | Path, **settings: Any) -> Any:
     """Return the model at a folder or hub id, whole. Raises InputError where its weights are not those of the model."""
-    model, found = from_pretrained(auto, place, output_loading_info=True, **settings)
+    stored = _tensors(Path(place)) if _is_folder(place) else {}
+    try:
+        model, found = from_pretrained(auto, place, output_loading_info=True, **settings)
+    except InputError:
+        if what := _odd_expert(stored):
+            raise _unfit(what, str(place)) from None
+        raise
     refuse_unfit(model, found, str(place))
     _refuse_no_start(model.config, str(place))
+    _refuse_silent_tie(model, _stored_config(model, str(place)), stored, str(place))
+    if stored:
+        _refuse_no_bias(model, stored, str(place))
     keep_packed_form(model)
     return model
 
@@ -57,20 +82,20 @@ def check_weights(model: ModelConfig, config: dict[str, Any]) -> None:
     _refuse_packed(tensors, folder)
     auto, settings = auto_class(config), from_pretrained(AutoConfig, folder)
     _refuse_no_start(settings, folder)
+    _refuse_more_layers(settings, tensors, folder)
     state = {name: torch.empty(one.shape, device="meta") for name, one in tensors.items()}
     with _quiet():
         try:
             made, found = _on_meta(auto, settings, state)
-        except InputError:
-            raise
         except Exception as error:
-            raise InputError(
-                f"no model can be built from its config.json and weights ({type(error).__name__})",
-                key="model.name",
-                value=folder,
-                mend="copy or download the model again",
+            raise _unfit(
+                _odd_expert(tensors)
+                or f"no model can be built from its config.json and weights ({type(error).__name__})",
+                folder,
             ) from None
     refuse_unfit(made, found, folder)
+    _refuse_silent_tie(made, read_config(Path(folder)), tensors, folder)
+    _refuse_no_bias(made, tensors, folder)
 
 
 def refuse_unfit(model: nn.Module, found: Mapping[str, Any], place: str) -> None:
@@ -83,11 +108,12 @@ def refuse_unfit(model: nn.Module, found: Mapping[str, Any], place: str) -> None
             f"is {tuple(has)} and should be {tuple(wants)}",
             place,
         )
-    missing = [name for name in found.get("missing_keys") or () if not _computed(model, name)]
+    modules = dict(model.named_modules())
+    missing = [name for name in found.get("missing_keys") or () if not _computed(model, modules, name)]
     if missing:
         raise _unfit(
-            f"{len(missing)} of {len(model.state_dict()):,} tensors of its model are missing and would be drawn at random: "
-            f"{_some(missing)}",
+            f"{len(missing):,} of {len(model.state_dict()):,} tensors of its model are missing and would be drawn at random: "
+            f"{some_names(missing)}",
             place,
         )
     surplus = [
@@ -98,7 +124,7 @@ def refuse_unfit(model: nn.Module, found: Mapping[str, Any], place: str) -> None
     if surplus:
         raise _unfit(
             f"{len(surplus)} of its tensors have no place in a {type(model).__name__}, the model of its config.json: "
-            f"{_some(surplus)}",
+            f"{some_names(surplus)}",
             place,
         )
 
@@ -124,17 +150,97 @@ def _unfit(what: str, place: str) -> InputError:
     )
 
 
-def _some(names: Collection[str]) -> str:
+def some_names(names: Collection[str]) -> str:
+    """Return the first names in order, for a message."""
     shown = ", ".join(name[:_LONGEST_NAME] for name in sorted(names)[:_SHOWN])
     return shown + (", …" if len(names) > _SHOWN else "")
 
 
-def _computed(model: nn.Module, name: str) -> bool:
+def _computed(model: Any, modules: Mapping[str, nn.Module], name: str) -> bool:
     """Whether a tensor that is absent has one value only: zeros that shift no logit, or sines of positions."""
     if name.endswith("final_logits_bias"):
-        return True
-    module = dict(model.named_modules()).get(name.rpartition(".")[0])
+        bias = model.get_buffer(name)
+        return model.config.model_type in _ZERO_BIAS and (bias.is_meta or not bias.any())
+    module = modules.get(name.rpartition(".")[0])
     return module is not None and "Sinusoidal" in type(module).__name__
+
+
+def _refuse_more_layers(settings: Any, names: Collection[str], folder: str) -> None:
+    """Raise InputError where config.json has more layers than the files, before a model of them all is built."""
+    if getattr(settings, "is_encoder_decoder", False):
+        layers = {key: getattr(settings, key, None) for key in _LAYERS}
+    else:  # BART's decoder alone has an encoder's number too
+        text = settings.get_text_config(decoder=True)
+        key = "decoder_layers" if hasattr(text, "decoder_layers") else "num_hidden_layers"
+        layers = {key: getattr(text, key, None)}
+    numbers = [
+        int(part)
+        for name in names
+        for part in re.sub(r"experts\.\d+", "", name).split(".")
+        if part.isdecimal() and len(part) < 10
+    ]
+    for key, count in layers.items():
+        if numbers and isinstance(count, int) and count > max(numbers) + 1:
+            raise _unfit(
+                f"its config.json has {count:,} layers ({key}), and its files have {max(numbers) + 1:,}",
+                folder,
+            )
+
+
+def _refuse_silent_tie(model: Any, raw: Mapping[str, Any], names: Collection[str], place: str) -> None:
+    """Raise InputError where transformers used the embeddings for a head that config.json keeps apart and no file has,
+    as it does for every T5."""
+    head, words = model.get_output_embeddings(), model.get_input_embeddings()
+    if raw.get("tie_word_embeddings") is not False or head is None or head.weight is not words.weight:
+        return
+    own = next(f"{name}.weight" for name, module in model.named_modules() if module is head)
+    if own not in names:
+        raise _unfit(
+            f"{own} is missing, and its config.json says that it is not the embeddings (tie_word_embeddings: false)",
+            place,
+        )
+
+
+def _refuse_no_bias(model: Any, names: Collection[str], place: str) -> None:
+    """Raise InputError where the trained final_logits_bias of a Marian is absent: transformers takes zeros for it."""
+    kind = model.config.model_type
+    wanted = [name for name, _ in model.named_buffers() if name.endswith("final_logits_bias")]
+    if kind not in _ZERO_BIAS and (lost := [name for name in wanted if name not in names]):
+        raise _unfit(f"{some_names(lost)} is missing, which a {kind} is trained with", place)
+
+
+def _is_folder(place: str | Path) -> bool:
+    """Whether `place` is a local folder with files that `_tensors` reads; transformers tells what is wrong with another."""
+    return any(os.path.isfile(os.path.join(place, name)) for name in (WEIGHTS, INDEX))
+
+
+def _stored_config(model: Any, place: str) -> dict[str, Any]:
+    """The content of config.json, which transformers' class may change: T5's always says that the head is tied."""
+    if os.path.isdir(place):
+        return read_config(Path(place))
+    stored, _ = type(model.config).get_config_dict(place)
+    return dict(stored)
+
+
+def _odd_expert(tensors: Mapping[str, Tensor]) -> str | None:
+    """A sentence on the first expert that lacks a tensor, or has one of another shape than most experts have.
+
+    transformers stacks the experts of a layer and does not say which one does not fit.
+    """
+    found = [
+        (*match.groups(), one.shape) for name, one in tensors.items() if (match := _EXPERT.fullmatch(name))
+    ]
+    shapes = {end: Counter(shape for _, _, other, shape in found if other == end) for _, _, end, _ in found}
+    there = {(begin, number, end) for begin, number, end, _ in found}
+    for begin, number in sorted({(begin, number) for begin, number, _ in there}):
+        for end in sorted(shapes):
+            if (begin, number, end) not in there:
+                return f"a tensor of its model is missing: {begin}{number}{end}"[: 4 * _LONGEST_NAME]
+    for begin, number, end, shape in found:
+        usual = shapes[end].most_common(1)[0][0]
+        if shape != usual:
+            return f"a tensor has another shape than its like: {begin}{number}{end} is {shape}, the others are {usual}"
+    return None
 
 
 def _other_part(model: Any, name: str) -> bool:
@@ -172,7 +278,7 @@ def _refuse_packed(tensors: Mapping[str, Tensor], folder: str) -> None:
     ]
     if packed:
         raise _unfit(
-            f"{len(packed)} of its tensors are {tensors[packed[0]].dtype}, which no training weights are: {_some(packed)}",
+            f"{len(packed)} of its tensors are {tensors[packed[0]].dtype}, which no training weights are: {some_names(packed)}",
             folder,
         )
 

@@ -350,6 +350,23 @@ def test_an_adapter_of_another_model_is_refused_by_its_shapes(kind: str, tmp_pat
         add_adapter(base("causal"), PeftConfig(**TYPES[kind]), seq2seq=False, seed=1, start=str(folder))
 
 
+def test_an_adapter_with_other_tensors_than_the_model_names_them(tmp_path: Path) -> None:
+    folder = saved_adapter(tmp_path / "adapter", "lora")
+    file = folder / "adapter_model.safetensors"
+    held = load_file(file)
+    name = sorted(held)[0]
+
+    def refused() -> str:
+        with torch.device("meta"), pytest.raises(InputError) as caught:
+            add_adapter(base("causal"), PeftConfig(**TYPES["lora"]), seq2seq=False, seed=1, start=str(folder))
+        return str(caught.value)
+
+    save_file({other: one for other, one in held.items() if other != name}, file)
+    assert f"1 of {len(held)} tensors are missing: base_model.model.model.layers.0." in refused()
+    save_file(held | {"base_model.model.own.weight": torch.ones(2)}, file)
+    assert f"1 of {len(held) + 1} tensors belong to no module of it: base_model.model.own" in refused()
+
+
 EXPERTS = {"model_type": "mixtral", "num_local_experts": 2, "num_hidden_layers": 1}
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from medray.config.model import ModelConfig
 from medray.errors import InputError
+from medray.models import weights
 from medray.models.architecture import auto_class, model_config
 from medray.models.export import load_export
 from medray.models.load import skeleton
@@ -35,6 +36,14 @@ TYPES: dict[str, dict[str, Any]] = {name: DECODERS[name] for name in ("llama-tin
         "encoder_ffn_dim": 16,
         "decoder_ffn_dim": 16,
     },
+}
+T5: dict[str, Any] = {
+    "d_model": 16,
+    "d_kv": 8,
+    "d_ff": 16,
+    "num_heads": 2,
+    "num_layers": 1,
+    "decoder_start_token_id": 0,
 }
 TYPES["many-parts"] = {
     "model_type": "gemma3",
@@ -78,9 +87,9 @@ def model(config: dict[str, Any]) -> Any:
 
 def spoiled(folder: Path, target: Path, spoil: Callable[[dict[str, Tensor]], object]) -> Path:
     shutil.copytree(folder, target)
-    weights = load_file(target / "model.safetensors")
-    spoil(weights)
-    save_file(weights, target / "model.safetensors", metadata={"format": "pt"})
+    held = load_file(target / "model.safetensors")
+    spoil(held)
+    save_file(held, target / "model.safetensors", metadata={"format": "pt"})
     return target
 
 
@@ -192,6 +201,74 @@ def test_an_export_that_lost_a_tensor_is_not_evaluated(saved: Callable[[str], Pa
     )
     with pytest.raises(InputError, match=r"model\.norm\.weight"):
         load_export(folder, torch.device("cpu"))
+
+
+def with_config(folder: Path, target: Path, **changed: Any) -> Path:
+    shutil.copytree(folder, target)
+    config = json.loads((target / "config.json").read_text()) | changed
+    (target / "config.json").write_text(json.dumps(config))
+    return target
+
+
+@pytest.mark.parametrize(
+    ("kind", "key"),
+    [("llama-tiny", "num_hidden_layers"), ("gpt2", "n_layer"), ("bart", "decoder_layers")],
+)
+def test_more_layers_than_the_files_have_are_refused_before_they_are_built(
+    kind: str, key: str, saved: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = with_config(saved(kind), tmp_path / "deep", **{key: 1000})
+    monkeypatch.setattr(weights, "_on_meta", lambda *given: pytest.fail("built"))
+    with pytest.raises(
+        InputError, match=r"its config\.json has 1,000 layers \(.*\), and its files have [12]\.?"
+    ):
+        check(folder)
+
+
+def test_the_modules_are_listed_once_however_many_tensors_are_missing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bare = skeleton(TYPES["llama-tiny"] | {"vocab_size": VOCABULARY})
+    listed, list_modules = [], type(bare).named_modules
+    monkeypatch.setattr(
+        type(bare),
+        "named_modules",
+        lambda *given, **named: (listed.append(1), list_modules(*given, **named))[1],
+    )
+    with pytest.raises(InputError, match="21 of 21 tensors"):
+        weights.refuse_unfit(bare, {"missing_keys": list(bare.state_dict())[:21]}, "folder")
+    assert len(listed) <= 2
+
+
+@pytest.mark.parametrize("kind", ["t5", "mt5"])
+def test_a_head_apart_that_no_file_has_is_not_tied_in_silence(kind: str, tmp_path: Path) -> None:
+    model(T5 | {"model_type": kind}).save_pretrained(tmp_path / "tied")
+    check(tmp_path / "tied")
+    load(tmp_path / "tied")
+    folder = with_config(tmp_path / "tied", tmp_path / "apart", tie_word_embeddings=False)
+    refused(folder, "lm_head.weight is missing, and its config.json says that it is not the embeddings")
+    head = torch.ones(VOCABULARY, 16)
+    whole = spoiled(folder, tmp_path / "whole", lambda held: held.update({"lm_head.weight": head}))
+    check(whole)
+    assert torch.equal(load(whole).lm_head.weight, head)
+
+
+def test_only_a_bias_of_zeros_may_be_absent(saved: Callable[[str], Path], tmp_path: Path) -> None:
+    without = spoiled(saved("bart"), tmp_path / "bart", lambda held: held.pop("final_logits_bias"))
+    check(without)
+    load(without)
+    model(TYPES["bart"] | {"model_type": "marian"}).save_pretrained(tmp_path / "saved")
+    check(tmp_path / "saved")
+    marian = spoiled(tmp_path / "saved", tmp_path / "marian", lambda held: held.pop("final_logits_bias"))
+    refused(marian, "final_logits_bias is missing, which a marian is trained with")
+
+
+def test_an_expert_that_does_not_fit_is_named(saved: Callable[[str], Path], tmp_path: Path) -> None:
+    name = "model.layers.1.block_sparse_moe.experts.1.w1.weight"
+    lost = spoiled(saved("experts"), tmp_path / "lost", lambda held: held.pop(name))
+    refused(lost, f"a tensor of its model is missing: {name}")
+    other = spoiled(saved("experts"), tmp_path / "other", lambda held: held.update({name: torch.ones(3, 5)}))
+    refused(other, f"{name} is (3, 5), the others are (64, 32)")
 
 
 @pytest.mark.parametrize(
