@@ -35,8 +35,53 @@ def test_what_transformers_would_fetch_is_refused(settings: dict[str, Any], key:
 
 @pytest.mark.parametrize("key", ["num_hidden_layers", "n_layer", "encoder_layers", "num_local_experts"])
 def test_a_number_of_layers_that_would_fill_the_memory_is_refused(key: str) -> None:
-    with pytest.raises(InputError, match="more than 100,000"):
-        check_config({"model_type": "llama", "text_config": {key: 10**9}}, "config.json")
+    with pytest.raises(InputError, match=r"more than (2|10),000, which no model has"):
+        check_config({"model_type": "llama", "text_config": {key: 12_000}}, "config.json")
+    check_config({"text_config": {key: 1_000}, "num_labels": 21_000}, "config.json")
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
+def test_a_number_that_is_not_finite_is_refused(number: str, tmp_path: Path) -> None:
+    for text in ('{"rms_norm_eps": %s}', '{"text_config": {"rope": [{"theta": [%s]}]}}'):
+        (tmp_path / "config.json").write_text(text % number)
+        with pytest.raises(InputError, match=r"config\.json: (rms_norm_eps|theta) .*is not a finite number"):
+            check_folder(tmp_path)
+    (tmp_path / "config.json").write_text('{"time_step_limit": [0.0, Infinity]}')  # as Mamba 2 is published
+    check_folder(tmp_path)
+    (tmp_path / "generation_config.json").write_text(f'{{"temperature": {number}}}')
+    with pytest.raises(InputError, match=r"generation_config\.json: temperature"):
+        check_folder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("eos_token_id", "x"),
+        ("eos_token_id", [[1]]),
+        ("eos_token_id", 1.5),
+        ("eos_token_id", True),
+        ("pad_token_id", {}),
+        ("decoder_start_token_id", "2"),
+        ("suppress_tokens", 5),
+        ("min_length", "6"),
+        ("num_beams", 2.5),
+        ("repetition_penalty", "1.3"),
+    ],
+)
+def test_settings_of_generation_have_their_types(key: str, value: Any, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(
+        '{"eos_token_id": [1, 2], "pad_token_id": -1, "bos_token_id": null}'
+    )
+    usual = {"eos_token_id": [1, 2], "temperature": 1, "suppress_tokens": [3], "min_length": 0, "top_p": None}
+    (tmp_path / "generation_config.json").write_text(json.dumps(usual))
+    check_folder(tmp_path)
+    (tmp_path / "generation_config.json").write_text(json.dumps(usual | {key: value}))
+    with pytest.raises(InputError) as caught:
+        check_folder(tmp_path)
+    assert (caught.value.file, caught.value.key) == (tmp_path / "generation_config.json", key)
+    if key in ("eos_token_id", "pad_token_id"):
+        with pytest.raises(InputError):
+            check_config({key: value}, "config.json")
 
 
 def test_attention_of_transformers_itself_is_not() -> None:
