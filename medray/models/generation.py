@@ -29,9 +29,26 @@ _NO_CHOICE = (
     "transformers_version",
     "cache_implementation",
 )
-_SAMPLING = ("temperature", "top_k", "top_p", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff")
-# A choice that `eval.generation` itself makes, so that `base_settings` never takes it.
-_OWN = ("do_sample", "num_beams", "max_length", "max_new_tokens", "num_return_sequences")
+# What `base_settings` takes: penalties, shortest lengths, suppressed and forced tokens. Sampling, beams and longest lengths
+# are `eval.generation`'s own choice; any other setting needs a tokenizer, another model, or another way of decoding.
+_TAKEN = (
+    "bad_words_ids",
+    "begin_suppress_tokens",
+    "early_stopping",
+    "encoder_no_repeat_ngram_size",
+    "encoder_repetition_penalty",
+    "exponential_decay_length_penalty",
+    "forced_eos_token_id",
+    "length_penalty",
+    "min_length",
+    "min_new_tokens",
+    "no_repeat_ngram_size",
+    "remove_invalid_values",
+    "renormalize_logits",
+    "repetition_penalty",
+    "sequence_bias",
+    "suppress_tokens",
+)
 
 
 def end_tokens(model: Any, tokenizer: Any, spec: EncodeSpec) -> tuple[int, ...]:
@@ -65,7 +82,8 @@ def keep_protocol(model: Any, tokenizer: Any, spec: EncodeSpec) -> None:
     if spec.architecture != "seq2seq":
         return
     before, after = TextIds(tokenizer).around(target=True)
-    if len(after) > 1:  # mBART's targets end with their language, which their decoder starts from
+    # mBART's targets end with their language, which their decoder starts from; others' with the end token.
+    if len(after) > 1 and after[-1] not in ends:
         inner.config.decoder_start_token_id = after[-1]
     if inner.config.decoder_start_token_id is None:
         raise InputError(
@@ -84,16 +102,14 @@ def evaluation_settings(
     """Return the GenerationConfig of an evaluation: greedy, or by beams, and never sampled.
 
     From the model's own generation_config it takes what is part of the architecture (`decoder_start_token_id`,
-    `forced_bos_token_id` and the like) and the end tokens. base_settings: it takes penalties, minimum lengths and
-    suppressed tokens too.
+    `forced_bos_token_id` and the like) and the end tokens. base_settings: it takes those of `_TAKEN` too.
     """
     from transformers import GenerationConfig
 
     base = unwrap(model).generation_config
     values = {name: getattr(base, name, None) for name in _PROTOCOL}
     if base_settings:
-        values |= {name: value for name, value in unused_settings(model).items() if name not in _OWN}
-        values = {name: value for name, value in values.items() if name not in _SAMPLING}
+        values |= {name: value for name, value in unused_settings(model).items() if name in _TAKEN}
     ends = dict.fromkeys((int(tokenizer.eos_token_id), *_ids(base.eos_token_id)))
     return GenerationConfig(
         **{name: value for name, value in values.items() if value is not None},
@@ -136,13 +152,12 @@ def unused_note(model: Any, *, base_settings: bool) -> str | None:
     """Return a sentence on the settings of the base that evaluations do not use; None where all are used."""
     unused = unused_settings(model)
     if base_settings:
-        unused = {name: value for name, value in unused.items() if name in (*_OWN, *_SAMPLING)}
+        unused = {name: value for name, value in unused.items() if name not in _TAKEN}
     if not unused:
         return None
     listed = ", ".join(f"{name}: {_short(value)}" for name, value in unused.items())
-    advice = (
-        "" if base_settings else ". eval.generation.base_settings: true uses all but sampling and lengths"
-    )
+    taken = [name for name in unused if name in _TAKEN]
+    advice = f". eval.generation.base_settings: true uses {', '.join(taken)}" if taken else ""
     return f"evaluation does not use these settings of the base's generation_config: {listed}{advice}"
 
 

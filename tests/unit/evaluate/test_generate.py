@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from tiny_encoder_decoder import encoder_decoder
 from transformers import GenerationConfig
 
 from medray.config.peft import PeftConfig
 from medray.data.batches import prompts
+from medray.data.text_ids import TextIds
 from medray.evaluate.generate import generate
 from medray.models.adapters import add_adapter
 from medray.models.export import export, load_export
@@ -138,3 +140,44 @@ def test_settings_of_the_base_are_used_only_where_they_are_asked_for(tokenizer: 
     assert "min_length" not in rest
     model.generation_config = GenerationConfig(eos_token_id=1, bos_token_id=0, pad_token_id=0)
     assert unused_note(model, base_settings=False) is None
+
+
+def test_settings_of_another_way_of_decoding_are_named_and_never_used(tokenizer: Any) -> None:
+    """generate() would ask for a tokenizer, for remote code, or for a model that drafts."""
+    mild, fever = ids(tokenizer, " mild")[0], ids(tokenizer, " fever")[0]
+    model = chains.chain(len(tokenizer), {mild: fever, fever: 1})
+    others: dict[str, Any] = {
+        "stop_strings": ["fever"],
+        "penalty_alpha": 0.6,
+        "dola_layers": "low",
+        "force_words_ids": [[fever]],
+        "constraints": ["x"],
+        "prompt_lookup_num_tokens": 3,
+        "token_healing": True,
+        "assistant_early_exit": 1,
+        "guidance_scale": 1.5,
+        "num_beam_groups": 2,
+        "max_time": 0.1,
+    }
+    for name, value in others.items():
+        model.generation_config = GenerationConfig(eos_token_id=1)
+        setattr(model.generation_config, name, value)
+        for beams in (1, 2):
+            assert written(model, tokenizer, mild, base_settings=True, num_beams=beams) == "fever", name
+        assert name in str(unused_note(model, base_settings=True))
+        note = unused_note(model, base_settings=False)
+        assert note is not None
+        assert "base_settings" not in note, "there is nothing that it would use"
+    model.generation_config = GenerationConfig(eos_token_id=1, min_new_tokens=2, num_beams=4)
+    assert str(unused_note(model, base_settings=False)).endswith("base_settings: true uses min_new_tokens")
+
+
+@pytest.mark.parametrize(("after", "start"), [([9, 1], 0), ([1, 9], 9)], ids=["its end", "its language"])
+def test_a_decoder_does_not_start_from_the_end_token(
+    after: list[int], start: int, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Targets of `[CLS] x [SEP] </s>` keep the model's own start; those of mBART end with their language."""
+    monkeypatch.setattr(TextIds, "around", lambda self, target: ([], after))
+    model = encoder_decoder()
+    keep_protocol(model, tokenizer, replace(SPEC, architecture="seq2seq"))
+    assert model.config.decoder_start_token_id == model.generation_config.decoder_start_token_id == start
