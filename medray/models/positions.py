@@ -36,6 +36,8 @@ def positions(config: dict[str, Any]) -> Positions:
     positions are rotary."""
     resolved = _resolved(config)
     text = resolved.get_text_config(decoder=True)
+    if text.model_type == "mpt":  # ALiBi from a table of this length
+        return Positions(source=text.max_seq_len, hard=True)
     if getattr(text, "alibi", False):
         return Positions()
     if getattr(text, "rope_parameters", None) and not resolved.is_encoder_decoder:
@@ -44,11 +46,17 @@ def positions(config: dict[str, Any]) -> Positions:
     sizes = _sizes(resolved, text)
     if not resolved.is_encoder_decoder:
         hard, limit = _limit(model, sizes)
+        limit = _without_the_next(resolved, limit)
         return Positions(source=limit, hard=hard)
     (hard_source, source), (hard_target, target) = (
         _limit(half, sizes) for half in (model.get_encoder(), model.get_decoder())
     )
-    return Positions(source, target, hard_source or hard_target)
+    return Positions(source, _without_the_next(resolved, target), hard_source or hard_target)
+
+
+def _without_the_next(resolved: Any, limit: int | None) -> int | None:
+    """ProphetNet's decoder predicts two tokens at once: it reads the position after a row's last, too."""
+    return limit - 1 if limit is not None and "prophetnet" in resolved.model_type else limit
 
 
 def _resolved(config: dict[str, Any]) -> Any:
@@ -74,17 +82,18 @@ def _limit(module: nn.Module, sizes: set[int]) -> tuple[bool, int | None]:
     for rows, padding, grows in _tables(module):
         fitting = [size for size in sizes if 0 <= rows - size <= _OFFSETS]
         if fitting:
-            # RoBERTa counts positions from behind its padding token.
-            (soft if grows else hard).append(max(fitting) - (padding + 1 if padding is not None else 0))
+            # RoBERTa and FSMT count positions from behind their padding token; FSMT's table has rows for that.
+            behind = rows if padding is None else rows - padding - 1
+            (soft if grows else hard).append(min(max(fitting), behind))
     return bool(hard), min(hard or soft, default=None)
 
 
 def _tables(module: nn.Module) -> Iterator[tuple[int, int | None, bool]]:
     """(rows, padding index, whether it grows when a longer sequence comes) of what may be a table of positions."""
     for name, child in _named(module):
+        grows = hasattr(child, "make_weights") or hasattr(child, "make_weight")  # FSMT
         if isinstance(child, nn.Embedding):
-            yield child.num_embeddings, child.padding_idx if "position" in name else None, False
-        grows = hasattr(child, "make_weights")
+            yield child.num_embeddings, child.padding_idx if "position" in name else None, grows
         for buffer in child.buffers(recurse=False):
             if buffer.ndim == 2 and buffer.shape[0] != buffer.shape[1]:
                 yield buffer.shape[0], None, grows

@@ -48,6 +48,21 @@ KINDS: dict[str, tuple[dict[str, Any], Positions]] = {
     "sines that grow": (
         {"model_type": "m2m_100", "max_position_embeddings": 50, **_BART}, Positions(50, 50, hard=False)
     ),
+    "sines that grow in an embedding": (
+        {"model_type": "fsmt", "langs": ["en", "de"], "src_vocab_size": 96, "tgt_vocab_size": 96,
+         "max_position_embeddings": 50, **_BART},
+        Positions(50, 50, hard=False),
+    ),
+    "a decoder that reads the next position": (
+        {"model_type": "prophetnet", "hidden_size": 16, "num_encoder_layers": 1, "num_decoder_layers": 1,
+         "num_encoder_attention_heads": 2, "num_decoder_attention_heads": 2, "encoder_ffn_dim": 16,
+         "decoder_ffn_dim": 16, "vocab_size": 96, "pad_token_id": 0, "max_position_embeddings": 50},
+        Positions(49, 48, hard=True),
+    ),
+    "alibi in a table": (
+        {"model_type": "mpt", "d_model": 32, "n_heads": 4, "n_layers": 1, "vocab_size": 96, "max_seq_len": 48},
+        Positions(48, hard=True),
+    ),
     "rotary": (PRESETS["llama-tiny"], Positions(2048)),
     "relative": (PRESETS["t5-tiny"] | {"n_positions": 512}, Positions()),
     "alibi": ({"model_type": "bloom", "n_layer": 1, "n_head": 4, "hidden_size": 32}, Positions()),
@@ -62,7 +77,9 @@ def test_positions_are_read_from_the_model(kind: str) -> None:
     assert positions(config) == wanted
 
 
-@pytest.mark.parametrize("kind", ["learned", "learned, two rows more", "sines in a buffer"])
+@pytest.mark.parametrize(
+    "kind", ["learned", "learned, two rows more", "sines in a buffer", "alibi in a table"]
+)
 def test_a_longer_row_fails_and_one_of_that_length_does_not(kind: str) -> None:
     """What `hard` means, asked of the model."""
     config, wanted = KINDS[kind]
@@ -74,3 +91,16 @@ def test_a_longer_row_fails_and_one_of_that_length_does_not(kind: str) -> None:
         model(torch.ones((1, wanted.source), dtype=torch.long))
         with pytest.raises((IndexError, RuntimeError)):
             model(torch.ones((1, wanted.source + 1), dtype=torch.long))
+
+
+def test_a_target_that_is_longer_than_prophetnet_reads_fails_and_one_of_that_length_does_not() -> None:
+    config, wanted = KINDS["a decoder that reads the next position"]
+    model = skeleton(config).to_empty(device="cpu")
+    source = torch.ones((1, 4), dtype=torch.long)
+    assert wanted.target is not None
+    with torch.no_grad():
+        for parameter in [*model.parameters(), *model.buffers()]:
+            parameter.zero_()
+        model(source, decoder_input_ids=torch.ones((1, wanted.target), dtype=torch.long))
+        with pytest.raises(IndexError):
+            model(source, decoder_input_ids=torch.ones((1, wanted.target + 1), dtype=torch.long))
