@@ -16,6 +16,7 @@ from medray import storage
 from medray.config.safetensors_header import HeaderError, Tensor, read_header
 from medray.errors import InputError
 
+FLOATS = ("F64", "F32", "F16", "BF16")
 SETTINGS, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 # Names of peft's own for what peft.type says.
 PEFT_NAMES = {
@@ -84,6 +85,13 @@ def read_adapter(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         settings["peft_type"] != "ADALORA" and not all(each.elements for each in tensors.values())
     ):
         raise InputError("has no weights, or an empty tensor", file=folder / WEIGHTS, mend=AGAIN)
+    for name, tensor in tensors.items():
+        if tensor.dtype not in FLOATS:
+            raise InputError(
+                f"has a tensor of {tensor.dtype}, which no training weights are: {name[:100]}",
+                file=folder / WEIGHTS,
+                mend=AGAIN,
+            )
     widest = max(size for tensor in tensors.values() for size in (*tensor.shape, 1))
     if settings["peft_type"] == "ADALORA":  # a layer's pattern keeps the ranks that training cut
         pattern = (settings.get("rank_pattern") or {}).values()

@@ -213,6 +213,7 @@ def _continued(model: Any, folder: str, task: Any) -> Any:
         weights = {name: torch.empty(one.shape) for name, one in read_tensors(Path(folder)).items()}
     else:
         weights = load_file(str(Path(folder) / WEIGHTS))
+        refuse_no_numbers(weights, Path(folder))
     try:
         with no_warning_of_patterns():
             adapted: Any = library.get_peft_model(model, settings)
@@ -235,6 +236,16 @@ def _continued(model: Any, folder: str, task: Any) -> Any:
                 f"{len(surplus)} of {len(weights)} tensors belong to no module of it: {some_names(surplus)}",
             )
     return keep_positions(adapted)
+
+
+def refuse_no_numbers(weights: dict[str, Tensor], folder: Path) -> None:
+    """Raise InputError for an adapter with a NaN or an infinity, such as one whose training had failed."""
+    if bad := [name for name, one in weights.items() if not torch.isfinite(one).all()]:
+        raise InputError(
+            f"{len(bad)} of its {len(weights)} tensors have values that are no finite numbers: {some_names(bad)}",
+            file=folder / WEIGHTS,
+            mend="use an adapter from an earlier checkpoint, or copy it again",
+        )
 
 
 def _misfit(folder: str, reason: str) -> InputError:

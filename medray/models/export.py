@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from medray import storage
-from medray.config.adapter_folder import read_settings
+from medray.config.adapter_folder import WEIGHTS, read_adapter, read_settings
 from medray.data.pretrained import from_pretrained
 from medray.errors import RunFailedError
-from medray.models.adapters import load_settings, no_warning_of_patterns
+from medray.models.adapters import load_settings, no_warning_of_patterns, refuse_no_numbers
 from medray.models.architecture import auto_class
 from medray.models.forward import unwrap
 from medray.models.prompts import keep_positions
@@ -99,6 +99,8 @@ def load_export(
         from peft import PeftModel
         from transformers import GenerationConfig
 
+        read_adapter(folder)
+        refuse_no_numbers(load_file(folder / WEIGHTS), folder)
         with no_warning_of_patterns():
             adapted = from_pretrained(PeftModel, folder, model=model, config=load_settings(folder))
             model = keep_positions(adapted)

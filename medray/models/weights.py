@@ -274,7 +274,7 @@ def _refuse_packed(tensors: Mapping[str, Tensor], folder: str) -> None:
     packed = [
         name
         for name, one in tensors.items()
-        if (BITS[one.dtype] < 16 or one.dtype.startswith(("I", "U"))) and not _LEFT_OVER.search(name)
+        if (BITS[one.dtype] < 16 or one.dtype.startswith(("I", "U", "C"))) and not _LEFT_OVER.search(name)
     ]
     if packed:
         raise _unfit(

@@ -88,6 +88,15 @@ def test_an_adalora_whose_training_was_long_or_cut_its_ranks(tmp_path: Path) -> 
     refused(adapter(tmp_path, steps | settings | {"init_r": 25}))
 
 
+@pytest.mark.parametrize("dtype", [np.int8, np.int32, np.uint16, np.bool_])
+def test_a_tensor_that_no_training_has_is_refused_as_in_a_base(dtype: Any, tmp_path: Path) -> None:
+    file = adapter(tmp_path, LORA) / "adapter_model.safetensors"
+    save_file({"q_proj.lora_A.weight": np.ones((4, 16), dtype)}, file)
+    assert refused(tmp_path).file == file
+    save_file({"q_proj.lora_A.weight": np.ones((4, 16), np.float16)}, file)
+    read_adapter(tmp_path)
+
+
 @pytest.mark.parametrize("content", ["", "{", "[]", "[" * 100_000, '{"a":' * 70 + "1" + "}" * 70])
 def test_settings_that_are_not_json(content: str, tmp_path: Path) -> None:
     assert refused(adapter(tmp_path, content)).file == tmp_path / "adapter_config.json"

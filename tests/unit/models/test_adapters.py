@@ -367,6 +367,23 @@ def test_an_adapter_with_other_tensors_than_the_model_names_them(tmp_path: Path)
     assert f"1 of {len(held) + 1} tensors belong to no module of it: base_model.model.own" in refused()
 
 
+@pytest.mark.parametrize("kind", ["lora", "prompt"])
+@pytest.mark.parametrize("number", ["nan", "inf"])
+def test_an_adapter_of_no_numbers_is_not_loaded(kind: str, number: str, tmp_path: Path) -> None:
+    base("causal").save_pretrained(tmp_path / "base")
+    folder = saved_adapter(tmp_path / "adapter", kind, base_model_name_or_path=str(tmp_path / "base"))
+    load_export(folder, torch.device("cpu"))
+    file = folder / "adapter_model.safetensors"
+    held = load_file(file)
+    held[sorted(held)[0]].view(-1)[1] = float(number)
+    save_file(held, file)
+    told = f"1 of its {len(held)} tensors have values that are no finite numbers: {sorted(held)[0]}"
+    with pytest.raises(InputError, match=told):
+        add_adapter(base("causal"), PeftConfig(**TYPES[kind]), seq2seq=False, seed=1, start=str(folder))
+    with pytest.raises(InputError, match=told):
+        load_export(folder, torch.device("cpu"))
+
+
 EXPERTS = {"model_type": "mixtral", "num_local_experts": 2, "num_hidden_layers": 1}
 
 
