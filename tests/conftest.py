@@ -36,7 +36,7 @@ RANKS = ("tests/unit/train/test_checkpoint.py", "tests/unit/train/test_exactness
 
 
 def scope(file: str) -> str:
-    """What one process runs where several do: all tests that start Ray clusters, those of ranks, or those of a file."""
+    """Return what one of several processes runs: all tests that start Ray clusters, those of ranks, or those of a file."""
     if file.startswith(("tests/ray/", "tests/system/")):
         return "ray"
     return "ranks" if file in RANKS else file

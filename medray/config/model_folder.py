@@ -1,4 +1,4 @@
-"""What a model folder from anywhere is asked before a library reads it. Imports neither torch nor transformers.
+"""Checks of a model folder from anywhere, made before a library reads it. Imports neither torch nor transformers.
 
 Nothing in such a folder is run, fetched or unpickled: docs/models.md states the rules, and the checks here enforce
 those that a library does not.

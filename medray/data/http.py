@@ -48,7 +48,7 @@ def is_http(path: str) -> bool:
 
 
 def ask(path: str) -> Answer:
-    """What the server tells of a file. Raises InputError where it is not there, silent, or redirected elsewhere."""
+    """Return what the server tells of a file. Raises InputError where it is not there, silent, or redirected elsewhere."""
     began = time.monotonic()
     with _opened(path, {"Range": f"bytes=0-{_HEAD_BYTES - 1}"}) as response:
         head = b""

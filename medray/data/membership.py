@@ -261,7 +261,7 @@ def _later(values: np.ndarray, among: np.ndarray) -> np.ndarray:
 
 
 def _left_out(rows: _Rows, dropped: Counter[str]) -> str:
-    """What happened to rows before a stage, for its message; "" where nothing did."""
+    """Describe what happened to rows before a stage, for its message; "" where nothing did."""
     counts = Counter({"bad": int((~rows.good).sum())}) + dropped
     said = ", ".join(f"{reason}: {count}" for reason, count in counts.items())
     return f"; rows that were left out before: {said}" if said else ""

@@ -1,4 +1,4 @@
-"""What may be printed of a data file: names, never values. `docs/data.md` states the rule for users.
+"""The rule for printing text of a data file: names, never values. `docs/data.md` states the rule for users.
 
 Column names, JSON keys and entity types are text from a file. Where a header is missing, or an object is keyed by
 patients, they are text of a record. Every message that shows such a name takes it from here.

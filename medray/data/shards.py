@@ -239,7 +239,7 @@ class ShardStore:
             self.waits_for = None
 
     def _is_there(self, index: int) -> bool:
-        """As `has`; storage that cannot be asked now may answer later."""
+        """Return what `has` does; storage that cannot be asked now may answer later."""
         try:
             return self.has(index)
         except OSError:

@@ -226,7 +226,7 @@ def check_sources(config: Config) -> None:
 
 
 def extraction_of(config: Config) -> ExtractionConfig:
-    """What documents with entities are asked for: as their corpus was published, unless the config says otherwise."""
+    """Return what documents with entities are asked for: as their corpus was published, unless the config says otherwise."""
     data = config.data
     if data.dataset in (None, "clinic") or data.extraction != ExtractionConfig():
         return data.extraction

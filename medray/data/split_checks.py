@@ -117,7 +117,7 @@ def _check_labels(config: Config, index: SplitIndex) -> None:
 
 
 def one_label(index: SplitIndex) -> str | None:
-    """What to warn of where every training row has the same label; None where labels differ."""
+    """Return a warning where every training row has the same label; None where labels differ."""
     if not index.one_label or index.rows < 2:
         return None
     return (

@@ -34,7 +34,7 @@ def summarize(token_set: TokenSet) -> dict[str, Any]:
 
 
 def read_manifest(folder: StoragePath) -> dict[str, Any] | None:
-    """What a split holds, as `summarize` wrote it; None where its shards are not complete, or the file is damaged."""
+    """Return what a split holds, as `summarize` wrote it; None where its shards are not complete, or the file is damaged."""
     with suppress(FileNotFoundError, InputError):
         found = json_files.read_sealed(folder / MANIFEST)
         return found if _is_summary(found) else None

@@ -296,7 +296,7 @@ def _ends(tokenizer: Any, known: Any) -> list[int]:
 
 
 def _licence(folder: Path) -> str | None:
-    """What the header of the base's own card says."""
+    """Return the licence in the header of the base's own card."""
     try:
         text = (folder / "README.md").read_text(encoding="utf-8")[:4000]
     except (OSError, ValueError):

@@ -105,7 +105,7 @@ class Comparison:
 
     @property
     def verdict(self) -> str:
-        """What share of the gain is kept, or why none can be named, in words."""
+        """Say in words which share of the gain is kept, or why none can be named."""
         if self.kept_percent is not None:
             return f"{self.kept_percent:.4g} % of what training gained is kept"
         if self.gain is None:
@@ -127,7 +127,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Measured:
-    """What one model does. logits: [positions, vocabulary] of all rows. loss: None without rows of the run."""
+    """The outputs of one model. logits: [positions, vocabulary] of all rows. loss: None without rows of the run."""
 
     logits: Tensor
     loss: float | None

@@ -43,7 +43,7 @@ WITHOUT_TEXT = frozenset({"config.yaml", "summary.json", "steps.jsonl", "evals.j
 
 FLUSH_SECONDS = 2.0
 BACKOFF_SECONDS = (0.5, 30.0)  # first and longest pause after a failure
-FIRST_STEP_SECONDS = 120.0  # a first step may be slow, and the run shall be seen meanwhile
+FIRST_STEP_SECONDS = 120.0  # a first step may be slow, and the run must be seen meanwhile
 CLOSE_SECONDS = 18.0  # for an answering server
 # A SQLite file of this machine keeps nobody waiting for ever, but a new one takes many seconds where the CPUs are busy.
 LOCAL_CLOSE_SECONDS = 60.0

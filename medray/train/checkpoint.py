@@ -220,7 +220,7 @@ def _read(folder: StoragePath) -> Checkpoint | None:
 
 
 def _checkpoint(folder: StoragePath, manifest: Mapping[str, Any]) -> Checkpoint:
-    """What a manifest says. Raises LookupError, TypeError or AttributeError where it cannot be what medray wrote."""
+    """Return the checkpoint that a manifest describes. Raises LookupError, TypeError or AttributeError where it cannot be what medray wrote."""
     progress = Progress(**manifest["progress"])
     counts = [progress.samples, progress.tokens, progress.loss_tokens, progress.evaluated]
     metrics, files = manifest["metrics"], manifest["files"]

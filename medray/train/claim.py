@@ -41,7 +41,7 @@ def claim(config: Config, tokens: str, precision: str, threads: int, say: Callab
         raise InputError(
             "the run has checkpoints, and the config that it began with is gone",
             file=file,
-            mend="bring the file back, use another run.name, or begin anew with --overwrite",
+            mend="bring the file back, use another run.name, or start from scratch with --overwrite",
         )
     if not resumed and checkpoint.were_there(folder / "checkpoints"):
         _put_aside(folder, say)

@@ -49,7 +49,7 @@ class Answer:
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """What a run recorded.
+    """The numbers that a run recorded.
 
     steps: lines of steps.jsonl. before, after: metrics of the validation split; {} where there are none.
     export: metrics of the export that differ from those measured at the same step during training.

@@ -1,4 +1,4 @@
-"""What a run writes into its export beside the weights: how they are asked, and the card."""
+"""Files that a run writes into its export with the weights: how they are asked, and the card."""
 
 from __future__ import annotations
 

@@ -109,7 +109,7 @@ def _how_to_ask(usage: Usage, file: str | None) -> str:
 
 
 def _code(text: str) -> str:
-    """As a Python literal in a cell: line ends and blanks show."""
+    """Return a Python literal for a cell: line ends and blanks show."""
     return f"`{text!r}`" if "`" not in text else repr(text)
 
 

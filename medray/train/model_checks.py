@@ -1,4 +1,4 @@
-"""What a model's config and DeepSpeed tell of a run without a cluster. What needs no weights imports no torch."""
+"""Checks of a run that need its model's config and DeepSpeed, but no cluster. Those without weights import no torch."""
 
 from __future__ import annotations
 

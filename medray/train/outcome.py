@@ -103,7 +103,7 @@ def write_outcome(
 
 
 def early_summary(plan: WorkerPlan, outcome: dict[str, Any]) -> dict[str, Any]:
-    """What the card of an export says before it is evaluated, named as in summary.json."""
+    """Return what the card of an export says before it is evaluated, named as in summary.json."""
     progress = outcome["progress"]
     return {
         "steps": progress["step"],

@@ -21,7 +21,7 @@ from medray.train.step import layout
 
 @dataclass(frozen=True)
 class Resources:
-    """What every worker gets.
+    """The share of every worker.
 
     workers: the fewest, where the cluster decides. cpus: reserved of Ray. threads: compute threads, whatever is reserved.
     """

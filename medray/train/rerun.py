@@ -111,7 +111,7 @@ def check_unchanged(file: StoragePath, config: Config) -> tuple[str, ...]:
             f"the run {config.run.name} has checkpoints that were made under another config: "
             + _listed(refused, then, now),
             key=refused[0],
-            mend=f"give back the old values ({file} has them), use another run.name, or begin anew with --overwrite",
+            mend=f"give back the old values ({file} has them), use another run.name, or start from scratch with --overwrite",
         )
     return tuple(_notes(changed, then, now))
 
@@ -333,6 +333,6 @@ def _then(file: StoragePath) -> dict[str, Any]:
         raise InputError(
             "the config that this run began with cannot be read",
             file=file,
-            mend="bring the file back, use another run.name, or begin anew with --overwrite",
+            mend="bring the file back, use another run.name, or start from scratch with --overwrite",
         )
     return _leaves(Config().model_dump(mode="json")) | _leaves(tree)

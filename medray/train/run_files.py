@@ -93,8 +93,8 @@ def read_adapter(export: StoragePath) -> dict[str, Any] | None:
 
 
 def read_data_notes(file: StoragePath) -> dict[str, str]:
-    """What data.json says of the run's data; empty where there is none. Raises InputError where it is damaged."""
-    mend = "bring the file back, use another run.name, or begin anew with --overwrite"
+    """Return what data.json says of the run's data; empty where there is none. Raises InputError where it is damaged."""
+    mend = "bring the file back, use another run.name, or start from scratch with --overwrite"
     try:
         tree = storage.read_json(file, mend=mend)
     except FileNotFoundError:

@@ -45,7 +45,7 @@ class Ranks:
         return total
 
     def run(self, work: Callable[[Any], Any]) -> list[Any]:
-        """What `work` returns of each rank's engine. Raises the first rank's own exception."""
+        """Return what `work` makes of each rank's engine. Raises the first rank's own exception."""
 
         def guarded(engine: RankEngine) -> Any:
             try:

@@ -32,7 +32,7 @@ KEPT = 2  # ranks
 
 
 def run_loops(folder: Path, plans: dict[str, WorkerPlan], processes: int) -> dict[str, Any]:
-    """What rank 0 of `processes` ranks saw of each plan's loop; of one rank, in this process, its steps alone."""
+    """Return what rank 0 of `processes` ranks saw of each plan's loop; of one rank, in this process, its steps alone."""
     if processes == 1:
         return {name: {"steps": _steps(plan)} for name, plan in plans.items()}
     work, result = folder / f"plans-{processes}.pickle", folder / f"seen-{processes}.json"

@@ -38,7 +38,7 @@ def read_csv(
 def read_tsv_quoted(
     stream: io.BufferedReader, name: str, start: int, stop: int | None, line: int
 ) -> Iterator[Found]:
-    """As read_csv, with tabs between the cells."""
+    """Read as read_csv does, with tabs between the cells."""
     return _read_quoted(stream, name, start, line, "\t")
 
 

@@ -144,7 +144,7 @@ class TestPrompts:
 
     @staticmethod
     def first(folder: Path, architecture: str = "causal", **sections: Any) -> dict[str, str | None]:
-        """What stands before the input of the first row, by task."""
+        """Return the text before the input of the first row, by task."""
         tiny.write_jsonl(folder / "a.jsonl", tiny.keyed_rows(1))
         tree = {"data": {"train": str(folder / "a.jsonl")}} | sections
         (folder / "run.yaml").write_text(json.dumps(tree))

@@ -1,4 +1,4 @@
-"""What a message may print of a data file: names of columns and types, never text of a record."""
+"""Text of a data file that a message may print: names of columns and types, never text of a record."""
 
 from __future__ import annotations
 

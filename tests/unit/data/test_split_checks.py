@@ -86,7 +86,7 @@ def test_an_empty_split_says_which_stage_left_it_empty(
 
 
 class TestLabels:
-    """Of documents with entities, read from files as training reads them."""
+    """Check documents with entities, read from files as training reads them."""
 
     @staticmethod
     def index(folder: Path, lines: str, **extraction: Any) -> tuple[Config, SplitIndex]:

@@ -1,4 +1,4 @@
-"""What is too long or too large: a bad row with its line, or an error, never memory or time without end."""
+"""Input that is too long or too large: a bad row with its line, or an error, never memory or time without end."""
 
 from __future__ import annotations
 

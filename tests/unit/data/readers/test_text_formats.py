@@ -526,7 +526,7 @@ class TestTsv:
         ]
 
     def test_cells_that_are_quoted_all_the_same_are_told(self, tmp_path: Path) -> None:
-        """As pandas writes a cell with a tab, a line end or a quote in it."""
+        """A cell that pandas writes with a tab, a line end or a quote in it."""
         data = b'a\tb\n"x\ty"\t1\n"x\ny"\t2\n"he says ""yes"""\t3\nz\t4\n'
         rows = read(tmp_path, ".tsv", data)
         assert all("name the format tsv_quoted" in reason for reason in reasons(rows)[:2])
