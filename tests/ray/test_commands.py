@@ -78,6 +78,7 @@ def submit(cluster: Any, config: Path, *arguments: str) -> subprocess.CompletedP
     )
 
 
+@pytest.mark.long
 def test_as_a_ray_job(cluster: Any, tmp_path: Path) -> None:
     good = submit(cluster, write_config(tmp_path, "job", 4))
     assert good.returncode == 0, good.stdout + good.stderr

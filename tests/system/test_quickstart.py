@@ -19,12 +19,13 @@ ROOT = Path(__file__).parents[2]
 PHASES = ("start", "cluster", "data", "model", "evaluation", "training", "export")
 
 
-# The same run in a third of the time: it need not have learnt, only to go through all that a newcomer sees.
+# The same run in a part of the time: it need not have learnt, only to go through all that a newcomer sees.
 SHORT = (
-    "train.max_steps=3",
-    "data.clinic.train_rows=32",
-    "data.clinic.validation_rows=8",
-    "eval.generation.rows=4",
+    "train.max_steps=2",
+    "data.clinic.train_rows=16",
+    "data.clinic.validation_rows=4",
+    "eval.generation.rows=2",
+    "eval.generation.max_new_tokens=8",
 )
 
 
