@@ -97,8 +97,8 @@ def run(
 ) -> RunResult:
     """Runs `config` on the connected Ray cluster to its end, or to a stop that was asked for.
 
-    callbacks: Ray Train's UserCallbacks, for a search. config_file: the YAML, for a tag in MLflow. Raises InputError before any worker starts, RunFailedError
-    when the run failed. A run that is done is returned as it is.
+    callbacks: Ray Train's UserCallbacks, for a search. config_file: the YAML, for a tag in MLflow.
+    Raises InputError before any worker starts, RunFailedError when the run failed. A run that is done is returned as it is.
     """
     os.umask(0o077)  # what a run leaves holds patients' text
     driver = _Driver(config, list(callbacks), console, stop or StopSwitch(), config_file)

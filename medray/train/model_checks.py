@@ -15,7 +15,7 @@ SOME_STEPS = 1_000_000  # of a schedule that does not matter where only names do
 
 
 def check_model(config: Config) -> None:
-    """Raises InputError for what the workers would refuse, before a cluster is started or joined."""
+    """Raise InputError for what the workers would refuse. Needs no cluster, so it runs while one starts."""
     model = checked_model(config)
     from medray.models.weights import check_weights
     from medray.train.deepspeed_keys import check_deepspeed_keys
