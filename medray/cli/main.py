@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from medray import __version__
-from medray.cli import data, export, train, ui
+from medray.cli import data, export, launch, train, ui
 from medray.errors import InputError, MedrayError, printable
 
 # Nothing calls home, and nothing is fetched behind the user's back. Set before any library is imported.
@@ -32,7 +32,7 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"medray {__version__}")
     verbs = top.add_subparsers(dest="verb", metavar="VERB", required=True)
-    for verb in (train, data, export, ui):
+    for verb in (train, launch, data, export, ui):
         verb.add_to(verbs)
     return top
 
@@ -80,7 +80,12 @@ def _name_the_config(error: MedrayError, arguments: argparse.Namespace) -> None:
 def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
     """argparse takes no `key=value` after an option that follows the config; a user does not know why not."""
     top = parser()
-    arguments, rest = top.parse_known_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    own, passed = words, []  # what stands behind -- is for the program that `launch slurm` calls
+    if words[:1] == ["launch"] and "--" in words:
+        own, passed = words[: words.index("--")], words[words.index("--") + 1 :]
+    arguments, rest = top.parse_known_args(own)
+    arguments.passed = passed
     if rest and not (hasattr(arguments, "overrides") and all(re.match(r"[^-].*=", text) for text in rest)):
         top.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:

@@ -83,16 +83,22 @@ def _run(arguments: argparse.Namespace, config: Config, stop: StopSwitch) -> int
 
 def read_config(file: str, overrides: Sequence[str]) -> Config:
     """The config, after every check that needs neither Ray nor torch."""
-    from medray.config.check import check
     from medray.config.load import load
 
     config = load(file, overrides)
-    check(config)
+    check_config(config)
     _check_plan(config)
     from medray.data.sources import check_sources  # knows NumPy, which a wrong key need not wait for
 
     check_sources(config)
     return config
+
+
+def check_config(config: Config) -> None:
+    """The checks that need neither Ray nor torch nor the data, for a run anywhere."""
+    from medray.config.check import check
+
+    check(config)
 
 
 def _check_plan(config: Config) -> None:

@@ -7,6 +7,7 @@ from pydantic import Field
 from medray.config.cluster import ClusterConfig
 from medray.config.data import DataConfig
 from medray.config.eval import EvalConfig
+from medray.config.launch import LaunchConfig
 from medray.config.method import MethodConfig
 from medray.config.model import ModelConfig
 from medray.config.peft import PeftConfig
@@ -28,5 +29,6 @@ class Config(Section):
     peft: PeftConfig = Field(default_factory=PeftConfig)
     train: TrainConfig = Field(default_factory=TrainConfig)
     cluster: ClusterConfig = Field(default_factory=ClusterConfig)
+    launch: LaunchConfig = Field(default_factory=LaunchConfig)
     tracking: TrackingConfig = Field(default_factory=TrackingConfig)
     eval: EvalConfig = Field(default_factory=EvalConfig)

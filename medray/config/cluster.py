@@ -27,6 +27,17 @@ class ClusterConfig(Section):
     gpus: bool | None = key(
         None, "Give each worker one GPU; default: if the cluster has them.", resumable=True
     )
+    nodes: int | None = key(
+        None,
+        "Nodes that the cluster has when it is complete; launchers ask for so many, and the run waits for them. Default: as "
+        "many as the workers need.",
+        ge=1,
+        le=10_000,
+        resumable=True,
+    )
+    gpus_per_node: int | None = key(
+        None, "GPUs that launchers ask of each node; default: none.", ge=0, le=64, resumable=True
+    )
     address: str | None = key(
         None,
         "Ray cluster to join; default: RAY_ADDRESS (set inside a Ray job), else a local one.",
@@ -40,7 +51,10 @@ class ClusterConfig(Section):
         resumable=True,
     )
     start_timeout_seconds: int = key(
-        600, "How long a group of workers may take to start.", ge=1, resumable=True
+        600,
+        "How long a run waits for the nodes that it needs, and then for its workers to start.",
+        ge=1,
+        resumable=True,
     )
     threads_per_worker: int | None = key(
         None,

@@ -15,6 +15,7 @@ from medray.config.credentials import refuse_credentials
 from medray.config.data import SourceConfig
 from medray.config.explain import COMMAND_LINE, explain
 from medray.config.model import PACKAGED_MODELS
+from medray.config.site import check_sections, under
 from medray.config.yaml_text import NotYamlError, parse, write
 from medray.errors import InputError
 
@@ -22,14 +23,17 @@ LARGEST_FILE = 256 * 1024  # bytes; a recipe has 2,000, and what is larger is a 
 DEEPEST = 64  # levels in a section; train.deepspeed may need five
 
 
-def load(path: str | Path, overrides: Iterable[str] = ()) -> Config:
+def load(path: str | Path, overrides: Iterable[str] = (), *, site: Path | None = None) -> Config:
     """The config of `path` with `a.b=c` overrides (later wins) and absolute paths.
 
-    Relative paths resolve against the folder of the file, never the working directory.
+    Relative paths resolve against the folder of the file, never the working directory. site: a file whose values hold
+    where the config has none.
     Raises InputError for a file that cannot be read, is not YAML, holds credentials, or does not fit the schema.
     """
     path = Path(path)
     tree = _read(path)
+    if site is not None:
+        tree = under(_read_site(site), tree)
     overridden = [_override(tree, override) for override in overrides]
     _check_depth(tree, path)
     refuse_credentials(tree, path, tuple(overridden), COMMAND_LINE)
@@ -38,6 +42,19 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> Config:
     except ValidationError as error:
         raise explain(error, tree, path, overridden) from None
     return _absolute(config, path)
+
+
+def _read_site(file: Path) -> dict[str, Any]:
+    """Checked alone, so that what is wrong in it is not said of the config."""
+    tree = _read(file)
+    check_sections(tree, file)
+    _check_depth(tree, file)
+    refuse_credentials(tree, file)
+    try:
+        Config.model_validate(tree)
+    except ValidationError as error:
+        raise explain(error, tree, file, ()) from None
+    return tree
 
 
 def dump(config: Config) -> str:

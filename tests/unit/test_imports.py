@@ -33,6 +33,10 @@ OWNERS = {
     "ray.tune": {"tune"},
     "deepspeed": {"models", "train"},
     "mlflow": {"tracking"},
+    "ray.job_submission": {"launch"},
+    "ray.dashboard": {"launch"},
+    "kubernetes": {"launch"},
+    "ray.autoscaler": {"train"},
 }
 
 

@@ -1,0 +1,51 @@
+"""What travels to the place where a run is launched: its config as text, and which of its paths are seen there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from medray.config import Config
+from medray.config.load import is_url, looks_like_path
+from medray.config.yaml_text import write
+from medray.errors import InputError
+
+
+def config_text(config: Config) -> str:
+    """The keys that were given, with site values and overrides, and all paths absolute, as YAML for `medray train`."""
+    return write(config.model_dump(mode="json", exclude_unset=True))
+
+
+def paths(config: Config) -> Iterator[tuple[str, str]]:
+    """(key, path) of every path in the config that the run will read or write."""
+    yield "run.storage", config.run.storage
+    data = config.data
+    for split in ("train", "validation"):
+        for number, source in enumerate(getattr(data, split)):
+            if not (source.format == "huggingface" and not Path(source.path).is_absolute()):
+                yield f"data.{split}[{number}].path", source.path
+    for number, file in enumerate(data.decontaminate):
+        yield f"data.decontaminate[{number}]", file
+    if data.dataset not in (None, "clinic") and data.root:
+        yield "data.root", data.root
+    if data.template.endswith((".jinja", ".j2")):
+        yield "data.template", data.template
+    for key, name in (("model.name", config.model.name), ("model.adapter", config.model.adapter)):
+        if name and (looks_like_path(name) or is_url(name)):
+            yield key, name
+
+
+def check_seen(config: Config, seen: Callable[[str], bool], *, where: str, mend: str) -> None:
+    """Raises InputError for the first path that the place `where` does not see; URLs are seen everywhere.
+
+    seen: of an absolute path. mend: what else than a bucket would work.
+    """
+    for key, path in paths(config):
+        if is_url(path) or seen(path):
+            continue
+        bucket = "s3://bucket/prefix" if key == "run.storage" else f"s3://bucket/{Path(path).name}"
+        raise InputError(
+            f"{path} is a path of this machine, which {where} does not see",
+            key=key,
+            mend=f"override it, as in {key.replace('[0].path', '')}={bucket}; {mend}",
+        )
