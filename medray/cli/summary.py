@@ -10,9 +10,10 @@ from typing import Any
 from medray.config import Config
 from medray.storage import StoragePath
 from medray.tracking.console import Console, duration, status_of, warnings_of
+from medray.tracking.run_log import Consoles
 
 
-def show(console: Console, config: Config, result: Any, command: Sequence[str]) -> None:
+def show(console: Console | Consoles, config: Config, result: Any, command: Sequence[str]) -> None:
     """What came out, where it is, and what to run next. command: the words of this one."""
     summary = result.summary
     before, after = summary["eval"].get("before", {}), summary["eval"].get("after", {})

@@ -5,17 +5,20 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from medray.errors import InputError, StoppedError
-from medray.train.stop import StopSwitch
+from medray.errors import InputError, MedrayError, StoppedError
+from medray.train.stop import StopSwitch, begin
 
 if TYPE_CHECKING:
     from medray.config import Config
+    from medray.storage import StoragePath
+    from medray.tracking.run_log import RunLog
     from medray.train.rerun import RunResult
 
-STOP_CODES = {signal.SIGINT: 130, signal.SIGTERM: 75, signal.SIGUSR1: 75}
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 def add_to(verbs: Any) -> None:
@@ -32,6 +35,9 @@ def add_to(verbs: Any) -> None:
         help="begin anew: the run of this name, if there is one, is moved to <name>.old-1, -2, ...",
     )
     verb.add_argument("--json", action="store_true", help="print the summary as one JSON object at the end")
+    # Launchers set it: seconds since the epoch of the submission. A stop that was asked for later, while the job was in its
+    # queue, holds; of an earlier one this start knows that it is over.
+    verb.add_argument("--launched-at", type=float, default=None, help=argparse.SUPPRESS)
     verb.set_defaults(run=run)
 
 
@@ -42,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         return _run(arguments, config, stop)
     except StoppedError as error:
-        error.exit_code = STOP_CODES[signal.Signals(stop.signal)]
+        error.exit_code = stop.exit_code
         raise
     finally:
         restore()
@@ -54,20 +60,29 @@ def _run(arguments: argparse.Namespace, config: Config, stop: StopSwitch) -> int
     from medray.cli.cluster import before_import
     from medray.cli.summary import show
     from medray.tracking.console import Console
-    from medray.train.rerun import finished, set_aside
+    from medray.tracking.run_log import Consoles, RunLog
+    from medray.train.rerun import finished, folder_of, set_aside
     from medray.train.tracking import send_unsent
 
-    console = Console(sys.stderr)
+    log = RunLog(folder_of(config))
+    console = Consoles(Console(sys.stderr), Console(log, interactive=False))
     console.phase("start", f"{config.run.name} of {arguments.config}")
     if arguments.overwrite:
         aside = set_aside(config)
         console.phase(
             "overwrite", f"the old run is now {aside}" if aside else "there was no run of this name"
         )
+    launched_at = time.time() if arguments.launched_at is None else arguments.launched_at
     result = finished(config)
     if result is None:
         before_import(address)
-        result = _train(config, arguments.config, address, console, stop)
+        try:
+            result = _train(config, arguments.config, address, console, log, stop, launched_at)
+        except MedrayError as error:
+            log.write(f"medray: {error}\n")
+            raise
+        finally:
+            log.close()
     else:
         console.phase(
             "done",
@@ -77,8 +92,7 @@ def _run(arguments: argparse.Namespace, config: Config, stop: StopSwitch) -> int
     show(console, config, result, ["medray", "train", arguments.config, *arguments.overrides])
     if arguments.json:
         print(json.dumps(result.summary))
-    stopped = stop.signal and result.summary["status"] == "stopped"
-    return STOP_CODES[signal.Signals(stop.signal)] if stopped else 0
+    return stop.exit_code if result.summary["status"] == "stopped" else 0
 
 
 def read_config(file: str, overrides: Sequence[str]) -> Config:
@@ -137,14 +151,23 @@ def cluster_address(config: Config) -> str | None:
 
 
 def _train(
-    config: Config, config_file: str, address: str | None, console: Any, stop: StopSwitch
+    config: Config,
+    config_file: str,
+    address: str | None,
+    console: Any,
+    log: RunLog,
+    stop: StopSwitch,
+    launched_at: float,
 ) -> RunResult:
     from medray.cli.cluster import connect, disconnect
     from medray.train import run_lock
     from medray.train.rerun import folder_of
 
     # The driver takes it too; here a second start is refused before it starts a cluster of its own.
-    with run_lock.held(folder_of(config), lambda text: console.phase("lock", text)):
+    folder = folder_of(config)
+    with run_lock.held(folder, lambda text: console.phase("lock", text)):
+        log.begin()
+        _hear_request(folder, launched_at, stop)
         from medray.train.model_checks import check_model, checked_model
         from medray.train.side import Side
 
@@ -167,6 +190,16 @@ def _train(
             disconnect()
 
 
+def _hear_request(folder: StoragePath, launched_at: float, stop: StopSwitch) -> None:
+    try:
+        stop.on_request = begin(folder, launched_at)
+    except OSError as error:
+        from medray.storage import unreachable
+
+        raise unreachable(folder, error) from None
+    _refuse_stopped(stop)
+
+
 def _refuse_stopped(stop: StopSwitch) -> None:
     if stop.reason:
         raise StoppedError("stopped before anything had begun. Run the same command again")
@@ -184,7 +217,7 @@ def _on_signals(stop: StopSwitch) -> Any:
             file=sys.stderr,
         )
 
-    before = {number: signal.signal(number, handler) for number in STOP_CODES}
+    before = {number: signal.signal(number, handler) for number in SIGNALS}
 
     def restore() -> None:
         for number, old in before.items():

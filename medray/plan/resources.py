@@ -108,6 +108,14 @@ def shortage(request: Request, supply: Supply) -> str | None:
     return f"{asked} {lack}: {_mend(request, supply, cpus)}"
 
 
+def asked(request: Request) -> str:
+    """What a run asks for, as a part of a sentence; a share that the cluster decides is left out."""
+    workers = _plural(request.workers, "worker")
+    parts = [_count(request.cpus_per_worker, "CPU")] if request.cpus_per_worker else []
+    parts += [_count(request.gpus_per_worker, "GPU")] if request.gpus_per_worker else []
+    return f"{workers} of {' and '.join(parts)}" if parts else workers
+
+
 def memory_shortage(plan_bytes_per_worker: int, workers_per_node: int, node_memory_bytes: int) -> str | None:
     """None if `workers_per_node` workers of `plan_bytes_per_worker` bytes fit, else a sentence.
 

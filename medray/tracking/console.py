@@ -14,7 +14,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any, TextIO
+from typing import Any, Protocol
 
 STEP_LINE_SECONDS = 5.0
 HEARTBEAT_SECONDS = 20.0
@@ -71,6 +71,14 @@ def status_of(summary: dict[str, Any]) -> str:
     return f"{status}, with {count} warning{'s' if count != 1 else ''}" if count else status
 
 
+class Stream(Protocol):
+    """What a console writes to."""
+
+    def write(self, text: str, /) -> Any: ...
+    def flush(self) -> Any: ...
+    def isatty(self) -> bool: ...
+
+
 class Console:
     """What the driver prints while a run is alive.
 
@@ -79,12 +87,12 @@ class Console:
 
     def __init__(
         self,
-        stream: TextIO | None = None,
+        stream: Stream | None = None,
         *,
         interactive: bool | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._stream = sys.stderr if stream is None else stream
+        self._stream: Stream = sys.stderr if stream is None else stream
         if interactive is None:
             interactive = self._stream.isatty() and os.environ.get("TERM", "dumb") != "dumb"
         self._interactive, self._clock = interactive, clock

@@ -24,11 +24,21 @@ from medray.train.rerun import (
 from medray.train.run_files import CONFIG, DATA, check_files
 
 
-def claim(config: Config, tokens: str, precision: str, threads: int, say: Callable[[str], None]) -> int:
+def claim(
+    config: Config,
+    tokens: str,
+    precision: str,
+    threads: int,
+    say: Callable[[str], None],
+    *,
+    steps: int = 0,
+    gpus: int = 0,
+) -> int:
     """Writes config.yaml and data.json; makes the folder where it is not there. Returns the threads of each worker.
 
     tokens: the folder of the training shards. precision: fp32, bf16 or fp16. threads: what the cluster would give a
-    worker; a resumed run keeps what it began with. say: told of changed keys that a resumed run takes, and of records
+    worker; a resumed run keeps what it began with. steps: of the whole run, for `medray status`. gpus: of each worker, which a
+    resumed run waits for. say: told of changed keys that a resumed run takes, and of records
     that are put aside. Raises InputError where the run's checkpoints were made under another config,
     data or precision, or it is not known under which.
     """
@@ -68,7 +78,8 @@ def claim(config: Config, tokens: str, precision: str, threads: int, say: Callab
         threads = kept
     elif changes:
         _forget(folder)
-    began_with = json.dumps({"tokens": tokens, "precision": precision, "threads": threads}) + "\n"
+    notes = {"tokens": tokens, "precision": precision, "threads": threads, "steps": steps, "gpus": gpus}
+    began_with = json.dumps(notes) + "\n"
     for path, text in ((file, dump(config)), (data, began_with)):
         storage.write(path, text, durable=True)
     return threads

@@ -25,6 +25,7 @@ from medray.config.check_method import notes
 from medray.config.check_train import learning_rate_notes
 from medray.errors import InputError, RunFailedError, StoppedError
 from medray.models.architecture import architecture, model_folder
+from medray.plan.resources import Supply
 from medray.storage import StoragePath
 from medray.tracking import LedgerLine
 from medray.tracking import ledger as ledgers
@@ -35,6 +36,7 @@ from medray.train.export_card import write_card
 from medray.train.export_evaluation import TextSample, at_exported_step, evaluate_export
 from medray.train.failure import FailureNews, first_failure, lost_controller
 from medray.train.model_checks import checked_model
+from medray.train.nodes import ask_versions, awaited, check_versions
 from medray.train.one_machine import OneMachineConfig, on_loopback
 from medray.train.outcome import early_summary, write_failure, write_outcome
 from medray.train.prepare import (
@@ -44,13 +46,13 @@ from medray.train.prepare import (
     check_optimizer,
     precision,
     resources,
-    supply,
 )
-from medray.train.rerun import RunResult, finished, folder_of
+from medray.train.rerun import RunResult, finished, folder_of, gpus_of
 from medray.train.row_lengths import check_positions
+from medray.train.run_files import DATA
 from medray.train.schedule import warmup_steps
 from medray.train.side import Side
-from medray.train.stop import StopSwitch
+from medray.train.stop import StopSwitch, watching
 from medray.train.tracking import artifacts, send_unsent, tracking_spec
 from medray.train.worker import worker
 from medray.train.worker_plan import WorkerPlan
@@ -107,7 +109,8 @@ def run(
         return done
     with run_lock.held(driver.folder, lambda text: driver.phase("lock", text)):
         try:
-            return finished(config) or driver.run()  # another start may have ended it meanwhile
+            with watching(driver.folder, driver.stop):
+                return finished(config) or driver.run()  # another start may have ended it meanwhile
         except OSError as error:
             raise RunFailedError(
                 f"{driver.folder} could not be used ({storage.summary(error)}). Run the same command again to go on from "
@@ -135,8 +138,12 @@ class _Driver:
         self.stop_heard: float | None = None
 
     def run(self) -> RunResult:
-        have = supply()
+        with awaited(self.config, gpus_of(self.folder / DATA), self) as have:
+            return self._run(have)
+
+    def _run(self, have: Supply) -> RunResult:
         granted = resources(self.config, have)
+        versions = ask_versions()  # answered while the data are read
         check_layouts(self.config)
         bounds = {self.config.cluster.fewest_workers, self.config.cluster.most_workers}
         self.phase(
@@ -161,12 +168,15 @@ class _Driver:
             self.steps = data_phase.steps(self.config, encoding, self)
         if (warmup := warmup_steps(self.steps, self.config.train.scheduler)) >= self.steps:
             self.phase("note", f"the learning rate rises over {warmup} steps, and the run has {self.steps}")
+        check_versions(versions)
         threads = claim(
             self.config,
             encoding.sets["train"].folder,
             chosen,
             granted.threads,
             lambda note: self.phase("resume", note),
+            steps=self.steps,
+            gpus=granted.gpus,
         )
         granted = replace(granted, threads=threads)
         plan = WorkerPlan(

@@ -178,6 +178,15 @@ def threads_of(file: StoragePath, data: StoragePath, config: Config) -> int | No
     return int(threads or 0) or None
 
 
+def gpus_of(data: StoragePath) -> int | None:
+    """The GPUs of each worker with which a run began, None where that is not known: its data.json is damaged or absent."""
+    try:
+        gpus = _began_with(data, "gpus")
+    except (OSError, InputError):  # `claim` says what is wrong with it
+        return None
+    return int(gpus) if gpus in ("0", "1") else None
+
+
 def _began_with(file: StoragePath, name: str) -> str | None:
     """What data.json of a run says; None where it does not."""
     return run_files.read_data_notes(file).get(name)

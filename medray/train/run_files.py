@@ -18,7 +18,7 @@ LARGEST_CONFIG = 1 << 20  # bytes
 # What a run writes into its folder itself, besides checkpoints and the export.
 FILES = (
     *(CONFIG, DATA, SUMMARY, ATTEMPTS, "steps.jsonl", "evals.jsonl", "report.html", "predictions.jsonl"),
-    *("mlflow_run.json", "mlflow_unsent"),
+    *("mlflow_run.json", "mlflow_unsent", "console.log"),
 )
 
 Count = Annotated[int, Field(ge=0, le=2**53)]

@@ -95,7 +95,7 @@ def test_a_ray_job_with_wrong_input(cluster: Any, tmp_path: Path) -> None:
 def test_wrong_input_ends_with_2_and_one_message(cluster: Any, tmp_path: Path) -> None:
     """A refusal that only the cluster can make; tests/unit/cli/test_errors.py has the others."""
     config = write_config(tmp_path, "wrong", 4)
-    done = run(cluster, config, "cluster.workers=50", "train.micro_batch_size=1")
+    done = run(cluster, config, "cluster.workers=50", "cluster.nodes=1", "train.micro_batch_size=1")
     assert done.returncode == 2
     assert "this cluster has 4" in done.stderr
     assert "Traceback" not in done.stderr

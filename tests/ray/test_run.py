@@ -230,7 +230,10 @@ def test_shards_are_reused_and_a_killed_tokenization_goes_on(connected: Any, tmp
 @pytest.mark.parametrize(
     ("sections", "says"),
     [
-        ({"cluster": {"workers": 40}}, "40 workers of 0.5 CPUs? need 21 CPUs.* this cluster has 4"),
+        (
+            {"cluster": {"workers": 40, "nodes": 1}},
+            "40 workers of 0.5 CPUs? need 21 CPUs.* this cluster has 4",
+        ),
         ({"data": {"max_label_tokens": 1}}, "none has a token of the task 'label' that carries loss"),
         ({"data": {"columns": {"input": "text"}}}, "has no such column"),
     ],

@@ -93,7 +93,8 @@ def free_ports(count: int) -> list[int]:
 
 
 @contextlib.contextmanager
-def head(log_folder: Path, cpus: int) -> Iterator[Cluster]:
+def head(log_folder: Path, cpus: int, *more: str, **environment: str) -> Iterator[Cluster]:
+    """A head whose job server answers. more: options of `ray start`."""
     port, dashboard, agent, client, metrics = free_ports(5)
     # Ray's sockets live under its folder, and a socket's path holds 107 characters at most.
     log = log_folder / "head.log"
@@ -107,8 +108,9 @@ def head(log_folder: Path, cpus: int) -> Iterator[Cluster]:
         f"--num-cpus={cpus}",
         f"--temp-dir=/tmp/medray-ray-{port}",
         "--object-store-memory=300000000",
+        *more,
     ]
-    process = _started([*RAY, *options], log, RAY_health_check_period_ms=HEALTH_CHECK_MS)
+    process = _started([*RAY, *options], log, RAY_health_check_period_ms=HEALTH_CHECK_MS, **environment)
     try:
         # The dashboard answers last, so the cluster is up when it does.
         _wait(process, log, lambda: _listens(dashboard) and "--address='" in log.read_text())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 
 from medray.config import Config
 from medray.errors import StoppedError
-from medray.train import driver, read_ahead
+from medray.train import driver, read_ahead, stop
 
 
 def test_a_stop_is_left_to_workers_that_step_and_else_ends_the_run(tmp_path: Path) -> None:
@@ -18,10 +19,10 @@ def test_a_stop_is_left_to_workers_that_step_and_else_ends_the_run(tmp_path: Pat
         {"run": {"storage": str(tmp_path), "name": "r"}, "model": {"init": "random", "preset": "t5-tiny"},
          "data": {"dataset": "clinic", "tokenizer": "train"}}
     )  # fmt: skip
-    stop = driver.StopSwitch()
-    running = driver._Driver(config, [], None, stop)
+    switch = driver.StopSwitch()
+    running = driver._Driver(config, [], None, switch)
     running.beat()
-    stop.request(signal.SIGTERM)
+    switch.request(signal.SIGTERM)
     with pytest.raises(StoppedError, match="the same command again"):
         running.beat()
     for record, left_to_workers in (
@@ -38,12 +39,12 @@ def test_a_stop_is_left_to_workers_that_step_and_else_ends_the_run(tmp_path: Pat
 
 def test_a_stop_is_heard_while_the_workers_wait_for_their_data(monkeypatch: pytest.MonkeyPatch) -> None:
     """No worker looks at the stop until its step has come: the driver ends the run, after a while in which it may come."""
-    stop, clock = driver.StopSwitch(), [100.0]
+    switch, clock = driver.StopSwitch(), [100.0]
     monkeypatch.setattr(driver.time, "monotonic", lambda: clock[0])
-    running = driver._Driver(Config(), [], None, stop)
+    running = driver._Driver(Config(), [], None, switch)
     running.hear({"kind": "phase", "name": "training"})
     running.hear({"kind": "waiting", "text": "the token shard 7"})
-    stop.request(15)
+    switch.request(15)
     running.beat()
     clock[0] += driver.STOP_SECONDS + 1
     running.hear({"kind": "message", "text": "a checkpoint cannot be written"})
@@ -63,3 +64,39 @@ def test_who_waits_for_a_step_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
 
     with read_ahead.ReadAhead(prepare, range(2), waiting=told.set) as ahead:
         assert [ready.prepared for ready in ahead] == [0, 1]
+
+
+def test_a_stop_file_is_heard_and_one_of_an_earlier_start_goes(tmp_path: Path) -> None:
+    switch = stop.StopSwitch()
+    with stop.watching(tmp_path, switch, seconds=0.01):
+        assert switch.reason is None
+        stop.ask(tmp_path)
+        heard = threading.Event()
+        while not switch.on_request:
+            assert not heard.wait(0.01)
+    assert (switch.reason, switch.exit_code) == ("request", 76)
+    switch.request(signal.SIGTERM)
+    assert switch.exit_code == 76, "whoever asked does not want the run to be started again"
+
+    stop.ask(tmp_path, now=1000.0)
+    assert stop.begin(tmp_path, launched_at=999.0), "it came while the run was in a queue"
+    assert (tmp_path / stop.FILE).exists(), "a requeued job sees it again"
+    assert not stop.begin(tmp_path, launched_at=1001.0)
+    assert not (tmp_path / stop.FILE).exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"time": "x"}', b"x" * 10_000])
+def test_a_stop_file_of_another_hand_counts_from_when_it_was_written(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / stop.FILE).write_bytes(content)
+    os.utime(tmp_path / stop.FILE, (500, 500))
+    assert stop.asked_at(tmp_path) == 500
+    assert stop.begin(tmp_path, launched_at=400)
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75), (signal.SIGUSR1, 75)]
+)
+def test_exit_codes_of_signals(number: int, code: int) -> None:
+    switch = stop.StopSwitch()
+    switch.request(number)
+    assert switch.exit_code == code
