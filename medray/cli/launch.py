@@ -30,9 +30,7 @@ def add_to(verbs: Any) -> None:
         parser = places.add_parser(place, help=what, description=f"Runs a config {what}.")
         parser.add_argument("config", help="YAML file")
         parser.add_argument("overrides", nargs="*", metavar="key=value", help="dotted keys, later ones win")
-        parser.add_argument(
-            "--verb", choices=VERBS, default="train", help="what to run there; default: train"
-        )
+        parser.add_argument("--verb", choices=VERBS, default="train", help="what to run there (train)")
         parser.add_argument(
             "--site",
             metavar="FILE",

@@ -19,6 +19,7 @@ import os
 import secrets
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
@@ -29,6 +30,7 @@ from medray.storage import S3Path
 
 FOLDER = ".lock"
 LEASE_SECONDS, RENEW_SECONDS, LOOK_SECONDS = 20.0, 4.0, 1.0
+SKEW_SECONDS = 30.0
 
 _held: dict[S3Path, int] = {}  # of this process: the thread that has the run
 
@@ -67,6 +69,20 @@ def held(
 def claims_of(folder: S3Path) -> S3Path:
     """Where the claims on a run's folder lie."""
     return folder.parent / FOLDER / folder.name
+
+
+def holder(folder: S3Path) -> str | None:
+    """Who has the run now, as a part of a sentence; None where nobody has written a claim within the lease.
+
+    By this machine's clock: one that is wrong by more than SKEW_SECONDS tells a living start from a dead one wrongly.
+    """
+    now = time.time()
+    alive = [
+        name
+        for name, written in _claims(claims_of(folder)).items()
+        if now - written < LEASE_SECONDS + SKEW_SECONDS
+    ]
+    return _holder(claims_of(folder) / alive[0]) if alive else None
 
 
 def _take(claim: S3Path, refusal: Callable[[str], InputError], say: Callable[[str], None]) -> None:

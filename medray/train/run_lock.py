@@ -101,6 +101,25 @@ def _take(folder: Path, say: Callable[[str], None]) -> _Held:
     raise _refusal(folder, "")
 
 
+def holder(folder: StoragePath) -> str | None:
+    """Who has the run now, as a part of a sentence; None where nobody has it, or storage does not say."""
+    if not isinstance(folder, Path):
+        return bucket_lock.holder(folder)
+    try:
+        descriptor = os.open(folder / FILE, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return _holder(descriptor)
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)
+    return None
+
+
 def _make(folder: Path) -> bool:
     try:
         folder.mkdir(mode=0o700, parents=True)

@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import Any
+
+from medray.cli.run_argument import add_run, folder_of_run
+
+
+def add_to(verbs: Any) -> None:
+    verb = verbs.add_parser(
+        "status",
+        help="what a run is doing, wherever it runs",
+        description="Says what a run is doing, from its folder.",
+    )
+    add_run(verb)
+    verb.add_argument("--json", action="store_true", help="print it as one JSON object")
+    verb.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from medray.tracking.console import Console
+    from medray.train.run_state import log_text, read
+
+    folder = folder_of_run(arguments.run_folder)
+    state = read(folder)
+    if arguments.json:
+        print(json.dumps(state.as_dict()))
+        return 0
+    last = log_text(folder).rstrip().rpartition("\n")[2].strip()
+    Console(sys.stdout).table("run", [*state.rows(), ("console", last)] if last else state.rows())
+    return 0

@@ -1,0 +1,98 @@
+"""A run whose nodes come after it, and one that is stopped on request: real nodes, real commands."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from clusters import Cluster, head
+from commands import run, steps_of, until, write_config
+from runs import CALM_STEPS, ended, final, start
+
+from medray.cli.main import main
+
+HEAD_ID = "f" * 51 + "00000"  # as Ray's own tests name the head of its fake provider
+
+
+def test_a_run_waits_for_its_second_node_and_stops_on_request(
+    calm: Any, cluster: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, folder = write_config(tmp_path, "late", CALM_STEPS), tmp_path / "runs" / "late"
+    log = config.with_suffix(".log")
+    driver = start(cluster, config, "cluster.nodes=2")
+    until(
+        lambda: "asked: 2 nodes and 2 workers of 0.5 CPU; there: 1 node" in log.read_text(),
+        "the wait",
+        driver=driver,
+    )
+    assert not (folder / "attempts.jsonl").exists()
+    with cluster.node(tmp_path, cpus=1):
+        until(lambda: bool(steps_of(folder)), "a step", driver=driver)
+        assert main(["stop", str(folder)]) == 0
+        ended(driver, config, code=76)
+        assert main(["status", str(folder)]) == 0
+        assert "stopped" in capsys.readouterr().out
+        queued = run(cluster, config, "cluster.nodes=2", "--launched-at", "0")
+        assert queued.returncode == 76, "a job that was in its queue meanwhile does not begin"
+        done = run(cluster, config, "cluster.nodes=2")
+    assert done.returncode == 0, done.stderr
+    assert final(folder) == calm
+    assert main(["logs", str(folder)]) == 0
+    assert capsys.readouterr().out.count("cluster     2 workers") == 2, "of both starts"
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("version", ["v1", "v2"])
+def test_an_autoscaler_is_asked_and_the_request_is_withdrawn(version: str, tmp_path: Path) -> None:
+    """Ray's own autoscaler, whose nodes are processes: a head without CPUs, and nothing else until it is asked for."""
+    config, folder = write_config(tmp_path, "scaled", 6), tmp_path / "runs" / "scaled"
+    with autoscaling(tmp_path, version, cpus_of_a_node=2) as cluster:
+        done = run(cluster, config, "cluster.nodes=2", "cluster.cpus_per_worker=1.5")
+        kept = internal_kv(cluster.address, b"autoscaler_resource_request")
+    assert done.returncode == 0, done.stderr
+    assert "there: 0 nodes" in done.stderr
+    assert len(steps_of(folder)) == 6
+    assert kept == b"[]"
+
+
+@contextlib.contextmanager
+def autoscaling(folder: Path, version: str, cpus_of_a_node: int) -> Iterator[Cluster]:
+    types = {
+        "node": {"resources": {"CPU": cpus_of_a_node}, "node_config": {}, "min_workers": 0, "max_workers": 2},
+        "ray.head.default": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
+    }
+    described: dict[str, Any] = {
+        "cluster_name": "scaled",
+        "max_workers": 2,
+        "idle_timeout_minutes": 60,
+        "provider": {"type": "fake_multinode"},
+        "auth": {"ssh_user": "nobody"},
+        "available_node_types": types,
+        "head_node_type": "ray.head.default",
+    }
+    environment = {"AUTOSCALER_UPDATE_INTERVAL_S": "1", "RAY_FAKE_CLUSTER": "1"}
+    if version == "v2":
+        described["provider"] |= {"launch_multiple": True, "head_node_id": HEAD_ID}
+        environment |= {
+            "RAY_enable_autoscaler_v2": "1",
+            "RAY_CLOUD_INSTANCE_ID": HEAD_ID,
+            "RAY_OVERRIDE_NODE_ID_FOR_TESTING": HEAD_ID,
+        }
+    (folder / "scaling.yaml").write_text(yaml.safe_dump(described))
+    with head(folder, 0, f"--autoscaling-config={folder / 'scaling.yaml'}", **environment) as cluster:
+        yield cluster
+
+
+def internal_kv(address: str, key: bytes) -> bytes | None:
+    import ray
+
+    ray.init(address=address, logging_level="ERROR", log_to_driver=False)
+    try:
+        found: bytes | None = ray.experimental.internal_kv._internal_kv_get(key)
+        return found
+    finally:
+        ray.shutdown()
