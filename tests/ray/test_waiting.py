@@ -17,6 +17,12 @@ from medray.cli.main import main
 
 HEAD_ID = "f" * 51 + "00000"  # as Ray's own tests name the head of its fake provider
 
+# Keys that the autoscaler reads whether they say anything or not.
+EMPTY = (
+    *("cluster_synced_files", "rsync_exclude", "rsync_filter", "initialization_commands", "setup_commands"),
+    *("head_setup_commands", "worker_setup_commands", "head_start_ray_commands", "worker_start_ray_commands"),
+)
+
 
 def test_a_run_waits_for_its_second_node_and_stops_on_request(
     calm: Any, cluster: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -73,7 +79,11 @@ def autoscaling(folder: Path, version: str, cpus_of_a_node: int) -> Iterator[Clu
         "auth": {"ssh_user": "nobody"},
         "available_node_types": types,
         "head_node_type": "ray.head.default",
-    }
+        "upscaling_speed": 1.0,
+        "docker": {},
+        "file_mounts": {},
+        "file_mounts_sync_continuously": False,
+    } | dict.fromkeys(EMPTY, [])
     environment = {"AUTOSCALER_UPDATE_INTERVAL_S": "1", "RAY_FAKE_CLUSTER": "1"}
     if version == "v2":
         described["provider"] |= {"launch_multiple": True, "head_node_id": HEAD_ID}
