@@ -189,7 +189,7 @@ def test_corpora_are_mixed_by_weight_and_batches_cut_by_tokens(connected: Any, t
         data={
             "train": [{"path": str(tmp_path / f"{name}.jsonl"), "weight": 1.0} for name in ("a", "b")],
         },
-        train={"max_steps": None, "global_batch_tokens": 400, "epochs": 2.0},
+        train={"max_steps": None, "global_batch_size": None, "global_batch_tokens": 400, "epochs": 2.0},
     )
     summary = driver.run(made).summary
     assert summary["samples"] == 40, "an epoch ends when the smaller corpus is used up: 10 rows of each"
