@@ -79,9 +79,8 @@ def test_a_worker_that_hangs_is_found_and_started_again(cluster: Any, calm: Any,
     assert len(attempts(folder)) == 2
 
 
-@pytest.mark.parametrize(
-    ("name", "code"), [("SIGTERM", 75), pytest.param("SIGUSR1", 75, marks=pytest.mark.long)]
-)
+@pytest.mark.long  # `make test` has a stop on request, which goes the same way: test_waiting.py
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 75), ("SIGUSR1", 75)])
 def test_a_driver_that_is_told_to_stop_saves_first(
     name: str, code: int, cluster: Any, calm: Any, tmp_path: Path
 ) -> None:

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from clusters import Cluster, head
 from commands import run, steps_of, until, write_config
-from runs import CALM_STEPS, ended, final, start
+from runs import CALM_STEPS, checkpoints, ended, final, start
 
 from medray.cli.main import main
 
@@ -40,6 +40,7 @@ def test_a_run_waits_for_its_second_node_and_stops_on_request(
         until(lambda: bool(steps_of(folder)), "a step", driver=driver)
         assert main(["stop", str(folder)]) == 0
         ended(driver, config, code=76)
+        assert checkpoints(folder)[-1] == len(steps_of(folder))
         assert main(["status", str(folder)]) == 0
         assert "stopped" in capsys.readouterr().out
         queued = run(cluster, config, "cluster.nodes=2", "--launched-at", "0")
@@ -93,7 +94,9 @@ def autoscaling(folder: Path, version: str, cpus_of_a_node: int) -> Iterator[Clu
             "RAY_OVERRIDE_NODE_ID_FOR_TESTING": HEAD_ID,
         }
     (folder / "scaling.yaml").write_text(yaml.safe_dump(described))
-    with head(folder, 0, f"--autoscaling-config={folder / 'scaling.yaml'}", **environment) as cluster:
+    # Its nodes take it for granted that the head has Ray's usual port.
+    options = ("--port=6379", f"--autoscaling-config={folder / 'scaling.yaml'}")
+    with head(folder, 0, *options, **environment) as cluster:
         yield cluster
 
 
