@@ -58,7 +58,7 @@ def test_an_autoscaler_is_asked_and_the_request_is_withdrawn(version: str, tmp_p
     """Ray's own autoscaler, whose nodes are processes: a head without CPUs, and nothing else until it is asked for."""
     config, folder = write_config(tmp_path, "scaled", 6), tmp_path / "runs" / "scaled"
     with autoscaling(tmp_path, version, cpus_of_a_node=2) as cluster:
-        done = run(cluster, config, "cluster.nodes=2", "cluster.cpus_per_worker=1.5")
+        done = run(cluster, config, "cluster.nodes=2", "cluster.cpus_per_worker=1")
         kept = internal_kv(cluster.address, b"autoscaler_resource_request")
     assert done.returncode == 0, done.stderr
     assert "there: 0 nodes" in done.stderr
