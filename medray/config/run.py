@@ -8,10 +8,11 @@ from medray.config.section import Section, key
 
 # ASCII, so bytes too: what every file system, object store and scheduler takes as a name, and a terminal shows as it is.
 LONGEST_NAME = 100
-# What lies beside the runs and is of all of them: token shards, tokenizers, MLflow's artifacts and database, and the files
-# that SQLite has beside that.
+# What lies beside the runs and is of all of them: launch folders, token shards, tokenizers, MLflow's artifacts and database,
+# and the files that SQLite has beside that.
 RESERVED = frozenset(
     {
+        "launch",
         "tokens",
         "tokenizers",
         "mlartifacts",

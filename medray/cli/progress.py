@@ -1,0 +1,30 @@
+"""Prints the step of a run's newest complete checkpoint, 0 without one: `python -m medray.cli.progress CONFIG`.
+
+slurm/medray.sbatch asks it before it puts a job into the queue again. Neither torch nor Ray is imported.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+
+from medray import storage
+from medray.config.load import load
+from medray.storage import StoragePath
+
+_CHECKPOINT = re.compile(r"step-(\d+)-[0-9a-f]+")
+
+
+def newest_step(run: StoragePath) -> int:
+    """The step of the newest checkpoint that has a manifest, which is written last."""
+    steps = [0]
+    for folder in (run / "checkpoints").glob("step-*"):
+        found = _CHECKPOINT.fullmatch(folder.name)
+        if found and (folder / "manifest.json").is_file():
+            steps.append(int(found[1]))
+    return max(steps)
+
+
+if __name__ == "__main__":
+    config = load(sys.argv[1])
+    print(newest_step(storage.at(config.run.storage) / config.run.name))

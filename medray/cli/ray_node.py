@@ -1,0 +1,184 @@
+"""One node of the Ray cluster that a SLURM job has for itself: `python -m medray.cli.ray_node head|worker`.
+
+slurm/medray.sbatch starts it as a step on every node. Ray's files are in a private folder that is removed when the step
+ends, and no signal but USR2 ends it: SLURM sends TERM to all steps of a job at once, and Ray must outlive the driver, which
+still saves a checkpoint. Ray blocks those signals too, as a mask is inherited.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from medray import storage
+from medray.cli.cluster import OBJECT_STORE_BYTES
+from medray.cli.session_folder import SessionFolder
+from medray.errors import MedrayError, RunFailedError
+
+END = signal.SIGUSR2
+BLOCKED = {END, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1}
+# Below the range that Linux gives to outgoing connections. Each job has four in a row: two jobs may share a node.
+FIRST_PORT, LAST_PORT, PORTS = 20_000, 30_000, 4
+LOOK_SECONDS = 0.5
+SHOWN_LINES = 15  # of what Ray said, when it has ended by itself
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs until USR2 (0) or until Ray ends by itself (1)."""
+    parser = argparse.ArgumentParser(description="Runs one node of Ray until USR2.")
+    parser.add_argument("--cpus", type=int, required=True)
+    roles = parser.add_subparsers(dest="role", required=True)
+    head = roles.add_parser("head")
+    head.add_argument("address", type=Path, help="file that gets IP:PORT as soon as the head answers")
+    roles.add_parser("worker", help="joins RAY_ADDRESS")
+    asked = parser.parse_args(argv)
+    signal.pthread_sigmask(signal.SIG_BLOCK, BLOCKED)
+    os.umask(0o077)
+    try:
+        options = _head() if asked.role == "head" else _worker(os.environ.pop("RAY_ADDRESS"))
+        return _run([*options, *_size(asked.cpus)], asked.address if asked.role == "head" else None)
+    except MedrayError as error:
+        print(f"medray: {error}", file=sys.stderr)
+        return error.exit_code
+
+
+def _head() -> list[str]:
+    port, client, agent, metrics = free_ports(int(os.environ.get("SLURM_JOB_ID", "0")))
+    return [
+        "--head",
+        f"--node-ip-address={own_address()}",
+        f"--port={port}",
+        f"--ray-client-server-port={client}",
+        f"--dashboard-agent-listen-port={agent}",
+        f"--metrics-export-port={metrics}",
+        "--include-dashboard=false",
+    ]
+
+
+def _worker(address: str) -> list[str]:
+    host, _, port = address.rpartition(":")
+    return [
+        f"--address={address}",
+        f"--node-ip-address={_address_towards(host)}",
+        f"--dashboard-agent-listen-port={int(port) + 2}",
+        f"--metrics-export-port={int(port) + 3}",
+    ]
+
+
+def _size(cpus: int) -> list[str]:
+    """What this node offers: what SLURM gave to the job, not what the machine has."""
+    gpus = os.environ.get("SLURM_GPUS_ON_NODE") or os.environ.get("MEDRAY_GPUS") or "0"
+    options = [
+        f"--num-cpus={cpus}",
+        f"--num-gpus={gpus}",
+        f"--object-store-memory={OBJECT_STORE_BYTES}",
+        "--min-worker-port=0",
+        "--max-worker-port=0",
+    ]
+    memory = int(os.environ.get("SLURM_MEM_PER_NODE") or 0) * 1024**2 - OBJECT_STORE_BYTES
+    return [*options, f"--memory={memory}"] if memory > 0 else options
+
+
+def free_ports(job: int) -> list[int]:
+    """Four ports in a row that nobody listens on, the same for the same job where they are free."""
+    groups = (LAST_PORT - FIRST_PORT) // PORTS
+    for number in range(job, job + groups):
+        first = FIRST_PORT + PORTS * (number % groups)
+        ports = list(range(first, first + PORTS))
+        if all(map(_is_free, ports)):
+            return ports
+        print(f"medray: one of the ports {first} to {ports[-1]} is taken", file=sys.stderr)
+    raise RunFailedError(f"no {PORTS} free ports in a row between {FIRST_PORT} and {LAST_PORT}")
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # one that only TIME_WAIT holds is free
+        try:
+            sock.bind(("", port))
+        except OSError:
+            return False
+        return True
+
+
+def own_address() -> str:
+    """The IPv4 address under which others know this node: that of its SLURM name, else of the way to the outside."""
+    name = os.environ.get("SLURMD_NODENAME") or socket.gethostname()
+    try:
+        found = {str(info[4][0]) for info in socket.getaddrinfo(name, None, socket.AF_INET)}
+    except OSError:
+        found = set()
+    outside = sorted(
+        address for address in found if not address.startswith("127.")
+    )  # Debian: 127.0.1.1 is the own name
+    return (
+        outside[0] if outside else _address_towards("192.0.2.1")
+    )  # of no machine: a route is all that is asked for
+
+
+def _address_towards(host: str) -> str:
+    """The address of the interface that leads to `host`; no packet is sent."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        try:
+            sock.connect((host, 9))
+        except OSError:
+            raise RunFailedError(f"{socket.gethostname()} has no route to {host}") from None
+        return str(sock.getsockname()[0])
+
+
+def _run(options: list[str], address: Path | None) -> int:
+    folder = SessionFolder()
+    said = Path(folder.ray).parent / "ray-start"
+    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats"]
+    try:
+        with said.open("wb") as log:
+            ray = subprocess.Popen(
+                [*command, f"--temp-dir={folder.ray}", *options],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+        try:
+            return _watch(ray, said, options, address)
+        finally:
+            ray.kill()  # its processes have asked the kernel to end with it
+            ray.wait()
+    finally:
+        folder.remove()
+
+
+def _watch(ray: subprocess.Popen[bytes], said: Path, options: list[str], address: Path | None) -> int:
+    began = time.monotonic()
+    while ray.poll() is None:
+        if address is not None and (answers := _answering(options)):
+            storage.write(address, answers)
+            print(
+                f"medray: the head answers at {answers} after {time.monotonic() - began:.0f} s",
+                file=sys.stderr,
+            )
+            address = None
+        if signal.sigtimedwait({END}, LOOK_SECONDS):
+            return 0
+    lines = said.read_text(errors="replace").splitlines()[-SHOWN_LINES:]
+    print("\n".join([f"medray: Ray on {socket.gethostname()} has ended by itself:", *lines]), file=sys.stderr)
+    return 1
+
+
+def _answering(options: list[str]) -> str | None:
+    """IP:PORT of the head once it listens."""
+    values = dict(option.lstrip("-").partition("=")[::2] for option in options)
+    with socket.socket() as sock:
+        sock.settimeout(LOOK_SECONDS)
+        if sock.connect_ex((values["node-ip-address"], int(values["port"]))):
+            return None
+    return f"{values['node-ip-address']}:{values['port']}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

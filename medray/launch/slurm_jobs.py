@@ -1,0 +1,122 @@
+"""Jobs of SLURM that were submitted: their state and exit code, and following a log. By scontrol alone: many sites have no sacct."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from medray.errors import RunFailedError
+
+ENDED = frozenset(
+    [
+        "COMPLETED",
+        "FAILED",
+        "CANCELLED",
+        "TIMEOUT",
+        "NODE_FAIL",
+        "PREEMPTED",
+        "OUT_OF_MEMORY",
+        "BOOT_FAIL",
+        "DEADLINE",
+        "REVOKED",
+    ]
+)
+# Reasons for which a job would wait for ever.
+HOPELESS = (
+    "DependencyNeverSatisfied",
+    "BadConstraints",
+    "JobHeldAdmin",
+    "InvalidAccount",
+    "InvalidQOS",
+    "launch_failed",
+)
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 10.0  # seconds between two questions: slurmctld serves all users
+UNANSWERED_SECONDS = 600  # scontrol fails for as long while slurmctld restarts
+
+
+@dataclass(frozen=True)
+class Job:
+    """state: SLURM's word. code: exit code of the job as a shell would give it. log: its output file."""
+
+    state: str
+    reason: str
+    code: int
+    restarts: int
+    log: str
+
+    @property
+    def ended(self) -> bool:
+        return self.state in ENDED
+
+
+def parse(said: str) -> Job:
+    """The job of one line of `scontrol show job ID -o`."""
+
+    def field(name: str) -> str:
+        found = re.search(rf"(?:^|\s){name}=(\S*)", said)
+        return found[1] if found else ""
+
+    state = field("JobState")
+    code, _, signal = field("ExitCode").partition(":")
+    number = int(code or 0) or (128 + int(signal) if signal not in ("", "0") else 0)
+    if state in ENDED and state != "COMPLETED":
+        number = number or 1  # a job that was cancelled in the queue has 0:0
+    log = re.search(r"\sStdOut=(.*?)(?:\s[A-Z]\w+=|\s*$)", said)
+    return Job(state, field("Reason"), number, int(field("Restarts") or 0), log[1] if log else "")
+
+
+def ask(number: str) -> Job | None:
+    """The job; None where scontrol does not answer or knows it no more."""
+    try:
+        done = subprocess.run(
+            ["scontrol", "show", "job", number, "-o"], capture_output=True, text=True, timeout=60, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return parse(done.stdout) if done.returncode == 0 and "JobState=" in done.stdout else None
+
+
+def follow(number: str, log: Path, output: BinaryIO, say: Callable[[str], None]) -> Job:
+    """Copies the log to `output` until the job has ended and is not in the queue again.
+
+    Raises RunFailedError where SLURM says nothing of it for ten minutes, or the job waits for what will never come.
+    """
+    at, shown, pause, answered = 0, "", FIRST_PAUSE, time.monotonic()
+    while True:
+        job = ask(number)  # before the log is read: what a job that has ended wrote is all there
+        before, at = at, _copy(log, at, output)
+        if job is None:
+            if time.monotonic() - answered > UNANSWERED_SECONDS:
+                raise RunFailedError(f"SLURM says nothing of job {number}; its log is {log}")
+        else:
+            answered = time.monotonic()
+            state = f"{job.state} ({job.reason})" if job.state == "PENDING" else job.state
+            if state != shown:
+                say(f"job {number}: {state}")
+                shown = state
+            if job.ended:
+                return job
+            if job.state == "PENDING" and job.reason.startswith(HOPELESS):
+                raise RunFailedError(
+                    f"job {number} will never start ({job.reason}); remove it with: scancel {number}"
+                )
+        pause = FIRST_PAUSE if at > before else min(pause * 1.5, LONGEST_PAUSE)
+        time.sleep(pause)
+
+
+def _copy(log: Path, at: int, output: BinaryIO) -> int:
+    try:
+        with log.open("rb") as stream:
+            stream.seek(at)
+            while block := stream.read(1 << 16):
+                output.write(block)
+                at += len(block)
+    except FileNotFoundError:
+        return at
+    output.flush()
+    return at
