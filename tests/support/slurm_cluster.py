@@ -163,9 +163,12 @@ class Slurm:
         return self.until(number, ENDED, seconds)
 
     def start_again(self, number: str) -> None:
-        """Starts a job that is in the queue again now, not after SLURM's two minutes."""
+        """Starts a job that is in the queue again soon, not after SLURM's two minutes.
+
+        Not at once: slurmd refuses what was submitted in the second in which it ended the job.
+        """
         self.until(number, {"PENDING"})
-        self.run("scontrol", "update", f"JobId={number}", "StartTime=now")
+        self.run("scontrol", "update", f"JobId={number}", "StartTime=now+3seconds")
 
     def pids(self, host: str, words: str) -> list[int]:
         """Processes of `host` (as this machine counts them) whose command line contains `words`."""
