@@ -45,7 +45,7 @@ def run(arguments: argparse.Namespace, config: Config) -> int:
     found = slurm_jobs.ask(job)  # an --output that was passed is SLURM's to resolve
     log = found.log if found and found.log else submission.log.replace("%j", job)
     told |= {"job": job, "log": log}
-    _say_next(config, job, log)
+    _say_next(submission, config, job, log)
     code = 0
     if arguments.follow:
         code = _follow(job, log, told, to_stderr=arguments.json)
@@ -63,13 +63,13 @@ def _warn(submission: Submission, config: Config) -> None:
             )
 
 
-def _say_next(config: Config, job: str, log: str) -> None:
+def _say_next(submission: Submission, config: Config, job: str, log: str) -> None:
     run = f"{config.run.storage.rstrip('/')}/{config.run.name}"
     lines = [
         f"job {job} of {run}",
         f"log     {log}",
         f"status  medray status {run}    squeue --job {job}",
-        f"stop    medray stop {run}    saves, and is not started again",
+        f"stop    medray stop {submission.folder}/config.yaml    saves, and is not started again",
         f"end     scancel {job}    saves if that takes less than the cluster's KillWait",
     ]
     print("\n".join(f"medray: {line}" for line in lines), file=sys.stderr)

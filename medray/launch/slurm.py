@@ -107,6 +107,7 @@ def prepare(
         "MEDRAY_FOLDER": str(here),
         "MEDRAY_START_TIMEOUT": str(config.cluster.start_timeout_seconds),
         "MEDRAY_MAX_RESTARTS": str(slurm.max_restarts),
+        "MEDRAY_LAUNCHED_AT": str(int(time.time())),
     }
     if slurm.setup:
         variables["MEDRAY_SETUP"] = str(here / "setup.sh")

@@ -119,7 +119,15 @@ class Slurm:
 
     def command(self, host: str, *words: str) -> list[str]:
         """`words` as they run on `host` (c0, n1 or n2)."""
-        enter = ["nsenter", f"--target={self.inside[host]}", "--net", "--uts", "--pid", "--mount", f"--wdns={os.getcwd()}"]
+        enter = [
+            "nsenter",
+            f"--target={self.inside[host]}",
+            "--net",
+            "--uts",
+            "--pid",
+            "--mount",
+            f"--wdns={os.getcwd()}",
+        ]
         return ["setpriv", "--pdeathsig=KILL", *enter, *words]
 
     @property

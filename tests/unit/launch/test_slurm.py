@@ -1,0 +1,300 @@
+"""`medray launch slurm` without a SLURM: what would be submitted, what is refused, and the script as text."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from medray.cli import progress, ray_node
+from medray.cli.main import main
+from medray.config.load import load
+from medray.launch import slurm_jobs
+
+ROOT = Path(__file__).parents[3]
+SCRIPT = ROOT / "slurm" / "medray.sbatch"
+CONFIG = """
+run: {storage: runs, name: knee}
+model: {name: null, init: random, preset: llama-tiny}
+data: {train: train.jsonl, tokenizer: train}
+cluster: {workers: 8, gpus_per_node: 4, cpus_per_worker: 2, start_timeout_seconds: 77}
+launch:
+  env: [HF_TOKEN, HF_HOME]
+  slurm: {partition: gpu, account: med-1, time: "8:00:00", memory_per_node: 64G, gpu_type: a100, max_restarts: 3}
+"""
+SECRET = "hf_correct-horse"
+
+
+@pytest.fixture
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("HF_TOKEN", SECRET)
+    monkeypatch.delenv("HF_HOME", raising=False)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))  # no site file of whoever runs the tests
+    (tmp_path / "train.jsonl").write_text('{"input": "a", "label": "b"}\n')
+    (tmp_path / "run.yaml").write_text(CONFIG)
+    return tmp_path / "run.yaml"
+
+
+def dry_run(config: Path, capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:
+    assert main(["launch", "slurm", str(config), "--dry-run", "--json", *words]) == 0
+    said = capsys.readouterr().out
+    assert SECRET not in said
+    told: dict[str, Any] = json.loads(said)
+    told["options"] = dict(word.partition("=")[::2] for word in told["command"][1:-1])
+    return told
+
+
+def refused(config: Path, capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    assert main(["launch", "slurm", str(config), *words]) == 2
+    return capsys.readouterr().err
+
+
+def test_the_command_line_asks_for_nodes_of_the_workers_and_a_cpu_for_data(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = dry_run(config, capsys)
+    options = told["options"]
+    assert told["command"][0] == "sbatch"
+    assert told["command"][-1] == str(SCRIPT)
+    wanted = {
+        "nodes": "2",
+        "ntasks-per-node": "1",
+        "cpus-per-task": "9",
+        "gpus-per-node": "a100:4",
+        "mem": "64G",
+    }
+    wanted |= {"time": "8:00:00", "partition": "gpu", "account": "med-1", "job-name": "medray-knee"}
+    wanted |= {
+        "signal": "B:USR1@300",
+        "requeue": "",
+        "open-mode": "append",
+        "output": told["log"],
+        "parsable": "",
+    }
+    assert {f"--{name}": value for name, value in wanted.items()}.items() <= options.items()
+    assert not {"--exclusive", "--qos"} & options.keys()
+
+
+def test_values_reach_the_job_by_names_of_variables(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    told = dry_run(config, capsys, "launch.slurm.setup=[module load cuda, source /v/bin/activate]")
+    variables = told["environment"]
+    names = told["options"]["--export"].split(",")
+    assert set(names) == {*variables, *told["exported"]}
+    assert "HF_TOKEN" in names
+    assert "HF_HOME" not in names, "a variable that is not set"
+    assert variables["MEDRAY_START_TIMEOUT"], variables["MEDRAY_MAX_RESTARTS"] == ("77", "3")
+    assert variables["MEDRAY_PYTHON"] == "python", "that of the set-up lines"
+    assert told["files"]["setup.sh"] == "module load cuda\nsource /v/bin/activate\n"
+    folder = Path(told["folder"])
+    assert variables["MEDRAY_CONFIG"] == f"{folder}/config.yaml"
+    assert folder.parent == config.parent / "runs" / "launch"
+    assert not folder.parent.exists(), "a dry run writes nothing"
+
+
+def test_the_text_of_a_dry_run_can_be_given_to_a_shell(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["launch", "slurm", str(config), "--dry-run", "launch.slurm.python=/opt/my env/python"]) == 0
+    said = capsys.readouterr().out
+    assert SECRET not in said
+    shown = subprocess.run(
+        ["bash", "-c", f'sbatch() {{ printf \'%s\\n\' "$MEDRAY_PYTHON" "$@"; }}\n{said}'],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert shown.stdout.splitlines()[0] == "/opt/my env/python"
+    assert shown.stdout.splitlines()[1:] == shlex.split(said.splitlines()[-1])[1:]
+
+
+def test_the_config_that_travels_is_the_same_run(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = dry_run(config, capsys, "run.seed=9")
+    (elsewhere := tmp_path / "elsewhere").mkdir()
+    (elsewhere / "config.yaml").write_text(told["files"]["config.yaml"])
+    assert load(elsewhere / "config.yaml") == load(config, ["run.seed=9"])
+
+
+def test_options_after_the_dashes_go_to_sbatch(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    passed = ["--dependency=singleton", "--mail-type=END,FAIL"]
+    assert dry_run(config, capsys, "--", *passed)["command"][-3:-1] == passed
+
+
+@pytest.mark.parametrize(
+    ("option", "instead"),
+    [
+        ("--export=ALL", "launch.env"),
+        ("--array=0-3", "launch once for each run"),
+        ("-a0-3", "launch once for each run"),
+        ("-N", "cluster.nodes=2"),
+        ("--signal=USR1@60", "launch.slurm.warning_seconds"),
+        ("partition", "options of sbatch"),
+    ],
+)
+def test_an_option_that_would_contradict_is_refused(
+    config: Path, capsys: pytest.CaptureFixture[str], option: str, instead: str
+) -> None:
+    assert instead in refused(config, capsys, "--dry-run", "--", option)
+
+
+def test_a_bucket_as_storage_needs_a_shared_folder(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("run.storage=s3://bucket/runs", "tracking.enabled=false", "--dry-run")
+    assert "--folder /a/shared/folder" in refused(config, capsys, *words)
+    told = dry_run(config, capsys, *words, "--folder", "/shared")
+    assert told["folder"].startswith("/shared/knee-")
+
+
+def test_without_sbatch_the_way_out_is_named_and_nothing_stays(
+    config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(config.parent))
+    said = refused(config, capsys)
+    assert "sbatch is not on PATH" in said
+    assert "--dry-run" in said
+    assert list((config.parent / "runs" / "launch").iterdir()) == []
+
+
+def test_containers_are_of_all_steps_and_see_the_configs_paths(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """That the script puts them in front of all three kinds of steps is seen in test_containers_in_the_script."""
+    words = ["launch.slurm.container=/images/medray.sif", "launch.slurm.container_runtime=apptainer"]
+    variables = dry_run(config, capsys, *words, "launch.slurm.container_mounts=[/scratch:/scratch]")[
+        "environment"
+    ]
+    here = config.parent
+    assert variables["MEDRAY_PYTHON"] == "python"
+    assert variables["MEDRAY_CONTAINER"] == "/images/medray.sif"
+    mounts = variables["MEDRAY_CONTAINER_MOUNTS"].split(",")
+    assert {"/scratch:/scratch", f"{here}/runs:{here}/runs", f"{here}:{here}"} == set(mounts)
+
+
+STANDINS = r"""#!/bin/bash
+# In place of SLURM's commands: srun says how it was called, and the head's writes the address.
+case ${0##*/} in
+  scontrol) printf 'a1\na2\n' ;;
+  srun) echo "srun $*" >>"$CALLS"
+        case "$*" in *" head "*) echo 10.0.0.1:20000 >"$MEDRAY_FOLDER/address"; sleep 60 & trap 'exit 0' USR2; wait ;;
+                     *" worker"*) sleep 60 & trap 'exit 0' USR2; wait ;;
+                     *) exit 3 ;; esac ;;
+esac
+"""
+
+
+@pytest.mark.parametrize("runtime", ["pyxis", "apptainer"])
+def test_containers_in_the_script(tmp_path: Path, runtime: str) -> None:
+    """How srun is called. Neither Pyxis nor Apptainer is here: that they run it so was not seen."""
+    for name in ("srun", "scontrol"):
+        (tmp_path / name).write_text(STANDINS)
+        (tmp_path / name).chmod(0o755)
+    environment = {
+        "PATH": f"{tmp_path}:/usr/bin:/bin",
+        "CALLS": str(tmp_path / "calls"),
+        "SLURM_JOB_ID": "7",
+        "SLURM_JOB_NUM_NODES": "2",
+        "SLURM_JOB_NODELIST": "a[1-2]",
+        "SLURM_CPUS_PER_TASK": "3",
+        "SLURM_GPUS_ON_NODE": "2",
+        "MEDRAY_CONFIG": "/shared/run.yaml",
+        "MEDRAY_FOLDER": str(tmp_path / "launch"),
+        "MEDRAY_CONTAINER": "/images/medray.sif",
+        "MEDRAY_CONTAINER_RUNTIME": runtime,
+        "MEDRAY_CONTAINER_MOUNTS": "/data:/data",
+    }
+    done = subprocess.run(
+        ["bash", SCRIPT], env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 3, done.stdout + done.stderr
+    calls = (tmp_path / "calls").read_text().splitlines()
+    assert len(calls) == 3, "head, workers and driver"
+    mounted = f"{tmp_path}/launch"
+    for call in calls:
+        if runtime == "pyxis":
+            image = f" --container-image=/images/medray.sif --container-mounts={mounted}:{mounted},/data:/data python "
+            assert image in call
+        else:
+            assert f" apptainer exec --nv --bind {mounted},/data:/data /images/medray.sif python " in call
+    assert not list((tmp_path / "launch").iterdir()), "token and address are removed"
+
+
+def test_shellcheck_finds_nothing() -> None:
+    shellcheck = Path(sys.executable).with_name("shellcheck")
+    done = subprocess.run([shellcheck, "--norc", SCRIPT], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+# What bash has got after 4.4, the bash of RHEL 8 (its NEWS file, 5.0 to 5.3), and `wait -n`, which 4.4 has without ids.
+NEWER = re.compile(
+    r"""wait\s+-[a-z]*[npf] | \bEPOCH(SECONDS|REALTIME)\b | \bSRANDOM\b | \bBASH_(ARGV0|REMATCH_ALL|MONOSECONDS|TRAPSIG)\b
+    | \$\{[^}]*@[UuLKk]\} | \$\{[ |] | (local|declare)\s+-[a-zA-Z]*I | \bread\s+-[a-z]*E | \bGLOBSORT\b
+    | shopt\s+-s\s+\w*(assoc_expand_once|localvar_inherit|globskipdots|patsub_replacement|varredir_close)
+    | printf\s+-v\s+\S+\[@\] | \bunset\s+\S+\[@\] | \bulimit\s+-[a-zA-Z]*R""",
+    re.VERBOSE,
+)
+
+
+def test_the_script_needs_no_bash_newer_than_4_4() -> None:
+    code = [re.sub(r"(^|\s)#.*", "", line) for line in SCRIPT.read_text().splitlines()]
+    assert [line for line in code if NEWER.search(line)] == []
+    newer = [
+        "wait -n -p done",
+        "wait -n",
+        "now=$EPOCHSECONDS",
+        "echo ${name@U}",
+        "local -I x",
+        "x=${ date; }",
+    ]
+    assert all(map(NEWER.search, newer))
+
+
+@pytest.mark.parametrize(
+    ("said", "state", "code", "restarts"),
+    [
+        (
+            "JobId=1 JobState=FAILED Reason=NonZeroExitCode Restarts=0 ExitCode=76:0 StdOut=/a b.log Power=",
+            "FAILED",
+            76,
+            0,
+        ),
+        ("JobId=1 JobState=COMPLETED Restarts=2 ExitCode=0:0 StdOut=/a b.log Power=", "COMPLETED", 0, 2),
+        ("JobId=1 JobState=CANCELLED Restarts=0 ExitCode=0:0 StdOut=/a b.log Power=", "CANCELLED", 1, 0),
+        ("JobId=1 JobState=FAILED Restarts=0 ExitCode=0:9 StdOut=/a b.log Power=", "FAILED", 137, 0),
+    ],
+)
+def test_a_jobs_exit_code_is_as_a_shell_gives_it(said: str, state: str, code: int, restarts: int) -> None:
+    job = slurm_jobs.parse(said)
+    assert (job.state, job.code, job.restarts, job.log, job.ended) == (
+        state,
+        code,
+        restarts,
+        "/a b.log",
+        True,
+    )
+
+
+def test_progress_is_the_newest_whole_checkpoint(tmp_path: Path) -> None:
+    assert progress.newest_step(tmp_path) == 0
+    for name, whole in (("step-00000010-0a", True), ("step-00000200-0b", True), ("step-00000300-0b", False)):
+        (tmp_path / "checkpoints" / name).mkdir(parents=True)
+        if whole:
+            (tmp_path / "checkpoints" / name / "manifest.json").write_text("{}")
+    assert progress.newest_step(tmp_path) == 200
+
+
+def test_two_jobs_of_one_number_do_not_share_ports() -> None:
+    """Job ids 2,500 apart begin at the same port."""
+    first = ray_node.free_ports(41)
+    with socket.socket() as taken:
+        taken.bind(("", first[1]))
+        taken.listen()
+        second = ray_node.free_ports(41 + 2_500)
+    assert not set(first) & set(second)
+    assert ray_node.free_ports(42) == [port + 4 for port in first]
