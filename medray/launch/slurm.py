@@ -93,6 +93,7 @@ def prepare(
     Raises InputError where an option or the storage does not fit.
     """
     _check_passed(passed)
+    _check_time(config)
     slurm, nodes = config.launch.slurm, shape(config, config.launch.slurm.cpus_per_node)
     here = (
         _base(config, folder) / f"{config.run.name}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
@@ -172,6 +173,26 @@ def _mounts(config: Config) -> list[str]:
             )
             found[f"{folder}:{folder}"] = None
     return list(found)
+
+
+def _check_time(config: Config) -> None:
+    slurm = config.launch.slurm
+    if seconds(slurm.time) < 2 * slurm.warning_seconds:
+        raise InputError(
+            f"of {seconds(slurm.time)} s, launch.slurm.warning_seconds = {slurm.warning_seconds} leaves too little to train",
+            key="launch.slurm.time",
+            value=slurm.time,
+            mend="hours:minutes:seconds of at least twice the warning, or a warning from 60 s on",
+        )
+
+
+def seconds(limit: str) -> int:
+    """Seconds of [days-]hours:minutes[:seconds], or of minutes:seconds, as SLURM reads it without days."""
+    days, dash, clock = limit.rpartition("-")
+    parts = [int(part) for part in clock.split(":")]
+    if len(parts) == 2:
+        parts = [*parts, 0] if dash else [0, *parts]
+    return int(days or 0) * 86_400 + parts[0] * 3600 + parts[1] * 60 + parts[2]
 
 
 def _check_passed(passed: Sequence[str]) -> None:

@@ -16,7 +16,7 @@ import pytest
 from medray.cli import progress, ray_node
 from medray.cli.main import main
 from medray.config.load import load
-from medray.launch import slurm_jobs
+from medray.launch import slurm, slurm_jobs
 
 ROOT = Path(__file__).parents[3]
 SCRIPT = ROOT / "slurm" / "medray.sbatch"
@@ -145,6 +145,12 @@ def test_an_option_that_would_contradict_is_refused(
     assert instead in refused(config, capsys, "--dry-run", "--", option)
 
 
+def test_a_time_that_the_warning_uses_up_is_refused(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = refused(config, capsys, "--dry-run", "launch.slurm.time='8:00'")
+    assert "of 480 s, launch.slurm.warning_seconds = 300" in said
+    assert [slurm.seconds(text) for text in ("2-1:00", "1:00:01", "90:00")] == [176_400, 3601, 5400]
+
+
 def test_a_bucket_as_storage_needs_a_shared_folder(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ("run.storage=s3://bucket/runs", "tracking.enabled=false", "--dry-run")
     assert "--folder /a/shared/folder" in refused(config, capsys, *words)
@@ -182,8 +188,8 @@ STANDINS = r"""#!/bin/bash
 case ${0##*/} in
   scontrol) printf 'a1\na2\n' ;;
   srun) echo "srun $*" >>"$CALLS"
-        case "$*" in *" head "*) echo 10.0.0.1:20000 >"$MEDRAY_FOLDER/address"; sleep 60 & trap 'exit 0' USR2; wait ;;
-                     *" worker"*) sleep 60 & trap 'exit 0' USR2; wait ;;
+        case "$*" in *" head "*) echo 10.0.0.1:20000 >"$MEDRAY_FOLDER/address"; sleep 60 & trap "kill $!; exit 0" USR2; wait ;;
+                     *" worker"*) sleep 60 & trap "kill $!; exit 0" USR2; wait ;;
                      *) exit 3 ;; esac ;;
 esac
 """
