@@ -69,7 +69,7 @@ PreemptMode=REQUEUE
 GresTypes=gpu
 NodeName=n1 NodeAddr=10.77.0.11 CPUs=8 RealMemory=8000 Gres=gpu:2 State=UNKNOWN
 NodeName=n2 NodeAddr=10.77.0.12 CPUs=8 RealMemory=8000 Gres=gpu:2 State=UNKNOWN
-PartitionName=main Nodes=n[1-2] Default=YES MaxTime=INFINITE State=UP PriorityTier=1 PreemptMode=REQUEUE GraceTime=60
+PartitionName=main Nodes=n[1-2] Default=YES MaxTime=INFINITE State=UP PriorityTier=1 PreemptMode=REQUEUE GraceTime=20
 PartitionName=urgent Nodes=n[1-2] MaxTime=INFINITE State=UP PriorityTier=10 PreemptMode=OFF
 """
 # Inside its namespaces, before the daemon; it waits for its network.

@@ -238,6 +238,26 @@ def test_a_run_that_is_stopped_saves_and_stays_stopped(
 
 
 @pytest.mark.long
+def test_a_preempted_run_saves_and_slurm_starts_it_again(
+    slurm: Slurm, calm: Path, tmp_path: Path, ray_folder: Path
+) -> None:
+    """TERM goes to the steps alone, to Ray's as well, and GraceTime later SLURM takes the nodes."""
+    launch = Launch(
+        slurm, write_config(tmp_path, "preempted", STEPS), *TWO_NODES, "train.save_every_steps=50"
+    )
+    launch.at_step(5)
+    urgent = ("sbatch", "--parsable", "--partition=urgent", "--nodes=2", "--exclusive", "--output=/dev/null")
+    first = slurm.run(*urgent, "--wrap=true").stdout.strip()
+    slurm.start_again(launch.job)
+    assert launch.ended("COMPLETED", 0)["Restarts"] == "1"
+    assert slurm.ended(first)["JobState"] == "COMPLETED"
+    assert "preempted: saved" in launch.log
+    assert "resumed after step" in launch.log
+    same(launch.run_folder, calm)
+    assert list(ray_folder.iterdir()) == []
+
+
+@pytest.mark.long
 def test_two_jobs_share_a_node(slurm: Slurm, calm: Path, tmp_path: Path, ray_folder: Path) -> None:
     """One node each, the same one: two heads, and neither ends the other's processes."""
     words = ("cluster.nodes=1", "launch.slurm.cpus_per_node=3", "--", "--nodelist=n1")
