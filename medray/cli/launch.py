@@ -28,7 +28,8 @@ def add_to(verbs: Any) -> None:
     places = verb.add_subparsers(dest="place", metavar="PLACE", required=True)
     for place, what in PLACES.items():
         parser = places.add_parser(place, help=what, description=f"Runs a config {what}.")
-        parser.add_argument("config", help="YAML file")
+        optional = getattr(_module(place), "CONFIG_IS_OPTIONAL", False)
+        parser.add_argument("config", nargs="?" if optional else None, help="YAML file")
         parser.add_argument("overrides", nargs="*", metavar="key=value", help="dotted keys, later ones win")
         parser.add_argument("--verb", choices=VERBS, default="train", help="what to run there (train)")
         parser.add_argument(
@@ -51,6 +52,8 @@ def run(arguments: argparse.Namespace) -> int:
     site = Path(arguments.site) if arguments.site else default_file()
     if site is not None:
         print(f"medray: site values of {site}", file=sys.stderr)
+    if arguments.config is None:
+        return int(_module(arguments.place).run_without_config(arguments, site))
     config: Config = load(arguments.config, arguments.overrides, site=site)
     if config.cluster.address:
         raise InputError(

@@ -68,7 +68,12 @@ class JobLaunch(Section):
         "Folders that every node of the cluster sees under the same path, for run.storage and data.",
         resumable=True,
     )
-    max_package_mb: int = key(50, "Refuse to upload more than this many MB.", ge=1, le=500, resumable=True)
+    max_package_mb: int = key(
+        50, "Refuse to upload more than this many MB (before compression).", ge=1, le=500, resumable=True
+    )
+    python: Word = key(
+        "python", "Python of the head node, which has what medray needs; a name or a path.", resumable=True
+    )
 
 
 class SlurmLaunch(Section):

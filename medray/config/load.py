@@ -44,6 +44,11 @@ def load(path: str | Path, overrides: Iterable[str] = (), *, site: Path | None =
     return _absolute(config, path)
 
 
+def load_site(file: Path) -> Config:
+    """What a site file alone says, with defaults for the rest. Raises InputError."""
+    return Config.model_validate(_read_site(file))
+
+
 def _read_site(file: Path) -> dict[str, Any]:
     """Checked alone, so that what is wrong in it is not said of the config."""
     tree = _read(file)

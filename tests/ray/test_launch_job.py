@@ -1,0 +1,142 @@
+"""`medray launch job` on a head that asks for a token: the driver's exit code, its log, stopping and going on."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from commands import steps_of, until, write_config
+from runs import CALM_STEPS, final
+
+import medray
+
+ELSEWHERE = "9.9.9"  # version of the medray that is sent, which is none that the cluster has
+
+
+@pytest.fixture(scope="module")
+def sent(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a medray that differs from the installed one."""
+    folder = tmp_path_factory.mktemp("sent")
+    shutil.copytree(
+        Path(medray.__file__).parent, folder / "medray", ignore=shutil.ignore_patterns("__pycache__")
+    )
+    init = folder / "medray" / "__init__.py"
+    init.write_text(re.sub(r'__version__ = ".*"', f'__version__ = "{ELSEWHERE}"', init.read_text()))
+    return folder
+
+
+def start(cluster: Any, sent: Path, *arguments: object) -> subprocess.Popen[str]:
+    own = () if str(arguments[0]).startswith("--") else (f"launch.job.python={sys.executable}",)
+    return subprocess.Popen(
+        [sys.executable, "-m", "medray", "launch", "job", *map(str, arguments), *own],
+        env={**os.environ, "PYTHONPATH": str(sent), "RAY_API_SERVER_ADDRESS": cluster.jobs},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=sent,
+    )
+
+
+def launch(cluster: Any, sent: Path, *arguments: object) -> tuple[int, str, str]:
+    """(exit code, standard output, standard error)."""
+    process = start(cluster, sent, *arguments)
+    try:
+        out, err = process.communicate(timeout=200)
+    finally:
+        process.kill()
+    return process.returncode, out, err
+
+
+def test_a_run_as_a_job_of_the_medray_that_launches_it(cluster: Any, sent: Path, tmp_path: Path) -> None:
+    config = write_config(tmp_path, "launched", 4)
+    code, out, err = launch(cluster, sent, config, "--json")
+    assert code == 0, err
+    told = json.loads(out.splitlines()[-1])
+    assert (told["run"], told["status"], told["driver_exit_code"]) == ("launched", "SUCCEEDED", 0)
+    assert "done: launched after 4 steps" in err or "launched" in err
+    assert json.loads((tmp_path / "runs" / "launched" / "summary.json").read_text())["steps"] == 4
+    with sqlite3.connect(tmp_path / "runs" / "mlflow.db") as database:
+        found = database.execute("select value from tags where key = 'medray.version'").fetchall()
+    assert found == [(ELSEWHERE,)]
+
+    config.with_name("train.jsonl").unlink()  # which the launcher does not look at, and the driver does
+    code, _, err = launch(cluster, sent, config, "run.name=wrong")
+    assert (code, "exit code 2" in err, "Traceback" in err) == (2, True, False), err
+    assert "there is no such file" in err
+
+
+def test_a_wrong_token_is_wrong_input(
+    cluster: Any, sent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "wr0ng" * 8)
+    code, _, err = launch(cluster, sent, "--list")
+    assert (code, "refuses the token" in err, "RAY_AUTH_TOKEN_PATH" in err) == (2, True, True), err
+    assert "wr0ng" not in err
+
+
+@pytest.mark.long
+def test_no_token_is_wrong_input_and_a_file_of_it_does(
+    cluster: Any, sent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token = os.environ["RAY_AUTH_TOKEN"]
+    monkeypatch.delenv("RAY_AUTH_TOKEN")
+    monkeypatch.setenv("HOME", str(tmp_path))  # where Ray would look for one
+    for mode in ("token", "disabled"):
+        monkeypatch.setenv("RAY_AUTH_MODE", mode)
+        code, _, err = launch(cluster, sent, "--list")
+        assert (code, "asks for a token" in err, "RAY_AUTH_MODE=token" in err) == (2, True, True), err
+    (tmp_path / "token").write_text(token)
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "token"))
+    code, out, err = launch(cluster, sent, "--list")
+    assert (code, token in out + err) == (0, False), err
+
+
+@pytest.mark.long
+def test_a_stopped_job_goes_on_in_a_second_one_with_the_bits_of_a_calm_run(
+    cluster: Any, sent: Path, tmp_path: Path, calm: tuple[list[str], list[float]]
+) -> None:
+    config, folder = write_config(tmp_path, "stopped", CALM_STEPS), tmp_path / "runs" / "stopped"
+    follower = start(cluster, sent, config)
+    until(lambda: len(steps_of(folder)) >= 3, "step 3")
+    follower.send_signal(signal.SIGINT)
+    _, err = follower.communicate(timeout=60)
+    assert (follower.returncode, "the job goes on" in err) == (130, True), err
+
+    code, out, _ = launch(cluster, sent, "--list", "--json")
+    [job] = [one for one in json.loads(out)["jobs"] if one["run"] == "stopped"]
+    assert (code, job["status"]) == (0, "RUNNING")
+    code, _, err = launch(cluster, sent, config)
+    assert (code, job["job"] in err, "--attach stopped" in err) == (2, True, True), err
+
+    attached = start(cluster, sent, "--attach", "stopped")
+    assert launch(cluster, sent, "--stop", "stopped")[0] == 0
+    _, err = attached.communicate(timeout=100)
+    assert (attached.returncode, "STOPPED" in err) == (75, True), err
+    steps = json.loads((folder / "summary.json").read_text())["steps"]
+    assert steps < CALM_STEPS
+    assert list((folder / "checkpoints").glob(f"step-{steps:08d}-*/manifest.json"))
+
+    # By an address that does not say that the cluster is this machine, so that the data have to be sent.
+    elsewhere = (
+        f"launch.job.address={cluster.jobs.replace('127.0.0.1', '0.0.0.0')}",
+        f"launch.job.shared_folders=[{tmp_path / 'runs'}]",
+    )
+    code, _, err = launch(cluster, sent, config, *elsewhere)
+    assert (code, "train.jsonl is a path of this machine" in err) == (2, True), err
+    code, _, err = launch(cluster, sent, config, *elsewhere, "--with-data")
+    assert code == 0, err
+    assert final(folder) == calm
+
+    code, out, _ = launch(cluster, sent, "--remove-old", "--json")
+    assert (code, job["job"] in json.loads(out)["removed"]) == (0, True)
+    assert job["job"] not in launch(cluster, sent, "--list")[1]
