@@ -19,13 +19,30 @@ PATIENCE_SECONDS = 600.0
 REST_SECONDS = 10.0  # that the stream gets for the last lines of a job that has ended
 
 
+INTERRUPTED = (
+    130  # of a driver that saved after Ctrl-C; every other code above 128 is a shell's, for a signal
+)
+
+
 def exit_code(job: Job) -> int:
     """What the driver ended with. A job that was stopped: 75; one without a code of its driver, or killed: 1."""
     if job.status == "SUCCEEDED":
         return job.exit_code or 0
     if job.status == "STOPPED":  # Ray keeps no code of these
         return STOPPED
-    return job.exit_code if job.exit_code is not None and 0 < job.exit_code < 256 else 1
+    return 1 if job.exit_code is None or killed_by(job) else job.exit_code
+
+
+def killed_by(job: Job) -> str | None:
+    """Name of the signal that ended the driver, as its shell or its parent tells it."""
+    code = job.exit_code or 0
+    number = -code if code < 0 else code - 128
+    if number <= 0 or code == INTERRUPTED:
+        return None
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 def explained(job: Job) -> str:
@@ -33,9 +50,8 @@ def explained(job: Job) -> str:
     code = exit_code(job)
     if job.status == "STOPPED":
         return "it was stopped; launched again, it resumes from its newest checkpoint"
-    if job.exit_code is not None and job.exit_code < 0:
-        with contextlib.suppress(ValueError):
-            return f"its driver was killed by {signal.Signals(-job.exit_code).name}"
+    if by := killed_by(job):
+        return f"its driver was killed by {by}; launched again, it resumes from its newest checkpoint"
     if job.exit_code is None and job.status == "FAILED":
         return "its driver was lost, or never started: the message of the job server is above"
     return {

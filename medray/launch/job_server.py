@@ -245,8 +245,10 @@ class JobServer:
 
 def _client(address: str) -> Any:
     """Ray's client, with an end for every request, and for this address: its own prefers the environment's."""
-    logging.getLogger("ray").setLevel(logging.ERROR)
     from ray.job_submission import JobSubmissionClient
+
+    for name in ("ray", "ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk"):
+        logging.getLogger(name).setLevel(logging.ERROR)  # what a user reads is medray's
 
     class Client(JobSubmissionClient):
         def _do_request(self, method: str, endpoint: str, **options: Any) -> Any:

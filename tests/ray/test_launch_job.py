@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import steps_of, until, write_config
-from runs import CALM_STEPS, final
+from commands import run, steps_of, until, write_config
+from runs import final
 
 import medray
 
 ELSEWHERE = "9.9.9"  # version of the medray that is sent, which is none that the cluster has
+STEPS = 400  # of a run that is stopped before its end: seconds, in which the commands that stop it start
 
 
 @pytest.fixture(scope="module")
@@ -34,11 +35,16 @@ def sent(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def start(cluster: Any, sent: Path, *arguments: object) -> subprocess.Popen[str]:
+def start(cluster: Any, sent: Path, *arguments: object, **environment: str) -> subprocess.Popen[str]:
     own = () if str(arguments[0]).startswith("--") else (f"launch.job.python={sys.executable}",)
     return subprocess.Popen(
         [sys.executable, "-m", "medray", "launch", "job", *map(str, arguments), *own],
-        env={**os.environ, "PYTHONPATH": str(sent), "RAY_API_SERVER_ADDRESS": cluster.jobs},
+        env={
+            **os.environ,
+            "PYTHONPATH": str(sent),
+            "RAY_API_SERVER_ADDRESS": cluster.jobs,
+            **environment,
+        },
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -46,9 +52,9 @@ def start(cluster: Any, sent: Path, *arguments: object) -> subprocess.Popen[str]
     )
 
 
-def launch(cluster: Any, sent: Path, *arguments: object) -> tuple[int, str, str]:
+def launch(cluster: Any, sent: Path, *arguments: object, **environment: str) -> tuple[int, str, str]:
     """(exit code, standard output, standard error)."""
-    process = start(cluster, sent, *arguments)
+    process = start(cluster, sent, *arguments, **environment)
     try:
         out, err = process.communicate(timeout=200)
     finally:
@@ -103,27 +109,21 @@ def test_no_token_is_wrong_input_and_a_file_of_it_does(
 
 @pytest.mark.long
 def test_a_stopped_job_goes_on_in_a_second_one_with_the_bits_of_a_calm_run(
-    cluster: Any, sent: Path, tmp_path: Path, calm: tuple[list[str], list[float]]
+    cluster: Any, sent: Path, tmp_path: Path
 ) -> None:
-    config, folder = write_config(tmp_path, "stopped", CALM_STEPS), tmp_path / "runs" / "stopped"
+    config, folder = write_config(tmp_path, "stopped", STEPS), tmp_path / "runs" / "stopped"
     follower = start(cluster, sent, config)
     until(lambda: len(steps_of(folder)) >= 3, "step 3")
     follower.send_signal(signal.SIGINT)
+    attached = start(cluster, sent, "--attach", "stopped")
+    code, _, err = launch(cluster, sent, "--stop", "stopped")
+    assert (code, "STOPPED" in err) == (0, True), err
     _, err = follower.communicate(timeout=60)
     assert (follower.returncode, "the job goes on" in err) == (130, True), err
-
-    code, out, _ = launch(cluster, sent, "--list", "--json")
-    [job] = [one for one in json.loads(out)["jobs"] if one["run"] == "stopped"]
-    assert (code, job["status"]) == (0, "RUNNING")
-    code, _, err = launch(cluster, sent, config)
-    assert (code, job["job"] in err, "--attach stopped" in err) == (2, True, True), err
-
-    attached = start(cluster, sent, "--attach", "stopped")
-    assert launch(cluster, sent, "--stop", "stopped")[0] == 0
-    _, err = attached.communicate(timeout=100)
-    assert (attached.returncode, "STOPPED" in err) == (75, True), err
+    _, err = attached.communicate(timeout=60)
+    assert (attached.returncode, "SIGTERM: stopping" in err, "STOPPED" in err) == (75, True, True), err
     steps = json.loads((folder / "summary.json").read_text())["steps"]
-    assert steps < CALM_STEPS
+    assert 3 <= steps < STEPS
     assert list((folder / "checkpoints").glob(f"step-{steps:08d}-*/manifest.json"))
 
     # By an address that does not say that the cluster is this machine, so that the data have to be sent.
@@ -131,12 +131,25 @@ def test_a_stopped_job_goes_on_in_a_second_one_with_the_bits_of_a_calm_run(
         f"launch.job.address={cluster.jobs.replace('127.0.0.1', '0.0.0.0')}",
         f"launch.job.shared_folders=[{tmp_path / 'runs'}]",
     )
-    code, _, err = launch(cluster, sent, config, *elsewhere)
+    environment = {"RAY_API_SERVER_ADDRESS": "http://127.0.0.1:9"}  # the config's comes first
+    code, _, err = launch(cluster, sent, config, *elsewhere, **environment)
     assert (code, "train.jsonl is a path of this machine" in err) == (2, True), err
-    code, _, err = launch(cluster, sent, config, *elsewhere, "--with-data")
-    assert code == 0, err
-    assert final(folder) == calm
+    second = start(cluster, sent, config, *elsewhere, "--with-data", **environment)
+
+    def running() -> list[dict[str, Any]]:
+        found = json.loads(launch(cluster, sent, "--list", "--json")[1])["jobs"]
+        return [job for job in found if job["run"] == "stopped" and job["status"] in ("PENDING", "RUNNING")]
+
+    until(lambda: bool(running()), "the second job", driver=second)
+    code, _, err = launch(cluster, sent, config)
+    assert (code, "a job of this run is" in err, "--attach stopped" in err) == (2, True, True), err
+    _, err = second.communicate(timeout=200)
+    assert second.returncode == 0, err
+    assert f"resumed after step {steps}" in err
+    calm = write_config(tmp_path, "calm", STEPS)
+    assert run(cluster, calm).returncode == 0
+    assert final(folder) == final(tmp_path / "runs" / "calm")
 
     code, out, _ = launch(cluster, sent, "--remove-old", "--json")
-    assert (code, job["job"] in json.loads(out)["removed"]) == (0, True)
-    assert job["job"] not in launch(cluster, sent, "--list")[1]
+    assert (code, len([name for name in json.loads(out)["removed"] if "-stopped-" in name])) == (0, 2)
+    assert "stopped" not in launch(cluster, sent, "--list")[1]

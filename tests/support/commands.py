@@ -66,7 +66,7 @@ def until(
     condition: Callable[[], bool],
     what: str,
     seconds: float = 150,
-    driver: subprocess.Popen[bytes] | None = None,
+    driver: subprocess.Popen[Any] | None = None,
 ) -> None:
     """driver: the command that brings it about; nothing is waited for once it has ended."""
     limit = time.monotonic() + seconds

@@ -227,6 +227,7 @@ def test_an_address_with_a_password_is_refused_and_not_shown() -> None:
         *((("SUCCEEDED" if code == 0 else "FAILED"), code, code) for code in (0, 1, 2, 75, 76, 127, 130)),
         ("FAILED", None, 1),  # the runtime environment could not be made, or the node died
         ("FAILED", -9, 1),
+        ("FAILED", 137, 1),
         ("STOPPED", None, 75),
     ],
 )
