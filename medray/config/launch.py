@@ -150,6 +150,11 @@ class K8sLaunch(Section):
     secrets: tuple[DnsName, ...] = key(
         (), "Secrets whose keys become environment variables of head and workers.", resumable=True
     )
+    token_secret: DnsName | None = key(
+        None,
+        "Secret whose key auth_token is Ray's token; default: the operator makes one for each cluster.",
+        resumable=True,
+    )
     service_account: DnsName | None = key(
         None, "Service account of the pods; default: one without rights is made.", resumable=True
     )
@@ -158,11 +163,18 @@ class K8sLaunch(Section):
     )
     memory_per_node: Quantity = key("16Gi", "Memory of a worker pod.", resumable=True)
     head_memory: Quantity = key("8Gi", "Memory of the head pod, at least 5Gi.", resumable=True)
+    disk_per_node: Quantity = key(
+        "50Gi",
+        "Most that a pod may write of logs and spilled objects to the disk of its node.",
+        resumable=True,
+    )
     gpu_resource: OneLine = key("nvidia.com/gpu", "Name of the GPU resource.", resumable=True)
     retries: int = key(
         3, "New clusters after a failed one; the run resumes on each.", ge=0, le=100, resumable=True
     )
-    deadline_seconds: int = key(7 * 24 * 3600, "Life of the whole job.", ge=60, resumable=True)
+    deadline_seconds: int = key(
+        7 * 24 * 3600, "Life of one cluster: a retry begins anew.", ge=60, resumable=True
+    )
     keep_seconds: int = key(
         600, "How long the cluster stays after the job has ended, for its logs.", ge=0, resumable=True
     )

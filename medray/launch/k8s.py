@@ -1,0 +1,353 @@
+"""The manifests of a run on Kubernetes: k8s/ with the values of its config.
+
+k8s/ is the only copy of the manifests: its base and the overlays that `launch.k8s` chooses are built as kustomize would
+(kustomize.py), and names, sizes, the config and the environment are put where k8s/ has an example. The result is checked
+against the models (k8s_models.py) and the rules (k8s_rules.py), so that what is printed is what a cluster takes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from math import ceil
+from pathlib import PurePosixPath
+from typing import Any
+from urllib.parse import urlsplit
+
+import yaml
+
+from medray.config import Config
+from medray.errors import InputError
+from medray.launch import kustomize, parcel, wrappers
+from medray.launch.environment import Environment
+from medray.launch.k8s_models import check_fields
+from medray.launch.k8s_names import rayjob_name
+from medray.launch.k8s_rules import KUEUE, check, shared_memory
+from medray.launch.shape import Shape, shape
+
+RUN_LABEL = "medray/run"  # on all that a launch makes, and on its pods
+CONTENT = "medray/content"  # annotation: digest of all that a launch sends, but for its time
+VOLCANO = "volcano.sh/queue-name"
+LARGEST_CONFIG = 900_000  # bytes: a ConfigMap has 1 MiB for everything
+_PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306}
+_GPU = "nvidia.com/gpu"  # as k8s/overlays/gpu has it
+
+Manifest = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What runs: `manifests` in the order in which they are made, the RayJob last. notes: what a user should know."""
+
+    name: str
+    namespace: str
+    nodes: int
+    overlays: tuple[str, ...]
+    manifests: tuple[Manifest, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def job(self) -> Manifest:
+        return self.manifests[-1]
+
+    def text(self) -> str:
+        """The manifests as YAML for `kubectl apply -f`."""
+        return "".join(f"---\n{_yaml(manifest)}" for manifest in self.manifests)
+
+
+def render(
+    config: Config,
+    environment: Environment,
+    *,
+    verb: str = "train",
+    launched_at: int | None = None,
+) -> Launch:
+    """The manifests of a run of `config`. environment: what `launch.env` allows of the launching machine's.
+
+    launched_at: seconds since 1970; a request to stop that is older is not obeyed.
+    Raises InputError for a config that cannot run on Kubernetes, with the key or the rule.
+    """
+    settings = config.launch.k8s
+    _check_settings(config)
+    name = rayjob_name(config.run.name)
+    nodes = shape(config, settings.cpus_per_node)
+    fewest = _fewest_nodes(config, nodes)
+    overlays = _overlays(config)
+    manifests = kustomize.build(wrappers.folder("k8s"), overlays)
+    if settings.service_account:
+        manifests = [each for each in manifests if each["kind"] != "ServiceAccount"]
+    for manifest in manifests:
+        manifest["metadata"].update(name=name, namespace=settings.namespace)
+        manifest["metadata"]["labels"][RUN_LABEL] = name
+    by_kind = {manifest["kind"]: manifest for manifest in manifests}
+
+    by_kind["ConfigMap"]["data"]["config.yaml"] = _config_text(config)
+    command = ["medray", *verb.split(), "/etc/medray/config.yaml", f"cluster.nodes={fewest}"]
+    if launched_at is not None and verb == "train":
+        command.append(f"--launched-at={launched_at}")
+    variables, notes = _variables(config, environment)
+    _fill_policy(by_kind["NetworkPolicy"], name, _egress_ports(config, variables))
+    _fill_job(by_kind["RayJob"], config, name, " ".join(["sh /etc/medray/run.sh", *command]))
+    _fill_workers(by_kind["RayJob"], config, nodes, fewest)
+    for group in _groups(by_kind["RayJob"]):
+        _fill_environment(group["template"]["spec"], config, variables)
+
+    by_kind["RayJob"]["metadata"]["annotations"] = {CONTENT: _digest(manifests, launched_at)}
+    check_fields(manifests)
+    check(by_kind["RayJob"])
+    return Launch(name, settings.namespace, nodes.nodes, overlays, tuple(manifests), tuple(notes))
+
+
+def _check_settings(config: Config) -> None:
+    settings, gpus = config.launch.k8s, config.cluster.gpus_per_node or 0
+    if not settings.image:
+        raise InputError(
+            "the pods need an image with medray and Ray",
+            key="launch.k8s.image",
+            mend="build one from the Dockerfile, push it, and name it: launch.k8s.image=registry.example.org/medray:0.1.0",
+        )
+    if settings.overlay and (settings.overlay == "gpu") != bool(gpus):
+        raise InputError(
+            f"does not fit cluster.gpus_per_node of {gpus}",
+            key="launch.k8s.overlay",
+            value=settings.overlay,
+            mend="leave launch.k8s.overlay out, and set cluster.gpus_per_node to the GPUs of a node",
+        )
+    if settings.scheduler == "kueue" and not settings.queue:
+        raise InputError(
+            "Kueue admits jobs of a queue",
+            key="launch.k8s.queue",
+            mend="name the LocalQueue of the namespace: launch.k8s.queue=NAME (kubectl get localqueues)",
+        )
+    if settings.scheduler == "none" and settings.queue:
+        raise InputError(
+            "a queue belongs to a scheduler, and launch.k8s.scheduler is none",
+            key="launch.k8s.queue",
+            value=settings.queue,
+            mend="launch.k8s.scheduler: kueue or volcano",
+        )
+    if settings.autoscaling and isinstance(config.cluster.workers, int):
+        raise InputError(
+            f"an autoscaler needs a range of workers, and cluster.workers is {config.cluster.workers}",
+            key="launch.k8s.autoscaling",
+            mend=f"cluster.workers=[1,{max(2, config.cluster.workers)}], or launch.k8s.autoscaling=false",
+        )
+    mount = PurePosixPath(settings.mount_path)
+
+    def seen(path: str) -> bool:
+        inside = PurePosixPath(path)
+        return bool(settings.volume_claim) and inside.is_relative_to(mount) and ".." not in inside.parts
+
+    parcel.check_seen(
+        config,
+        seen,
+        where="a pod",
+        mend=f"or a path below {mount}, where the claim {settings.volume_claim} is mounted"
+        if settings.volume_claim
+        else f"or name a ReadWriteMany claim as launch.k8s.volume_claim, and a path below {mount}",
+    )
+
+
+def _fewest_nodes(config: Config, nodes: Shape) -> int:
+    """The nodes that a run starts with: all, or under an autoscaler those of the fewest workers."""
+    if not config.launch.k8s.autoscaling:
+        return nodes.nodes
+    return min(nodes.nodes, ceil(config.cluster.fewest_workers / nodes.workers))
+
+
+def _overlays(config: Config) -> tuple[str, ...]:
+    settings = config.launch.k8s
+    chosen = {
+        "gpu": bool(config.cluster.gpus_per_node),
+        "cpu": not config.cluster.gpus_per_node,
+        "s3": not settings.volume_claim,
+        "autoscaling": settings.autoscaling,
+        "kueue": settings.scheduler == "kueue",
+        "volcano": settings.scheduler == "volcano",
+    }
+    return tuple(name for name, wanted in chosen.items() if wanted)
+
+
+def _config_text(config: Config) -> str:
+    text = parcel.config_text(config)
+    if len(text.encode()) > LARGEST_CONFIG:
+        raise InputError(
+            f"the config has {len(text.encode()):,} bytes, and a ConfigMap takes {LARGEST_CONFIG:,} of it",
+            key="launch.k8s",
+            mend="name data by patterns (s3://bucket/part-*.jsonl) in place of long lists",
+        )
+    return text
+
+
+def _digest(manifests: list[Manifest], launched_at: int | None) -> str:
+    text = json.dumps(manifests, sort_keys=True).replace(f" --launched-at={launched_at}", "")
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _groups(job: Manifest) -> list[Manifest]:
+    cluster = job["spec"]["rayClusterSpec"]
+    return [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
+
+
+def _pods(job: Manifest) -> list[Manifest]:
+    """The three kinds of pods, as templates."""
+    return [*(group["template"] for group in _groups(job)), job["spec"]["submitterPodTemplate"]]
+
+
+def _fill_job(job: Manifest, config: Config, name: str, entrypoint: str) -> None:
+    settings, spec = config.launch.k8s, job["spec"]
+    labels, cluster = job["metadata"]["labels"], spec["rayClusterSpec"]
+    for label in (KUEUE, VOLCANO):
+        if label in labels and settings.queue:
+            labels[label] = settings.queue
+    spec.update(
+        entrypoint=entrypoint,
+        jobId=name,
+        backoffLimit=settings.retries,
+        activeDeadlineSeconds=settings.deadline_seconds,
+        ttlSecondsAfterFinished=settings.keep_seconds,
+    )
+    cluster["rayVersion"] = importlib.metadata.version("ray")
+    if settings.token_secret:
+        cluster["authOptions"]["secretName"] = settings.token_secret
+    for template in _pods(job):
+        template["metadata"]["labels"][RUN_LABEL] = name
+        pod = template["spec"]
+        pod["serviceAccountName"] = settings.service_account or name
+        if settings.image_pull_secrets:
+            pod["imagePullSecrets"] = [{"name": each} for each in settings.image_pull_secrets]
+        for container in pod["containers"]:
+            container["image"] = settings.image
+            for mount in container["volumeMounts"]:
+                if mount["name"] == "storage":
+                    mount["mountPath"] = settings.mount_path
+            for variable in container["env"]:
+                if variable["name"] == "JOB_ID":
+                    variable["value"] = name
+        for volume in pod["volumes"]:
+            if "persistentVolumeClaim" in volume:
+                volume["persistentVolumeClaim"]["claimName"] = settings.volume_claim
+            elif "configMap" in volume:
+                volume["configMap"]["name"] = name
+            elif volume["name"] == "ray-logs":
+                volume["emptyDir"]["sizeLimit"] = settings.disk_per_node
+    _resize(cluster["headGroupSpec"], {"memory": settings.head_memory})
+
+
+def _fill_workers(job: Manifest, config: Config, nodes: Shape, fewest: int) -> None:
+    settings = config.launch.k8s
+    (workers,) = job["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+    workers.update(replicas=fewest, minReplicas=fewest, maxReplicas=nodes.nodes)
+    sizes = {"cpu": str(nodes.cpus), "memory": settings.memory_per_node}
+    pod = workers["template"]["spec"]
+    if nodes.gpus:
+        for each in pod["containers"][0]["resources"].values():
+            del each[_GPU]
+        sizes[settings.gpu_resource] = str(nodes.gpus)
+        for toleration in pod["tolerations"]:
+            if toleration["key"] == _GPU:
+                toleration["key"] = settings.gpu_resource
+    _resize(workers, sizes)
+
+
+def _resize(group: Manifest, sizes: Mapping[str, str]) -> None:
+    """Requests and limits of the group's Ray container, and /dev/shm with them."""
+    pod = group["template"]["spec"]
+    for each in pod["containers"][0]["resources"].values():
+        each.update(sizes)
+    for volume in pod["volumes"]:
+        if volume["name"] == "shared-memory":
+            volume["emptyDir"]["sizeLimit"] = shared_memory(sizes["memory"])
+
+
+def _variables(config: Config, environment: Environment) -> tuple[dict[str, str], list[str]]:
+    """What of the environment goes into the manifests, and what is to be said of the rest."""
+    settings, notes = config.launch.k8s, []
+    mount = PurePosixPath(settings.mount_path)
+    plain, local = {}, []
+    for name, value in sorted(environment.plain.items()):
+        if value.startswith("/") and not PurePosixPath(value).is_relative_to(mount):
+            local.append(name)
+        else:
+            plain[name] = value
+    if local:
+        notes.append(f"not sent, as pods do not see paths of this machine: {', '.join(local)}")
+    if environment.secret:
+        names = ", ".join(sorted(environment.secret))
+        notes.append(
+            f"{names} must be keys of {' or '.join(settings.secrets)}: a secret is never part of a manifest"
+            if settings.secrets
+            else f"{names} will be missing in the pods: a secret is never part of a manifest. Make a Secret with these "
+            "keys (docs/kubernetes.md) and name it in launch.k8s.secrets"
+        )
+    return plain, notes
+
+
+def _fill_environment(pod: Manifest, config: Config, variables: Mapping[str, str]) -> None:
+    container = pod["containers"][0]
+    ours = {each["name"] for each in container["env"]}
+    container["env"] += [
+        {"name": name, "value": value} for name, value in variables.items() if name not in ours
+    ]
+    del container["envFrom"]
+    if secrets := config.launch.k8s.secrets:
+        container["envFrom"] = [{"secretRef": {"name": name}} for name in secrets]
+
+
+def _egress_ports(config: Config, variables: Mapping[str, str]) -> list[int]:
+    """Ports of the addresses that the config and the environment name, for the network policy."""
+    texts: Iterable[str] = (
+        *(path for _, path in parcel.paths(config)),
+        config.tracking.uri or "",
+        *variables.values(),
+    )
+    return sorted({port for text in texts for port in _ports(text)})
+
+
+def _ports(text: str) -> Iterator[int]:
+    if "://" in text:
+        try:
+            url = urlsplit(text)
+            port = url.port or _PORTS.get(url.scheme.partition("+")[0])
+        except ValueError:  # a port that is no number: who uses the address says so
+            return
+        if port:
+            yield port
+
+
+def _fill_policy(policy: Manifest, name: str, ports: list[int]) -> None:
+    spec = policy["spec"]
+    selectors: Callable[[str], list[Manifest]] = lambda side: [  # noqa: E731
+        peer["podSelector"]["matchLabels"]
+        for rule in spec["ingress" if side == "from" else "egress"]
+        for peer in rule.get(side, ())
+        if RUN_LABEL in peer.get("podSelector", {}).get("matchLabels", {})
+    ]
+    for labels in (spec["podSelector"]["matchLabels"], *selectors("from"), *selectors("to")):
+        labels[RUN_LABEL] = name
+    tcp = spec["egress"][-1]["ports"]
+    known = {each["port"] for each in tcp}
+    tcp += [{"protocol": "TCP", "port": port} for port in ports if port not in known]
+
+
+class _Dumper(yaml.SafeDumper):
+    """Text of several lines as a block, and in quotes what a YAML reader of another language could take for a number."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    style = '"' if re.match(r"[0-9.+-]", text) else "|" if "\n" in text else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _text)
+
+
+def _yaml(tree: Manifest) -> str:
+    return str(yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120))
