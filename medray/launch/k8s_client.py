@@ -91,8 +91,8 @@ class Cluster:
             import kubernetes
         except ModuleNotFoundError:
             raise InputError(
-                "the Kubernetes client is not installed",
-                key="--dry-run",
+                "is not installed",
+                file="the Python package kubernetes",
                 mend="pip install 'medray[k8s]', or print the manifests with --dry-run and kubectl apply -f them",
             ) from None
         configuration = _configuration(context)
@@ -315,7 +315,8 @@ def _configuration(context: str | None) -> Any:
         except (kubernetes.config.ConfigException, OSError, TypeError):
             raise InputError(
                 f"no Kubernetes cluster is configured here ({' '.join(str(error).split())[:200]})",
-                key="--context" if context else "--dry-run",
+                file="kubeconfig",
+                key="--context" if context else None,
                 value=context,
                 mend="name a kubeconfig with KUBECONFIG=FILE and a context of it with --context, or print the manifests "
                 "with --dry-run and apply them elsewhere",
