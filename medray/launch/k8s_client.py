@@ -5,6 +5,7 @@ The RayJob's status decides; the log of the submitter's pod is read as far as it
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ ENDED = ("Complete", "Failed", "ValidationFailed")
 WATCH_SECONDS = 60  # of one watch; after it the job is read again, whatever was missed
 PATIENCE_SECONDS = 600  # how long the API server may be silent
 REQUEST_SECONDS = 30
+BUSY = 429
 GONE = 410  # the server has forgotten what the watch starts from
 
 
@@ -236,8 +238,16 @@ class Cluster:
                     answered = time.monotonic()
                     if event["object"]["metadata"]["name"] == name and event["type"] != "DELETED":
                         yield Status.of(event["object"])
+                if (
+                    time.monotonic() - now < 1
+                ):  # a server that ends every watch at once is not asked without a pause
+                    time.sleep(1)
+            except _ApiError as error:
+                if error.status < 500 and error.status != BUSY:
+                    raise
+                self._be_patient(answered, name)
             except kubernetes.client.ApiException as error:
-                if error.status != GONE and error.status < 500:
+                if error.status not in (GONE, BUSY) and error.status < 500:
                     raise RunFailedError(
                         f"the cluster {self.host} refuses to show the RayJob {name}: {error.reason}"
                     ) from None
@@ -306,7 +316,9 @@ def _configuration(context: str | None) -> Any:
 
     configuration = kubernetes.client.Configuration()
     try:
-        kubernetes.config.load_kube_config(context=context, client_configuration=configuration)
+        kubernetes.config.load_kube_config(
+            os.environ.get("KUBECONFIG") or None, context, client_configuration=configuration
+        )
     except (kubernetes.config.ConfigException, OSError, TypeError) as error:
         try:
             if context is not None:
