@@ -1,9 +1,16 @@
-"""A Kubernetes API server that keeps objects in memory (kmock), in a thread, with the resources that a launch uses."""
+"""A Kubernetes API server that keeps objects in memory (kmock), in a thread, with the resources that a launch uses.
+
+By itself, `python tests/support/kubernetes_server.py`, it serves until Ctrl-C, and plays an operator for whom each RayJob
+succeeds after some seconds: docs/kubernetes.md.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import shutil
+import tempfile
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -103,3 +110,31 @@ def _kubeconfig(url: str) -> str:
             "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
         }
     )
+
+
+def main() -> None:
+    folder = Path(tempfile.mkdtemp(prefix="medray-kubernetes-"))
+    steps = (
+        {"jobDeploymentStatus": "Initializing"},
+        {"jobDeploymentStatus": "Running", "jobStatus": "RUNNING"},
+        {"jobDeploymentStatus": "Complete", "jobStatus": "SUCCEEDED"},
+    )
+    with KubernetesServer(folder) as server:
+        print(
+            f"an emulated cluster, until Ctrl-C. In another terminal:\nexport KUBECONFIG={server.kubeconfig}",
+            flush=True,
+        )
+        try:
+            while True:
+                time.sleep(2)
+                for plural, name in server.names():
+                    if plural == "rayjobs":
+                        now = server.get(RAYJOBS, name).get("status") or {}
+                        if now != steps[-1]:
+                            server.set_status(name, **steps[steps.index(now) + 1 if now else 0])
+        except KeyboardInterrupt:
+            shutil.rmtree(folder)
+
+
+if __name__ == "__main__":
+    main()

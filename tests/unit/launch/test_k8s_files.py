@@ -1,0 +1,119 @@
+"""What travels beside the manifests: the start script in the ConfigMap, the Dockerfile, and k8s/ in the wheel."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import medray
+from medray.launch import kustomize, wrappers
+
+ROOT = Path(medray.__file__).parents[1]
+HADOLINT = Path(sys.executable).with_name("hadolint")
+# In place of `ray job stop`: Ray marks the job as stopped and sends TERM to the script.
+RAY = '#!/bin/sh\necho "$@" > "$HOME/asked"\nkill -TERM $PPID\n'
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> Path:
+    """run.sh in a home of its own, with a `ray` that notes what it is asked."""
+    (tmp_path / "run.sh").write_text(kustomize.build(wrappers.folder("k8s"), ())[2]["data"]["run.sh"])
+    (tmp_path / "ray").write_text(RAY)
+    (tmp_path / "ray").chmod(0o700)
+    return tmp_path / "run.sh"
+
+
+def start(script: Path, command: str) -> subprocess.CompletedProcess[str]:
+    home = str(script.parent)
+    environ = {**os.environ, "HOME": home, "PATH": f"{home}:{os.environ['PATH']}", "JOB_ID": "first"}
+    return subprocess.run(
+        ["sh", str(script), "sh", "-c", command], env=environ, capture_output=True, text=True, timeout=60
+    )
+
+
+@pytest.mark.parametrize(("driver", "job"), [(0, 0), (1, 1), (75, 75), (76, 0), (130, 130)])
+def test_the_start_script_gives_exit_codes_their_meaning(driver: int, job: int, script: Path) -> None:
+    done = start(script, f"echo hello; exit {driver}")
+    assert done.returncode == job
+    assert done.stdout == f"hello\nmedray: exit code {driver}\n"
+    assert not (script.parent / "asked").exists()
+
+
+def test_wrong_input_stops_the_ray_job(script: Path) -> None:
+    """A Ray job that is STOPPED is complete for KubeRay, and is not retried."""
+    done = start(script, "exit 2")
+    assert (done.returncode, done.stdout) == (2, "medray: exit code 2\n")
+    asked = (script.parent / "asked").read_text()
+    assert asked == "job stop --address http://127.0.0.1:8265 --no-wait first\n"
+
+
+def test_a_signal_waits_for_the_driver(script: Path) -> None:
+    """Ray sends TERM to the script and to the driver; the driver's exit code is the one that counts."""
+    driver = 'trap "echo saved; exit 75" TERM; kill -TERM $PPID; kill -TERM $$'
+    done = start(script, driver)
+    assert (done.returncode, done.stdout) == (75, "saved\nmedray: exit code 75\n")
+
+
+def test_the_start_script_is_clean(script: Path) -> None:
+    subprocess.run(["sh", "-n", str(script)], check=True, timeout=60)
+    shellcheck = shutil.which("shellcheck", path=f"{HADOLINT.parent}:{os.environ['PATH']}")
+    if shellcheck is None:
+        pytest.skip("shellcheck is absent")
+    subprocess.run([shellcheck, "--shell=sh", str(script)], check=True, timeout=60)
+
+
+def hadolint(text: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [str(HADOLINT), "--failure-threshold", "style", "-"],
+        input=text,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def test_the_dockerfile_is_clean_pinned_and_without_root() -> None:
+    text = (ROOT / "Dockerfile").read_text()
+    done = hadolint(text)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "ARG PYTHON=3.11." in text
+    assert "\nUSER 1000:1000\n" in text
+    assert hadolint("FROM python:latest\n").returncode == 1
+
+
+def test_the_image_gets_what_it_copies() -> None:
+    text = (ROOT / "Dockerfile").read_text().splitlines()
+    copied = {
+        word
+        for line in text
+        if line.startswith("COPY ") and "--from" not in line
+        for word in line.split()[1:-1]
+    }
+    sent = {
+        line.removeprefix("!")
+        for line in (ROOT / ".dockerignore").read_text().splitlines()
+        if line[:1] == "!"
+    }
+    assert copied == sent
+    missing = {each for each in copied if not (ROOT / each).exists()}
+    assert missing <= {"slurm"}
+
+
+def test_the_wheel_carries_every_file_of_k8s() -> None:
+    data = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["data-files"]
+    carried = {
+        f"{target}/{file.name}": file
+        for target, patterns in data.items()
+        for pattern in patterns
+        for file in ROOT.glob(pattern)
+    }
+    files = [file for file in (ROOT / "k8s").rglob("*") if file.is_file()]
+    assert len(files) > 15
+    for file in files:
+        assert carried[f"share/medray/{file.relative_to(ROOT)}"] == file
