@@ -37,9 +37,10 @@ def run(arguments: argparse.Namespace, config: Config) -> int:
     from medray.launch.k8s import render
 
     _check_words(arguments)
+    environment = allowed(config.launch.env, os.environ)
     launch = render(
         config,
-        allowed(config.launch.env, os.environ),
+        environment,
         verb=arguments.verb,
         launched_at=int(time.time()),
     )
@@ -49,14 +50,17 @@ def run(arguments: argparse.Namespace, config: Config) -> int:
         return _dry_run(arguments, config, launch)
 
     from medray.launch.k8s_client import Cluster
+    from medray.launch.k8s_needs import check_needs
 
     cluster = Cluster(launch.namespace, arguments.context)
     if arguments.delete:
         deleted = cluster.delete(launch.name, _say)
         _say(f"deleted in {launch.namespace}: {', '.join(deleted) or 'there was nothing of this run'}")
         return _result(arguments, launch, {"deleted": deleted})
+    for note in check_needs(cluster, config.launch.k8s, environment.secret):
+        _say(note)
     if cluster.start(launch):
-        _say(f"started the RayJob {launch.name} in {launch.namespace}, on {launch.nodes} worker pods at most")
+        _say(f"started the RayJob {launch.name} in {launch.namespace}; worker pods: {launch.nodes}")
     else:
         _say(f"the RayJob {launch.name} in {launch.namespace} runs this config already")
     if arguments.no_follow:

@@ -26,6 +26,7 @@ ENDED = ("Complete", "Failed", "ValidationFailed")
 WATCH_SECONDS = 60  # of one watch; after it the job is read again, whatever was missed
 PATIENCE_SECONDS = 600  # how long the API server may be silent
 REQUEST_SECONDS = 30
+HINT_SECONDS = 45
 BUSY = 429
 GONE = 410  # the server has forgotten what the watch starts from
 
@@ -111,10 +112,14 @@ class Cluster:
             return self._call(
                 self._custom.get_namespaced_custom_object, *RAYJOB, self.namespace, "rayjobs", name
             )
-        except _ApiError as error:
+        except ApiError as error:
             if error.status == 404:
                 return None
             raise
+
+    def read(self, what: str, name: str) -> Any:
+        """An object of the core API by its name; raises ApiError."""
+        return self._call(getattr(self.core, f"read_namespaced_{what}"), name, self.namespace)
 
     def start(self, launch: Launch) -> bool:
         """Make the objects of a launch; False where the same job is there already and has not ended.
@@ -140,7 +145,7 @@ class Cluster:
         for manifest in launch.manifests:
             try:
                 self._create(manifest)
-            except _ApiError as error:
+            except ApiError as error:
                 if error.status == 409:
                     raise self._taken(
                         f"{manifest['kind']} {launch.name} in {self.namespace} exists, and this launch did not make it"
@@ -199,12 +204,15 @@ class Cluster:
         """
         pods = PodLog(self.core, self.namespace, name, log)
         pods.start()
-        shown, last = "", Status()
+        shown, last, began = "", Status(), time.monotonic()
         try:
             for last in self._states(name, time.monotonic() + seconds):
                 if (line := last.line(retries)) != shown:
                     say(f"RayJob {name}: {line}")
                     shown = line
+                elif not (last.deployment or last.suspended) and began + HINT_SECONDS < time.monotonic():
+                    say("no operator has taken the job up: does KubeRay run here, and watch this namespace?")
+                    began += 10 * HINT_SECONDS
                 if last.ended:
                     break
         finally:
@@ -242,7 +250,7 @@ class Cluster:
                     time.monotonic() - now < 1
                 ):  # a server that ends every watch at once is not asked without a pause
                     time.sleep(1)
-            except _ApiError as error:
+            except ApiError as error:
                 if error.status < 500 and error.status != BUSY:
                     raise
                 self._be_patient(answered, name)
@@ -291,7 +299,7 @@ class Cluster:
     def _ignoring_404(self, method: Callable[..., Any], *args: Any, **options: Any) -> None:
         try:
             self._call(method, *args, **options)
-        except _ApiError as error:
+        except ApiError as error:
             if error.status != 404:
                 raise
 
@@ -302,7 +310,7 @@ class Cluster:
         try:
             return method(*args, **options, _request_timeout=REQUEST_SECONDS)
         except kubernetes.client.ApiException as error:
-            raise _ApiError(self.host, error) from None
+            raise ApiError(self.host, error) from None
         except (urllib3.exceptions.HTTPError, OSError) as error:
             raise _UnreachableError(self.host, error) from None
 
@@ -336,7 +344,9 @@ def _configuration(context: str | None) -> Any:
     return configuration
 
 
-class _ApiError(RunFailedError):
+class ApiError(RunFailedError):
+    """What the API server answers where it does not do as asked. status: of HTTP."""
+
     def __init__(self, host: str, error: Any) -> None:
         self.status: int = error.status or 0
         super().__init__(f"the cluster {host} answers {error.status} {printable(str(error.reason))[:500]}")

@@ -15,10 +15,12 @@ from kubernetes_server import RAYJOBS, KubernetesServer
 from launched import config_file, launched
 
 from medray.cli.main import main
+from medray.config.load import load
 from medray.errors import InputError, RunFailedError
 from medray.launch import k8s_client
 from medray.launch.k8s import Launch
 from medray.launch.k8s_client import Cluster, Status, outcome_code
+from medray.launch.k8s_needs import check_needs
 
 MADE = {
     ("serviceaccounts", "first"),
@@ -224,6 +226,16 @@ def test_exit_codes(status: dict[str, str], driver: int | None, code: int) -> No
     assert outcome_code(Status.of({"status": status}), driver) == code
 
 
+def test_a_job_that_nobody_takes_up_is_explained(
+    server: KubernetesServer, launch: Launch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(k8s_client, "HINT_SECONDS", -1)
+    Cluster("default").start(launch)
+    fault(server, (b"",))
+    _, _, said, _ = follow(server, [{}, COMPLETE])
+    assert said[1] == "no operator has taken the job up: does KubeRay run here, and watch this namespace?"
+
+
 def test_a_wait_has_an_end(server: KubernetesServer, launch: Launch, monkeypatch: pytest.MonkeyPatch) -> None:
     cluster = Cluster("default")
     cluster.start(launch)
@@ -260,6 +272,43 @@ def test_deletion_takes_what_the_launch_made_and_nothing_else(
     assert cluster.delete("first") == []
     touched = server(lambda: {each.resource.plural for each in server.kmock if each.resource})
     assert touched == {"rayjobs", "configmaps", "networkpolicies", "serviceaccounts"}
+
+
+# -- what the namespace must have
+
+
+@pytest.mark.parametrize(
+    ("override", "objects", "says"),
+    [
+        ("secrets=[keys]", {}, "no secret of this name"),
+        ("image_pull_secrets=[keys]", {}, "no secret of this name"),
+        ("service_account=own", {}, "no service account of this name"),
+        ("volume_claim=shared", {}, "no persistent volume claim of this name"),
+        ("volume_claim=shared", {("v1/persistentvolumeclaims", "shared"): {"spec": {"accessModes": ["ReadWriteOnce"]}}}, "the claim is ReadWriteOnce"),
+        ("token_secret=ray", {("v1/secrets", "ray"): {"data": {"token": "eA=="}}}, "no key auth_token"),
+    ],
+)  # fmt: skip
+def test_what_the_namespace_lacks_is_named(
+    override: str, objects: dict[Any, Any], says: str, server: KubernetesServer, tmp_path: Path
+) -> None:
+    for (resource, name), tree in objects.items():
+        server.put(resource, name, tree)
+    config = load(config_file(tmp_path), [f"launch.k8s.{override}"])
+    with pytest.raises(InputError, match=says) as raised:
+        check_needs(Cluster("default"), config.launch.k8s, ())
+    assert raised.value.key == f"launch.k8s.{override.partition('=')[0]}"
+
+
+def test_what_the_namespace_has_or_hides_is_no_error(server: KubernetesServer, tmp_path: Path) -> None:
+    server.put("v1/secrets", "keys", {"data": {"HF_TOKEN": "eA=="}})
+    server.put("v1/persistentvolumeclaims", "shared", {"spec": {"accessModes": ["ReadWriteMany"]}})
+    overrides = ["launch.k8s.secrets=[keys]", "launch.k8s.volume_claim=shared"]
+    settings = load(config_file(tmp_path), overrides).launch.k8s
+    assert check_needs(Cluster("default"), settings, ["HF_TOKEN"]) == []
+    (note,) = check_needs(Cluster("default"), settings, ["HF_TOKEN", "AWS_SECRET_ACCESS_KEY"])
+    assert note.startswith("no Secret of launch.k8s.secrets has AWS_SECRET_ACCESS_KEY:")
+    server(lambda: server.kmock["get", kmock.resource("v1/secrets")] << 403)
+    assert check_needs(Cluster("default"), settings, ["AWS_SECRET_ACCESS_KEY"]) == []
 
 
 # -- the command
