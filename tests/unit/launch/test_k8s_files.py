@@ -6,12 +6,15 @@ import os
 import shutil
 import subprocess
 import sys
+import textwrap
 import tomllib
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
 
 import medray
+from medray.cli.main import main
 from medray.launch import kustomize, wrappers
 
 ROOT = Path(medray.__file__).parents[1]
@@ -117,3 +120,12 @@ def test_the_wheel_carries_every_file_of_k8s() -> None:
     assert len(files) > 15
     for file in files:
         assert carried[f"share/medray/{file.relative_to(ROOT)}"] == file
+
+
+def test_the_config_of_the_docs_is_launched(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = (ROOT / "docs" / "kubernetes.md").read_text().splitlines()
+    first = next(number for number, line in enumerate(lines) if line.startswith("    run: {name"))
+    block = takewhile(lambda line: line.startswith("    "), lines[first:])
+    (tmp_path / "run.yaml").write_text(textwrap.dedent("\n".join(block)))
+    assert main(["launch", "k8s", str(tmp_path / "run.yaml"), "--dry-run"]) == 0
+    assert "kind: RayJob" in capsys.readouterr().out
