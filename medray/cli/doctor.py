@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import sys
+from typing import TYPE_CHECKING, Any, TextIO
+
+from medray.errors import InputError, printable
+
+if TYPE_CHECKING:
+    from medray.launch.doctor.finding import Finding, Question
+
+NOT_ASKED = {"storage": "run.storage", "models": "the model", "tracking": "MLflow"}
+NODES_SHOWN = 4  # of a line that is of several
+
+
+def add_to(verbs: Any) -> None:
+    verb = verbs.add_parser(
+        "doctor",
+        help="check this machine or a cluster: versions, GPUs, storage, network, MLflow, the model",
+        description="Checks what a run needs, on this machine or on every node of a Ray cluster, and says how to fix what is "
+        "wrong. Exit code 0: nothing failed, 1: something did.",
+    )
+    verb.add_argument("config", nargs="?", help="YAML file, for its storage, model, MLflow and cluster")
+    verb.add_argument("overrides", nargs="*", metavar="key=value", help="dotted keys, later ones win")
+    verb.add_argument(
+        "--address",
+        metavar="HOST:PORT",
+        help="Ray cluster to check, node by node; default: cluster.address, else RAY_ADDRESS, else this machine alone; "
+        "local: this machine, whatever these say",
+    )
+    verb.add_argument("--storage", metavar="PATH_OR_URL", help="check this in place of run.storage")
+    verb.add_argument("--json", action="store_true", help="print one JSON object at the end")
+    verb.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    question = _question(arguments)
+    from medray.launch.doctor.examination import examined, worst
+
+    where = "this machine" if question.address is None else "every node of the cluster"
+    print(f"medray: checking {where}", file=sys.stderr)
+    findings = examined(question)
+    to = sys.stderr if arguments.json else sys.stdout
+    _show(findings, to)
+    if missing := [what for key, what in NOT_ASKED.items() if getattr(question, key) in (None, ())]:
+        print(f"not checked: {', '.join(missing)} (name a config that has them)", file=to)
+    if arguments.json:
+        print(json.dumps({"state": worst(findings), "findings": [one.as_json() for one in findings]}))
+    return 1 if worst(findings) == "fail" else 0
+
+
+def _question(arguments: argparse.Namespace) -> Question:
+    """Raises InputError for a config, an address or a storage that cannot be meant."""
+    from medray.launch.doctor.finding import Question
+
+    storage, tracking, address = None, None, None
+    models: tuple[str, ...] = ()
+    if arguments.config:
+        from medray.config.load import load
+        from medray.config.tracking import TRACKING_URI
+
+        config = load(arguments.config, arguments.overrides)
+        storage, address = config.run.storage, config.cluster.address
+        names = (config.model.name if not config.model.preset else None, config.model.adapter)
+        models = tuple(name for name in names if name)
+        if config.tracking.enabled:
+            tracking = config.tracking.uri or ""
+            if not tracking and not os.environ.get(TRACKING_URI):
+                bucket = re.match("s3a?://", storage)
+                tracking = None if bucket else f"sqlite:///{arguments.storage or storage}/mlflow.db"
+    return Question(
+        address=_address(arguments.address or address or os.environ.get("RAY_ADDRESS"), arguments.address),
+        storage=_storage(arguments.storage) if arguments.storage else storage,
+        models=models,
+        tracking=tracking,
+    )
+
+
+def _address(address: str | None, given: str | None) -> str | None:
+    if address in (None, "", "local"):
+        return None
+    if address == "auto" or re.fullmatch(r"(ray://)?[^\s/@]+:\d{1,5}", address):
+        return address
+    raise InputError(
+        "is not the address of a Ray head",
+        key="--address" if given else "RAY_ADDRESS or cluster.address",
+        value=given,
+        mend="HOST:PORT of the head, as `ray start --head` prints it (not the dashboard's http://…)",
+    )
+
+
+def _storage(given: str) -> str:
+    from medray.config.credentials import has_credentials
+
+    if has_credentials(given):
+        raise InputError(
+            "holds credentials",
+            key="--storage",
+            mend="--storage=s3://bucket/prefix, with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment",
+        )
+    if re.fullmatch(r"s3a?://[a-z0-9][a-z0-9.-]+(/.*)?", given):
+        return given
+    if "://" in given:
+        raise InputError(
+            "is neither a folder nor a bucket of S3",
+            key="--storage",
+            value=given,
+            mend="--storage=/a/folder or --storage=s3://bucket/prefix",
+        )
+    return os.path.abspath(os.path.expanduser(given))
+
+
+def _show(findings: list[Finding], to: TextIO) -> None:
+    """Lines of equal findings are shown once, with the nodes that have it."""
+    groups: dict[tuple[str, str, str, str], list[str]] = {}
+    for one in findings:
+        groups.setdefault((one.name, one.state, one.detail, one.fix), []).append(one.node)
+    order = {name: number for number, name in enumerate(dict.fromkeys(one.name for one in findings))}
+    for (name, state, detail, fix), nodes in sorted(groups.items(), key=lambda item: order[item[0][0]]):
+        named = [node for node in dict.fromkeys(nodes) if node]
+        more = f" and {len(named) - NODES_SHOWN} more" if len(named) > NODES_SHOWN else ""
+        where = f"  [{', '.join(named[:NODES_SHOWN])}{more}]" if named else ""
+        print(printable(f"{state:<5} {name:<14} {detail}{where}"), file=to)
+        if fix:
+            print(printable(f"{'':<20} fix: {fix}"), file=to)
+    states = [one.state for one in findings]
+    counts = ", ".join(f"{states.count(state)} {state}" for state in ("ok", "warn", "fail"))
+    print(counts, file=to)

@@ -1,0 +1,342 @@
+"""Every node of a Ray cluster: an actor without CPUs, pinned to it, runs the checks there.
+
+What hangs is left behind: a node is given up when its raylet takes no connection, when it starts no process, or when its
+checks have not answered. The code goes to the nodes by value, so none needs a medray to be examined.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any
+
+from medray.launch.doctor import storage as shared
+from medray.launch.doctor.compare import HERE, different_clocks, different_versions
+from medray.launch.doctor.finding import Finding, Question, examine, fail, ok, reason
+from medray.launch.doctor.machine import MACHINE, versions
+from medray.launch.doctor.network import Source, connects, reach
+from medray.launch.doctor.places import DRIVER, ON_NODES, asked
+
+CONNECT_SECONDS = 5.0  # to a port that a node of a cluster has open
+JOIN_SECONDS = 10.0  # Ray's own, once its head has answered
+START_SECONDS = 30.0  # of a first process on a node, whose Python may be on a slow disk
+MARGIN_SECONDS = 3.0  # of an answer on its way
+PEERS = 8  # nodes that each node connects to
+_PORT = re.compile(r"(?:ray://)?\[?([^\[\]/]+?)\]?:(\d{1,5})")
+_HEAD = "start one with: ray start --head; or correct the address, HOST:PORT of the head (6379 unless told otherwise)"
+_GONE = "look at the node's power, link and firewall, and at raylet.out there; then ray start --address=… on it again"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Node:
+    """name: host name, with the address where several nodes have the same."""
+
+    name: str
+    identity: str
+    address: str
+    port: int
+    gpus: float
+    cpus: float
+    folder: str
+
+
+class Probe:
+    """What runs on a node. Its methods are called at once, by several threads of the actor."""
+
+    def __init__(self, address: str) -> None:
+        self._source = Source(address)
+
+    def describe(self) -> dict[str, Any]:
+        import platform
+
+        return {"versions": {"python": platform.python_version(), **versions()}, "port": self._source.port}
+
+    def now(self) -> float:
+        return time.time()
+
+    def examine(self, question: Question) -> list[dict[str, str]]:
+        checks = {**MACHINE, **asked(question, ON_NODES)}
+        if question.storage:
+            checks["storage"] = shared.of_node
+        return [one.as_json() for one in examine(checks, question)]
+
+    def reach(self, peers: list[tuple[str, str, int]], seconds: float) -> list[dict[str, str]]:
+        return [one.as_json() for one in reach(peers, seconds)]
+
+
+def cluster(question: Question, emit: Callable[[Finding], None]) -> None:
+    """Examine all nodes of the cluster at question.address; findings go to `emit` as they come."""
+    if problem := _join(question):
+        emit(problem)
+        return
+    here = threading.Thread(
+        target=examine, args=(asked(question, DRIVER), question, lambda one: emit(one.on(HERE))), daemon=True
+    )
+    here.start()  # MLflow, beside the nodes
+    nodes, gone = _nodes()
+    for one in gone:
+        emit(one)
+    nodes = _reachable(nodes, emit)
+    with _by_value():
+        probes = {node.name: _probe(node) for node in nodes}
+        described = _answers(
+            {name: probe.describe.remote() for name, probe in probes.items()},
+            START_SECONDS,
+            emit,
+            "starts no process",
+        )
+        nodes = [node for node in nodes if node.name in described]
+        for node in nodes:
+            emit(ok("node", f"{node.cpus:g} CPUs, {node.gpus:g} GPUs of Ray").on(node.name))
+        _on_nodes(question, nodes, probes, described, emit)
+    here.join(question.seconds + MARGIN_SECONDS)
+
+
+def _join(question: Question) -> Finding | None:
+    """Connect this process to the cluster."""
+    address = question.address or ""
+    place = _PORT.fullmatch(address)
+    if place and (why := connects(place[1], int(place[2]), CONNECT_SECONDS)):
+        return fail("cluster", f"no Ray head at this address: {why}", _HEAD).on(HERE)
+    # Ray's own patience with a head that does not answer is a minute.
+    os.environ.setdefault("RAY_gcs_rpc_server_connect_timeout_s", "5")
+    import ray
+
+    failed: list[BaseException] = []
+
+    def connect() -> None:
+        try:
+            ray.init(
+                address=address,
+                logging_level=logging.ERROR,
+                log_to_driver=False,
+                namespace=f"doctor-{secrets.token_hex(4)}",
+            )
+        except BaseException as error:  # of Ray's C++ too
+            failed.append(error)
+
+    thread = threading.Thread(target=connect, daemon=True)
+    thread.start()
+    thread.join(JOIN_SECONDS)
+    if thread.is_alive():
+        why = f"the head takes a connection, and Ray did not join within {JOIN_SECONDS:g} s"
+        return fail("cluster", why, f"{_HEAD}; look at gcs_server.out on the head").on(HERE)
+    if not failed:
+        return None
+    text = str(failed[0])
+    if "ersion mismatch" in text:
+        return fail(
+            "cluster",
+            "its version of Ray or Python is another than here",
+            "run medray doctor with the Python of the cluster, or install the same versions",
+        ).on(HERE)
+    if "uth" in text or "oken" in text:
+        return fail(
+            "cluster",
+            "it refuses this token, or wants one",
+            "export RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH as on the head",
+        ).on(HERE)
+    return fail(
+        "cluster",
+        f"Ray cannot join it ({type(failed[0]).__name__}): is there a node of it on this machine?",
+        _HEAD,
+    ).on(HERE)
+
+
+def _nodes() -> tuple[list[Node], list[Finding]]:
+    """The living nodes, and a finding for each that died and has not come back."""
+    import ray
+
+    rows = ray.nodes()
+    alive = [row for row in rows if row["Alive"]]
+    hosts = [row["NodeManagerHostname"] for row in alive]
+    nodes = []
+    for row in alive:
+        host, address = row["NodeManagerHostname"], row["NodeManagerAddress"]
+        store = str(row.get("ObjectStoreSocketName") or "")
+        nodes.append(
+            Node(
+                name=host if hosts.count(host) == 1 else f"{host} {address}",
+                identity=row["NodeID"],
+                address=address,
+                port=int(row["NodeManagerPort"]),
+                gpus=row["Resources"].get("GPU", 0.0),
+                cpus=row["Resources"].get("CPU", 0.0),
+                folder=os.path.dirname(os.path.dirname(store)) or "/tmp",
+            )
+        )
+    living = {row["NodeManagerAddress"] for row in alive}
+    dead = {
+        row["NodeManagerAddress"]: row["NodeManagerHostname"]
+        for row in rows
+        if not row["Alive"]
+        and row["NodeManagerAddress"] not in living
+        and row.get("DeathReason") not in (1, 3)
+    }
+    return nodes, [
+        replace(fail("node", f"Ray has lost this node ({address})", _GONE), node=host)
+        for address, host in dead.items()
+    ]
+
+
+def _reachable(nodes: list[Node], emit: Callable[[Finding], None]) -> list[Node]:
+    with ThreadPoolExecutor(min(len(nodes), 64)) as pool:
+        answers = list(pool.map(lambda node: connects(node.address, node.port, CONNECT_SECONDS), nodes))
+    for node, why in zip(nodes, answers, strict=True):
+        if why:
+            emit(
+                fail("node", f"cannot be reached at {node.address}, port {node.port}: {why}", _GONE).on(
+                    node.name
+                )
+            )
+    return [node for node, why in zip(nodes, answers, strict=True) if not why]
+
+
+@contextlib.contextmanager
+def _by_value() -> Iterator[None]:
+    from ray import cloudpickle
+
+    from medray.launch import doctor
+
+    cloudpickle.register_pickle_by_value(doctor)
+    try:
+        yield
+    finally:
+        cloudpickle.unregister_pickle_by_value(doctor)
+
+
+def _probe(node: Node) -> Any:
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    options: dict[str, Any] = {
+        "num_cpus": 0,
+        "max_concurrency": 4,
+        "max_restarts": 0,
+        "scheduling_strategy": NodeAffinitySchedulingStrategy(node.identity, soft=False),
+    }
+    return ray.remote(Probe).options(**options).remote(node.address)
+
+
+def _on_nodes(
+    question: Question,
+    nodes: list[Node],
+    probes: dict[str, Any],
+    described: dict[str, Any],
+    emit: Callable[[Finding], None],
+) -> None:
+    """The checks on the nodes that have answered, and those between them."""
+    for one in different_versions({name: told["versions"] for name, told in described.items()}, versions()):
+        emit(one)
+    for one in different_clocks({node.name: _offset(probes[node.name]) for node in nodes}):
+        emit(one)
+    seconds = question.seconds + MARGIN_SECONDS
+    peers = {
+        node.name: [
+            (peer.name, peer.address, described[peer.name]["port"])
+            for peer in (nodes[number + 1 :] + nodes[:number])[:PEERS]
+        ]
+        for number, node in enumerate(nodes)
+    }
+    if len(nodes) > 1:
+        calls = {name: probes[name].reach.remote(those, question.seconds) for name, those in peers.items()}
+        for name, answer in _answers(calls, seconds, emit, "did not try its links").items():
+            for row in answer:
+                emit(Finding(**row).on(name))
+    with contextlib.ExitStack() as stack:
+        question = _begun(question, stack, emit)
+        asked_of = {
+            node.name: replace(question, own=f"node-{number}", ray_folder=node.folder, ray_gpus=node.gpus)
+            for number, node in enumerate(nodes)
+        }
+        calls = {name: probes[name].examine.remote(each) for name, each in asked_of.items()}
+        answers = _answers(calls, seconds, emit, "did not answer")
+        wrote = {}
+        for name, answer in answers.items():
+            for row in answer:
+                emit(Finding(**row).on(name))
+                if row["name"] == "storage" and row["state"] != "fail":
+                    wrote[asked_of[name].own] = name
+        if question.storage and wrote:
+            _look_back(question, wrote, emit)
+
+
+def _begun(question: Question, stack: contextlib.ExitStack, emit: Callable[[Finding], None]) -> Question:
+    """The question with the first file of its storage written, or without storage where that failed."""
+    if not question.storage:
+        return question
+    marked = replace(question, mark=shared.new_mark(), first=HERE)
+    entered: list[Any] = []
+
+    def enter(asked: Question) -> Finding:
+        try:
+            context = shared.begun(asked)
+            context.__enter__()
+        except Exception as error:
+            return shared.unusable(asked, error)
+        entered.append(context)
+        return ok("storage", "begun")
+
+    (found,) = examine({"storage": enter}, marked)
+    if found.state != "ok":
+        emit(found.on(HERE))
+        return replace(question, storage=None)
+    stack.callback(lambda: examine({"storage": lambda asked: _leave(entered[0])}, marked))
+    return marked
+
+
+def _leave(context: Any) -> Finding:
+    context.__exit__(None, None, None)
+    return ok("storage", "removed")
+
+
+def _look_back(question: Question, wrote: dict[str, str], emit: Callable[[Finding], None]) -> None:
+    def look(asked: Question) -> list[Finding]:
+        return [shared.not_seen(asked, node, HERE) for node in shared.missing_here(asked, wrote)]
+
+    for one in examine({"storage": look}, question):
+        emit(one.on(HERE))
+
+
+def _offset(probe: Any) -> tuple[float, float] | None:
+    """(seconds that the node's clock is ahead of this one's, how exact that is), the best of three; None: no answer."""
+    import ray
+
+    best: tuple[float, float] | None = None
+    for _ in range(3):
+        began = time.time()
+        try:
+            there = ray.get(probe.now.remote(), timeout=CONNECT_SECONDS)
+        except Exception:
+            return best
+        ended = time.time()
+        exact = (ended - began) / 2
+        if best is None or exact < best[1]:
+            best = (there - (began + ended) / 2, exact)
+    return best
+
+
+def _answers(
+    calls: dict[str, Any], seconds: float, emit: Callable[[Finding], None], otherwise: str
+) -> dict[str, Any]:
+    """What each node has answered; a finding for each that has not, in time."""
+    import ray
+
+    ray.wait(list(calls.values()), num_returns=len(calls), timeout=seconds) if calls else None
+    found = {}
+    for name, call in calls.items():
+        try:
+            found[name] = ray.get(call, timeout=0)
+        except ray.exceptions.GetTimeoutError:
+            emit(fail("node", f"{otherwise} within {seconds:g} s", _GONE).on(name))
+        except Exception as error:
+            emit(fail("node", f"{otherwise}: {reason(error)}", _GONE).on(name))
+    return found

@@ -1,0 +1,74 @@
+"""What must be the same on all nodes of a cluster: versions of packages, and clocks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from medray.launch.doctor.finding import Finding, fail, ok, warn
+
+HERE = "this machine"
+CLOCK_WARN, CLOCK_FAIL = 2.0, 300.0  # seconds; S3 and Kerberos refuse requests from 5 to 15 minutes on
+
+
+def different_versions(nodes: Mapping[str, Mapping[str, str]], here: Mapping[str, str]) -> list[Finding]:
+    """One finding for each node that differs from this machine, or one for all. Keys: python and package names.
+
+    Builds of one version (2.12.0+cpu and 2.12.0+cu130) may differ: a driver without a GPU is nothing wrong.
+    """
+    import platform
+
+    mine = {"python": platform.python_version(), **here}
+    found = []
+    for node, theirs in nodes.items():
+        names = [name for name in dict.fromkeys([*mine, *theirs]) if mine.get(name) != theirs.get(name)]
+        if not names:
+            continue
+        table = ", ".join(
+            f"{name} {theirs.get(name, 'absent')} (here {mine.get(name, 'absent')})" for name in names
+        )
+        if all(_release(mine.get(name)) == _release(theirs.get(name)) for name in names):
+            found.append(
+                warn(
+                    "same versions", f"other builds: {table}", "install the same builds where both have GPUs"
+                ).on(node)
+            )
+        elif names == ["medray"] and "medray" not in theirs:
+            found.append(
+                warn(
+                    "same versions",
+                    "medray is not installed there",
+                    "send it along with `medray launch job`, or install it there",
+                ).on(node)
+            )
+        else:
+            found.append(
+                fail(
+                    "same versions",
+                    table,
+                    "install the same versions on all nodes, with requirements/lock.txt",
+                ).on(node)
+            )
+    return found or [ok("same versions", f"the same {len(mine)} on all nodes and here")]
+
+
+def _release(version: str | None) -> str | None:
+    return version.partition("+")[0] if version else None
+
+
+def different_clocks(offsets: Mapping[str, tuple[float, float] | None]) -> list[Finding]:
+    """offsets: (seconds ahead of this machine, how exact), None where the node did not answer."""
+    found = []
+    for node, measured in offsets.items():
+        if measured is None:
+            found.append(fail("clock", "did not tell its time", "look at the node's load and link").on(node))
+            continue
+        ahead, exact = measured
+        surely = max(abs(ahead) - exact, 0.0)
+        detail = f"{abs(ahead):.1f} s {'ahead of' if ahead > 0 else 'behind'} {HERE}"
+        way = "run a time service on all nodes (chrony, systemd-timesyncd)"
+        if surely > CLOCK_FAIL:
+            found.append(fail("clock", f"{detail}: S3 and Kerberos refuse such requests", way).on(node))
+        elif surely > CLOCK_WARN:
+            found.append(warn("clock", f"{detail}: logs and times of steps are out of order", way).on(node))
+    most = max((exact for measured in offsets.values() if measured for exact in measured[1:]), default=0.0)
+    return found or [ok("clock", f"all within {CLOCK_WARN + most:.1f} s of {HERE}")]

