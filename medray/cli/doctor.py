@@ -14,6 +14,10 @@ if TYPE_CHECKING:
 
 NOT_ASKED = {"storage": "run.storage", "models": "the model", "tracking": "MLflow"}
 NODES_SHOWN = 4  # of a line that is of several
+ORDER = (
+    *("cluster", "node", "same versions", "clock", "network", "python", "packages", "ray auth", "gpu"),
+    *("shared memory", "memory", "disk", "open files", "ports", "storage", "model", "MLflow"),
+)
 
 
 def add_to(verbs: Any) -> None:
@@ -118,9 +122,8 @@ def _show(findings: list[Finding], to: TextIO) -> None:
     groups: dict[tuple[str, str, str, str], list[str]] = {}
     for one in findings:
         groups.setdefault((one.name, one.state, one.detail, one.fix), []).append(one.node)
-    order = {name: number for number, name in enumerate(dict.fromkeys(one.name for one in findings))}
-    for (name, state, detail, fix), nodes in sorted(groups.items(), key=lambda item: order[item[0][0]]):
-        named = [node for node in dict.fromkeys(nodes) if node]
+    for (name, state, detail, fix), nodes in sorted(groups.items(), key=lambda item: _place(item[0][0])):
+        named = sorted({node for node in nodes if node})
         more = f" and {len(named) - NODES_SHOWN} more" if len(named) > NODES_SHOWN else ""
         where = f"  [{', '.join(named[:NODES_SHOWN])}{more}]" if named else ""
         print(printable(f"{state:<5} {name:<14} {detail}{where}"), file=to)
@@ -129,3 +132,7 @@ def _show(findings: list[Finding], to: TextIO) -> None:
     states = [one.state for one in findings]
     counts = ", ".join(f"{states.count(state)} {state}" for state in ("ok", "warn", "fail"))
     print(counts, file=to)
+
+
+def _place(name: str) -> int:
+    return ORDER.index(name) if name in ORDER else len(ORDER)

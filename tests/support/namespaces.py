@@ -31,7 +31,7 @@ SECONDS = 20  # any one command of these
 # The first process of a node: bash, which reaps what the node's processes leave. The link is there before it runs.
 FIRST = """
 hostname "$1"; mount --bind "$2/hosts" /etc/hosts; mount --bind "$2/resolv.conf" /etc/resolv.conf
-mount -t tmpfs -o size="$3" tmpfs /dev/shm; mount -t tmpfs -o size=1g,mode=1777 tmpfs "$4"
+mount -t tmpfs -o size="$3" tmpfs /dev/shm; mount -t tmpfs -o size=16g,mode=1777 tmpfs "$4"
 ip link set lo up; touch "$2/$1.ready"
 trap '' TERM INT HUP USR1; sleep infinity & wait
 """
@@ -135,14 +135,15 @@ def inner(process: subprocess.Popen[bytes]) -> psutil.Process:
     """The process that `Node.start` has started in the node: signals go to it."""
     limit = time.monotonic() + SECONDS
     while not (found := psutil.Process(process.pid).children()):
-        assert process.poll() is None and time.monotonic() < limit, "it has ended"
+        assert process.poll() is None, "it has ended"
+        assert time.monotonic() < limit, "it did not start"
         time.sleep(0.01)
     return found[0]
 
 
 @contextlib.contextmanager
 def network(
-    folder: Path, names: Sequence[str] = ("n1", "n2"), *, subnet: str = "10.77.0", shm_bytes: int = 256 << 20
+    folder: Path, names: Sequence[str] = ("n1", "n2"), *, subnet: str = "10.77.0", shm_bytes: int = 2 << 30
 ) -> Iterator[list[Node]]:
     """Nodes that reach each other under `names` and the addresses subnet.11, .12 and so on, and nothing else.
 
