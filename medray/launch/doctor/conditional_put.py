@@ -71,6 +71,7 @@ def put_new(bucket: str, key: str, using: Keys) -> int:
     if using.session:
         headers["x-amz-security-token"] = using.session
     headers["authorization"] = _signature(path, headers, now, region, using)
+    headers["content-type"] = "application/octet-stream"  # urllib would call it a form
     request = urllib.request.Request(
         f"{parts.scheme}://{parts.netloc}{path}", data=b"", headers=headers, method="PUT"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import queue
 import subprocess
@@ -29,8 +30,8 @@ def examined(question: Question) -> list[Finding]:
         start_new_session=True,
     )
     assert process.stdin
-    process.stdin.write(json.dumps(asdict(question)))
-    process.stdin.close()
+    with contextlib.suppress(OSError), process.stdin:  # one that has ended already
+        process.stdin.write(json.dumps(asdict(question)))
     lines: queue.Queue[str] = queue.Queue()
     threading.Thread(target=_read, args=(process, lines), daemon=True).start()
     end = time.monotonic() + START_SECONDS + (CLUSTER_SECONDS if question.address else question.seconds)
@@ -46,6 +47,8 @@ def examined(question: Question) -> list[Finding]:
         pass
     finally:
         process.kill()
+        with contextlib.suppress(subprocess.TimeoutExpired):  # where a dead disk holds it, it is left behind
+            process.wait(1)
     if not complete:
         detail = f"the examination did not end ({len(findings)} findings came)"
         findings.append(
@@ -56,8 +59,9 @@ def examined(question: Question) -> list[Finding]:
 
 def _read(process: subprocess.Popen[str], lines: queue.Queue[str]) -> None:
     assert process.stdout
-    for line in process.stdout:
-        lines.put(line)
+    with process.stdout:
+        for line in process.stdout:
+            lines.put(line)
     lines.put("")
 
 

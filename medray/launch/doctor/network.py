@@ -90,7 +90,7 @@ def _reach(node: str, address: str, port: int, seconds: float) -> Finding | None
                 "let nodes reach each other on all ports: NCCL and gloo take any; see GLOO_SOCKET_IFNAME, NCCL_SOCKET_IFNAME",
             )
     rate = got / max(time.monotonic() - connected, 1e-6)
-    if rate < SLOW_RATE or connect > SLOW_SECONDS:
+    if got < PAYLOAD or rate < SLOW_RATE or connect > SLOW_SECONDS:
         return warn(
             "network",
             f"{node} is slow from here: {rate / 1e6:.2f} MB/s, {1000 * connect:.0f} ms to connect",

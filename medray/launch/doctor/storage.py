@@ -79,7 +79,7 @@ def begun(question: Question) -> Iterator[None]:
     finally:
         if holder:
             holder.kill()
-            holder.wait()
+            holder.communicate()
         shutil.rmtree(path, ignore_errors=True)
         with contextlib.suppress(OSError):  # something else came into it
             for parent in made:
