@@ -234,7 +234,10 @@ def _on_nodes(
     emit: Callable[[Finding], None],
 ) -> None:
     """The checks on the nodes that have answered, and those between them."""
-    for one in different_versions({name: told["versions"] for name, told in described.items()}, versions()):
+    from medray.train.nodes import SAME
+
+    theirs = {name: told["versions"] for name, told in described.items()}
+    for one in different_versions(theirs, versions(), refused=SAME):
         emit(one)
     for one in different_clocks({node.name: _offset(probes[node.name]) for node in nodes}):
         emit(one)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from medray.launch.doctor.finding import Finding, fail, ok, warn
 
 HERE = "this machine"
+_SAME = "install the same versions on all nodes: make install, or one image for all of them"
 CLOCK_WARN, CLOCK_FAIL = 2.0, 300.0  # seconds; S3 and Kerberos refuse requests from 5 to 15 minutes on
 
 
-def different_versions(nodes: Mapping[str, Mapping[str, str]], here: Mapping[str, str]) -> list[Finding]:
+def different_versions(
+    nodes: Mapping[str, Mapping[str, str]], here: Mapping[str, str], refused: Collection[str]
+) -> list[Finding]:
     """One finding for each node that differs from this machine, or one for all. Keys: python and package names.
 
-    Builds of one version (2.12.0+cpu and 2.12.0+cu130) may differ: a driver without a GPU is nothing wrong.
+    refused: packages whose difference makes a run end before it begins; so does that of Python.
     """
     import platform
 
@@ -26,33 +29,18 @@ def different_versions(nodes: Mapping[str, Mapping[str, str]], here: Mapping[str
         table = ", ".join(
             f"{name} {theirs.get(name, 'absent')} (here {mine.get(name, 'absent')})" for name in names
         )
-        if all(_release(mine.get(name)) == _release(theirs.get(name)) for name in names):
-            found.append(
-                warn(
-                    "same versions", f"other builds: {table}", "install the same builds where both have GPUs"
-                ).on(node)
+        if names == ["medray"] and "medray" not in theirs:
+            one = warn(
+                "same versions",
+                "medray is not installed there",
+                "send it along with `medray launch job`, or install it there",
             )
-        elif names == ["medray"] and "medray" not in theirs:
-            found.append(
-                warn(
-                    "same versions",
-                    "medray is not installed there",
-                    "send it along with `medray launch job`, or install it there",
-                ).on(node)
-            )
+        elif "python" in names or set(names) & set(refused):
+            one = fail("same versions", f"{table}: a run refuses such nodes", _SAME)
         else:
-            found.append(
-                fail(
-                    "same versions",
-                    table,
-                    "install the same versions on all nodes, with requirements/lock.txt",
-                ).on(node)
-            )
+            one = warn("same versions", f"{table}: results may depend on the node", _SAME)
+        found.append(one.on(node))
     return found or [ok("same versions", f"the same {len(mine)} on all nodes and here")]
-
-
-def _release(version: str | None) -> str | None:
-    return version.partition("+")[0] if version else None
 
 
 def different_clocks(offsets: Mapping[str, tuple[float, float] | None]) -> list[Finding]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import resource
 import socket
 import subprocess
@@ -209,21 +210,24 @@ def test_a_check_that_hangs_is_named_and_holds_up_no_other(tmp_path: Path) -> No
 
 
 def test_versions_that_differ() -> None:
-    here = {"medray": "1.0", "ray": "2.60.0", "torch": "2.13.0+cpu"}
-    python = {"python": sys.version.split()[0]}
-    (same,) = different_versions({"n1": {**python, **here}}, here)
+    here, refused = {"medray": "1.0", "ray": "2.60.0", "numpy": "2.1"}, ("medray", "ray", "peft")
+    python = {"python": platform.python_version()}
+    (same,) = different_versions({"n1": {**python, **here}}, here, refused)
     assert fine(same) == "the same 4 on all nodes and here"
     nodes = {
         "n1": {**python, **here},
         "n2": {**python, **here, "ray": "2.59.0", "peft": "0.2"},
-        "n3": {**python, **here, "torch": "2.13.0+cu130"},
-        "n4": {**python, "ray": "2.60.0", "torch": "2.13.0+cpu"},
+        "n3": {**python, **here, "numpy": "2.2"},
+        "n4": {**python, "ray": "2.60.0", "numpy": "2.1"},
+        "n5": {**here, "python": "3.12.0"},
     }
-    other, build, absent = different_versions(nodes, here)
-    assert failed(other) == "ray 2.59.0 (here 2.60.0), peft 0.2 (here absent)"
-    assert (other.node, build.node, absent.node) == ("n2", "n3", "n4")
-    assert "torch 2.13.0+cu130" in warned(build)
-    assert "medray launch job" in warned(absent) + absent.fix
+    other, free, absent, older = different_versions(nodes, here, refused)
+    assert failed(other).startswith("ray 2.59.0 (here 2.60.0), peft 0.2 (here absent): a run refuses")
+    assert [one.node for one in (other, free, absent, older)] == ["n2", "n3", "n4", "n5"]
+    assert "numpy 2.2 (here 2.1)" in warned(free)
+    assert "not installed" in warned(absent)
+    assert "medray launch job" in absent.fix
+    assert failed(older).startswith("python 3.12.0")
 
 
 def test_clocks_that_differ() -> None:
