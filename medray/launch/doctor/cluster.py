@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from medray.launch.doctor import storage as shared
-from medray.launch.doctor.compare import HERE, different_clocks, different_versions
+from medray.launch.doctor.compare import HERE, REFUSED, different_clocks, different_versions
 from medray.launch.doctor.finding import Finding, Question, examine, fail, ok, reason
 from medray.launch.doctor.machine import MACHINE, versions
 from medray.launch.doctor.network import Source, connects, reach
@@ -234,10 +234,8 @@ def _on_nodes(
     emit: Callable[[Finding], None],
 ) -> None:
     """The checks on the nodes that have answered, and those between them."""
-    from medray.train.nodes import SAME
-
     theirs = {name: told["versions"] for name, told in described.items()}
-    for one in different_versions(theirs, versions(), refused=SAME):
+    for one in different_versions(theirs, versions(), refused=REFUSED):
         emit(one)
     for one in different_clocks({node.name: _offset(probes[node.name]) for node in nodes}):
         emit(one)
