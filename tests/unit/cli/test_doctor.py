@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from medray.cli.doctor import ORDER
 from medray.cli.main import main
+from medray.launch.doctor import machine, places
 from medray.launch.doctor.examination import examined
 from medray.launch.doctor.finding import Question
 
@@ -74,6 +76,13 @@ def test_a_cluster_that_is_not_there() -> None:
     assert (found["name"], found["state"]) == ("cluster", "fail")
     assert "Connection refused" in found["detail"]
     assert "ray start --head" in found["fix"]
+
+
+def test_every_line_is_documented() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "doctor.md").read_text()
+    checks = {*machine.MACHINE, *machine.ALONE, *places.ALONE, *places.ON_NODES, *places.DRIVER}
+    assert checks <= set(ORDER)
+    assert [name for name in ORDER if f"\n| `{name}` |" not in page] == []
 
 
 def test_an_examination_that_ends_early(monkeypatch: pytest.MonkeyPatch) -> None:
