@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from medray.errors import InputError, printable
 
 if TYPE_CHECKING:
+    from medray.config import Config
     from medray.launch.doctor.finding import Finding, Question
 
 NOT_ASKED = {"storage": "run.storage", "models": "the model", "tracking": "MLflow"}
@@ -60,27 +61,34 @@ def _question(arguments: argparse.Namespace) -> Question:
     """Raises InputError for a config, an address or a storage that cannot be meant."""
     from medray.launch.doctor.finding import Question
 
-    storage, tracking, address = None, None, None
+    storage = _storage(arguments.storage) if arguments.storage else None
     models: tuple[str, ...] = ()
+    tracking = address = None
     if arguments.config:
         from medray.config.load import load
-        from medray.config.tracking import TRACKING_URI
 
         config = load(arguments.config, arguments.overrides)
-        storage, address = config.run.storage, config.cluster.address
-        names = (config.model.name if not config.model.preset else None, config.model.adapter)
+        storage, address = storage or config.run.storage, config.cluster.address
+        names = (config.model.name if config.model.init == "pretrained" else None, config.model.adapter)
         models = tuple(name for name in names if name)
-        if config.tracking.enabled:
-            tracking = config.tracking.uri or ""
-            if not tracking and not os.environ.get(TRACKING_URI):
-                bucket = re.match("s3a?://", storage)
-                tracking = None if bucket else f"sqlite:///{arguments.storage or storage}/mlflow.db"
+        tracking = _tracking(config, storage)
     return Question(
         address=_address(arguments.address or address or os.environ.get("RAY_ADDRESS"), arguments.address),
-        storage=_storage(arguments.storage) if arguments.storage else storage,
+        storage=storage,
         models=models,
         tracking=tracking,
     )
+
+
+def _tracking(config: Config, storage: str) -> str | None:
+    """The URI that a run of this config logs to; "" for that of the environment, None where it logs to none."""
+    from medray.config.tracking import TRACKING_URI
+
+    if not config.tracking.enabled:
+        return None
+    if config.tracking.uri or os.environ.get(TRACKING_URI):
+        return config.tracking.uri or ""
+    return None if "://" in storage else f"sqlite:///{storage}/mlflow.db"
 
 
 def _address(address: str | None, given: str | None) -> str | None:

@@ -94,6 +94,7 @@ def cluster(question: Question, emit: Callable[[Finding], None]) -> None:
             "starts no process",
         )
         nodes = [node for node in nodes if node.name in described]
+        probes = {node.name: probes[node.name] for node in nodes}
         for node in nodes:
             emit(ok("node", f"{node.cpus:g} CPUs, {node.gpus:g} GPUs of Ray").on(node.name))
         _on_nodes(question, nodes, probes, described, emit)
@@ -237,7 +238,9 @@ def _on_nodes(
     theirs = {name: told["versions"] for name, told in described.items()}
     for one in different_versions(theirs, versions(), refused=REFUSED):
         emit(one)
-    for one in different_clocks({node.name: _offset(probes[node.name]) for node in nodes}):
+    with ThreadPoolExecutor(64) as pool:
+        offsets = dict(zip(probes, pool.map(_offset, probes.values()), strict=True))
+    for one in different_clocks(offsets):
         emit(one)
     seconds = question.seconds + MARGIN_SECONDS
     peers = {

@@ -16,7 +16,7 @@ from medray.launch.doctor.finding import FAIL, OK, WARN, Finding, Question, fail
 
 START_SECONDS = 20.0  # of a Python on a slow disk
 # All parts of an examination of a cluster one after another (cluster.py), each of which has an end of its own.
-CLUSTER_SECONDS = 120.0
+CLUSTER_SECONDS = 150.0
 
 
 def examined(question: Question) -> list[Finding]:
