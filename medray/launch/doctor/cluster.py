@@ -189,7 +189,7 @@ def _nodes() -> tuple[list[Node], list[Finding]]:
 
 
 def _reachable(nodes: list[Node], emit: Callable[[Finding], None]) -> list[Node]:
-    with ThreadPoolExecutor(min(len(nodes), 64)) as pool:
+    with ThreadPoolExecutor(64) as pool:
         answers = list(pool.map(lambda node: connects(node.address, node.port, CONNECT_SECONDS), nodes))
     for node, why in zip(nodes, answers, strict=True):
         if why:
