@@ -45,6 +45,7 @@ def test_nodes_that_differ(cluster: Any, tmp_path: Path, monkeypatch: pytest.Mon
     assert states["clock"] == ["ok"]
     assert states["same versions"] == ["fail"]
     (differs,) = [one for one in found if one["name"] == "same versions"]
+    assert "medray absent (here 0." in differs["detail"]
     assert "peft 0.1 (here 0." in differs["detail"]
     assert os.uname().nodename in differs["node"]
     assert os.environ["RAY_AUTH_TOKEN"] not in done.stdout + done.stderr

@@ -6,6 +6,7 @@ tells the value of an environment variable.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import socket
@@ -41,30 +42,24 @@ def python(question: Question) -> Finding:
 
 
 def versions() -> dict[str, str]:
-    """The installed version of each of PACKAGES; one that is absent is left out."""
+    """The version of each of PACKAGES; one that is absent, or a medray that cannot be imported, is left out."""
     import importlib.metadata as metadata
 
     found = {}
-    for name in PACKAGES:
-        try:
+    with contextlib.suppress(Exception):
+        import medray  # which may come from a package that was sent along, and was installed by nobody
+
+        found["medray"] = str(medray.__version__)
+    for name in PACKAGES[1:]:
+        with contextlib.suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            if name == "medray" and (source := _medray_of_source()):
-                found[name] = source
     return found
-
-
-def _medray_of_source() -> str | None:
-    try:
-        import medray
-    except ImportError:
-        return None
-    return str(medray.__version__)
 
 
 def packages(question: Question) -> Finding:
     found = versions()
-    if lacking := [name for name in PACKAGES if name not in found]:
+    wanted = PACKAGES[1:] if question.address else PACKAGES  # of a cluster, `same versions` tells of medray
+    if lacking := [name for name in wanted if name not in found]:
         return fail(
             "packages",
             f"not installed: {', '.join(lacking)}",
@@ -75,7 +70,7 @@ def packages(question: Question) -> Finding:
         return warn(
             "packages", f"{text}: medray was not run with it", "install medray again, with its versions"
         )
-    return ok("packages", ", ".join(f"{name} {found[name]}" for name in PACKAGES[:6]))
+    return ok("packages", ", ".join(f"{name} {found[name]}" for name in PACKAGES[:6] if name in found))
 
 
 def _outside(found: Mapping[str, str]) -> dict[str, str]:
