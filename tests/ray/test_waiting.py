@@ -84,7 +84,7 @@ def autoscaling(folder: Path, version: str, cpus_of_a_node: int) -> Iterator[Clu
         "docker": {},
         "file_mounts": {},
         "file_mounts_sync_continuously": False,
-    } | dict.fromkeys(EMPTY, [])
+    } | {key: [] for key in EMPTY}
     environment = {"AUTOSCALER_UPDATE_INTERVAL_S": "1", "RAY_FAKE_CLUSTER": "1"}
     if version == "v2":
         described["provider"] |= {"launch_multiple": True, "head_node_id": HEAD_ID}
