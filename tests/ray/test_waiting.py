@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,10 @@ from commands import run, steps_of, until, write_config
 from runs import CALM_STEPS, checkpoints, ended, final, start
 
 from medray.cli.main import main
+from medray.config import Config
+from medray.train.nodes import awaited
 
+REQUEST = b"autoscaler_resource_request"  # Ray's key for what `request_resources` has asked for
 HEAD_ID = "f" * 51 + "00000"  # as Ray's own tests name the head of its fake provider
 
 # Keys that the autoscaler reads whether they say anything or not.
@@ -56,14 +60,35 @@ def test_a_run_waits_for_its_second_node_and_stops_on_request(
 @pytest.mark.parametrize("version", ["v1", "v2"])
 def test_an_autoscaler_is_asked_and_the_request_is_withdrawn(version: str, tmp_path: Path) -> None:
     """Ray's own autoscaler, whose nodes are processes: a head without CPUs, and nothing else until it is asked for."""
-    config, folder = write_config(tmp_path, "scaled", 6), tmp_path / "runs" / "scaled"
+    import ray
+    from ray.experimental.internal_kv import _internal_kv_get
+
+    cluster_section = {"workers": 2, "nodes": 2, "cpus_per_worker": 1, "start_timeout_seconds": 120}
+    said: list[str] = []
     with autoscaling(tmp_path, version, cpus_of_a_node=2) as cluster:
-        done = run(cluster, config, "cluster.nodes=2", "cluster.cpus_per_worker=1")
-        kept = internal_kv(cluster.address, b"autoscaler_resource_request")
-    assert done.returncode == 0, done.stderr
-    assert "there: 0 nodes" in done.stderr
-    assert len(steps_of(folder)) == 6
-    assert kept == b"[]"
+        ray.init(address=cluster.address, logging_level="ERROR", log_to_driver=False)
+        try:
+            config = Config.model_validate({"cluster": cluster_section})
+            with awaited(config, None, Told(said)) as have:
+                assert have.cpus == 4
+                assert json.loads(_internal_kv_get(REQUEST)) != []
+            assert json.loads(_internal_kv_get(REQUEST)) == []
+        finally:
+            ray.shutdown()
+    assert "there: 0 nodes with 0 CPUs" in said[0]
+
+
+class Told:
+    """Keeps what it is told."""
+
+    def __init__(self, said: list[str]) -> None:
+        self.said = said
+
+    def phase(self, name: str, detail: str = "") -> None:
+        self.said.append(detail)
+
+    def beat(self) -> None:
+        pass
 
 
 @contextlib.contextmanager
@@ -98,14 +123,3 @@ def autoscaling(folder: Path, version: str, cpus_of_a_node: int) -> Iterator[Clu
     options = ("--port=6379", f"--autoscaling-config={folder / 'scaling.yaml'}")
     with head(folder, 0, *options, **environment) as cluster:
         yield cluster
-
-
-def internal_kv(address: str, key: bytes) -> bytes | None:
-    import ray
-
-    ray.init(address=address, logging_level="ERROR", log_to_driver=False)
-    try:
-        found: bytes | None = ray.experimental.internal_kv._internal_kv_get(key)
-        return found
-    finally:
-        ray.shutdown()
