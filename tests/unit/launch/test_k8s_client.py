@@ -145,6 +145,11 @@ def abort(request: kmock.Request) -> bytes:
     return b""
 
 
+def cut(request: kmock.Request) -> bytes:
+    request._raw_request.transport.close()  # what was sent before arrives
+    return b""
+
+
 GONE = {"type": "ERROR", "object": {"kind": "Status", "code": 410, "reason": "Gone", "message": "too old"}}
 FAULTS: dict[str, Any] = {
     "410": 410,
@@ -180,11 +185,15 @@ def test_a_job_that_fails(server: KubernetesServer, launch: Launch) -> None:
     assert said[-1].endswith("Failed, Ray job FAILED, clusters that failed: 1 of at most 4, AppFailed")
 
 
-def submitter(server: KubernetesServer, uid: str, log: bytes, phase: str = "Succeeded") -> None:
+def submitter(server: KubernetesServer, uid: str, *logs: Any, phase: str = "Succeeded") -> None:
+    """A pod of a submitter; logs: what it answers each time that its log is read, the last of them from then on."""
     labels = {"job-name": "first"}
     metadata = {"uid": uid, "labels": labels, "creationTimestamp": f"2026-11-30T10:00:{uid}Z"}
     server.put("v1/pods", f"first-{uid}", {"metadata": metadata, "status": {"phase": phase}})
-    server(lambda: server.kmock[f"get /api/v1/namespaces/default/pods/first-{uid}/log"] << log)
+    path = server.kmock[f"get /api/v1/namespaces/default/pods/first-{uid}/log"]
+    for number, log in enumerate(logs):
+        last = number + 1 == len(logs)
+        server(lambda log=log, part=slice(number, None if last else number + 1): path[part] << log)
 
 
 def test_a_retry_on_a_new_cluster(server: KubernetesServer, launch: Launch) -> None:
@@ -205,6 +214,26 @@ def test_a_retry_on_a_new_cluster(server: KubernetesServer, launch: Launch) -> N
     assert "RayJob first: Initializing, workers ready: 1 of 2" in said
     assert any("Retrying" in line and "clusters that failed: 1 of at most 4" in line for line in said)
     assert lines == ["step 1", "medray: exit code 1", "resumed after step 1", "red \\x1b[31m", "medray: exit code 0"]  # fmt: skip
+
+
+def test_a_log_that_is_cut_is_read_on(server: KubernetesServer, launch: Launch) -> None:
+    Cluster("default").start(launch)
+    whole = b"step 1\nstep 2\nmedray: exit code 76"
+    submitter(server, "01", (b"step 1\nste", cut), whole, phase="Running")
+    read = threading.Event()
+    lines: list[str] = []
+
+    def log(line: str) -> None:
+        lines.append(line)
+        read.set()
+
+    def say(line: str) -> None:
+        assert read.wait(30)
+        server.set_status("first", **COMPLETE)
+
+    status, code = Cluster("default").follow("first", say, log, retries=0, seconds=60)
+    assert lines == ["step 1", "step 2", "medray: exit code 76"]
+    assert outcome_code(status, code) == 76
 
 
 @pytest.mark.parametrize(
@@ -370,10 +399,20 @@ def test_the_command_without_following(server: KubernetesServer, command: Comman
     assert code == 0
     assert json.loads(out) == {"name": "first", "namespace": "default"}
     assert server.names() == MADE
+    code, out, err = command("--no-follow")
+    assert code == 0
+    assert "runs this config already" in err
     code, out, err = command("--no-follow", "train.max_steps=3")
     assert code == 2
     assert "run.name" in err
     assert "with another config" in err
+
+
+def test_the_command_looks_for_what_the_run_needs(server: KubernetesServer, command: Command) -> None:
+    code, _, err = command("launch.k8s.secrets=[keys]")
+    assert code == 2
+    assert "launch.k8s.secrets = 'keys': there is no secret of this name" in err
+    assert server.names() == set()
 
 
 def test_the_command_tells_why_a_run_failed(server: KubernetesServer, command: Command) -> None:

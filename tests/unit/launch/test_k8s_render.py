@@ -18,7 +18,8 @@ from medray.cli.train import check_config
 from medray.config.load import load
 from medray.errors import InputError
 from medray.launch import kustomize, wrappers
-from medray.launch.k8s import Launch
+from medray.launch.environment import allowed
+from medray.launch.k8s import Launch, render
 from medray.launch.k8s_names import rayjob_name
 
 CLAIM = ("launch.k8s.volume_claim=shared", "run.storage=/medray/runs")
@@ -50,6 +51,21 @@ def test_the_config_that_travels_is_the_same_config(tmp_path: Path) -> None:
     sent = load(tmp_path / "config.yaml")
     check_config(sent)
     assert sent == load(config_file(tmp_path), ["train.max_steps=7", "peft.type=lora"])
+
+
+def test_the_same_launch_later_is_the_same_job(tmp_path: Path) -> None:
+    config = load(config_file(tmp_path))
+    nothing = allowed((), {})
+    now, later = (
+        render(config, nothing, launched_at=seconds).job for seconds in (1_700_000_000, 1_800_000_000)
+    )
+    assert now["spec"]["entrypoint"] != later["spec"]["entrypoint"]
+    assert now["metadata"] == later["metadata"]
+    other = render(
+        config.model_copy(update={"tracking": config.tracking.model_copy(update={"experiment": "x"})}),
+        nothing,
+    )
+    assert other.job["metadata"] != now["metadata"]
 
 
 def test_workers_are_the_nodes_of_the_run(tmp_path: Path) -> None:
@@ -296,6 +312,16 @@ def test_kubectl_builds_the_same(components: list[str], tmp_path: Path) -> None:
     theirs = {each["kind"]: each for each in yaml.safe_load_all(done.stdout)}
     ours = {each["kind"]: each for each in kustomize.build(FOLDER, components)}
     assert theirs == ours
+
+
+def test_kubectl_builds_the_folder_as_it_is() -> None:
+    kubectl = shutil.which("kubectl")
+    if kubectl is None:
+        pytest.skip("kubectl is absent")
+    for folder in (FOLDER, FOLDER / "storage"):
+        done = subprocess.run([kubectl, "kustomize", str(folder)], capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout
 
 
 def test_the_config_in_the_base_is_a_config(tmp_path: Path) -> None:
