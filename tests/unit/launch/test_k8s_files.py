@@ -6,12 +6,15 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 import textwrap
 import tomllib
+import venv
 from itertools import takewhile
 from pathlib import Path
 
 import pytest
+from launched import config_file
 
 import medray
 from medray.cli.main import main
@@ -129,3 +132,49 @@ def test_the_config_of_the_docs_is_launched(tmp_path: Path, capsys: pytest.Captu
     (tmp_path / "run.yaml").write_text(textwrap.dedent("\n".join(block)))
     assert main(["launch", "k8s", str(tmp_path / "run.yaml"), "--dry-run"]) == 0
     assert "kind: RayJob" in capsys.readouterr().out
+
+
+@pytest.mark.long
+def test_an_installed_wheel_prints_what_a_checkout_prints(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()  # a copy, so that the checkout gets no build folder
+    for path in (ROOT / name for name in ("medray", "slurm", "k8s", "configs", "pyproject.toml", "LICENSE")):
+        if path.exists():
+            (shutil.copytree if path.is_dir() else shutil.copy)(path, source / path.name)
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
+    wheel = [
+        *pip,
+        "wheel",
+        "--quiet",
+        "--no-deps",
+        "--no-build-isolation",
+        f"--wheel-dir={tmp_path}",
+        str(source),
+    ]
+    subprocess.run(wheel, check=True, capture_output=True, timeout=300)
+    shutil.rmtree(source)
+    venv.create(tmp_path / "env", with_pip=False)
+    python = tmp_path / "env" / "bin" / "python"
+    (built,) = tmp_path.glob("medray-*.whl")
+    subprocess.run(
+        [*pip, f"--python={python}", "install", "--quiet", "--no-deps", str(built)], check=True, timeout=300
+    )
+    (site,) = (tmp_path / "env" / "lib").glob("python*/site-packages")
+    (site / "dependencies.pth").write_text(sysconfig.get_path("purelib"))  # all but medray is taken from here
+    environ = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    code = "from medray.launch import wrappers; print(wrappers.folder('k8s'))"
+    done = subprocess.run(
+        [python, "-c", code],
+        cwd=tmp_path,
+        env=environ,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    found = Path(done.stdout.strip())
+    assert found == tmp_path / "env" / "share" / "medray" / "k8s"
+    ours = {file.relative_to(ROOT / "k8s"): file.read_bytes() for file in (ROOT / "k8s").rglob("*.yaml")}
+    assert {file.relative_to(found): file.read_bytes() for file in found.rglob("*.yaml")} == ours
+    launch = [python, "-m", "medray", "launch", "k8s", str(config_file(tmp_path)), "--dry-run"]
+    assert "kind: RayJob" in subprocess.run(launch, cwd=tmp_path, env=environ, capture_output=True, text=True, check=True, timeout=60).stdout  # fmt: skip
