@@ -11,7 +11,7 @@ import hashlib
 import importlib.metadata
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from math import ceil
 from pathlib import PurePosixPath
@@ -321,14 +321,11 @@ def _ports(text: str) -> Iterator[int]:
 
 def _fill_policy(policy: Manifest, name: str, ports: list[int]) -> None:
     spec = policy["spec"]
-    selectors: Callable[[str], list[Manifest]] = lambda side: [  # noqa: E731
-        peer["podSelector"]["matchLabels"]
-        for rule in spec["ingress" if side == "from" else "egress"]
-        for peer in rule.get(side, ())
-        if RUN_LABEL in peer.get("podSelector", {}).get("matchLabels", {})
-    ]
-    for labels in (spec["podSelector"]["matchLabels"], *selectors("from"), *selectors("to")):
-        labels[RUN_LABEL] = name
+    peers = [peer for rule in spec["ingress"] for peer in rule.get("from", ())]
+    peers += [peer for rule in spec["egress"] for peer in rule.get("to", ())]
+    for selector in (spec["podSelector"], *(peer.get("podSelector", {}) for peer in peers)):
+        if RUN_LABEL in selector.get("matchLabels", {}):
+            selector["matchLabels"][RUN_LABEL] = name
     tcp = spec["egress"][-1]["ports"]
     known = {each["port"] for each in tcp}
     tcp += [{"protocol": "TCP", "port": port} for port in ports if port not in known]
