@@ -68,6 +68,7 @@ class Launch:
         self.job = found
         until(lambda: bool(self._found("log +(.+)")), "the log's name")
         self.log_file = Path(self._found("log +(.+)"))
+        assert "--follow" in words or self.process.wait(60) == 0
 
     def _found(self, pattern: str) -> str:
         found = re.search(pattern, self.said.read_text())
