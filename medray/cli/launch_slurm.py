@@ -43,7 +43,7 @@ def run(arguments: argparse.Namespace, config: Config) -> int:
         print("medray: sbatch made no job", file=sys.stderr)
         return 0
     found = slurm_jobs.ask(job)  # an --output that was passed is SLURM's to resolve
-    log = found.log if found and found.log else submission.log.replace("%j", job)
+    log = (found.log if found and found.log else submission.log).replace("%j", job)
     told |= {"job": job, "log": log}
     _say_next(submission, config, job, log)
     code = 0

@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from medray import storage
@@ -42,7 +43,9 @@ def main(argv: list[str] | None = None) -> int:
     os.umask(0o077)
     try:
         options = _head() if asked.role == "head" else _worker(os.environ.pop("RAY_ADDRESS"))
-        return _run([*options, *_size(asked.cpus)], asked.address if asked.role == "head" else None)
+        return _run(
+            [*options, *size(asked.cpus, os.environ)], asked.address if asked.role == "head" else None
+        )
     except MedrayError as error:
         print(f"medray: {error}", file=sys.stderr)
         return error.exit_code
@@ -71,9 +74,9 @@ def _worker(address: str) -> list[str]:
     ]
 
 
-def _size(cpus: int) -> list[str]:
-    """What this node offers: what SLURM gave to the job, not what the machine has."""
-    gpus = os.environ.get("SLURM_GPUS_ON_NODE") or os.environ.get("MEDRAY_GPUS") or "0"
+def size(cpus: int, environ: Mapping[str, str]) -> list[str]:
+    """Options of `ray start` for what SLURM gave to the job on this node, which may be less than the machine has."""
+    gpus = environ.get("SLURM_GPUS_ON_NODE") or environ.get("MEDRAY_GPUS") or "0"
     options = [
         f"--num-cpus={cpus}",
         f"--num-gpus={gpus}",
@@ -81,7 +84,7 @@ def _size(cpus: int) -> list[str]:
         "--min-worker-port=0",
         "--max-worker-port=0",
     ]
-    memory = int(os.environ.get("SLURM_MEM_PER_NODE") or 0) * 1024**2 - OBJECT_STORE_BYTES
+    memory = int(environ.get("SLURM_MEM_PER_NODE") or 0) * 1024**2 - OBJECT_STORE_BYTES
     return [*options, f"--memory={memory}"] if memory > 0 else options
 
 

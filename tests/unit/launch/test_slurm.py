@@ -304,3 +304,14 @@ def test_two_jobs_of_one_number_do_not_share_ports() -> None:
         second = ray_node.free_ports(41 + 2_500)
     assert not set(first) & set(second)
     assert ray_node.free_ports(42) == [port + 4 for port in first]
+
+
+def test_a_node_offers_ray_what_the_job_has_and_no_more() -> None:
+    """A GPU that SLURM did not give to the job may be another user's."""
+    given = {"SLURM_GPUS_ON_NODE": "2", "SLURM_MEM_PER_NODE": "8000"}  # the second in MiB
+    assert {"--num-cpus=5", "--num-gpus=2", f"--memory={(8000 - 256) * 1024**2}"} < set(
+        ray_node.size(5, given)
+    )
+    alone = ray_node.size(5, {})
+    assert "--num-gpus=0" in alone
+    assert not [option for option in alone if option.startswith("--memory")]
