@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import signal
 import socket
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import until
 
 from medray.cli import progress, ray_node
 from medray.cli.main import main
@@ -185,25 +187,30 @@ def test_containers_are_of_all_steps_and_see_the_configs_paths(
 
 STANDINS = r"""#!/bin/bash
 # In place of SLURM's commands: srun says how it was called, and the head's writes the address.
-case ${0##*/} in
-  scontrol) printf 'a1\na2\n' ;;
-  srun) echo "srun $*" >>"$CALLS"
-        case "$*" in *" head "*) echo 10.0.0.1:20000 >"$MEDRAY_FOLDER/address"; sleep 60 & trap "kill $!; exit 0" USR2; wait ;;
-                     *" worker"*) sleep 60 & trap "kill $!; exit 0" USR2; wait ;;
-                     *) exit 3 ;; esac ;;
+stay() { sleep 60 & trap "kill $!; exit $1" "$2"; touch "$CALLS.$2"; wait; }
+echo "${0##*/} $*" >>"$CALLS"
+case "${0##*/} $*" in
+  *hostnames*) printf 'a1\na2\n' ;;
+  *requeue*) kill -TERM $PPID ;;  # as SLURM does
+  *" head "*) echo 10.0.0.1:20000 >"$MEDRAY_FOLDER/address"; stay 0 USR2 ;;
+  *" worker"*) stay 0 USR2 ;;
+  *progress*) echo "$STEP" ;;
+  *"medray train"*) [[ -z $SIGNALLED ]] || stay "$CODE" USR1; exit "$CODE" ;;
 esac
 """
 
 
-@pytest.mark.parametrize("runtime", ["pyxis", "apptainer"])
-def test_containers_in_the_script(tmp_path: Path, runtime: str) -> None:
-    """How srun is called. Neither Pyxis nor Apptainer is here: that they run it so was not seen."""
+@pytest.fixture
+def standins(tmp_path: Path) -> dict[str, str]:
+    """The environment of the script in a job of two nodes, with programs in place of SLURM's."""
     for name in ("srun", "scontrol"):
         (tmp_path / name).write_text(STANDINS)
         (tmp_path / name).chmod(0o755)
-    environment = {
+    return {
         "PATH": f"{tmp_path}:/usr/bin:/bin",
         "CALLS": str(tmp_path / "calls"),
+        "CODE": "3",
+        "SIGNALLED": "",
         "SLURM_JOB_ID": "7",
         "SLURM_JOB_NUM_NODES": "2",
         "SLURM_JOB_NODELIST": "a[1-2]",
@@ -211,15 +218,22 @@ def test_containers_in_the_script(tmp_path: Path, runtime: str) -> None:
         "SLURM_GPUS_ON_NODE": "2",
         "MEDRAY_CONFIG": "/shared/run.yaml",
         "MEDRAY_FOLDER": str(tmp_path / "launch"),
+    }
+
+
+@pytest.mark.parametrize("runtime", ["pyxis", "apptainer"])
+def test_containers_in_the_script(tmp_path: Path, standins: dict[str, str], runtime: str) -> None:
+    """How srun is called. Neither Pyxis nor Apptainer is here: that they run it so was not seen."""
+    standins |= {
         "MEDRAY_CONTAINER": "/images/medray.sif",
         "MEDRAY_CONTAINER_RUNTIME": runtime,
         "MEDRAY_CONTAINER_MOUNTS": "/data:/data",
     }
     done = subprocess.run(
-        ["bash", SCRIPT], env=environment, capture_output=True, text=True, timeout=60, check=False
+        ["bash", SCRIPT], env=standins, capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == 3, done.stdout + done.stderr
-    calls = (tmp_path / "calls").read_text().splitlines()
+    calls = [line for line in (tmp_path / "calls").read_text().splitlines() if line.startswith("srun ")]
     assert len(calls) == 3, "head, workers and driver"
     mounted = f"{tmp_path}/launch"
     for call in calls:
@@ -229,6 +243,39 @@ def test_containers_in_the_script(tmp_path: Path, runtime: str) -> None:
         else:
             assert f" apptainer exec --nv --bind {mounted},/data:/data /images/medray.sif python " in call
     assert not list((tmp_path / "launch").iterdir()), "token and address are removed"
+
+
+@pytest.mark.parametrize(
+    ("by", "code", "step", "restarts", "again"),
+    [
+        ("USR1", 75, 12, 0, True),
+        ("USR1", 75, 10, 0, False),  # no step since the last start, which ended at 10
+        ("USR1", 75, 12, 3, False),  # the limit
+        ("USR1", 76, 12, 0, False),  # asked to stop meanwhile
+        ("USR1", 1, 12, 0, False),
+        ("TERM", 75, 12, 0, False),
+        ("", 75, 12, 0, False),
+        ("", 2, 12, 0, False),
+    ],
+)
+def test_what_goes_back_into_the_queue(
+    tmp_path: Path, standins: dict[str, str], by: str, code: int, step: int, restarts: int, again: bool
+) -> None:
+    """The table of decisions; tests/system/test_slurm.py shows some of them on a SLURM."""
+    (tmp_path / "launch").mkdir()
+    (tmp_path / "launch" / "step").write_text("10\n")
+    standins |= {"CODE": str(code), "STEP": str(step), "SLURM_RESTART_COUNT": str(restarts), "SIGNALLED": by}
+    with (tmp_path / "log").open("w") as log:
+        job = subprocess.Popen(
+            ["bash", SCRIPT], env=standins | {"MEDRAY_MAX_RESTARTS": "3"}, stdout=log, stderr=log
+        )
+    if by:
+        until(lambda: (tmp_path / "calls.USR1").exists(), "the driver", driver=job)
+        job.send_signal(getattr(signal, f"SIG{by}"))
+    assert job.wait(60) == code, (tmp_path / "log").read_text()
+    assert ("scontrol requeue 7" in (tmp_path / "calls").read_text().splitlines()) == again
+    assert (tmp_path / "launch" / "step").read_text() == (f"{step}\n" if again else "10\n")
+    assert [path.name for path in (tmp_path / "launch").iterdir()] == ["step"]
 
 
 def test_shellcheck_finds_nothing() -> None:
