@@ -254,6 +254,7 @@ def test_containers_in_the_script(tmp_path: Path, standins: dict[str, str], runt
         ("USR1", 76, 12, 0, False),  # asked to stop meanwhile
         ("USR1", 1, 12, 0, False),
         ("TERM", 75, 12, 0, False),
+        ("TERM USR1", 75, 12, 0, False),
         ("", 75, 12, 0, False),
         ("", 2, 12, 0, False),
     ],
@@ -271,7 +272,8 @@ def test_what_goes_back_into_the_queue(
         )
     if by:
         until(lambda: (tmp_path / "calls.USR1").exists(), "the driver", driver=job)
-        job.send_signal(getattr(signal, f"SIG{by}"))
+        for name in by.split():
+            job.send_signal(getattr(signal, f"SIG{name}"))
     assert job.wait(60) == code, (tmp_path / "log").read_text()
     assert ("scontrol requeue 7" in (tmp_path / "calls").read_text().splitlines()) == again
     assert (tmp_path / "launch" / "step").read_text() == (f"{step}\n" if again else "10\n")
