@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import argparse
 import os
+import random
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from enum import Enum
+from itertools import islice
 from pathlib import Path
 
 from medray import storage
@@ -26,6 +29,8 @@ END = signal.SIGUSR2
 BLOCKED = {END, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1}
 # Below the range that Linux gives to outgoing connections. Each job has four in a row: two jobs may share a node.
 FIRST_PORT, LAST_PORT, PORTS = 20_000, 30_000, 4
+STARTS = 5  # of the head, on other ports each
+STARTED = b"Ray runtime started"
 LOOK_SECONDS = 0.5
 SHOWN_LINES = 15  # of what Ray said, when it has ended by itself
 
@@ -36,32 +41,48 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--cpus", type=int, required=True)
     roles = parser.add_subparsers(dest="role", required=True)
     head = roles.add_parser("head")
-    head.add_argument("address", type=Path, help="file that gets IP:PORT as soon as the head answers")
+    head.add_argument("address", type=Path, help="file that gets IP:PORT when the head has started")
     roles.add_parser("worker", help="joins RAY_ADDRESS")
     asked = parser.parse_args(argv)
     signal.pthread_sigmask(signal.SIG_BLOCK, BLOCKED)
     os.umask(0o077)
+    offered = size(asked.cpus, os.environ)
     try:
-        options = _head() if asked.role == "head" else _worker(os.environ.pop("RAY_ADDRESS"))
-        return _run(
-            [*options, *size(asked.cpus, os.environ)], asked.address if asked.role == "head" else None
-        )
+        if asked.role == "worker":
+            return 0 if _run([*_worker(os.environ.pop("RAY_ADDRESS")), *offered]) is End.ASKED else 1
+        return _head(offered, asked.address)
     except MedrayError as error:
         print(f"medray: {error}", file=sys.stderr)
         return error.exit_code
 
 
-def _head() -> list[str]:
-    port, client, agent, metrics = free_ports(int(os.environ.get("SLURM_JOB_ID", "0")))
-    return [
-        "--head",
-        f"--node-ip-address={own_address()}",
-        f"--port={port}",
-        f"--ray-client-server-port={client}",
-        f"--dashboard-agent-listen-port={agent}",
-        f"--metrics-export-port={metrics}",
-        "--include-dashboard=false",
-    ]
+class End(Enum):
+    """How Ray came to its end: asked for by USR2, by itself while it started, or by itself later."""
+
+    ASKED, NOT_STARTED, LATER = range(3)
+
+
+def _head(offered: list[str], file: Path) -> int:
+    """Runs the head, on other ports where somebody takes one between the look at them and Ray's start."""
+    ip = own_address()
+    for ports in islice(free_ports(int(os.environ.get("SLURM_JOB_ID", "0"))), STARTS):
+        port, client, agent, metrics = ports
+        options = [
+            "--head",
+            f"--node-ip-address={ip}",
+            f"--port={port}",
+            f"--ray-client-server-port={client}",
+            f"--dashboard-agent-listen-port={agent}",
+            f"--metrics-export-port={metrics}",
+            "--include-dashboard=false",
+        ]
+        end = _run([*options, *offered], lambda: storage.write(file, f"{ip}:{port}"))  # noqa: B023  # called in it
+        if end is End.ASKED:
+            return 0
+        if end is End.LATER or all(map(_is_free, ports)):
+            return 1
+        print(f"medray: another process has taken one of the ports {port} to {metrics}", file=sys.stderr)
+    raise RunFailedError(f"no {PORTS} ports in a row between {FIRST_PORT} and {LAST_PORT} stay free")
 
 
 def _worker(address: str) -> list[str]:
@@ -88,16 +109,16 @@ def size(cpus: int, environ: Mapping[str, str]) -> list[str]:
     return [*options, f"--memory={memory}"] if memory > 0 else options
 
 
-def free_ports(job: int) -> list[int]:
-    """Four ports in a row that nobody listens on, the same for the same job where they are free."""
-    groups = (LAST_PORT - FIRST_PORT) // PORTS
-    for number in range(job, job + groups):
-        first = FIRST_PORT + PORTS * (number % groups)
+def free_ports(job: int) -> Iterator[list[int]]:
+    """Groups of four ports in a row that nobody listens on: first the job's own, then others in an order of its own."""
+    groups = list(range((LAST_PORT - FIRST_PORT) // PORTS))
+    own = groups.pop(job % len(groups))
+    random.Random(job).shuffle(groups)
+    for group in (own, *groups):
+        first = FIRST_PORT + PORTS * group
         ports = list(range(first, first + PORTS))
         if all(map(_is_free, ports)):
-            return ports
-        print(f"medray: one of the ports {first} to {ports[-1]} is taken", file=sys.stderr)
-    raise RunFailedError(f"no {PORTS} free ports in a row between {FIRST_PORT} and {LAST_PORT}")
+            yield ports
 
 
 def _is_free(port: int) -> bool:
@@ -135,7 +156,8 @@ def _address_towards(host: str) -> str:
         return str(sock.getsockname()[0])
 
 
-def _run(options: list[str], address: Path | None) -> int:
+def _run(options: list[str], started: Callable[[], None] = lambda: None) -> End:
+    """Runs `ray start` in a private folder. started: called when it says that it has."""
     folder = SessionFolder()
     said = Path(folder.ray).parent / "ray-start"
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats"]
@@ -148,7 +170,7 @@ def _run(options: list[str], address: Path | None) -> int:
                 stderr=log,
             )
         try:
-            return _watch(ray, said, options, address)
+            return _watch(ray, said, started)
         finally:
             ray.kill()  # its processes have asked the kernel to end with it
             ray.wait()
@@ -156,31 +178,21 @@ def _run(options: list[str], address: Path | None) -> int:
         folder.remove()
 
 
-def _watch(ray: subprocess.Popen[bytes], said: Path, options: list[str], address: Path | None) -> int:
-    began = time.monotonic()
+def _watch(ray: subprocess.Popen[bytes], said: Path, started: Callable[[], None]) -> End:
+    began, end = time.monotonic(), End.NOT_STARTED
     while ray.poll() is None:
-        if address is not None and (answers := _answering(options)):
-            storage.write(address, answers)
+        if end is End.NOT_STARTED and STARTED in said.read_bytes():
+            end = End.LATER
             print(
-                f"medray: the head answers at {answers} after {time.monotonic() - began:.0f} s",
+                f"medray: Ray on {socket.gethostname()} has started in {time.monotonic() - began:.0f} s",
                 file=sys.stderr,
             )
-            address = None
+            started()
         if signal.sigtimedwait({END}, LOOK_SECONDS):
-            return 0
+            return End.ASKED
     lines = said.read_text(errors="replace").splitlines()[-SHOWN_LINES:]
     print("\n".join([f"medray: Ray on {socket.gethostname()} has ended by itself:", *lines]), file=sys.stderr)
-    return 1
-
-
-def _answering(options: list[str]) -> str | None:
-    """IP:PORT of the head once it listens."""
-    values = dict(option.lstrip("-").partition("=")[::2] for option in options)
-    with socket.socket() as sock:
-        sock.settimeout(LOOK_SECONDS)
-        if sock.connect_ex((values["node-ip-address"], int(values["port"]))):
-            return None
-    return f"{values['node-ip-address']}:{values['port']}"
+    return end
 
 
 if __name__ == "__main__":
