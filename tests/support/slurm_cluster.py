@@ -89,25 +89,16 @@ def absent() -> str | None:
         return "SLURM in namespaces needs root"
     if missing := [name for name in PROGRAMS if not shutil.which(name, path=PATH)]:
         return f"{', '.join(missing)} not installed (Debian: apt install slurm-wlm munge tini iproute2)"
+    needed = (
+        "mount -t tmpfs none /dev/shm; mknod /dev/shm/null c 1 3; ip link add one type veth peer name other"
+    )
     tried = subprocess.run(
-        [
-            "unshare",
-            "--net",
-            "--uts",
-            "--pid",
-            "--mount",
-            "--fork",
-            "mount",
-            "-t",
-            "tmpfs",
-            "none",
-            "/dev/shm",
-        ],
+        ["unshare", "--net", "--uts", "--pid", "--mount", "--fork", "bash", "-ec", needed],
         capture_output=True,
         text=True,
         check=False,
     )
-    return f"no namespaces here: {tried.stderr.strip()}" if tried.returncode else None
+    return f"no namespaces, devices or networks here: {tried.stderr.strip()}" if tried.returncode else None
 
 
 @dataclass(frozen=True)

@@ -91,7 +91,7 @@ def test_values_reach_the_job_by_names_of_variables(config: Path, capsys: pytest
     assert set(names) == {*variables, *told["exported"]}
     assert "HF_TOKEN" in names
     assert "HF_HOME" not in names, "a variable that is not set"
-    assert variables["MEDRAY_START_TIMEOUT"], variables["MEDRAY_MAX_RESTARTS"] == ("77", "3")
+    assert (variables["MEDRAY_START_TIMEOUT"], variables["MEDRAY_MAX_RESTARTS"]) == ("77", "3")
     assert variables["MEDRAY_PYTHON"] == "python", "that of the set-up lines"
     assert told["files"]["setup.sh"] == "module load cuda\nsource /v/bin/activate\n"
     folder = Path(told["folder"])
