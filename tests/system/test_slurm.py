@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from commands import command, steps_of, until, write_config
 from runs import checkpoints, final
-from slurm_cluster import Slurm, absent, slurm_cluster
+from slurm_cluster import NODES, Slurm, absent, slurm_cluster
 
 STEPS = 60
 # Nodes of two CPUs hold one worker each, and have no CPU for data but those that the workers leave.
@@ -107,6 +107,12 @@ def same(run: Path, calm: Path) -> None:
     assert exported == wanted
 
 
+def nothing_left(slurm: Slurm, ray_folder: Path) -> None:
+    """Asserts that the nodes have neither files nor processes of a job that has ended."""
+    assert list(ray_folder.iterdir()) == []
+    until(lambda: not any(slurm.pids(node, "ray") for node in NODES), "the end of all processes", 30)
+
+
 def test_a_run_of_two_nodes_that_is_warned_goes_back_into_the_queue_and_ends_as_a_calm_one(
     slurm: Slurm, calm: Path, tmp_path: Path, ray_folder: Path
 ) -> None:
@@ -125,7 +131,7 @@ def test_a_run_of_two_nodes_that_is_warned_goes_back_into_the_queue_and_ends_as_
     assert {
         path.stat().st_mode & 0o077 for path in (launch.log_file.parent, *launch.log_file.parent.iterdir())
     } == {0}
-    assert list(ray_folder.iterdir()) == []
+    nothing_left(slurm, ray_folder)
 
 
 def test_what_sbatch_refuses_is_wrong_input(slurm: Slurm, tmp_path: Path) -> None:
@@ -179,7 +185,7 @@ def test_a_killed_run_ends_as_a_calm_one(
     launch.ended("COMPLETED", 0)
     assert "resumed after step" in launch.log
     same(launch.run_folder, calm)
-    assert list(ray_folder.iterdir()) == []
+    nothing_left(slurm, ray_folder)
 
 
 def slurm_client(pid: int) -> bool:
@@ -195,7 +201,7 @@ def test_a_raylet_that_dies_ends_the_job(slurm: Slurm, tmp_path: Path, ray_folde
     launch.ended("FAILED", 1)
     assert "Ray on n2 has ended by itself" in launch.log
     assert "Ray has ended on a worker node" in launch.log
-    assert list(ray_folder.iterdir()) == []
+    nothing_left(slurm, ray_folder)
 
 
 @pytest.mark.long
@@ -210,7 +216,7 @@ def test_a_node_that_never_comes_is_named_by_numbers(slurm: Slurm, tmp_path: Pat
     launch.ended("FAILED", 1)
     assert "asked: 2 nodes" in launch.log
     assert "there: 1 node with 2 CPUs" in launch.log
-    assert list(ray_folder.iterdir()) == []
+    nothing_left(slurm, ray_folder)
 
 
 @pytest.mark.long
@@ -235,7 +241,7 @@ def test_a_run_that_is_stopped_saves_and_stays_stopped(
     job = launch.ended(state, code)
     assert job["Restarts"] == "0"
     assert checkpoints(launch.run_folder) == [len(steps_of(launch.run_folder))]
-    assert list(ray_folder.iterdir()) == []
+    nothing_left(slurm, ray_folder)
 
 
 @pytest.mark.long
@@ -255,7 +261,7 @@ def test_a_preempted_run_saves_and_slurm_starts_it_again(
     assert "preempted: saved" in launch.log
     assert "resumed after step" in launch.log
     same(launch.run_folder, calm)
-    assert list(ray_folder.iterdir()) == []
+    nothing_left(slurm, ray_folder)
 
 
 @pytest.mark.long
@@ -274,4 +280,4 @@ def test_two_jobs_share_a_node(slurm: Slurm, calm: Path, tmp_path: Path, ray_fol
     assert max(first["StartTime"], second["StartTime"]) < min(first["EndTime"], second["EndTime"]), (
         "not at once"
     )
-    assert list(ray_folder.iterdir()) == []
+    nothing_left(slurm, ray_folder)
