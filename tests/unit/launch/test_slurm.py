@@ -280,6 +280,18 @@ def test_what_goes_back_into_the_queue(
     assert [path.name for path in (tmp_path / "launch").iterdir()] == ["step"]
 
 
+def test_a_set_up_line_that_fails_ends_the_job(tmp_path: Path, standins: dict[str, str]) -> None:
+    (tmp_path / "setup.sh").write_text("echo $UNSET\nfalse\necho not reached\n")
+    standins["MEDRAY_SETUP"] = str(tmp_path / "setup.sh")
+    done = subprocess.run(
+        ["bash", SCRIPT], env=standins, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 1
+    assert f"a line of {tmp_path}/setup.sh failed" in done.stdout
+    assert "not reached" not in done.stdout
+    assert "srun" not in (tmp_path / "calls").read_text()
+
+
 def test_shellcheck_finds_nothing() -> None:
     shellcheck = Path(sys.executable).with_name("shellcheck")
     done = subprocess.run([shellcheck, "--norc", SCRIPT], capture_output=True, text=True, check=False)
