@@ -16,6 +16,11 @@ LOCK_SECONDS = 3.0
 SQLITE = "sqlite:///"
 
 
+def load() -> None:
+    """Import MLflow, which takes seconds."""
+    import mlflow  # noqa: F401
+
+
 def check_store(uri: str) -> str:
     """Write to an MLflow server or database and return what was done, as words. Raises whatever goes wrong."""
     if uri.startswith(SQLITE):

@@ -23,7 +23,7 @@ from medray.launch.doctor.compare import HERE, REFUSED, different_clocks, differ
 from medray.launch.doctor.finding import Finding, Question, examine, fail, ok, reason
 from medray.launch.doctor.machine import MACHINE, versions
 from medray.launch.doctor.network import Source, connects, reach
-from medray.launch.doctor.places import DRIVER, ON_NODES, asked
+from medray.launch.doctor.places import DRIVER, LOAD_SECONDS, ON_NODES, asked, ready
 
 CONNECT_SECONDS = 5.0  # to a port that a node of a cluster has open
 JOIN_SECONDS = 10.0  # Ray's own, once its head has answered
@@ -63,6 +63,7 @@ class Probe:
         return time.time()
 
     def examine(self, question: Question) -> list[dict[str, str]]:
+        ready(question, LOAD_SECONDS)
         checks = {**MACHINE, **asked(question, ON_NODES)}
         if question.storage:
             checks["storage"] = shared.of_node
@@ -77,6 +78,7 @@ def cluster(question: Question, emit: Callable[[Finding], None]) -> None:
     if problem := _join(question):
         emit(problem)
         return
+    ready(replace(question, models=()), LOAD_SECONDS)
     here = threading.Thread(
         target=examine, args=(asked(question, DRIVER), question, lambda one: emit(one.on(HERE))), daemon=True
     )
@@ -262,7 +264,7 @@ def _on_nodes(
             for number, node in enumerate(nodes)
         }
         calls = {name: probes[name].examine.remote(each) for name, each in asked_of.items()}
-        answers = _answers(calls, seconds, emit, "did not answer")
+        answers = _answers(calls, seconds + LOAD_SECONDS, emit, "did not answer")
         wrote = {}
         for name, answer in answers.items():
             for row in answer:

@@ -14,9 +14,9 @@ from dataclasses import asdict
 
 from medray.launch.doctor.finding import FAIL, OK, WARN, Finding, Question, fail
 
-START_SECONDS = 20.0  # of a Python on a slow disk
+START_SECONDS = 60.0  # of a Python on a slow disk, and its imports
 # All parts of an examination of a cluster one after another (cluster.py), each of which has an end of its own.
-CLUSTER_SECONDS = 150.0
+CLUSTER_SECONDS = 180.0
 
 
 def examined(question: Question) -> list[Finding]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import shutil
 import socket
 import subprocess
 import sys
@@ -125,10 +126,18 @@ def ray_authentication(question: Question) -> Finding:
     return ok(name, f"by token, from the file of {called}")
 
 
+def has_gpu() -> bool:
+    """Whether there is a device of NVIDIA's, or its program: torch is not imported to find that there is none."""
+    return bool(_devices()) or shutil.which("nvidia-smi") is not None
+
+
+def _devices() -> int:
+    return sum(1 for _ in Path("/dev").glob("nvidia[0-9]*"))
+
+
 def gpu(question: Question) -> Finding:
-    """torch is imported only where there is something for it to find."""
     smi = _nvidia_smi()
-    devices = sum(1 for _ in Path("/dev").glob("nvidia[0-9]*"))
+    devices = _devices()
     if smi is None and not devices:
         if question.ray_gpus:
             return fail(
@@ -192,7 +201,7 @@ def shared_memory(question: Question, folder: str = "/dev/shm") -> Finding:
     detail = f"{folder} has {size(whole)}, {size(free)} free"
     way = f"give it 30 % of the memory: docker run --shm-size=8g, or mount -o remount,size=8g {folder}"
     if min(whole, free) <= DOCKER_SHM:
-        if question.ray_gpus or any(Path("/dev").glob("nvidia[0-9]*")):
+        if question.ray_gpus or _devices():
             return fail(name, f"{detail}: NCCL fails between the GPUs of this node", way)
         return warn(name, f"{detail}: Ray keeps its objects on the disk instead, which is slow", way)
     if free < ENOUGH_SHM:

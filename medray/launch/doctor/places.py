@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
+import threading
 import urllib.parse
 import urllib.request
 from pathlib import Path
 
 from medray.launch.doctor.finding import Check, Finding, Question, fail, ok, reason, size
-from medray.launch.doctor.storage import storage
+from medray.launch.doctor.machine import has_gpu
+from medray.launch.doctor.storage import is_bucket, storage
 
+LOAD_SECONDS = 30.0  # of all imports of a node
 HUB_SECONDS = 4.0
 CONNECT_SECONDS = 3.0
 
@@ -127,6 +131,52 @@ def tracking(question: Question) -> Finding:
             way,
         )
     return ok("MLflow", f"{called}: {done}")
+
+
+def load(question: Question) -> None:
+    """Import what the checks need, in this one thread: two that enter a cycle of imports at once may break it.
+
+    Nor do seconds of imports from a slow disk count as seconds of a check. What cannot be imported the checks tell.
+    """
+    for each in (_load_torch, _load_hub, _load_tracking, _load_bucket):
+        with contextlib.suppress(Exception):
+            each(question)
+
+
+def _load_torch(question: Question) -> None:
+    if has_gpu():
+        import torch  # noqa: F401
+
+
+def _load_hub(question: Question) -> None:
+    if question.models:
+        import medray.config.load
+        import medray.config.model
+
+        if not all(
+            os.path.isdir(name) or name in medray.config.model.PACKAGED_MODELS for name in question.models
+        ):
+            from huggingface_hub import HfApi  # noqa: F401
+
+
+def _load_tracking(question: Question) -> None:
+    if question.tracking is not None:
+        from medray.tracking import mlflow_names, mlflow_probe  # noqa: F401
+
+        if not question.tracking.startswith("sqlite:"):
+            mlflow_probe.load()
+
+
+def _load_bucket(question: Question) -> None:
+    if is_bucket(question.storage or ""):
+        import medray.storage  # noqa: F401
+
+
+def ready(question: Question, seconds: float) -> None:
+    """Run `load`, and wait for it that long."""
+    thread = threading.Thread(target=load, args=(question,), daemon=True)
+    thread.start()
+    thread.join(seconds)
 
 
 ON_NODES: dict[str, Check] = {"model": models}

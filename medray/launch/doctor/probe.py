@@ -14,7 +14,7 @@ import sys
 from medray.launch.doctor.finding import Finding, Question, examine
 from medray.launch.doctor.machine import ALONE as MACHINE_ALONE
 from medray.launch.doctor.machine import MACHINE
-from medray.launch.doctor.places import ALONE, DRIVER, ON_NODES, asked
+from medray.launch.doctor.places import ALONE, DRIVER, LOAD_SECONDS, ON_NODES, asked, ready
 
 
 def main() -> None:
@@ -34,6 +34,7 @@ def main() -> None:
         cluster(question, emit)
     else:
         here = socket.gethostname()
+        ready(question, LOAD_SECONDS)
         checks = {**MACHINE, **MACHINE_ALONE, **asked(question, {**ALONE, **ON_NODES, **DRIVER})}
         examine(checks, question, lambda one: emit(one.on(here)))
     out.write('{"end": true}\n')
