@@ -50,9 +50,9 @@ def namespace_cluster(
     folder: Path, cpus: Sequence[int], environment: Mapping[str, str] | None = None
 ) -> Iterator[NamespaceCluster]:
     """Up when all its nodes have joined. cpus: of each node, the head's first. environment: of Ray's processes."""
-    names = [f"n{number}" for number in range(1, len(cpus) + 1)]
+    addresses = {f"n{number}": f"10.77.0.{10 + number}" for number in range(1, len(cpus) + 1)}
     with contextlib.ExitStack() as stack:
-        nodes = stack.enter_context(network(folder, names))
+        nodes = stack.enter_context(network(folder, addresses))
         cluster = NamespaceCluster(nodes, folder, {})
         for node, share in zip(nodes, cpus, strict=True):
             stack.enter_context(ray_node(cluster, node, share, environment))

@@ -4,7 +4,7 @@ The nodes are Linux namespaces, joined by a bridge. None of them has a name in t
 with the processes that hold it: whoever ends this process, the kernel ends those. All nodes see the one file system,
 which plays the shared storage; LOCAL is a folder of each node's own.
 
-    with network(tmp_path, ("n1", "n2")) as (n1, n2):
+    with network(tmp_path) as (n1, n2):
         ray = n1.start(["ray", "start", "--head", "--block", f"--node-ip-address={n1.address}", …], log)
         with n2.cut_off():
             …
@@ -28,6 +28,7 @@ import psutil
 LOCAL = "/mnt"  # on a disk in memory, as /dev/shm is
 PROGRAMS = ("bash", "ip", "mount", "nsenter", "setpriv", "unshare")
 SECONDS = 20  # any one command of these
+TWO = {"n1": "10.77.0.11", "n2": "10.77.0.12"}
 # The first process of a node: bash, which reaps what the node's processes leave. The link is there before it runs.
 FIRST = """
 hostname "$1"; mount --bind "$2/hosts" /etc/hosts; mount --bind "$2/resolv.conf" /etc/resolv.conf
@@ -143,13 +144,12 @@ def inner(process: subprocess.Popen[bytes]) -> psutil.Process:
 
 @contextlib.contextmanager
 def network(
-    folder: Path, names: Sequence[str] = ("n1", "n2"), *, subnet: str = "10.77.0", shm_bytes: int = 2 << 30
+    folder: Path, addresses: Mapping[str, str] = TWO, *, shm_bytes: int = 2 << 30
 ) -> Iterator[list[Node]]:
-    """Nodes that reach each other under `names` and the addresses subnet.11, .12 and so on, and nothing else.
+    """Nodes that reach each other under the names and addresses of `addresses`, and nothing else.
 
     folder: for their hosts file. shm_bytes: size of each /dev/shm.
     """
-    addresses = {name: f"{subnet}.{11 + number}" for number, name in enumerate(names)}
     lines = ["127.0.0.1 localhost", *(f"{address} {name}" for name, address in addresses.items())]
     (folder / "hosts").write_text("\n".join(lines) + "\n")
     (folder / "resolv.conf").write_text("")
@@ -159,10 +159,9 @@ def network(
         _until(lambda: _apart(switch), "the bridge's namespace")
         _at(switch, "ip", "link", "add", "br0", "type", "bridge")
         _at(switch, "ip", "link", "set", "br0", "up")
-        nodes = [
+        yield [
             _node(holders, folder, switch, name, address, shm_bytes) for name, address in addresses.items()
         ]
-        yield nodes
     finally:
         for holder in reversed(holders):
             holder.kill()  # its child, and with it all of the node, the kernel ends

@@ -4,9 +4,7 @@
         job = slurm.run("sbatch", "--parsable", "--wrap=hostname").stdout.strip()
         slurm.ended(job)
 
-Needs root. Every node has its own network, host name, process ids and /dev/shm; files are shared, as on a cluster with a
-shared file system. Namespaces have no names: they end with the processes in them, and those with the process that began
-them, however it ends.
+Needs root. namespaces.py tells what a node has of its own; files are shared, as on a cluster with a shared file system.
 """
 
 from __future__ import annotations
@@ -23,7 +21,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-PROGRAMS = ("slurmctld", "slurmd", "sbatch", "munged", "tini", "ip", "unshare", "nsenter", "setpriv")
+import namespaces
+from namespaces import Node, network
+
+PROGRAMS = ("slurmctld", "slurmd", "sbatch", "munged")
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 ADDRESSES = {"c0": "10.77.0.1", "n1": "10.77.0.11", "n2": "10.77.0.12"}
 NODES = ("n1", "n2")
@@ -72,15 +73,6 @@ NodeName=n2 NodeAddr=10.77.0.12 CPUs=8 RealMemory=8000 Gres=gpu:2 State=UNKNOWN
 PartitionName=main Nodes=n[1-2] Default=YES MaxTime=INFINITE State=UP PriorityTier=1 PreemptMode=REQUEUE GraceTime=20
 PartitionName=urgent Nodes=n[1-2] MaxTime=INFINITE State=UP PriorityTier=10 PreemptMode=OFF
 """
-# Inside its namespaces, before the daemon; it waits for its network.
-INSIDE = """
-read -r _
-hostname {name}
-mount --bind {folder}/hosts /etc/hosts
-mount --bind /dev/null /etc/resolv.conf
-mount -t tmpfs -o size=1g tmpfs /dev/shm
-exec tini -s -- {daemon}
-"""
 
 
 def absent() -> str | None:
@@ -88,38 +80,24 @@ def absent() -> str | None:
     if os.geteuid() != 0:
         return "SLURM in namespaces needs root"
     if missing := [name for name in PROGRAMS if not shutil.which(name, path=PATH)]:
-        return f"{', '.join(missing)} not installed (Debian: apt install slurm-wlm munge tini iproute2)"
-    needed = (
-        "mount -t tmpfs none /dev/shm; mknod /dev/shm/null c 1 3; ip link add one type veth peer name other"
-    )
-    tried = subprocess.run(
-        ["unshare", "--net", "--uts", "--pid", "--mount", "--fork", "bash", "-ec", needed],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return f"no namespaces, devices or networks here: {tried.stderr.strip()}" if tried.returncode else None
+        return f"{', '.join(missing)} not installed (Debian: apt install slurm-wlm munge)"
+    if reason := namespaces.missing():
+        return reason
+    made = ["unshare", "--mount", "bash", "-ec", "mount -t tmpfs none /dev/shm; mknod /dev/shm/null c 1 3"]
+    tried = subprocess.run(made, capture_output=True, text=True, check=False)
+    return f"no devices here: {tried.stderr.strip()}" if tried.returncode else None
 
 
 @dataclass(frozen=True)
 class Slurm:
-    """folder: SLURM's own files. inside: process by which the namespaces of each host are entered."""
+    """folder: SLURM's own files. nodes: namespaces of each host."""
 
     folder: Path
-    inside: Mapping[str, int]
+    nodes: Mapping[str, Node]
 
     def command(self, host: str, *words: str) -> list[str]:
         """`words` as they run on `host` (c0, n1 or n2)."""
-        enter = [
-            "nsenter",
-            f"--target={self.inside[host]}",
-            "--net",
-            "--uts",
-            "--pid",
-            "--mount",
-            f"--wdns={os.getcwd()}",
-        ]
-        return ["setpriv", "--pdeathsig=KILL", *enter, *words]
+        return self.nodes[host].command(words)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -171,7 +149,7 @@ class Slurm:
 
     def pids(self, host: str, words: str) -> list[int]:
         """Processes of `host` (as this machine counts them) whose command line contains `words`."""
-        own = os.readlink(f"/proc/{self.inside[host]}/ns/pid")
+        own = os.readlink(f"/proc/{self.nodes[host].pid}/ns/pid")
         found = []
         for entry in Path("/proc").iterdir():
             with contextlib.suppress(OSError):
@@ -189,45 +167,27 @@ def slurm_cluster() -> Iterator[Slurm]:
     processes: list[subprocess.Popen[bytes]] = []
     try:
         _write_files(folder)
-        switch = _begin(processes, folder, "switch", ["unshare", "--net", "sleep", "infinity"])
-        _begin(processes, folder, "munged", _munged(folder))
-        inside = {}
-        for name, daemon in (
-            ("c0", "slurmctld -D -c"),
-            *((node, f"slurmd -D -N {node}") for node in NODES),
-        ):
-            script = INSIDE.format(name=name, folder=folder, daemon=daemon)
-            words = [
-                "unshare",
-                "--net",
-                "--uts",
-                "--pid",
-                "--mount",
-                "--fork",
-                "--kill-child",
-                "--mount-proc",
-            ]
-            host = _begin(processes, folder, name, [*words, "bash", "-ec", script])
-            inside[name] = _wait(lambda pid=host.pid: _child(pid), f"{name} has no process")
-        _connect(switch.pid, inside)
-        for process in processes:
-            if process.stdin:
-                with contextlib.suppress(BrokenPipeError):
-                    process.stdin.write(b"go\n")
-                    process.stdin.close()
-        slurm = Slurm(folder, inside)
+        # Not the environment of the test: a daemon hands its own to what it starts.
+        clean = ["env", "-i", f"PATH={PATH}", f"SLURM_CONF={folder}/slurm.conf", "LANG=C.UTF-8"]
+        daemons = {"c0": "slurmctld -D -c", **{node: f"slurmd -D -N {node}" for node in NODES}}
+        with network(folder, ADDRESSES, shm_bytes=1 << 30) as hosts:
+            nodes = {host.name: host for host in hosts}
+            # Its socket is a file, which all hosts see.
+            processes.append(nodes["c0"].start([*clean, *_munged(folder)], folder / "log" / "munged.out"))
+            for name, daemon in daemons.items():
+                words = [*clean, *daemon.split()]
+                processes.append(nodes[name].start(words, folder / "log" / f"{name}.out"))
+            slurm = Slurm(folder, nodes)
 
-        def idle() -> bool:
-            for process in processes:
-                assert process.poll() is None, _logs(folder)
-            said = slurm.run("sinfo", "-h", "-p", "main", "-t", "idle", "-o", "%D", check=False)
-            return said.stdout.strip() == "2"
+            def idle() -> bool:
+                for process in processes:
+                    assert process.poll() is None, _logs(folder)
+                said = slurm.run("sinfo", "-h", "-p", "main", "-t", "idle", "-o", "%D", check=False)
+                return said.stdout.strip() == "2"
 
-        _wait(idle, "the nodes are not idle", lambda: _logs(folder))
-        yield slurm
+            _wait(idle, "the nodes are not idle", lambda: _logs(folder))
+            yield slurm
     finally:
-        for process in reversed(processes):
-            process.kill()  # --kill-child and the end of a process-id namespace take all that is in it
         for process in processes:
             process.wait()
         shutil.rmtree(folder, ignore_errors=True)
@@ -238,9 +198,6 @@ def _write_files(folder: Path) -> None:
         (folder / name).mkdir(parents=True)
     folder.chmod(0o755)
     (folder / "munge").chmod(0o755)
-    (folder / "hosts").write_text(
-        "127.0.0.1 localhost\n" + "".join(f"{address} {name}\n" for name, address in ADDRESSES.items())
-    )
     (folder / "slurm.conf").write_text(SLURM_CONF.format(folder=folder))
     unified = Path("/sys/fs/cgroup/cgroup.controllers").exists()
     (folder / "cgroup.conf").write_text(
@@ -270,46 +227,6 @@ def _munged(folder: Path) -> list[str]:
         "--force",
         *(f"--{name}={folder}/munge/{file}" for name, file in files.items()),
     ]
-
-
-def _begin(
-    processes: list[subprocess.Popen[bytes]], folder: Path, name: str, words: list[str]
-) -> subprocess.Popen[bytes]:
-    with (folder / "log" / f"{name}.out").open("wb") as log:
-        process = subprocess.Popen(
-            ["setpriv", "--pdeathsig=KILL", *words],
-            stdin=subprocess.PIPE,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-            env={"PATH": PATH, "SLURM_CONF": str(folder / "slurm.conf"), "LANG": "C.UTF-8"},
-        )
-    processes.append(process)
-    return process
-
-
-def _connect(switch: int, inside: Mapping[str, int]) -> None:
-    """A bridge in the switch's network, and a cable from it to each host."""
-
-    def ip(process: int, line: str) -> None:
-        subprocess.run(["nsenter", f"--target={process}", "--net", "ip", *line.split()], check=True)
-
-    own = os.stat("/proc/self/ns/net").st_ino
-    for process in (switch, *inside.values()):
-        _wait(lambda pid=process: os.stat(f"/proc/{pid}/ns/net").st_ino != own, "no network namespace")
-    ip(switch, "link add br0 type bridge")
-    ip(switch, "link set br0 up")
-    for name, process in inside.items():
-        ip(switch, f"link add {name} type veth peer name eth0 netns {process}")
-        ip(switch, f"link set {name} master br0 up")
-        ip(process, "link set lo up")
-        ip(process, f"addr add {ADDRESSES[name]}/24 dev eth0")
-        ip(process, "link set eth0 up")
-
-
-def _child(pid: int) -> int:
-    found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return int(found[0]) if found else 0
 
 
 def _wait(condition: Callable[[], Any], what: str, more: Callable[[], str] = str, seconds: float = 60) -> Any:
