@@ -72,14 +72,11 @@ def _folder(name: str) -> Finding:
 
 def _hub(name: str) -> Finding:
     """A model of the hub: in the cache of this node, or else to be fetched."""
-    from huggingface_hub import HfApi, is_offline_mode, try_to_load_from_cache
+    from huggingface_hub import HfApi, is_offline_mode
 
-    cached = [
-        file
-        for file in ("config.json", "model.safetensors", "model.safetensors.index.json")
-        if isinstance(try_to_load_from_cache(name, file), str)
-    ]
-    if "config.json" in cached and len(cached) > 1:
+    if _cached(name, "config.json") and (
+        _cached(name, "model.safetensors") or _all_shards(name, _cached(name, "model.safetensors.index.json"))
+    ):
         return ok("model", f"{name} is in the cache of Hugging Face")
     download = (
         "where there is a network: hf download NAME, then copy HF_HOME or name the folder as model.name"
@@ -105,6 +102,27 @@ def _hub(name: str) -> Finding:
         )
     bytes_ = sum(file.size or 0 for file in files)
     return ok("model", f"{name} can be fetched: {size(bytes_)}, by each node")
+
+
+def _cached(name: str, file: str) -> str | None:
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(name, file)
+    return found if isinstance(found, str) else None
+
+
+def _all_shards(name: str, index: str | None) -> bool:
+    """Whether every file of a model in several is in the cache: a download may have been cut off."""
+    if index is None:
+        return False
+    from medray.errors import InputError
+    from medray.storage import read_json
+
+    try:
+        shards = set(read_json(Path(index), limit_bytes=64 << 20)["weight_map"].values())
+    except (InputError, OSError, LookupError, AttributeError, TypeError):
+        return False
+    return all(isinstance(file, str) and _cached(name, file) for file in shards)
 
 
 def tracking(question: Question) -> Finding:

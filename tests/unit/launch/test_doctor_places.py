@@ -177,15 +177,31 @@ def asked_of_hub(cache: Path, *names: str, **environment: str) -> list[Finding]:
     return [Finding(**row) for row in json.loads(done.stdout)]
 
 
+def keep(cache: Path, owner: str, files: dict[str, str]) -> None:
+    """A model as the hub's library keeps it."""
+    model = cache / f"models--{owner}--model"
+    (model / "refs").mkdir(parents=True)
+    (model / "refs" / "main").write_text("a" * 40)
+    (model / "snapshots" / ("a" * 40)).mkdir(parents=True)
+    for name, text in files.items():
+        (model / "snapshots" / ("a" * 40) / name).write_text(text)
+
+
 def test_models_of_a_hub(tmp_path: Path) -> None:
-    snapshot = tmp_path / "models--kept--model" / "snapshots" / ("a" * 40)
-    snapshot.mkdir(parents=True)
-    for name in ("config.json", "model.safetensors"):
-        (snapshot / name).touch()
-    (tmp_path / "models--kept--model" / "refs").mkdir()
-    (tmp_path / "models--kept--model" / "refs" / "main").write_text("a" * 40)
-    kept, other = asked_of_hub(tmp_path, "kept/model", "open/model", HF_HUB_OFFLINE="1")
+    shards = ["model-1-of-2.safetensors", "model-2-of-2.safetensors"]
+    index = json.dumps({"weight_map": dict(zip("ab", shards, strict=True))})
+    keep(tmp_path, "kept", {"config.json": "{}", "model.safetensors": ""})
+    keep(
+        tmp_path,
+        "parts",
+        {"config.json": "{}", "model.safetensors.index.json": index, **dict.fromkeys(shards, "")},
+    )
+    keep(tmp_path, "cut", {"config.json": "{}", "model.safetensors.index.json": index, shards[0]: ""})
+    names = ("kept/model", "parts/model", "cut/model", "open/model")
+    kept, parts, cut, other = asked_of_hub(tmp_path, *names, HF_HUB_OFFLINE="1")
     assert "in the cache" in only("ok", kept).detail
+    assert "in the cache" in only("ok", parts).detail
+    assert "is not in the cache" in only("fail", cut).detail
     assert "HF_HUB_OFFLINE forbids" in only("fail", other).detail
     with HTTPServer(("127.0.0.1", 0), Hub) as hub:
         threading.Thread(target=hub.serve_forever, daemon=True).start()
