@@ -28,6 +28,7 @@ def test_nodes_that_differ(cluster: Any, tmp_path: Path, monkeypatch: pytest.Mon
         done = subprocess.run(
             [sys.executable, "-m", "medray", "doctor", "--json", f"--storage={tmp_path}/runs/new"],
             env={**os.environ, "RAY_ADDRESS": cluster.address},
+            cwd=tmp_path,  # Ray puts a driver's folder into the path of all workers: this checkout's medray is not meant
             capture_output=True,
             text=True,
             timeout=120,

@@ -32,6 +32,7 @@ MARGIN_SECONDS = 3.0  # of an answer on its way
 PEERS = 8  # nodes that each node connects to
 _PORT = re.compile(r"(?:ray://)?\[?([^\[\]/]+?)\]?:(\d{1,5})")
 _HEAD = "start one with: ray start --head; or correct the address, HOST:PORT of the head (6379 unless told otherwise)"
+_TOKEN = "export RAY_AUTH_MODE and RAY_AUTH_TOKEN_PATH as on the head"
 _GONE = "look at the node's power, link and firewall, and at raylet.out there; then ray start --address=… on it again"
 
 
@@ -130,8 +131,11 @@ def _join(question: Question) -> Finding | None:
     thread.start()
     thread.join(JOIN_SECONDS)
     if thread.is_alive():
-        why = f"the head takes a connection, and Ray did not join within {JOIN_SECONDS:g} s"
-        return fail("cluster", why, f"{_HEAD}; look at gcs_server.out on the head").on(HERE)
+        # Ray goes on trying for long where a token is refused, too.
+        why = f"something takes a connection, and Ray did not join within {JOIN_SECONDS:g} s: no Ray head, or another token"
+        return fail(
+            "cluster", why, f"{_TOKEN}; or correct the address; or look at gcs_server.out on the head"
+        ).on(HERE)
     if not failed:
         return None
     text = str(failed[0])
@@ -145,7 +149,7 @@ def _join(question: Question) -> Finding | None:
         return fail(
             "cluster",
             "it refuses this token, or wants one",
-            "export RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH as on the head",
+            _TOKEN,
         ).on(HERE)
     return fail(
         "cluster",
