@@ -90,6 +90,7 @@ class Launch:
     def ended(self, state: str, code: int) -> dict[str, str]:
         job = self.slurm.ended(self.job)
         assert (job["JobState"], job["ExitCode"].partition(":")[0]) == (state, str(code)), self.log
+        self.process.wait(60)  # which has followed the job
         return job
 
     def left(self) -> set[str]:
