@@ -71,10 +71,14 @@ def prepare(
     package = pack(config, into, seen=seen, where=where, with_data=with_data, exclude=exclude)
     variables, withheld = _environment(config, environ, seen)
     run = config.run.name
+    # So that a `medray stop` between now and the driver's start holds, and an older one does not.
+    launched = ["--launched-at", str(int(now))] if verb == "train" else []
     return Submission(
         address=address.url,
         job_id=job_id(run, now),
-        entrypoint=shlex.join([config.launch.job.python, "-m", "medray", *verb.split(), CONFIG_FILE, *words]),
+        entrypoint=shlex.join(
+            [config.launch.job.python, "-m", "medray", *verb.split(), CONFIG_FILE, *launched, *words]
+        ),
         variables=variables,
         withheld=withheld,
         metadata={

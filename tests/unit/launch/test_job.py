@@ -71,7 +71,7 @@ def test_the_config_and_medray_are_sent_and_nothing_else(folder: Path) -> None:
     submission = prepare(folder, address=HERE, now=0.0, words=["--overwrite"])
     assert sent(submission) == {CONFIG_FILE}
     assert submission.job_id == "medray-a.run-19700101-000000"
-    assert submission.entrypoint == "python -m medray train config.yaml --overwrite"
+    assert submission.entrypoint == "python -m medray train config.yaml --launched-at 0 --overwrite"
     assert submission.metadata["medray_storage"] == "s3://bucket/runs"
     there = read(folder)
     again = load(submission.package.folder / CONFIG_FILE)
@@ -285,7 +285,8 @@ def test_a_dry_run_prints_what_would_be_sent_and_asks_nobody(
     assert main([*words, "--", "--overwrite"]) == 0
     out = capsys.readouterr().out
     for text in (
-        "python -m medray train config.yaml --overwrite",
+        "python -m medray train config.yaml --launched-at ",
+        " --overwrite\n",
         "data/1/rows.jsonl",
         "HF_TOKEN is not sent",
     ):
