@@ -127,10 +127,10 @@ def _environment(
         else:
             sent[name] = value
     # Ray would make an environment of `uv run` for every worker, of a project that the package does not hold.
-    sent["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
+    sent.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     # Between TERM and KILL. Ray's 3 s fit no checkpoint; a step may take as long as a hang, and storage may need its time.
     save = config.train.save_patience_minutes * 60
-    sent[STOP_WAIT] = str(int(config.cluster.hang_seconds + save + SPARE_SECONDS))
+    sent.setdefault(STOP_WAIT, str(int(config.cluster.hang_seconds + save + SPARE_SECONDS)))
     return sent, withheld
 
 

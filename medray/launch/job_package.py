@@ -69,10 +69,8 @@ def pack(
         where=where,
         mend="name a folder that every node sees in launch.job.shared_folders, or send data files with --with-data",
     )
-    if config.data.dataset in (
-        None,
-        "clinic",
-    ):  # without a corpus the root is the config's folder on this machine
+    # Without a corpus the root is the config's folder on this machine, and every other path is whole by now.
+    if config.data.dataset in (None, "clinic"):
         config = config.model_copy(update={"data": config.data.model_copy(update={"root": None})})
     text = config_text(config)
     if config.launch.job.send_package:
@@ -97,7 +95,7 @@ def _own_files() -> Iterator[tuple[str, Path]]:
     for path in sorted(root.rglob("*")):
         relative = path.relative_to(root)
         hidden = any(part == "__pycache__" or part.startswith(".") for part in relative.parts)
-        if path.is_file() and not hidden and path.suffix not in (".pyc", ".pyo"):
+        if path.is_file() and not hidden:
             yield relative.as_posix(), path
 
 
@@ -139,8 +137,6 @@ def _with_data(
     update: dict[str, object] = {"template": moved("data.template", data.template)}
     if data.root and "data.root" in numbered:
         update["root"] = moved("data.root", data.root)
-    else:
-        update["root"] = None  # else the paths below would be taken as relative to it
     for split in ("train", "validation"):
         update[split] = tuple(
             source.model_copy(update={"path": moved(f"data.{split}[{number}].path", source.path)})

@@ -111,15 +111,17 @@ class JobServer:
 
     def __init__(self, address: Address) -> None:
         self.address = address.url
+        # `requests` would ask a proxy of the environment for this machine's own ports too.
+        self._proxies = {"no_proxy": urlsplit(address.url).hostname or ""} if address.loopback else {}
         self._place = {"key": address.key, "value": address.url}
         if address.key == ADDRESS_VARIABLE:
             self._place["file"] = "environment"
         try:
             with self._errors():
-                self._client = _client(address.url)
+                self._client = _client(address.url, self._proxies)
         except UnreachableError as error:
             raise InputError(
-                str(error),
+                f"{error}{self._by_proxy()}",
                 **self._place,
                 mend="start the head with its dashboard (ray start --head), forward its port (ssh -L 8265:localhost:8265 HOST), "
                 "or correct the address",
@@ -229,10 +231,18 @@ class JobServer:
             mend="use the dashboard's address, http://HOST:8265",
         )
 
+    def _by_proxy(self) -> str:
+        """A hint where a proxy was asked in the server's place."""
+        from requests.utils import get_environ_proxies
+
+        host = urlsplit(self.address).hostname or ""
+        asked = get_environ_proxies(self.address, no_proxy=self._proxies.get("no_proxy"))
+        return f" (asked by way of a proxy: NO_PROXY={host} goes there directly)" if asked else ""
+
     def _refused(self, text: str) -> InputError:
         """text: Ray's. Never shown, so that no part of a token can be in what is printed."""
         if text.startswith("Authentication failed"):
-            what = "the cluster refuses the token of this machine"
+            what = f"the cluster refuses the token of this machine{self._by_proxy()}"
         else:
             what = "the cluster asks for a token, and none was sent"
         return InputError(
@@ -243,7 +253,7 @@ class JobServer:
         )
 
 
-def _client(address: str) -> Any:
+def _client(address: str, proxies: dict[str, str]) -> Any:
     """Ray's client, with an end for every request, and for this address: its own prefers the environment's."""
     from ray.job_submission import JobSubmissionClient
 
@@ -253,7 +263,7 @@ def _client(address: str) -> Any:
     class Client(JobSubmissionClient):
         def _do_request(self, method: str, endpoint: str, **options: Any) -> Any:
             options.setdefault("timeout", (CONNECT_SECONDS, ANSWER_SECONDS))
-            return super()._do_request(method, endpoint, **options)
+            return super()._do_request(method, endpoint, proxies=proxies, **options)
 
     hidden = {name: os.environ.pop(name, None) for name in (ADDRESS_VARIABLE, "RAY_ADDRESS")}
     try:

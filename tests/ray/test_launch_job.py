@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import re
 import shutil
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -18,6 +20,7 @@ from commands import run, steps_of, until, write_config
 from runs import final
 
 import medray
+from medray.launch.job_server import Address, JobServer
 
 ELSEWHERE = "9.9.9"  # version of the medray that is sent, which is none that the cluster has
 STEPS = 400  # of a run that is stopped before its end: seconds, in which the commands that stop it start
@@ -78,6 +81,14 @@ def test_a_run_as_a_job_of_the_medray_that_launches_it(cluster: Any, sent: Path,
     code, _, err = launch(cluster, sent, config, "run.name=wrong")
     assert (code, "exit code 2" in err, "Traceback" in err) == (2, True, False), err
     assert "there is no such file" in err
+
+
+def test_what_the_head_tells_of_itself(cluster: Any) -> None:
+    import ray
+
+    server = JobServer(Address(cluster.jobs))
+    assert server.versions() == (platform.python_version(), ray.__version__)
+    assert server.hosts() == {socket.gethostname()}
 
 
 def test_a_wrong_token_is_wrong_input(

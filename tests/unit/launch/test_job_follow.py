@@ -154,6 +154,17 @@ def test_only_our_jobs_are_listed(
     assert ID in job
 
 
+def test_a_proxy_is_not_asked_for_this_machine_and_named_where_it_is(
+    state: State, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    assert JobServer(Address(url)).job(ID).status == "SUCCEEDED"
+    with pytest.raises(InputError, match=r"by way of a proxy: NO_PROXY=head\.invalid"):
+        JobServer(Address("http://head.invalid:8265"))
+
+
 def test_what_is_no_job_server_is_wrong_input(state: State, url: str) -> None:
     state.page = "<html>a proxy</html>"
     with pytest.raises(InputError, match="no job server of Ray") as caught:
