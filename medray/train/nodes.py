@@ -151,11 +151,14 @@ def check_versions(asked_of: dict[str, Any]) -> None:
 
 
 def versions() -> dict[str, str]:
-    """Versions of what computes on this node, without importing it."""
+    """Versions of what computes on this node, without importing it.
+
+    Without the build (`+cpu`, `+cu128`): a head without GPUs may have another than the workers.
+    """
     found = {"python": platform.python_version(), "medray": medray.__version__}
     for package in SAME[1:]:
         try:
-            found[package] = importlib.metadata.version(package)
+            found[package] = importlib.metadata.version(package).partition("+")[0]
         except importlib.metadata.PackageNotFoundError:
             found[package] = "missing"
     return found

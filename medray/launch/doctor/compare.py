@@ -37,12 +37,20 @@ def different_versions(
                 "medray is not installed there",
                 "send it along with `medray launch job`, or install it there",
             )
-        elif "python" in names or set(names) & set(refused):
+        elif {name for name in names if _release(mine, name) != _release(theirs, name)} & {
+            "python",
+            *refused,
+        }:
             one = fail("same versions", f"{table}: a run refuses such nodes", _SAME)
         else:
             one = warn("same versions", f"{table}: results may depend on the node", _SAME)
         found.append(one.on(node))
     return found or [ok("same versions", f"the same {len(mine)} on all nodes and here")]
+
+
+def _release(versions: Mapping[str, str], name: str) -> str:
+    """Without the build: 2.13.0 of 2.13.0+cpu."""
+    return versions.get(name, "").partition("+")[0]
 
 
 def different_clocks(offsets: Mapping[str, tuple[float, float] | None]) -> list[Finding]:

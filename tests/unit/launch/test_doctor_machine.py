@@ -226,14 +226,16 @@ def test_versions_that_differ() -> None:
         "n3": {**python, **here, "numpy": "2.2"},
         "n4": {**python, "ray": "2.60.0", "numpy": "2.1"},
         "n5": {**here, "python": "3.12.0"},
+        "n6": {**python, **here, "ray": "2.60.0+cpu"},
     }
-    other, free, absent, older = different_versions(nodes, here, refused)
+    other, free, absent, older, build = different_versions(nodes, here, refused)
     assert failed(other).startswith("ray 2.59.0 (here 2.60.0), peft 0.2 (here absent): a run refuses")
     assert [one.node for one in (other, free, absent, older)] == ["n2", "n3", "n4", "n5"]
     assert "numpy 2.2 (here 2.1)" in warned(free)
     assert "not installed" in warned(absent)
     assert "medray launch job" in absent.fix
     assert failed(older).startswith("python 3.12.0")
+    assert "ray 2.60.0+cpu" in warned(build)
 
 
 def test_clocks_that_differ() -> None:
