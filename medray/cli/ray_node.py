@@ -8,6 +8,7 @@ still saves a checkpoint. Ray blocks those signals too, as a mask is inherited.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import os
 import random
 import signal
@@ -46,6 +47,7 @@ def main(argv: list[str] | None = None) -> int:
     asked = parser.parse_args(argv)
     signal.pthread_sigmask(signal.SIG_BLOCK, BLOCKED)
     os.umask(0o077)
+    _adopt_orphans()
     offered = size(asked.cpus, os.environ)
     try:
         if asked.role == "worker":
@@ -172,10 +174,27 @@ def _run(options: list[str], started: Callable[[], None] = lambda: None) -> End:
         try:
             return _watch(ray, said, started)
         finally:
-            ray.kill()  # its processes have asked the kernel to end with it
+            ray.kill()
             ray.wait()
+            _kill_children()
     finally:
         folder.remove()
+
+
+def _adopt_orphans() -> None:
+    """Makes this process the parent of all whose parents end below it, so that `_kill_children` finds them."""
+    set_child_subreaper = 36  # linux/prctl.h
+    ctypes.CDLL(None, use_errno=True).prctl(set_child_subreaper, 1, 0, 0, 0)
+
+
+def _kill_children() -> None:
+    """Kills what Ray's processes have started, and what becomes an orphan by that; SLURM may not find them."""
+    children = Path(f"/proc/self/task/{os.getpid()}/children")
+    while found := children.read_text().split():
+        for child in found:
+            os.kill(int(child), signal.SIGKILL)  # none is another's: they stay ours until the wait
+        for child in found:
+            os.waitpid(int(child), 0)
 
 
 def _watch(ray: subprocess.Popen[bytes], said: Path, started: Callable[[], None]) -> End:
