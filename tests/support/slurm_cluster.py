@@ -132,7 +132,7 @@ class Slurm:
         limit = time.monotonic() + seconds
         while (job := self.job(number))["JobState"] not in states:
             assert time.monotonic() < limit, f"job {number} stays {job['JobState']}"
-            time.sleep(0.2)
+            time.sleep(0.5)
         return job
 
     def ended(self, number: str, seconds: float = 240) -> dict[str, str]:
