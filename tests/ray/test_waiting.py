@@ -19,7 +19,6 @@ from medray.config import Config
 from medray.train.nodes import awaited
 
 REQUEST = b"autoscaler_resource_request"  # Ray's key for what `request_resources` has asked for
-HEAD_ID = "f" * 51 + "00000"  # as Ray's own tests name the head of its fake provider
 
 # Keys that the autoscaler reads whether they say anything or not.
 EMPTY = (
@@ -57,15 +56,14 @@ def test_a_run_waits_for_its_second_node_and_stops_on_request(
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("version", ["v1", "v2"])
-def test_an_autoscaler_is_asked_and_the_request_is_withdrawn(version: str, tmp_path: Path) -> None:
+def test_an_autoscaler_is_asked_and_the_request_is_withdrawn(tmp_path: Path) -> None:
     """Ray's own autoscaler, whose nodes are processes: a head without CPUs, and nothing else until it is asked for."""
     import ray
     from ray.experimental.internal_kv import _internal_kv_get
 
     cluster_section = {"workers": 2, "nodes": 2, "cpus_per_worker": 1, "start_timeout_seconds": 120}
     said: list[str] = []
-    with autoscaling(tmp_path, version, cpus_of_a_node=2) as cluster:
+    with autoscaling(tmp_path, cpus_of_a_node=2) as cluster:
         ray.init(address=cluster.address, logging_level="ERROR", log_to_driver=False)
         try:
             config = Config.model_validate({"cluster": cluster_section})
@@ -92,7 +90,7 @@ class Told:
 
 
 @contextlib.contextmanager
-def autoscaling(folder: Path, version: str, cpus_of_a_node: int) -> Iterator[Cluster]:
+def autoscaling(folder: Path, cpus_of_a_node: int) -> Iterator[Cluster]:
     types = {
         "node": {"resources": {"CPU": cpus_of_a_node}, "node_config": {}, "min_workers": 0, "max_workers": 2},
         "ray.head.default": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
@@ -111,13 +109,6 @@ def autoscaling(folder: Path, version: str, cpus_of_a_node: int) -> Iterator[Clu
         "file_mounts_sync_continuously": False,
     } | {key: [] for key in EMPTY}
     environment = {"AUTOSCALER_UPDATE_INTERVAL_S": "1", "RAY_FAKE_CLUSTER": "1"}
-    if version == "v2":
-        described["provider"] |= {"launch_multiple": True, "head_node_id": HEAD_ID}
-        environment |= {
-            "RAY_enable_autoscaler_v2": "1",
-            "RAY_CLOUD_INSTANCE_ID": HEAD_ID,
-            "RAY_OVERRIDE_NODE_ID_FOR_TESTING": HEAD_ID,
-        }
     (folder / "scaling.yaml").write_text(yaml.safe_dump(described))
     # Its nodes take it for granted that the head has Ray's usual port.
     options = ("--port=6379", f"--autoscaling-config={folder / 'scaling.yaml'}")
