@@ -30,7 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     if arguments.lines < 0:
         raise InputError("must be 0 or more", key="--lines", value=arguments.lines, mend="--lines 100")
-    folder = folder_of_run(arguments.run_folder)
+    folder = folder_of_run(arguments)
     shown: list[str] = []
     first = True
     while True:

@@ -58,6 +58,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     ):  # whoever read our output has enough; Python would flush the rest once more at its end
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except (PermissionError, IsADirectoryError, NotADirectoryError) as error:
+        if not isinstance(error.filename, str):
+            raise
+        print(printable(f"medray: {error.filename}: {error.strerror}"), file=sys.stderr)
+        print("  mend: name a place that you may read and write", file=sys.stderr)
+        return InputError.exit_code
     return code
 
 

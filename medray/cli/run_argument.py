@@ -14,19 +14,48 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "run_folder", metavar="RUN", help="folder of a run, <run.storage>/<run.name>, s3://..., or its config"
     )
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="key=value",
+        help="with a config: as they were given to train or launch",
+    )
 
 
-def folder_of_run(text: str, *, must_exist: bool = True) -> StoragePath:
-    """Raises InputError where there is no such run. must_exist: whether a run that is only planned is none."""
+def folder_of_run(arguments: argparse.Namespace, *, planned: bool = False) -> StoragePath:
+    """The folder of the run that a command means.
+
+    planned: whether a config may mean a run that has not begun. Raises InputError where there is no such run.
+    """
+    from medray.config.credentials import has_credentials
+    from medray.train import run_lock
+    from medray.train.run_files import CONFIG
+
+    text, overrides = arguments.run_folder, arguments.overrides
+    if has_credentials(text):
+        raise InputError(
+            "holds credentials", key="RUN", mend="s3://bucket/prefix/name, with AWS_* in the environment"
+        )
     if text.endswith((".yaml", ".yml")) and not storage.is_remote(text):
         from medray.config.load import load
         from medray.train.rerun import folder_of
 
-        folder = folder_of(load(text))
+        folder = folder_of(load(text, overrides))
+        if planned:
+            storage.check_reachable(folder)
+            return folder
+    elif overrides:
+        raise InputError(
+            "key=value belongs to a config", key="RUN", value=text[:200], mend="name the run's config"
+        )
     else:
-        folder, must_exist = storage.at(text), True
+        folder = storage.at(text)
     storage.check_reachable(folder)
-    if must_exist and not folder.is_dir():
+    if not folder.is_dir():
         where = folder.parent if isinstance(folder, Path) else folder
         raise InputError("there is no such run", file=folder, mend=f"look into {where} for its name")
+    if not (folder / CONFIG).exists() and run_lock.holder(folder) is None:
+        raise InputError(
+            "holds no run", file=folder, mend="name <run.storage>/<run.name>, or the run's config"
+        )
     return folder

@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from typing import Any
 
 from medray.cli.run_argument import add_run, folder_of_run
+from medray.errors import printable
 
 
 def add_to(verbs: Any) -> None:
@@ -23,11 +25,19 @@ def run(arguments: argparse.Namespace) -> int:
     from medray.tracking.console import Console
     from medray.train.run_state import log_text, read
 
-    folder = folder_of_run(arguments.run_folder)
+    folder = folder_of_run(arguments)
     state = read(folder)
     if arguments.json:
-        print(json.dumps(state.as_dict()))
+        print(json.dumps(_finite(state.as_dict())))
         return 0
     last = log_text(folder).rstrip().rpartition("\n")[2].strip()
-    Console(sys.stdout).table("run", [*state.rows(), ("console", last)] if last else state.rows())
+    rows = [*state.rows(), ("console", last)] if last else state.rows()
+    Console(sys.stdout).table("run", [(name, printable(text)) for name, text in rows])
     return 0
+
+
+def _finite(value: Any) -> Any:
+    """JSON knows neither NaN nor infinities."""
+    if isinstance(value, dict):
+        return {name: _finite(each) for name, each in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -4,6 +4,7 @@ import argparse
 import sys
 from typing import Any
 
+from medray import storage
 from medray.cli.run_argument import add_run, folder_of_run
 from medray.errors import InputError
 
@@ -22,7 +23,7 @@ def add_to(verbs: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from medray.train import run_files, run_lock, stop
 
-    folder = folder_of_run(arguments.run_folder, must_exist=False)
+    folder = folder_of_run(arguments, planned=True)
     try:
         summary = run_files.read_summary(folder) or {}
     except InputError:
@@ -30,7 +31,7 @@ def run(arguments: argparse.Namespace) -> int:
     if summary.get("status") == "done" and run_lock.holder(folder) is None:
         print(f"medray: {folder} is done: there is nothing to stop", file=sys.stderr)
         return 0
-    folder.mkdir(parents=True, exist_ok=True)
+    storage.make_private(folder)
     stop.ask(folder)
     holder = run_lock.holder(folder)
     running = (
@@ -38,5 +39,5 @@ def run(arguments: argparse.Namespace) -> int:
         if holder is not None
         else "no start has the run now: one that waits in a queue ends with 76 as soon as it begins"
     )
-    print(f"medray: {running}. `medray status {arguments.run_folder}` shows it", file=sys.stderr)
+    print(f"medray: {running}. `medray status {folder}` shows it", file=sys.stderr)
     return 0

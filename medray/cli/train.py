@@ -5,11 +5,12 @@ import json
 import os
 import signal
 import sys
-import time
 from collections.abc import Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from medray.errors import InputError, MedrayError, StoppedError
+from medray.train.stop import FILE as STOP_FILE
 from medray.train.stop import StopSwitch, begin
 
 if TYPE_CHECKING:
@@ -72,12 +73,11 @@ def _run(arguments: argparse.Namespace, config: Config, stop: StopSwitch) -> int
         console.phase(
             "overwrite", f"the old run is now {aside}" if aside else "there was no run of this name"
         )
-    launched_at = time.time() if arguments.launched_at is None else arguments.launched_at
     result = finished(config)
     if result is None:
         before_import(address)
         try:
-            result = _train(config, arguments.config, address, console, log, stop, launched_at)
+            result = _train(config, arguments.config, address, console, log, stop, arguments.launched_at)
         except MedrayError as error:
             log.write(f"medray: {error}\n")
             raise
@@ -157,7 +157,7 @@ def _train(
     console: Any,
     log: RunLog,
     stop: StopSwitch,
-    launched_at: float,
+    launched_at: float | None,
 ) -> RunResult:
     from medray.cli.cluster import connect, disconnect
     from medray.train import run_lock
@@ -190,13 +190,19 @@ def _train(
             disconnect()
 
 
-def _hear_request(folder: StoragePath, launched_at: float, stop: StopSwitch) -> None:
+def _hear_request(folder: StoragePath, launched_at: float | None, stop: StopSwitch) -> None:
     try:
-        stop.on_request = begin(folder, launched_at)
+        asked = begin(folder, launched_at)
     except OSError as error:
         from medray.storage import unreachable
 
         raise unreachable(folder, error) from None
+    if asked is not None:
+        stop.on_request = True
+        raise StoppedError(
+            f"a stop was asked for while this start waited in its queue, {datetime.fromtimestamp(asked):at %Y-%m-%d %H:%M:%S} "
+            f"({folder / STOP_FILE}). Launch the config again to go on"
+        )
     _refuse_stopped(stop)
 
 

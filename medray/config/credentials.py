@@ -65,6 +65,11 @@ def has_credentials(text: str) -> bool:
     return _found(text) is not None
 
 
+def is_secret_name(name: str) -> bool:
+    """Whether a variable or a parameter is named like a secret."""
+    return bool(_SECRET_NAME.search(name))
+
+
 def _found(text: str) -> str | None:
     plain = unquote(text)
     if any(_PASSWORD.search(each) or _WEB_USER.search(each) for each in (text, plain)):

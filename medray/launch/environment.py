@@ -6,8 +6,10 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-_SECRET = re.compile(r"TOKEN|SECRET|PASSWORD|ACCESS_KEY|CREDENTIAL", re.IGNORECASE)
-_USER_IN_URL = re.compile(r"://[^/\s@]*@")
+from medray.config.credentials import has_credentials, is_secret_name
+
+_KEY = re.compile(r"key$", re.IGNORECASE)
+_USER = re.compile(r"[^\s@]@[^\s@]")  # of a proxy without a scheme too: user:password@proxy:3128
 
 
 @dataclass(frozen=True)
@@ -32,5 +34,5 @@ def allowed(names: Iterable[str], environ: Mapping[str, str]) -> Environment:
 
 
 def is_secret(name: str, value: str) -> bool:
-    """Whether a variable holds a password or a token: by its name, or because its value is a URL with a user in it."""
-    return bool(_SECRET.search(name) or _USER_IN_URL.search(value))
+    """Whether a variable may hold a password or a token: by its name, or as its value has a user or a signature in it."""
+    return is_secret_name(name) or bool(_KEY.search(name) or _USER.search(value)) or has_credentials(value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
@@ -100,13 +101,11 @@ def read(folder: StoragePath) -> RunState:
 
 
 def log_text(folder: StoragePath) -> str:
-    """The run's console, with the part that was cut off before the newest. Empty where there is none."""
+    """The run's console, with the part that was cut off before the newest. Empty where there is none, or it is not ours."""
     found = ""
     for name in (f"{run_log.FILE}.1", run_log.FILE):
-        try:
-            found += storage.read_bounded(folder / name, 2 * run_log.LARGEST).decode(errors="replace")
-        except FileNotFoundError:
-            continue
+        with suppress(FileNotFoundError, InputError):
+            found += storage.read_bounded(folder / name, 4 * run_log.LARGEST).decode(errors="replace")
     return found
 
 

@@ -49,45 +49,59 @@ class StopSwitch:
 
 
 def ask(folder: StoragePath, now: float | None = None) -> StoragePath:
-    """Ask the run of `folder` to save and end, wherever it runs. Returns the file. Raises OSError as `storage.write`."""
-    from medray import storage
+    """Ask the run of `folder` to save and end, wherever it runs. Returns the file.
 
-    storage.write(folder / FILE, json.dumps({"time": time.time() if now is None else now}) + "\n")
-    return folder / FILE
-
-
-def asked_at(folder: StoragePath) -> float | None:
-    """When a stop was asked for, in seconds since the epoch; None where it was not.
-
-    A file that a hand made, by touch, counts from when it was written. Raises OSError where storage cannot be asked.
+    Raises InputError where a file of that name is not a request of medray, OSError as `storage.write`.
     """
     from medray import storage
     from medray.errors import InputError
 
     file = folder / FILE
+    if file.exists() and asked_at(folder) is None:
+        raise InputError(
+            "is not a request to stop", file=file, mend="move it away, or name the folder of a run"
+        )
+    storage.write(file, json.dumps({"time": time.time() if now is None else now}) + "\n")
+    return file
+
+
+def asked_at(folder: StoragePath) -> float | None:
+    """When a stop was asked for, in seconds since the epoch and not later than now; None where it was not.
+
+    An empty file, which a hand made by touch, counts from when it was written. Any other file of that name is no request.
+    Raises OSError where storage cannot be asked.
+    """
+    from medray import storage
+    from medray.errors import InputError
+
+    file, now = folder / FILE, time.time()
     try:
         text = storage.read_bounded(file, LARGEST_FILE)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
-    except InputError:  # a pipe or a large file of that name: it is there, which is what counts
-        text = b""
+    except InputError:  # a folder, a pipe, a large file
+        return None
+    if not text.strip():
+        return min(file.stat().st_mtime, now) if isinstance(file, Path) else now
     with suppress(ValueError, LookupError, TypeError):
-        return float(json.loads(text)["time"])
-    return file.stat().st_mtime if isinstance(file, Path) else time.time()
+        return min(float(json.loads(text)["time"]), now)  # the clock of who asked may be ahead
+    return None
 
 
-def begin(folder: StoragePath, launched_at: float) -> bool:
-    """Whether a stop was asked for after `launched_at` (seconds since the epoch): by then the run was in a queue.
+def begin(folder: StoragePath, launched_at: float | None) -> float | None:
+    """When a stop was asked for that holds for this start, else None.
 
-    A file that is older is of an earlier start, and goes. Raises OSError where storage cannot be asked.
+    launched_at: seconds since the epoch when a launcher submitted it: what was asked later, while it waited in a queue,
+    holds. None for a start by hand, for which nothing does. What does not hold is removed.
+    Raises OSError where storage cannot be asked.
     """
     asked = asked_at(folder)
     if asked is None:
-        return False
-    if asked > launched_at:
-        return True
+        return None
+    if launched_at is not None and asked > launched_at:
+        return asked
     (folder / FILE).unlink(missing_ok=True)
-    return False
+    return None
 
 
 @contextmanager

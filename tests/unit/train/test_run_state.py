@@ -86,6 +86,46 @@ def test_a_planned_run_can_be_stopped_by_its_config(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("run: {name: mine}\n")
     assert main(["stop", str(tmp_path / "mine.yaml")]) == 0
     assert stop.begin(tmp_path / "runs" / "mine", launched_at=0)
+    assert main(["stop", str(tmp_path / "mine.yaml"), "run.name=other"]) == 0
+    assert stop.begin(tmp_path / "runs" / "other", launched_at=0)
+
+
+@pytest.mark.parametrize("verb", ["status", "logs", "stop"])
+def test_a_folder_that_is_no_run_is_left_alone(
+    verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The storage of all runs, say, which is an easy slip."""
+    run_folder(mkdir(tmp_path / "a"), steps=1)
+    assert main([verb, str(tmp_path)]) == 2
+    assert "holds no run" in capsys.readouterr().err
+    assert not (tmp_path / "stop").exists()
+
+
+def test_what_is_shown_and_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_folder(tmp_path, steps=10)
+    (tmp_path / "console.log").write_text("line\n\x1b]0;title\x07\n")
+    (tmp_path / "evals.jsonl").write_text('{"step": 10, "metrics": {"loss": NaN}}\n')
+    assert main(["status", str(tmp_path)]) == 0
+    assert "\x1b" not in capsys.readouterr().out
+    assert main(["status", str(tmp_path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out, parse_constant=pytest.fail)["step"] == 10
+    assert main(["status", "s3://user:PASSWORD@bucket/x"]) == 2
+    assert "PASSWORD" not in capsys.readouterr().err
+    assert main(["status", str(tmp_path), "run.name=x"]) == 2
+
+
+def test_a_place_that_may_not_be_read_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*arguments: object) -> None:
+        raise PermissionError(13, "Permission denied", str(tmp_path))
+
+    run_folder(tmp_path, steps=1)
+    monkeypatch.setattr("medray.train.run_state.read", refused)
+    assert main(["status", str(tmp_path)]) == 2
+
+
+def mkdir(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
 
 
 @pytest.mark.parametrize(

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from medray.config import Config
-from medray.errors import StoppedError
+from medray.errors import InputError, StoppedError
 from medray.train import driver, read_ahead, stop
 
 
@@ -79,18 +80,38 @@ def test_a_stop_file_is_heard_and_one_of_an_earlier_start_goes(tmp_path: Path) -
     assert switch.exit_code == 76, "whoever asked does not want the run to be started again"
 
     stop.ask(tmp_path, now=1000.0)
-    assert stop.begin(tmp_path, launched_at=999.0), "it came while the run was in a queue"
+    assert stop.begin(tmp_path, launched_at=999.0) == 1000.0, "it came while the run was in a queue"
     assert (tmp_path / stop.FILE).exists(), "a requeued job sees it again"
-    assert not stop.begin(tmp_path, launched_at=1001.0)
+    assert stop.begin(tmp_path, launched_at=1001.0) is None
     assert not (tmp_path / stop.FILE).exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"time": "x"}', b"x" * 10_000])
-def test_a_stop_file_of_another_hand_counts_from_when_it_was_written(content: bytes, tmp_path: Path) -> None:
-    (tmp_path / stop.FILE).write_bytes(content)
+def test_a_start_by_hand_takes_any_request_away_also_one_of_a_clock_that_is_ahead(tmp_path: Path) -> None:
+    stop.ask(tmp_path, now=time.time() + 10_000)
+    assert (asked := stop.asked_at(tmp_path)) is not None
+    assert asked <= time.time()
+    assert stop.begin(tmp_path, launched_at=None) is None
+    assert not (tmp_path / stop.FILE).exists()
+
+
+def test_a_file_made_by_touch_counts_from_when_it_was_written(tmp_path: Path) -> None:
+    (tmp_path / stop.FILE).touch()
     os.utime(tmp_path / stop.FILE, (500, 500))
     assert stop.asked_at(tmp_path) == 500
-    assert stop.begin(tmp_path, launched_at=400)
+    assert stop.begin(tmp_path, launched_at=400) == 500
+
+
+@pytest.mark.parametrize("content", [b"{", b"[]", b'{"time": "x"}', b"#!/bin/sh", b"x" * 10_000, None])
+def test_what_is_no_request_stops_nothing_and_is_not_written_over(
+    content: bytes | None, tmp_path: Path
+) -> None:
+    file = tmp_path / stop.FILE
+    file.mkdir() if content is None else file.write_bytes(content)
+    assert stop.asked_at(tmp_path) is None
+    assert stop.begin(tmp_path, launched_at=0) is None
+    with pytest.raises(InputError, match="is not a request to stop"):
+        stop.ask(tmp_path)
+    assert file.is_dir() if content is None else file.read_bytes() == content
 
 
 @pytest.mark.parametrize(
