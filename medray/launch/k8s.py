@@ -11,18 +11,17 @@ import hashlib
 import importlib.metadata
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import ceil
 from pathlib import PurePosixPath
 from typing import Any
-from urllib.parse import urlsplit
 
 import yaml
 
 from medray.config import Config
 from medray.errors import InputError
-from medray.launch import kustomize, parcel, wrappers
+from medray.launch import k8s_environment, kustomize, parcel, wrappers
 from medray.launch.environment import Environment
 from medray.launch.k8s_models import check_fields
 from medray.launch.k8s_names import rayjob_name
@@ -33,7 +32,6 @@ RUN_LABEL = "medray/run"  # on all that a launch makes, and on its pods
 CONTENT = "medray/content"  # annotation: digest of all that a launch sends, but for its time
 VOLCANO = "volcano.sh/queue-name"
 LARGEST_CONFIG = 900_000  # bytes: a ConfigMap has 1 MiB for everything
-_PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306}
 _GPU = "nvidia.com/gpu"  # as k8s/overlays/gpu has it
 
 Manifest = dict[str, Any]
@@ -89,8 +87,8 @@ def render(
     command = ["medray", *verb.split(), "/etc/medray/config.yaml", f"cluster.nodes={fewest}"]
     if launched_at is not None and verb == "train":
         command.append(f"--launched-at={launched_at}")
-    variables, notes = _variables(config, environment)
-    _fill_policy(by_kind["NetworkPolicy"], name, _egress_ports(config, variables))
+    variables, notes = k8s_environment.variables(config, environment)
+    _fill_policy(by_kind["NetworkPolicy"], name, k8s_environment.ports(config, variables))
     _fill_job(by_kind["RayJob"], config, name, " ".join(["sh /etc/medray/run.sh", *command]))
     _fill_workers(by_kind["RayJob"], config, nodes, fewest)
     for group in _groups(by_kind["RayJob"]):
@@ -264,29 +262,6 @@ def _resize(group: Manifest, sizes: Mapping[str, str]) -> None:
             volume["emptyDir"]["sizeLimit"] = shared_memory(sizes["memory"])
 
 
-def _variables(config: Config, environment: Environment) -> tuple[dict[str, str], list[str]]:
-    """What of the environment goes into the manifests, and what is to be said of the rest."""
-    settings, notes = config.launch.k8s, []
-    mount = PurePosixPath(settings.mount_path)
-    plain, local = {}, []
-    for name, value in sorted(environment.plain.items()):
-        if value.startswith("/") and not PurePosixPath(value).is_relative_to(mount):
-            local.append(name)
-        else:
-            plain[name] = value
-    if local:
-        notes.append(f"not sent, as pods do not see paths of this machine: {', '.join(local)}")
-    if environment.secret:
-        names = ", ".join(sorted(environment.secret))
-        notes.append(
-            f"{names} must be keys of {' or '.join(settings.secrets)}: a secret is never part of a manifest"
-            if settings.secrets
-            else f"{names} will be missing in the pods: a secret is never part of a manifest. Make a Secret with these "
-            "keys (docs/kubernetes.md) and name it in launch.k8s.secrets"
-        )
-    return plain, notes
-
-
 def _fill_environment(pod: Manifest, config: Config, variables: Mapping[str, str]) -> None:
     container = pod["containers"][0]
     ours = {each["name"] for each in container["env"]}
@@ -296,27 +271,6 @@ def _fill_environment(pod: Manifest, config: Config, variables: Mapping[str, str
     del container["envFrom"]
     if secrets := config.launch.k8s.secrets:
         container["envFrom"] = [{"secretRef": {"name": name}} for name in secrets]
-
-
-def _egress_ports(config: Config, variables: Mapping[str, str]) -> list[int]:
-    """Ports of the addresses that the config and the environment name, for the network policy."""
-    texts: Iterable[str] = (
-        *(path for _, path in parcel.paths(config)),
-        config.tracking.uri or "",
-        *variables.values(),
-    )
-    return sorted({port for text in texts for port in _ports(text)})
-
-
-def _ports(text: str) -> Iterator[int]:
-    if "://" in text:
-        try:
-            url = urlsplit(text)
-            port = url.port or _PORTS.get(url.scheme.partition("+")[0])
-        except ValueError:  # a port that is no number: who uses the address says so
-            return
-        if port:
-            yield port
 
 
 def _fill_policy(policy: Manifest, name: str, ports: list[int]) -> None:

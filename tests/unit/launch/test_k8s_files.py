@@ -23,7 +23,7 @@ from medray.launch import kustomize, wrappers
 ROOT = Path(medray.__file__).parents[1]
 HADOLINT = Path(sys.executable).with_name("hadolint")
 # In place of `ray job stop`: Ray marks the job as stopped and sends TERM to the script.
-RAY = '#!/bin/sh\necho "$@" > "$HOME/asked"\nkill -TERM $PPID\n'
+RAY = '#!/bin/sh\necho "$@" > "$HOME/asked"\necho "$NO_PROXY $no_proxy" > "$HOME/direct"\nkill -TERM $PPID\n'
 
 
 @pytest.fixture
@@ -38,6 +38,7 @@ def script(tmp_path: Path) -> Path:
 def start(script: Path, command: str) -> subprocess.CompletedProcess[str]:
     home = str(script.parent)
     environ = {**os.environ, "HOME": home, "PATH": f"{home}:{os.environ['PATH']}", "JOB_ID": "first"}
+    environ |= {"http_proxy": "http://127.0.0.1:9", "no_proxy": "internal"}
     return subprocess.run(
         ["sh", str(script), "sh", "-c", command], env=environ, capture_output=True, text=True, timeout=60
     )
@@ -57,6 +58,7 @@ def test_wrong_input_stops_the_ray_job(script: Path) -> None:
     assert (done.returncode, done.stdout) == (2, "medray: exit code 2\n")
     asked = (script.parent / "asked").read_text()
     assert asked == "job stop --address http://127.0.0.1:8265 --no-wait first\n"
+    assert (script.parent / "direct").read_text() == "127.0.0.1 127.0.0.1\n"  # no proxy is asked
 
 
 def test_a_signal_waits_for_the_driver(script: Path) -> None:

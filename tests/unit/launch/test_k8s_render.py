@@ -142,7 +142,7 @@ def test_no_secret_is_in_a_manifest(tmp_path: Path) -> None:
     for value in ("hf_value", "aws_value", "AKIAVALUE", "ml_value", "px_value", "other_value"):
         assert value not in everything
     env = {each["name"]: each["value"] for each in worker(launch)["containers"][0]["env"]}
-    assert (env["NO_PROXY"], env["HF_HUB_OFFLINE"]) == ("internal", "1")
+    assert (env["NO_PROXY"].split(",")[0], env["HF_HUB_OFFLINE"]) == ("internal", "1")
     (note,) = launch.notes
     for name in (
         "HF_TOKEN",
@@ -162,6 +162,55 @@ def test_paths_of_this_machine_are_not_sent(tmp_path: Path) -> None:
     assert "SSL_CERT_FILE" in names
     assert "HF_HOME" not in names
     assert "HF_HOME" in launch.notes[0]
+
+
+INSIDE = "127.0.0.1,localhost,.svc,.cluster.local"
+
+
+@pytest.mark.parametrize(
+    ("environ", "large", "small"),
+    [
+        ({}, None, None),
+        ({"HTTPS_PROXY": "http://proxy:3128"}, INSIDE, INSIDE),
+        ({"https_proxy": "http://user:word@proxy:3128"}, INSIDE, INSIDE),  # by a Secret
+        ({"NO_PROXY": "internal, localhost"}, "internal,localhost,127.0.0.1,.svc,.cluster.local",
+         "internal,localhost,127.0.0.1,.svc,.cluster.local"),
+        ({"NO_PROXY": "a", "no_proxy": "b"}, f"a,{INSIDE}", f"b,{INSIDE}"),
+        ({"http_proxy": "http://proxy", "no_proxy": "*"}, "*", "*"),
+    ],
+)  # fmt: skip
+def test_a_proxy_is_not_asked_for_the_cluster_itself(
+    environ: dict[str, str], large: str | None, small: str | None, tmp_path: Path
+) -> None:
+    launch = launched(tmp_path, environ=environ)
+    for pod in (head(launch), worker(launch)):
+        env = {each["name"]: each["value"] for each in pod["containers"][0]["env"]}
+        assert (env.get("NO_PROXY"), env.get("no_proxy")) == (large, small)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "ports"),
+    [
+        ("HTTPS_PROXY", "proxy:3128", [443, 3128]),
+        ("http_proxy", "10.1.2.3:8080", [443, 8080]),
+        ("http_proxy", "proxy", [80, 443]),
+        ("HTTPS_PROXY", "proxy:no", [443]),
+        ("NO_PROXY", "internal:9999", [443]),
+    ],
+)
+def test_the_port_of_a_proxy_is_let_out(name: str, value: str, ports: list[int], tmp_path: Path) -> None:
+    spec = launched(tmp_path, environ={name: value}).manifests[1]["spec"]
+    assert sorted(each["port"] for each in spec["egress"][-1]["ports"]) == ports
+
+
+def test_a_value_that_is_not_utf8_is_not_sent(tmp_path: Path) -> None:
+    environ = {"NCCL_DEBUG": b"caf\xe9".decode("utf-8", "surrogateescape"), "NCCL_IB_HCA": "caf\u00e9"}
+    launch = launched(tmp_path, environ=environ)
+    env = {each["name"]: each["value"] for each in worker(launch)["containers"][0]["env"]}
+    assert "NCCL_DEBUG" not in env
+    assert env["NCCL_IB_HCA"] == "caf\u00e9"
+    assert launch.notes == ("not sent, as a manifest is UTF-8 and their values are not: NCCL_DEBUG",)
+    launch.text().encode()
 
 
 def test_the_network_policy_lets_out_what_the_config_names(tmp_path: Path) -> None:
