@@ -20,6 +20,7 @@ from typing import Any
 import yaml
 
 from medray.config import Config
+from medray.config.load import LARGEST_FILE
 from medray.errors import InputError
 from medray.launch import k8s_environment, kustomize, parcel, wrappers
 from medray.launch.environment import Environment
@@ -29,9 +30,10 @@ from medray.launch.k8s_rules import KUEUE, check, shared_memory
 from medray.launch.shape import Shape, shape
 
 RUN_LABEL = "medray/run"  # on all that a launch makes, and on its pods
-CONTENT = "medray/content"  # annotation: digest of all that a launch sends, but for its time
+CONTENT = (
+    "medray/content"  # annotation: digest of all that a launch sends, but for its time and its environment
+)
 VOLCANO = "volcano.sh/queue-name"
-LARGEST_CONFIG = 900_000  # bytes: a ConfigMap has 1 MiB for everything
 _GPU = "nvidia.com/gpu"  # as k8s/overlays/gpu has it
 
 Manifest = dict[str, Any]
@@ -72,7 +74,7 @@ def render(
     settings = config.launch.k8s
     _check_settings(config)
     name = rayjob_name(config.run.name)
-    nodes = shape(config, settings.cpus_per_node)
+    nodes = _shape(config)
     fewest = _fewest_nodes(config, nodes)
     overlays = _overlays(config)
     manifests = kustomize.build(wrappers.folder("k8s"), overlays)
@@ -87,14 +89,15 @@ def render(
     command = ["medray", *verb.split(), "/etc/medray/config.yaml", f"cluster.nodes={fewest}"]
     if launched_at is not None and verb == "train":
         command.append(f"--launched-at={launched_at}")
-    variables, notes = k8s_environment.variables(config, environment)
-    _fill_policy(by_kind["NetworkPolicy"], name, k8s_environment.ports(config, variables))
     _fill_job(by_kind["RayJob"], config, name, " ".join(["sh /etc/medray/run.sh", *command]))
     _fill_workers(by_kind["RayJob"], config, nodes, fewest)
+    by_kind["RayJob"]["metadata"]["annotations"] = {CONTENT: _digest(manifests, launched_at)}
+    # After the digest: another terminal has another environment, and follows the same job.
+    variables, notes = k8s_environment.variables(config, environment)
+    _fill_policy(by_kind["NetworkPolicy"], name, k8s_environment.ports(config, variables))
     for group in _groups(by_kind["RayJob"]):
         _fill_environment(group["template"]["spec"], config, variables)
 
-    by_kind["RayJob"]["metadata"]["annotations"] = {CONTENT: _digest(manifests, launched_at)}
     check_fields(manifests)
     check(by_kind["RayJob"])
     return Launch(name, settings.namespace, nodes.nodes, overlays, tuple(manifests), tuple(notes))
@@ -150,6 +153,15 @@ def _check_settings(config: Config) -> None:
     )
 
 
+def _shape(config: Config) -> Shape:
+    """The worker pods; an autoscaler adds and removes whole pods, so that on CPUs each worker has its own."""
+    settings, cluster = config.launch.k8s, config.cluster
+    if settings.autoscaling and not cluster.nodes and not cluster.gpus_per_node:
+        alone = cluster.model_copy(update={"nodes": cluster.most_workers})
+        config = config.model_copy(update={"cluster": alone})
+    return shape(config, settings.cpus_per_node)
+
+
 def _fewest_nodes(config: Config, nodes: Shape) -> int:
     """The nodes that a run starts with: all, or under an autoscaler those of the fewest workers."""
     if not config.launch.k8s.autoscaling:
@@ -171,11 +183,15 @@ def _overlays(config: Config) -> tuple[str, ...]:
 
 
 def _config_text(config: Config) -> str:
+    # Without a corpus the root is the config's folder on this machine, and every other path is whole by now.
+    if config.data.dataset in (None, "clinic"):
+        config = config.model_copy(update={"data": config.data.model_copy(update={"root": None})})
     text = parcel.config_text(config)
-    if len(text.encode()) > LARGEST_CONFIG:
+    if len(text.encode()) > LARGEST_FILE:
         raise InputError(
-            f"the config has {len(text.encode()):,} bytes, and a ConfigMap takes {LARGEST_CONFIG:,} of it",
-            key="launch.k8s",
+            f"the config has {len(text.encode()):,} bytes with all its paths absolute, and the pod reads at most "
+            f"{LARGEST_FILE:,}",
+            key="data.train",
             mend="name data by patterns (s3://bucket/part-*.jsonl) in place of long lists",
         )
     return text

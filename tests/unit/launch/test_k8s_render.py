@@ -68,6 +68,16 @@ def test_the_same_launch_later_is_the_same_job(tmp_path: Path) -> None:
     assert other.job["metadata"] != now["metadata"]
 
 
+def test_another_environment_is_the_same_job(tmp_path: Path) -> None:
+    here, there = (
+        launched(tmp_path, environ=environ)
+        for environ in ({"AWS_REGION": "eu-1", "http_proxy": "http://proxy:3128"}, {})
+    )
+    assert here.job["metadata"] == there.job["metadata"]
+    assert here.text() != there.text()
+    assert launched(tmp_path, "launch.k8s.secrets=[one]").job["metadata"] != there.job["metadata"]
+
+
 def test_workers_are_the_nodes_of_the_run(tmp_path: Path) -> None:
     launch = launched(tmp_path, "cluster.workers=16", "cluster.gpus_per_node=8", "cluster.nodes=2")
     group = workers(launch)
@@ -92,6 +102,24 @@ def test_autoscaling_starts_with_the_fewest_workers(tmp_path: Path) -> None:
     assert [group[key] for key in ("replicas", "minReplicas", "maxReplicas")] == [1, 1, 4]
     assert "cluster.nodes=1" in launch.job["spec"]["entrypoint"]
     assert launch.overlays == ("gpu", "s3", "autoscaling")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "replicas", "cpus"),
+    [
+        ([], [2, 2, 8], "2"),
+        (["cluster.cpus_per_worker=3"], [2, 2, 8], "4"),
+        (["cluster.nodes=4"], [1, 1, 4], "3"),
+    ],
+)
+def test_autoscaling_on_cpus_adds_a_pod_for_a_worker(
+    overrides: list[str], replicas: list[int], cpus: str, tmp_path: Path
+) -> None:
+    launch = launched(tmp_path, "cluster.workers=[2,8]", "launch.k8s.autoscaling=true", *overrides)
+    group = workers(launch)
+    assert [group[key] for key in ("replicas", "minReplicas", "maxReplicas")] == replicas
+    assert worker(launch)["containers"][0]["resources"]["limits"]["cpu"] == cpus
+    assert f"cluster.nodes={replicas[0]}" in launch.job["spec"]["entrypoint"]
 
 
 def test_settings_reach_their_fields(tmp_path: Path) -> None:
@@ -276,10 +304,29 @@ def test_words_that_do_not_fit_are_refused(
     assert says in capsys.readouterr().err
 
 
-def test_a_config_beyond_a_config_map_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("medray.launch.k8s.LARGEST_CONFIG", 100)
-    with pytest.raises(InputError, match="ConfigMap takes"):
-        launched(tmp_path)
+def test_a_config_that_a_pod_would_not_read_is_refused(tmp_path: Path) -> None:
+    """Absolute paths make a config longer: this one is read here, and what would be sent is not read there."""
+    names = ", ".join(f"{number:06}.jsonl" for number in range(6_000))
+    rest = SOUND.replace("dataset: clinic", "root: ROOT, columns: {input: a, label: b}, train: [FILES]")
+    for root, refused in (("s3://b", False), ("s3://bucket/a/folder/of/a/corpus", True)):
+        (tmp_path / "run.yaml").write_text(rest.replace("ROOT", root).replace("FILES", names))
+        config = load(tmp_path / "run.yaml")
+        if refused:
+            with pytest.raises(InputError, match="the pod reads at most 262,144") as raised:
+                render(config, allowed((), {}))
+            assert raised.value.key == "data.train"
+        else:
+            render(config, allowed((), {}))
+
+
+def test_the_folder_of_the_config_is_not_sent(tmp_path: Path) -> None:
+    clinic = launched(tmp_path)
+    files = launched(
+        tmp_path, "data.dataset=null", "data.train=s3://b/a.jsonl", "data.columns={input: a, label: b}"
+    )
+    for launch in (clinic, files):
+        assert str(tmp_path) not in launch.text()
+    assert "s3://b/a.jsonl" in files.text()
 
 
 def test_a_dry_run_prints_manifests_and_the_rule_of_the_name(
