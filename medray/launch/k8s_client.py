@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import yaml
+
 from medray.errors import InputError, RunFailedError, printable
 from medray.launch.k8s import CONTENT, RUN_LABEL, Launch, Manifest
 from medray.launch.k8s_log import PodLog, exit_code_in
@@ -322,19 +324,28 @@ def _configuration(context: str | None) -> Any:
     """The server and the credentials of the kubeconfig; without one, those that Kubernetes gives a pod."""
     import kubernetes
 
+    # The client checks little of the file: what it meets there ends in any of these.
+    unusable = (
+        kubernetes.config.ConfigException,
+        OSError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        yaml.YAMLError,
+    )
     configuration = kubernetes.client.Configuration()
     try:
         kubernetes.config.load_kube_config(
             os.environ.get("KUBECONFIG") or None, context, client_configuration=configuration
         )
-    except (kubernetes.config.ConfigException, OSError, TypeError) as error:
+    except unusable as error:
         try:
             if context is not None:
                 raise
             kubernetes.config.load_incluster_config(client_configuration=configuration)
-        except (kubernetes.config.ConfigException, OSError, TypeError):
+        except unusable:
             raise InputError(
-                f"no Kubernetes cluster is configured here ({' '.join(str(error).split())[:200]})",
+                f"no Kubernetes cluster is configured here ({printable(' '.join(str(error).split()))[:200]})",
                 file="kubeconfig",
                 key="--context" if context else None,
                 value=context,

@@ -439,6 +439,30 @@ def test_without_a_cluster_the_way_out_is_said(
     assert "--dry-run" in err
 
 
+USER = "contexts: [{name: c, context: {cluster: k, user: u}}]\ncurrent-context: c\nusers: [{name: u, user: {}}]\n"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"clusters: [\n",
+        b"clusters:\n\t- name: k\n",
+        b"a\0b",
+        b"\xff\xfe\0a",
+        f"{USER}clusters: [{{name: k, cluster: {{server: 5}}}}]\n".encode(),
+        f"{USER}clusters: [{{name: k, cluster: {{server: 'https://x', certificate-authority-data: x}}}}]\n".encode(),
+    ],
+)
+def test_a_broken_kubeconfig_is_wrong_input(
+    text: bytes, command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "kubeconfig").write_bytes(text)
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
+    code, out, err = command()
+    assert (code, out) == (2, "")
+    assert "no Kubernetes cluster is configured here" in err.splitlines()[-2]
+
+
 def test_without_the_client_the_way_out_is_said(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "kubernetes", None)
     code, _, err = command()
