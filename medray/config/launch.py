@@ -46,7 +46,28 @@ Variable = Annotated[
     str, _form(r"[A-Za-z_][A-Za-z0-9_]*\*?", "the name of a variable, or its beginning with *")
 ]
 Folder = Annotated[str, _form(r"/[A-Za-z0-9._/-]*", "an absolute path of letters, digits and . _ - /")]
-DnsName = Annotated[str, _form(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?", "small letters, digits, '-' and '.'", 253)]
+_DNS = r"[a-z0-9]([a-z0-9-]*[a-z0-9])?"
+DnsLabel = Annotated[str, _form(_DNS, "small letters, digits and '-'", 63)]
+DnsName = Annotated[str, _form(rf"{_DNS}(\.{_DNS})*", "small letters, digits, '-' and single '.'", 253)]
+QueueName = Annotated[
+    str, _form(rf"{_DNS}(\.{_DNS})*", "small letters, digits, '-' and single '.'", 63)
+]  # a label's value
+Image = Annotated[
+    str,
+    _form(
+        r"([A-Za-z0-9.-]+(:[0-9]+)?/)?[a-z0-9]+([._-]+[a-z0-9]+)*(/[a-z0-9]+([._-]+[a-z0-9]+)*)*"
+        r"(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(@sha256:[0-9a-f]{64})?",
+        "an image by its tag or digest, as registry.example.org/medray:0.1.0",
+        1000,
+    ),
+]
+Device = Annotated[
+    str,
+    _form(
+        rf"{_DNS}(\.{_DNS})*/[A-Za-z0-9]([A-Za-z0-9._-]{{0,61}}[A-Za-z0-9])?",
+        "the name of a device with its domain, as nvidia.com/gpu",
+    ),
+]
 Quantity = Annotated[
     str, _form(r"[0-9]+(\.[0-9]+)?(Ki|Mi|Gi|Ti|k|M|G|T)?", "a quantity of Kubernetes, as 16Gi", 20)
 ]
@@ -127,11 +148,29 @@ class SlurmLaunch(Section):
         return value
 
 
+# Folders of the image (/opt holds medray), of the kernel, of Kubernetes (/var/run), and what k8s/ mounts.
+SYSTEM_FOLDERS = {
+    "bin",
+    "dev",
+    "etc",
+    "lib",
+    "lib64",
+    "opt",
+    "proc",
+    "run",
+    "sbin",
+    "sys",
+    "tmp",
+    "usr",
+    "var",
+}
+
+
 class K8sLaunch(Section):
     """`medray launch k8s`: a RayJob of the KubeRay operator."""
 
-    namespace: DnsName = key("default", "Namespace of everything that is made.", resumable=True)
-    image: OneLine | None = key(
+    namespace: DnsLabel = key("default", "Namespace of everything that is made.", resumable=True)
+    image: Image | None = key(
         None, "Image with medray and Ray, by tag or digest (the Dockerfile makes one).", resumable=True
     )
     image_pull_secrets: tuple[DnsName, ...] = key((), "Secrets that pull the image.", resumable=True)
@@ -139,7 +178,7 @@ class K8sLaunch(Section):
         None, "Overlay of k8s/; default: gpu where cluster.gpus_per_node is above 0.", resumable=True
     )
     scheduler: Literal["none", "kueue", "volcano"] = key("none", "Who admits the job.", resumable=True)
-    queue: DnsName | None = key(None, "Queue of Kueue or Volcano.", resumable=True)
+    queue: QueueName | None = key(None, "Queue of Kueue or Volcano.", resumable=True)
     autoscaling: bool = key(
         False, "Let the autoscaler of Ray add and remove workers within cluster.workers.", resumable=True
     )
@@ -168,7 +207,7 @@ class K8sLaunch(Section):
         "Most that a pod may write of logs and spilled objects to the disk of its node.",
         resumable=True,
     )
-    gpu_resource: OneLine = key("nvidia.com/gpu", "Name of the GPU resource.", resumable=True)
+    gpu_resource: Device = key("nvidia.com/gpu", "Name of the GPU resource.", resumable=True)
     retries: int = key(
         3, "New clusters after a failed one; the run resumes on each.", ge=0, le=100, resumable=True
     )
@@ -178,6 +217,16 @@ class K8sLaunch(Section):
     keep_seconds: int = key(
         600, "How long the cluster stays after the job has ended, for its logs.", ge=0, resumable=True
     )
+
+    @field_validator("mount_path")
+    @classmethod
+    def _free(cls, value: str) -> str:
+        _, top, *rest = [*value.split("/"), ""]
+        if not top or top in SYSTEM_FOLDERS or {".", ".."} & {top, *rest}:
+            raise ValueError(
+                "the claim would hide what the pod itself has there", "launch.k8s.mount_path: /medray"
+            )
+        return value
 
 
 class LaunchConfig(Section):

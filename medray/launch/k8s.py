@@ -20,7 +20,9 @@ from typing import Any
 import yaml
 
 from medray.config import Config
+from medray.config.launch import K8sLaunch
 from medray.config.load import LARGEST_FILE
+from medray.config.tracking import TRACKING_URI
 from medray.errors import InputError
 from medray.launch import k8s_environment, kustomize, parcel, wrappers
 from medray.launch.environment import Environment
@@ -73,6 +75,7 @@ def render(
     """
     settings = config.launch.k8s
     _check_settings(config)
+    _check_tracking(config, environment)
     name = rayjob_name(config.run.name)
     nodes = _shape(config)
     fewest = _fewest_nodes(config, nodes)
@@ -137,20 +140,42 @@ def _check_settings(config: Config) -> None:
             key="launch.k8s.autoscaling",
             mend=f"cluster.workers=[1,{max(2, config.cluster.workers)}], or launch.k8s.autoscaling=false",
         )
-    mount = PurePosixPath(settings.mount_path)
-
-    def seen(path: str) -> bool:
-        inside = PurePosixPath(path)
-        return bool(settings.volume_claim) and inside.is_relative_to(mount) and ".." not in inside.parts
-
     parcel.check_seen(
         config,
-        seen,
+        lambda path: _on_claim(settings, path),
         where="a pod",
-        mend=f"or a path below {mount}, where the claim {settings.volume_claim} is mounted"
+        mend=f"or a path below {settings.mount_path}, where the claim {settings.volume_claim} is mounted"
         if settings.volume_claim
-        else f"or name a ReadWriteMany claim as launch.k8s.volume_claim, and a path below {mount}",
+        else f"or name a ReadWriteMany claim as launch.k8s.volume_claim, and a path below {settings.mount_path}",
     )
+
+
+def _on_claim(settings: K8sLaunch, path: str) -> bool:
+    inside = PurePosixPath(path)
+    return (
+        bool(settings.volume_claim)
+        and inside.is_relative_to(settings.mount_path)
+        and ".." not in inside.parts
+    )
+
+
+def _check_tracking(config: Config, environment: Environment) -> None:
+    """Numbers that a pod writes to its own disk are lost with it."""
+    key, uri = "tracking.uri", config.tracking.uri
+    if uri is None:
+        key, uri = TRACKING_URI, environment.plain.get(TRACKING_URI)
+    if not config.tracking.enabled or uri is None:
+        return
+    scheme, mark, rest = uri.partition("://")
+    local = not mark or scheme.partition("+")[0] in ("sqlite", "file")
+    path = uri if not mark else rest.removeprefix("/") if scheme.startswith("sqlite") else rest
+    if local and not _on_claim(config.launch.k8s, path):
+        raise InputError(
+            f"{path} is a path of this machine, or of a pod's own disk, which is lost with the pod",
+            key=key,
+            mend="an MLflow server, as tracking.uri=http://mlflow:5000; or tracking.enabled=false: the run's own files "
+            "have the numbers too",
+        )
 
 
 def _shape(config: Config) -> Shape:

@@ -18,6 +18,8 @@ from medray.errors import InputError
 from medray.launch.environment import is_secret
 
 GIB = 2**30
+WORKER_MEMORY = GIB  # bytes; below it Python, Ray and torch have no room
+SCRATCH = GIB  # bytes
 HEAD_MEMORY = 5 * GIB  # bytes; heads of 2 GiB are killed for memory (kuberay#4287)
 SHARED_MEMORY = (
     2,
@@ -241,6 +243,15 @@ def _bad_scratch(job: _Job) -> bool:
     )
 
 
+def _small_scratch(job: _Job) -> bool:
+    folders = (volume.get("emptyDir") or {} for pod in job.pods() for volume in pod.get("volumes", ()))
+    return any(
+        amount(each["sizeLimit"]) < SCRATCH
+        for each in folders
+        if "sizeLimit" in each and each.get("medium") != "Memory"
+    )
+
+
 def _bad_pod(job: _Job) -> bool:
     for pod in job.pods():
         if not (pod["securityContext"].get("runAsNonRoot") and pod["securityContext"].get("runAsUser")):
@@ -320,6 +331,9 @@ RULES = (
     Rule("head-memory", 0, "a head with less than 5Gi is killed for memory",
          lambda job: amount(_first(job.head)["resources"]["limits"]["memory"]) < HEAD_MEMORY,
          "launch.k8s.head_memory", "launch.k8s.head_memory: 8Gi"),
+    Rule("worker-memory", 0, "a worker with less than 1Gi is killed for memory",
+         lambda job: any(amount(_first(each)["resources"]["limits"]["memory"]) < WORKER_MEMORY for each in job.workers),
+         "launch.k8s.memory_per_node", "launch.k8s.memory_per_node: 16Gi"),
     Rule("head-without-work", 0, 'the head has num-cpus "0": what trains there takes the memory of Ray\'s services',
          lambda job: _params(job.head).get("num-cpus") != "0", f"{_TEMPLATE}.headGroupSpec.rayStartParams", 'num-cpus: "0"'),
     Rule("requests-equal-limits", 0, "requests equal limits, so that a pod is among the last to be evicted",
@@ -329,6 +343,8 @@ RULES = (
          _bad_shared_memory, f"{_TEMPLATE} volumes", _KEEP),
     Rule("limited-scratch", 0, "/tmp/ray is mounted, and every emptyDir has a sizeLimit: a full node evicts the head",
          _bad_scratch, f"{_TEMPLATE} volumes", _KEEP),
+    Rule("scratch-size", 0, "a folder on disk of less than 1Gi is soon full, and its pod is then evicted",
+         _small_scratch, "launch.k8s.disk_per_node", "launch.k8s.disk_per_node: 50Gi"),
     Rule("gang", 0, "without autoscaling replicas, minReplicas and maxReplicas are equal: all workers or none",
          lambda job: not job.autoscaling and any(not each.get("minReplicas") == each["replicas"] == each.get("maxReplicas") for each in job.workers),
          f"{_TEMPLATE}.workerGroupSpecs", _KEEP),
