@@ -28,9 +28,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, config: Config) -> int:
     from medray.launch import slurm, slurm_jobs
+    from medray.launch.slurm_options import passes
 
-    folder = Path(arguments.folder) if arguments.folder else None
-    submission = slurm.prepare(config, verb=arguments.verb, passed=arguments.passed, folder=folder)
+    submission = slurm.prepare(
+        config, verb=arguments.verb, passed=arguments.passed, folder=arguments.folder or None
+    )
     told: dict[str, Any] = {"place": "slurm", "folder": str(submission.folder), "log": submission.log}
     told |= {"command": list(submission.command), "environment": dict(submission.variables)}
     told |= {"exported": list(submission.names), "job": None}
@@ -42,8 +44,10 @@ def run(arguments: argparse.Namespace, config: Config) -> int:
     if job is None:
         print("medray: sbatch made no job", file=sys.stderr)
         return 0
-    found = slurm_jobs.ask(job)  # an --output that was passed is SLURM's to resolve
-    log = (found.log if found and found.log else submission.log).replace("%j", job)
+    log = submission.log_of(job)
+    if passes(arguments.passed, "--output"):  # which is SLURM's to resolve
+        found = slurm_jobs.ask(job)
+        log = (found.log if found and found.log else log).replace("%j", job)
     told |= {"job": job, "log": log}
     _say_next(submission, config, job, log)
     code = 0

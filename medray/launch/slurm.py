@@ -25,32 +25,21 @@ from medray.launch import wrappers
 from medray.launch.environment import allowed
 from medray.launch.parcel import config_text, paths
 from medray.launch.shape import shape
+from medray.launch.slurm_options import check_passed, passes, without_ours
 
 SCRIPT = "medray.sbatch"
 # Of the shell that submits: where programs and the home folder are. `--export` with names leaves out all else.
 SHELL = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LC_ALL")
-# Options that medray sets itself, or that contradict what it has computed, and what to use in their place.
-OURS = {
-    "--export": "name the variables in launch.env",
-    "--array": "launch once for each run, each with a run.name of its own",
-    "--nodes": "cluster.nodes=2",
-    "--ntasks": "cluster.workers=2; a node has one task, which is Ray",
-    "--ntasks-per-node": "cluster.workers=2; a node has one task, which is Ray",
-    "--cpus-per-task": "launch.slurm.cpus_per_node=8",
-    "--gpus-per-node": "cluster.gpus_per_node=4",
-    "--time": "launch.slurm.time=8:00:00",
-    "--signal": "launch.slurm.warning_seconds=300",
-    "--wrap": "leave it out: medray has a script",
-    "--wait": "--follow, which stands before --",
-}
-SHORT = {
-    "-a": "--array",
-    "-N": "--nodes",
-    "-n": "--ntasks",
-    "-c": "--cpus-per-task",
-    "-t": "--time",
-    "-W": "--wait",
-}
+NAME = re.compile(
+    r"[A-Za-z_][A-Za-z0-9_]*"
+)  # of a variable: a comma in it would be read as a second one by sbatch
+# What sbatch says where it may be SLURM that fails, and where the job may be in the queue all the same.
+NO_ANSWER = re.compile(
+    r"unable to contact|timed out|zero bytes|connect failure|connection (refused|failure)", re.I
+)
+UNSURE = re.compile(r"timed out|zero bytes", re.I)
+ANSWER_SECONDS = 300
+_JOB = re.compile(r"^(?:Submitted batch job )?(\d+)(?:;\S+)?\s*$", re.M)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,7 +47,8 @@ class Submission:
     """What would run.
 
     command: of sbatch. variables: that the script reads. names: further variables of this environment that the job gets;
-    their values may be secret. folder: made with mode 0700, gets `files` by name. log: with %j where the job's id will be.
+    their values may be secret. folder: made with mode 0700, gets `files` by name. log: as sbatch reads it, with %j
+    where the job's id will be and %% for %.
     """
 
     command: tuple[str, ...]
@@ -67,6 +57,10 @@ class Submission:
     folder: Path
     files: Mapping[str, str]
     log: str
+
+    def log_of(self, job: str) -> str:
+        """The path of the log of a job."""
+        return re.sub(r"%([%j])", lambda found: "%" if found[1] == "%" else job, self.log)
 
     def text(self) -> str:
         """All of it for a reader, as the shell would take it."""
@@ -84,7 +78,7 @@ def prepare(
     *,
     verb: str = "train",
     passed: Sequence[str] = (),
-    folder: Path | None = None,
+    folder: str | None = None,
     environ: Mapping[str, str] = os.environ,
 ) -> Submission:
     """Computes what to submit; nothing is written or run.
@@ -92,7 +86,7 @@ def prepare(
     passed: further options for sbatch. folder: where launch folders are made; default: launch/ in run.storage.
     Raises InputError where an option or the storage does not fit.
     """
-    _check_passed(passed)
+    check_passed(passed)
     _check_time(config)
     slurm, nodes = config.launch.slurm, shape(config, config.launch.slurm.cpus_per_node)
     here = (
@@ -104,7 +98,7 @@ def prepare(
     variables = {
         "MEDRAY_CONFIG": str(here / "config.yaml"),
         "MEDRAY_VERB": verb,
-        "MEDRAY_PYTHON": slurm.python or ("python" if slurm.setup or slurm.container else sys.executable),
+        "MEDRAY_PYTHON": slurm.python or ("python" if slurm.container else sys.executable),
         "MEDRAY_FOLDER": str(here),
         "MEDRAY_START_TIMEOUT": str(config.cluster.start_timeout_seconds),
         "MEDRAY_MAX_RESTARTS": str(slurm.max_restarts),
@@ -117,8 +111,9 @@ def prepare(
         variables["MEDRAY_CONTAINER_RUNTIME"] = slurm.container_runtime
         variables["MEDRAY_CONTAINER_MOUNTS"] = ",".join(_mounts(config))
     found = allowed(config.launch.env, environ)
-    names = tuple(sorted({*found.plain, *found.secret, *(name for name in SHELL if name in environ)}))
-    log = str(here / "slurm-%j.log")
+    allowed_names = {*found.plain, *found.secret, *(name for name in SHELL if name in environ)}
+    names = tuple(sorted(filter(NAME.fullmatch, allowed_names)))
+    log = str(here).replace("%", "%%") + "/slurm-%j.log"
     options = {
         "--job-name": f"medray-{config.run.name}",
         "--nodes": str(nodes.nodes),
@@ -149,16 +144,24 @@ def prepare(
     )
 
 
-def _base(config: Config, folder: Path | None) -> Path:
-    if folder is not None:
-        return folder.absolute()
-    if is_url(config.run.storage):
+def _base(config: Config, folder: str | None) -> Path:
+    where = config.run.storage if folder is None else folder
+    if is_url(where):
+        name = "run.storage" if folder is None else "--folder"
         raise InputError(
-            "the job needs a folder that all nodes see, for its config, token and log, and run.storage is a bucket",
+            f"the job needs a folder that all nodes see, for its config, token and log, and {name} is a bucket",
             key="--folder",
+            value=folder,
             mend="--folder /a/shared/folder",
         )
-    return Path(config.run.storage) / "launch"
+    if folder is None:
+        return Path(where) / "launch"
+    try:
+        return Path(folder).expanduser().absolute()
+    except RuntimeError as error:  # ~name of nobody
+        raise InputError(
+            str(error).lower().rstrip("."), key="--folder", value=folder, mend="give the whole path"
+        ) from None
 
 
 def _mounts(config: Config) -> list[str]:
@@ -195,45 +198,47 @@ def seconds(limit: str) -> int:
     return int(days or 0) * 86_400 + parts[0] * 3600 + parts[1] * 60 + parts[2]
 
 
-def _check_passed(passed: Sequence[str]) -> None:
-    for word in passed:
-        name = word.partition("=")[0] if word.startswith("--") else word[:2]
-        name = SHORT.get(name, name)
-        if name in OURS:
-            raise InputError(
-                "medray sets this option of sbatch itself", key=f"-- {word}"[:80], mend=f"use {OURS[name]}"
-            )
-    words = [word for word in passed if not word.startswith("-")]
-    if passed and not passed[0].startswith("-"):
-        raise InputError(
-            "what follows -- are options of sbatch",
-            key=f"-- {words[0]}"[:80],
-            mend="as in -- --mail-type=END --dependency=singleton",
-        )
-
-
 def submit(submission: Submission, environ: Mapping[str, str] = os.environ) -> str | None:
     """Submits and returns the job's id; None where sbatch was told to test only.
 
-    Raises InputError where there is no sbatch or it refuses, and leaves no folder then.
+    Raises InputError where there is no sbatch or it refuses, RunFailedError where SLURM does not answer. The launch folder
+    stays wherever a job may be in the queue.
     """
     _make_folder(submission)
-    # Inside another job its variables would be taken for those of the new one.
-    clean = {
-        name: value
-        for name, value in environ.items()
-        if not name.startswith("SLURM_") or name == "SLURM_CONF"
-    }
     try:
-        said = _sbatch(submission.command, {**clean, **submission.variables})
-    except BaseException:
+        done = _sbatch(submission.command, {**without_ours(environ), **submission.variables})
+    except FileNotFoundError:
         storage.remove_tree(submission.folder)
-        raise
-    job = re.fullmatch(r"(\d+)(;\S+)?", said.strip().rpartition("\n")[2])
-    if not job:
+        raise InputError(
+            "sbatch is not on PATH: this machine is no login node of a SLURM cluster",
+            key="sbatch",
+            mend="run the command on a login node, or see what would run with --dry-run",
+        ) from None
+    look = f"squeue --me says whether the job is there; if not, {submission.folder} can be removed"
+    if done is None:
+        raise RunFailedError(f"sbatch did not answer within {ANSWER_SECONDS} s: {look}")
+    sys.stderr.write(done.stderr)
+    if done.returncode:
+        lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+        said = lines[-1][:300] if lines else f"sbatch ended with {done.returncode}"
+        if UNSURE.search(said):
+            raise RunFailedError(f"{said}: {look}")
+        storage.remove_tree(submission.folder)
+        if NO_ANSWER.search(said):
+            raise RunFailedError(
+                f"{said}: SLURM's controller does not answer. Try again later (scontrol ping)"
+            )
+        raise InputError(
+            said,
+            key="sbatch",
+            mend="correct launch.slurm (partition, account, qos, time, ...) or what follows --; sinfo lists partitions",
+        )
+    if job := _JOB.search(done.stdout):  # a site's own sbatch may say more
+        return job[1]
+    if passes(submission.command, "--test-only"):
         storage.remove_tree(submission.folder)
         return None
-    return job[1]
+    raise RunFailedError(f"sbatch ended well and named no job: {look}")
 
 
 def _make_folder(submission: Submission) -> None:
@@ -252,33 +257,18 @@ def _make_folder(submission: Submission) -> None:
         ) from None
 
 
-def _sbatch(command: Sequence[str], environ: Mapping[str, str]) -> str:
+def _sbatch(command: Sequence[str], environ: Mapping[str, str]) -> subprocess.CompletedProcess[str] | None:
+    """None where it has not ended in time."""
     try:
-        done = subprocess.run(
+        return subprocess.run(
             command,
             env=dict(environ),
             capture_output=True,
             text=True,
+            errors="replace",
             stdin=subprocess.DEVNULL,
-            timeout=300,
+            timeout=ANSWER_SECONDS,
             check=False,
         )
-    except FileNotFoundError:
-        raise InputError(
-            "sbatch is not on PATH: this machine is no login node of a SLURM cluster",
-            key="sbatch",
-            mend="run the command on a login node, or see what would run with --dry-run",
-        ) from None
     except subprocess.TimeoutExpired:
-        raise RunFailedError(
-            "sbatch did not answer within 300 s; squeue says whether the job is there"
-        ) from None
-    sys.stderr.write(done.stderr)
-    if done.returncode:
-        lines = [line for line in done.stderr.splitlines() if line.strip()]
-        raise InputError(
-            lines[-1].strip()[:300] if lines else f"sbatch ended with {done.returncode}",
-            key="sbatch",
-            mend="correct launch.slurm (partition, account, qos, time, ...) or what follows --; sinfo lists partitions",
-        )
-    return done.stdout
+        return None

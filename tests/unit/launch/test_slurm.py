@@ -92,7 +92,7 @@ def test_values_reach_the_job_by_names_of_variables(config: Path, capsys: pytest
     assert "HF_TOKEN" in names
     assert "HF_HOME" not in names, "a variable that is not set"
     assert (variables["MEDRAY_START_TIMEOUT"], variables["MEDRAY_MAX_RESTARTS"]) == ("77", "3")
-    assert variables["MEDRAY_PYTHON"] == "python", "that of the set-up lines"
+    assert variables["MEDRAY_PYTHON"] == sys.executable, "set-up lines may load modules only"
     assert told["files"]["setup.sh"] == "module load cuda\nsource /v/bin/activate\n"
     folder = Path(told["folder"])
     assert variables["MEDRAY_CONFIG"] == f"{folder}/config.yaml"
@@ -126,8 +126,8 @@ def test_the_config_that_travels_is_the_same_run(
 
 
 def test_options_after_the_dashes_go_to_sbatch(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    passed = ["--dependency=singleton", "--mail-type=END,FAIL"]
-    assert dry_run(config, capsys, "--", *passed)["command"][-3:-1] == passed
+    passed = ["--dependency=singleton", "--mail-type=END,FAIL", "-Hp", "gpu", "--wait-all-nodes=1"]
+    assert dry_run(config, capsys, "--", *passed)["command"][-6:-1] == passed
 
 
 @pytest.mark.parametrize(
@@ -136,6 +136,13 @@ def test_options_after_the_dashes_go_to_sbatch(config: Path, capsys: pytest.Capt
         ("--export=ALL", "launch.env"),
         ("--array=0-3", "launch once for each run"),
         ("-a0-3", "launch once for each run"),
+        ("--arra=0-3", "launch once for each run"),
+        ("-Ha0-3", "launch once for each run"),
+        ("--wra=id", "medray has a script"),
+        ("--export-f=vars", "launch.env"),
+        ("-G4", "cluster.gpus_per_node"),
+        ("--", "sbatch may take it for"),
+        (":", "launch once for each run"),
         ("-N", "cluster.nodes=2"),
         ("--signal=USR1@60", "launch.slurm.warning_seconds"),
         ("partition", "options of sbatch"),
@@ -168,6 +175,83 @@ def test_without_sbatch_the_way_out_is_named_and_nothing_stays(
     assert "sbatch is not on PATH" in said
     assert "--dry-run" in said
     assert list((config.parent / "runs" / "launch").iterdir()) == []
+
+
+@pytest.mark.parametrize(("folder", "says"), [("s3://b/x", "--folder is a bucket"), ("~no-body/x", "home")])
+def test_a_folder_that_is_none_is_refused(
+    config: Path, capsys: pytest.CaptureFixture[str], folder: str, says: str
+) -> None:
+    assert says in refused(config, capsys, "--dry-run", "--folder", folder)
+    home = dry_run(config, capsys, "--folder", "~/x")["folder"]
+    assert home.startswith(str(Path("~/x").expanduser()))
+
+
+def sbatch(folder: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> Path:
+    """A program in place of sbatch, which writes its environment to the file that is returned."""
+    (folder / "bin").mkdir()
+    (folder / "bin" / "sbatch").write_text(f"#!/bin/bash\nenv >{folder}/env\n{text}\n")
+    (folder / "bin" / "sbatch").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}/bin:/usr/bin:/bin")
+    return folder / "env"
+
+
+@pytest.mark.parametrize(
+    ("program", "words", "code", "says", "stays"),
+    [
+        ("echo 'budget: 3 h'; echo '7;main'; echo 'thank you'", [], 0, "job 7 of", True),
+        ("echo Submitted batch job 7", [], 0, "job 7 of", True),
+        ("echo 'sbatch: Job 9 to start at noon' >&2", ["--", "--test"], 0, "sbatch made no job", False),
+        ("echo thank you", [], 1, "named no job: squeue --me", True),
+        ("echo 'sbatch: error: invalid partition' >&2; exit 1", [], 2, "correct launch.slurm", False),
+        ("echo 'failed: Unable to contact slurm controller' >&2; exit 1", [], 1, "scontrol ping", False),
+        ("echo 'failed: Socket timed out on send/recv' >&2; exit 1", [], 1, "squeue --me", True),
+        ("exec sleep 60", [], 1, "did not answer within 1 s: squeue --me", True),
+    ],
+)
+def test_the_folder_stays_where_a_job_may_be_in_the_queue(
+    config: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    program: str,
+    words: list[str],
+    code: int,
+    says: str,
+    stays: bool,
+) -> None:
+    sbatch(config.parent, monkeypatch, program)
+    monkeypatch.setattr(slurm, "ANSWER_SECONDS", 1)
+    assert main(["launch", "slurm", str(config), *words]) == code
+    assert says in capsys.readouterr().err
+    assert bool(list((config.parent / "runs" / "launch").iterdir())) == stays
+
+
+def test_variables_that_stand_for_options_of_ours_do_not_reach_sbatch(
+    config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    got = sbatch(config.parent, monkeypatch, "echo 7")
+    for name in ("SBATCH_WAIT", "SBATCH_ARRAY_INX", "SLURM_JOB_ID", "SLURM_CONF", "SBATCH_RESERVATION"):
+        monkeypatch.setenv(name, "1")
+    assert main(["launch", "slurm", str(config)]) == 0
+    names = {line.partition("=")[0] for line in got.read_text().splitlines()}
+    assert {"SLURM_CONF", "SBATCH_RESERVATION", "MEDRAY_CONFIG"} <= names
+    assert not {"SBATCH_WAIT", "SBATCH_ARRAY_INX", "SLURM_JOB_ID"} & names
+
+
+def test_names_of_variables_and_folders_that_sbatch_would_read_otherwise(
+    config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_X,ALL", "1")
+    monkeypatch.setenv("AWS_REGION", "eu")
+    words = ("launch.env=['AWS_*']", "run.storage=100%j/a%%b")
+    options = dry_run(config, capsys, *words)["options"]
+    assert "AWS_REGION" in options["--export"].split(",")
+    assert not {"ALL", "AWS_X"} & set(options["--export"].split(","))
+    assert options["--output"].startswith(f"{config.parent}/100%%j/a%%%%b/launch/")
+    sbatch(config.parent, monkeypatch, "echo 7")
+    assert main(["launch", "slurm", str(config), *words]) == 0
+    (log,) = re.findall(r"log +(.+)", capsys.readouterr().err)
+    assert log.startswith(f"{config.parent}/100%j/a%%b/launch/")
+    assert log.endswith("/slurm-7.log")
 
 
 def test_containers_are_of_all_steps_and_see_the_configs_paths(
