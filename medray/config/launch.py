@@ -128,8 +128,7 @@ class SlurmLaunch(Section):
     )
     python: OneLine | None = key(
         None,
-        "Python that has medray on the nodes; default: `python` of the setup lines or container, else the one that "
-        "submits.",
+        "Python that has medray on the nodes; default: the one that submits, in a container its `python`.",
         resumable=True,
     )
     container: OneLine | None = key(None, "Image in which head, workers and driver run.", resumable=True)
