@@ -94,13 +94,13 @@ def _tracking(config: Config, storage: str) -> str | None:
 def _address(address: str | None, given: str | None) -> str | None:
     if address in (None, "", "local"):
         return None
-    if address == "auto" or re.fullmatch(r"(ray://)?[^\s/@]+:\d{1,5}", address):
+    if address == "auto" or re.fullmatch(r"[^\s/@]+:\d{1,5}", address):
         return address
     raise InputError(
         "is not the address of a Ray head",
         key="--address" if given else "RAY_ADDRESS or cluster.address",
         value=given,
-        mend="HOST:PORT of the head, as `ray start --head` prints it (not the dashboard's http://…)",
+        mend="HOST:PORT of the head, as `ray start --head` prints it (neither the dashboard's http://… nor a client's ray://…)",
     )
 
 

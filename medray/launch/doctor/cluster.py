@@ -30,7 +30,7 @@ JOIN_SECONDS = 10.0  # Ray's own, once its head has answered
 START_SECONDS = 30.0  # of a first process on a node, whose Python may be on a slow disk
 MARGIN_SECONDS = 3.0  # of an answer on its way
 PEERS = 8  # nodes that each node connects to
-_PORT = re.compile(r"(?:ray://)?\[?([^\[\]/]+?)\]?:(\d{1,5})")
+_PORT = re.compile(r"\[?([^\[\]/]+?)\]?:(\d{1,5})")
 _HEAD = "start one with: ray start --head; or correct the address, HOST:PORT of the head (6379 unless told otherwise)"
 _TOKEN = "export RAY_AUTH_MODE and RAY_AUTH_TOKEN_PATH as on the head"
 _GONE = "look at the node's power, link and firewall, and at raylet.out there; then ray start --address=… on it again"

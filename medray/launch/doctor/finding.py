@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import queue
 import re
+import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -115,12 +116,19 @@ _LATE = {
 }
 
 
+_NO_NAME = {socket.EAI_NONAME, getattr(socket, "EAI_NODATA", None)}
+
+
 def reason(error: BaseException) -> str:
     """What may be told of an error whose text may quote a URL with a password."""
     if known := re.search(r"AWS Error ([A-Z_]+)", str(error)):
         return known[1]
     if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] == "medray":
         return "medray cannot be imported there"
+    if isinstance(error, socket.gaierror):  # its number is no errno
+        return (
+            "the name of the host is not known" if error.errno in _NO_NAME else "the name cannot be looked up"
+        )
     if isinstance(error, OSError) and isinstance(error.errno, int):
         return os.strerror(error.errno)
     return type(error).__name__

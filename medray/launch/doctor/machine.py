@@ -274,7 +274,7 @@ def _disk(what: str, path: str) -> Finding:
         return warn(
             "disk",
             f"{detail}: checkpoints of a large model need more",
-            "free space; medray plan tells how much",
+            "free space, or keep fewer checkpoints (train.keep_checkpoints)",
         )
     return ok("disk", detail)
 

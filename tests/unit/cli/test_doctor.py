@@ -99,6 +99,7 @@ def test_an_examination_that_ends_early(monkeypatch: pytest.MonkeyPatch) -> None
     [
         (["absent.yaml"], "there is no such config file"),
         (["--address=http://head:8265"], "is not the address of a Ray head"),
+        (["--address=ray://head:10001"], "is not the address of a Ray head"),
         (["--storage=gs://bucket"], "is neither a folder nor a bucket"),
         ([f"--storage=s3://user:{SECRET}@bucket"], "holds credentials"),
     ],

@@ -18,7 +18,7 @@ import pytest
 
 from medray.launch.doctor import machine
 from medray.launch.doctor.compare import REFUSED, different_clocks, different_versions
-from medray.launch.doctor.finding import Finding, Question, examine, ok
+from medray.launch.doctor.finding import Finding, Question, examine, ok, reason
 from medray.launch.doctor.network import Source, reach
 
 ALONE, NODE = Question(), Question(address="10.0.0.1:6379")
@@ -41,6 +41,13 @@ def fine(one: Finding) -> str:
     assert one.state == "ok", one
     assert not one.fix
     return one.detail
+
+
+def test_a_host_of_no_name_is_said_so() -> None:
+    with pytest.raises(socket.gaierror) as caught:
+        socket.create_connection(("no host has spaces", 1), 5)
+    assert reason(caught.value).startswith("the name ")
+    assert reason(socket.gaierror(socket.EAI_NONAME, SECRET)) == "the name of the host is not known"
 
 
 def test_python(monkeypatch: pytest.MonkeyPatch) -> None:
