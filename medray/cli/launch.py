@@ -45,7 +45,7 @@ def add_to(verbs: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from medray.cli.train import check_config
+    from medray.cli.train import check_batch, check_config
     from medray.config.load import load
     from medray.config.site import default_file
 
@@ -63,6 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
             mend="leave the key out",
         )
     check_config(config)
+    check_batch(config)
     return int(_module(arguments.place).run(arguments, config))
 
 

@@ -87,7 +87,13 @@ def _check_words(arguments: argparse.Namespace) -> None:
 
     if arguments.exclude and not arguments.with_data:
         raise InputError("nothing else than the config is sent", key="--exclude", mend="add --with-data")
-    parser().parse_args([*arguments.verb.split(), "config.yaml", *arguments.passed])
+    parsed = parser().parse_args([*arguments.verb.split(), "config.yaml", *arguments.passed])
+    for word in parsed.overrides:
+        raise InputError(
+            "keys of the config stand before --, where they are checked",
+            key=f"-- {word}"[:80],
+            mend=f"medray launch job CONFIG {word.partition('=')[0][:80]}=... -- (options of medray {arguments.verb})",
+        )
 
 
 def _prepared(
@@ -97,10 +103,12 @@ def _prepared(
     folder: Path,
     hosts: frozenset[str] = frozenset(),
 ) -> Submission:
-    from medray.cli.train import check_config
+    from medray.cli.train import check_config, check_files
     from medray.config.load import load
-    from medray.launch.job import prepare
+    from medray.launch.job import is_here, prepare
 
+    if is_here(address, hosts):
+        check_files(config)
     submission = prepare(
         config,
         address,

@@ -27,12 +27,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace, config: Config) -> int:
+    from medray.cli.train import check_files
     from medray.launch import slurm, slurm_jobs
     from medray.launch.slurm_options import passes
 
     submission = slurm.prepare(
         config, verb=arguments.verb, passed=arguments.passed, folder=arguments.folder or None
     )
+    check_files(config)  # which a login node sees as the nodes do
     told: dict[str, Any] = {"place": "slurm", "folder": str(submission.folder), "log": submission.log}
     told |= {"command": list(submission.command), "environment": dict(submission.variables)}
     told |= {"exported": list(submission.names), "job": None}

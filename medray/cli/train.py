@@ -101,10 +101,10 @@ def read_config(file: str, overrides: Sequence[str]) -> Config:
 
     config = load(file, overrides)
     check_config(config)
-    _check_plan(config)
-    from medray.data.sources import check_sources  # knows NumPy, which a wrong key need not wait for
-
-    check_sources(config)
+    if not cluster_address(config):  # of one elsewhere the driver asks the same once it knows what it has
+        _check_workers(config)
+        check_batch(config)
+    check_files(config)
     return config
 
 
@@ -115,21 +115,29 @@ def check_config(config: Config) -> None:
     check(config)
 
 
-def _check_plan(config: Config) -> None:
-    """Whether a cluster on this machine alone can hold the workers, and the workers the batch.
+def check_files(config: Config) -> None:
+    """Whether the data are there, on the machine that asks."""
+    from medray.data.sources import check_sources  # knows NumPy, which a wrong key need not wait for
 
-    Of a cluster elsewhere the driver asks the same once it knows what that one has.
-    """
+    check_sources(config)
+
+
+def _check_workers(config: Config) -> None:
+    """Whether a cluster on this machine alone can hold the workers."""
     from medray.plan.resources import Request, Supply, shortage
-    from medray.plan.steps import split_batch
 
-    if cluster_address(config):
-        return
-    train, cluster = config.train, config.cluster
+    cluster = config.cluster
     cpus = max(os.cpu_count() or 1, 2)  # as `cluster.connect` starts it
     if reason := shortage(Request(cluster.fewest_workers, cluster.cpus_per_worker), Supply(cpus)):
         what, _, mend = reason.removeprefix("cluster.workers: ").partition(": ")
         raise InputError(what, key="cluster.workers", value=cluster.workers, mend=mend)
+
+
+def check_batch(config: Config) -> None:
+    """Whether every number of workers that the run may have can hold its batch."""
+    from medray.plan.steps import split_batch
+
+    train, cluster = config.train, config.cluster
     if train.global_batch_tokens is not None:
         return
     try:

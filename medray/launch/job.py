@@ -97,12 +97,17 @@ def job_id(run: str, now: float) -> str:
     return f"medray-{plain}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime(now))}"
 
 
-def seen_by(config: Config, address: Address, hosts: frozenset[str]) -> Callable[[str], bool]:
-    """Whether the cluster sees an absolute path of this machine: below a shared folder, or the cluster is this machine.
+def is_here(address: Address, hosts: frozenset[str]) -> bool:
+    """Whether the cluster is this machine. hosts: names of its nodes, empty where they are not known.
 
     A loopback address alone does not say so: it may be a forwarded port, and then other hosts have the nodes.
     """
-    here = address.loopback and hosts <= {socket.gethostname()}
+    return address.loopback and hosts <= {socket.gethostname()}
+
+
+def seen_by(config: Config, address: Address, hosts: frozenset[str]) -> Callable[[str], bool]:
+    """Whether the cluster sees an absolute path of this machine: below a shared folder, or the cluster is this machine."""
+    here = is_here(address, hosts)
     shared = [Path(folder) for folder in config.launch.job.shared_folders]
 
     def seen(path: str) -> bool:

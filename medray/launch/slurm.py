@@ -88,7 +88,8 @@ def prepare(
     """
     check_passed(passed)
     _check_time(config)
-    slurm, nodes = config.launch.slurm, shape(config, config.launch.slurm.cpus_per_node)
+    slurm = config.launch.slurm
+    nodes = shape(config, slurm.cpus_per_node, key="launch.slurm.cpus_per_node")
     here = (
         _base(config, folder) / f"{config.run.name}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
     )

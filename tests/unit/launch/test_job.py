@@ -302,6 +302,11 @@ def test_a_dry_run_prints_what_would_be_sent_and_asks_nobody(
         (["launch", "job", "--list", "--dry-run", "--address", "h:1"], "this launches nothing"),
         (["launch", "job", "CONFIG", "--address", "h:1", "--exclude", "*.csv"], "add --with-data"),
         (["launch", "job", "--list", "--address", "http://127.0.0.1:9"], "no job server answers"),
+        (["launch", "job", "CONFIG", "--address", "h:1", "--", "run.storage=/home/me"], "stand before --"),
+        (
+            ["launch", "job", "CONFIG", "--dry-run", "--address", "localhost:1", "data.train=no.jsonl"],
+            "no.jsonl",
+        ),
     ],
 )
 def test_wrong_words_are_wrong_input(

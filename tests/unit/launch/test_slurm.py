@@ -154,6 +154,31 @@ def test_an_option_that_would_contradict_is_refused(
     assert instead in refused(config, capsys, "--dry-run", "--", option)
 
 
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["launch.slurm.cpus_per_node=1"], "launch.slurm.cpus_per_node: 9, or leave it out"),
+        (["cluster.gpus_per_node=0", "cluster.gpus=true"], "cluster.gpus_per_node=4 for nodes of 4 GPUs"),
+        (["cluster.gpus=false"], "cluster.gpus_per_node=0 to train on CPUs"),
+        (["cluster.workers=3", "train.global_batch_size=8", "train.micro_batch_size=4"], "leave both out"),
+        (["data.train=absent.jsonl"], "absent.jsonl"),
+    ],
+)
+def test_what_could_fail_only_after_the_queue_is_refused(
+    config: Path, capsys: pytest.CaptureFixture[str], words: list[str], says: str
+) -> None:
+    assert says in refused(config, capsys, "--dry-run", *words)
+
+
+def test_fewer_cpus_than_by_default_are_taken_where_the_run_can_do_with_them(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("cluster.gpus_per_node=0", "cluster.cpus_per_worker=null", "cluster.workers=2")
+    assert (
+        dry_run(config, capsys, *words, "launch.slurm.cpus_per_node=2")["options"]["--cpus-per-task"] == "2"
+    )
+
+
 def test_a_time_that_the_warning_uses_up_is_refused(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     said = refused(config, capsys, "--dry-run", "launch.slurm.time='8:00'")
     assert "of 480 s, launch.slurm.warning_seconds = 300" in said
