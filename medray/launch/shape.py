@@ -47,7 +47,7 @@ def shape(
         request = Request(cluster.fewest_workers, cluster.cpus_per_worker, 1 if gpus else 0)
         asked = Supply.of(*[NodeSupply(cpus_per_node, gpus)] * nodes)
         if reason := shortage(request, asked):
-            what = reason.removeprefix("cluster.workers: ").rpartition(": ")[0]
+            what = reason.removeprefix("cluster.workers: ").partition(": ")[0]
             raise InputError(
                 what.replace("this cluster has", "its nodes would have"),
                 key=key,

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -157,7 +158,10 @@ def test_an_option_that_would_contradict_is_refused(
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["launch.slurm.cpus_per_node=1"], "launch.slurm.cpus_per_node: 9, or leave it out"),
+        (
+            ["launch.slurm.cpus_per_node=1"],
+            "its nodes would have 2\n  mend: launch.slurm.cpus_per_node: 9, or",
+        ),
         (["cluster.gpus_per_node=0", "cluster.gpus=true"], "cluster.gpus_per_node=4 for nodes of 4 GPUs"),
         (["cluster.gpus=false"], "cluster.gpus_per_node=0 to train on CPUs"),
         (["cluster.workers=3", "train.global_batch_size=8", "train.micro_batch_size=4"], "leave both out"),
@@ -327,6 +331,7 @@ def standins(tmp_path: Path) -> dict[str, str]:
         "SLURM_GPUS_ON_NODE": "2",
         "MEDRAY_CONFIG": "/shared/run.yaml",
         "MEDRAY_FOLDER": str(tmp_path / "launch"),
+        "MEDRAY_LAUNCHED_AT": "1700000000",
     }
 
 
@@ -387,6 +392,30 @@ def test_what_goes_back_into_the_queue(
     assert ("scontrol requeue 7" in (tmp_path / "calls").read_text().splitlines()) == again
     assert (tmp_path / "launch" / "step").read_text() == (f"{step}\n" if again else "10\n")
     assert [path.name for path in (tmp_path / "launch").iterdir()] == ["step"]
+
+
+def test_by_hand_a_job_counts_as_launched_from_its_first_start(
+    tmp_path: Path, standins: dict[str, str]
+) -> None:
+    """So that a stop that is asked for while the job waits to start again holds."""
+    launched = tmp_path / "launch" / "launched"
+    launched.parent.mkdir()
+    launched.write_text("5\n")  # of another job of this number
+    del standins["MEDRAY_LAUNCHED_AT"]
+    said = []
+    for restarts, code in ((0, 75), (1, 75), (2, 0)):
+        standins |= {"SLURM_RESTART_COUNT": str(restarts), "CODE": str(code)}
+        if restarts == 1:
+            launched.write_text(f"{int(launched.read_text()) - 60}\n")
+        done = subprocess.run(
+            ["bash", SCRIPT], env=standins, capture_output=True, text=True, timeout=60, check=False
+        )
+        assert done.returncode == code, done.stdout + done.stderr
+        said += re.findall(r"driver on .* --launched-at (\d+)", done.stdout)
+        assert launched.exists() == (code == 75)
+    first, second, third = map(int, said)
+    assert abs(first - time.time()) < 600
+    assert second == third == first - 60
 
 
 def test_a_set_up_line_that_fails_ends_the_job(tmp_path: Path, standins: dict[str, str]) -> None:
