@@ -45,13 +45,23 @@ def add_to(verbs: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from medray.cli.train import check_batch, check_config
-    from medray.config.load import load
     from medray.config.site import default_file
 
     site = Path(arguments.site) if arguments.site else default_file()
     if site is not None:
         print(f"medray: site values of {site}", file=sys.stderr)
+    try:
+        return _run(arguments, site)
+    except InputError as error:
+        if error.file is None and error.key and site and _of_site(error.key, site, arguments):
+            error.file = site
+        raise
+
+
+def _run(arguments: argparse.Namespace, site: Path | None) -> int:
+    from medray.cli.train import check_batch, check_config
+    from medray.config.load import load
+
     if arguments.config is None:
         return int(_module(arguments.place).run_without_config(arguments, site))
     config: Config = load(arguments.config, arguments.overrides, site=site)
@@ -65,6 +75,15 @@ def run(arguments: argparse.Namespace) -> int:
     check_config(config)
     check_batch(config)
     return int(_module(arguments.place).run(arguments, config))
+
+
+def _of_site(key: str, site: Path, arguments: argparse.Namespace) -> bool:
+    """Whether the value of a key is the site file's: it has the key, and neither the config nor an override has."""
+    from medray.config.load import load, load_site
+
+    if not load_site(site).gives(key):
+        return False
+    return arguments.config is None or not load(arguments.config, arguments.overrides).gives(key)
 
 
 def _module(place: str) -> Any:

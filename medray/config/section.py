@@ -27,6 +27,15 @@ class Section(BaseModel):
             raise ValueError("the number is too large")
         return tuple(value) if isinstance(value, list) else value
 
+    def gives(self, dotted: str) -> bool:
+        """Whether the key `dotted`, as in section.key or section.key[0], was given and is no default."""
+        name, _, rest = dotted.partition(".")
+        name = name.partition("[")[0]
+        if name not in self.model_fields_set:
+            return False
+        inner = getattr(self, name)
+        return inner.gives(rest) if rest and isinstance(inner, Section) else True
+
 
 def key(default: Any, description: str, *, resumable: bool = False, **constraints: Any) -> Any:
     """A field with its sentence. resumable: a run may go on from its checkpoint after this key has changed."""
