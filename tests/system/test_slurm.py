@@ -112,15 +112,23 @@ def same(run: Path, calm: Path) -> None:
     assert exported == wanted
 
 
+OF_A_JOB = ("ray.scripts", "ray::", "raylet/raylet", "gcs_server", "-m medray")
+
+
 def nothing_left(slurm: Slurm, ray_folder: Path) -> None:
     """Asserts that the nodes have neither files nor processes of a job that has ended."""
     assert list(ray_folder.iterdir()) == []
-    until(lambda: not any(slurm.pids(node, "ray") for node in NODES), "the end of all processes", 30)
+
+    def left() -> list[int]:
+        return [pid for node in NODES for words in OF_A_JOB for pid in slurm.pids(node, words)]
+
+    until(lambda: not left(), "the end of all processes", 60)
 
 
-def test_a_run_of_two_nodes_that_is_warned_goes_back_into_the_queue_and_ends_as_a_calm_one(
-    slurm: Slurm, calm: Path, tmp_path: Path, ray_folder: Path
+def test_a_run_of_two_nodes_that_is_warned_goes_back_into_the_queue_and_goes_on(
+    slurm: Slurm, tmp_path: Path, ray_folder: Path
 ) -> None:
+    """That such runs end with the bits of a calm one is shown by the long tests below."""
     launch = Launch(slurm, write_config(tmp_path, "two", STEPS), "--follow", *TWO_NODES)
     launch.at_step(5)
     slurm.run(*WARN, launch.job)
@@ -131,7 +139,7 @@ def test_a_run_of_two_nodes_that_is_warned_goes_back_into_the_queue_and_ends_as_
     assert "back into the queue" in said, said
     assert "resumed after step" in said
     assert "4 CPUs in the cluster" in said, "the driver has waited for both nodes"
-    same(launch.run_folder, calm)
+    assert len(final(launch.run_folder)[1]) == STEPS
     assert launch.left() == {"config.yaml", launch.log_file.name, "step"}
     assert {
         path.stat().st_mode & 0o077 for path in (launch.log_file.parent, *launch.log_file.parent.iterdir())

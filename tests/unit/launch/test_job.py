@@ -319,5 +319,8 @@ def test_wrong_words_are_wrong_input(
     monkeypatch.setenv("XDG_CONFIG_HOME", str(folder))
     monkeypatch.delenv("RAY_API_SERVER_ADDRESS", raising=False)
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    monkeypatch.setenv(
+        "RAY_AUTH_TOKEN", "0" * 64
+    )  # where an earlier test of this process has let Ray ask for one
     assert main([str(folder / "run.yaml") if word == "CONFIG" else word for word in words]) == 2
     assert says in capsys.readouterr().err
