@@ -77,10 +77,12 @@ def test_a_run_as_a_job_of_the_medray_that_launches_it(cluster: Any, sent: Path,
         found = database.execute("select value from tags where key = 'medray.version'").fetchall()
     assert found == [(ELSEWHERE,)]
 
-    config.with_name("train.jsonl").unlink()  # which the launcher does not look at, and the driver does
+    config.with_name("train.jsonl").write_text(
+        '{"other": 1}\n'
+    )  # into it the driver looks, the launcher does not
     code, _, err = launch(cluster, sent, config, "run.name=wrong")
     assert (code, "exit code 2" in err, "Traceback" in err) == (2, True, False), err
-    assert "there is no such file" in err
+    assert "train.jsonl" in err
 
 
 def test_what_the_head_tells_of_itself(cluster: Any) -> None:
