@@ -71,7 +71,7 @@ def run_without_config(arguments: argparse.Namespace, site: Path | None) -> int:
         raise InputError(
             "no config is named",
             key="--config",
-            mend="medray launch job CONFIG; or --list, --attach RUN, --stop RUN, --remove-old",
+            mend="name a config, or use --list, --attach RUN, --stop RUN or --remove-old",
         )
     configured = load_site(site).launch.job.address if site else None
     return _existing(arguments, address_of(arguments.address, configured, os.environ))
@@ -82,11 +82,15 @@ def _asks_for_existing(arguments: argparse.Namespace) -> bool:
 
 
 def _check_words(arguments: argparse.Namespace) -> None:
-    """What stands behind -- is for the verb: a wrong word is refused here, by the verb's own parser."""
+    """Refuse a wrong word after -- before it is sent, by the parser of the verb that gets it."""
     from medray.cli.main import parser
 
     if arguments.exclude and not arguments.with_data:
-        raise InputError("nothing else than the config is sent", key="--exclude", mend="add --with-data")
+        raise InputError(
+            "only the config is sent, so there is nothing to exclude",
+            key="--exclude",
+            mend="add --with-data, or remove --exclude",
+        )
     parsed = parser().parse_args([*arguments.verb.split(), "config.yaml", *arguments.passed])
     for word in parsed.overrides:
         raise InputError(
@@ -188,7 +192,9 @@ def _existing(arguments: argparse.Namespace, address: Address) -> int:
     from medray.launch.job_server import JobServer
 
     if arguments.dry_run:
-        raise InputError("this launches nothing", key="--dry-run", mend="leave it out")
+        raise InputError(
+            "this option needs a config to launch", key="--dry-run", mend="remove --dry-run, or name a config"
+        )
     server = JobServer(address)
     if arguments.attach:
         job = find(server.jobs(), arguments.attach, "--attach")

@@ -74,7 +74,7 @@ def _check_words(arguments: argparse.Namespace) -> None:
         raise InputError(
             "data does not travel to Kubernetes: a ConfigMap takes 1 MiB",
             key="--with-data",
-            mend="copy the data to a bucket, or to the volume claim that launch.k8s.volume_claim names, and name it there",
+            mend="copy the data to a bucket or to the volume of launch.k8s.volume_claim, and set data.train to its path there",
         )
     if getattr(arguments, "passed", None):
         raise InputError(
