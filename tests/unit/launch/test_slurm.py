@@ -308,7 +308,10 @@ case "${0##*/} $*" in
   *" head "*) echo 10.0.0.1:20000 >"$MEDRAY_FOLDER/address"; stay 0 USR2 ;;
   *" worker"*) stay 0 USR2 ;;
   *progress*) echo "$STEP" ;;
-  *"medray train"*) [[ -z $SIGNALLED ]] || stay "$CODE" USR1; exit "$CODE" ;;
+  *"medray train"*)
+    [[ -z $SIGNALLED ]] || stay "$CODE" USR1
+    until grep -q '^srun .* worker' "$CALLS"; do sleep 0.05; done # both are started at once
+    exit "$CODE" ;;
 esac
 """
 
