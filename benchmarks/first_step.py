@@ -32,7 +32,7 @@ eval: {{metrics: []}}
 PEER = """
 import os, deepspeed, torch
 from transformers import LlamaConfig, LlamaForCausalLM
-from medray.models.presets import PRESETS
+from medray.plan.model_config import PRESETS
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 deepspeed.init_distributed(dist_backend="gloo", auto_mpi_discovery=False, verbose=False)
 model = LlamaForCausalLM(LlamaConfig(**{**PRESETS["llama-tiny"], "vocab_size": 400}))

@@ -44,8 +44,8 @@ import psutil
 
 from medray.config import Config
 from medray.config.data import DataConfig
-from medray.data.alike import by_length
-from medray.data.batch_plan import BatchPlan, Corpus, PlanSpec
+from medray.data.batching.batch_plan import BatchPlan, Corpus, PlanSpec
+from medray.data.batching.order import by_length
 from medray.plan.steps import split_batch
 
 PACKED_TARGET, BUCKETED_TARGET = 0.01, 0.05
@@ -72,13 +72,13 @@ def question_lengths(rows: int) -> np.ndarray:
 
 def medquad_lengths(file: Path, architecture: str) -> np.ndarray:
     """[1, rows] of a decoder's rows in the chat template, or [2, rows] of sources and targets."""
-    from medray.data.encode import Encoder
-    from medray.data.index import records
-    from medray.data.layout import encode_spec
+    from medray.data.encode.encoder import Encoder
+    from medray.data.index.row_index import records
+    from medray.data.index.sources import sources
     from medray.data.records import BadRowError
-    from medray.data.sources import sources
+    from medray.data.shards.preparation import encode_spec
     from medray.data.tokenizer import load_tokenizer
-    from medray.models.packaged import ensure
+    from medray.plan.packaged import ensure
 
     seq2seq = architecture == "seq2seq"
     data: dict[str, Any] = {"train": str(file), "columns": {"input": "question", "label": "answer"}}

@@ -51,7 +51,8 @@ class Rank:
 
         from medray.config.model import ModelConfig
         from medray.config.train import TrainConfig
-        from medray.models import architecture, load
+        from medray.models import load
+        from medray.plan import model_config
         from medray.train.engine import deepspeed_config, prepare_process
 
         prepare_process(1)
@@ -64,7 +65,7 @@ class Rank:
 
         def loaded(name: str) -> Any:
             asked = ModelConfig(name=f"{folder}/{name}")
-            config = architecture.model_config(asked, 0)
+            config = model_config.model_config(asked, 0)
             return load.load_model(asked, config, None, dtype=torch.bfloat16, seed=0, zero3=settings)
 
         loaded("tiny")

@@ -33,10 +33,10 @@ PROMPT = "Write the note of this consultation"
 
 
 def write_rows(file: Path, rows: int) -> None:
-    from medray.data import clinic
+    from medray.clinic import consultations
 
     with file.open("w") as stream:
-        for row in clinic.rows(0, rows, split="train", size="medium"):
+        for row in consultations.rows(0, rows, split="train", size="medium"):
             stream.write(json.dumps({"id": row["id"], "input": row["dialogue"], "label": row["note"]}) + "\n")
 
 
@@ -45,7 +45,7 @@ def by_map(file: str, processes: int) -> dict[str, float]:
     import datasets
     from transformers import AutoTokenizer
 
-    from medray.models.packaged import ensure
+    from medray.plan.packaged import ensure
 
     datasets.disable_progress_bars()
     tokenizer: Any = AutoTokenizer.from_pretrained(str(ensure("smollm2-135m-instruct")))
@@ -84,7 +84,7 @@ def by_medray(file: str, storage: str, rehearsal: str) -> dict[str, float]:
     import ray.data
     from transformers import AutoTokenizer  # noqa: F401 - as on the other side, before the clock
 
-    from medray.data.pipeline import quiet_ray_data
+    from medray.data.shards.pipeline import quiet_ray_data
 
     ray.init(
         address="local",
@@ -105,11 +105,11 @@ def prepare(file: str, storage: str) -> dict[str, float]:
     import ray
 
     from medray.config import Config
-    from medray.data.layout import manifests, ready
-    from medray.data.pipeline import Pipeline
-    from medray.data.shard_job import pickled_tokenizer
+    from medray.data.shards.pipeline import Pipeline
+    from medray.data.shards.preparation import manifests, ready
+    from medray.data.shards.shard_task import pickled_tokenizer
     from medray.methods.loss import Method
-    from medray.models.architecture import model_folder
+    from medray.plan.model_config import model_folder
     from medray.train.step import BatchLayout, BatchReader
 
     config = Config.model_validate(

@@ -1,4 +1,4 @@
-"""What a user did wrong, said so that they can mend it; and what failed while a run was alive.
+"""What a user did wrong, said so that they can fix it; and what failed while a run was alive.
 
 Messages name files, keys, numbers and the way out. They never hold text of a record: a corpus may be about patients.
 """
@@ -27,7 +27,7 @@ class InputError(MedrayError):
 
     what: one sentence, with the numbers that clash.
     file, key, value: where it stands, as far as known.
-    mend: what would work.
+    fix: what would work, as an instruction.
     """
 
     exit_code = 2
@@ -39,10 +39,10 @@ class InputError(MedrayError):
         file: object = None,
         key: str | None = None,
         value: object = None,
-        mend: str | None = None,
+        fix: str | None = None,
     ) -> None:
-        self.what, self.file, self.key, self.value, self.mend = what, file, key, value, mend
-        super().__init__(what, file, key, value, mend)
+        self.what, self.file, self.key, self.value, self.fix = what, file, key, value, fix
+        super().__init__(what, file, key, value, fix)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Errors travel between processes, and exceptions are pickled by position."""
@@ -55,8 +55,8 @@ class InputError(MedrayError):
         if self.key is not None:
             where += printable(self.key) if self.value is None else f"{printable(self.key)} = {self.value!r}"
             where += ": "
-        mend = f"\n  mend: {printable(self.mend)}" if self.mend else ""
-        return f"{where}{printable(self.what)}{mend}"
+        fix = f"\n  Fix: {printable(self.fix)}" if self.fix else ""
+        return f"{where}{printable(self.what)}{fix}"
 
 
 def printable(text: str) -> str:
@@ -64,5 +64,5 @@ def printable(text: str) -> str:
     return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
 
 
-def _input_error(what: str, file: object, key: str | None, value: object, mend: str | None) -> InputError:
-    return InputError(what, file=file, key=key, value=value, mend=mend)
+def _input_error(what: str, file: object, key: str | None, value: object, fix: str | None) -> InputError:
+    return InputError(what, file=file, key=key, value=value, fix=fix)

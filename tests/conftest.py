@@ -27,12 +27,12 @@ DEAR = (
     "tests/unit/train/test_variants_loop.py",
     "tests/unit/cli/test_export.py",
     "tests/unit/tracking/test_mlflow_server.py",
-    "tests/unit/models/test_merge.py",
+    "tests/unit/models/adapters/test_merging.py",
     "tests/unit/test_recipes.py",
     "tests/unit/plan/test_adapters.py",
 )
 # They share two ranks that train (tests/support/torchrun.py).
-RANKS = ("tests/unit/train/test_checkpoint.py", "tests/unit/train/test_exactness.py")
+RANKS = ("tests/unit/train/checkpoint/test_checkpoint.py", "tests/unit/train/test_exactness.py")
 
 
 def scope(file: str) -> str:

@@ -65,7 +65,7 @@ def connect(address: str | None) -> None:
                 f"no Ray cluster answers there ({str(error).splitlines()[0][:200]})",
                 key="cluster.address",
                 value=address,
-                mend="start one with: ray start --head, or leave the key out",
+                fix="start one with: ray start --head, or leave the key out",
             ) from None
         return
     global _session

@@ -100,7 +100,7 @@ def _address(address: str | None, given: str | None) -> str | None:
         "is not the address of a Ray head",
         key="--address" if given else "RAY_ADDRESS or cluster.address",
         value=given,
-        mend="use HOST:PORT of the head, as `ray start --head` prints it, not the dashboard (http://…) or Ray Client (ray://…)",
+        fix="use HOST:PORT of the head, as `ray start --head` prints it, not the dashboard (http://…) or Ray Client (ray://…)",
     )
 
 
@@ -111,7 +111,7 @@ def _storage(given: str) -> str:
         raise InputError(
             "holds credentials",
             key="--storage",
-            mend="use --storage=s3://bucket/prefix, and set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment",
+            fix="use --storage=s3://bucket/prefix, and set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment",
         )
     if re.fullmatch(r"s3a?://[a-z0-9][a-z0-9.-]+(/.*)?", given):
         return given
@@ -120,7 +120,7 @@ def _storage(given: str) -> str:
             "is neither a folder nor a bucket of S3",
             key="--storage",
             value=given,
-            mend="use --storage=/a/folder or --storage=s3://bucket/prefix",
+            fix="use --storage=/a/folder or --storage=s3://bucket/prefix",
         )
     return os.path.abspath(os.path.expanduser(given))
 

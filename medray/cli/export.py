@@ -62,18 +62,18 @@ def add_to(verbs: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     _check(arguments)
-    from medray.train.finished_run import finished_run
+    from medray.train.run_folder.finished_run import finished_run
 
     found = finished_run(arguments.run_folder)
     target = storage.at(arguments.to) if arguments.to else found.folder / f"export-{arguments.format}"
     if isinstance(target, Path):
         target = target.resolve()  # "." has no name to write beside
     if arguments.push_to:
-        from medray.models.hub import check_push
+        from medray.models.export.hub import check_push
 
         check_push(arguments.push_to)
-    from medray.tracking.console import Console
-    from medray.train.release import Wanted, check_wanted, release
+    from medray.release.release import Wanted, check_wanted, release
+    from medray.report.console import Console
 
     wanted = Wanted(
         arguments.format,
@@ -121,7 +121,7 @@ def _check(arguments: argparse.Namespace) -> None:
     """What needs no look at the run."""
     if arguments.shard_mb < 1:
         raise InputError(
-            "must be at least 1", key="--shard-mb", value=arguments.shard_mb, mend=f"--shard-mb {SHARD_MB}"
+            "must be at least 1", key="--shard-mb", value=arguments.shard_mb, fix=f"--shard-mb {SHARD_MB}"
         )
     for name, formats in (("dtype", FORMATS[1:]), ("gguf_type", FORMATS[3:])):
         value = getattr(arguments, name)
@@ -130,12 +130,12 @@ def _check(arguments: argparse.Namespace) -> None:
                 f"does nothing with --format {arguments.format}",
                 key=f"--{name.replace('_', '-')}",
                 value=value,
-                mend=f"leave it out, or --format {formats[0]}",
+                fix=f"leave it out, or --format {formats[0]}",
             )
 
 
 def _push(found: Any, folder: StoragePath, hub_id: str, console: Any) -> None:
-    from medray.models.hub import push
+    from medray.models.export.hub import push
 
     if found.config.data.tokenizer == "train":
         console.phase("note", "the tokenizer was trained on the records: its vocabulary holds words of them")

@@ -25,16 +25,16 @@ def add_to(verbs: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from medray.train import run_lock
-    from medray.train.run_state import log_text
+    from medray.train.run_folder import lock
+    from medray.train.run_folder.state import log_text
 
     if arguments.lines < 0:
-        raise InputError("must be 0 or more", key="--lines", value=arguments.lines, mend="--lines 100")
+        raise InputError("must be 0 or more", key="--lines", value=arguments.lines, fix="--lines 100")
     folder = folder_of_run(arguments)
     shown: list[str] = []
     first = True
     while True:
-        running = run_lock.holder(folder) is not None  # before the text, which is then whole
+        running = lock.holder(folder) is not None  # before the text, which is then whole
         lines = log_text(folder).splitlines()
         new = lines[_shared(shown, lines) :]
         if first and not lines:

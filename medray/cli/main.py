@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not isinstance(error.filename, str):
             raise
         print(printable(f"medray: {error.filename}: {error.strerror}"), file=sys.stderr)
-        print("  mend: name a place that you may read and write", file=sys.stderr)
+        print("  Fix: name a place that you may read and write", file=sys.stderr)
         return InputError.exit_code
     return code
 

@@ -21,9 +21,9 @@ def check_new(path: str, key: str | None, *, force: bool) -> None:
     """Raises InputError for a folder, and without `force` for a file that is there. Devices and pipes are written to."""
     target = Path(path)
     if target.is_dir():
-        raise InputError("is a folder", file=path, key=key, mend="name a file in it")
+        raise InputError("is a folder", file=path, key=key, fix="name a file in it")
     if not force and (target.is_file() or target.is_symlink()):
-        raise InputError("is there already", file=path, key=key, mend="name another file, or --force")
+        raise InputError("is there already", file=path, key=key, fix="name another file, or --force")
 
 
 @contextmanager
@@ -50,5 +50,5 @@ def whole_file(path: str, key: str | None) -> Iterator[IO[str]]:
             f"cannot be written ({error.strerror})",
             file=path,
             key=key,
-            mend="name a file in a folder that is there",
+            fix="name a file in a folder that is there",
         ) from None

@@ -28,17 +28,17 @@ def folder_of_run(arguments: argparse.Namespace, *, planned: bool = False) -> St
     planned: whether a config may mean a run that has not begun. Raises InputError where there is no such run.
     """
     from medray.config.credentials import has_credentials
-    from medray.train import run_lock
-    from medray.train.run_files import CONFIG
+    from medray.train.run_folder import lock
+    from medray.train.run_folder.files import CONFIG
 
     text, overrides = arguments.run_folder, arguments.overrides
     if has_credentials(text):
         raise InputError(
-            "holds credentials", key="RUN", mend="s3://bucket/prefix/name, with AWS_* in the environment"
+            "holds credentials", key="RUN", fix="s3://bucket/prefix/name, with AWS_* in the environment"
         )
     if text.endswith((".yaml", ".yml")) and not storage.is_remote(text):
         from medray.config.load import load
-        from medray.train.rerun import folder_of
+        from medray.train.run_folder.previous_run import folder_of
 
         folder = folder_of(load(text, overrides))
         if planned:
@@ -46,16 +46,16 @@ def folder_of_run(arguments: argparse.Namespace, *, planned: bool = False) -> St
             return folder
     elif overrides:
         raise InputError(
-            "key=value belongs to a config", key="RUN", value=text[:200], mend="name the run's config"
+            "key=value belongs to a config", key="RUN", value=text[:200], fix="name the run's config"
         )
     else:
         folder = storage.at(text)
     storage.check_reachable(folder)
     if not folder.is_dir():
         where = folder.parent if isinstance(folder, Path) else folder
-        raise InputError("there is no such run", file=folder, mend=f"look into {where} for its name")
-    if not (folder / CONFIG).exists() and run_lock.holder(folder) is None:
+        raise InputError("there is no such run", file=folder, fix=f"look into {where} for its name")
+    if not (folder / CONFIG).exists() and lock.holder(folder) is None:
         raise InputError(
-            "holds no run", file=folder, mend="name <run.storage>/<run.name>, or the run's config"
+            "holds no run", file=folder, fix="name <run.storage>/<run.name>, or the run's config"
         )
     return folder

@@ -74,7 +74,7 @@ def _make(bases: list[Path]) -> tuple[Path, int]:
         f"no folder for the sockets of a local Ray cluster: a path of at most {BASE_BYTES} bytes is needed, in which this user may write and others may not replace files; tried {', '.join(map(str, bases))}",
         key="RAY_TMPDIR",
         value=os.environ.get("RAY_TMPDIR"),
-        mend="export RAY_TMPDIR=/a/short/folder of your own, or set cluster.address to a running cluster",
+        fix="export RAY_TMPDIR=/a/short/folder of your own, or set cluster.address to a running cluster",
     )
 
 

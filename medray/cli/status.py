@@ -22,8 +22,8 @@ def add_to(verbs: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from medray.tracking.console import Console
-    from medray.train.run_state import log_text, read
+    from medray.report.console import Console
+    from medray.train.run_folder.state import log_text, read
 
     folder = folder_of_run(arguments)
     state = read(folder)

@@ -21,19 +21,20 @@ def add_to(verbs: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from medray.train import run_files, run_lock, stop
+    from medray.train import stop
+    from medray.train.run_folder import files, lock
 
     folder = folder_of_run(arguments, planned=True)
     try:
-        summary = run_files.read_summary(folder) or {}
+        summary = files.read_summary(folder) or {}
     except InputError:
         summary = {}
-    if summary.get("status") == "done" and run_lock.holder(folder) is None:
+    if summary.get("status") == "done" and lock.holder(folder) is None:
         print(f"medray: {folder} is done: there is nothing to stop", file=sys.stderr)
         return 0
     storage.make_private(folder)
     stop.ask(folder)
-    holder = run_lock.holder(folder)
+    holder = lock.holder(folder)
     running = (
         f"the run{holder} saves after the step that it computes, and ends with 76"
         if holder is not None

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from medray.config import Config
+from medray.report.console import Console, duration, status_of
+from medray.report.run_log import Consoles
 from medray.storage import StoragePath
-from medray.tracking.console import Console, duration, status_of, warnings_of
-from medray.tracking.run_log import Consoles
+from medray.tracking.mlflow_names import warnings_of
 
 
 def show(console: Console | Consoles, config: Config, result: Any, command: Sequence[str]) -> None:

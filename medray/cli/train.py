@@ -15,9 +15,9 @@ from medray.train.stop import StopSwitch, begin
 
 if TYPE_CHECKING:
     from medray.config import Config
+    from medray.report.run_log import RunLog
     from medray.storage import StoragePath
-    from medray.tracking.run_log import RunLog
-    from medray.train.rerun import RunResult
+    from medray.train.run_folder.previous_run import RunResult
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
@@ -60,9 +60,9 @@ def _run(arguments: argparse.Namespace, config: Config, stop: StopSwitch) -> int
 
     from medray.cli.cluster import before_import
     from medray.cli.summary import show
-    from medray.tracking.console import Console
-    from medray.tracking.run_log import Consoles, RunLog
-    from medray.train.rerun import finished, folder_of, set_aside
+    from medray.report.console import Console
+    from medray.report.run_log import Consoles, RunLog
+    from medray.train.run_folder.previous_run import finished, folder_of, set_aside
     from medray.train.tracking import send_unsent
 
     log = RunLog(folder_of(config))
@@ -110,14 +110,14 @@ def read_config(file: str, overrides: Sequence[str]) -> Config:
 
 def check_config(config: Config) -> None:
     """The checks that need neither Ray nor torch nor the data, for a run anywhere."""
-    from medray.config.check import check
+    from medray.config.checks import check
 
     check(config)
 
 
 def check_files(config: Config) -> None:
     """Whether the data are there, on the machine that asks."""
-    from medray.data.sources import check_sources  # knows NumPy, which a wrong key need not wait for
+    from medray.data.index.sources import check_sources  # knows NumPy, which a wrong key need not wait for
 
     check_sources(config)
 
@@ -129,8 +129,8 @@ def _check_workers(config: Config) -> None:
     cluster = config.cluster
     cpus = max(os.cpu_count() or 1, 2)  # as `cluster.connect` starts it
     if reason := shortage(Request(cluster.fewest_workers, cluster.cpus_per_worker), Supply(cpus)):
-        what, _, mend = reason.removeprefix("cluster.workers: ").partition(": ")
-        raise InputError(what, key="cluster.workers", value=cluster.workers, mend=mend)
+        what, _, fix = reason.removeprefix("cluster.workers: ").partition(": ")
+        raise InputError(what, key="cluster.workers", value=cluster.workers, fix=fix)
 
 
 def check_batch(config: Config) -> None:
@@ -146,9 +146,9 @@ def check_batch(config: Config) -> None:
                 train.global_batch_size, workers, train.micro_batch_size, train.gradient_accumulation_steps
             )
     except ValueError as error:
-        what, _, mend = str(error).partition(": ")
+        what, _, fix = str(error).partition(": ")
         raise InputError(
-            what, key="train.global_batch_size", value=train.global_batch_size, mend=mend
+            what, key="train.global_batch_size", value=train.global_batch_size, fix=fix
         ) from None
 
 
@@ -168,12 +168,12 @@ def _train(
     launched_at: float | None,
 ) -> RunResult:
     from medray.cli.cluster import connect, disconnect
-    from medray.train import run_lock
-    from medray.train.rerun import folder_of
+    from medray.train.run_folder import lock
+    from medray.train.run_folder.previous_run import folder_of
 
     # The driver takes it too; here a second start is refused before it starts a cluster of its own.
     folder = folder_of(config)
-    with run_lock.held(folder, lambda text: console.phase("lock", text)):
+    with lock.held(folder, lambda text: console.phase("lock", text)):
         log.begin()
         _hear_request(folder, launched_at, stop)
         from medray.train.model_checks import check_model, checked_model

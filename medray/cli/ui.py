@@ -25,7 +25,7 @@ def add_to(verbs: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     folder = storage.at(arguments.run_folder)
     if not 1 <= arguments.port <= 65535:
-        raise InputError("must be from 1 to 65535", key="--port", value=arguments.port, mend="--port 5000")
+        raise InputError("must be from 1 to 65535", key="--port", value=arguments.port, fix="--port 5000")
     try:
         known = storage.read_json(folder / "mlflow_run.json")
         uri, page = known.get("uri"), _page(known)
@@ -35,12 +35,12 @@ def run(arguments: argparse.Namespace) -> int:
         raise InputError(
             "no MLflow run was recorded here",
             file=folder,
-            mend="give the folder of a run with tracking.enabled: true",
+            fix="give the folder of a run with tracking.enabled: true",
         )
     if uri.startswith("sqlite:"):
         if not Path(uri.removeprefix("sqlite:///")).is_file():  # MLflow would show a new, empty one
             raise InputError(
-                f"its tracking database is not there: {uri}", file=folder, mend="move the storage back"
+                f"its tracking database is not there: {uri}", file=folder, fix="move the storage back"
             )
         _serve(uri, page, arguments.port)
     web = uri.startswith(("http://", "https://"))

@@ -56,7 +56,7 @@ def refuse_credentials(
                 f"holds {what}; a run writes its config down, and sends it to MLflow",
                 file=given if from_command_line else file,
                 key=_without_credentials(key),
-                mend=next((way for start, way in _WAYS.items() if key.startswith(start)), _OTHERWISE),
+                fix=next((way for start, way in _WAYS.items() if key.startswith(start)), _OTHERWISE),
             )
 
 

@@ -98,12 +98,12 @@ def explain(
     value, kind = _shown(items[0]["input"])
     key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place)[1:]
     if items[0]["type"] == "extra_forbidden":
-        what, mend = "there is no such key", _nearest([part for part in place if isinstance(part, str)])
+        what, fix = "there is no such key", _nearest([part for part in place if isinstance(part, str)])
     else:
-        what, mend = _sentence(items, kind), _mend(items, key, place, given)
+        what, fix = _sentence(items, kind), _fix(items, key, place, given)
     shown_key = key if len(key) <= 2 * _LONGEST else f"{key[: 2 * _LONGEST]}…"
     return InputError(
-        what + also, file=COMMAND_LINE if given else file, key=shown_key or None, value=value, mend=mend
+        what + also, file=COMMAND_LINE if given else file, key=shown_key or None, value=value, fix=fix
     )
 
 
@@ -166,7 +166,7 @@ def _expected(item: Any) -> str | None:
     return _EXPECTED.get(item["type"])
 
 
-def _mend(items: Sequence[Any], key: str, place: Sequence[str | int], given: bool) -> str:
+def _fix(items: Sequence[Any], key: str, place: Sequence[str | int], given: bool) -> str:
     value, kinds = items[0]["input"], [item["type"] for item in items]
     sign, word = (
         "=" if given else ": ",

@@ -72,34 +72,34 @@ def _read(path: Path) -> dict[str, Any]:
         with path.open("rb") as stream:
             data = stream.read(LARGEST_FILE + 1)
     except FileNotFoundError:
-        raise InputError("there is no such config file", file=path, mend=_near_file(path)) from None
+        raise InputError("there is no such config file", file=path, fix=_near_file(path)) from None
     except IsADirectoryError:
         raise InputError(
-            "is a folder, not a config file", file=path, mend="name the YAML file in it"
+            "is a folder, not a config file", file=path, fix="name the YAML file in it"
         ) from None
     except (OSError, ValueError) as error:
         raise InputError(
             f"cannot be read ({getattr(error, 'strerror', error)})",
             file=path,
-            mend="name a file that you may read",
+            fix="name a file that you may read",
         ) from None
     if len(data) > LARGEST_FILE:
         raise InputError(
             f"has more than {LARGEST_FILE:,} bytes, so it is no config",
             file=path,
-            mend="name the YAML file that describes the run; data files stand in it as data.train",
+            fix="name the YAML file that describes the run; data files stand in it as data.train",
         )
     try:
         tree = parse(data.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise InputError(
-            f"is not UTF-8 text (byte {error.start})", file=path, mend="save it as UTF-8"
+            f"is not UTF-8 text (byte {error.start})", file=path, fix="save it as UTF-8"
         ) from None
     except NotYamlError as error:
         raise InputError(
             f"not valid YAML: {error}",
             file=path,
-            mend="correct it there; text with ': ', '#', brackets or quotes in it belongs in quotes",
+            fix="correct it there; text with ': ', '#', brackets or quotes in it belongs in quotes",
         ) from None
     if tree is None:
         return {}
@@ -108,7 +108,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise InputError(
             f"a config is sections with keys, this is {kind}",
             file=path,
-            mend="begin with a section, as in configs/quickstart.yaml",
+            fix="begin with a section, as in configs/quickstart.yaml",
         )
     return tree
 
@@ -134,7 +134,7 @@ def _check_depth(tree: dict[str, Any], path: Path) -> None:
                 f"is nested more than {DEEPEST} levels deep",
                 file=path,
                 key=section[:80],
-                mend="no key needs more than five",
+                fix="no key needs more than five",
             )
 
 
@@ -157,11 +157,11 @@ def _override(tree: dict[str, Any], override: str) -> str:
         raise InputError(
             f"{override[:80]!r} is not of the form section.key=value",
             file=COMMAND_LINE,
-            mend="as in train.max_steps=100; quotes keep a value with spaces together",
+            fix="as in train.max_steps=100; quotes keep a value with spaces together",
         )
     if not text.strip():  # an empty shell variable; YAML would take it for null
         raise InputError(
-            "is empty", file=COMMAND_LINE, key=name, mend=f"{name}=null for its default, or a value"
+            "is empty", file=COMMAND_LINE, key=name, fix=f"{name}=null for its default, or a value"
         )
     try:
         value = parse(text)
@@ -175,7 +175,7 @@ def _override(tree: dict[str, Any], override: str) -> str:
                 file=COMMAND_LINE,
                 key=name,
                 value=text[:80],
-                mend="give the value or the keys",
+                fix="give the value or the keys",
             )
         tree[parent] = dict(branch or {})  # a copy: an anchor of YAML may have put it elsewhere too
         tree = tree[parent]
@@ -201,7 +201,7 @@ def _absolute(config: Config, path: Path) -> Config:
             return Path(text).expanduser()
         except RuntimeError as error:
             raise InputError(
-                str(error).lower().rstrip("."), file=path, key=key, value=text, mend="give the whole path"
+                str(error).lower().rstrip("."), file=path, key=key, value=text, fix="give the whole path"
             ) from None
 
     def resolve(text: str, key: str) -> str:
@@ -209,7 +209,7 @@ def _absolute(config: Config, path: Path) -> Config:
             return str((folder / user(text, key)).resolve())
         except (OSError, RuntimeError, ValueError):  # a loop of links, a null byte
             raise InputError(
-                "is no usable path", file=path, key=key, value=text, mend="a path that this system takes"
+                "is no usable path", file=path, key=key, value=text, fix="a path that this system takes"
             ) from None
 
     data = config.data

@@ -52,7 +52,7 @@ class AdaLoraConfig(Section):
                 f"of {total_steps} steps {tinit} pass before ranks shrink and {tfinal} after: none is left between",
                 key="peft.adalora.tinit" if self.tinit is not None else "peft.adalora.tfinal",
                 value=self.tinit if self.tinit is not None else self.tfinal,
-                mend="fewer of them, or more steps (train.max_steps)",
+                fix="fewer of them, or more steps (train.max_steps)",
             )
         return tinit, tfinal
 

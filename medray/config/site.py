@@ -40,5 +40,5 @@ def check_sections(site: dict[str, Any], file: Path) -> None:
                 f"a site file has the sections {' and '.join(SECTIONS)} only",
                 file=file,
                 key=str(name)[:80],
-                mend="put it into the config of the run",
+                fix="put it into the config of the run",
             )

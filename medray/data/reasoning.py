@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from medray.data.templates import Template, UnfitMessagesError
+from medray.data.encode.templates import Template, UnfitMessagesError
 
 OPEN, CLOSE = "<think>", "</think>"
 FIELDS = ("reasoning_content", "reasoning", "thinking")  # keys of a message, by the names that templates use

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 # What may be written beside a label. A mapping has a text a key (None: the document does not say).
 Rationale = str | tuple[str, ...] | Mapping[str, str | None]
@@ -106,3 +106,21 @@ class Preference:
 
 
 Record = Distill | Instruction | TwoStep | Extraction | Preference
+
+
+Row = dict[str, Any] | BadRowError
+
+
+class Found(NamedTuple):
+    """One row of a file.
+
+    position: where reading goes on at this row: a byte of the file; the number of the row, from 0, where the format
+    is not read by bytes.
+    line: the line on which the row begins, from 1; the number of the row, from 1, where there are no lines.
+    file: the original file's name, in the converted format alone.
+    """
+
+    position: int
+    line: int
+    row: Row
+    file: str | None = None

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from medray import storage
-from medray.data.pretrained import from_pretrained
 from medray.errors import InputError
+from medray.plan.pretrained import from_pretrained
 from medray.storage import StoragePath
 
 PAD, EOS, UNK = "<pad>", "</s>", "<unk>"
@@ -44,7 +44,7 @@ def load_tokenizer(folder: str) -> Any:
             "its tokenizer has no end token, so a model could never learn to stop",
             key="model.name",
             value=folder,
-            mend="set eos_token in its tokenizer_config.json, or use another model",
+            fix="set eos_token in its tokenizer_config.json, or use another model",
         )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from medray import storage
+from medray.data.shards.token_split import TokenSet
 from medray.data.tokenizer import load_tokenizer
-from medray.data.tokens import TokenSet
 from medray.storage import StoragePath
 
 KEPT = "encoding_tokenizer"  # in the folder of the shards

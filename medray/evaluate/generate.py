@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 
-from medray.data.batches import MicroBatch
+from medray.data.batching.collate import MicroBatch
+from medray.models.adapters.virtual_tokens import task_inputs
 from medray.models.forward import unwrap
 from medray.models.generation import before_end, evaluation_settings, generating_with
-from medray.models.prompts import task_inputs
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medray.data.batches import MicroBatch, MixedMicroBatch, PackedMicroBatch
+from medray.data.batching.collate import MicroBatch, MixedMicroBatch, PackedMicroBatch
 from medray.methods.chunked_loss import TokenLoss
 from medray.methods.loss import COSINE, Method, cosine_loss_sum
 from medray.models.forward import IGNORED, encoded_logits, loss_logits, packed_logits

@@ -15,10 +15,10 @@ import numpy as np
 import ray.data
 
 from medray import storage
-from medray.data.batches import prompts
-from medray.data.pipeline import quiet_ray_data
+from medray.data.batching.collate import prompts
+from medray.data.shards.pipeline import quiet_ray_data
+from medray.data.shards.token_split import TokenSet
 from medray.data.tokenizer import load_tokenizer
-from medray.data.tokens import TokenSet
 
 
 @dataclass(frozen=True)

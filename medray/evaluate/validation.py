@@ -14,8 +14,8 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from medray.data.batches import collate, collate_mixed, prompts
-from medray.data.shards import ShardStore
+from medray.data.batching.collate import collate, collate_mixed, prompts
+from medray.data.shards.shard_file import ShardStore
 from medray.evaluate.generate import generate
 from medray.evaluate.loss_sums import PLAIN, AnyMicroBatch, loss_sums
 from medray.evaluate.metrics import Entity, Reference

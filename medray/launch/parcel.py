@@ -35,10 +35,10 @@ def paths(config: Config) -> Iterator[tuple[str, str]]:
             yield key, name
 
 
-def check_seen(config: Config, seen: Callable[[str], bool], *, where: str, mend: str) -> None:
+def check_seen(config: Config, seen: Callable[[str], bool], *, where: str, fix: str) -> None:
     """Raises InputError for the first path that the place `where` does not see; URLs are seen everywhere.
 
-    seen: of an absolute path. mend: what else than a bucket would work.
+    seen: of an absolute path. fix: what else than a bucket would work.
     """
     for key, path in paths(config):
         if is_url(path) or seen(path):
@@ -47,5 +47,5 @@ def check_seen(config: Config, seen: Callable[[str], bool], *, where: str, mend:
         raise InputError(
             f"{path} is a path of this machine, which {where} does not see",
             key=key,
-            mend=f"override it, as in {key.replace('[0].path', '')}={bucket}; {mend}",
+            fix=f"override it, as in {key.replace('[0].path', '')}={bucket}; {fix}",
         )

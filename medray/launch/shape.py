@@ -39,7 +39,7 @@ def shape(
             f"{most} workers with a GPU each do not fit on {nodes} nodes of {gpus} GPUs",
             key="cluster.nodes",
             value=cluster.nodes,
-            mend=f"cluster.nodes: {ceil(most / gpus)}",
+            fix=f"cluster.nodes: {ceil(most / gpus)}",
         )
     wanted = ceil(workers * (cluster.cpus_per_worker or 1)) + DATA_CPUS
     if cpus_per_node is not None:
@@ -52,7 +52,7 @@ def shape(
                 what.replace("this cluster has", "its nodes would have"),
                 key=key,
                 value=cpus_per_node,
-                mend=f"{key}: {wanted}, or leave it out",
+                fix=f"{key}: {wanted}, or leave it out",
             )
     return Shape(nodes, workers, cpus_per_node or wanted, gpus)
 
@@ -63,12 +63,12 @@ def _check_gpus(config: Config, gpus: int) -> None:
             "each worker shall have a GPU (cluster.gpus), and no GPUs are asked for",
             key="cluster.gpus_per_node",
             value=config.cluster.gpus_per_node,
-            mend="cluster.gpus_per_node=4 for nodes of 4 GPUs, or leave cluster.gpus out",
+            fix="cluster.gpus_per_node=4 for nodes of 4 GPUs, or leave cluster.gpus out",
         )
     if config.cluster.gpus is False and gpus:
         raise InputError(
             "no worker takes a GPU (cluster.gpus is false), and GPUs are asked for",
             key="cluster.gpus_per_node",
             value=gpus,
-            mend="cluster.gpus_per_node=0 to train on CPUs, or leave cluster.gpus out",
+            fix="cluster.gpus_per_node=0 to train on CPUs, or leave cluster.gpus out",
         )

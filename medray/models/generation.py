@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from medray.data.frames import answer_end
-from medray.data.render import EncodeSpec
-from medray.data.text_ids import TextIds
+from medray.data.encode.frames import answer_end
+from medray.data.encode.render import EncodeSpec
+from medray.data.encode.text_ids import TextIds
 from medray.errors import InputError
 from medray.models.forward import unwrap
 
@@ -90,7 +90,7 @@ def keep_protocol(model: Any, tokenizer: Any, spec: EncodeSpec) -> None:
             "its config.json names no decoder_start_token_id, so there is nothing that a target follows",
             key="model.name",
             value=str(tokenizer.name_or_path),
-            mend="set decoder_start_token_id in config.json, or use another model",
+            fix="set decoder_start_token_id in config.json, or use another model",
         )
     inner.generation_config.decoder_start_token_id = inner.config.decoder_start_token_id
     inner.generation_config.forced_bos_token_id = before[0] if before else None

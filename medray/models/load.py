@@ -12,11 +12,9 @@ from torch import nn
 
 from medray.config.model import ModelConfig
 from medray.errors import InputError
-from medray.models.architecture import auto_class, model_folder
-from medray.models.presets import special_tokens
 from medray.models.quantized import quantization
-from medray.models.vocabulary import with_vocabulary
 from medray.models.weights import load_weights
+from medray.plan.model_config import auto_class, model_folder, special_tokens
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 
@@ -64,7 +62,7 @@ def skeleton(config: dict[str, Any]) -> nn.Module:
             f"its config.json describes no model that can be built ({type(error).__name__})",
             key="model.name",
             value=config.get("model_type"),
-            mend="copy or download the model's config.json again",
+            fix="copy or download the model's config.json again",
         ) from None
 
 
@@ -105,3 +103,35 @@ def give_back_freed_memory() -> None:
     if hasattr(libc, "mallopt"):  # other C libraries do not keep so much
         for parameter in (_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD):
             libc.mallopt(parameter, 1 << 20)
+
+
+def with_vocabulary(model: Any, tokenizer: Any, seed: int) -> Any:
+    """The model, its embeddings and head enlarged where the tokenizer has tokens beyond them.
+
+    New rows begin at the mean of the old ones with their spread, drawn from `seed`: the same on every rank. Many models
+    have more rows than their tokenizer has tokens; those stay.
+    """
+    known = 0 if tokenizer is None else len(tokenizer)
+    if known <= rows(model):
+        return model
+    torch.manual_seed(seed)
+    model.resize_token_embeddings(known)
+    model.medray_resized = True
+    return model
+
+
+def refuse_untrained_tokens(model: Any, peft_type: str) -> None:
+    """Raises InputError where an adapter would leave new tokens at their random embeddings."""
+    if getattr(model, "medray_resized", False):
+        raise InputError(
+            f"the tokenizer has tokens that the model has no embeddings for, and {peft_type} would not train the new ones",
+            key="peft.type",
+            value=peft_type,
+            fix="peft.type: none, or enlarge and train the model's embeddings first",
+        )
+
+
+def rows(model: Any) -> int:
+    """Rows of the input embeddings, also where ZeRO-3 has sharded them."""
+    weight = model.get_input_embeddings().weight
+    return int(getattr(weight, "ds_shape", weight.shape)[0])

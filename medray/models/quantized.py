@@ -14,9 +14,9 @@ from torch import nn
 
 from medray import storage
 from medray.config.model import ModelConfig
-from medray.data.pretrained import from_pretrained
 from medray.errors import InputError
-from medray.models.architecture import auto_class
+from medray.plan.model_config import auto_class
+from medray.plan.pretrained import from_pretrained
 
 # Beside an adapter: without it the adapter would be applied to other weights than it was trained on.
 FILE = "quantization_config.json"
@@ -73,7 +73,7 @@ def read_quantization(folder: Path) -> dict[str, Any]:
         raise InputError(
             f"holds no settings of 4-bit weights ({type(error).__name__})",
             file=file,
-            mend="export the run again",
+            fix="export the run again",
         ) from None
     return {"quantization_config": settings, "device_map": {"": _device()}}
 
@@ -125,7 +125,7 @@ def check_package(key: str = "model.quantization") -> None:
             "the package bitsandbytes is not installed here",
             key=key,
             value="nf4",
-            mend="pip install 'medray[quant]', on every node",
+            fix="pip install 'medray[quant]', on every node",
         ) from None
 
 

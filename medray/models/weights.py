@@ -18,13 +18,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from medray.config.checks.model_folder import read_config
+from medray.config.checks.safetensors_header import BITS, HeaderError, Tensor, index_files, read_header
 from medray.config.model import ModelConfig
-from medray.config.model_folder import read_config
-from medray.config.safetensors_header import BITS, HeaderError, Tensor, index_files, read_header
-from medray.data.pretrained import from_pretrained
 from medray.errors import InputError
-from medray.models.architecture import auto_class, model_folder
 from medray.models.quantized import keep_packed_form
+from medray.plan.model_config import auto_class, model_folder
+from medray.plan.pretrained import from_pretrained
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 # Buffers that earlier versions of transformers saved, and every version computes: masks, positions, frequencies.
@@ -137,7 +137,7 @@ def _refuse_no_start(settings: Any, place: str) -> None:
                 f"its config.json has no {key}, which the decoder needs",
                 key="model.name",
                 value=place,
-                mend=f"add {key} to its config.json; for mBART the start is the id of the language to write in",
+                fix=f"add {key} to its config.json; for mBART the start is the id of the language to write in",
             )
 
 
@@ -146,7 +146,7 @@ def _unfit(what: str, place: str) -> InputError:
         what,
         key="model.name",
         value=place,
-        mend="copy or download the model again, or correct model_type and sizes in its config.json",
+        fix="copy or download the model again, or correct model_type and sizes in its config.json",
     )
 
 
@@ -257,7 +257,7 @@ def _tensors(folder: Path) -> dict[str, Tensor]:
             raise InputError(
                 f"has neither {WEIGHTS} nor {INDEX}",
                 file=folder,
-                mend="a folder as save_pretrained writes it",
+                fix="a folder as save_pretrained writes it",
             )
         return {
             name: tensor
@@ -266,7 +266,7 @@ def _tensors(folder: Path) -> dict[str, Tensor]:
         }
     except HeaderError as error:
         raise InputError(
-            f"its weights are damaged: a file {error}", file=folder, mend="copy or download it again"
+            f"its weights are damaged: a file {error}", file=folder, fix="copy or download it again"
         ) from None
 
 

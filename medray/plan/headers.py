@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from medray.errors import InputError
 
 if TYPE_CHECKING:
-    from medray.config.safetensors_header import Tensor
+    from medray.config.checks.safetensors_header import Tensor
 
 FLOATS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
 BUFFERS = ("I64", "U64", "BOOL")  # position ids and masks: not parameters
@@ -51,7 +51,7 @@ def from_safetensors(folder: Path) -> ParameterCount:
     ValueError for packed weights (4 or 8 bits, whose header does not tell the number of parameters).
     """
     # The rest of planning needs nothing of what config imports.
-    from medray.config.safetensors_header import BITS
+    from medray.config.checks.safetensors_header import BITS
 
     sizes: dict[str, int] = {}
     stored = 0
@@ -82,7 +82,7 @@ def from_safetensors(folder: Path) -> ParameterCount:
 
 
 def _files(folder: Path) -> list[Path]:
-    from medray.config.safetensors_header import HeaderError, index_files
+    from medray.config.checks.safetensors_header import HeaderError, index_files
 
     index = folder / "model.safetensors.index.json"
     if index.is_file():
@@ -101,7 +101,7 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _header(file: Path) -> dict[str, Tensor]:
-    from medray.config.safetensors_header import HeaderError, read_header
+    from medray.config.checks.safetensors_header import HeaderError, read_header
 
     try:
         return read_header(file)
@@ -112,4 +112,4 @@ def _header(file: Path) -> dict[str, Tensor]:
 
 
 def _broken(file: Path, what: str) -> InputError:
-    return InputError(what, file=file, mend="copy or download the model again")
+    return InputError(what, file=file, fix="copy or download the model again")

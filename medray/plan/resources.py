@@ -105,7 +105,7 @@ def shortage(request: Request, supply: Supply) -> str | None:
     else:
         each = ", ".join(_has(node, gpus) for node in _nodes(supply))
         lack = f"cannot be placed on its nodes with one CPU left free for data, they have {each}"
-    return f"{asked} {lack}: {_mend(request, supply, cpus)}"
+    return f"{asked} {lack}: {_fix(request, supply, cpus)}"
 
 
 def asked(request: Request) -> str:
@@ -130,7 +130,7 @@ def memory_shortage(plan_bytes_per_worker: int, workers_per_node: int, node_memo
     if needed <= node_memory_bytes:
         return None
     most = node_memory_bytes // plan_bytes_per_worker
-    mend = (
+    fix = (
         f"use at most {_plural(most, 'worker')} a node"
         if most
         else "use a smaller model or micro-batch, peft.type: lora, or train.zero_stage: 3 on more nodes"
@@ -138,7 +138,7 @@ def memory_shortage(plan_bytes_per_worker: int, workers_per_node: int, node_memo
     workers = _plural(workers_per_node, "worker")
     return (
         f"{workers} of {gigabytes(plan_bytes_per_worker)} GB on one node need {gigabytes(needed)} GB of memory, "
-        f"the node has {gigabytes(node_memory_bytes)} GB: {mend}"
+        f"the node has {gigabytes(node_memory_bytes)} GB: {fix}"
     )
 
 
@@ -159,7 +159,7 @@ def _holds(node_cpus: float, node_gpus: float, cpus: float, gpus: float) -> int:
     return floor(min(by_cpus, node_gpus / gpus if gpus else by_cpus) + 1e-9)  # 0.9 CPUs hold 3 workers of 0.3
 
 
-def _mend(request: Request, supply: Supply, cpus: float) -> str:
+def _fix(request: Request, supply: Supply, cpus: float) -> str:
     gpus = request.gpus_per_worker
     if gpus and supply.gpus < gpus:
         return "set cluster.gpus: false to train on CPUs"

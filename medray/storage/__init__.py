@@ -188,7 +188,7 @@ def unreachable(path: StoragePath, error: OSError) -> InputError:
         f"the storage cannot be used ({summary(error)})",
         key="run.storage",
         value=str(path),
-        mend="check the bucket's name, the network and the AWS_* credentials in the environment",
+        fix="check the bucket's name, the network and the AWS_* credentials in the environment",
     )
 
 
@@ -226,27 +226,27 @@ def _private(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
 
 
-def read_json(path: StoragePath, *, limit_bytes: int = JSON_BYTES, mend: str = COPY_AGAIN) -> dict[str, Any]:
+def read_json(path: StoragePath, *, limit_bytes: int = JSON_BYTES, fix: str = COPY_AGAIN) -> dict[str, Any]:
     """Return the JSON object in a file that may come from anywhere. Raises as `read_bounded` and `parse_json`."""
-    found = parse_json(read_bounded(path, limit_bytes, mend=mend), path, mend=mend)
+    found = parse_json(read_bounded(path, limit_bytes, fix=fix), path, fix=fix)
     if not isinstance(found, dict):
-        raise InputError("is not a JSON object", file=path, mend=mend)
+        raise InputError("is not a JSON object", file=path, fix=fix)
     return found
 
 
-def read_bounded(path: StoragePath, limit_bytes: int, *, mend: str = COPY_AGAIN) -> bytes:
+def read_bounded(path: StoragePath, limit_bytes: int, *, fix: str = COPY_AGAIN) -> bytes:
     """Return the bytes of a file. Raises as `open_bounded`."""
-    with open_bounded(path, limit_bytes, mend=mend) as (stream, size):
+    with open_bounded(path, limit_bytes, fix=fix) as (stream, size):
         return bytes(stream.read(size + 1))  # no more, whatever a special file brings
 
 
 @contextlib.contextmanager
 def open_bounded(
-    path: StoragePath, limit_bytes: int, *, mend: str = COPY_AGAIN
+    path: StoragePath, limit_bytes: int, *, fix: str = COPY_AGAIN
 ) -> Iterator[tuple[IO[bytes], int]]:
     """Open a file and tell its bytes. Raises InputError where it is larger, or a folder, pipe or device; OSError as
     `open` does."""
-    regular = InputError("is not a regular file", file=path, mend=mend)
+    regular = InputError("is not a regular file", file=path, fix=fix)
     if isinstance(path, Path) and path.is_dir():
         raise regular
     stream: Any
@@ -259,7 +259,7 @@ def open_bounded(
                 raise regular
             size = found.st_size
         if size > limit_bytes:
-            raise InputError(f"is larger than {limit_bytes:,} bytes", file=path, mend=mend)
+            raise InputError(f"is larger than {limit_bytes:,} bytes", file=path, fix=fix)
         yield stream, size
 
 
@@ -267,12 +267,12 @@ def _without_waiting(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NONBLOCK)
 
 
-def parse_json(data: bytes | str, file: object, *, mend: str = COPY_AGAIN) -> Any:
+def parse_json(data: bytes | str, file: object, *, fix: str = COPY_AGAIN) -> Any:
     """Return the value of a JSON text. Raises InputError that names `file` and tells nothing of the text."""
     try:
         found = json.loads(data)
     except (ValueError, RecursionError):
-        raise InputError("is not readable JSON", file=file, mend=mend) from None
+        raise InputError("is not readable JSON", file=file, fix=fix) from None
     level = [found]
     for _ in range(JSON_DEPTH):
         inner = [
@@ -282,7 +282,7 @@ def parse_json(data: bytes | str, file: object, *, mend: str = COPY_AGAIN) -> An
         ]
         level = [value for values in inner for value in values if isinstance(value, dict | list)]
     if level:
-        raise InputError(f"nests JSON deeper than {JSON_DEPTH} levels", file=file, mend=mend)
+        raise InputError(f"nests JSON deeper than {JSON_DEPTH} levels", file=file, fix=fix)
     return found
 
 

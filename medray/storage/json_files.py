@@ -40,11 +40,11 @@ def write_sealed(
     storage.write(path, json.dumps({**tree, SEAL: _digest(tree)}, indent=indent) + "\n", durable=durable)
 
 
-def read_sealed(path: StoragePath, *, mend: str = storage.COPY_AGAIN) -> dict[str, Any]:
+def read_sealed(path: StoragePath, *, fix: str = storage.COPY_AGAIN) -> dict[str, Any]:
     """Return the object without its hash. Raises InputError where it is not what was written, OSError as `open` does."""
-    tree = storage.read_json(path, limit_bytes=LARGEST_TREE, mend=mend)
+    tree = storage.read_json(path, limit_bytes=LARGEST_TREE, fix=fix)
     if SEAL in tree and tree.pop(SEAL) != _digest(tree):
-        raise InputError("its content does not match its own hash", file=path, mend=mend)
+        raise InputError("its content does not match its own hash", file=path, fix=fix)
     return tree
 
 
@@ -83,12 +83,12 @@ def is_count(value: object, most: int = 2**53) -> bool:
 
 
 @contextmanager
-def checking(path: StoragePath, *, mend: str = storage.COPY_AGAIN) -> Iterator[None]:
+def checking(path: StoragePath, *, fix: str = storage.COPY_AGAIN) -> Iterator[None]:
     """Inside, a value of the wrong type or a missing one becomes an InputError that names the file."""
     try:
         yield
     except (LookupError, TypeError, ValueError, AttributeError, OverflowError):
-        raise InputError("a value in it is missing or of the wrong type", file=path, mend=mend) from None
+        raise InputError("a value in it is missing or of the wrong type", file=path, fix=fix) from None
 
 
 def _record(line: bytes) -> dict[str, Any] | None:

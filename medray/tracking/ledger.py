@@ -20,8 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from medray import storage
 from medray.tracking.mlflow_log import MlflowLog, TrackingSpec
-from medray.tracking.steady_clock import SteadyClock
-from medray.tracking.step_file import Record, StepFile
+from medray.tracking.step_file import Record, SteadyClock, StepFile
 
 if TYPE_CHECKING:
     import ray.actor

@@ -31,7 +31,7 @@ from medray.tracking.mlflow_names import (
     without_userinfo,
 )
 from medray.tracking.mlflow_run import PERMANENT, RunIdentity, TrackingSpec, open_client
-from medray.tracking.steady_clock import SteadyClock
+from medray.tracking.step_file import SteadyClock
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

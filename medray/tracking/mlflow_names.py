@@ -7,7 +7,6 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from medray.config.credentials import has_credentials
-from medray.tracking.console import warnings_of
 
 _NOT_METRICS = frozenset({"step", "tokens", "loss_tokens", "samples", "seconds"})
 _PERF = frozenset({"mfu", "peak_bytes", "tokens_per_second"})
@@ -63,3 +62,10 @@ def without_userinfo(uri: str) -> str:
     if "@" in parts.path:  # of a password with a slash in it
         return f"{parts.scheme}://"
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment=""))
+
+
+def warnings_of(summary: dict[str, Any]) -> list[tuple[str, str]]:
+    """(name, sentence) of each warning in a run's summary; the summary of an older version has none."""
+    found = summary.get("warnings")
+    known = found if isinstance(found, list) else []
+    return [(str(each.get("name")), str(each.get("text"))) for each in known if isinstance(each, dict)]

@@ -12,6 +12,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from itertools import pairwise
@@ -230,3 +231,19 @@ class StepFile:
                 beside.unlink()  # a full disk needs the room
             raise
         self._know(records, size)
+
+
+class SteadyClock:
+    """A clock that is set by hand or by NTP in the middle of a run changes neither order nor distances of time stamps."""
+
+    def __init__(self) -> None:
+        # Before 1970, a clock without a battery: MLflow refuses negative time stamps.
+        self._start = max(time.time(), 0.0) - time.monotonic()
+
+    def now(self) -> float:
+        """Seconds since the epoch."""
+        return self._start + time.monotonic()
+
+    def now_ms(self) -> int:
+        """Milliseconds since the epoch."""
+        return int(self.now() * 1000)

@@ -12,13 +12,13 @@ import ray
 
 from medray import storage
 from medray.config import Config
-from medray.data.layout import manifests, prompts_said, ready
-from medray.data.pipeline import Pipeline
-from medray.data.shard_seal import FAILED
-from medray.data.split_checks import one_label
+from medray.data.index.split_checks import one_label
+from medray.data.shards.pipeline import Pipeline
+from medray.data.shards.preparation import manifests, prompts_said, ready
+from medray.data.shards.seal import FAILED
+from medray.data.shards.token_split import TokenSet
 from medray.data.tokenizer import load_tokenizer
 from medray.data.tokenizer_file import keep_tokenizer
-from medray.data.tokens import TokenSet
 from medray.errors import InputError, MedrayError, RunFailedError
 from medray.train.failure import last_line
 from medray.train.side import Side
@@ -144,7 +144,7 @@ def check_first_shard(config: Config, encoding: Encoding, watch: Watch) -> None:
             f"of {len(next(iter(found.values())))} rows none has a text for one of these keys in its rationale",
             key="method.rationale.keys",
             value=keys,
-            mend="method.rationale.keys: [the keys of your data.columns.rationale]; or method.variant: null",
+            fix="method.rationale.keys: [the keys of your data.columns.rationale]; or method.variant: null",
         )
     for task, loss_tokens in found.items():
         rows = loss_tokens[loss_tokens > 0]
@@ -154,7 +154,7 @@ def check_first_shard(config: Config, encoding: Encoding, watch: Watch) -> None:
                 "that carries loss, besides the end token",
                 key=f"data.max_{task.partition('/')[0]}_tokens",
                 value=tokens.spec.limit(task),
-                mend="raise the limit, or look at the column",
+                fix="raise the limit, or look at the column",
             )
 
 

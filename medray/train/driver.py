@@ -21,24 +21,23 @@ from ray.train.torch import TorchTrainer
 
 from medray import storage
 from medray.config import Config
-from medray.config.check_method import notes
-from medray.config.check_train import learning_rate_notes
+from medray.config.checks.method import notes
+from medray.config.checks.train import learning_rate_notes
 from medray.errors import InputError, RunFailedError, StoppedError
-from medray.models.architecture import architecture, model_folder
+from medray.plan.model_config import architecture, model_folder
 from medray.plan.resources import Supply
 from medray.storage import StoragePath
 from medray.tracking import LedgerLine
 from medray.tracking import ledger as ledgers
-from medray.train import data_phase, run_lock
-from medray.train.claim import claim
-from medray.train.ending import PREEMPTED, STOPPED
-from medray.train.export_card import write_card
-from medray.train.export_evaluation import TextSample, at_exported_step, evaluate_export
+from medray.train import data_phase
+from medray.train.engine.optimizers import warmup_steps
+from medray.train.export.card import write_card
+from medray.train.export.evaluation import TextSample, at_exported_step, evaluate_export
 from medray.train.failure import FailureNews, first_failure, lost_controller
+from medray.train.interruption import PREEMPTED, STOPPED
 from medray.train.model_checks import checked_model
 from medray.train.nodes import ask_versions, awaited, check_versions
 from medray.train.one_machine import OneMachineConfig, on_loopback
-from medray.train.outcome import early_summary, write_failure, write_outcome
 from medray.train.prepare import (
     Resources,
     check_layouts,
@@ -47,10 +46,12 @@ from medray.train.prepare import (
     precision,
     resources,
 )
-from medray.train.rerun import RunResult, finished, folder_of, gpus_of
 from medray.train.row_lengths import check_positions
-from medray.train.run_files import DATA
-from medray.train.schedule import warmup_steps
+from medray.train.run_folder import lock
+from medray.train.run_folder.claim import claim
+from medray.train.run_folder.files import DATA
+from medray.train.run_folder.previous_run import RunResult, finished, folder_of, gpus_of
+from medray.train.run_folder.results import early_summary, write_failure, write_outcome
 from medray.train.side import Side
 from medray.train.stop import StopSwitch, watching
 from medray.train.tracking import artifacts, send_unsent, tracking_spec
@@ -107,7 +108,7 @@ def run(
     if done := finished(config):
         send_unsent(config, done, driver.phase, config_file)
         return done
-    with run_lock.held(driver.folder, lambda text: driver.phase("lock", text)):
+    with lock.held(driver.folder, lambda text: driver.phase("lock", text)):
         try:
             with watching(driver.folder, driver.stop):
                 return finished(config) or driver.run()  # another start may have ended it meanwhile
@@ -250,8 +251,8 @@ class _Driver:
                 break
             self.phase("restart", "on the nodes that stay")
         if returned and "input_error" in returned:
-            what, file, key, value, mend = returned["input_error"]
-            raise InputError(what, file=file, key=key, value=value, mend=mend)
+            what, file, key, value, fix = returned["input_error"]
+            raise InputError(what, file=file, key=key, value=value, fix=fix)
         if returned and "run_error" in returned:
             raise RunFailedError(returned["run_error"])
         if not returned:

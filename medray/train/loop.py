@@ -18,24 +18,23 @@ import torch
 from torch import distributed
 
 from medray import storage
-from medray.data.tokens import TokenSet
+from medray.data.shards.token_split import TokenSet
 from medray.errors import InputError
 from medray.evaluate.validation import Validation
 from medray.methods.loss import Method
 from medray.models.adapters import add_adapter
-from medray.models.architecture import architecture
-from medray.models.causality_probe import refuse_sight_ahead
 from medray.models.export import export
+from medray.models.export.usage import write_usage
 from medray.models.forward import unwrap
 from medray.models.generation import keep_protocol
 from medray.models.load import load_model
-from medray.models.packing_probe import keeps_boundaries
+from medray.models.probes import keeps_boundaries, refuse_sight_ahead
 from medray.models.quantized import elements
-from medray.models.usage import write_usage
+from medray.plan.model_config import architecture
 from medray.train import checkpoint, live_evaluation
-from medray.train.checkpoint_writer import CheckpointWriter, WriterOptions
+from medray.train.checkpoint.state_files import Patience
+from medray.train.checkpoint.writer import CheckpointWriter, WriterOptions
 from medray.train.device import DeviceMemory, device_memory, this_device, used_bytes
-from medray.train.ending import NOTICED, Ending, Signals
 from medray.train.engine import (
     DeepSpeedEngine,
     Engine,
@@ -44,14 +43,13 @@ from medray.train.engine import (
     gathered,
     prepare_process,
 )
-from medray.train.export_card import usage_of_plan
-from medray.train.patience import Patience
+from medray.train.engine.optimizers import learning_rate
+from medray.train.export.card import usage_of_plan
+from medray.train.interruption import NOTICED, Ending, Signals, watched
 from medray.train.read_ahead import ReadAhead, Ready
-from medray.train.run_files import ATTEMPTS
-from medray.train.schedule import learning_rate
+from medray.train.run_folder.files import ATTEMPTS
 from medray.train.step import BatchReader, Prepared, Progress, check_finite, layout, train_step
 from medray.train.token_loss import token_loss
-from medray.train.watch import watched
 from medray.train.worker_plan import WorkerPlan
 
 TRAINED = "done"
@@ -331,7 +329,7 @@ class _Loop:
                 "this model lets packed rows see each other",
                 key="data.pack_tokens",
                 value=tokens,
-                mend="data.pack_tokens: null",
+                fix="data.pack_tokens: null",
             )
 
     def _save(self, metrics: dict[str, float], *, wait: bool) -> float:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from medray.config import Config
-from medray.config.check import check_model_config
-from medray.config.check_data import check_data
-from medray.config.check_method import check_architecture
+from medray.config.checks import check_model_config
+from medray.config.checks.data import check_data
+from medray.config.checks.method import check_architecture
 from medray.config.peft import LOW_RANK_TYPES
-from medray.models.architecture import architecture, auto_class, model_config
+from medray.plan.model_config import architecture, auto_class, model_config
 
 SOME_STEPS = 1_000_000  # of a schedule that does not matter where only names do
 
@@ -18,7 +18,7 @@ def check_model(config: Config) -> None:
     """Raise InputError for what the workers would refuse. Needs no cluster, so it runs while one starts."""
     model = checked_model(config)
     from medray.models.weights import check_weights
-    from medray.train.deepspeed_keys import check_deepspeed_keys
+    from medray.train.engine.deepspeed_keys import check_deepspeed_keys
     from medray.train.prepare import precision
 
     check_weights(config.model, model)
@@ -53,7 +53,7 @@ def check_names(config: Config, model: dict[str, Any]) -> None:
 
     from medray.models.adapters import add_adapter
     from medray.models.load import skeleton
-    from medray.train.optimizers import parameter_groups
+    from medray.train.engine.optimizers import parameter_groups
 
     bare = skeleton(model)
     if not named and start is None:

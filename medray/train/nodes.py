@@ -22,7 +22,7 @@ from medray.config import Config
 from medray.config.cluster import ClusterConfig
 from medray.errors import InputError, RunFailedError
 from medray.plan.resources import DATA_CPUS, Request, Supply, asked, shortage
-from medray.tracking.console import duration
+from medray.report.console import duration
 from medray.train.one_machine import on_loopback
 from medray.train.prepare import supply
 
@@ -146,7 +146,7 @@ def check_versions(asked_of: dict[str, Any]) -> None:
         raise InputError(
             f"the nodes do not have the same versions as {socket.gethostname()}: {'; '.join(differ[:10])}",
             key="cluster.address",
-            mend="install the same versions on all nodes: make install, or one image for all of them",
+            fix="install the same versions on all nodes: make install, or one image for all of them",
         )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import ray
 
 from medray.config import Config
-from medray.config.check_train import paged_without_gpu
+from medray.config.checks.train import paged_without_gpu
 from medray.errors import InputError
 from medray.plan import adapters, parameters
 from medray.plan.headers import ParameterCount, from_safetensors
@@ -53,8 +53,8 @@ def resources(config: Config, have: Supply) -> Resources:
     gpus = int(cluster.gpus if cluster.gpus is not None else have.gpus > 0)
     request = Request(cluster.fewest_workers, cluster.cpus_per_worker, gpus)
     if reason := shortage(request, have):
-        what, _, mend = reason.removeprefix("cluster.workers: ").partition(": ")
-        raise InputError(what, key="cluster.workers", value=cluster.workers, mend=mend)
+        what, _, fix = reason.removeprefix("cluster.workers: ").partition(": ")
+        raise InputError(what, key="cluster.workers", value=cluster.workers, fix=fix)
     most = replace(request, workers=cluster.most_workers)
     granted = resolve(request if shortage(most, have) else most, have)
     return Resources(

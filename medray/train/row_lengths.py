@@ -8,7 +8,7 @@ from typing import Any
 
 from medray.config import Config
 from medray.config.peft import PROMPT_TYPES
-from medray.data.tokens import TokenSet
+from medray.data.shards.token_split import TokenSet
 from medray.errors import InputError
 from medray.models.positions import Positions, positions
 from medray.train.data_phase import POLL_SECONDS, Encoding, Watch
@@ -124,7 +124,7 @@ def _refusal(side: _Side) -> InputError:
         f"{side.what}: {side.longest} tokens, but the model has {side.limit} positions",
         key=side.key,
         value=side.value,
-        mend=f"{_advice(side)}, or a model with more positions",
+        fix=f"{_advice(side)}, or a model with more positions",
     )
 
 

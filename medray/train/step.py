@@ -14,9 +14,8 @@ import numpy as np
 import torch
 
 from medray.config.train import TrainConfig
-from medray.data.alike import by_length
-from medray.data.batch_plan import Batch, BatchPlan
-from medray.data.batches import (
+from medray.data.batching.batch_plan import Batch, BatchPlan
+from medray.data.batching.collate import (
     Example,
     MicroBatch,
     MixedMicroBatch,
@@ -25,13 +24,13 @@ from medray.data.batches import (
     collate_mixed,
     collate_packed,
 )
-from medray.data.order import rank_slots
-from medray.data.shards import ShardStore
+from medray.data.batching.order import by_length, rank_slots
+from medray.data.shards.shard_file import ShardStore
 from medray.errors import InputError, RunFailedError
 from medray.evaluate.loss_sums import PLAIN, AnyMicroBatch, loss_sums
 from medray.methods.chunked_loss import TokenLoss
 from medray.methods.loss import COSINE, IGNORED, Method
-from medray.models.adalora import orthogonal_penalty
+from medray.models.adapters.adalora import orthogonal_penalty
 from medray.plan.steps import MOST_ROWS, split_batch
 from medray.train.engine import Engine
 
@@ -68,8 +67,8 @@ def layout(train: TrainConfig, world_size: int) -> BatchLayout:
     try:
         split = split_batch(rows, world_size, micro, accumulation)
     except ValueError as error:
-        what, _, mend = str(error).partition(": ")
-        raise InputError(what, key="train.global_batch_size", value=rows, mend=mend) from None
+        what, _, fix = str(error).partition(": ")
+        raise InputError(what, key="train.global_batch_size", value=rows, fix=fix) from None
     return BatchLayout(split.micro_batch_size, split.slots)
 
 

@@ -59,7 +59,7 @@ def ask(folder: StoragePath, now: float | None = None) -> StoragePath:
     file = folder / FILE
     if file.exists() and asked_at(folder) is None:
         raise InputError(
-            "is not a request to stop", file=file, mend="move it away, or name the folder of a run"
+            "is not a request to stop", file=file, fix="move it away, or name the folder of a run"
         )
     storage.write(file, json.dumps({"time": time.time() if now is None else now}) + "\n")
     return file

@@ -8,7 +8,7 @@ from dataclasses import replace
 from medray.config import Config
 from medray.errors import InputError
 from medray.methods.chunked_loss import TokenLoss, chosen_chunk
-from medray.models.head_probe import takes_losses, vocabulary_size
+from medray.models.probes import takes_losses, vocabulary_size
 from medray.train.engine import Engine
 from medray.train.step import layout
 
@@ -32,7 +32,7 @@ def token_loss(config: Config, engine: Engine, *, seq2seq: bool, say: Callable[[
                 "in it under ZeRO stage 3: its loss needs all of them at once",
                 key="train.loss_chunk_tokens",
                 value=train.loss_chunk_tokens,
-                mend="train.loss_chunk_tokens: null",
+                fix="train.loss_chunk_tokens: null",
             )
         else:
             chosen = TokenLoss()

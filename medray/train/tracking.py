@@ -18,8 +18,8 @@ from medray.storage import StoragePath
 from medray.tracking import Ledger, TrackingSpec
 from medray.tracking.mlflow_names import without_userinfo
 from medray.tracking.mlflow_run import UNSENT_FILE
-from medray.train import run_lock
-from medray.train.rerun import RunResult, flat, folder_of
+from medray.train.run_folder import lock
+from medray.train.run_folder.previous_run import RunResult, flat, folder_of
 
 GIT_SECONDS = 5  # of a repository on a slow disk; a tag is not worth more
 
@@ -27,7 +27,7 @@ GIT_SECONDS = 5  # of a repository on a slow disk; a tag is not worth more
 def tracking_spec(config: Config, config_file: str | Path | None = None) -> TrackingSpec:
     """Where this run's numbers go. config_file: the YAML, whose git commit becomes a tag where it has one."""
     tracking, run = config.tracking, config.run
-    # Of a run on S3 the config names one: config/check.py
+    # Of a run on S3 the config names one: config/checks/__init__.py
     uri = (
         tracking.uri
         or os.environ.get(TRACKING_URI)
@@ -104,7 +104,7 @@ def send_unsent(
     try:
         if not config.tracking.enabled or not (done.folder / UNSENT_FILE).exists():
             return
-        with run_lock.held(done.folder, lambda text: phase("lock", text)):
+        with lock.held(done.folder, lambda text: phase("lock", text)):
             phase("tracking", "MLflow lacks a part of this run: sending it")
             ledger = Ledger(str(done.folder), tracking_spec(config, config_file))
             sent = ledger.send_unsent(done.summary, artifacts(done.folder))

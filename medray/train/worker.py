@@ -11,7 +11,7 @@ from typing import Any
 import ray
 import ray.train
 
-from medray.data.shard_seal import DamagedShardError
+from medray.data.shards.seal import DamagedShardError
 from medray.errors import InputError, MedrayError
 from medray.tracking.ledger_line import LedgerLine
 from medray.train.engine import choose_accelerator

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from medray.config import Config
-from medray.data.tokens import TokenSet
+from medray.data.shards.token_split import TokenSet
 from medray.methods.loss import Method
 
 

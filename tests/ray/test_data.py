@@ -17,9 +17,9 @@ import tiny
 from commands import until
 
 from medray.config import Config
-from medray.data.layout import ready
-from medray.data.pipeline import Pipeline
-from medray.data.tokens import TokenSet
+from medray.data.shards.pipeline import Pipeline
+from medray.data.shards.preparation import ready
+from medray.data.shards.token_split import TokenSet
 from medray.errors import InputError, RunFailedError
 from medray.train import data_phase, driver
 

@@ -20,7 +20,7 @@ from commands import run, steps_of, until, write_config
 from runs import final
 
 import medray
-from medray.launch.job_server import Address, JobServer
+from medray.launch.job.server import Address, JobServer
 
 ELSEWHERE = "9.9.9"  # version of the medray that is sent, which is none that the cluster has
 STEPS = 400  # of a run that is stopped before its end: seconds, in which the commands that stop it start

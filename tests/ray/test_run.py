@@ -14,13 +14,13 @@ import tiny
 import torch
 
 from medray.config import Config
-from medray.data.batch_plan import BatchPlan, Corpus, PlanSpec
+from medray.data.batching.batch_plan import BatchPlan, Corpus, PlanSpec
 from medray.data.tokenizer import load_tokenizer
 from medray.errors import InputError, RunFailedError
 from medray.models.load import load_model
 from medray.train import driver
-from medray.train.rerun import finished
-from medray.train.schedule import learning_rate
+from medray.train.engine.optimizers import learning_rate
+from medray.train.run_folder.previous_run import finished
 
 SECRET = "zebrafish"  # stands in every record; no log, report or metric may hold it
 
@@ -192,8 +192,8 @@ def test_a_run_from_files_to_report(
 def test_shards_are_reused_and_a_killed_tokenization_goes_on(connected: Any, tmp_path: Path) -> None:
     import ray
 
-    from medray.data.layout import ready
-    from medray.data.pipeline import Pipeline
+    from medray.data.shards.pipeline import Pipeline
+    from medray.data.shards.preparation import ready
 
     def encode() -> dict[Path, int]:
         pipeline = ray.remote(Pipeline).options(num_cpus=0).remote(config(tmp_path, "data"), "causal", None)

@@ -16,9 +16,8 @@ import torch
 
 from medray.config.peft import PeftConfig
 from medray.config.train import TrainConfig
-from medray.models import adalora
-from medray.models.adapters import add_adapter
-from medray.models.presets import PRESETS
+from medray.models.adapters import adalora, add_adapter
+from medray.plan.model_config import PRESETS
 from medray.train import engine as engines
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from medray.data.encode import EncodeSpec, TaskColumns
+from medray.data.encode.encoder import EncodeSpec, TaskColumns
 from medray.data.records import Distill, Instruction, Message, Origin
 from medray.data.tokenizer import load_tokenizer, train_tokenizer
 
@@ -63,7 +63,7 @@ def has_smollm() -> bool:
 
 def smollm() -> Any:
     """The tokenizer of SmolLM2-135M-Instruct as its package brings it: ChatML, byte-level BPE."""
-    from medray.models.packaged import ensure
+    from medray.plan.packaged import ensure
 
     return load_tokenizer(str(ensure("smollm2-135m-instruct")))
 

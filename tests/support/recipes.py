@@ -9,7 +9,7 @@ from typing import Any
 import tiny
 
 from medray.config import Config
-from medray.config.check import check
+from medray.config.checks import check
 from medray.config.load import load
 
 ROOT = Path(__file__).parents[2] / "configs"

@@ -10,14 +10,14 @@ from typing import Any
 
 from medray.config import Config
 from medray.config.data import DataConfig
-from medray.data.encode import EncodeSpec
-from medray.data.index import check_columns, index_range
-from medray.data.membership import SourceParts, SplitIndex, join
-from medray.data.shard_job import encode_shard
-from medray.data.sources import FileSource, Source
+from medray.data.encode.encoder import EncodeSpec
+from medray.data.index.membership import SourceParts, SplitIndex, join
+from medray.data.index.row_index import check_columns, index_range
+from medray.data.index.sources import FileSource, Source
+from medray.data.shards.shard_task import encode_shard
+from medray.data.shards.token_split import TokenSet
 from medray.data.tokenizer import train_tokenizer
-from medray.data.tokens import TokenSet
-from medray.models.presets import PRESETS
+from medray.plan.model_config import PRESETS
 from medray.plan.steps import total_steps
 from medray.train.worker_plan import WorkerPlan
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from medray.models.presets import PRESETS
+from medray.plan.model_config import PRESETS
 
 VOCABULARY = 96
 

@@ -18,7 +18,7 @@ import pytest
 from medray.config import Config
 from medray.tracking import Ledger
 from medray.tracking.mlflow_run import open_client
-from medray.train.run_files import FILES
+from medray.train.run_folder.files import FILES
 from medray.train.tracking import tracking_spec
 
 SECRET = "correct-horse-battery"

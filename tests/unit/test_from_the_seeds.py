@@ -117,25 +117,25 @@ def test_a_flag_written_as_a_key_is_answered_by_what_it_became(name: str, tmp_pa
     assert (error.file, error.key) == (file, name)
     rows = [flag for flag in FLAGS if name in flag.names]
     if name == "run":  # the section has that name: what it may hold is listed
-        assert error.mend == "run has the keys name, seed, storage"
+        assert error.fix == "run has the keys name, seed, storage"
     else:
-        assert any(_answers(str(error.mend), row) for row in rows), error.mend
+        assert any(_answers(str(error.fix), row) for row in rows), error.fix
 
 
-def _answers(mend: str, row: Flag) -> bool:
+def _answers(fix: str, row: Flag) -> bool:
     """Whether `mend` leads to what the row says is there, and to nothing that is not."""
     if not row.medray:
-        return mend == row.text
+        return fix == row.text
     if row.planned:
-        return mend == f"not in medray yet: {' and '.join(row.medray)}"
-    return any(entry in mend for entry in row.medray if not is_planned(entry)) and not any(
-        entry in mend for entry in PLANNED
+        return fix == f"not in medray yet: {' and '.join(row.medray)}"
+    return any(entry in fix for entry in row.medray if not is_planned(entry)) and not any(
+        entry in fix for entry in PLANNED
     )
 
 
 def test_a_flag_is_known_in_any_section_and_spelling(tmp_path: Path) -> None:
     file = tmp_path / "run.yaml"
-    for text, mend in (
+    for text, fix in (
         ("method: {cos-sim: true}", "did you mean method.variant: cosine?"),
         ("model: {With_Head: true}", hint("with_head")),
         ("peft: {lora_alpha: 8}", "did you mean peft.alpha?"),
@@ -144,7 +144,7 @@ def test_a_flag_is_known_in_any_section_and_spelling(tmp_path: Path) -> None:
         file.write_text(text)
         with pytest.raises(InputError) as caught:
             load(file)
-        assert caught.value.mend == mend
+        assert caught.value.fix == fix
     assert hint("nothing_of_the_kind") is None
 
 

@@ -24,12 +24,12 @@ from damaged import FILES, JSONL, ROWS, changed
 from pyarrow import parquet
 
 from medray.config import Config
-from medray.config.check import check
+from medray.config.checks import check
 from medray.config.data import ColumnsConfig, SourceConfig
 from medray.config.explain import keys
 from medray.config.load import dump, load
-from medray.data.index import index_range
-from medray.data.sources import FileSource
+from medray.data.index.row_index import index_range
+from medray.data.index.sources import FileSource
 from medray.errors import InputError
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -58,9 +58,9 @@ def guarded(seed: object, outcomes: Counter[str]) -> Iterator[None]:
         outcomes["taken"] += 1
     except InputError as error:
         outcomes["refused"] += 1
-        if not (error.what and error.mend):
-            failure = f"no mend: {_place(error)}"
-        elif not str(error).replace("\n  mend: ", "").isprintable():
+        if not (error.what and error.fix):
+            failure = f"no Fix: {_place(error)}"
+        elif not str(error).replace("\n  Fix: ", "").isprintable():
             failure = f"a message with control characters: {_place(error)}"
         elif "SECRET" in str(error).replace("AWS_SECRET_ACCESS_KEY", ""):
             failure = f"a message with text of a record: {_place(error)}"

@@ -21,17 +21,17 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from medray.config import Config
 from medray.config.peft import PeftConfig
-from medray.data.layout import encode_spec
+from medray.data.shards.preparation import encode_spec
 from medray.data.tokenizer import load_tokenizer
 from medray.models.adapters import add_adapter
-from medray.models.architecture import model_config
 from medray.models.export import load_export
 from medray.models.quantized import elements
 from medray.plan import adapters, parameters
 from medray.plan.memory import MemoryPlan, gigabytes, zero_bytes
+from medray.plan.model_config import model_config
 from medray.train import loop
+from medray.train.engine.optimizers import learning_rate
 from medray.train.loop import WorkerPlan
-from medray.train.schedule import learning_rate
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning"),  # peft calls it

@@ -66,7 +66,7 @@ def run(check_torch: ModuleType, monkeypatch: pytest.MonkeyPatch, given: dict, g
     return code
 
 
-def test_refusal_is_one_line_with_the_mend(
+def test_refusal_is_one_line_with_the_fix(
     check_torch: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(check_torch, monkeypatch, report("2.13.0", CUDNN), gpu=False) == 1

@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from medray.data.corpora import extraction, instruct, multiclinsum, notes, steps
-from medray.data.corpora.corruption import corruption_warning
+from medray.data.corpora import clinical_notes, extraction, instruct, multiclinsum, step_by_step
 from medray.data.corpora.locate import AbsentError
 from medray.data.corpora.published import (
     CORPORA,
@@ -21,7 +20,7 @@ from medray.data.corpora.published import (
     CorpusRow,
     Presets,
 )
-from medray.data.corpora.teacher_report import TeacherReport, teacher_report
+from medray.data.corpora.step_by_step import TeacherReport, corruption_warning, teacher_report
 
 __all__ = [
     "DIALOGUE",
@@ -66,9 +65,9 @@ def find(name: str, root: str, split: str) -> list[str]:
     """
     match CORPORA[name].kind:
         case "steps":
-            return steps.find(name, root, split)
+            return step_by_step.find(name, root, split)
         case "notes":
-            return notes.find(name, root, split)
+            return clinical_notes.find(name, root, split)
         case "multiclinsum":
             return multiclinsum.find(name, root, split)
         case "instruct":
@@ -86,9 +85,9 @@ def rows(
     """
     match CORPORA[name].kind:
         case "steps":
-            return steps.rows(name, root, split, options)
+            return step_by_step.rows(name, root, split, options)
         case "notes":
-            return notes.rows(name, root, split, options)
+            return clinical_notes.rows(name, root, split, options)
         case "multiclinsum":
             return multiclinsum.rows(name, root, split, options)
         case "instruct":

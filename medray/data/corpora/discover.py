@@ -10,7 +10,7 @@ from typing import Any
 
 from medray.data import corpora, files
 from medray.data.corpora.published import CORPORA
-from medray.data.remote import place
+from medray.data.files.remote import place
 
 
 @dataclass(frozen=True)

@@ -163,7 +163,7 @@ def _write_split(
             f"the {split} split of {name} has no usable row: {account.rejected} are bad, "
             f"{sum(account.dropped.values())} left out",
             file=files.shown(source),
-            mend="name the folder or file as it was published",
+            fix="name the folder or file as it was published",
         )
     rows = stage / f"{split}.jsonl"
     if CORPORA[name].kind == "extraction":
@@ -239,14 +239,14 @@ def _finish(
 def _staged(target: Path, force: bool) -> Iterator[Path]:
     """A folder whose files move to `target` once all of them are written."""
     if not force and (target / ACCOUNT).exists():
-        raise InputError("an import is there already", file=target, mend="another folder, or --force")
+        raise InputError("an import is there already", file=target, fix="another folder, or --force")
     fresh = not target.exists()
     try:
         target.mkdir(parents=True, exist_ok=True)
         stage = Path(tempfile.mkdtemp(dir=target, prefix=".import-"))
     except OSError as error:
         raise InputError(
-            f"cannot be written ({error.strerror})", file=target, mend="name a folder that you may write to"
+            f"cannot be written ({error.strerror})", file=target, fix="name a folder that you may write to"
         ) from None
     try:
         yield stage
@@ -264,7 +264,7 @@ def _move(stage: Path, target: Path, force: bool) -> None:
         raise InputError(
             f"{len(there)} of the files are there already, such as {there[0]}",
             file=target,
-            mend="another folder, or --force",
+            fix="another folder, or --force",
         )
     (target / ACCOUNT).unlink(missing_ok=True)  # it must never tell of files that are not the ones there
     for file in sorted(made, key=lambda file: str(file) == ACCOUNT):

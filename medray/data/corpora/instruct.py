@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from medray.data.corpora.legacy_templates import render
 from medray.data.corpora.locate import WORDS, File, Names, absent, folders, look, rows_of
 from medray.data.corpora.published import CORPORA, CorpusOptions, CorpusRow
+from medray.data.encode.templates import render
 from medray.data.records import BadRowError
 from medray.errors import InputError
 
@@ -88,7 +88,7 @@ def published_name(version: str) -> str:
             "is no version of the instruct sets",
             key="--version",
             value=version,
-            mend=f"one of {', '.join(VERSIONS)}",
+            fix=f"one of {', '.join(VERSIONS)}",
         )
     return _SETS[name].format(family)
 
@@ -106,7 +106,7 @@ def short(table: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             f"the short set needs 6,000 rows, so that its slices do not overlap; there are {len(table):,}",
             key="--subset",
             value="short",
-            mend="--subset sample --rows N",
+            fix="--subset sample --rows N",
         )
     return [*table[_HEAD], *table[_TAIL]]
 
@@ -118,7 +118,7 @@ def sample(table: Sequence[dict[str, Any]], count: int, seed: int) -> list[dict[
             f"there are {len(table):,} rows to draw from",
             key="--rows",
             value=count,
-            mend=f"--rows {len(table)}",
+            fix=f"--rows {len(table)}",
         )
     groups: dict[str, list[int]] = {}
     for number, row in enumerate(table):

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from medray.data import files
 from medray.data.corpora.published import CorpusRow
+from medray.data.files.remote import place, shown, unreadable
 from medray.data.readers import format_of, read
-from medray.data.remote import place, shown, unreadable
 from medray.errors import InputError
 
 ROWS = ("json", "jsonl", "json.gz", "jsonl.gz", "parquet", "csv")
@@ -92,7 +92,7 @@ def absent(corpus: str, split: str, places: Sequence[str], wanted: Sequence[Name
         f"no file of the {split} split of {corpus} is there; looked for {listed(wanted)}",
         file=", ".join(map(shown, places)),
         key="data.root",
-        mend="name the folder of the published files, under the names that they were published with",
+        fix="name the folder of the published files, under the names that they were published with",
     )
 
 

@@ -69,7 +69,7 @@ def _split(documents: Mapping[str, list[str]]) -> dict[str, dict[str, list[int]]
             raise InputError(
                 f"{len(found) - len(set(found))} reports of {lang} have the id of another",
                 key="data.root",
-                mend="keep each report of a language once",
+                fix="keep each report of a language once",
             )
     distinct = {tuple(found) for found in documents.values()}
     if len(distinct) == 1:

@@ -14,8 +14,8 @@ from typing import Any
 from medray.data import files
 from medray.data.corpora.locate import WORDS, File, Names, beside, listed, look, natural
 from medray.data.corpora.published import CorpusRow
+from medray.data.files.formats import compression_of
 from medray.data.readers import compressed
-from medray.data.readers.formats import compression_of
 from medray.errors import InputError
 
 ROWS_PER_FILE = {"cqa": 1000, "svamp": 500, "asdiv": 1000, "esnli": 5500, "anli1": 5000}
@@ -43,7 +43,7 @@ def absent(corpus: str, folder: str, split: str, teacher: str) -> InputError:
         file=", ".join(map(files.shown, _places(folder, teacher))),
         key="method.teacher",
         value=teacher,
-        mend="put the published files there, or train without them: method.mode: standard, "
+        fix="put the published files there, or train without them: method.mode: standard, "
         "method.label_source: gt",
     )
 
@@ -76,7 +76,7 @@ def _mismatch(found: Sequence[File], corpus: str, split: str, there: str, wanted
     return InputError(
         f"the teacher has {there}, the {split} split of {corpus} has {wanted}",
         file=", ".join(file.name for file in (found if len(found) < 4 else (found[0], found[-1]))),
-        mend="rows and completions must be of one publication, and none of the files may be missing",
+        fix="rows and completions must be of one publication, and none of the files may be missing",
     )
 
 
@@ -95,7 +95,7 @@ def _check_numbers(found: Sequence[File]) -> None:
         raise InputError(
             f"the teacher's file number {missing} is missing, {len(given)} files up to number {max(given)} are there",
             file=sorted((file.name for file in found), key=natural)[0],
-            mend="put the missing file there",
+            fix="put the missing file there",
         )
 
 
@@ -106,18 +106,18 @@ def _texts(file: File) -> list[str]:
     try:
         texts: Any = json.loads(data.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
-        raise InputError(f"not UTF-8 at byte {error.start}", file=file.name, mend=_AGAIN) from None
+        raise InputError(f"not UTF-8 at byte {error.start}", file=file.name, fix=_AGAIN) from None
     except json.JSONDecodeError as error:
-        raise InputError(f"not valid JSON at line {error.lineno}", file=file.name, mend=_AGAIN) from None
+        raise InputError(f"not valid JSON at line {error.lineno}", file=file.name, fix=_AGAIN) from None
     if not isinstance(texts, list):
         raise InputError(
-            f"a JSON {type(texts).__name__}, not a list of completions", file=file.name, mend=_AGAIN
+            f"a JSON {type(texts).__name__}, not a list of completions", file=file.name, fix=_AGAIN
         )
     for number, completion in enumerate(texts, 1):
         if not isinstance(completion, str):
             raise InputError(
                 f"completion {number} is a {type(completion).__name__}, not text",
                 file=file.name,
-                mend="null and objects are no completions: write an empty text where the teacher said nothing",
+                fix="null and objects are no completions: write an empty text where the teacher said nothing",
             )
     return texts

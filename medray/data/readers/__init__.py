@@ -11,6 +11,7 @@ from collections.abc import Generator, Iterator
 from typing import Any
 
 from medray.data import files
+from medray.data.files.formats import compression_of, format_of, known_format
 from medray.data.readers import (
     bioc,
     compressed,
@@ -19,14 +20,13 @@ from medray.data.readers import (
     json_lines,
     json_text,
     lines,
-    medquad_xml,
     parquet,
     pubtator,
     tables,
+    xml_elements,
 )
 from medray.data.readers.converted import convert, write_converted
-from medray.data.readers.formats import compression_of, format_of, known_format
-from medray.data.readers.found import Found, Row
+from medray.data.records import Found, Row
 from medray.errors import InputError
 
 __all__ = [
@@ -56,7 +56,7 @@ _POSITIONAL: dict[str, Any] = {
 _WHOLE: dict[str, Any] = {
     "pubtator": pubtator.read,
     "conll": conll.read,
-    "medquad_xml": medquad_xml.read,
+    "medquad_xml": xml_elements.read,
     "bioc": bioc.read,
 }
 
@@ -157,7 +157,7 @@ class Reading(Iterator[Found]):
             raise InputError(
                 f"cannot be read on ({error.strerror or type(error).__name__})",
                 file=name,
-                mend="copy it again, or see whether its disk is well",
+                fix="copy it again, or see whether its disk is well",
             ) from None
 
     def _from_start(self, stream: Any, name: str) -> Generator[Found, None, None]:
@@ -165,7 +165,7 @@ class Reading(Iterator[Found]):
         if compression is not None:
             if self._format == "parquet":
                 raise InputError(
-                    "Parquet is not read through a second compression", file=name, mend="unpack it"
+                    "Parquet is not read through a second compression", file=name, fix="unpack it"
                 )
             stream = compressed.opened(stream, compression, name)
         if self._format in _POSITIONAL:

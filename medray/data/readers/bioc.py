@@ -10,9 +10,8 @@ from xml.etree.ElementTree import Element
 
 from medray.data.readers import json_text
 from medray.data.readers.bigbio import Mention, Passage, Relation, document
-from medray.data.readers.found import Row
 from medray.data.readers.xml_elements import elements
-from medray.data.records import BadRowError
+from medray.data.records import BadRowError, Row
 
 _BLANK = b"\xef\xbb\xbf \t\r\n"
 _TYPE_KEYS = ("type", "relation", "relation type")

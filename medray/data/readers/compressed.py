@@ -54,17 +54,17 @@ class _Inside(io.RawIOBase):
             raise InputError(
                 f"{what}: of its content only {self._given} bytes can be read" if self._given else what,
                 file=self._name,
-                mend="copy it again",
+                fix="copy it again",
             ) from None
         if not self._given and data.startswith(_PACKED):
-            raise InputError("what it unpacks to is compressed too", file=self._name, mend="unpack it once")
+            raise InputError("what it unpacks to is compressed too", file=self._name, fix="unpack it once")
         buffer[: len(data)] = data
         self._given += len(data)
         if self._given > ALWAYS_UNPACKED and self._given > MOST_RATIO * self._packed.tell():
             raise InputError(
                 f"it unpacks to more than {MOST_RATIO} times its size, {self._given >> 20:,} MB so far: no text does",
                 file=self._name,
-                mend="unpack it and look at it; an unpacked file is read whatever its size",
+                fix="unpack it and look at it; an unpacked file is read whatever its size",
             )
         return len(data)
 

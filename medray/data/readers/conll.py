@@ -10,8 +10,7 @@ from typing import Any
 
 from medray.data.readers import lines as bounded
 from medray.data.readers.bigbio import Mention, Passage, document
-from medray.data.readers.found import Row
-from medray.data.records import BadRowError
+from medray.data.records import BadRowError, Row
 
 _BEGIN, _GO_ON = "BSU", "IEL"  # S and U are entities of one token, E and L their last
 _DOCUMENT = b"-DOCSTART-"

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from medray import storage
 from medray.data import files
-from medray.data.readers.found import Row
 from medray.data.readers.json_lines import wrapped
+from medray.data.records import Row
 from medray.storage import StoragePath
 
 

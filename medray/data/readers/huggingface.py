@@ -7,9 +7,9 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from medray.data.files import is_saved_dataset
+from medray.data.files.formats import is_saved_dataset
 from medray.data.printable import type_names
-from medray.data.readers.found import Row
+from medray.data.records import Row
 from medray.errors import InputError
 
 _BATCH_ROWS = 512
@@ -35,7 +35,7 @@ def read(path: str, split: str = "train", subset: str | None = None) -> Iterator
         raise InputError(
             f"the data set is damaged after row {number} ({type(error).__name__})",
             file=path,
-            mend="copy it, or save it with save_to_disk, again",
+            fix="copy it, or save it with save_to_disk, again",
         ) from None
 
 
@@ -47,7 +47,7 @@ def _opened(path: str, split: str, subset: str | None) -> Any:
             raise InputError(
                 "the folder holds no data set",
                 file=path,
-                mend="a folder that save_to_disk wrote, or a hub name",
+                fix="a folder that save_to_disk wrote, or a hub name",
             )
         found = _loaded(lambda: datasets.load_from_disk(path), path)
         if not isinstance(found, datasets.DatasetDict):
@@ -57,7 +57,7 @@ def _opened(path: str, split: str, subset: str | None) -> Any:
                     file=path,
                     key="split",
                     value=split,
-                    mend=f"leave split out, or split: {type_names([str(found.split)]) or 'the name in its state.json'}",
+                    fix=f"leave split out, or split: {type_names([str(found.split)]) or 'the name in its state.json'}",
                 )
             return found
         if split not in found:
@@ -66,11 +66,11 @@ def _opened(path: str, split: str, subset: str | None) -> Any:
                 file=path,
                 key="split",
                 value=split,
-                mend=f"one of {type_names(found) or 'the splits in its dataset_dict.json'}",
+                fix=f"one of {type_names(found) or 'the splits in its dataset_dict.json'}",
             )
         return found[split]
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", path):
-        raise InputError("is neither a folder nor the name of a data set", file=path, mend="org/name")
+        raise InputError("is neither a folder nor the name of a data set", file=path, fix="org/name")
     return _loaded(lambda: datasets.load_dataset(path, subset, split=split), path)
 
 
@@ -85,7 +85,7 @@ def _loaded(load: Any, path: str) -> Any:
         raise InputError(
             f"the data set cannot be loaded ({type(error).__name__})",
             file=path,
-            mend="check name, subset and split; without a network: load it where there is one, save_to_disk(folder), "
+            fix="check name, subset and split; without a network: load it where there is one, save_to_disk(folder), "
             "and give the folder, or copy the cache (HF_HOME)",
         ) from None
     finally:

@@ -15,8 +15,7 @@ from typing import Any
 import orjson
 
 from medray.data.readers import lines
-from medray.data.readers.found import Found, Row
-from medray.data.records import BadRowError
+from medray.data.records import BadRowError, Found, Row
 from medray.errors import InputError
 
 _BLANK = b"\xef\xbb\xbf \t\r\n"
@@ -46,7 +45,7 @@ def read_converted(
             case {"file": str(file), "line": int(original), "reject": str(reason)}:
                 return Found(position, original, BadRowError(reason), file)
         raise InputError(
-            f"the converted file is damaged at byte {position}", file=name, mend="delete it and run again"
+            f"the converted file is damaged at byte {position}", file=name, fix="delete it and run again"
         )
 
     return (yield from _read(stream, name, start, stop, line, found))

@@ -9,8 +9,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from medray.data.readers.found import Found, Row
-from medray.data.records import BadRowError
+from medray.data.records import BadRowError, Found, Row
 from medray.errors import InputError
 
 _CHUNK = 1 << 20
@@ -40,7 +39,7 @@ def read(stream: io.BufferedReader, name: str, start: int, stop: int | None, lin
         text.take(length)
     if start == 0 and text.opened > 0:
         raise InputError(
-            f"an array is not closed at the end, byte {text.position}", file=name, mend="copy it again"
+            f"an array is not closed at the end, byte {text.position}", file=name, fix="copy it again"
         )
 
 
@@ -109,14 +108,14 @@ class _Text:
                 raise InputError(
                     f"its JSON is nested too deeply at byte {self.position}",
                     file=self._name,
-                    mend="check what wrote it: a record needs ten levels",
+                    fix="check what wrote it: a record needs ten levels",
                 ) from None
             except ValueError:
                 if len(self._text) - self.at > LONGEST_VALUE:
                     raise InputError(
                         f"the JSON value at byte {self.position} is not whole within {LONGEST_VALUE >> 20} MB",
                         file=self._name,
-                        mend="write one object per line as .jsonl, or correct it there",
+                        fix="write one object per line as .jsonl, or correct it there",
                     ) from None
                 if not self._grow():
                     raise self._not_json() from None
@@ -125,7 +124,7 @@ class _Text:
         return InputError(
             f"not valid JSON at byte {self.position}",
             file=self._name,
-            mend="correct it there; one object a line is .jsonl, where a bad line costs that row only",
+            fix="correct it there; one object a line is .jsonl, where a bad line costs that row only",
         )
 
     def is_last(self, length: int) -> bool:
@@ -159,7 +158,7 @@ class _Text:
             more = self._decoder.decode(data, final=self._ended)
         except UnicodeDecodeError as error:
             byte = self.position + len(self._text[self.at :].encode()) + error.start
-            raise InputError(f"not UTF-8 at byte {byte}", file=self._name, mend="save it as UTF-8") from None
+            raise InputError(f"not UTF-8 at byte {byte}", file=self._name, fix="save it as UTF-8") from None
         if self._fresh and more:
             self._fresh = False
             if more.startswith("\ufeff"):

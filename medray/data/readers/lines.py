@@ -41,7 +41,7 @@ def read_line(stream: io.BufferedIOBase, name: str, number: int | None = None) -
             raise InputError(
                 f"{where} has no end within {LONGEST_SKIPPED >> 20:,} MB: this is no file of lines",
                 file=name,
-                mend="name a text file; one large JSON array is .json, not .jsonl",
+                fix="name a text file; one large JSON array is .json, not .jsonl",
             )
         part = stream.readline(_STEP)
         length, quotes, ended = (

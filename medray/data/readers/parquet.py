@@ -9,8 +9,7 @@ from decimal import Decimal
 from typing import Any
 
 from medray.data.printable import column_name
-from medray.data.readers.found import Found, Row
-from medray.data.records import BadRowError
+from medray.data.records import BadRowError, Found, Row
 from medray.errors import InputError
 
 _BATCH_ROWS, _BATCH_BYTES = 512, 64 << 20
@@ -115,13 +114,13 @@ def _opened(stream: io.BufferedReader, name: str) -> Any:
         raise _damaged(name, "in its footer", error) from None
     names = file.schema_arrow.names
     if len(set(names)) < len(names):
-        raise InputError("two of its columns have one name", file=name, mend="rename one")
+        raise InputError("two of its columns have one name", file=name, fix="rename one")
     return file
 
 
 def _damaged(name: str, where: str, error: Exception) -> InputError:
     return InputError(
-        f"not a whole Parquet file: damaged {where} ({type(error).__name__})", file=name, mend="copy it again"
+        f"not a whole Parquet file: damaged {where} ({type(error).__name__})", file=name, fix="copy it again"
     )
 
 

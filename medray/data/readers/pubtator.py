@@ -8,8 +8,7 @@ from collections.abc import Iterator
 
 from medray.data.readers import lines as bounded
 from medray.data.readers.bigbio import Mention, Passage, Relation, document
-from medray.data.readers.found import Row
-from medray.data.records import BadRowError
+from medray.data.records import BadRowError, Row
 
 _TEXT = re.compile(r"([^|\t]+)\|([ta])\|(.*)", re.DOTALL)
 _NO_CONCEPT = ("", "-", "-1")

@@ -13,8 +13,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from medray.data.readers import lines
-from medray.data.readers.found import Found
-from medray.data.records import BadRowError
+from medray.data.records import BadRowError, Found
 from medray.errors import InputError
 
 csv.field_size_limit(1 << 30)
@@ -58,13 +57,13 @@ def read_tsv(
         raise InputError(
             "its lines end with a carriage return alone",
             file=name,
-            mend="save it with \\n or \\r\\n as line ends",
+            fix="save it with \\n or \\r\\n as line ends",
         )
     if all(len(column) > 1 and column[0] == column[-1] == '"' for column in header):
         raise InputError(
             "the cells of its header are quoted, and TSV has no quotes",
             file=name,
-            mend="name its format: {path: …, format: tsv_quoted}",
+            fix="name its format: {path: …, format: tsv_quoted}",
         )
     _check_names(header, name)
     if start:
@@ -128,7 +127,7 @@ def _read_quoted(
                     f"a quote in the row at byte {begin}, line {number}, is never closed"
                     + (f"; it takes in the {after:,} lines after it" if after else ""),
                     file=name,
-                    mend="close it; a quote inside of a quoted field is written twice",
+                    fix="close it; a quote inside of a quoted field is written twice",
                 ) from None
             found = BadRowError(f"not valid CSV ({error})")
         else:
@@ -154,7 +153,7 @@ class _Doubt:
     other row of the file has a quoted cell, and no delimiter within these cells is followed by a blank, as in prose.
     """
 
-    _MEND = (
+    _FIX = (
         "quote every cell that holds a quote, and double the quotes in it; as tab-separated text without quotes it is "
         "format: tsv"
     )
@@ -179,21 +178,21 @@ class _Doubt:
             self._quoted = True
         if self._loose is not None and self._joined is not None:
             raise self._letters(
-                self._joined, f"line {self._loose} has a quote inside an unquoted cell", self._MEND
+                self._joined, f"line {self._loose} has a quote inside an unquoted cell", self._FIX
             )
 
     def end(self) -> None:
         """Raise InputError at the end of a file whose only quotes join lines that each look like a row."""
         if self._whole and self._joined is not None and not self._quoted:
-            mend = f"{self._MEND}; if they are one row, write a blank in place of the line ends in its cell"
-            raise self._letters(self._joined, "no other row has a quoted cell", mend)
+            fix = f"{self._FIX}; if they are one row, write a blank in place of the line ends in its cell"
+            raise self._letters(self._joined, "no other row has a quoted cell", fix)
 
-    def _letters(self, joined: tuple[int, int], evidence: str, mend: str) -> InputError:
+    def _letters(self, joined: tuple[int, int], evidence: str, fix: str) -> InputError:
         return InputError(
             f"lines {joined[0]} to {joined[1]} are one row by their quotes, but each looks like a row; {evidence}, so "
             "quotes of this file may be letters",
             file=self._name,
-            mend=mend,
+            fix=fix,
         )
 
 
@@ -218,10 +217,10 @@ def _header(rows: Iterator[list[str]], source: _Lines, name: str) -> list[str] |
             source.begin()
     except csv.Error as error:
         raise InputError(
-            f"its header is not valid CSV ({error})", file=name, mend="correct its first line"
+            f"its header is not valid CSV ({error})", file=name, fix="correct its first line"
         ) from None
     except BadRowError as reason:
-        raise InputError(f"its header is {reason}", file=name, mend="correct its first line") from None
+        raise InputError(f"its header is {reason}", file=name, fix="correct its first line") from None
     if header is not None:
         _check_names(header, name)
     return header
@@ -234,7 +233,7 @@ def _check_names(header: list[str], name: str) -> None:
             raise InputError(
                 f"columns {seen[column]} and {place} of its header have one name",
                 file=name,
-                mend="rename one",
+                fix="rename one",
             )
 
 
@@ -285,7 +284,7 @@ class _Lines:
         except UnicodeDecodeError as error:
             # error.start counts in what the decoder was given: without the mark, where there is one
             byte = self.position - len(error.object) + error.start
-            raise InputError(f"not UTF-8 at byte {byte}", file=self._name, mend="save it as UTF-8") from None
+            raise InputError(f"not UTF-8 at byte {byte}", file=self._name, fix="save it as UTF-8") from None
 
     def skip_empty(self) -> None:
         """Read past the empty lines that come next."""
@@ -296,5 +295,5 @@ class _Lines:
         return InputError(
             f"a quote in line {number} is not closed within {lines.LONGEST_LINE >> 20} MB",
             file=self._name,
-            mend="close it; a quote inside of a quoted field is written twice",
+            fix="close it; a quote inside of a quoted field is written twice",
         )

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any
 from xml.etree.ElementTree import Element, ParseError, TreeBuilder
 
+from medray.data.records import BadRowError, Row
 from medray.errors import InputError
 
 _CHUNK = 1 << 16
@@ -40,20 +41,20 @@ def elements(stream: io.BufferedReader, name: str, *tags: str) -> Iterator[tuple
             raise InputError(
                 f"its XML declares entities, which are not followed ({type(error).__name__})",
                 file=name,
-                mend="write them out, and remove what declares them",
+                fix="write them out, and remove what declares them",
             ) from None
         except RecursionError:
             raise InputError(
                 f"its XML is nested more than {_DEEPEST} levels deep at line {builder.line}",
                 file=name,
-                mend="check what wrote it: a record needs ten",
+                fix="check what wrote it: a record needs ten",
             ) from None
         except (ParseError, ValueError, LookupError) as error:
             line, column = getattr(error, "position", (builder.line, 0))
             raise InputError(
                 f"not well-formed XML at line {line}, column {column}",
                 file=name,
-                mend="correct it there, or copy the file again",
+                fix="correct it there, or copy the file again",
             ) from None
         fed = len(data) if builder.finished else fed + len(data)
         if fed > LONGEST_ELEMENT:
@@ -61,7 +62,7 @@ def elements(stream: io.BufferedReader, name: str, *tags: str) -> Iterator[tuple
                 f"its XML has no end of an element {' or '.join(tags)} within {LONGEST_ELEMENT >> 20} MB at line "
                 f"{builder.line}",
                 file=name,
-                mend="name the file's format: medquad_xml or bioc",
+                fix="name the file's format: medquad_xml or bioc",
             )
         found = found or bool(builder.finished)
         for line, element in builder.finished:
@@ -73,7 +74,7 @@ def elements(stream: io.BufferedReader, name: str, *tags: str) -> Iterator[tuple
         raise InputError(
             f"its XML has no element {' or '.join(tags)}",
             file=name,
-            mend="name the file's format: medquad_xml or bioc",
+            fix="name the file's format: medquad_xml or bioc",
         )
 
 
@@ -106,3 +107,39 @@ class _Builder(TreeBuilder):
         if tag in self._tags:
             self.finished.append((self._begun.pop(), element))
         return element
+
+
+def read(stream: io.BufferedReader, name: str) -> Generator[tuple[int, Row], None, int]:
+    """(line, {id, source, url, focus, qtype, question, answer}) of each pair, white space collapsed.
+
+    Three of the published folders had their answers removed: pairs without one are left out, and their number is
+    what the generator returns.
+    """
+    focus, skipped = "", 0
+    for line, element, root in elements(stream, name, "Focus", "QAPair"):
+        if element.tag == "Focus":
+            focus = _text(element)
+            continue
+        question, answer = element.find("Question"), _text(element.find("Answer"))
+        if not answer:
+            skipped += 1
+        elif question is None or not _text(question):
+            yield line, BadRowError("an answer without a question")
+        else:
+            yield (
+                line,
+                {
+                    "id": question.get("qid") or f"{root.get('id', '')}-{element.get('pid', '')}",
+                    "source": root.get("source", ""),
+                    "url": root.get("url", ""),
+                    "focus": focus,
+                    "qtype": question.get("qtype", ""),
+                    "question": _text(question),
+                    "answer": answer,
+                },
+            )
+    return skipped
+
+
+def _text(element: Element | None) -> str:
+    return "" if element is None else " ".join("".join(element.itertext()).split())

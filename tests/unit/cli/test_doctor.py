@@ -108,5 +108,5 @@ def test_wrong_input(words: list[str], says: str, capsys: pytest.CaptureFixture[
     assert main(["doctor", *words]) == 2
     told = capsys.readouterr().err
     assert says in told
-    assert "mend: " in told
+    assert "Fix: " in told
     assert SECRET not in told

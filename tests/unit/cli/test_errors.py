@@ -1,4 +1,4 @@
-"""What a user gets wrong: exit code 2 and a message that names file, key, value and the mend; Ray is never reached."""
+"""What a user gets wrong: exit code 2 and a message that names file, key, value and the fix; Ray is never reached."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def make_model(folder: Path, *, model_type: str = "llama", weights: str = "model
 
 
 @pytest.mark.parametrize(
-    ("text", "overrides", "where", "what", "mend"),
+    ("text", "overrides", "where", "what", "fix"),
     [
         (SOUND, ["train.epoch=3"], "command line: train.epoch = 3", "no such key", "did you mean train.epochs?"),
         (SOUND + "peft: {r: 4}", [], "{file}: peft.r = 4", "no such key", "did you mean peft.rank?"),
@@ -103,7 +103,7 @@ def test_wrong_input_is_exit_code_2_with_one_message(
     overrides: list[str],
     where: str,
     what: str,
-    mend: str | None,
+    fix: str | None,
 ) -> None:
     (tmp_path / "rows.jsonl").write_text('{"input": "a", "label": "b"}\n')
     (tmp_path / "rows.doc").write_text("<rows/>\n")
@@ -117,8 +117,8 @@ def test_wrong_input_is_exit_code_2_with_one_message(
     names = {"file": tmp_path / "run.yaml", "folder": tmp_path}
     assert first.startswith(f"medray: {where.format(**names)}: ")
     assert what.format(**names) in first
-    assert len(rest) == (0 if mend is None else 1)
-    assert mend is None or (rest[0].startswith("  mend: ") and mend in rest[0])
+    assert len(rest) == (0 if fix is None else 1)
+    assert fix is None or (rest[0].startswith("  Fix: ") and fix in rest[0])
     assert "Traceback" not in message
     assert not (tmp_path / "runs").exists()
 
@@ -181,7 +181,7 @@ def test_more_workers_than_this_machine_can_give(
         f"cluster.workers = {most + 1}: {most + 1} workers of 0.5 CPU need {(most + 1) / 2 + 1:g} CPUs"
         in message
     )
-    assert f"this cluster has {cpus}\n  mend: use at most {most} workers of 0.5 CPU\n" in message
+    assert f"this cluster has {cpus}\n  Fix: use at most {most} workers of 0.5 CPU\n" in message
     # Where the batch does not fit either, the workers are what is said: fewer may mend both.
     assert (
         "cluster.workers = "
@@ -190,7 +190,7 @@ def test_more_workers_than_this_machine_can_give(
     with pytest.raises(ReachedRayError):
         medray_train(SOUND, f"cluster.workers={most}", "train.global_batch_size=64")
     code, message = medray_train(SOUND, "cluster.workers=2", f"cluster.cpus_per_worker={cpus}")
-    assert (code, "mend: set cluster.cpus_per_worker: " in message) == (2, True)
+    assert (code, "Fix: set cluster.cpus_per_worker: " in message) == (2, True)
 
 
 @pytest.mark.parametrize("cpus", [1, None])
@@ -256,14 +256,14 @@ def test_a_command_line_that_is_none(
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["out.jsonl", "--rows", "0"], "--rows = 0: must be at least 1\n  mend: --rows 1000"),
+        (["out.jsonl", "--rows", "0"], "--rows = 0: must be at least 1\n  Fix: --rows 1000"),
         (["out.jsonl", "--rows", "-1"], "--rows = -1: must be at least 1"),
         (["out.jsonl", "--seed", "-1"], "--seed = -1: must not be negative"),
         (
             ["nowhere/out.jsonl", "--rows", "1"],
-            "nowhere/out.jsonl: cannot be written (No such file or directory)\n  mend: ",
+            "nowhere/out.jsonl: cannot be written (No such file or directory)\n  Fix: ",
         ),
-        ([".", "--rows", "1"], ".: is a folder\n  mend: name a file in it"),
+        ([".", "--rows", "1"], ".: is a folder\n  Fix: name a file in it"),
     ],
 )
 def test_data_simulate_of_nothing_or_to_nowhere(
@@ -299,7 +299,7 @@ def test_data_simulate_writes_over_nothing_without_force(
     link.symlink_to(mine)
     for file in (mine, link):
         assert main(["data", "simulate", str(file), "--rows", "3"]) == 2
-        assert f"{file}: is there already\n  mend: name another file, or --force" in capsys.readouterr().err
+        assert f"{file}: is there already\n  Fix: name another file, or --force" in capsys.readouterr().err
         assert mine.read_text() == "mine"
     assert main(["data", "simulate", str(link), "--rows", "3", "--force"]) == 0
     assert (len(mine.read_text().splitlines()), link.is_symlink()) == (3, True)
@@ -334,7 +334,7 @@ def test_an_interrupt_before_a_run_begins(medray_train: Run, monkeypatch: pytest
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("medray.config.check.check", interrupted)
+    monkeypatch.setattr("medray.config.checks.check", interrupted)
     assert medray_train(SOUND) == (130, "medray: interrupted\n")
 
 
@@ -357,7 +357,7 @@ def test_ui_of_a_folder_without_tracking(
     if content is not None:
         (tmp_path / "mlflow_run.json").write_text(content)
     assert main(["ui", str(tmp_path)]) == 2
-    assert re.match(f"medray: {tmp_path}: {says}\n  mend: ", capsys.readouterr().err)
+    assert re.match(f"medray: {tmp_path}: {says}\n  Fix: ", capsys.readouterr().err)
 
 
 def test_ui_refuses_a_port_that_is_none_and_names_a_server_elsewhere(

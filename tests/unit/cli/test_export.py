@@ -25,15 +25,14 @@ from safetensors.torch import load_file, save_file
 from medray import storage
 from medray.cli import main as command
 from medray.config import Config
-from medray.data.membership import SplitIndex
-from medray.data.shards import ShardStore
-from medray.data.split_summary import summarize
+from medray.data.index.membership import SplitIndex
+from medray.data.shards.shard_file import ShardStore
+from medray.data.shards.split_summary import summarize
 from medray.data.tokenizer import load_tokenizer
-from medray.models import merge as merging
-from medray.models.adapters import add_adapter
+from medray.models.adapters import add_adapter, merging
 from medray.models.export import export, load_export
-from medray.train.finished_run import FinishedRun
-from medray.train.release import base_folder
+from medray.release.release import base_folder
+from medray.train.run_folder.finished_run import FinishedRun
 
 CPU = torch.device("cpu")
 SECRET = "zorblatt"  # stands in every record
@@ -259,7 +258,7 @@ def test_an_adapter_is_copied_and_a_second_export_is_refused(
     assert medray(run, "--format", "adapter") == 2
     error = capsys.readouterr().err
     assert "not an empty folder" in error
-    assert "mend: --to" in error
+    assert "Fix: --to" in error
     assert medray(run, "--format", "adapter", "--to", tmp_path / "other", "--no-verify") == 0
     assert "--no-verify" in (tmp_path / "other" / "README.md").read_text()
 
@@ -307,7 +306,7 @@ def test_what_a_run_cannot_give_is_refused_with_the_reason(
     def refused(*words: object) -> str:
         assert medray(*words) == 2
         error = capsys.readouterr().err
-        assert "mend:" in error
+        assert "Fix:" in error
         assert "Traceback" not in error
         return error
 
@@ -373,7 +372,7 @@ def test_the_type_that_is_written_by_default_keeps_what_was_trained(
     assert medray(run, "--format", "merged", "--to", tmp_path / "refused") == 2
     error = capsys.readouterr().err
     assert "at least 97 % must be kept" in error
-    assert "mend: --dtype fp32, or --dtype bf16 to accept the loss" in error
+    assert "Fix: --dtype fp32, or --dtype bf16 to accept the loss" in error
     assert not (tmp_path / "refused").exists()
     assert not list(tmp_path.glob(".refused*"))
     assert medray(run, "--format", "merged", "--no-verify", "--to", tmp_path / "blind") == 0

@@ -17,9 +17,9 @@ import tiny
 import medray
 from medray import storage
 from medray.config.load import load
-from medray.data.layout import INDEX, MANIFEST, Layout
-from medray.data.shard_job import encode_shard
-from medray.data.split_summary import summarize
+from medray.data.shards.preparation import INDEX, MANIFEST, Layout
+from medray.data.shards.shard_task import encode_shard
+from medray.data.shards.split_summary import summarize
 from medray.data.tokenizer import train_tokenizer
 
 HEAVY = (

@@ -11,7 +11,7 @@ import pytest
 
 from medray.cli.summary import next_steps, show
 from medray.config import Config
-from medray.tracking.console import Console
+from medray.report.console import Console
 
 
 def config(**sections: object) -> Config:

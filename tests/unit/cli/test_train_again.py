@@ -23,7 +23,7 @@ from medray.config.load import dump, load
 from medray.tracking import Ledger
 from medray.tracking.mlflow_run import UNSENT_FILE, open_client
 from medray.train import driver
-from medray.train.rerun import finished
+from medray.train.run_folder.previous_run import finished
 from medray.train.tracking import artifacts, tracking_spec
 
 SOUND = """
@@ -126,7 +126,7 @@ def test_a_second_start_is_refused_before_it_starts_a_cluster(
     message = capsys.readouterr().err.splitlines()[-2:]
     assert message[0].startswith(f"medray: {file}: run.name = 'mine': the run folder {done} is in use")
     assert message[0].endswith("on host gpu-7, pid 4711, since 2026-01-02 03:04:05+00:00")
-    assert message[1].startswith("  mend: wait until it ends, stop it")
+    assert message[1].startswith("  Fix: wait until it ends, stop it")
     assert sorted(path.name for path in done.parent.iterdir()) == ["mine"]
     with pytest.raises(TrainingBeganError):
         main(["train", str(file), *arguments])

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from medray.config import Config
-from medray.config.check import check
+from medray.config.checks import check
 from medray.config.explain import keys
 from medray.config.load import dump, load
 from medray.errors import InputError

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from medray.config import Config
-from medray.config.check import check
+from medray.config.checks import check
 from medray.config.credentials import has_credentials
 from medray.config.load import dump, load
 from medray.config.yaml_text import write

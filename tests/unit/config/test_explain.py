@@ -40,7 +40,7 @@ def refused(folder: Path, text: str, *overrides: str) -> InputError:
 def test_a_url_under_a_wrong_key_is_quoted_without_its_secrets(text: str, key: str, tmp_path: Path) -> None:
     error = refused(tmp_path, text)
     assert error.key == key
-    assert "hunter2" not in f"{error} {error.mend}"
+    assert "hunter2" not in f"{error} {error.fix}"
     assert error.value is None or "://" in str(error.value), "a whole URL is not shown, or without its secret"
 
 
@@ -76,17 +76,17 @@ def test_a_url_of_the_command_line_is_quoted_without_its_secrets(tmp_path: Path)
 )
 def test_an_unknown_key_names_the_nearest(tmp_path: Path, text: str, key: str, near: str) -> None:
     error = refused(tmp_path, text)
-    assert (error.key, error.what, error.mend) == (key, "there is no such key", f"did you mean {near}?")
+    assert (error.key, error.what, error.fix) == (key, "there is no such key", f"did you mean {near}?")
 
 
 def test_a_key_like_no_other_is_answered_by_what_there_is(tmp_path: Path) -> None:
     error = refused(tmp_path, "peft: {name: lora}")
     assert (
-        error.mend
+        error.fix
         == "peft has the keys adalora, alpha, dora, dropout, init_text, rank, rslora, targets, task_rank, type, virtual_tokens"
     )
     assert (error.value, error.file) == ("lora", tmp_path / "run.yaml")
-    assert "cluster, data, eval" in str(refused(tmp_path, "qqqq: 1").mend)
+    assert "cluster, data, eval" in str(refused(tmp_path, "qqqq: 1").fix)
 
 
 def test_names_of_other_projects_lead_to_keys_that_exist() -> None:
@@ -115,27 +115,27 @@ def test_names_of_other_projects_lead_to_keys_that_exist() -> None:
         ("cluster: {workers: 0}", "cluster.workers = 0: must be at least 1"),
         (
             "train: {zero_stage: 4}",
-            "train.zero_stage = 4: must be at most 3\n  mend: at least 0 and at most 3, or train.zero_stage: 2, its default",
+            "train.zero_stage = 4: must be at most 3\n  Fix: at least 0 and at most 3, or train.zero_stage: 2, its default",
         ),
-        ("train: {max_steps: 0}", "mend: at least 1, or leave the key out for its default"),
-        ("train: {precision: int8}", "mend: train.precision: auto, its default"),
-        ("train: {optimizer: {betas: [0.9]}}", "mend: train.optimizer.betas: [0.9, 0.999], its default"),
+        ("train: {max_steps: 0}", "Fix: at least 1, or leave the key out for its default"),
+        ("train: {precision: int8}", "Fix: train.precision: auto, its default"),
+        ("train: {optimizer: {betas: [0.9]}}", "Fix: train.optimizer.betas: [0.9, 0.999], its default"),
         (
             "train: {optimizer: {groups: [{lr: 1.0}]}}",
-            "train.optimizer.groups[0]: match is missing\n  mend: train.optimizer.groups[0].match: …",
+            "train.optimizer.groups[0]: match is missing\n  Fix: train.optimizer.groups[0].match: …",
         ),
         ("train: {zero_stage: true}", "train.zero_stage: expected a whole number, not true"),
         ("train: {optimizer: {betas: [0.9]}}", "train.optimizer.betas[1]: an entry of this list is missing"),
         ("train: {optimizer: {betas: [0.9, 1, 1]}}", "train.optimizer.betas: expected 2 entries, not 3"),
         ("train: {optimizer: {betas: [0.9, 1]}}", "train.optimizer.betas[1] = 1: must be below 1"),
-        ("train: {offload: no}", "expected 'none' or 'cpu', not false\n  mend: did you mean none?"),
+        ("train: {offload: no}", "expected 'none' or 'cpu', not false\n  Fix: did you mean none?"),
         ("train: {precision: float16}", "'float16': expected 'auto', 'fp32', 'bf16' or 'fp16'"),
-        ("train: {precision: BF-16}", "mend: did you mean bf16?"),
+        ("train: {precision: BF-16}", "Fix: did you mean bf16?"),
         (
             "method: {name: destill}",
-            "method.name = 'destill': expected 'sft' or 'distill'\n  mend: did you mean distill?",
+            "method.name = 'destill': expected 'sft' or 'distill'\n  Fix: did you mean distill?",
         ),
-        ("peft: {type: null}", "or 'multitask_prompt', not null\n  mend: did you mean none?"),
+        ("peft: {type: null}", "or 'multitask_prompt', not null\n  Fix: did you mean none?"),
         (
             "peft: {type: prompt, init_text: ''}",
             "peft.init_text = '': string should have at least 1 character",
@@ -143,22 +143,22 @@ def test_names_of_other_projects_lead_to_keys_that_exist() -> None:
         ("peft: {targets: 5}", "peft.targets = 5: expected 'all-linear' or a list"),
         (
             "peft: {targets: all_linear}",
-            "peft.targets = 'all_linear': expected 'all-linear' or a list\n  mend: did you",
+            "peft.targets = 'all_linear': expected 'all-linear' or a list\n  Fix: did you",
         ),
-        ("peft: {targets: [q_proj, 1]}", "peft.targets[1] = 1: expected text\n  mend: put it in quotes"),
-        ("peft: lora", "peft = 'lora': expected a section with keys of its own\n  mend: peft.type: lora"),
-        ("model: org/name", "mend: model.name: org/name"),
+        ("peft: {targets: [q_proj, 1]}", "peft.targets[1] = 1: expected text\n  Fix: put it in quotes"),
+        ("peft: lora", "peft = 'lora': expected a section with keys of its own\n  Fix: peft.type: lora"),
+        ("model: org/name", "Fix: model.name: org/name"),
         ("cluster: {workers: two}", "cluster.workers = 'two': expected a whole number or a list"),
         ("cluster: {workers: [2, 1]}", "cluster.workers: the first number is the fewest workers"),
         ("cluster: {workers: [1, 0]}", "cluster.workers[1] = 0: must be at least 1"),
         (
             "train: 5",
-            "train = 5: expected a section with keys of its own\n  mend: train has the keys clip_grad_norm,",
+            "train = 5: expected a section with keys of its own\n  Fix: train has the keys clip_grad_norm,",
         ),
         ("train: []", "train: expected a section with keys of its own, not a list"),
-        ("run: {name: 5}", "run.name = 5: expected text\n  mend: put it in quotes"),
+        ("run: {name: 5}", "run.name = 5: expected text\n  Fix: put it in quotes"),
         ("run: {name: a b}", "run.name = 'a b': use 1 to 100 letters"),
-        ("eval: {metrics: rouge}", "eval.metrics = 'rouge': expected a list\n  mend: eval.metrics: [rouge]"),
+        ("eval: {metrics: rouge}", "eval.metrics = 'rouge': expected a list\n  Fix: eval.metrics: [rouge]"),
         (
             "eval: {metrics: [rouge, rogue]}",
             "eval.metrics[1] = 'rogue': expected 'rouge', 'accuracy' or 'entity_f1'",
@@ -196,7 +196,7 @@ def test_a_wrong_value_is_shown_with_what_was_expected(tmp_path: Path, text: str
 
 def test_text_with_a_colon_on_the_command_line_is_told_about_quotes(tmp_path: Path) -> None:
     error = refused(tmp_path, "", "data.prompts.label=Note: write")
-    assert error.mend == "put it in quotes: data.prompts.label='\"…\"'"
+    assert error.fix == "put it in quotes: data.prompts.label='\"…\"'"
     assert (
         load(tmp_path / "run.yaml", ['data.prompts.label="Note: write"']).data.prompts.label == "Note: write"
     )
@@ -230,8 +230,8 @@ def test_a_run_name_that_is_no_plain_name_of_a_folder(tmp_path: Path, name: str,
     error = refused(tmp_path, json.dumps({"run": {"name": name}}))
     assert error.key == "run.name"
     assert error.what.startswith("use 1 to 100 letters, digits,")
-    assert error.mend == f"run.name: {plain}"
-    assert str(error).replace("\n  mend: ", "").isprintable()
+    assert error.fix == f"run.name: {plain}"
+    assert str(error).replace("\n  Fix: ", "").isprintable()
     assert len(str(error)) < 500
     assert load(tmp_path / "run.yaml", [f"run.name={plain}"]).run.name == plain
 
@@ -243,14 +243,14 @@ def test_a_run_name_under_which_files_of_all_runs_lie(tmp_path: Path, name: str)
     error = refused(tmp_path, f"run: {{name: {name}}}")
     assert error.key == "run.name"
     assert error.what == "medray keeps files of all runs under this name"
-    assert error.mend == f"run.name: {name}-run"
+    assert error.fix == f"run.name: {name}-run"
     assert load(tmp_path / "run.yaml", [f"run.name={name}-run"]).run.name == f"{name}-run"
 
 
 def test_no_key_value_or_file_name_reaches_the_terminal_as_it_is(tmp_path: Path) -> None:
     for text in ('"\\e[2J\\n": 1', 'train: {"\\u202e": 1}', 'tracking: {tags: {"\\a": 1}}'):
         message = str(refused(tmp_path, text))
-        assert message.replace("\n  mend: ", "").isprintable()
+        assert message.replace("\n  Fix: ", "").isprintable()
     with pytest.raises(InputError) as caught:
         load(tmp_path / "\x1b[31m.yaml")
     assert "\\x1b[31m.yaml" in str(caught.value)

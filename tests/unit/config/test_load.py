@@ -189,7 +189,7 @@ def test_what_is_no_override(tmp_path: Path, override: str) -> None:
     assert error.file == "command line"
     assert "section.key=value" in str(error)
     assert repr(override) in str(error)
-    assert error.mend
+    assert error.fix
 
 
 @pytest.mark.parametrize("override", ["train.max_steps=", "train= "])
@@ -282,7 +282,7 @@ def test_a_config_that_is_not_there(tmp_path: Path) -> None:
     file = write(tmp_path, "")
     with pytest.raises(InputError, match="no such config file") as caught:
         load(tmp_path / "runn.yaml")
-    assert caught.value.mend == f"did you mean {file}?"
+    assert caught.value.fix == f"did you mean {file}?"
     with pytest.raises(InputError, match="there is no folder"):
         load(tmp_path / "nowhere" / "run.yaml")
     with pytest.raises(InputError, match="is a folder, not a config file"):

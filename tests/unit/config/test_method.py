@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from medray.config import Config
-from medray.config.check_method import check_architecture, check_method, notes
+from medray.config.checks.method import check_architecture, check_method, notes
 from medray.config.method import RATIONALE_KEYS, MethodConfig
 from medray.errors import InputError
 
@@ -103,7 +103,7 @@ def test_what_would_have_no_effect_is_refused(method: dict[str, Any], key: str) 
     with pytest.raises(InputError) as caught:
         check_method(config(**method))
     assert caught.value.key == f"method.{key}"
-    assert caught.value.mend
+    assert caught.value.fix
 
 
 def test_cosine_needs_an_encoder() -> None:

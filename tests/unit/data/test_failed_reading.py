@@ -10,8 +10,8 @@ import pytest
 import tiny
 
 from medray.config import Config
-from medray.data.pipeline import Pipeline
-from medray.data.sources import FileSource
+from medray.data.index.sources import FileSource
+from medray.data.shards.pipeline import Pipeline
 from medray.errors import InputError
 
 
@@ -38,5 +38,5 @@ def test_a_failed_reading_is_told_as_that(tmp_path: Path, data: dict[str, Any], 
     rejects = tmp_path / "train" / "rejects.jsonl"
     assert says in caught.value.what
     assert "column 'label' is empty: 5" in caught.value.what
-    assert str(rejects) in str(caught.value.mend)
+    assert str(rejects) in str(caught.value.fix)
     assert [json.loads(line)["line"] for line in rejects.read_text().splitlines()] == [1, 2, 3, 4, 5]

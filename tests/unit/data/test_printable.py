@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from medray.config.data import ColumnsConfig
-from medray.data.forms import parse
-from medray.data.index import check_columns, index_range
+from medray.data.index.row_index import check_columns, index_range
+from medray.data.index.sources import FileSource
 from medray.data.printable import column_name, column_names, type_names
 from medray.data.records import BadRowError
-from medray.data.sources import FileSource
+from medray.data.schemas import parse
 from medray.errors import InputError
 
 SECRETS = (
@@ -60,7 +60,7 @@ def test_names_that_look_like_values_are_counted_not_printed(tmp_path: Path, nam
     if "note" in index.columns_seen:
         usual = sorted({"note", "answer", "class"} & set(index.columns_seen))
         hidden = f"{count - len(usual)} more that are not shown"
-        assert caught.value.mend == f"it has {', '.join([*usual, hidden])}"
+        assert caught.value.fix == f"it has {', '.join([*usual, hidden])}"
         assert "12 34" not in said
     else:
         assert f"the names of its {count} columns are not shown" in caught.value.what

@@ -10,15 +10,15 @@ import pytest
 from encoding import chat, distill, ids_of, prompt_of, spec, targets_of, trained
 
 from medray.config.data import ColumnsConfig
-from medray.data.encode import Encoder
-from medray.data.forms import parse
-from medray.data.inspection_checks import Check, SampledRow, checks
-from medray.data.membership import SplitIndex
+from medray.data.encode.encoder import Encoder
+from medray.data.encode.template_checks import template_problems
+from medray.data.index.membership import SplitIndex
+from medray.data.inspect.checks import Check, SampledRow, checks
 from medray.data.reasoning import CLOSE, OPEN
 from medray.data.records import BadRowError
-from medray.data.template_checks import template_problems
+from medray.data.schemas import parse
+from medray.data.shards.token_split import TokenSet
 from medray.data.tokenizer import thinks
-from medray.data.tokens import TokenSet
 from medray.errors import InputError
 from medray.evaluate.metrics import Reference, score
 

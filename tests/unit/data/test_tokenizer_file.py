@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 import tiny
 
-from medray.data.encode import Encoder
-from medray.data.membership import SplitIndex
+from medray.data.encode.encoder import Encoder
+from medray.data.encode.render import EncodeSpec
+from medray.data.encode.text_ids import TextIds
+from medray.data.index.membership import SplitIndex
 from medray.data.records import Distill, Instruction, Message, Origin
-from medray.data.render import EncodeSpec
-from medray.data.text_ids import TextIds
+from medray.data.shards.token_split import TokenSet
 from medray.data.tokenizer import load_tokenizer
 from medray.data.tokenizer_file import FileTokenizer, keep_tokenizer, read_tokenizer, tokenizer_of
-from medray.data.tokens import TokenSet
 
 CHATML = (
     "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'system' and loop.first %}\n"

@@ -17,8 +17,8 @@ from tiny_encoder_decoder import encoder_decoder
 from transformers import GenerationConfig
 
 from medray.config.peft import PeftConfig
-from medray.data.batches import prompts
-from medray.data.text_ids import TextIds
+from medray.data.batching.collate import prompts
+from medray.data.encode.text_ids import TextIds
 from medray.evaluate.generate import generate
 from medray.models.adapters import add_adapter
 from medray.models.export import export, load_export

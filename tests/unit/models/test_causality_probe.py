@@ -9,7 +9,7 @@ import torch
 from tiny_decoders import DECODERS, VOCABULARY, decoder, with_lora
 
 from medray.errors import InputError
-from medray.models.causality_probe import refuse_sight_ahead, sees_ahead
+from medray.models.probes import refuse_sight_ahead, sees_ahead
 
 CPU = torch.device("cpu")
 

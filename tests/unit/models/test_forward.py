@@ -10,7 +10,7 @@ from memory_store import Row, rows
 from tiny_decoders import VOCABULARY, decoder
 from torch import Tensor, nn
 
-from medray.data.batches import collate_packed
+from medray.data.batching.collate import collate_packed
 from medray.models.forward import IGNORED, packed_logits
 
 MADE = rows(6)

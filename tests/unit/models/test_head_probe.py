@@ -11,12 +11,12 @@ from memory_store import Row
 from tiny_decoders import VOCABULARY, decoder
 from torch import Tensor
 
-from medray.data.batches import MicroBatch, PackedMicroBatch, collate, collate_packed
+from medray.data.batching.collate import MicroBatch, PackedMicroBatch, collate, collate_packed
 from medray.evaluate.loss_sums import loss_sums
 from medray.methods.chunked_loss import TokenLoss
 from medray.methods.loss import Method
 from medray.models.forward import unwrap
-from medray.models.head_probe import takes_losses, vocabulary_size
+from medray.models.probes import takes_losses, vocabulary_size
 
 CPU = torch.device("cpu")
 TASKS = ("label", "rationale")

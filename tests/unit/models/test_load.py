@@ -12,9 +12,8 @@ import torch
 
 from medray.config import Config
 from medray.data.tokenizer import load_tokenizer
-from medray.models.architecture import architecture, model_config
 from medray.models.load import load_model
-from medray.models.presets import PRESETS
+from medray.plan.model_config import PRESETS, architecture, model_config
 
 IDS = torch.tensor([[5, 6, 7, 8]])
 

@@ -9,7 +9,7 @@ import torch
 from tiny_decoders import decoder, with_lora
 from torch import Tensor, nn
 
-from medray.models.packing_probe import keeps_boundaries
+from medray.models.probes import keeps_boundaries
 
 CPU = torch.device("cpu")
 

@@ -10,7 +10,7 @@ import torch
 
 from medray.models.load import skeleton
 from medray.models.positions import Positions, positions
-from medray.models.presets import PRESETS
+from medray.plan.model_config import PRESETS
 
 _BART = {
     "d_model": 16,

@@ -17,10 +17,10 @@ from torch import Tensor
 from medray.config.model import ModelConfig
 from medray.errors import InputError
 from medray.models import weights
-from medray.models.architecture import auto_class, model_config
 from medray.models.export import load_export
 from medray.models.load import skeleton
 from medray.models.weights import check_weights, load_weights
+from medray.plan.model_config import auto_class, model_config
 
 TYPES: dict[str, dict[str, Any]] = {name: DECODERS[name] for name in ("llama-tiny", "gpt2")} | {
     "untied": DECODERS["qwen2"] | {"tie_word_embeddings": False},

@@ -211,7 +211,7 @@ def test_files_that_cannot_be_counted_are_named(tmp_path: Path) -> None:
     ]:
         file.write_bytes(content)
         with pytest.raises(
-            InputError, match=rf"model\.safetensors: .*{complaint}.*\n  mend: copy or download"
+            InputError, match=rf"model\.safetensors: .*{complaint}.*\n  Fix: copy or download"
         ):
             from_safetensors(tmp_path)
     save_file({"layer.weight": torch.zeros(64, dtype=torch.uint8)}, file)

@@ -108,13 +108,13 @@ def test_gpu_and_cpu_must_be_on_the_same_node() -> None:
     "supply", [Supply(2), Supply(8), Supply(16, 2), Supply.of(NodeSupply(4), NodeSupply(2, 1))]
 )
 @pytest.mark.parametrize("request_", [Request(9, 1), Request(20), Request(3, 6), Request(5, 1, 1)])
-def test_the_mend_that_is_named_works(supply: Supply, request_: Request) -> None:
+def test_the_fix_that_is_named_works(supply: Supply, request_: Request) -> None:
     text = shortage(request_, supply)
     if text is None:
         return
-    mend = text.rsplit(": use at most ", 1)[-1].split()
+    fix = text.rsplit(": use at most ", 1)[-1].split()
     if "use at most" in text:
-        number, each = int(mend[0]), float(mend[3])
+        number, each = int(fix[0]), float(fix[3])
         assert shortage(Request(number, each, request_.gpus_per_worker), supply) is None
         assert shortage(Request(number + 1, each, request_.gpus_per_worker), supply) is not None
     elif "cluster.cpus_per_worker: " in text:

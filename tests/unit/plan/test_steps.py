@@ -103,7 +103,7 @@ def test_contradictions_name_their_numbers(
         split_batch(batch, workers, *given)
 
 
-def test_every_mend_that_is_named_works() -> None:
+def test_every_fix_that_is_named_works() -> None:
     for batch, workers, micro, accumulation in itertools.product(
         range(1, 25), (1, 2, 3), range(1, 10), range(1, 10)
     ):

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from medray.tracking import Console, Ledger, TrackingSpec, mlflow_log
+from medray.report.console import Console
+from medray.tracking import Ledger, TrackingSpec, mlflow_log
 from medray.tracking.mlflow_run import open_client
 
 DAY = 86_400.0

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from medray.config import Config
-from medray.models.presets import PRESETS
 from medray.plan.adapters import trained
+from medray.plan.model_config import PRESETS
 from medray.plan.parameters import from_config
 from medray.plan.resources import NodeSupply, Supply
 from medray.train.prepare import Resources, check_memory

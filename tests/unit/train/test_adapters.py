@@ -17,8 +17,8 @@ from recorder import Recorder
 from safetensors.torch import load_file
 from torchrun import ROOT, SUPPORT, run_loops
 
-from medray.models.adalora import ranks
 from medray.models.adapters import merge
+from medray.models.adapters.adalora import ranks
 from medray.models.export import load_export
 from medray.train import loop
 from medray.train.worker_plan import WorkerPlan
@@ -265,7 +265,7 @@ def _workers(plan: WorkerPlan, count: int) -> Any:
 @pytest.mark.long
 @pytest.mark.parametrize(("stage", "shrinks"), [(0, True), (2, False)])
 def test_why_adalora_is_refused_above_stage_0(stage: int, shrinks: bool) -> None:
-    """The day stage 2 shrinks ranks too, this fails and the refusal in config/check_adapter.py can go."""
+    """The day stage 2 shrinks ranks too, this fails and the refusal in config/checks/adapter.py can go."""
     done = subprocess.run(
         [sys.executable, str(SUPPORT / "adalora_stage_2.py"), str(stage)],
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},

@@ -11,7 +11,8 @@ from recorder import Recorder
 
 from medray.evaluate import validation
 from medray.evaluate.predict import Prediction, PredictSpec
-from medray.train import export_evaluation, loop
+from medray.train import loop
+from medray.train.export import evaluation as export_evaluation
 from medray.train.prepare import Resources
 
 

@@ -15,7 +15,7 @@ from torchrun import extensions, run_loops
 from medray.data.tokenizer import load_tokenizer
 from medray.models.load import load_model
 from medray.train import loop
-from medray.train.schedule import learning_rate
+from medray.train.engine.optimizers import learning_rate
 from medray.train.worker_plan import WorkerPlan
 
 PRESETS = {"t5-tiny": "seq2seq", "llama-tiny": "causal"}

@@ -1,4 +1,4 @@
-"""Why a run failed, in one line, of errors as Ray raises them; and which of them another start of Ray Train may mend."""
+"""Why a run failed, in one line, of errors as Ray raises them; and which of them another start of Ray Train may fix."""
 
 from __future__ import annotations
 

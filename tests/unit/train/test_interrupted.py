@@ -20,10 +20,11 @@ import tiny
 from recorder import Recorder
 
 from medray import storage
-from medray.data.tokens import TokenSet
+from medray.data.shards.token_split import TokenSet
 from medray.errors import RunFailedError
-from medray.train import checkpoint, loop, outcome
-from medray.train.checkpoint_writer import CheckpointWriter
+from medray.train import checkpoint, loop
+from medray.train.checkpoint.writer import CheckpointWriter
+from medray.train.run_folder import results
 from medray.train.step import Progress
 from medray.train.worker_plan import WorkerPlan
 
@@ -167,10 +168,10 @@ def test_the_summary_is_the_last_file_of_a_run(
     def full(*_: Any, **__: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(outcome, "write_report", full)
+    monkeypatch.setattr(results, "write_report", full)
     seconds = {"train": 1.0}
     with pytest.raises(OSError, match="No space"):
-        outcome.write_outcome(made, asdict(done), {}, [], seconds, 2.0, {})
+        results.write_outcome(made, asdict(done), {}, [], seconds, 2.0, {})
     assert not (folder / "summary.json").exists()
 
 
@@ -189,12 +190,12 @@ def test_a_run_that_trained_nothing_fails(
     )
     done = asdict(loop.Outcome("done", progress, 3, {}))
     if samples and loss_tokens and lines:
-        outcome.write_outcome(made, done, {}, [], {}, 2.0, {})
+        results.write_outcome(made, done, {}, [], {}, 2.0, {})
         summary = json.loads((folder / "summary.json").read_text())
         assert (summary["status"], summary["samples"], summary["loss_tokens"]) == ("done", 24, 90)
         return
     with pytest.raises(RunFailedError, match=f"nothing was trained: {samples} samples, {loss_tokens} tokens"):
-        outcome.write_outcome(made, done, {}, [], {}, 2.0, {})
+        results.write_outcome(made, done, {}, [], {}, 2.0, {})
     assert not (folder / "summary.json").exists()
 
 

@@ -12,7 +12,7 @@ import tiny
 import torch
 from recorder import Recorder
 
-from medray.data.templates import Template
+from medray.data.encode.templates import Template
 from medray.data.tokenizer import load_tokenizer
 from medray.errors import InputError, RunFailedError
 from medray.models.export import load_export

@@ -13,14 +13,14 @@ import torch
 from recorder import Recorder
 from torchrun import run_loops
 
-from medray.config.check_adapter import check_adapter
+from medray.config.checks.adapter import check_adapter
 from medray.data.tokenizer import load_tokenizer
 from medray.errors import InputError
 from medray.models.adapters import add_adapter
 from medray.models.export import load_export
 from medray.models.load import load_model
 from medray.train import loop
-from medray.train.schedule import learning_rate
+from medray.train.engine.optimizers import learning_rate
 from medray.train.worker_plan import WorkerPlan
 
 CPU = torch.device("cpu")
@@ -128,7 +128,7 @@ def refusal(plan: WorkerPlan) -> str | None:
     try:
         check_adapter(plan.config)
     except InputError as error:
-        return error.key if error.mend else "no mend"
+        return error.key if error.fix else "no mend"
     return None
 
 

@@ -11,7 +11,7 @@ from medray.cli.cluster import PRIVATE
 from medray.cli.main import main
 from medray.config import Config
 from medray.errors import InputError
-from medray.models.presets import PRESETS
+from medray.plan.model_config import PRESETS
 from medray.train.model_checks import check_names
 
 

@@ -16,7 +16,7 @@ from memory_store import ListedPlan, MemoryStore, Row
 from tiny_decoders import decoder, with_lora
 from torch import Tensor
 
-from medray.data.batches import PackedMicroBatch
+from medray.data.batching.collate import PackedMicroBatch
 from medray.methods.loss import Method
 from medray.train import step as step_module
 from medray.train.step import BatchLayout, BatchReader, Prepared, train_step

@@ -67,7 +67,7 @@ def test_what_ray_train_needs_may_die_as_often_as_workers_may(
         fit([FULL, FULL, FULL, DONE], tmp_path, monkeypatch)
 
 
-def test_what_another_start_cannot_mend_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_another_start_cannot_fix_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(RunFailedError, match="ValueError: wrong"):
         fit([ControllerError(ValueError("wrong")), DONE], tmp_path, monkeypatch)
     with pytest.raises(RunFailedError, match="without a result"):

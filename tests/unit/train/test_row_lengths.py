@@ -9,7 +9,7 @@ import pytest
 import tiny
 import tiny_decoders
 
-from medray.data.tokens import TokenSet
+from medray.data.shards.token_split import TokenSet
 from medray.errors import InputError
 from medray.train.data_phase import Encoding
 from medray.train.row_lengths import check_positions
@@ -61,8 +61,8 @@ def test_learned_positions_hold_the_longest_row_or_the_run_is_refused(
     with pytest.raises(InputError, match=rf"{most} tokens, but the model has {most - 1} positions") as caught:
         notes(tmp_path, causal, GPT | {"n_positions": most - 1}, **asked)
     assert "data.max_input_tokens" in str(caught.value)
-    assert isinstance(caught.value.mend, str)
-    assert f"data.max_input_tokens: {min(63, most - 1 - 32 - 32)}" in caught.value.mend
+    assert isinstance(caught.value.fix, str)
+    assert f"data.max_input_tokens: {min(63, most - 1 - 32 - 32)}" in caught.value.fix
     prompt = {"peft": {"type": "prompt", "virtual_tokens": 5}, **asked}
     assert notes(tmp_path, causal, GPT | {"n_positions": most + 5}, **prompt) == []
     with pytest.raises(InputError, match=rf"{most + 5} tokens, but the model has {most + 4} positions"):
@@ -77,7 +77,7 @@ def test_what_is_generated_has_to_fit_too(causal: dict[str, TokenSet], tmp_path:
     assert notes(tmp_path, causal, GPT | {"n_positions": prompt + 100}, **asked) == []
     with pytest.raises(InputError, match="generated after it") as caught:
         notes(tmp_path, causal, GPT | {"n_positions": prompt + 99}, **asked)
-    assert "eval.generation.max_new_tokens: 99" in str(caught.value.mend)
+    assert "eval.generation.max_new_tokens: 99" in str(caught.value.fix)
 
 
 def test_rotary_positions_are_a_note_with_numbers(causal: dict[str, TokenSet], tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ def test_each_half_of_an_encoder_decoder_has_its_own(tmp_path: Path) -> None:
     assert notes(tmp_path, sets, BART | {"max_position_embeddings": source}) == []
     with pytest.raises(InputError, match=rf"the longest input .* {source} tokens") as caught:
         notes(tmp_path, sets, BART | {"max_position_embeddings": source - 1})
-    assert str(caught.value.mend).startswith("data.max_input_tokens: ")
+    assert str(caught.value.fix).startswith("data.max_input_tokens: ")
     led = BART | {"model_type": "led", "attention_window": 8, "max_encoder_position_embeddings": 200}
     with pytest.raises(InputError, match=rf"the longest target .* {target} tokens"):
         notes(tmp_path, sets, led | {"max_decoder_position_embeddings": target - 1})

@@ -9,7 +9,7 @@ import pytest
 
 from medray.config import Config
 from medray.errors import InputError
-from medray.train.rerun import check_same_data, check_same_precision
+from medray.train.run_folder.previous_run import check_same_data, check_same_precision
 
 
 def test_other_shards_are_refused_and_a_moved_folder_is_not(tmp_path: Path) -> None:
@@ -19,7 +19,7 @@ def test_other_shards_are_refused_and_a_moved_folder_is_not(tmp_path: Path) -> N
     with pytest.raises(InputError, match="other data") as caught:
         check_same_data(file, "/old/runs/tokens/def/train", Config())
     assert caught.value.key == "run.name"
-    assert caught.value.mend
+    assert caught.value.fix
 
 
 def test_a_run_does_not_change_its_precision_with_the_device(tmp_path: Path) -> None:
@@ -28,7 +28,7 @@ def test_a_run_does_not_change_its_precision_with_the_device(tmp_path: Path) -> 
     check_same_precision(file, "fp32", Config())
     with pytest.raises(InputError, match="trained in fp32 so far, and would go on in bf16") as caught:
         check_same_precision(file, "bf16", Config())
-    assert caught.value.mend == "train.precision: fp32"
+    assert caught.value.fix == "train.precision: fp32"
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"tokens', '{"tokens": null}'])

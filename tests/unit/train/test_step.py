@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from memory_store import ListedPlan, MemoryStore
 
-from medray.data.batch_plan import BatchPlan, Corpus, PlanSpec
-from medray.data.batches import MicroBatch, PackedMicroBatch
+from medray.data.batching.batch_plan import BatchPlan, Corpus, PlanSpec
+from medray.data.batching.collate import MicroBatch, PackedMicroBatch
 from medray.methods.loss import Method
 from medray.train.step import BatchLayout, BatchReader, Progress
 

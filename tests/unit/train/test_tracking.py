@@ -8,7 +8,7 @@ from pathlib import Path
 
 import medray
 from medray.config.load import load
-from medray.train.export_evaluation import at_exported_step
+from medray.train.export.evaluation import at_exported_step
 from medray.train.tracking import git_commit, tracking_spec
 
 CONFIG = """

@@ -15,7 +15,7 @@ from memory_store import ListedPlan, MemoryStore, Row
 from tiny_decoders import decoder
 from tiny_encoder_decoder import encoder_decoder
 
-from medray.data.batches import MixedMicroBatch
+from medray.data.batching.collate import MixedMicroBatch
 from medray.evaluate.validation import Validation
 from medray.methods.loss import COSINE, Method
 from medray.train.step import BatchLayout, BatchReader, Prepared, train_step

@@ -14,8 +14,8 @@ import pytest
 from medray.config.data import ColumnsConfig
 from medray.data import corpora
 from medray.data.corpora import CorpusOptions, extraction
-from medray.data.forms import parse
 from medray.data.records import BadRowError, Extraction
+from medray.data.schemas import parse
 
 DOCUMENT = {
     "id": "0",

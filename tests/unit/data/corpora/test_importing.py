@@ -11,8 +11,8 @@ import pytest
 
 from medray.data import corpora
 from medray.data.corpora import CorpusOptions, importing, instruct
-from medray.data.forms import parse
 from medray.data.records import BadRowError
+from medray.data.schemas import parse
 from medray.errors import InputError
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from medray.data import corpora
 from medray.data.corpora import CorpusOptions, instruct
-from medray.data.corpora.legacy_templates import render
+from medray.data.encode.templates import render
 from medray.data.records import BadRowError
 from medray.errors import InputError
 

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from medray.data.content import Benchmarks
+from medray.data.index.content import Benchmarks
 from medray.data.readers import compressed, format_of, json_text, lines, ranges, read, xml_elements
 from medray.data.readers import parquet as parquet_reader
 from medray.data.records import BadRowError
@@ -182,7 +182,7 @@ def test_what_has_no_end_is_an_error(name: str, text: bytes, says: str, tmp_path
     with pytest.raises(InputError, match=says) as caught:
         told(written(tmp_path, name, text))
     assert name in str(caught.value)
-    assert caught.value.mend
+    assert caught.value.fix
 
 
 def test_a_sparse_terabyte_ends(tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ def test_a_file_that_is_cut_off_says_so(ending: str, keep: float, tmp_path: Path
         raise AssertionError(f"{len(list(rows))} rows of {len(ROWS)} as if that were all")
     message = str(caught.value)
     assert message.startswith(f"{path}: the compressed file ends too early")
-    assert message.endswith("\n  mend: copy it again")
+    assert message.endswith("\n  Fix: copy it again")
     assert " 0 bytes" not in message
 
 
@@ -86,7 +86,7 @@ def test_of_a_file_that_ends_too_early_is_said_how_much_can_be_read(tmp_path: Pa
     ):
         list(read(written(tmp_path, "a.jsonl.gz", data[:-20]), "jsonl"))
     tiny = gzip.compress(b'{"input": "a", "label": "b"}\n')
-    with pytest.raises(InputError, match="the compressed file ends too early\n  mend: copy it again"):
+    with pytest.raises(InputError, match="the compressed file ends too early\n  Fix: copy it again"):
         list(read(written(tmp_path, "b.jsonl.gz", tiny[:-9]), "jsonl"))
 
 
@@ -108,9 +108,9 @@ def test_a_file_that_is_not_compressed_says_so(ending: str, tmp_path: Path) -> N
 @each_compression
 def test_a_file_that_is_compressed_twice_says_so(ending: str, tmp_path: Path) -> None:
     twice = COMPRESS["gz"](COMPRESS[ending](JSONL))
-    with pytest.raises(InputError, match="what it unpacks to is compressed too\n  mend: unpack it once"):
+    with pytest.raises(InputError, match="what it unpacks to is compressed too\n  Fix: unpack it once"):
         list(read(written(tmp_path, "dbl.gz", twice), "jsonl"))
-    with pytest.raises(InputError, match="it is compressed twice by its name\n  mend: unpack it once"):
+    with pytest.raises(InputError, match="it is compressed twice by its name\n  Fix: unpack it once"):
         format_of(f"a.jsonl.{ending}.gz")
 
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from medray.config.data import ColumnsConfig
-from medray.data.forms import parse
 from medray.data.readers import read
 from medray.data.records import BadRowError, Extraction
+from medray.data.schemas import parse
 
 
 def rows(folder: Path, text: str | bytes, name: str = "a.conll") -> list[Any]:

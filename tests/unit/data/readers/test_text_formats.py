@@ -129,8 +129,8 @@ def reasons(rows: list[Row]) -> list[str]:
 def failure(folder: Path, suffix: str, data: bytes) -> str:
     with pytest.raises(InputError) as caught:
         read(folder, suffix, data)
-    message, _, mend = str(caught.value).partition("\n  mend: ")
-    assert mend
+    message, _, fix = str(caught.value).partition("\n  Fix: ")
+    assert fix
     return message
 
 

@@ -1,0 +1,16 @@
+from __future__ import annotations
+
+from typing import Any
+
+from medray.cli.data import corpora, inspect, prepare, simulate
+
+
+def add_to(verbs: Any) -> None:
+    verb = verbs.add_parser(
+        "data",
+        help="corpora without training: inspect, prepare, import, simulate",
+        description="Work on corpora without training.",
+    )
+    actions = verb.add_subparsers(dest="action", metavar="ACTION", required=True)
+    for action in (inspect, prepare, corpora, simulate):
+        action.add_to(actions)

@@ -1,0 +1,1 @@
+"""The simulated clinic: consultations written by a seeded generator, for the quickstart and tests."""

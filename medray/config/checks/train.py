@@ -1,0 +1,156 @@
+"""Optimizers and schedules that cannot be what was meant: known before anything heavy is imported."""
+
+from __future__ import annotations
+
+import importlib.util
+
+from medray.config import Config
+from medray.config.train import SchedulerConfig, TrainConfig
+from medray.errors import InputError
+
+LARGEST_USUAL_LR = 0.1
+WSD_KEYS = ("decay_steps", "decay_ratio", "decay_shape")
+
+
+def check_train(config: Config) -> None:
+    """Raises InputError for the first of them."""
+    _check_scheduler(config.train.scheduler, config.train.max_steps)
+    _check_optimizer(config)
+    _check_best(config)
+    _check_loss_scale(config.train)
+
+
+def learning_rate_notes(config: Config) -> tuple[str, ...]:
+    """Sentences on learning rates that are allowed and destroy a model."""
+    optimizer, found = config.train.optimizer, []
+    rates = {"train.optimizer.lr": optimizer.lr}
+    for number, group in enumerate(optimizer.groups):
+        rate = group.lr if group.lr is not None else (group.lr_scale or 1.0) * optimizer.lr
+        rates[f"train.optimizer.groups[{number}]"] = rate
+    for name, rate in rates.items():
+        if rate > LARGEST_USUAL_LR:
+            found.append(
+                f"{name}: a learning rate of {rate:g} is far above what AdamW is used with, 1e-6 to 1e-2, and "
+                f"{'destroys' if rate >= 1 else 'probably destroys'} the model. Fix: use a value such as 1e-4"
+            )
+    return tuple(found)
+
+
+def _check_loss_scale(train: TrainConfig) -> None:
+    if train.precision == "fp16" and train.zero_stage == 0:
+        raise InputError(
+            "without sharding DeepSpeed never scales the loss of fp16, and divides its gradients as if it had",
+            key="train.zero_stage",
+            value=0,
+            fix="train.zero_stage: 1",
+        )
+
+
+def _check_best(config: Config) -> None:
+    """A best checkpoint needs evaluations that have its number."""
+    best, evaluation, method = config.train.keep_best, config.eval, config.method
+    if best is None:
+        return
+    if evaluation.every_steps is None:
+        raise InputError(
+            "only evaluations during training tell which checkpoint is best",
+            key="train.keep_best",
+            value=best,
+            fix="eval.every_steps: 100, or train.keep_best: null",
+        )
+    if best == "loss" and method.dynamic:
+        raise InputError(
+            "alpha moves, so the loss of one evaluation weighs its parts unlike that of another",
+            key="train.keep_best",
+            value=best,
+            fix="train.keep_best: loss_label",
+        )
+    terms = [*method.tasks, *(["cosine"] if method.variant == "cosine" else [])]
+    there = ["loss", *(f"loss_{term}" for term in terms), *evaluation.numbers]
+    if best not in there:
+        raise InputError(
+            "no evaluation of this run gives a number of this name",
+            key="train.keep_best",
+            value=best,
+            fix=f"one of {', '.join(there)}; eval.metrics adds others",
+        )
+
+
+def _check_scheduler(scheduler: SchedulerConfig, max_steps: int | None) -> None:
+    def wrong(what: str, name: str, fix: str) -> InputError:
+        return InputError(
+            what, key=f"train.scheduler.{name}", value=getattr(scheduler, name.split(".")[0]), fix=fix
+        )
+
+    has_warmup = bool(scheduler.warmup_steps) or (
+        scheduler.warmup_steps is None and scheduler.warmup_ratio > 0
+    )
+    if scheduler.name == "constant" and has_warmup:
+        # transformers' `constant` leaves out a warm-up without a word; here nothing that was written is left out.
+        raise wrong("constant has no warm-up", "name", "train.scheduler.name: constant_with_warmup")
+    if scheduler.name.startswith("constant") and scheduler.min_lr_ratio:
+        raise wrong("a constant learning rate does not end lower", "min_lr_ratio", "wsd, cosine or linear")
+    unchanged = SchedulerConfig()
+    if scheduler.name != "wsd":
+        for name in WSD_KEYS:
+            if getattr(scheduler, name) != getattr(unchanged, name):
+                raise wrong(f"{scheduler.name} has no decay of its own", name, "train.scheduler.name: wsd")
+        return
+    warmup = scheduler.warmup_steps if scheduler.warmup_steps is not None else scheduler.warmup_ratio
+    decay = scheduler.decay_steps if scheduler.decay_steps is not None else scheduler.decay_ratio
+    if scheduler.warmup_steps is None and scheduler.decay_steps is None and warmup + decay > 1:
+        raise wrong(
+            f"warm-up ({warmup:g}) and decay have more than all steps",
+            "decay_ratio",
+            "fewer steps of warm-up or of decay",
+        )
+    if max_steps is not None and _steps(warmup, max_steps) + _steps(decay, max_steps) > max_steps:
+        name = "decay_steps" if scheduler.decay_steps is not None else "decay_ratio"
+        raise wrong(
+            f"warm-up and decay have more than all {max_steps} steps",
+            name,
+            "fewer steps of warm-up or of decay",
+        )
+
+
+def _steps(value: float, total: int) -> float:
+    return value if isinstance(value, int) else value * total
+
+
+def _check_optimizer(config: Config) -> None:
+    train, name = config.train, config.train.optimizer.name
+    if name == "adamw":
+        return
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise InputError(
+            "the package bitsandbytes is not installed",
+            key="train.optimizer.name",
+            value=name,
+            fix="pip install 'medray[quant]', or train.optimizer.name: adamw",
+        )
+    if train.zero_stage == 3:
+        raise InputError(
+            "checkpoints cannot hold its moments where stage 3 shards them",
+            key="train.optimizer.name",
+            value=name,
+            fix="train.zero_stage: 0, 1 or 2, or train.optimizer.name: adamw",
+        )
+    if train.offload == "cpu":
+        raise InputError(
+            "it keeps its moments on the GPU, and offload keeps them in host memory",
+            key="train.offload",
+            value="cpu",
+            fix="train.offload: none, or train.optimizer.name: adamw",
+        )
+    if name.startswith("paged") and config.cluster.gpus is False:
+        raise paged_without_gpu(name)
+
+
+def paged_without_gpu(name: str) -> InputError:
+    """bitsandbytes would go on unpaged, with a warning."""
+    return InputError(
+        "pages move between a GPU and host memory, and there is no GPU",
+        key="train.optimizer.name",
+        value=name,
+        fix="train.optimizer.name: adamw or adamw_8bit",
+    )

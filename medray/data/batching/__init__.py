@@ -1,0 +1,1 @@
+"""Token shards to batches: order, mixing, packing, windows and collation. NumPy only."""

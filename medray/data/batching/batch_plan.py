@@ -1,0 +1,168 @@
+"""The batch plan: which rows make up optimizer step s. The same on every rank and machine, and for any number of them.
+
+Three layers: the order of rows (`order`, or `mixing` where corpora have weights), what depends on their sizes, window
+by window (`windows`), and the steps, here. A step is found from row counts alone, or, where the number of steps
+depends on sizes, from the unit counts of the windows before it: no step is made to find a later one.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from fractions import Fraction
+from math import ceil
+
+import numpy as np
+
+from medray.data.batching.mixing import Mixture
+from medray.data.batching.order import RowOrder, Stream
+from medray.data.batching.plan_spec import Batch, Corpus, PlanSpec, Sizes
+from medray.data.batching.windows import ArrangedWindows
+from medray.storage import StoragePath
+
+__all__ = ["Batch", "BatchPlan", "Corpus", "PlanSpec", "Sizes"]
+
+
+class BatchPlan:
+    """The steps of `spec`, without end: epoch follows on epoch.
+
+    sizes is asked only where the plan depends on sizes, and then only for the shards of the windows before and of a
+    step; sources, the encoder's part of them, only for length buckets. folder: keeps what depends on sizes as files;
+    None: in memory alone. needs_sizes: whether the number of steps depends on sizes. Raises InputError for a weighted corpus without rows; ValueError by any question about
+    steps where there are no rows at all.
+    """
+
+    def __init__(
+        self, spec: PlanSpec, sizes: Sizes, folder: StoragePath | None = None, sources: Sizes | None = None
+    ) -> None:
+        self.spec = spec
+        self.needs_sizes = spec.pack_tokens is not None or spec.global_batch_tokens is not None
+        self._mixture = Mixture(spec.corpora, spec.seed, spec.window_shards) if spec.weighted else None
+        self._rows: RowOrder = self._mixture or Stream(
+            [shard for corpus in spec.corpora for shard in corpus.shards],
+            [rows for corpus in spec.corpora for rows in corpus.rows],
+            spec.seed,
+            spec.window_shards,
+        )
+        self._windows: ArrangedWindows | None = None
+        if self.needs_sizes or spec.length_buckets:
+            self._windows = ArrangedWindows(spec, self._rows, sizes, sources, folder)
+
+    def steps(self, epochs: float) -> int:
+        """Steps of so many epochs; of a part of an epoch as many as begin in it.
+
+        The last batch of an epoch may be smaller. Waits for the sizes of all its rows where needs_sizes.
+        """
+        if not epochs > 0:
+            raise ValueError(f"{epochs:g} epochs train nothing, give more than 0")
+        # As written: 0.1 epochs of 30 steps are 3, though 0.1 * 30 is above 3 in floating point.
+        wanted = Fraction(repr(float(epochs)))
+        if not self.needs_sizes:
+            return ceil(wanted * self._steps_of(0))
+        whole = int(wanted)
+        part = wanted - whole
+        return sum(map(self._steps_of, range(whole))) + (ceil(part * self._steps_of(whole)) if part else 0)
+
+    def epoch(self, step: int) -> float:
+        """Progress before the 0-based step, in epochs: by steps, or by rows where needs_sizes."""
+        if not self.needs_sizes:
+            return step / self._steps_of(0)
+        return self._taken(step) / self._rows.length
+
+    def batch(self, step: int) -> Batch:
+        """The rows of the 0-based optimizer step."""
+        epoch, number = self._locate(step)
+        if self._windows is None:
+            first, last = self._span(number)
+            pairs = self._rows.take(epoch * self._rows.length + first, epoch * self._rows.length + last)
+            return Batch(epoch, pairs[:, 0], pairs[:, 1], np.arange(1, last - first + 1))
+        pairs, ends = self._arranged(self._windows, epoch, number)
+        return Batch(epoch, pairs[:, 0], pairs[:, 1], ends)
+
+    def upcoming(self, step: int) -> tuple[int, ...]:
+        """Shards of the window of this step and of the next window, in the order of need, for read-ahead."""
+        epoch, number = self._locate(step)
+        starts = self._rows.starts(epoch)
+        if self._windows is None:
+            first, last = self._span(number)
+            window = int(np.searchsorted(starts, last - 1, side="right")) - 1
+        else:
+            window = bisect_right(self._windows.unit_starts(epoch, number), number) - 1
+            first = self._windows.bounds(epoch, window)[0]
+        begin, length = epoch * self._rows.length, self._rows.length
+        found = self._rows.shards(begin + first, begin + int(starts[min(window + 2, len(starts) - 1)]))
+        if int(starts[window + 1]) == length:
+            next_starts = self._rows.starts(epoch + 1)
+            found += self._rows.shards(begin + length, begin + length + int(next_starts[1]))
+        return tuple(dict.fromkeys(found))
+
+    def shard_order(self) -> np.ndarray:
+        """All shards in the order in which epoch 0 first needs them, int64; encoding follows it."""
+        return self._rows.shard_order()
+
+    def repeats(self, steps: int) -> dict[int, float]:
+        """Passes over each corpus, by its number, after so many steps."""
+        taken = self._taken(steps)
+        if self._mixture is not None:
+            return dict(enumerate(self._mixture.passes(taken)))
+        return dict.fromkeys(range(len(self.spec.corpora)), taken / self._rows.length)
+
+    def _group(self) -> int:
+        """Units of a step, see `windows`."""
+        return (self.spec.global_batch_size or 1) if self.needs_sizes else 1
+
+    def _steps_of(self, epoch: int) -> int:
+        if not self._rows.length:
+            raise ValueError("0 training rows: there is nothing to train on")
+        if self._windows is not None and self.needs_sizes:
+            return ceil(Fraction(self._windows.unit_starts(epoch, None)[-1], self._group()))
+        return ceil(Fraction(self._rows.length, self.spec.global_batch_size or 1))
+
+    def _locate(self, step: int) -> tuple[int, int]:
+        """(epoch, first unit of the step in it); without windows a step is the unit."""
+        if self._windows is None or not self.needs_sizes:
+            return divmod(step, self._steps_of(0))
+        if not self._rows.length:
+            raise ValueError("0 training rows: there is nothing to train on")
+        epoch, group = 0, self._group()
+        while True:
+            unit = step * group
+            starts = self._windows.unit_starts(epoch, unit)
+            # The first window that is not counted begins with this unit, if it has any row.
+            begins = starts[-1] == unit and self._rows.starts(epoch)[len(starts) - 1] < self._rows.length
+            if starts[-1] > unit or begins:
+                return epoch, unit
+            step -= -(-starts[-1] // group)
+            epoch += 1
+
+    def _taken(self, step: int) -> int:
+        """Rows that all steps before this one hold."""
+        epoch, unit = self._locate(step)
+        if self._windows is not None and self.needs_sizes:
+            return epoch * self._rows.length + self._windows.rows_before(epoch, unit)
+        return epoch * self._rows.length + self._span(unit)[0]
+
+    def _span(self, number: int) -> tuple[int, int]:
+        """Places in its epoch of the rows of batch `number`, in batches of a number of rows."""
+        size = self.spec.global_batch_size or 1
+        return number * size, min((number + 1) * size, self._rows.length)
+
+    def _arranged(self, windows: ArrangedWindows, epoch: int, unit: int) -> tuple[np.ndarray, np.ndarray]:
+        """((shard, row) pairs, sequence ends) of the step that begins with `unit`."""
+        missing = self._group()
+        starts = windows.unit_starts(epoch, unit)
+        window = bisect_right(starts, unit) - 1
+        unit -= starts[window]
+        pairs, ends, held = [], [], 0
+        while missing and window < len(self._rows.starts(epoch)) - 1:
+            first, last = windows.bounds(epoch, window)
+            if last > first:
+                arrangement = windows.arrangement(epoch, window)
+                until = min(unit + missing, arrangement.units)
+                places, sequence_ends = arrangement.part(unit, until)
+                pairs.append(windows.pairs(epoch, window)[places])
+                ends.append(sequence_ends.astype(np.int64) + held)
+                held += len(places)
+                missing -= until - unit
+                unit = 0
+            window += 1
+        return np.concatenate(pairs), np.concatenate(ends)

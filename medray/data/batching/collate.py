@@ -1,0 +1,135 @@
+"""Rows to rectangular arrays. NumPy only: the data room knows no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from medray.data.encode.encoder import IGNORED
+
+NO_TASK = -1  # of padding
+
+Example = tuple[np.ndarray, np.ndarray]  # (input_ids, labels)
+Segment = tuple[int, np.ndarray, np.ndarray]  # (index of the task, input_ids, labels)
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """One task of a micro-batch, int64.
+
+    causal: input_ids, attention_mask, labels [batch, seq], padded on the left so that targets end together: the
+    fewer columns hold a target, the fewer logits are computed. seq2seq: input_ids, attention_mask [batch, source],
+    labels [batch, target], padded on the right.
+    """
+
+    task: str
+    input_ids: np.ndarray
+    attention_mask: np.ndarray
+    labels: np.ndarray
+
+
+@dataclass(frozen=True)
+class MixedMicroBatch:
+    """Rows of several tasks in the order of these, otherwise as MicroBatch.
+
+    task_ids: index of the method's task of each row, int64 [batch], ascending. A row without the task has no loss.
+    """
+
+    input_ids: np.ndarray
+    attention_mask: np.ndarray
+    labels: np.ndarray
+    task_ids: np.ndarray
+
+
+@dataclass(frozen=True)
+class PackedMicroBatch:
+    """All tasks of a micro-batch of packed sequences, for causal models; int64 [batch, seq], padded on the right.
+
+    A segment is one task of one row. position_ids restart at 0 with every segment. task_ids: index of the method's
+    task of each token, NO_TASK on padding. Every place of the padding is at position 0: a segment of its own, so that
+    no position goes beyond the longest segment's.
+    """
+
+    input_ids: np.ndarray
+    position_ids: np.ndarray
+    task_ids: np.ndarray
+    labels: np.ndarray
+
+
+def collate(
+    task: str,
+    examples: Sequence[Example | None],
+    architecture: Literal["causal", "seq2seq"],
+    pad_id: int,
+) -> MicroBatch:
+    """Pads (input_ids, labels) pairs; None and empty pairs become rows without any loss token.
+
+    Nothing stands before a causal sequence that could predict its first token, so that token has no label.
+    """
+    filler = (np.array([pad_id]), np.array([IGNORED]))
+    pairs = [filler if pair is None or not len(pair[0]) else pair for pair in examples]
+    left = architecture == "causal"
+    ids, taken = _pad([ids for ids, _ in pairs], pad_id, left=left)
+    labels, labelled = _pad([labels for _, labels in pairs], IGNORED, left=left)
+    if architecture == "causal":
+        labels[np.arange(len(pairs)), labelled.argmax(axis=1)] = IGNORED
+    return MicroBatch(task, ids, taken.astype(np.int64), labels)
+
+
+def collate_mixed(
+    rows: Sequence[tuple[int, Example | None]], architecture: Literal["causal", "seq2seq"], pad_id: int
+) -> MixedMicroBatch:
+    """As `collate`, of (index of the task, example) pairs, whose indices do not fall."""
+    micro = collate("", [example for _, example in rows], architecture, pad_id)
+    task_ids = np.array([task for task, _ in rows], np.int64)
+    return MixedMicroBatch(micro.input_ids, micro.attention_mask, micro.labels, task_ids)
+
+
+def collate_packed(sequences: Sequence[Sequence[Segment]], pad_id: int) -> PackedMicroBatch:
+    """Lays each sequence's segments behind one another; empty segments are left out.
+
+    A sequence without any token becomes padding. The first token of a segment has no label: what stands before it
+    belongs to another.
+    """
+    kept = [[segment for segment in sequence if len(segment[1])] for sequence in sequences]
+    segments = [segment for sequence in kept for segment in sequence]
+    sizes = np.array([len(ids) for _, ids, _ in segments], np.int64)
+    totals = np.array([sum(len(ids) for _, ids, _ in sequence) for sequence in kept], np.int64)
+    taken = np.arange(max(totals.max(initial=0), 1)) < totals[:, None]
+    starts = np.cumsum(sizes) - sizes
+    labels = _joined([labels for *_, labels in segments])
+    labels[starts] = IGNORED
+    return PackedMicroBatch(
+        input_ids=_spread(_joined([ids for _, ids, _ in segments]), taken, pad_id),
+        position_ids=_spread(np.arange(len(labels)) - np.repeat(starts, sizes), taken, 0),
+        task_ids=_spread(np.repeat([task for task, *_ in segments], sizes), taken, NO_TASK),
+        labels=_spread(labels, taken, IGNORED),
+    )
+
+
+def prompts(ids: Sequence[np.ndarray], architecture: str, pad_id: int) -> MicroBatch:
+    """What generation starts from: ids of each prompt, which end together for a causal model. No labels."""
+    padded, taken = _pad(ids, pad_id, left=architecture == "causal")
+    return MicroBatch("prompt", padded, taken.astype(np.int64), np.empty((len(ids), 0), np.int64))
+
+
+def _pad(rows: Sequence[np.ndarray], value: int, *, left: bool) -> tuple[np.ndarray, np.ndarray]:
+    """([len(rows), longest] int64 filled with `value`, where it holds a row's own)."""
+    sizes = np.array([len(row) for row in rows])
+    columns = np.arange(sizes.max())
+    taken = columns >= (len(columns) - sizes)[:, None] if left else columns < sizes[:, None]
+    return _spread(_joined(rows), taken, value), taken
+
+
+def _joined(rows: Sequence[np.ndarray]) -> np.ndarray:
+    return np.concatenate(rows) if rows else np.empty(0, np.int64)
+
+
+def _spread(values: np.ndarray, taken: np.ndarray, fill: int) -> np.ndarray:
+    """`values` on the places that are taken, row by row, and `fill` on the others."""
+    out = np.full(taken.shape, fill, np.int64)
+    out[taken] = values
+    return out

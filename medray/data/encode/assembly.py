@@ -1,0 +1,101 @@
+"""Rows of token ids put together from pieces, all rows of a batch at once."""
+
+from __future__ import annotations
+
+from itertools import chain
+
+import numpy as np
+
+from medray.data.encode.text_ids import Kind, TextIds
+
+
+class TextTable:
+    """The distinct texts of a batch of records and their ids: each text is tokenized once, however many tasks read it."""
+
+    def __init__(self, ids: TextIds) -> None:
+        self._ids = ids
+        self._numbers: dict[tuple[Kind, str], int] = {}
+        self._pending: dict[Kind, list[tuple[int, str]]] = {}
+        self._found: list[np.ndarray] = []
+        self._total = 0
+        self.starts: list[int] = []
+        self.lengths: list[int] = []
+
+    def add(self, kind: Kind, text: str) -> int:
+        """The number of a text; its ids are known after `tokenize`."""
+        number = self._numbers.get((kind, text))
+        if number is None:
+            number = self._numbers[kind, text] = len(self._numbers)
+            self._pending.setdefault(kind, []).append((number, text))
+        return number
+
+    def number(self, kind: Kind, text: str) -> int:
+        """As `add`, of a text whose length is asked for next."""
+        number = self.add(kind, text)
+        if self._pending:
+            self.tokenize()
+        return number
+
+    def length(self, number: int) -> int:
+        """Ids of a text."""
+        return self.lengths[number]
+
+    def tokenize(self) -> None:
+        """Finds the ids of all texts that were added since the last call."""
+        missing = len(self._numbers) - len(self.starts)
+        self.starts += [0] * missing
+        self.lengths += [0] * missing
+        for kind, texts in self._pending.items():
+            ids, lengths = self._ids.batch([text for _, text in texts], kind)
+            starts = np.cumsum(lengths) - lengths + self._total
+            for (number, _), start, length in zip(texts, starts.tolist(), lengths.tolist(), strict=True):
+                self.starts[number], self.lengths[number] = start, length
+            self._found.append(ids)
+            self._total += len(ids)
+        self._pending = {}
+
+    def pool(self) -> np.ndarray:
+        """The ids of all texts, int32; text n is at starts[n]."""
+        self._found = [np.concatenate(self._found)] if self._found else [np.empty(0, np.int32)]
+        return self._found[0]
+
+
+class RowIds:
+    """One row of ids after the other: `add_*` for each piece of a row, then `close`."""
+
+    def __init__(self, table: TextTable) -> None:
+        self._table = table
+        self._fixed: dict[tuple[int, ...], int] = {}  # where the ids of a fixed piece begin, before all texts
+        self._fixed_size = 0
+        self._starts: list[
+            int
+        ] = []  # of a text's piece its place in the table's ids, of a fixed one -1 - its place
+        self._lengths: list[int] = []
+        self._pieces: list[int] = []
+
+    def add_fixed(self, ids: tuple[int, ...]) -> None:
+        start = self._fixed.get(ids)
+        if start is None:
+            start = self._fixed[ids] = self._fixed_size
+            self._fixed_size += len(ids)
+        self._starts.append(-1 - start)
+        self._lengths.append(len(ids))
+
+    def add_text(self, number: int, length: int) -> None:
+        """The first `length` ids of text `number`."""
+        self._starts.append(self._table.starts[number])
+        self._lengths.append(length)
+
+    def close(self) -> None:
+        self._pieces.append(len(self._starts))
+
+    def finish(self) -> tuple[np.ndarray, np.ndarray]:
+        """(ids int32 [sum of lengths], ends int64 [rows], cumulative)."""
+        fixed = np.fromiter(chain.from_iterable(self._fixed), np.int32, self._fixed_size)
+        pool = np.concatenate([fixed, self._table.pool()])
+        starts, lengths = np.array(self._starts, np.int64), np.array(self._lengths, np.int64)
+        starts = np.where(starts < 0, -1 - starts, starts + self._fixed_size)
+        ends = np.concatenate([[0], np.cumsum(lengths)])
+        # Id number i of the result is id starts[p] + (i - ends[p]) of the pool, where p is the piece that holds it.
+        places = np.arange(ends[-1]) + np.repeat(starts - ends[:-1], lengths)
+        return pool[places], ends[np.array(self._pieces, np.int64)]

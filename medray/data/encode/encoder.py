@@ -1,0 +1,293 @@
+"""Records to tokens: for each task flat arrays of ids and of what carries loss, the same for training and inference.
+
+A causal model reads one sequence: what stands before an answer, then the answer and the end of its turn. All pieces are
+tokenized apart, so the ids before an answer are those that inference will see, and the loss mask is a pair of numbers a
+span, never a search in padded text. An encoder-decoder reads what stands before the answer as its source and writes the
+answer as its labels.
+
+The texts of a batch of records are tokenized in one go and put together by NumPy: no step is taken token by token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from medray.data.encode.assembly import RowIds, TextTable
+from medray.data.encode.frames import Fixed, Frame, Frames, Gap, Shape, shape
+from medray.data.encode.render import EncodeSpec, Reading, Turn, reading, reference
+from medray.data.encode.templates import Template
+from medray.data.encode.text_ids import TextIds
+from medray.data.reasoning import (
+    Reasoning,
+    answer_only,
+    drops_earlier_reasoning,
+    knows_reasoning,
+    split_reasoning,
+)
+from medray.data.records import Record
+from medray.errors import InputError
+
+__all__ = ["ENCODER_VERSION", "IGNORED", "EncodeSpec", "Encoder", "TaskColumns", "reference"]
+
+ENCODER_VERSION = 3
+IGNORED = -100
+
+
+@dataclass(frozen=True)
+class TaskColumns:
+    """One task of a batch of records, as flat arrays; a row without the task has no ids.
+
+    input_ids: int32 [sum of lengths]: causal: the whole sequence; seq2seq: the source. input_ends: int64 [rows],
+    cumulative. targets: int32: seq2seq: the target's tokens; causal: flat (start, end) pairs of the spans of the row's
+    input_ids that carry loss, start at least 1; the last span is the answer that generation would write. target_ends:
+    int64 [rows], cumulative. cut: bool [rows]: input or target was cut, or the row has no label to learn.
+    """
+
+    input_ids: np.ndarray
+    input_ends: np.ndarray
+    targets: np.ndarray
+    target_ends: np.ndarray
+    cut: np.ndarray
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """A frame with the number of ids that each of its texts keeps. numbers: of the texts in the batch's table."""
+
+    frame: Frame
+    numbers: list[int]
+    kept: list[int]
+    cut: bool
+
+
+class Encoder:
+    """Encodes records with one tokenizer; made inside the process that uses it.
+
+    Raises InputError where the tokenizer's template cannot be used.
+    """
+
+    def __init__(self, tokenizer: Any, spec: EncodeSpec) -> None:
+        self.spec, self._causal = spec, spec.architecture == "causal"
+        self._ids = TextIds(tokenizer)
+        # Of an encoder-decoder, whose tokenizer may wrap inputs and targets in other tokens (mBART: language codes).
+        before, self._after_input = ([], []) if self._causal else self._ids.around(target=False)
+        self._target = ([], []) if self._causal else self._ids.around(target=True)
+        template = Template(tokenizer, spec.template, spec.architecture)
+        self._frames = Frames(template, self._ids, before)
+        if self._causal:
+            self._frames.check((("user", "", True), ("assistant", "", True)))
+        self._reasons = self._causal and knows_reasoning(template)
+        self._reasoning = Reasoning.of(template) if self._reasons else None
+        if self._reasoning and any(
+            isinstance(part, int) for mark in self._reasoning.marks for part in self._ids.split(mark)
+        ):
+            self._reasoning = None  # a row's text holds no control token, so it cannot hold these marks
+        self._drops_earlier = drops_earlier_reasoning(template) if self._reasons else False
+
+    def encode(self, records: Sequence[Record]) -> dict[str, TaskColumns]:
+        """The columns of every task, rows in the order of `records`."""
+        table = TextTable(self._ids)
+        found = {
+            task: [self._thought(reading(record, task, self.spec)) for record in records]
+            for task in self.spec.tasks
+        }
+        for one in (one for rows in found.values() for one in rows if one is not None):
+            frame, texts = self._frame(one)
+            for gap in _gaps(frame or ()):
+                table.add(gap.kind, gap.fill(texts[gap.number]))
+            if not self._causal:
+                table.add("target", one.answer)
+        table.tokenize()
+        return {task: self._columns(task, rows, table) for task, rows in found.items()}
+
+    def _thought(self, one: Reading | None) -> Reading | None:
+        """A reading whose texts hold their reasoning as the template itself renders it.
+
+        Raises InputError for an answer with reasoning that the template drops, or that cannot be shown as it does.
+        """
+        if one is None or not self._reasons:
+            return one
+        if self._drops_earlier is None and any(
+            turn.role == "assistant" and turn.text and split_reasoning(turn.text) for turn in one.turns
+        ):
+            raise self._no_reasoning("an earlier answer of a row has reasoning")
+        if self._drops_earlier:
+            turns = (
+                replace(turn, text=answer_only(turn.text)) if turn.role == "assistant" and turn.text else turn
+                for turn in one.turns
+            )
+            one = replace(one, turns=tuple(turns))
+        reasoning, answer = split_reasoning(one.answer) or ("", "")
+        if not reasoning:
+            return replace(one, answer=answer_only(one.answer))
+        if self._reasoning is None:
+            raise self._no_reasoning("a row has reasoning")
+        return replace(one, answer=self._reasoning.written(reasoning, answer), thinking=True)
+
+    def _no_reasoning(self, what: str) -> InputError:
+        return InputError(
+            f"{what} (<think> or reasoning_content), which this template drops, or writes with control tokens or in "
+            "another place, which training cannot repeat",
+            key="data.template",
+            value=self.spec.template.partition("\n")[0][:80],
+            fix="data.template: chatml, or a Jinja file that renders reasoning_content with plain marks such as "
+            "<think>; or take the reasoning out of the rows",
+        )
+
+    def _columns(self, task: str, rows: list[Reading | None], table: TextTable) -> TaskColumns:
+        inputs, targets = RowIds(table), RowIds(table)
+        spans: list[int] = []
+        ends, cut = [], np.zeros(len(rows), bool)
+        for number, one in enumerate(rows):
+            fit = None if one is None else self._fit(one, task, table)
+            if one is None or fit is None:
+                # A task that a record does not have is no loss; a label that is empty or fits no template is one.
+                cut[number] = one is not None or not task.startswith("rationale")
+            elif self._causal:
+                cut[number] = fit.cut
+                spans += self._add(fit, one, inputs)
+            else:
+                cut[number] = self._add_target(one, task, targets, table) | fit.cut
+                self._add(fit, one, inputs)
+            inputs.close()
+            targets.close()
+            ends.append(len(spans))
+        ids, id_ends = inputs.finish()
+        if self._causal:
+            return TaskColumns(ids, id_ends, np.array(spans, np.int32), np.array(ends, np.int64), cut)
+        return TaskColumns(ids, id_ends, *targets.finish(), cut)
+
+    def _add(self, fit: _Fit, one: Reading, row: RowIds) -> list[int]:
+        """Adds the pieces of a row, and returns the flat spans that carry loss (causal)."""
+        spans: list[int] = []
+        last = sum(isinstance(piece, Gap) for piece in fit.frame) - 1
+        only_last = one.last_only or one.thinking or self.spec.train_turns == "last"
+        position, gap = 0, -1
+        for piece in fit.frame:
+            start = position
+            if isinstance(piece, Fixed):
+                row.add_fixed(piece.ids)
+                position += len(piece.ids)
+                trained = piece.end
+            else:
+                gap += 1
+                row.add_text(fit.numbers[gap], fit.kept[gap])
+                position += fit.kept[gap]
+                trained = piece.role == "assistant" and piece.trained
+            if self._causal and trained and position > start and (gap == last or not only_last):
+                if spans and spans[-1] == start:
+                    spans[-1] = position
+                else:
+                    spans += [max(start, 1), position]
+        if not self._causal:
+            row.add_fixed(tuple(self._after_input))
+            return []
+        if self.spec.train_on == "all" and not one.last_only:
+            # Two spans: the last still begins where generation does.
+            return [1, spans[-2], *spans[-2:]] if spans[-2] > 1 else spans[-2:]
+        return spans
+
+    def _add_target(self, one: Reading, task: str, row: RowIds, table: TextTable) -> bool:
+        """Adds an encoder-decoder's target as `tokenizer(text_target=…)` makes it; whether it was cut."""
+        before, after = self._target
+        limit = max(self.spec.limit(task) - len(before) - len(after), 0)
+        number = table.number("target", one.answer)
+        if before:
+            row.add_fixed(tuple(before))
+        row.add_text(number, min(table.length(number), limit))
+        row.add_fixed(tuple(after))
+        return table.length(number) > limit
+
+    def _frame(self, one: Reading, turns: tuple[Turn, ...] | None = None) -> tuple[Frame | None, list[str]]:
+        """The frame of a reading, with the texts for its gaps."""
+        turns = one.turns if turns is None else turns
+        if self._causal:
+            turns = (*turns, Turn("assistant", "", one.answer))
+        texts = [turn.text for turn in turns if turn.text is not None]
+        made: Shape = shape(turns)
+        if self._causal:
+            return self._frames.conversation(made, thinking=one.thinking), texts
+        return self._frames.question(made), texts
+
+    def _fit(self, one: Reading, task: str, table: TextTable) -> _Fit | None:
+        """What is left of a reading within its limits; None where the template cannot show it."""
+        turns, dropped = one.turns, False
+        while True:
+            frame, texts = self._frame(one, turns)
+            shorter = _without_oldest(turns) if one.conversation else None
+            if frame is not None:
+                numbers = [table.number(gap.kind, gap.fill(texts[gap.number])) for gap in _gaps(frame)]
+                fit = self._cut(frame, numbers, one, task, table, last_resort=shorter is None)
+                if fit is not None:
+                    return _Fit(fit.frame, fit.numbers, fit.kept, fit.cut or dropped)
+            if shorter is None:
+                return None
+            turns, dropped = shorter, True
+
+    def _cut(
+        self,
+        frame: Frame,
+        numbers: list[int],
+        one: Reading,
+        task: str,
+        table: TextTable,
+        *,
+        last_resort: bool,
+    ) -> _Fit | None:
+        """Cuts answers at their limit and the input at its own; None where turns have to be left out first."""
+        gaps, limit = _gaps(frame), self.spec.limit(task)
+        whole = [table.length(number) for number in numbers]
+        kept, budget = list(whole), self.spec.max_input_tokens
+        for place, gap in enumerate(gaps):
+            if gap.role == "assistant" and self._causal:
+                kept[place] = min(kept[place], max(limit - _end_after(frame, place), 0))
+            elif not one.conversation:
+                kept[place] = min(kept[place], budget + gap.lead_tokens)
+        if one.conversation:
+            before = len(gaps) - 1 if self._causal else len(gaps)
+            fixed = _fixed_before(frame, before) + len(self._after_input)
+            over = fixed + sum(kept[:before]) - budget
+            if over > 0 and not last_resort:
+                return None
+            # The last question loses its end first, then a long system message; the answer is never touched.
+            for place in sorted(range(before), key=lambda place: (gaps[place].role == "system", -place)):
+                if over > 0 and gaps[place].role != "assistant":
+                    taken = min(over, max(kept[place] - gaps[place].lead_tokens, 0))
+                    kept[place], over = kept[place] - taken, over - taken
+        return _Fit(frame, numbers, kept, kept != whole)
+
+
+def _gaps(frame: Frame) -> list[Gap]:
+    return [piece for piece in frame if isinstance(piece, Gap)]
+
+
+def _end_after(frame: Frame, place: int) -> int:
+    """Ids of the end of turn after gap `place`."""
+    at = [number for number, piece in enumerate(frame) if isinstance(piece, Gap)][place] + 1
+    piece = frame[at] if at < len(frame) else None
+    return len(piece.ids) if isinstance(piece, Fixed) and piece.end else 0
+
+
+def _fixed_before(frame: Frame, gaps: int) -> int:
+    """Ids of the template before gap number `gaps`, or of the whole frame if it has no more than that."""
+    total = seen = 0
+    for piece in frame:
+        if isinstance(piece, Fixed):
+            total += len(piece.ids)
+        elif seen == gaps:
+            break
+        else:
+            seen += 1
+    return total
+
+
+def _without_oldest(turns: tuple[Turn, ...]) -> tuple[Turn, ...] | None:
+    """The conversation without its oldest question and answer, the system message kept; None where one is left."""
+    head = 1 if turns and turns[0].role == "system" else 0
+    following = (at for at in range(head + 1, len(turns)) if turns[at].role == "user")
+    at = next(following, None)
+    return None if at is None else turns[:head] + turns[at:]

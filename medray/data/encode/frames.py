@@ -1,0 +1,269 @@
+"""A conversation taken apart: what the template says, where the record's texts go, and what carries loss.
+
+The template is rendered once for each shape of conversation, with a mark in place of each text of a record, and cut at
+the marks. What is left is tokenized once; a record then only fills the gaps.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from medray.data.encode.render import Turn
+from medray.data.encode.templates import Template, UnfitMessagesError
+from medray.data.encode.text_ids import Kind, TextIds
+from medray.data.reasoning import Reasoning
+from medray.errors import InputError
+
+_MARK = "\u2402medray-{}\u2403"  # stands for a text while a template is taken apart; no corpus holds it
+_MARKS = re.compile(_MARK.format("([0-9]+)"))
+_MARGIN = "\n \n"  # put around a mark to see whether the template strips a text
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """Ids that are the same in every conversation of a shape. end: of an assistant's turn, trained with its answer."""
+
+    ids: tuple[int, ...]
+    end: bool = False
+
+
+@dataclass(frozen=True)
+class Gap:
+    """Where text number `number` of the shape goes, in the order of its turns.
+
+    lead: white space of the template that is tokenized with the text, as the tokenizer would do in the whole.
+    lead_tokens: how many more ids that makes. left, right: whether the template strips the text on that side.
+    """
+
+    number: int
+    role: str
+    kind: Kind
+    lead: str = ""
+    lead_tokens: int = 0
+    left: bool = False
+    right: bool = False
+    trained: bool = True
+
+    def fill(self, text: str) -> str:
+        """The text as it is tokenized."""
+        text = text.lstrip() if self.left else text
+        return self.lead + (text.rstrip() if self.right else text)
+
+
+Frame = tuple[Fixed | Gap, ...]
+Shape = tuple[tuple[str, str, bool], ...]  # of each turn: role, lead, whether a text of the record follows
+
+
+def shape(turns: tuple[Turn, ...]) -> Shape:
+    return tuple((turn.role, turn.lead, turn.text is not None) for turn in turns)
+
+
+class Frames:
+    """The frames of one template and tokenizer; each shape is taken apart once."""
+
+    def __init__(self, template: Template, ids: TextIds, before: Sequence[int] = ()) -> None:
+        """before: ids that an encoder's input begins with."""
+        self._template, self._ids, self._before = template, ids, tuple(before)
+        self._control = frozenset(ids.control.values())
+        self._made: dict[tuple[Shape, bool], Frame | None] = {}
+        self._strips = self._find_strips()
+
+    def question(self, shape: Shape) -> Frame | None:
+        """The frame of an encoder-decoder's source; None where the template cannot show such a conversation."""
+        if (shape, False) not in self._made:
+            self._made[shape, False] = self._make(shape, None)
+        return self._made[shape, False]
+
+    def conversation(self, shape: Shape, *, thinking: bool = False) -> Frame | None:
+        """The frame of turns and the assistant's last, which `shape` ends with. It ends with the end of that turn.
+
+        thinking: the last text begins with reasoning, as the template's thinking mode writes it.
+        """
+        if (shape, thinking) not in self._made:
+            try:
+                self._made[shape, thinking] = self._make(shape, self._ask(shape, thinking), thinking)
+            except UnfitMessagesError:
+                self._made[shape, thinking] = None
+        return self._made[shape, thinking]
+
+    def check(self, shape: Shape) -> None:
+        """Raises InputError where the template cannot show a conversation that every record needs."""
+        try:
+            ask = self._ask(shape)
+            if self._make(shape, ask) is not None:
+                return
+            reason = "it does not show each text once"
+        except UnfitMessagesError as error:
+            reason = str(error)
+        raise self._template.broken(reason)
+
+    def _ask(self, shape: Shape, thinking: bool = False) -> str:
+        return self._template.render(_contents(shape[:-1]), ask=True, thinking=thinking)
+
+    def _text(self, shape: Shape, ask: str | None, thinking: bool) -> str:
+        """The conversation with marks. A text with reasoning follows what generation starts from, as a whole."""
+        if not thinking:
+            return self._template.render(_contents(shape))
+        reasoning = Reasoning.of(self._template)
+        assert ask is not None
+        assert reasoning is not None
+        return f"{ask}{_contents(shape)[-1][1]}{reasoning.end}"
+
+    def _untrained(self, shape: Shape, literals: list[str], thinking: bool) -> set[int]:
+        """Numbers of the earlier answers before which the template puts something else than generation starts from:
+        it leaves out the empty reasoning that it puts before the last answer."""
+        found, number = set(), 0
+        for turn, (role, _, has_text) in enumerate(shape[:-1]):
+            if role == "assistant" and has_text:
+                try:
+                    ask = self._template.render(_contents(shape[:turn]), ask=True, thinking=thinking)
+                except UnfitMessagesError:
+                    ask = ""
+                if not literals[number].startswith(_MARKS.split(ask)[-1]):
+                    found.add(number)
+            number += has_text
+        return found
+
+    def _make(self, shape: Shape, ask: str | None, thinking: bool = False) -> Frame | None:
+        text = self._text(shape, ask, thinking)
+        literals, numbers = _MARKS.split(text)[::2], [int(number) for number in _MARKS.split(text)[1::2]]
+        roles = [role for role, _, has_text in shape if has_text]
+        bare = {
+            number: not lead for number, lead in enumerate(lead for _, lead, has_text in shape if has_text)
+        }
+        if sorted(numbers) != list(range(len(roles))):
+            return None
+        handover = ""  # white space between what generation starts from and an answer
+        if ask is not None:
+            if numbers[-1] != len(roles) - 1:
+                return None
+            before = text[: text.rindex(_MARK.format(numbers[-1]))]
+            if not before.startswith(ask):
+                raise UnfitMessagesError("what it puts before an answer is not how it begins a conversation")
+            handover = before[len(ask) :]
+            handover = "" if handover.strip() else handover
+        end = self._end_of_turn(literals[-1]) if ask is not None else ""
+        in_order = numbers == sorted(numbers)
+        untrained = self._untrained(shape, literals, thinking) if ask is not None and in_order else set()
+        pieces: list[Fixed | Gap] = []
+        for place, number in enumerate(numbers):
+            answer = roles[number] == "assistant" and ask is not None
+            gap = replace(self._gap(number, roles[number], bare[number]), trained=number not in untrained)
+            after_answer = (
+                place > 0
+                and roles[numbers[place - 1]] == "assistant"
+                and ask is not None
+                and numbers[place - 1] not in untrained
+            )
+            pieces += self._lead_up(
+                literals[place], gap, pieces, answer, handover, end if after_answer else ""
+            )
+        if ask is None:
+            return (
+                *([Fixed(self._before)] if self._before else []),
+                *pieces,
+                *self._fixed(literals[-1], "inner"),
+            )
+        rest = self._fixed(end, "inner") or [Fixed((self._ids.end,))]
+        return (*self._begin(literals[0]), *pieces, *(replace(piece, end=True) for piece in rest))
+
+    def _begin(self, literal: str) -> list[Fixed]:
+        """The begin token, where the tokenizer wants one and the template does not bring it."""
+        begin = self._ids.begin
+        # Legacy prompts were trained as texts, with the tokenizer's own begin token before whatever they hold.
+        if begin is None or (self._ids.split(literal)[:1] == [begin] and not self._template.legacy):
+            return []
+        return [Fixed((begin,))]
+
+    def _lead_up(
+        self, literal: str, gap: Gap, before: list[Fixed | Gap], answer: bool, handover: str, end: str
+    ) -> list[Fixed | Gap]:
+        """The pieces of the template's text before a gap, and the gap."""
+        made: list[Fixed | Gap] = []
+        if end and literal.startswith(end):
+            made += [replace(piece, end=True) for piece in self._fixed(end, "inner")]
+            literal = literal[len(end) :]
+        parts = self._ids.split(literal)
+        tail = parts[-1] if parts else ""
+        lead = ""
+        if isinstance(tail, str):
+            if not answer:
+                lead = tail[len(tail.rstrip()) :]
+            elif handover and tail.endswith(handover):
+                lead = handover
+            parts[-1:] = [tail[: len(tail) - len(lead)]] if len(tail) > len(lead) else []
+        made += self._of_parts(parts, self._kind([*before, *made]))
+        kind = self._kind([*before, *made])
+        alone = len(
+            self._ids.plain("a", kind)
+        )  # a blank becomes a part of the word after it, a line end does not
+        lead_tokens = max(len(self._ids.plain(f"{lead}a", kind)) - alone, 0)
+        return [*made, replace(gap, kind=kind, lead=lead, lead_tokens=lead_tokens)]
+
+    def _kind(self, before: list[Fixed | Gap]) -> Kind:
+        """How a text after these pieces is tokenized."""
+        if not before:
+            return "start"
+        last = before[-1]
+        after_control = isinstance(last, Fixed) and last.ids[-1] in self._control
+        return self._ids.after_control if after_control else "inner"
+
+    def _fixed(self, literal: str, kind: Kind) -> list[Fixed]:
+        return self._of_parts(self._ids.split(literal), kind)
+
+    def _of_parts(self, parts: list[str | int], kind: Kind) -> list[Fixed]:
+        ids: list[int] = []
+        for part in parts:
+            ids += [part] if isinstance(part, int) else self._ids.plain(part, kind)
+            kind = self._ids.after_control if isinstance(part, int) else "inner"
+        return [Fixed(tuple(ids))] if ids else []
+
+    def _end_of_turn(self, literal: str) -> str:
+        """The part of the template's last words that a model shall write: up to its first control or added token, or
+        none."""
+        if self._template.legacy:
+            return literal
+        return literal[: self._ids.first_added(literal) or 0]
+
+    def _gap(self, number: int, role: str, bare: bool) -> Gap:
+        left, right = self._strips.get(role, (False, False))
+        return Gap(number, role, "inner", left=left and bare, right=right)
+
+    def _find_strips(self) -> dict[str, tuple[bool, bool]]:
+        """Of each role, whether the template strips its text on the left and on the right."""
+        roles = ("system", "user", "assistant") if self._template.system else ("user", "assistant")
+        marked = [(role, _MARGIN + _MARK.format(number) + _MARGIN) for number, role in enumerate(roles)]
+        try:
+            text = self._template.render(marked)
+        except UnfitMessagesError:
+            return {}
+        return {
+            role: (_MARGIN + _MARK.format(number) not in text, _MARK.format(number) + _MARGIN not in text)
+            for number, role in enumerate(roles)
+        }
+
+
+def answer_end(tokenizer: Any, template: str) -> int | None:
+    """Return the control or added token that a causal model is trained to end an answer with; None where the end is
+    plain text, or where the template cannot be used."""
+    ids = TextIds(tokenizer)
+    shape: Shape = (("user", "", True), ("assistant", "", True))
+    try:
+        frame = Frames(Template(tokenizer, template, "causal"), ids).conversation(shape)
+    except InputError:
+        return None
+    known = {*ids.control.values(), *tokenizer.added_tokens_decoder}
+    ends = (number for piece in frame or () if isinstance(piece, Fixed) and piece.end for number in piece.ids)
+    return next((int(number) for number in ends if number in known), None)
+
+
+def _contents(shape: Shape) -> list[tuple[str, str]]:
+    """Messages with a mark for each text."""
+    messages, number = [], 0
+    for role, lead, has_text in shape:
+        messages.append((role, lead + _MARK.format(number) if has_text else lead))
+        number += has_text
+    return messages

@@ -1,0 +1,84 @@
+"""What is wrong with a template, a tokenizer and a spec together, told before a run is spent on it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from medray.data.encode.encoder import Encoder, EncodeSpec
+from medray.data.encode.render import reading
+from medray.data.encode.templates import Template
+from medray.data.encode.text_ids import TextIds
+from medray.data.records import Distill, Instruction, Message, Origin
+from medray.errors import InputError
+
+_ORIGIN = Origin("probe", "probe", "probe", "")
+_QUESTION, _ANSWER = "What helps?", "Rest."
+
+
+def template_problems(tokenizer: Any, spec: EncodeSpec) -> list[str]:
+    """One sentence a problem; empty where all is well. Encodes made-up records, as a run would.
+
+    Looked for: not exactly one begin token; an end that is no end token, or that carries no loss; a backslash and an n
+    where a line end was meant; a prompt that is not what the template begins an answer with; no loss at all.
+    """
+    try:
+        encoder = Encoder(tokenizer, spec)
+    except InputError as error:
+        return [error.what]
+    records: list[Distill | Instruction] = [
+        Distill(_ORIGIN, _QUESTION, _ANSWER, _ANSWER),
+        Instruction(_ORIGIN, (Message("user", _QUESTION), Message("assistant", _ANSWER))),
+    ]
+    task = next((task for task in spec.tasks if task == "label"), None)
+    if task is None:
+        return []
+    columns = encoder.encode(records)[task]
+    problems: list[str] = []
+    begin = end = 0
+    for record, stop, until in zip(records, columns.input_ends, columns.target_ends, strict=True):
+        ids, targets = columns.input_ids[begin:stop].tolist(), columns.targets[end:until].tolist()
+        begin, end = stop, until
+        if not targets:
+            problems.append(
+                "no token carries loss: the template shows no answer, or max_label_tokens is too small"
+            )
+            continue
+        problems += _of_row(TextIds(tokenizer), ids, targets, causal=spec.architecture == "causal")
+        if spec.architecture == "causal":
+            problems += _of_prompt(tokenizer, spec, record, ids[: targets[-2]])
+    return list(dict.fromkeys(problems))
+
+
+def _of_row(found: TextIds, ids: list[int], targets: list[int], *, causal: bool) -> list[str]:
+    problems = []
+    if found.begin is not None and (ids[0] != found.begin or ids.count(found.begin) != 1):
+        problems.append(
+            f"the text has {ids.count(found.begin)} begin tokens; one, at its start, is what it needs"
+        )
+    last, trained = (ids[-1], targets[-1] == len(ids)) if causal else (targets[-1], True)
+    if last not in found.control.values():
+        problems.append("the text does not end with an end token: a model would not learn to stop")
+    elif not trained:
+        problems.append("the end token carries no loss: a model would not learn to stop")
+    return problems
+
+
+def _of_prompt(
+    tokenizer: Any, spec: EncodeSpec, record: Distill | Instruction, prompt: list[int]
+) -> list[str]:
+    problems = []
+    one = reading(record, "label", spec)
+    assert one is not None
+    template = Template(tokenizer, spec.template, spec.architecture)
+    asked = [(turn.role, turn.lead + (turn.text or "")) for turn in one.turns]
+    text = template.render(asked, ask=True)
+    if "\\n" in text:
+        problems.append("the template holds a backslash and an n where a line end is meant")
+    wanted = tokenizer(text, add_special_tokens=False)["input_ids"]
+    begin = TextIds(tokenizer).begin
+    if prompt not in (wanted, [begin, *wanted]):
+        problems.append(
+            "what an answer follows in training is not what the template itself begins an answer with: "
+            "another program that serves the model would ask it in another way"
+        )
+    return problems

@@ -1,0 +1,262 @@
+"""Templates: how the messages of a conversation become one text.
+
+| name | what it is |
+|---|---|
+| chat | the tokenizer's own chat template; `plain` where it has none |
+| chatml | `<\\|im_start\\|>role`, line end, content, `<\\|im_end\\|>` |
+| alpaca | headings for instruction (the system message), input and response |
+| plain | the texts with blank lines between them, the end token after an answer |
+| legacy/gemma, llama, llama3, mistral | published prompts byte for byte, with the mistakes they were trained with |
+| a file ending in .jinja or .j2 | a chat template of the user's |
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+from medray.errors import InputError
+
+LEGACY = tuple(f"legacy/{family}" for family in ("gemma", "llama", "llama3", "mistral"))
+NAMES = ("chat", "chatml", "alpaca", "plain", *LEGACY)
+TEMPLATE_FILES = (".jinja", ".j2")
+TRIAL_SECONDS = 20.0  # of computing: a real template takes a thousandth of a second
+_READ = "jinja:"  # before the text of a Jinja file that has been read
+
+_CHATML = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+_PLAIN = "{% for m in messages %}{{ m['content'] + (eos_token if m['role'] == 'assistant' else '\n\n') }}{% endfor %}"
+_ALPACA = (
+    "{% set paired = messages[0]['role'] == 'system' %}"
+    "{{ 'Below is an instruction that describes a task' + (', paired with an input that provides further context'"
+    " if paired else '') + '. Write a response that appropriately completes the request.\n\n' }}"
+    "{% for m in messages %}"
+    "{% if m['role'] == 'assistant' %}{{ '### Response:\n' + m['content'] + eos_token + '\n\n' }}"
+    "{% else %}{{ ('### Input:\n' if paired and loop.index0 == 1 else '### Instruction:\n') + m['content'] + '\n\n' }}"
+    "{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '### Response:\n' }}{% endif %}"
+)
+# An encoder-decoder's source: one question as it stands, several turns as lines with their speaker.
+_SOURCE = (
+    "{% set one = messages | rejectattr('role', 'equalto', 'system') | list | length == 1 %}"
+    "{% for m in messages %}{% if m['role'] == 'system' %}{{ m['content'] + '\n\n' }}"
+    "{% elif one %}{{ m['content'] }}"
+    "{% else %}{{ ('\n' if not loop.first and messages[loop.index0 - 1]['role'] != 'system' else '')"
+    " + m['role'] | capitalize + ': ' + m['content'] }}{% endif %}{% endfor %}"
+)
+_BUILT_IN = {"chatml": _CHATML, "alpaca": _ALPACA, "plain": _PLAIN}
+
+
+def read_template(template: str) -> str:
+    """A template that stands for itself: a name as it is, of a Jinja file its text, so that workers and fingerprints
+    need no file. Raises InputError for a name that is none, and for a file that is absent."""
+    if template in NAMES or template.startswith(_READ):
+        return template
+    if not template.endswith(TEMPLATE_FILES):
+        raise InputError(
+            "there is no such template",
+            key="data.template",
+            value=template,
+            fix=f"one of {', '.join(NAMES)}, or a file ending in {' or '.join(TEMPLATE_FILES)}",
+        )
+    try:
+        return _READ + Path(template).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise InputError(
+            f"the template cannot be read: {reason}",
+            file=template,
+            key="data.template",
+            fix="give a Jinja file",
+        ) from None
+
+
+class UnfitMessagesError(ValueError):
+    """A template that cannot show these messages, such as two turns of the user in a row."""
+
+
+class _TooLongError(BaseException):
+    """A trial that did not end in time; no `except Exception` on its way may take it."""
+
+
+@contextmanager
+def _time_limit(seconds: float) -> Iterator[None]:
+    """Raise _TooLongError in the block after `seconds` of computing. Only the main thread can be limited: a signal
+    ends the loops of a template from the Hub, which Jinja's sandbox does not."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: object) -> None:
+        raise _TooLongError
+
+    before = signal.signal(signal.SIGVTALRM, stop)
+    signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)
+
+
+class Template:
+    """Renders messages to text. system: whether it has a place for a system message."""
+
+    def __init__(self, tokenizer: Any, template: str, architecture: Literal["causal", "seq2seq"]) -> None:
+        self._tokenizer, self.name = tokenizer, template
+        template = read_template(template)
+        self.legacy = template.partition("/")[2] if template in LEGACY else ""
+        if architecture == "seq2seq":
+            if template not in ("chat", "plain"):
+                raise InputError(
+                    "an encoder-decoder reads plain text: templates are for causal models",
+                    key="data.template",
+                    value=self.name,
+                    fix="leave it out",
+                )
+            self._jinja: str | None = _SOURCE
+        elif template == "chat":
+            self._jinja = None if tokenizer.chat_template else _PLAIN
+        else:
+            self._jinja = _BUILT_IN.get(template, template.removeprefix(_READ))
+        self.system = self._has_system()
+
+    @property
+    def source(self) -> str | None:
+        """The Jinja that rows are rendered by; None for the tokenizer's own, and for a frame that is no Jinja."""
+        return None if self.legacy else self._jinja
+
+    def render(
+        self,
+        messages: Sequence[tuple[str, str]],
+        *,
+        ask: bool = False,
+        thinking: bool = False,
+        reasoning: str | None = None,
+        field: str = "reasoning_content",
+    ) -> str:
+        """The text of (role, content) messages; ask: followed by what stands before the assistant's answer.
+
+        thinking: in the template's thinking mode, where it has one. reasoning: of the last answer, given as
+        the key `field` of its message.
+        A system message that the template has no place for is put before the first user's, a blank line between.
+        Raises UnfitMessagesError where the template refuses them, InputError where it can show nothing.
+        """
+        if messages and messages[0][0] == "system" and not self.system:
+            (_, system), *rest = messages
+            first = next((at for at, (role, _) in enumerate(rest) if role == "user"), None)
+            if first is None:
+                rest.insert(0, ("user", system))
+            else:
+                rest[first] = ("user", f"{system}\n\n{rest[first][1]}")
+            messages = rest
+        return (
+            self._legacy(messages, ask)
+            if self.legacy
+            else self._render(messages, ask, thinking, reasoning, field)
+        )
+
+    def _render(
+        self,
+        messages: Sequence[tuple[str, str]],
+        ask: bool,
+        thinking: bool,
+        reasoning: str | None,
+        field: str,
+    ) -> str:
+        from jinja2 import TemplateError
+
+        turns = [{"role": role, "content": content} for role, content in messages]
+        if reasoning is not None:
+            next(turn for turn in reversed(turns) if turn["role"] == "assistant")[field] = reasoning
+        try:
+            # A template that can think is asked not to, unless the answer has reasoning.
+            return str(
+                self._tokenizer.apply_chat_template(
+                    turns,
+                    chat_template=self._jinja,
+                    tokenize=False,
+                    add_generation_prompt=ask,
+                    enable_thinking=thinking,
+                )
+            )
+        except (RecursionError, MemoryError, _TooLongError) as error:
+            reasons: dict[type[BaseException], str] = {
+                RecursionError: "a macro calls itself without end",
+                MemoryError: "its text is larger than the memory",
+            }
+            reason = reasons.get(type(error), f"it computes for more than {TRIAL_SECONDS:.0f} s")
+            raise self.broken(reason) from None
+        except (
+            TemplateError,
+            ArithmeticError,
+            TypeError,
+            ValueError,
+            LookupError,
+            AttributeError,
+            RuntimeError,
+        ) as error:
+            raise UnfitMessagesError(f"{type(error).__name__}: {error}") from None
+
+    def broken(self, reason: str) -> InputError:
+        """The error for a template that can show no conversation."""
+        return InputError(
+            f"the chat template cannot be used: {reason}",
+            key="data.template",
+            value=self.name.partition("\n")[0][:80],
+            fix="data.template: chatml, plain, or a Jinja file that renders messages",
+        )
+
+    def _legacy(self, messages: Sequence[tuple[str, str]], ask: bool) -> str:
+        from medray.data.encode.templates import render
+
+        texts = dict(messages)
+        if len(texts) < len(messages) or "user" not in texts or ("assistant" in texts) == ask:
+            raise UnfitMessagesError("a legacy template holds one question and one answer")
+        answer = "\u2402answer\u2403" if ask else texts["assistant"]
+        text = render(self.legacy, texts.get("system", ""), texts["user"], answer)
+        # The blank before the answer is a part of its first token, so it cannot end what is generated from.
+        return text.partition(answer)[0].rstrip(" ") if ask else text
+
+    def _has_system(self) -> bool:
+        self.system = True
+        try:
+            with _time_limit(TRIAL_SECONDS):
+                text = self.render(
+                    [("system", "\u2402s\u2403"), ("user", "\u2402u\u2403"), ("assistant", "\u2402a\u2403")]
+                )
+        except UnfitMessagesError:
+            return False
+        return text.count("\u2402s\u2403") == 1
+
+
+_TEMPLATES = {
+    "mistral": ("<s>[INST] ", " This is the question: ", r" [/INST] \n ", "</s>"),
+    "llama": ("[s][INST] ", " This is the question: ", r" [/INST] \n ", "[/s]"),
+    "llama3": (
+        "<|start_header_id|>system<|end_header_id|> ",
+        "<|eot_id|><|start_header_id|>user<|end_header_id|> This is the question: ",
+        "<|eot_id|><|start_header_id|>assistant<|end_header_id|> ",
+        "<|eot_id|>",
+    ),
+    "gemma": (
+        "<start_of_turn>user ",
+        " This is the question: ",
+        r"<end_of_turn> \n <start_of_turn>model ",
+        "<end_of_turn>model",
+    ),
+}
+_TEMPLATES["llama2"] = _TEMPLATES["llama"]
+FAMILIES = tuple(_TEMPLATES)
+
+
+def render(family: str, instruction: str, input: str, output: str) -> str:
+    """The `prompt` column of a published set. family: gemma, llama (also called llama2), llama3 or mistral."""
+    before, between, answer, end = _TEMPLATES[family]
+    return f"{before}{instruction}{between}{input}{answer}{output}{end}"

@@ -1,0 +1,82 @@
+"""Which format a file has, by its name alone."""
+
+from __future__ import annotations
+
+import os
+import re
+
+from medray.data.files.remote import shown
+from medray.errors import InputError
+
+COMPRESSIONS = {".gz": "gz", ".zst": "zst", ".bz2": "bz2", ".xz": "xz"}
+ENDINGS = {
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "json",
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".parquet": "parquet",
+    ".pubtator": "pubtator",
+    ".conll": "conll",
+    ".bio": "conll",
+    ".iob": "conll",
+    ".xml": "medquad_xml",
+    ".bioc": "bioc",
+}
+
+SAVED_DATASET = ("dataset_dict.json", "state.json")  # what datasets' save_to_disk leaves in a folder
+
+
+def format_of(path: str) -> str:
+    """The format by the ending, before which endings of compression are taken off.
+
+    A .json or .xml with the word BioC in its name is bioc, a .txt with PubTator in its name pubtator, a folder that
+    datasets' save_to_disk wrote huggingface. Raises InputError for every other name.
+    """
+    found = known_format(path)
+    if found is None:
+        ending = os.path.splitext(_plain_name(shown(path)))[1]
+        if ending in COMPRESSIONS:
+            raise InputError("it is compressed twice by its name", file=shown(path), fix="unpack it once")
+        raise InputError(
+            f"{ending or 'no ending'} is not a known format",
+            file=shown(path),
+            fix=f"name its format, or use one of {', '.join(ENDINGS)} (also with {', '.join(COMPRESSIONS)})",
+        )
+    return found
+
+
+def known_format(path: str) -> str | None:
+    """As format_of; None for a name that shows no format."""
+    name = _plain_name(path)
+    ending = os.path.splitext(name)[1]
+    if ending in (".json", ".xml") and "bioc" in re.split(r"[^a-z0-9]", name):
+        return "bioc"
+    if ending == ".txt" and "pubtator" in name:
+        return "pubtator"
+    if ending in ENDINGS:
+        return ENDINGS[ending]
+    return "huggingface" if "://" not in path and is_saved_dataset(path) else None
+
+
+def compression_of(path: str) -> str | None:
+    """gz, zst, bz2, xz, or None."""
+    return COMPRESSIONS.get(os.path.splitext(_name(path))[1])
+
+
+def _plain_name(path: str) -> str:
+    """The last part of a path in small letters, without an ending of compression."""
+    name = _name(path)
+    stem, ending = os.path.splitext(name)
+    return stem if ending in COMPRESSIONS else name
+
+
+def _name(path: str) -> str:
+    if path.startswith(("http://", "https://")):
+        path = re.sub(r"[?#].*", "", path)
+    return path.rstrip("/").rsplit("/", 1)[-1].lower()
+
+
+def is_saved_dataset(path: str) -> bool:
+    """Whether a local folder is one that datasets' save_to_disk wrote."""
+    return any(os.path.isfile(os.path.join(path, name)) for name in SAVED_DATASET)

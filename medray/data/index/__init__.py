@@ -1,0 +1,1 @@
+"""Rows to splits: sources, membership, duplicates and leakage."""

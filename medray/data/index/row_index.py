@@ -1,0 +1,248 @@
+"""One range of a source, read once: which rows are records, which are not and why, and what identifies each."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Generator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from medray.config.data import ExtractionConfig
+from medray.data.encode.render import EMPTY_LIST, extraction_answer
+from medray.data.index.content import Benchmarks, bytes_hash, question_and_answer, same_text, text_hash
+from medray.data.index.sources import Source
+from medray.data.printable import column_names
+from medray.data.readers import Reading
+from medray.data.records import BadRowError, Distill, Extraction, Preference, Record, TwoStep
+from medray.data.schemas import form_of, parse
+from medray.errors import InputError
+
+_NO_USUAL_KEY = (
+    "its keys may be text of a record",
+    "write one object per row, whose keys are column names; if they are, name one of them here",
+)
+_NO_HEADER = (
+    "its first line seems not to be a header",
+    "write the column names into a first line of the file; if they are there, name one of them here",
+)
+_NO_USUAL_COLUMN = (
+    "they may be numbers, or text of a record",
+    "name one of its columns here, or write the table again with named columns",
+)
+# (what may be wrong, fix) by the format of a file whose columns have no usual name
+_NO_USUAL_NAME = {
+    **dict.fromkeys(("csv", "tsv", "tsv_quoted"), _NO_HEADER),
+    **dict.fromkeys(("parquet", "huggingface"), _NO_USUAL_COLUMN),
+}
+_MOST_COLUMNS, MOST_TYPES = 200, 10_000  # that are kept
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Rows that will be one shard: so many raw rows from `position` on, the first being number `first` of its source."""
+
+    position: int
+    first: int
+    raw_rows: int
+
+
+@dataclass
+class RangeIndex:
+    """What one range holds. Arrays have an entry a raw row, 0 where there is no record.
+
+    ids, inputs, pairs, groups: 64-bit hashes of the id, of the normalised input, of input and answer together, and of
+    the group (of the input where no group is named). labels: of the text to be written, 0 where that is empty or an
+    empty list. contaminated: shares words with a benchmark. types_seen: of entities or relations, whichever is asked for.
+    """
+
+    chunks: list[Chunk]
+    rejects: list[dict[str, Any]]
+    lines: int
+    good: np.ndarray
+    ids: np.ndarray
+    inputs: np.ndarray
+    pairs: np.ndarray
+    groups: np.ndarray
+    labels: np.ndarray
+    contaminated: np.ndarray
+    with_rationale: np.ndarray
+    with_entities: np.ndarray
+    columns_seen: list[str] = field(default_factory=list)
+    types_seen: list[str] = field(default_factory=list)
+
+    def to_bytes(self) -> bytes:
+        """For the way from a task to the pipeline, without pickle."""
+        plain = {
+            "chunks": [[chunk.position, chunk.first, chunk.raw_rows] for chunk in self.chunks],
+            "rejects": self.rejects,
+            "lines": self.lines,
+            "columns_seen": self.columns_seen,
+            "types_seen": self.types_seen,
+        }
+        arrays: dict[str, Any] = {
+            name: value for name, value in vars(self).items() if isinstance(value, np.ndarray)
+        }
+        stream = io.BytesIO()
+        np.savez(stream, plain=np.frombuffer(json.dumps(plain).encode(), np.uint8), **arrays)
+        return stream.getvalue()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> RangeIndex:
+        with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+            plain = json.loads(arrays["plain"].tobytes())
+            chunks = [Chunk(*chunk) for chunk in plain.pop("chunks")]
+            return cls(
+                chunks=chunks, **plain, **{name: arrays[name] for name in arrays.files if name != "plain"}
+            )
+
+
+def records(
+    source: Source, start: int = 0, stop: int | None = None, first: int = 0
+) -> Generator[tuple[int, int, str | None, Record | BadRowError], None, None]:
+    """(position, line, file, record or the reason why there is none) of a source's rows from `start` on."""
+    reading = source.read(start, stop)
+    try:
+        for number, found in enumerate(reading, first):
+            record: Record | BadRowError
+            if isinstance(found.row, BadRowError):
+                record = found.row
+            else:
+                try:
+                    record = parse(
+                        found.row, source.columns, form=source.form, source=source.name, number=number
+                    )
+                except BadRowError as reason:
+                    record = reason
+            yield found.position, found.line, found.file, record
+    finally:
+        if isinstance(reading, Reading):  # whoever has enough rows leaves the file open otherwise
+            reading.close()
+
+
+def index_range(
+    source: Source,
+    start: int,
+    stop: int | None,
+    shard_rows: int,
+    benchmarks: Benchmarks | None = None,
+    extraction: ExtractionConfig = ExtractionConfig(),  # noqa: B008
+) -> RangeIndex:
+    """Reads rows from `start` to `stop`. Numbers of rows and lines are those within the range.
+
+    extraction: what documents with entities are asked for.
+    """
+    chunks: list[Chunk] = []
+    rejects: list[dict[str, Any]] = []
+    rows: list[tuple[bool, int, int, int, int, int, bool, bool, bool]] = []
+    seen: set[str] = set()
+    types: set[str] = set()
+    line, begin, count, position = 0, start, 0, -1
+    reading = source.read(start, stop)
+    for found in reading:
+        # Lines of one bad row share its position, so a chunk cannot begin between them.
+        if count >= shard_rows and found.position != position:
+            chunks.append(Chunk(begin, len(rows) - count, count))
+            begin, count = found.position, 0
+        elif not rows:
+            begin = found.position
+        count, line, position = count + 1, found.line, found.position
+        row = found.row
+        try:
+            if isinstance(row, BadRowError):
+                raise row
+            if len(seen) < _MOST_COLUMNS:
+                seen.update(row)
+            record = parse(row, source.columns, form=source.form, source="", number=0)
+            rows.append(_identity(record, benchmarks, extraction))
+            if isinstance(record, Extraction) and len(types) <= MOST_TYPES:
+                named = record.entities if extraction.answer == "entities" else record.relations
+                types.update(each.type for each in named)
+        except BadRowError as reason:
+            rows.append((False, 0, 0, 0, 0, 0, False, False, False))
+            rejects.append({"file": found.file or source.name, "line": line, "reason": str(reason)})
+    if count:
+        chunks.append(Chunk(begin, len(rows) - count, count))
+    table = list(zip(*rows, strict=True)) if rows else [()] * 9
+    kinds = (bool, *[np.uint64] * 5, bool, bool, bool)
+    good, ids, inputs, pairs, groups, labels, contaminated, rationale, entities = (
+        np.array(column, kind) for column, kind in zip(table, kinds, strict=True)
+    )
+    return RangeIndex(
+        chunks,
+        rejects,
+        getattr(reading, "lines", None)
+        or line,  # with the blank ones at the end, where a range is a part of a file
+        good,
+        ids,
+        inputs,
+        pairs,
+        groups,
+        labels,
+        contaminated,
+        rationale,
+        entities,
+        sorted(seen),
+        sorted(types),
+    )
+
+
+def _identity(
+    record: Record, benchmarks: Benchmarks | None, extraction: ExtractionConfig
+) -> tuple[bool, int, int, int, int, int, bool, bool, bool]:
+    if isinstance(record, Preference):
+        raise BadRowError("a preference pair, which no method trains on yet")
+    question, answer = question_and_answer(record)
+    words = same_text(question)
+    asked = bytes_hash(words)
+    origin = record.origin
+    # parse() was told no source, so ":1" is the name of a row that has no id of its own.
+    name = 0 if origin.id == ":1" else text_hash(origin.id)
+    rationale = isinstance(record, Distill | TwoStep) and bool(record.rationale)
+    written = answer
+    if isinstance(record, Extraction):
+        written = extraction_answer(record, extraction.answer, extraction.types)
+    return (
+        True,
+        name,
+        asked,
+        bytes_hash(words + b"\n" + same_text(answer)),
+        text_hash(origin.group) if origin.group else asked,
+        0 if written in ("", EMPTY_LIST) else text_hash(written),
+        benchmarks is not None and benchmarks.hold(question, answer),
+        rationale,
+        isinstance(record, Distill) and record.entities is not None,
+    )
+
+
+def check_columns(source: Source, seen: set[str], key: str) -> None:
+    """A column that the user named must be one of some row; input and label always must, where the form has them."""
+    columns = source.columns
+    if source.form != "columns" and not (
+        source.form == "auto" and form_of(dict.fromkeys(seen), columns) == "columns"
+    ):
+        return
+    names = {"input", "label"} | (columns.model_fields_set - {"lang"})
+    for name in sorted(names):
+        column = getattr(columns, name)
+        alias = name == "label" and "label" not in columns.model_fields_set and "output" in seen
+        if seen and column is not None and column not in seen and not alias:
+            raise _no_column(source, seen, f"data.columns.{name}", column)
+
+
+def _no_column(source: Source, seen: set[str], key: str, column: str) -> InputError:
+    shown = column_names(seen)
+    if shown is not None:
+        return InputError(f"{source.name} has no such column", key=key, value=column, fix=f"it has {shown}")
+    names = "1 column" if len(seen) == 1 else f"{len(seen)} columns"
+    format = getattr(source, "format", "")
+    reason, fix = _NO_USUAL_NAME.get(format, _NO_USUAL_KEY)
+    return InputError(
+        f"{source.name} has no such column; the names of its {names} are not shown, as none is a usual one: "
+        + reason,
+        key=key,
+        value=column,
+        fix=fix,
+    )

@@ -1,0 +1,138 @@
+"""Whether an indexed split can be trained or validated on."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+
+from medray.config import Config
+from medray.data.index.membership import SplitIndex
+from medray.data.index.row_index import MOST_TYPES
+from medray.data.index.sources import extraction_of
+from medray.data.printable import type_names
+from medray.errors import InputError
+from medray.storage import StoragePath
+
+REASONS_SHOWN = 3
+# Stages that leave good rows out, by the reason that they are counted under: key, and what to do.
+STAGES = {
+    "in a benchmark": ("data.decontaminate", "name other benchmark files, or data that is not in them"),
+    "duplicate": ("data.duplicates", "data.duplicates: keep"),
+    "not in the subsample": ("data.subsample", "a larger share"),
+    "in validation too": (
+        "data.leakage",
+        "give training rows that validation has not, or data.leakage: allow",
+    ),
+}
+
+
+def check_split(config: Config, split: str, index: SplitIndex, rejects: StoragePath) -> None:
+    """Raises InputError for too many bad rows, no rows, and rows that lack what method and metrics need."""
+    good = index.rows + sum(index.dropped.values())
+    check_reading(config, split, good, Counter(index.rejects), rejects)
+    if not index.rows:
+        raise _emptied(split, index)
+    if split == "train":
+        _check_labels(config, index)
+    if config.method.reads_rationales and not index.with_rationale:
+        two_step = config.method.variant == "two_step"
+        raise InputError(
+            f"no {split} row has a rationale, and "
+            + ("method.variant: two_step reads it" if two_step else "method.mode task_prefix trains on it"),
+            key="data.columns.rationale",
+            value=config.data.columns.rationale,
+            fix="name the column, or set method.mode: standard" + " and method.variant: null" * two_step,
+        )
+    missing = index.rows - index.with_entities
+    if split == "validation" and "entity_f1" in config.eval.metrics and missing:
+        raise InputError(
+            f"{missing} of {index.rows} validation rows have no entities",
+            key="eval.metrics",
+            value="entity_f1",
+            fix="name data.columns.entities or remove it",
+        )
+
+
+def check_reading(config: Config, split: str, good: int, reasons: Counter[str], rejects: StoragePath) -> None:
+    """Raises InputError for a split whose sources have no good row, or too many bad ones. Asked before rows are split,
+    compared or dropped: what they lack then is no fault of that.
+
+    good: rows that are records. reasons: bad rows, by reason.
+    """
+    bad, limit = reasons.total(), config.data.max_rejects
+    if not good:
+        why = f" ({_most_common(reasons)})" if bad else ""
+        raise InputError(
+            f"the {split} split is empty: no usable row among {bad}{why}",
+            key=f"data.{split}",
+            fix=f"fix the rows, named in {rejects}" if bad else "name a source that has rows",
+        )
+    share = bad / (good + bad)
+    if share > limit:
+        raise InputError(
+            f"{bad} of {good + bad} {split} rows are bad ({_most_common(reasons)}), more than "
+            f"the share of {limit:g} that a run tolerates",
+            key="data.max_rejects",
+            value=limit,
+            fix=f"fix the rows of data.{split} (named in {rejects}), or data.max_rejects: {_above(share)}",
+        )
+
+
+def _emptied(split: str, index: SplitIndex) -> InputError:
+    """Good rows were there; the last reason is that of the stage that took the rest of them."""
+    counts = ", ".join(f"{reason}: {count}" for reason, count in index.dropped.items())
+    reason = list(index.dropped)[-1] if index.dropped else ""
+    key, fix = STAGES.get(reason, (f"data.{split}", "name a source that has rows"))
+    return InputError(
+        f"the {split} split is empty: all of its {sum(index.dropped.values())} good rows were left out ({counts})",
+        key=key,
+        fix=fix,
+    )
+
+
+def _check_labels(config: Config, index: SplitIndex) -> None:
+    """Entity types that nothing has, and labels that are all empty, teach a model to find nothing."""
+    asked = extraction_of(config)
+    kind = "entity" if asked.answer == "entities" else "relation"
+    # Types of a published corpus are its preset, of which a part of its files may lack some.
+    unknown = [name for name in config.data.extraction.types if name not in index.types]
+    if unknown and len(index.types) < MOST_TYPES and index.knows_labels:
+        known = type_names(index.types)
+        there = known or f"{len(index.types)} types, whose names are not shown as they look like values"
+        raise InputError(
+            f"no {kind} of a training row has the type {', '.join(unknown)}",
+            key="data.extraction.types",
+            value=list(asked.types),
+            fix=f"types of the training rows: {there}"
+            if index.types
+            else f"remove the key: no training row has a typed {kind}",
+        )
+    if index.empty_labels == index.rows:
+        raise InputError(
+            f"all {index.rows} training labels are empty"
+            + (f": no document has a {kind}" * bool(index.types)),
+            key="data.columns.label" if not index.types else "data.extraction",
+            fix="name the column with the answers, or other types of entities",
+        )
+
+
+def one_label(index: SplitIndex) -> str | None:
+    """Return a warning where every training row has the same label; None where labels differ."""
+    if not index.one_label or index.rows < 2:
+        return None
+    return (
+        f"all {index.rows} training labels are one and the same text: a model that always writes it has no loss left; "
+        "check data.columns.label"
+    )
+
+
+def _most_common(reasons: Counter[str]) -> str:
+    said = ", ".join(f"{reason}: {count}" for reason, count in reasons.most_common(REASONS_SHOWN))
+    more = len(reasons) - REASONS_SHOWN
+    return f"{said}, and {more} more kind{'s' if more > 1 else ''}" if more > 0 else said
+
+
+def _above(share: float) -> str:
+    """The share in two digits, rounded up: what would let the rows pass."""
+    digits = max(2, 1 - math.floor(math.log10(share)))
+    return f"{min(math.ceil(share * 10**digits) / 10**digits, 1.0):g}"

@@ -1,0 +1,339 @@
+"""What is wrong with rows as a model will read them: looked for in the texts of a bounded, seeded sample.
+
+Counts alone leave here: no check quotes a row. What only counts of lengths are needed for is said of all rows.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from medray.data.corpora.step_by_step import corruption_warning
+from medray.data.encode.render import EncodeSpec
+from medray.data.encode.template_checks import template_problems
+from medray.data.encode.templates import Template
+from medray.data.encode.text_ids import TextIds
+from medray.data.index.content import normalised
+from medray.data.index.split_checks import one_label
+from medray.data.inspect.decoded import Inputs, drawn_rows, texts
+from medray.data.reasoning import CLOSE, Reasoning, knows_reasoning
+from medray.data.shards.split_summary import SplitCounts
+from medray.data.shards.token_split import TokenSet
+
+MOST_SHARDS = 32  # that the sample is drawn from
+MANY_CUT = 0.01  # share of rows of a task that may be cut without a word
+
+# What UTF-8 looks like when it is read as Latin-1 or Windows-1252, and what stands for bytes that were lost.
+_MOJIBAKE = re.compile(r"[ÃÂ][\x80-\xbf€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ]|â€|ï»¿|Î[±²³´µ¼½]|\ufffd")
+_TAGS = "p|br|hr|div|span|a|b|i|u|em|strong|sup|sub|ul|ol|li|table|tr|td|th|h[1-6]|img|font|script|style|html|body"
+_HTML = re.compile(
+    rf"</?(?:{_TAGS})(?:\s[^<>]{{0,300}})?/?>|&(?:nbsp|amp|lt|gt|quot|#\d{{2,5}});", re.IGNORECASE
+)
+_CONTROL = re.compile(r"<\|[a-z_]{2,30}\|>|</?s>|\[/?INST\]|<(?:start|end)_of_turn>")
+_WORDS = re.compile(r"\w+")
+
+
+Verdict = Literal["ok", "note", "problem"]
+
+
+@dataclass(frozen=True)
+class Check:
+    """problem: training on it would go wrong. note: worth a look. said: one sentence, without text of a record."""
+
+    name: str
+    verdict: Verdict
+    said: str
+
+
+@dataclass(frozen=True)
+class RationaleQuality:
+    """empty: share of all rows. words: mean of a rationale. overlap: mean share of a label's words that it holds.
+
+    Words and overlap are of the sampled rows, as far as they were not cut.
+    """
+
+    split: str
+    empty: float
+    words: float
+    overlap: float
+    sampled: int
+
+
+@dataclass(frozen=True)
+class SampledRow:
+    """A task of a sampled row. target_cut: it is as long as its limit, and something of the row was cut.
+
+    begins: begin tokens. ends: whether the last token is a control token, and carries loss. unknown: tokens that
+    stand for what the tokenizer does not know.
+    """
+
+    input: str
+    target: str
+    target_cut: bool
+    begins: int
+    ends: bool
+    unknown: int
+
+
+Rows = dict[tuple[str, str], list[SampledRow | None]]  # by (split, task); None: the row lacks the task
+
+
+def sampled_rows(sets: Mapping[str, TokenSet], tokenizer: Any, count: int, seed: int) -> Rows:
+    """At most `count` rows of each split, the same ones for every task."""
+    known = TextIds(tokenizer)
+    found: Rows = {}
+    for split, tokens in sets.items():
+        inputs, store = Inputs(tokenizer, tokens.spec), tokens.store(keep=2)
+        ids: dict[str, list[_Ids]] = {task: [] for task in tokens.spec.tasks}
+        for shard, row in drawn_rows(tokens, count, seed, MOST_SHARDS):
+            for task, rows in ids.items():
+                sequence, labels = (array.tolist() for array in store.example(shard, row, task))
+                causal = tokens.spec.architecture == "causal"
+                target = sequence[len(store.prompt(shard, row, task)) :] if causal else labels
+                cut = bool(store.counts(shard, task, "cut")[row])
+                rows.append(
+                    _Ids(
+                        inputs.ids(store, shard, row, task),
+                        sequence if causal else sequence + labels,
+                        target,
+                        target_cut=cut and len(target) >= tokens.spec.limit(task),
+                        ends=bool(labels) and labels[-1] in known.control.values(),
+                    )
+                )
+        for task, rows in ids.items():
+            asked = texts(tokenizer, [row.input for row in rows])
+            answers = texts(tokenizer, [row.target for row in rows])
+            found[split, task] = [
+                _decoded(question, answer, row, known, tokenizer.unk_token_id) if row.whole else None
+                for question, answer, row in zip(asked, answers, rows, strict=True)
+            ]
+    return found
+
+
+@dataclass(frozen=True)
+class _Ids:
+    """A task of a row as ids. whole: all that a forward reads and writes."""
+
+    input: list[int]
+    whole: list[int]
+    target: list[int]
+    target_cut: bool
+    ends: bool
+
+
+def _decoded(question: str, answer: str, row: _Ids, known: TextIds, unknown: int | None) -> SampledRow:
+    begins = 0 if known.begin is None else row.whole.count(known.begin)
+    unseen = 0 if unknown is None else row.whole.count(unknown)
+    return SampledRow(question, answer, row.target_cut, begins, row.ends, unseen)
+
+
+def checks(
+    sets: Mapping[str, TokenSet],
+    counts: Mapping[str, SplitCounts],
+    rows: Rows,
+    tokenizer: Any,
+) -> tuple[Check, ...]:
+    """Every check, whatever it finds."""
+    spec = next(iter(sets.values())).spec
+    present = [row for group in rows.values() for row in group if row is not None]
+    problems = template_problems(tokenizer, spec)
+    found = [
+        Check("template", "problem", "; ".join(problems))
+        if problems
+        else Check("template", "ok", "its end is trained, and a prompt is what the template itself asks with")
+    ]
+    if TextIds(tokenizer).begin is not None and spec.architecture == "causal":
+        found.append(
+            _sampled(
+                "begin tokens",
+                "problem",
+                present,
+                lambda row: row.begins != 1,
+                "have none or several",
+                "one each",
+            )
+        )
+    found += [
+        _sampled(
+            "end tokens",
+            "problem",
+            present,
+            lambda row: not row.ends,
+            "end without one that carries loss",
+            "trained",
+        ),
+        *_loss_masks(counts),
+        _one_label(sets["train"]),
+        _truncation(counts),
+        _cut_words(rows),
+        *(_pattern(present, *pattern) for pattern in _PATTERNS),
+        _sampled("copies", "note", present, _copies, "have a target that is the input itself", "none"),
+    ]
+    if tokenizer.unk_token_id is not None:
+        found.append(
+            _sampled(
+                "unknown tokens",
+                "note",
+                present,
+                lambda row: row.unknown > 0,
+                f"hold {sum(row.unknown for row in present):,} tokens for what the tokenizer does not know",
+                "none",
+            )
+        )
+    if (reasoning := _reasoning(spec, present, tokenizer)) is not None:
+        found.append(reasoning)
+    return tuple(found)
+
+
+def _reasoning(spec: EncodeSpec, rows: Sequence[SampledRow], tokenizer: Any) -> Check | None:
+    """The mode that rows are rendered in, of a template that has something to do with reasoning."""
+    if spec.architecture != "causal":
+        return None
+    template = Template(tokenizer, spec.template, spec.architecture)
+    if not knows_reasoning(template):
+        return None
+    reasoning = Reasoning.of(template)
+    close = reasoning.marks[1].strip() if reasoning else CLOSE
+    thinking = sum((close or CLOSE) in row.target for row in rows)
+    return Check(
+        "reasoning",
+        "ok" if thinking in (0, len(rows)) else "note",
+        f"{thinking:,} of {len(rows):,} sampled answers have reasoning and are rendered in the template's thinking mode, "
+        "the others without it",
+    )
+
+
+def rationales(counts: Mapping[str, SplitCounts], rows: Rows) -> tuple[RationaleQuality, ...]:
+    """Of each split whose rows are trained on rationales too."""
+    found = []
+    for split, counted in counts.items():
+        if "rationale" not in counted.tasks or not counted.rows:
+            continue
+        empty = float((counted.length[counted.tasks.index("rationale")] == 0).mean())
+        pairs = zip(rows[split, "label"], rows[split, "rationale"], strict=True)
+        both = [(label.target, why.target) for label, why in pairs if label is not None and why is not None]
+        words = [len(why.split()) for _, why in both]
+        shares = [len(said & _words(why)) / len(said) for label, why in both if (said := _words(label))]
+        found.append(RationaleQuality(split, empty, _mean(words), _mean(shares), len(both)))
+    return tuple(found)
+
+
+def _pattern(
+    rows: list[SampledRow], name: str, verdict: Verdict, what: str, test: Callable[[str], bool]
+) -> Check:
+    return _sampled(name, verdict, rows, lambda row: test(row.input) or test(row.target), what, "none")
+
+
+def _sampled(
+    name: str,
+    verdict: Verdict,
+    rows: list[SampledRow],
+    wrong: Callable[[SampledRow], bool],
+    what: str,
+    fine: str,
+) -> Check:
+    """The verdict where any row is wrong. what: said of those; fine: where none is."""
+    count = sum(map(wrong, rows))
+    if count:
+        return Check(name, verdict, f"{count:,} of {len(rows):,} sampled texts {what}")
+    return Check(name, "ok", f"{fine}, in {len(rows):,} sampled texts")
+
+
+def _loss_masks(counts: Mapping[str, SplitCounts]) -> list[Check]:
+    empty = sum(int(((one.length > 0) & (one.loss == 0)).sum()) for one in counts.values())
+    found = [
+        Check("loss masks", "problem", f"{empty:,} of all texts have no token with loss")
+        if empty
+        else Check("loss masks", "ok", "every text has tokens with loss")
+    ]
+    for split, one in counts.items():
+        missing = int((one.length[one.tasks.index("label")] == 0).sum())
+        if missing:
+            verdict: Verdict = "problem" if missing == one.rows else "note"
+            found.append(
+                Check("labels", verdict, f"{missing:,} of {one.rows:,} {split} rows have none to learn")
+            )
+    return found
+
+
+def _one_label(train: TokenSet) -> Check:
+    warning = one_label(train.index)
+    return Check("one label", "problem", warning) if warning else Check("one label", "ok", "labels differ")
+
+
+def _truncation(counts: Mapping[str, SplitCounts]) -> Check:
+    most, said = 0.0, []
+    for split, one in counts.items():
+        for task, cut in zip(one.tasks, one.cut, strict=True):
+            if cut.any():
+                most = max(most, float(cut.mean()))
+                said.append(f"{int(cut.sum()):,} of {one.rows:,} {split} {task}")
+    verdict: Verdict = "note" if most > MANY_CUT else "ok"
+    return Check(
+        "limits", verdict, f"cut to fit: {', '.join(said)}" if said else "no row is longer than they allow"
+    )
+
+
+def _cut_words(groups: Rows) -> Check:
+    """A target that stops too early teaches to stop there. Whole words are those of texts that were not cut."""
+    shares = {
+        place: _mean(row.target_cut for row in group if row is not None) for place, group in groups.items()
+    }
+    rows = [row for group in groups.values() for row in group if row is not None]
+    cut = [row.target.rstrip("\ufffd") for row in rows if row.target_cut]
+    if not cut:
+        return Check("ends of targets", "ok", "no sampled target was cut")
+    whole = {word for row in rows for word in _WORDS.findall(row.input)}
+    whole |= {word for row in rows if not row.target_cut for word in _WORDS.findall(row.target)}
+    for text in cut:
+        whole.update(_WORDS.findall(text)[:-1])
+    broken = sum(text[-1:].isalnum() and _WORDS.findall(text)[-1] not in whole for text in cut)
+    said = f"{len(cut):,} of {len(rows):,} sampled targets were cut, {broken:,} of them inside a word"
+    limits = sorted({task.partition("/")[0] for (_, task), share in shares.items() if share > MANY_CUT})
+    if not limits:
+        return Check("ends of targets", "note", said)
+    keys = " and ".join(
+        f"data.max_{'rationale' if name == 'rationale' else 'label'}_tokens" for name in limits
+    )
+    return Check("ends of targets", "problem", f"{said}: raise {keys}, or shorten the targets")
+
+
+def _copies(row: SampledRow) -> bool:
+    return len(row.target.split()) > 3 and normalised(row.target) == normalised(row.input)
+
+
+def _words(text: str) -> set[str]:
+    return set(_WORDS.findall(normalised(text)))
+
+
+def _mean(values: Iterable[float]) -> float:
+    found = list(values)
+    return float(np.mean(found)) if found else 0.0
+
+
+_PATTERNS: tuple[tuple[str, Verdict, str, Callable[[str], bool]], ...] = (
+    ("line ends", "note", "have a backslash and an n where a line end is meant", lambda text: "\\n" in text),
+    ("HTML", "note", "hold tags or entities of web pages", lambda text: bool(_HTML.search(text))),
+    (
+        "encoding",
+        "note",
+        "hold letters of a wrong encoding",
+        lambda text: bool(_MOJIBAKE.search(text.rstrip("\ufffd"))),
+    ),
+    (
+        "replaced words",
+        "problem",
+        'hold words such as "Negativet": every "No" was replaced by "Negative"',
+        lambda text: "Negative" in text and corruption_warning([{"input": text}]) is not None,
+    ),
+    (
+        "control strings",
+        "ok",
+        "hold what looks like control tokens and is read as plain text",
+        lambda text: bool(_CONTROL.search(text)),
+    ),
+)

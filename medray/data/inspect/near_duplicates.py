@@ -1,0 +1,158 @@
+"""Inputs that are almost alike: MinHash over runs of five words, candidates by locality-sensitive hashing.
+
+Signatures of 128 values estimate the Jaccard similarity of two inputs' runs with a standard error of at most 0.045.
+The hash tables are set to miss little (at a threshold of 0.8 one pair in seven that is just above it, one in a thousand
+of those at 0.9), and every candidate is compared by its whole signature. Only the first of inputs that are alike goes
+into the tables, so that a corpus of one sentence repeated costs no more than any other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from medray.data.index.content import normalised, text_hash
+from medray.data.inspect.decoded import Inputs
+from medray.data.shards.token_split import TokenSet
+
+SHINGLE_WORDS = 5
+MOST_ROWS = 200_000  # of a split; they take about 6 kB each, 1.2 GB in all
+SHOWN_PAIRS = 20
+_SIGNATURE = 128
+_FEW_MISSES = (0.1, 0.9)  # weights of a false candidate, which is only compared in vain, and of a missed one
+_AT_ONCE = 512  # rows that are decoded together
+_FACTOR = np.uint64(0x9E3779B97F4A7C15)
+
+Named = tuple[str, str]  # (id, text)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A validation row and the training row that it is most like."""
+
+    train: str
+    validation: str
+    similarity: float
+
+
+@dataclass(frozen=True)
+class NearDuplicates:
+    """repeated: of each split the rows that are like an earlier one of it. across: validation rows that are like a
+    training row; pairs: the first of them. compared: rows of each split; fewer than it has where it is too large.
+    """
+
+    threshold: float
+    compared: dict[str, int]
+    repeated: dict[str, int]
+    across: int
+    pairs: tuple[Pair, ...]
+
+
+def near_duplicates(
+    sets: Mapping[str, TokenSet],
+    tokenizer: Any,
+    *,
+    threshold: float = 0.8,
+    most_rows: int = MOST_ROWS,
+) -> NearDuplicates:
+    """Compares the inputs of all rows. threshold: the similarity from which two are alike, above 0 and at most 1."""
+    return compare(
+        {split: _inputs(tokens, tokenizer, most_rows) for split, tokens in sets.items()}, threshold
+    )
+
+
+def compare(splits: Mapping[str, Iterator[Named]], threshold: float) -> NearDuplicates:
+    """The same over (id, text) of each split's rows; texts without a word are passed over."""
+    compared, repeated = dict.fromkeys(splits, 0), dict.fromkeys(splits, 0)
+    across: list[Pair] = []
+    known = {split: _Index(threshold) for split in splits}
+    for split, rows in splits.items():
+        for name, text in rows:
+            compared[split] += 1
+            signature = _signature(text)
+            if signature is None:
+                continue
+            if split != "train" and "train" in known:
+                like = known["train"].nearest(signature)
+                if like is not None:
+                    across.append(Pair(like[0], name, like[1]))
+            if known[split].nearest(signature) is None:
+                known[split].add(name, signature)
+            else:
+                repeated[split] += 1
+    return NearDuplicates(threshold, compared, repeated, len(across), tuple(across[:SHOWN_PAIRS]))
+
+
+class _Index:
+    """Signatures with names."""
+
+    def __init__(self, threshold: float) -> None:
+        from datasketch import MinHashLSH
+
+        self._threshold = threshold
+        # Tables for a threshold of 1 would hold the whole signature; nothing is gained above 0.95.
+        self._tables: Any = MinHashLSH(
+            threshold=min(threshold, 0.95), num_perm=_SIGNATURE, weights=_FEW_MISSES
+        )
+        self._names: list[str] = []
+        self._signatures: list[Any] = []
+
+    def add(self, name: str, signature: Any) -> None:
+        self._tables.insert(len(self._names), signature, check_duplication=False)
+        self._names.append(name)
+        self._signatures.append(signature.hashvalues)
+
+    def nearest(self, signature: Any) -> tuple[str, float] | None:
+        """(name, similarity) of the most similar one that is similar enough; the first of equals."""
+        best: tuple[float, int] | None = None
+        for number in self._tables.query(signature):
+            share = float(np.mean(self._signatures[number] == signature.hashvalues))
+            if share >= self._threshold and (best is None or (share, -number) > best):
+                best = share, -number
+        return None if best is None else (self._names[-best[1]], best[0])
+
+
+def _signature(text: str) -> Any:
+    """The MinHash of a text's runs of words; of a shorter text, of all its words. None without a word."""
+    from datasketch import MinHash
+
+    words = np.array([text_hash(word) for word in normalised(text).split()], np.uint64)
+    if not len(words):
+        return None
+    run = min(SHINGLE_WORDS, len(words))
+    runs = np.zeros(len(words) - run + 1, np.uint64)
+    with np.errstate(over="ignore"):
+        for place in range(run):
+            runs = runs * _FACTOR + words[place : place + len(runs)]
+        found: Any = MinHash(num_perm=_SIGNATURE, hashfunc=int, permutations=_permutations(), scheme=_SCHEME)
+        found.update_batch((np.unique(runs) >> np.uint64(32)).tolist())
+    return found
+
+
+_SCHEME = "affine32"
+_PERMUTATIONS: list[Any] = []
+
+
+def _permutations() -> Any:
+    """The same for every signature; making them costs more than a signature."""
+    if not _PERMUTATIONS:
+        from datasketch import MinHash
+
+        _PERMUTATIONS.append(MinHash(num_perm=_SIGNATURE, scheme=_SCHEME).permutations)
+    return _PERMUTATIONS[0]
+
+
+def _inputs(tokens: TokenSet, tokenizer: Any, most_rows: int) -> Iterator[Named]:
+    """(id, input) of a split's rows, in its order."""
+    inputs, store = Inputs(tokenizer, tokens.spec), tokens.store(keep=2)
+    left = most_rows
+    for shard in tokens.index.shards:
+        for begin in range(0, min(shard.rows, left), _AT_ONCE):
+            rows: Sequence[int] = range(begin, min(begin + _AT_ONCE, shard.rows, left))
+            found = inputs.texts([inputs.ids(store, shard.index, row, "label") for row in rows])
+            for row, text in zip(rows, found, strict=True):
+                yield str(store.text(shard.index, row, "id")), text
+        left -= min(shard.rows, left)

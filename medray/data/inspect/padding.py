@@ -1,0 +1,179 @@
+"""What padding costs: the places that a forward computes and that hold no token, counted from lengths alone.
+
+The configured plan is asked for its real batches, and they are laid out as training lays them out: within a global
+batch by length, then in micro-batches, each task padded to its longest row. Beside it stand rows in random order,
+without any of that, and for causal models what packing would leave.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from medray.config import Config
+from medray.data.batching.batch_plan import BatchPlan
+from medray.data.batching.order import by_length
+from medray.data.batching.plan_spec import Batch
+from medray.data.shards.split_summary import SplitCounts
+from medray.data.shards.token_split import TokenSet
+from medray.plan.steps import MOST_ROWS, split_batch
+
+MOST_STEPS = 200  # an epoch that is longer is measured by its first steps
+
+
+@dataclass(frozen=True)
+class Padding:
+    """name: random, plan or packed. share: of the computed places that hold no token, 0 to 1.
+
+    steps: measured; whole_epoch: whether they are all of it. rows: of a micro-batch. pack_tokens: of packed sequences.
+    """
+
+    name: str
+    share: float
+    tokens: int
+    computed: int
+    steps: int
+    whole_epoch: bool
+    rows: int
+    pack_tokens: int | None
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """How the sequences of a step lie. rows: of a micro-batch. slots: of a step, or a multiple of `turn`; neither:
+    as many as there are sequences. by_length: the longest first. width: places of every sequence, whatever it holds.
+    paired: all tasks of a micro-batch's rows are one forward. keys_turn: texts of keys lie apart, in a multiple of it.
+    """
+
+    rows: int
+    slots: int | None = None
+    turn: int | None = None
+    by_length: bool = True
+    packed: bool = False
+    width: int | None = None
+    paired: bool = False
+    keys_turn: int | None = None
+
+
+def padding(config: Config, tokens: TokenSet, counts: SplitCounts) -> tuple[Padding, ...]:
+    """Padding of random batches, of the configured plan, and of packing where the plan does not pack and could."""
+    store = tokens.store()
+    plan, grid = tokens.plan(config, store), _grid(config)
+    causal = tokens.spec.architecture == "causal"
+    trained = [counts.tasks.index(task) for task in config.method.tasks]
+    lengths, targets = counts.length[trained].astype(np.int64), counts.loss[trained].astype(np.int64)
+    # What the reader lays out text by text, apart from the tasks that it lays out row by row.
+    apart = np.array(["/" in task for task in config.method.tasks]) & (config.data.pack_tokens is None)
+    parts = lengths if causal else np.concatenate([lengths - targets, targets])
+    by_row = parts[~apart if causal else np.concatenate([~apart, ~apart])]
+    totals = lengths.sum(axis=0)
+    in_order = replace(
+        plan.spec,
+        pack_tokens=None,
+        length_buckets=False,
+        global_batch_tokens=None,
+        global_batch_size=config.train.global_batch_size,
+    )
+
+    def sizes(shard: int) -> np.ndarray:
+        return store.sizes(shard, config.method.tasks)
+
+    def measured(name: str, one: BatchPlan, grid: _Grid) -> Padding:
+        used = computed = steps = 0
+        whole = True
+        for batch in _first_epoch(one):
+            if steps == MOST_STEPS:
+                whole = False
+                break
+            places = counts.places(batch.shards, batch.rows)
+            used, steps = used + int(totals[places].sum()), steps + 1
+            source = None if causal else (lengths[0] - targets[0])[places]
+            if grid.packed or not apart.any():
+                computed += _computed(parts[:, places], lengths[0][places], source, batch.ends, grid)
+                continue
+            computed += _computed(by_row[:, places], lengths[0][places], source, batch.ends, grid)
+            computed += _computed_keys(lengths[apart][:, places], targets[apart][:, places], causal, grid)
+        share = 1 - used / computed if computed else 0.0
+        return Padding(name, share, used, computed, steps, whole, grid.rows, one.spec.pack_tokens)
+
+    found = [
+        measured(
+            "random",
+            BatchPlan(in_order, sizes),
+            replace(_Grid(grid.rows), by_length=False, paired=grid.paired),
+        ),
+        measured("plan", plan, grid),
+    ]
+    if causal and config.data.pack_tokens is None and totals.any():
+        width = suggested_pack_tokens(totals)
+        packed = BatchPlan(replace(in_order, pack_tokens=width), sizes)
+        found.append(measured("packed", packed, _Grid(1, packed=True, width=width)))
+    return tuple(found)
+
+
+def suggested_pack_tokens(sizes: np.ndarray) -> int:
+    """A power of two that holds the longest row, and several of the usual ones; tokens."""
+    wanted = max(int(sizes.max(initial=8)), 4 * float(sizes.mean()) if len(sizes) else 0)
+    return int(2 ** int(np.ceil(np.log2(wanted))))
+
+
+def _first_epoch(plan: BatchPlan) -> Iterator[Batch]:
+    """Batches of the first epoch, one after another: their number may be known with the last alone."""
+    step = 0
+    while (batch := plan.batch(step)).epoch == 0:
+        yield batch
+        step += 1
+
+
+def _grid(config: Config) -> _Grid:
+    """The micro-batches of the run that is configured."""
+    train, workers, packed = config.train, config.cluster.most_workers, config.data.pack_tokens is not None
+    paired = config.method.two_tasks and config.method.variant == "cosine"
+    if train.global_batch_tokens is not None:
+        rows = train.micro_batch_size or MOST_ROWS
+        return _Grid(rows, turn=rows * workers, packed=packed, paired=paired, keys_turn=rows * workers)
+    split = split_batch(
+        train.global_batch_size, workers, train.micro_batch_size, train.gradient_accumulation_steps
+    )
+    rows = split.micro_batch_size
+    return _Grid(rows, slots=split.slots, packed=packed, paired=paired, keys_turn=rows * workers)
+
+
+def _computed(
+    parts: np.ndarray, first_task: np.ndarray, source: np.ndarray | None, ends: np.ndarray, grid: _Grid
+) -> int:
+    """Places of one step. parts: [arrays of a forward, rows], of each task the sequence, or source and target."""
+    if grid.packed:
+        parts = np.add.reduceat(parts.sum(axis=0), np.concatenate([[0], ends[:-1]]))[None]
+    if grid.width is not None:
+        return int(np.maximum(parts, grid.width).sum())
+    if grid.by_length:
+        parts = parts[:, by_length(parts[0] if grid.packed else first_task, source)]
+    held = parts.shape[1]
+    slots = -(-held // grid.turn) * grid.turn if grid.turn else grid.slots or held
+    filled = np.zeros((len(parts), -(-slots // grid.rows) * grid.rows), np.int64)
+    filled[:, :held] = parts
+    widest = filled.reshape(len(parts), -1, grid.rows).max(axis=2)
+    heights = np.full(widest.shape[1], grid.rows)
+    heights[-1] = slots - grid.rows * (len(heights) - 1)
+    if grid.paired:  # as wide as the longer task: sources, then targets
+        half = len(parts) // 2
+        widest = np.repeat(widest.reshape(2, half, -1).max(axis=1), half, axis=0)
+    # A row without a task, and a slot without a row, are one place of padding.
+    return int((np.maximum(widest, 1) * heights).sum())
+
+
+def _computed_keys(lengths: np.ndarray, targets: np.ndarray, causal: bool, grid: _Grid) -> int:
+    """Places of one step's texts of keys. lengths, targets: [keys, rows]; a row without the key has no target."""
+    rows, keys = np.nonzero(targets.T)
+    sizes, wanted = lengths[keys, rows], targets[keys, rows]
+    parts = sizes[None] if causal else np.stack([sizes - wanted, wanted])
+    turn = grid.keys_turn or 1
+    layout = replace(grid, slots=None, turn=turn, paired=False)
+    if not len(sizes):
+        sizes = np.zeros(1, np.int64)
+        parts = np.zeros((1 if causal else 2, 1), np.int64)
+    source = None if causal else parts[0]
+    return _computed(parts, sizes, source, np.arange(1, len(sizes) + 1), layout)

@@ -1,0 +1,1 @@
+"""Records to token shards: a Ray Data pipeline that writes immutable files."""

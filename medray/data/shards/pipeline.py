@@ -1,0 +1,333 @@
+"""Corpora to token shards, by Ray Data, beside training.
+
+A 0-CPU actor runs two passes: the index first, over ranges of the sources, then the shards in the order in which epoch
+0 reads them, so that training can start when the first are there. Everything is kept under a fingerprint of all that
+decides the tokens: a later run with the same fingerprint reuses the shards, a killed one goes on where it was.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import shutil
+import socket
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.data
+
+from medray import storage
+from medray.config import Config
+from medray.data import corpora, files, readers
+from medray.data.index.content import Benchmarks, texts
+from medray.data.index.membership import ShardSpec, SourceParts, SplitIndex, join
+from medray.data.index.row_index import RangeIndex, check_columns, index_range
+from medray.data.index.sources import Source, extraction_of
+from medray.data.index.split_checks import check_reading, check_split
+from medray.data.records import BadRowError
+from medray.data.shards.preparation import (
+    CONVERTED,
+    INDEX,
+    REJECTS,
+    SPLITS,
+    Layout,
+    manifests,
+    read_indexes,
+)
+from medray.data.shards.seal import FAILED, MANIFEST, is_sound
+from medray.data.shards.shard_file import shard_path
+from medray.data.shards.shard_task import encode_shard, shard_records
+from medray.data.shards.split_summary import read_manifest, summarize
+from medray.data.shards.token_split import TokenSet
+from medray.data.tokenizer import train_tokenizer
+from medray.errors import InputError, MedrayError, RunFailedError
+from medray.storage import StoragePath, json_files
+
+# As many tasks as CPUs, and one still finds room where a trial of a search holds a hundredth of the last CPU.
+TASK_CPUS = 0.9
+LEFT_SECONDS = 3600.0
+HASHING_THREADS = 8  # most of their time is storage's
+PRIVATE = 0o077  # the umask: what is written holds patients' text
+
+
+Parts = dict[str, list[SourceParts]]  # of each split, a source each
+
+
+class Pipeline:
+    """The two passes of one run. An actor: `ray.remote(Pipeline).options(num_cpus=0)`."""
+
+    def __init__(self, config: Config, architecture: str, model_folder: str | None) -> None:
+        quiet_ray_data()
+        os.umask(PRIVATE)
+        self.config = config
+        self._model = architecture, model_folder
+        self.sets: dict[str, TokenSet] = {}
+
+    def index(self) -> dict[str, TokenSet]:
+        """The token set of each split that has rows, indexed and checked; no shard need exist yet."""
+        early = self._lay_out()
+        storage.make_private(self.folder)
+        self.sources = self._plain_sources()
+        indexes = self._indexes(early)
+        for split, index in indexes.items():
+            check_split(self.config, split, index, self.folder / split / REJECTS)
+        self.sets = {split: self.layout.token_set(split, index) for split, index in indexes.items()}
+        if self.config.data.tokenizer == "train":
+            vocabulary, target = self.config.data.vocab_size, self.layout.tokenizer
+            train_tokenizer(self._texts(indexes["train"]), vocabulary, target)
+        return self.sets
+
+    def _lay_out(self) -> Parts | None:
+        """Finds the folder, which is named by the hash of all files. Those that can be read as they are, are indexed
+        meanwhile: else None."""
+        early = None
+        self.layout = Layout(self.config, *self._model, compute=False)
+        if not self.layout.known:
+            sources = self.layout.sources
+            plain = all(source.positional for group in sources.values() for source in group)
+            side = ThreadPoolExecutor(1)
+            hashed = side.submit(Layout, self.config, *self._model)
+            # Without `with`: where reading fails, the hash of a file without an end is not waited for.
+            early = self._index_ranges(sources) if plain else None
+            self.layout = hashed.result()
+            side.shutdown()
+        self.folder = self.layout.folder
+        self.converted = self.folder / CONVERTED / f"{socket.gethostname()}-{os.getpid()}"
+        return early
+
+    def encode(self, tokenizer: bytes | None = None) -> dict[str, dict[str, Any]]:
+        """Writes all shards, validation first (it is small and read at once), and returns each split's manifest.
+
+        tokenizer: a pickled one, from a process that has torch loaded: to load it takes a task seconds.
+        """
+        self.tokenizer = tokenizer
+        try:
+            if not self.sets:  # the process that indexed was killed
+                self.index()
+            for token_set in self.sets.values():  # of an earlier run: no worker may take it for this one's
+                (storage.at(token_set.folder) / FAILED).unlink(missing_ok=True)
+            for split in reversed(SPLITS):
+                if split in self.sets and read_manifest(self.folder / split) is None:
+                    self._encode(split, self.sets[split])
+        except Exception as error:
+            # The message of a library's error may quote a record; Ray's own log files have it.
+            reason = str(error) if isinstance(error, MedrayError) else type(error).__name__
+            for token_set in self.sets.values():
+                _write_json(storage.at(token_set.folder) / FAILED, {"reason": reason})
+            raise
+        self._remove_converted()
+        return manifests(self.sets)
+
+    def _remove_converted(self) -> None:
+        """Removes this run's plain files, and those that a killed one left: of a run that is alive they may be read
+        while it indexes, which takes no such time."""
+        storage.remove_tree(self.converted)
+        if not isinstance(self.converted, Path):
+            return  # a rule of the bucket ends what killed runs left
+        with contextlib.suppress(OSError):
+            for left in self.converted.parent.iterdir():
+                if time.time() - left.stat().st_mtime > LEFT_SECONDS:
+                    shutil.rmtree(left, ignore_errors=True)
+            self.converted.parent.rmdir()
+
+    def _plain_sources(self) -> dict[str, list[Source]]:
+        """Sources that can be read from any position: the others are converted, unless every shard is there."""
+        plain = {split: list(group) for split, group in self.layout.sources.items()}
+        folder = self.converted
+        todo = [
+            (split, number)
+            for split, group in plain.items()
+            for number, source in enumerate(group)
+            if not source.positional
+        ]
+        if not todo or read_manifest(self.folder / "train"):
+            return plain
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+        def one(item: dict[str, Any]) -> dict[str, Any]:
+            target = folder / f"{item['split']}-{item['number']}.jsonl"
+            plain[item["split"]][item["number"]].convert(target)
+            return {}
+
+        _run([{"split": split, "number": number} for split, number in todo], one)
+        for split, number in todo:
+            plain[split][number] = plain[split][number].plain_at(folder / f"{split}-{number}.jsonl")
+        return plain
+
+    def _indexes(self, early: Parts | None) -> dict[str, SplitIndex]:
+        if done := read_indexes(self.folder):
+            return done
+        parts = early or self._index_ranges(self.sources)
+        data = self.config.data
+        for split, group in parts.items():
+            if not group:
+                continue
+            # What was wrong with rows is written down before anything else can fail for want of them.
+            (self.folder / split).mkdir(exist_ok=True, mode=0o700)
+            file = self.folder / split / REJECTS
+            _write_rejects(file, group)
+            ranges = [part for source in group for part in source.ranges]
+            reasons = Counter(reject["reason"] for part in ranges for reject in part.rejects)
+            check_reading(self.config, split, sum(int(part.good.sum()) for part in ranges), reasons, file)
+        held_out = corpora.presets(data.dataset).hold_out if data.dataset not in (None, "clinic") else 0.0
+        indexes = join(
+            parts["train"], parts["validation"], data, seed=self.config.run.seed, hold_out=held_out
+        )
+        for split in reversed(SPLITS):
+            if split in indexes:
+                folder = self.folder / split
+                folder.mkdir(exist_ok=True, mode=0o700)
+                if not parts[split]:  # its rows are training's, and so are their rejects
+                    _write_rejects(folder / REJECTS, [])
+                indexes[split].write(folder / INDEX)
+        return indexes
+
+    def _index_ranges(self, group: Mapping[str, Sequence[Source]]) -> Parts:
+        shard_rows = self.config.data.shard_rows
+        benchmarks, extraction = _benchmarks(self.config.data.decontaminate), extraction_of(self.config)
+        items = [
+            {"split": split, "source": number, "range": place, "start": start, "stop": stop}
+            for split, members in group.items()
+            for number, source in enumerate(members)
+            for place, (start, stop) in enumerate(source.ranges())
+        ]
+
+        def one(item: dict[str, Any]) -> dict[str, Any]:
+            source = group[item["split"]][item["source"]]
+            found = index_range(
+                source,
+                item["start"],
+                item["stop"],
+                shard_rows,
+                benchmarks if item["split"] == "train" else None,
+                extraction,
+            )
+            return {name: item[name] for name in ("split", "source", "range")} | {"part": found.to_bytes()}
+
+        found = {
+            (row["split"], row["source"], row["range"]): RangeIndex.from_bytes(row["part"])
+            for row in _run(items, one, of_a_task=_items_of_a_task(len(items)))
+        }
+        parts: Parts = {}
+        for split, members in group.items():
+            parts[split] = []
+            for number, source in enumerate(members):
+                ranges = [found[key] for key in sorted(found) if key[:2] == (split, number)]
+                check_columns(
+                    source, {name for part in ranges for name in part.columns_seen}, f"data.{split}"
+                )
+                parts[split].append(SourceParts(source.name, source.corpus, _lines_from_the_top(ranges)))
+        return parts
+
+    def _encode(self, split: str, token_set: TokenSet) -> None:
+        folder = storage.at(token_set.folder)
+        shards, origin = token_set.index.shards, self._origin(split)
+        order = [int(number) for number in token_set.plan(self.config).shard_order()]
+        with ThreadPoolExecutor(HASHING_THREADS) as threads:  # those that an earlier run has left
+            sound = threads.map(lambda number: is_sound(shard_path(folder, number)), order)
+            missing = [number for number, there in zip(order, sound, strict=True) if not there]
+        group, truth = self.sources[origin], split == "validation"
+        target, tokenizer = replace(token_set, index=SplitIndex(())), self.tokenizer  # needs no other shards
+
+        def one(item: dict[str, Any]) -> dict[str, Any]:
+            shard = ShardSpec.of(json.loads(item["shard"]))
+            if not shard_path(folder, shard.index).exists():  # another run may have been faster
+                encode_shard(target, shard, group[shard.source], truth=truth, tokenizer=tokenizer)
+            return {}
+
+        items = [{"shard": json.dumps(asdict(shards[number]))} for number in missing]
+        window = self.config.data.window_shards  # what training waits for, as many at once as there are CPUs
+        done = _run(items[:window], one)
+        done += _run(items[window:], one, of_a_task=_items_of_a_task(len(items) - window))
+        if len(done) != len(missing):
+            raise RunFailedError(f"{len(missing) - len(done)} of {len(missing)} shards were not written")
+        json_files.write_sealed(folder / MANIFEST, summarize(token_set))
+
+    def _origin(self, split: str) -> str:
+        """Whose sources a split's rows come from: a validation split may be taken from training's."""
+        return split if self.sources[split] else "train"
+
+    def _texts(self, index: SplitIndex) -> Iterator[str]:
+        """All that a tokenizer learns from: inputs and targets of the training split only."""
+        for shard in index.shards:
+            for record in shard_records(self.sources["train"][shard.source], shard):
+                yield from texts(record)
+
+
+def _benchmarks(paths: Sequence[str]) -> Benchmarks | None:
+    if not paths:
+        return None
+    return Benchmarks.of(
+        found.row
+        for pattern in paths
+        for path in files.expand(pattern, key="data.decontaminate")
+        for found in readers.read(path, readers.format_of(path))
+        if not isinstance(found.row, BadRowError)
+    )
+
+
+def _lines_from_the_top(ranges: list[RangeIndex]) -> list[RangeIndex]:
+    """Rejects of a later range are named by their line in the file."""
+    before = 0
+    for part in ranges:
+        for reject in part.rejects:
+            reject["line"] += before
+        before += part.lines
+    return ranges
+
+
+def _write_rejects(file: StoragePath, sources: Sequence[SourceParts]) -> None:
+    rejects = (reject for source in sources for part in source.ranges for reject in part.rejects)
+    storage.write(file, "".join(json.dumps(reject) + "\n" for reject in rejects))
+
+
+def _items_of_a_task(items: int) -> int:
+    """Between two tasks a worker waits some 0.2 s, half of what a shard or a range takes; a kill loses a shard at most."""
+    return max(1, min(8, int(items / (8 * ray.cluster_resources().get("CPU", 1.0)))))
+
+
+def _run(
+    items: list[dict[str, Any]], one: Callable[[dict[str, Any]], dict[str, Any]], *, of_a_task: int = 1
+) -> list[dict[str, Any]]:
+    """Runs `one` on each item in Ray Data tasks, beginning in the order given; answers in any order.
+
+    An error of the user must reach the user, not Ray's retries, so it travels as a value.
+    """
+    if not items:
+        return []
+
+    def guarded(item: dict[str, Any]) -> dict[str, Any]:
+        os.umask(PRIVATE)
+        try:
+            return {"input_error": "", **one(item)}
+        except InputError as error:
+            return {"input_error": json.dumps(error.args, default=str)}
+
+    data = ray.data.from_items(items, override_num_blocks=-(-len(items) // of_a_task))
+    answers = []
+    for answer in data.map(guarded, num_cpus=TASK_CPUS).iter_rows():
+        if answer["input_error"]:  # the other tasks are not waited for: a file that is no text has thousands
+            what, file, key, value, fix = json.loads(answer["input_error"])
+            raise InputError(what, file=file, key=key, value=value, fix=fix)
+        answers.append(answer)
+    return answers
+
+
+def _write_json(file: StoragePath, content: dict[str, Any]) -> None:
+    storage.write(file, json.dumps(content))
+
+
+def quiet_ray_data() -> None:
+    """Ray Data's own progress and errors go to its log files: what a user reads is medray's."""
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)

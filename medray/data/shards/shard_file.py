@@ -1,0 +1,347 @@
+"""Token shards: immutable Parquet files of contiguous rows, written atomically.
+
+Columns: `id`; for each task `<task>.input_ids`, `<task>.spans` (causal: flat start, end pairs of what carries loss) or
+`<task>.labels` (seq2seq: the target), `<task>.length`, `<task>.loss_tokens`, `<task>.cut`; for validation also
+`reference` (the answer as text) and `entities` (JSON), the truth that predictions are compared with.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from threading import Lock
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from medray import storage
+from medray.data.encode.encoder import IGNORED, TaskColumns
+from medray.data.shards.seal import FAILED, DamagedShardError, read_sealed, sealed
+from medray.errors import InputError, RunFailedError
+from medray.storage import StoragePath
+
+LOOK_SECONDS, GONE_SECONDS = 5.0, 60.0
+_COUNTS_KEPT = 4096  # columns of row counts that a store keeps of shards that it does not hold
+
+
+def shard_path(folder: StoragePath, index: int) -> StoragePath:
+    return folder / f"shard-{index:06d}.parquet"
+
+
+def write_shard(
+    folder: StoragePath,
+    index: int,
+    ids: Sequence[str],
+    columns: Mapping[str, TaskColumns],
+    architecture: Literal["causal", "seq2seq"],
+    *,
+    truth: Sequence[tuple[str, Sequence[Mapping[str, Any]] | None]] | None,
+) -> None:
+    """Writes shard `index`; a reader sees the whole file or none. truth: (reference, entities) of each row."""
+    made: dict[str, pa.Array] = {"id": pa.array(ids, pa.string())}
+    for task, found in columns.items():
+        inputs = np.diff(found.input_ends, prepend=0)
+        targets = np.diff(found.target_ends, prepend=0)
+        if architecture == "causal":
+            length, loss = inputs, _span_tokens(found)
+        else:
+            length, loss = inputs + targets, targets
+        made[f"{task}.input_ids"] = _lists(found.input_ids, found.input_ends)
+        made[f"{task}.{_second(architecture)}"] = _lists(found.targets, found.target_ends)
+        made[f"{task}.length"] = pa.array(length.astype(np.int32))
+        made[f"{task}.loss_tokens"] = pa.array(loss.astype(np.int32))
+        made[f"{task}.cut"] = pa.array(found.cut)
+    if truth is not None:
+        entities = [None if entry is None else json.dumps(list(entry)) for _, entry in truth]
+        made["reference"] = pa.array([text for text, _ in truth], pa.string())
+        made["entities"] = pa.array(entities, pa.string())
+    table = pa.table(made)
+    sink = pa.BufferOutputStream()
+    pq.write_table(
+        table,
+        sink,
+        compression="zstd",
+        compression_level=1,
+        use_dictionary=False,
+        column_encoding=_encodings(made),
+        row_group_size=max(len(ids), 1),  # a shard is read as a whole
+        write_statistics=False,
+    )
+    storage.write(shard_path(folder, index), sealed(sink.getvalue().to_pybytes()))
+
+
+def _second(architecture: str) -> str:
+    return "spans" if architecture == "causal" else "labels"
+
+
+def _encodings(columns: Mapping[str, pa.Array]) -> dict[str, str]:
+    """Ids by their first, second, … bytes: most of these are alike, which writes and compresses best."""
+    lists = (name for name, column in columns.items() if pa.types.is_large_list(column.type))
+    return {f"{name}.list.element": "BYTE_STREAM_SPLIT" for name in lists}
+
+
+def _lists(values: np.ndarray, ends: np.ndarray) -> pa.Array:
+    return pa.LargeListArray.from_arrays(pa.array(_offsets(ends)), pa.array(values, pa.int32()))
+
+
+def _offsets(ends: np.ndarray) -> np.ndarray:
+    return np.concatenate([np.zeros(1, np.int64), ends])
+
+
+def _span_tokens(columns: TaskColumns) -> np.ndarray:
+    """Loss tokens of each row: the sum of its spans' lengths."""
+    spans = columns.targets.astype(np.int64).reshape(-1, 2)
+    totals = _offsets(np.cumsum(spans[:, 1] - spans[:, 0]))
+    return np.diff(totals[columns.target_ends // 2], prepend=0)
+
+
+@dataclass(frozen=True)
+class _Ragged:
+    """Lists of ids: row r is values[offsets[r] : offsets[r + 1]]. offsets: plain numbers, faster to take one by one."""
+
+    values: np.ndarray
+    offsets: list[int]
+
+    def row(self, row: int) -> np.ndarray:
+        return self.values[self.offsets[row] : self.offsets[row + 1]]
+
+
+@dataclass(frozen=True)
+class _Shard:
+    """A shard in memory. tasks: of each (input_ids, spans or labels); texts: columns of strings."""
+
+    causal: bool
+    tasks: dict[str, tuple[_Ragged, _Ragged]]
+    counts: dict[str, np.ndarray]
+    texts: dict[str, pa.Array]
+
+
+class ShardStore:
+    """Reads shards of one folder, keeping the last `keep` in memory. Safe to use from several threads.
+
+    patience_seconds: how long a shard is waited for while no shard of the folder comes.
+    """
+
+    def __init__(self, folder: StoragePath, keep: int = 16, patience_seconds: float = 900) -> None:
+        self.folder, self._keep, self._patience = folder, keep, patience_seconds
+        self.waits_for: str | None = None  # what `wait` stands still for now, for a message
+        self._shards: OrderedDict[int, _Shard] = OrderedDict()
+        self._counts: OrderedDict[tuple[int, str], np.ndarray] = OrderedDict()
+        self._lock = Lock()
+        self._gates: dict[int, Lock] = {}  # one a shard that is being read: nobody reads it twice
+        self._ahead: ThreadPoolExecutor | None = None
+        self._asked: set[int] = set()
+        self._damaged: DamagedShardError | None = None  # found while reading ahead
+
+    def has(self, index: int) -> bool:
+        return index in self._shards or shard_path(self.folder, index).exists()
+
+    def example(self, index: int, row: int, task: str) -> tuple[np.ndarray, np.ndarray]:
+        """(input_ids, labels), int32, of a row; both are empty where it lacks the task.
+
+        causal: labels [length] are IGNORED outside the spans with loss. seq2seq: labels [target tokens].
+        """
+        shard = self._shard(index)
+        inputs, second = shard.tasks[task]
+        ids, other = inputs.row(row), second.row(row)
+        if not shard.causal:
+            return ids, other
+        labels = np.full(len(ids), IGNORED, np.int32)
+        spans = other.tolist()
+        for start, end in zip(spans[::2], spans[1::2], strict=True):
+            labels[start:end] = ids[start:end]
+        return ids, labels
+
+    def prompt(self, index: int, row: int, task: str = "label") -> np.ndarray:
+        """The ids that generation starts from, int32: causal: those before the last span; seq2seq: the source."""
+        shard = self._shard(index)
+        inputs, second = shard.tasks[task]
+        ids, spans = inputs.row(row), second.row(row)
+        return ids[: spans[-2]] if shard.causal and len(spans) else ids
+
+    def counts(self, index: int, task: str, name: str) -> np.ndarray:
+        """Column `<task>.<name>` of every row of a shard [rows]: length or loss_tokens (int32), or cut (bool).
+
+        Reads no ids, so that a plan over many shards costs little.
+        """
+        column = f"{task}.{name}"
+        with self._lock:
+            found = self._counts.get((index, column))
+            if found is None and index in self._shards:
+                found = self._shards[index].counts[column]
+        if found is None:
+            self.wait(index)
+            found = _numbers(shard_table(shard_path(self.folder, index), [column]).column(0))
+            with self._lock:
+                self._counts[index, column] = found
+                if len(self._counts) > _COUNTS_KEPT:
+                    self._counts.popitem(last=False)
+        return found
+
+    def sizes(self, index: int, tasks: tuple[str, ...]) -> np.ndarray:
+        """Tokens that a forward of each row computes, summed over `tasks`; int32 [rows]."""
+        lengths = np.stack([self.counts(index, task, "length") for task in tasks])
+        return np.asarray(lengths.sum(axis=0, dtype=np.int32))
+
+    def source_sizes(self, index: int, task: str) -> np.ndarray:
+        """Tokens of each row that the encoder of an encoder-decoder reads; int32 [rows]."""
+        return self.counts(index, task, "length") - self.counts(index, task, "loss_tokens")
+
+    def text(self, index: int, row: int, name: str) -> str | None:
+        """Column `name` (id, reference or entities) of one row."""
+        return self._shard(index).texts[name][row].as_py()
+
+    def prefetch(self, indices: Iterable[int]) -> None:
+        """Begins reading the shards that exist, one after the other, and returns at once. Never raises.
+
+        A shard that cannot be read says so when it is asked for.
+        """
+        with self._lock:
+            wanted = [index for index in indices if index not in self._shards and index not in self._asked]
+            self._asked.update(wanted)
+            if wanted and self._ahead is None:
+                self._ahead = ThreadPoolExecutor(1, thread_name_prefix="shards")
+        for index in wanted:
+            with suppress(RuntimeError):  # the interpreter is about to end
+                assert self._ahead is not None
+                self._ahead.submit(self._read_ahead, index)
+
+    def wait(self, index: int, poll_seconds: float = 0.1) -> None:
+        """Returns when shard `index` has been written.
+
+        Raises RunFailedError when the pipeline has failed, when no shard at all has come for the patience, or when the
+        folder has been gone for GONE_SECONDS.
+        """
+        if self._is_there(index):
+            return
+        changed, next_look, files = time.monotonic(), 0.0, -1
+        self.waits_for = f"the token shard {shard_path(self.folder, index)}"
+        try:
+            while not self._is_there(index):
+                if self._damaged:
+                    raise self._damaged
+                self._raise_failure()
+                if (now := time.monotonic()) >= next_look:
+                    next_look = now + min(LOOK_SECONDS, self._patience / 4)
+                    if (found := self._files()) and found != files:
+                        files, changed = found, now
+                    if now - changed > (self._patience if found else min(GONE_SECONDS, self._patience)):
+                        raise self._never_came(index, now - changed, gone=not found)
+                time.sleep(poll_seconds)
+        finally:
+            self.waits_for = None
+
+    def _is_there(self, index: int) -> bool:
+        """Return what `has` does; storage that cannot be asked now may answer later."""
+        try:
+            return self.has(index)
+        except OSError:
+            return False
+
+    def _files(self) -> int:
+        """Files in the folder, 0 where it is gone: an index is there before any shard."""
+        try:
+            return len(storage.sizes(self.folder))
+        except OSError:
+            return 0
+
+    def _raise_failure(self) -> None:
+        try:
+            reason = storage.read_json(self.folder / FAILED).get("reason", "")
+        except OSError:  # none, or storage is asked again soon
+            return
+        except InputError as error:
+            reason = str(error)
+        raise RunFailedError(f"the data pipeline failed: {reason}")
+
+    def _never_came(self, index: int, seconds: float, *, gone: bool) -> RunFailedError:
+        why = "its folder is gone or cannot be read" if gone else "no other shard came either"
+        return RunFailedError(
+            f"the token shard {shard_path(self.folder, index)} has not come: {why} for {seconds:.0f} s. See to the "
+            "storage, then run the same command again to go on from the newest checkpoint"
+        )
+
+    def _read_ahead(self, index: int) -> None:
+        try:
+            if self.has(index):
+                self._shard(index)
+        except DamagedShardError as error:
+            self._damaged = error
+        except Exception:  # whoever asks for the shard is told
+            pass
+        finally:
+            with self._lock:
+                self._asked.discard(index)
+
+    def _shard(self, index: int) -> _Shard:
+        """Shard `index`, waited for if it is not there yet."""
+        with self._lock:
+            if index in self._shards:
+                self._shards.move_to_end(index)
+                return self._shards[index]
+            gate = self._gates.setdefault(index, Lock())
+        self.wait(index)
+        with gate:
+            with self._lock:
+                if index in self._shards:
+                    return self._shards[index]
+            shard = _read(shard_path(self.folder, index))
+            with self._lock:
+                self._shards[index] = shard
+                self._gates.pop(index, None)
+                if len(self._shards) > self._keep:
+                    self._shards.popitem(last=False)
+            return shard
+
+
+def shard_table(path: StoragePath, columns: list[str] | None = None) -> pa.Table:
+    """A shard's columns. Not by `read_table`, which takes longer and gives its buffers back some time later.
+
+    All bytes are read, whatever the columns: hashing them takes a tenth of the time of decoding them. Raises
+    DamagedShardError.
+    """
+    with pq.ParquetFile(pa.BufferReader(read_sealed(path))) as file:
+        return file.read(columns=columns, use_threads=False)
+
+
+def _read(path: StoragePath) -> _Shard:
+    table = shard_table(path)
+    names = table.column_names
+    tasks = [name.removesuffix(".input_ids") for name in names if name.endswith(".input_ids")]
+    causal = any(name.endswith(".spans") for name in names)
+    return _Shard(
+        causal,
+        {
+            task: (
+                _ragged(table.column(f"{task}.input_ids")),
+                _ragged(table.column(f"{task}.{_second('causal' if causal else 'seq2seq')}")),
+            )
+            for task in tasks
+        },
+        {
+            f"{task}.{name}": _numbers(table.column(f"{task}.{name}"))
+            for task in tasks
+            for name in ("length", "loss_tokens", "cut")
+        },
+        {
+            name: table.column(name).combine_chunks()
+            for name in ("id", "reference", "entities")
+            if name in names
+        },
+    )
+
+
+def _ragged(column: pa.ChunkedArray) -> _Ragged:
+    lists = column.combine_chunks()
+    return _Ragged(lists.values.to_numpy(), lists.offsets.to_numpy().tolist())
+
+
+def _numbers(column: pa.ChunkedArray) -> np.ndarray:
+    return column.combine_chunks().to_numpy(zero_copy_only=False)

@@ -1,0 +1,73 @@
+"""One shard: its rows read, encoded and written. What a task of the pipeline does."""
+
+from __future__ import annotations
+
+import pickle
+from contextlib import closing
+from dataclasses import replace
+
+from medray import storage
+from medray.data.encode.encoder import Encoder
+from medray.data.encode.render import reference
+from medray.data.index.membership import ShardSpec
+from medray.data.index.row_index import records
+from medray.data.index.sources import Source
+from medray.data.records import BadRowError, Distill, Record
+from medray.data.shards.shard_file import write_shard
+from medray.data.shards.token_split import TokenSet
+from medray.data.tokenizer import load_tokenizer
+from medray.errors import RunFailedError
+
+
+def shard_records(source: Source, shard: ShardSpec) -> list[Record]:
+    """The records of a shard, with ids that are unique. Raises RunFailedError when the source has changed."""
+    mask, renamed = shard.mask(), dict(shard.renamed)
+    kept: list[Record] = []
+    with closing(records(source, shard.position, None, shard.first)) as rows:
+        for number, (_, _, _, record) in zip(range(shard.raw_rows), rows, strict=False):
+            if mask[number] and not isinstance(record, BadRowError):
+                kept.append(_renamed(record, renamed[number]) if number in renamed else record)
+    if len(kept) != shard.rows:
+        raise RunFailedError(
+            f"{source.name} changed while it was read: shard {shard.index} has {len(kept)} rows, "
+            f"its index says {shard.rows}"
+        )
+    return kept
+
+
+def encode_shard(
+    token_set: TokenSet, shard: ShardSpec, source: Source, *, truth: bool, tokenizer: bytes | None = None
+) -> None:
+    """Reads, encodes and writes one shard. tokenizer: a pickled one; without it is loaded."""
+    encoder = _encoder(token_set, tokenizer)
+    found = shard_records(source, shard)
+    write_shard(
+        storage.at(token_set.folder),
+        shard.index,
+        [record.origin.id for record in found],
+        encoder.encode(found),
+        token_set.spec.architecture,
+        truth=[
+            (reference(record, token_set.spec), record.entities if isinstance(record, Distill) else None)
+            for record in found
+        ]
+        if truth
+        else None,
+    )
+
+
+def _renamed(record: Record, ordinal: int) -> Record:
+    """Ids tell rows apart in plans and predictions, so the second of a name gets one of its own."""
+    return replace(record, origin=replace(record.origin, id=f"{record.origin.id}#{ordinal + 1}"))
+
+
+_ENCODERS: dict[str, Encoder] = {}
+
+
+def _encoder(token_set: TokenSet, tokenizer: bytes | None) -> Encoder:
+    """One encoder a process: to make one costs more than a shard's reading."""
+    key = f"{token_set.tokenizer} {token_set.spec}"
+    if key not in _ENCODERS:
+        loaded = pickle.loads(tokenizer) if tokenizer else load_tokenizer(token_set.tokenizer)
+        _ENCODERS[key] = Encoder(loaded, token_set.spec)
+    return _ENCODERS[key]

@@ -1,0 +1,293 @@
+"""A Ray cluster's job server, as medray needs it: every request has an end, and every failure is one of ours."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from medray.config.credentials import has_credentials
+from medray.errors import InputError, RunFailedError
+
+ADDRESS_VARIABLE = "RAY_API_SERVER_ADDRESS"  # Ray's own
+ADDRESS_KEY = "launch.job.address"
+CONNECT_SECONDS, ANSWER_SECONDS = 10, 120  # an upload is answered when the head has stored it
+# What marks a job as one of ours, in Ray's metadata of it: text to text.
+RUN, STORAGE, VERB, VERSION = "medray_run", "medray_storage", "medray_verb", "medray_version"
+ACTIVE = ("PENDING", "RUNNING")
+
+
+class UnreachableError(RunFailedError):
+    """The job server gave no answer, or one that says to try later."""
+
+
+class UnknownJobError(RunFailedError):
+    """The cluster knows no such job."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A job that medray launched. exit_code: the driver's own, where Ray knows it. Times: seconds since the epoch."""
+
+    id: str
+    run: str
+    storage: str
+    verb: str
+    status: str
+    exit_code: int | None
+    message: str
+    started: float | None
+    ended: float | None
+
+    @property
+    def active(self) -> bool:
+        return self.status in ACTIVE
+
+
+@dataclass(frozen=True)
+class Address:
+    """url: of the job server. key: where it was given, for messages."""
+
+    url: str
+    key: str = ADDRESS_KEY
+
+    @property
+    def loopback(self) -> bool:
+        host = urlsplit(self.url).hostname or ""
+        return host in ("localhost", "::1") or host.startswith("127.")
+
+
+def address_of(given: str | None, configured: str | None, environ: Mapping[str, str]) -> Address:
+    """The job server's address: the option's, else the config's, else that of Ray's variable.
+
+    Raises InputError where there is none, or one that is no http(s) URL without credentials.
+    """
+    places = (
+        (given, "--address"),
+        (configured, ADDRESS_KEY),
+        (environ.get(ADDRESS_VARIABLE), ADDRESS_VARIABLE),
+    )
+    text, key = next(((text, key) for text, key in places if text), (None, ADDRESS_KEY))
+    if text is None:
+        raise InputError(
+            "no job server is named",
+            key=key,
+            fix=f"{ADDRESS_KEY}=http://HOST:8265 in the config or the site file, --address, or {ADDRESS_VARIABLE} in the "
+            "environment; HOST is the head node",
+        )
+    file = "environment" if key == ADDRESS_VARIABLE else None
+    if has_credentials(text):
+        raise InputError(
+            "holds credentials",
+            file=file,
+            key=key,
+            fix="leave them out of the URL; a cluster that asks for a token reads RAY_AUTH_TOKEN_PATH",
+        )
+    url = text if "://" in text else f"http://{text}"
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        raise InputError(
+            "is no address of a job server",
+            file=file,
+            key=key,
+            value=text[:200],
+            fix="use the dashboard's, http://HOST:8265; ray:// and the port 6379 are for drivers",
+        )
+    return Address(url.rstrip("/"), key)
+
+
+class JobServer:
+    """Raises InputError at the start where nothing answers or the token is wrong; later UnreachableError."""
+
+    def __init__(self, address: Address) -> None:
+        self.address = address.url
+        # `requests` would ask a proxy of the environment for this machine's own ports too.
+        self._proxies = {"no_proxy": urlsplit(address.url).hostname or ""} if address.loopback else {}
+        self._place = {"key": address.key, "value": address.url}
+        if address.key == ADDRESS_VARIABLE:
+            self._place["file"] = "environment"
+        try:
+            with self._errors():
+                self._client = _client(address.url, self._proxies)
+        except UnreachableError as error:
+            raise InputError(
+                f"{error}{self._by_proxy()}",
+                **self._place,
+                fix="start the head with its dashboard (ray start --head), forward its port (ssh -L 8265:localhost:8265 HOST), "
+                "or correct the address",
+            ) from None
+
+    def submit(
+        self, job_id: str, entrypoint: str, runtime_env: dict[str, Any], metadata: dict[str, str]
+    ) -> None:
+        with self._errors():
+            self._client.submit_job(
+                entrypoint=entrypoint, submission_id=job_id, runtime_env=runtime_env, metadata=metadata
+            )
+
+    def jobs(self) -> list[Job]:
+        """Those that medray launched, oldest first."""
+        with self._errors():
+            found = self._client.list_jobs()
+        ours = [_job(each) for each in found if each.submission_id and RUN in (each.metadata or {})]
+        return sorted(ours, key=lambda job: (job.started or 0.0, job.id))
+
+    def job(self, job_id: str) -> Job:
+        with self._errors():
+            return _job(self._client.get_job_info(job_id))
+
+    def stop(self, job_id: str) -> None:
+        with self._errors():
+            self._client.stop_job(job_id)
+
+    def remove(self, job_id: str) -> None:
+        with self._errors():
+            self._client.delete_job(job_id)
+
+    def log(self, job_id: str) -> str:
+        with self._errors():
+            return str(self._client.get_job_logs(job_id))
+
+    def tail(self, job_id: str) -> AsyncIterator[str]:
+        """The log from its first character on, as it grows. It may end at any time, and raise anything."""
+        return self._client.tail_job_logs(job_id)
+
+    def versions(self) -> tuple[str, str]:
+        """Python and Ray of the head node; "" for what it does not tell."""
+        try:
+            found = self._get("/api/v0/cluster_metadata")
+        except (UnreachableError, UnknownJobError):
+            return "", ""
+        return str(found.get("pythonVersion", "")), str(found.get("rayVersion", ""))
+
+    def hosts(self) -> frozenset[str]:
+        """Host names of the nodes that are alive; empty where the head does not tell."""
+        try:
+            found = self._get("/nodes?view=hostNameList")
+        except (UnreachableError, UnknownJobError):
+            return frozenset()
+        names = found.get("hostNameList", ())
+        return frozenset(map(str, names)) if isinstance(names, list) else frozenset()
+
+    def _get(self, path: str) -> dict[str, Any]:
+        with self._errors():
+            response = self._client._do_request("GET", path)
+            if response.status_code != 200:
+                self._client._raise_error(response)
+            data = response.json().get("data")
+            return data if isinstance(data, dict) else {}
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        import requests
+        from ray.exceptions import AuthenticationError
+
+        try:
+            yield
+        except AuthenticationError as error:
+            raise self._refused(str(error)) from None
+        except requests.exceptions.SSLError:
+            raise InputError(
+                "its certificate is not signed by an authority that this machine trusts",
+                **self._place,
+                fix="export REQUESTS_CA_BUNDLE=FILE with the certificate of the authority",
+            ) from None
+        except (requests.ConnectionError, requests.Timeout, ConnectionError):
+            raise UnreachableError(f"no job server answers at {self.address}") from None
+        except requests.HTTPError as error:
+            status = error.response.status_code if error.response is not None else 500
+            raise self._answer(status, "") from None
+        except RuntimeError as error:
+            found = re.search(r"status code (\d+): ?(.*)", str(error), re.DOTALL)
+            if not found:
+                raise self._no_job_server(str(error).partition("\n")[0]) from None
+            raise self._answer(int(found[1]), found[2]) from None
+        except (ValueError, KeyError, TypeError, requests.RequestException) as error:
+            raise self._no_job_server(type(error).__name__) from None
+
+    def _answer(self, status: int, text: str) -> RunFailedError | InputError:
+        if "already exists" in text:  # of a submission id
+            return InputError("a job with this id exists", key="run.name", fix="launch again in a second")
+        if status == 404:
+            return UnknownJobError(f"the cluster at {self.address} knows no such job")
+        last = text.strip().splitlines()[-1][:300] if text.strip() else ""
+        what = f"the job server at {self.address} answered {status}{': ' if last else ''}{last}"
+        return RunFailedError(what) if status < 500 else UnreachableError(what)
+
+    def _no_job_server(self, why: str) -> InputError:
+        return InputError(
+            f"what answers there is no job server of Ray ({why[:200]})",
+            **self._place,
+            fix="use the dashboard's address, http://HOST:8265",
+        )
+
+    def _by_proxy(self) -> str:
+        """A hint where a proxy was asked in the server's place."""
+        from requests.utils import get_environ_proxies
+
+        host = urlsplit(self.address).hostname or ""
+        asked = get_environ_proxies(self.address, no_proxy=self._proxies.get("no_proxy"))
+        return f" (asked by way of a proxy: NO_PROXY={host} goes there directly)" if asked else ""
+
+    def _refused(self, text: str) -> InputError:
+        """text: Ray's. Never shown, so that no part of a token can be in what is printed."""
+        if text.startswith("Authentication failed"):
+            what = f"the cluster refuses the token of this machine{self._by_proxy()}"
+        else:
+            what = "the cluster asks for a token, and none was sent"
+        return InputError(
+            what,
+            **self._place,
+            fix="export RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH=FILE with the token that the head was started with "
+            "(mode 0600) or RAY_AUTH_TOKEN",
+        )
+
+
+def _client(address: str, proxies: dict[str, str]) -> Any:
+    """Ray's client, with an end for every request, and for this address: its own prefers the environment's."""
+    from ray.job_submission import JobSubmissionClient
+
+    for name in ("ray", "ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk"):
+        logging.getLogger(name).setLevel(logging.ERROR)  # what a user reads is medray's
+
+    class Client(JobSubmissionClient):
+        def _do_request(self, method: str, endpoint: str, **options: Any) -> Any:
+            options.setdefault("timeout", (CONNECT_SECONDS, ANSWER_SECONDS))
+            return super()._do_request(method, endpoint, proxies=proxies, **options)
+
+    hidden = {name: os.environ.pop(name, None) for name in (ADDRESS_VARIABLE, "RAY_ADDRESS")}
+    try:
+        return Client(address, verify=_certificates())
+    finally:
+        os.environ.update({name: value for name, value in hidden.items() if value is not None})
+
+
+def _certificates() -> str | bool:
+    """Certificates that `requests` would find by itself, and the log's stream would not."""
+    file = os.environ.get("REQUESTS_CA_BUNDLE")
+    return file if file and Path(file).exists() else True
+
+
+def _job(details: Any) -> Job:
+    metadata = details.metadata or {}
+    return Job(
+        id=details.submission_id,
+        run=metadata.get(RUN, ""),
+        storage=metadata.get(STORAGE, ""),
+        verb=metadata.get(VERB, ""),
+        status=getattr(details.status, "value", str(details.status)),
+        exit_code=details.driver_exit_code,
+        message=details.message or "",
+        started=details.start_time / 1000 if details.start_time else None,
+        ended=details.end_time / 1000 if details.end_time else None,
+    )

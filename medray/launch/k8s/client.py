@@ -1,0 +1,368 @@
+"""Talking to a Kubernetes API server: make the objects of a launch, follow its RayJob, delete what a launch made.
+
+The RayJob's status decides; the log of the submitter's pod is read as far as it goes, as its tail may end early (ray#57002).
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from medray.errors import InputError, RunFailedError, printable
+from medray.launch.k8s import CONTENT, RUN_LABEL, Launch, Manifest
+from medray.launch.k8s.log import PodLog, exit_code_in
+
+RAYJOB = ("ray.io", "v1")
+# What a launch makes besides the RayJob: kind, API, name in its methods. A volume claim is never among it.
+_OTHERS = (
+    ("ConfigMap", "core", "config_map"),
+    ("NetworkPolicy", "networking", "network_policy"),
+    ("ServiceAccount", "core", "service_account"),
+)
+ENDED = ("Complete", "Failed", "ValidationFailed")
+WATCH_SECONDS = 60  # of one watch; after it the job is read again, whatever was missed
+PATIENCE_SECONDS = 600  # how long the API server may be silent
+REQUEST_SECONDS = 30
+HINT_SECONDS = 45
+BUSY = 429
+GONE = 410  # the server has forgotten what the watch starts from
+
+
+@dataclass(frozen=True)
+class Status:
+    """A RayJob's status. job: of Ray. deployment: of the operator. failed: clusters that were given up."""
+
+    job: str = ""
+    deployment: str = ""
+    reason: str = ""
+    message: str = ""
+    failed: int = 0
+    workers: str = ""
+    suspended: bool = False
+
+    @classmethod
+    def of(cls, job: Manifest) -> Status:
+        status = job.get("status") or {}
+        cluster = status.get("rayClusterStatus") or {}
+        desired = cluster.get("desiredWorkerReplicas")
+        return cls(
+            job=status.get("jobStatus") or "",
+            deployment=status.get("jobDeploymentStatus") or "",
+            reason=status.get("reason") or "",
+            message=status.get("message") or "",
+            failed=status.get("failed") or 0,
+            workers=f"{cluster.get('readyWorkerReplicas', 0)} of {desired}" if desired else "",
+            suspended=bool((job.get("spec") or {}).get("suspend")),
+        )
+
+    @property
+    def ended(self) -> bool:
+        return self.deployment in ENDED
+
+    def line(self, retries: int) -> str:
+        """One line for a person."""
+        text = self.deployment or ("suspended: waits for its queue" if self.suspended else "not taken up yet")
+        if self.job and self.job != self.deployment:
+            text += f", Ray job {self.job}"
+        if self.workers and not self.ended:
+            text += f", workers ready: {self.workers}"
+        if self.failed:
+            text += f", clusters that failed: {self.failed} of at most {retries + 1}"
+        return text + (f", {self.reason}" if self.reason else "")
+
+
+def outcome_code(status: Status, driver: int | None) -> int:
+    """The exit code of `medray launch` for a job that has ended. driver: the run's own exit code, where it was seen.
+
+    A Ray job that is STOPPED has exited with 2 (k8s/base/config.yaml), or somebody stopped it.
+    """
+    if status.deployment == "Complete" and status.job == "SUCCEEDED":
+        return 76 if driver == 76 else 0
+    if driver is None:
+        driver = exit_code_in(status.message)
+    return driver if driver in (2, 75, 76) else 1
+
+
+class Cluster:
+    """The API server of the current kubeconfig, or of the pod that this runs in."""
+
+    def __init__(self, namespace: str, context: str | None = None) -> None:
+        try:
+            import kubernetes
+        except ModuleNotFoundError:
+            raise InputError(
+                "is not installed",
+                file="the Python package kubernetes",
+                fix="pip install 'medray[k8s]', or print the manifests with --dry-run and kubectl apply -f them",
+            ) from None
+        configuration = _configuration(context)
+        configuration.retries = 2
+        client = kubernetes.client.ApiClient(configuration)
+        self.namespace, self.host = namespace, configuration.host
+        self.core = kubernetes.client.CoreV1Api(client)
+        self._apis = {"core": self.core, "networking": kubernetes.client.NetworkingV1Api(client)}
+        self._custom = kubernetes.client.CustomObjectsApi(client)
+
+    def job(self, name: str) -> Manifest | None:
+        """The RayJob, or None."""
+        try:
+            return self._call(
+                self._custom.get_namespaced_custom_object, *RAYJOB, self.namespace, "rayjobs", name
+            )
+        except ApiError as error:
+            if error.status == 404:
+                return None
+            raise
+
+    def read(self, what: str, name: str) -> Any:
+        """An object of the core API by its name; raises ApiError."""
+        return self._call(getattr(self.core, f"read_namespaced_{what}"), name, self.namespace)
+
+    def start(self, launch: Launch) -> bool:
+        """Make the objects of a launch; False where the same job is there already and has not ended.
+
+        What an earlier launch of the run has left is deleted first. Raises InputError where another job has the name.
+        """
+        there = self.job(launch.name)
+        if there is not None:
+            labels = there["metadata"].get("labels") or {}
+            if labels.get(RUN_LABEL) != launch.name:
+                raise self._taken(f"the RayJob {launch.name} in {self.namespace} is not one of medray's")
+            if not Status.of(there).ended:
+                annotations = there["metadata"].get("annotations") or {}
+                if annotations.get(CONTENT) == launch.job["metadata"]["annotations"][CONTENT]:
+                    return False
+                raise InputError(
+                    f"the RayJob {launch.name} in {self.namespace} is {Status.of(there).deployment or 'waiting'}, with "
+                    "another config",
+                    key="run.name",
+                    fix="medray stop the run, or end it with --delete; or give this one another run.name",
+                )
+        self.delete(launch.name)
+        for manifest in launch.manifests:
+            try:
+                self._create(manifest)
+            except ApiError as error:
+                if error.status == 409:
+                    raise self._taken(
+                        f"{manifest['kind']} {launch.name} in {self.namespace} exists, and this launch did not make it"
+                    ) from None
+                if error.status == 404 and manifest is launch.job:
+                    raise RunFailedError(
+                        f"the cluster {self.host} knows no RayJob: install the KubeRay operator, version 1.7 or later"
+                    ) from None
+                raise
+        return True
+
+    def delete(self, name: str, say: Callable[[str], None] = lambda text: None) -> list[str]:
+        """Delete what launches of this name have made, the RayJob first, and return its names."""
+        deleted = []
+        job = self.job(name)
+        if job is not None and (job["metadata"].get("labels") or {}).get(RUN_LABEL) == name:
+            deleted.append(f"RayJob {name}")
+            self._ignoring_404(
+                self._custom.delete_namespaced_custom_object,
+                *RAYJOB,
+                self.namespace,
+                "rayjobs",
+                name,
+                propagation_policy="Foreground",
+            )
+            self._wait_until_gone(name, say)
+        for kind, api, what in _OTHERS:
+            found = self._call(
+                getattr(self._apis[api], f"list_namespaced_{what}"),
+                self.namespace,
+                label_selector=f"{RUN_LABEL}={name}",
+            )
+            for each in found.items:
+                if (each.metadata.labels or {}).get(RUN_LABEL) == name:
+                    self._ignoring_404(
+                        getattr(self._apis[api], f"delete_namespaced_{what}"),
+                        each.metadata.name,
+                        self.namespace,
+                    )
+                    deleted.append(f"{kind} {each.metadata.name}")
+        return deleted
+
+    def follow(
+        self,
+        name: str,
+        say: Callable[[str], None],
+        log: Callable[[str], None],
+        *,
+        retries: int,
+        seconds: float,
+    ) -> tuple[Status, int | None]:
+        """Wait until the RayJob has ended; return its status and the run's own exit code, where its log has it.
+
+        say: gets a line whenever the status changes. log: gets the lines of the driver.
+        Raises RunFailedError after `seconds`, where the job is deleted, and where the server stays silent.
+        """
+        pods = PodLog(self.core, self.namespace, name, log)
+        pods.start()
+        shown, last, began = "", Status(), time.monotonic()
+        try:
+            for last in self._states(name, time.monotonic() + seconds):
+                if (line := last.line(retries)) != shown:
+                    say(f"RayJob {name}: {line}")
+                    shown = line
+                elif not (last.deployment or last.suspended) and began + HINT_SECONDS < time.monotonic():
+                    say("no operator has taken the job up: does KubeRay run here, and watch this namespace?")
+                    began += 10 * HINT_SECONDS
+                if last.ended:
+                    break
+        finally:
+            pods.end()
+        return last, pods.exit_code
+
+    def _states(self, name: str, deadline: float) -> Iterator[Status]:
+        """The status now and after every change, whatever happens to the connection, until `deadline`."""
+        import kubernetes
+        import urllib3
+
+        answered = time.monotonic()
+        while (now := time.monotonic()) < deadline:
+            try:
+                job = self.job(name)
+                answered = now
+                if job is None:
+                    raise RunFailedError(f"the RayJob {name} was deleted in {self.namespace}")
+                yield Status.of(job)
+                stream = kubernetes.watch.Watch().stream(
+                    self._custom.list_namespaced_custom_object,
+                    *RAYJOB,
+                    self.namespace,
+                    "rayjobs",
+                    field_selector=f"metadata.name={name}",
+                    resource_version=job["metadata"].get("resourceVersion"),
+                    timeout_seconds=WATCH_SECONDS,
+                    _request_timeout=(REQUEST_SECONDS, WATCH_SECONDS + REQUEST_SECONDS),
+                )
+                for event in stream:
+                    answered = time.monotonic()
+                    if event["object"]["metadata"]["name"] == name and event["type"] != "DELETED":
+                        yield Status.of(event["object"])
+                if (
+                    time.monotonic() - now < 1
+                ):  # a server that ends every watch at once is not asked without a pause
+                    time.sleep(1)
+            except ApiError as error:
+                if error.status < 500 and error.status != BUSY:
+                    raise
+                self._be_patient(answered, name)
+            except kubernetes.client.ApiException as error:
+                if error.status not in (GONE, BUSY) and error.status < 500:
+                    raise RunFailedError(
+                        f"the cluster {self.host} refuses to show the RayJob {name}: {error.reason}"
+                    ) from None
+                self._be_patient(answered, name)
+            except (_UnreachableError, urllib3.exceptions.HTTPError, OSError):
+                self._be_patient(answered, name)
+        raise RunFailedError(
+            f"the RayJob {name} has not ended in time; run the same command again to follow it"
+        )
+
+    def _be_patient(self, answered: float, name: str) -> None:
+        if time.monotonic() - answered > PATIENCE_SECONDS:
+            raise RunFailedError(
+                f"the cluster {self.host} has not answered for {PATIENCE_SECONDS} s. The RayJob {name} may go on: run the same "
+                "command again to follow it"
+            )
+        time.sleep(1)
+
+    def _create(self, manifest: Manifest) -> None:
+        if manifest["kind"] == "RayJob":
+            self._call(
+                self._custom.create_namespaced_custom_object, *RAYJOB, self.namespace, "rayjobs", manifest
+            )
+            return
+        api, what = next((api, what) for kind, api, what in _OTHERS if kind == manifest["kind"])
+        self._call(getattr(self._apis[api], f"create_namespaced_{what}"), self.namespace, manifest)
+
+    def _wait_until_gone(self, name: str, say: Callable[[str], None]) -> None:
+        """The operator lets the driver save, then takes its own mark off the job."""
+        end, said = time.monotonic() + 300, False
+        while self.job(name) is not None:
+            if time.monotonic() > end:
+                raise RunFailedError(
+                    f"the RayJob {name} is still there after 300 s: does the KubeRay operator run?"
+                )
+            if not said:
+                say(f"waiting for the operator to end the RayJob {name}")
+            said = True
+            time.sleep(1)
+
+    def _ignoring_404(self, method: Callable[..., Any], *args: Any, **options: Any) -> None:
+        try:
+            self._call(method, *args, **options)
+        except ApiError as error:
+            if error.status != 404:
+                raise
+
+    def _call(self, method: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        import kubernetes
+        import urllib3
+
+        try:
+            return method(*args, **options, _request_timeout=REQUEST_SECONDS)
+        except kubernetes.client.ApiException as error:
+            raise ApiError(self.host, error) from None
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            raise _UnreachableError(self.host, error) from None
+
+    def _taken(self, what: str) -> InputError:
+        return InputError(what, key="run.name", fix="give the run another run.name, or delete that object")
+
+
+def _configuration(context: str | None) -> Any:
+    """The server and the credentials of the kubeconfig; without one, those that Kubernetes gives a pod."""
+    import kubernetes
+
+    # The client checks little of the file: what it meets there ends in any of these.
+    unusable = (
+        kubernetes.config.ConfigException,
+        OSError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        yaml.YAMLError,
+    )
+    configuration = kubernetes.client.Configuration()
+    try:
+        kubernetes.config.load_kube_config(
+            os.environ.get("KUBECONFIG") or None, context, client_configuration=configuration
+        )
+    except unusable as error:
+        try:
+            if context is not None:
+                raise
+            kubernetes.config.load_incluster_config(client_configuration=configuration)
+        except unusable:
+            raise InputError(
+                f"no Kubernetes cluster is configured here ({printable(' '.join(str(error).split()))[:200]})",
+                file="kubeconfig",
+                key="--context" if context else None,
+                value=context,
+                fix="name a kubeconfig with KUBECONFIG=FILE and a context of it with --context, or print the manifests "
+                "with --dry-run and apply them elsewhere",
+            ) from None
+    return configuration
+
+
+class ApiError(RunFailedError):
+    """What the API server answers where it does not do as asked. status: of HTTP."""
+
+    def __init__(self, host: str, error: Any) -> None:
+        self.status: int = error.status or 0
+        super().__init__(f"the cluster {host} answers {error.status} {printable(str(error.reason))[:500]}")
+
+
+class _UnreachableError(RunFailedError):
+    def __init__(self, host: str, error: Exception) -> None:
+        super().__init__(f"the cluster {host} does not answer ({printable(str(error))[:200]})")

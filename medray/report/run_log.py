@@ -1,0 +1,113 @@
+"""What a run's console says, kept in the run folder as console.log: `medray logs` reads it wherever the run is.
+
+It is written as soon as the run is this start's and has a config.yaml: a start that is refused before leaves nothing. A
+folder gets every line at once; a bucket, whose objects cannot grow, the newest part of it every few seconds. Trouble with
+it never reaches the run.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from medray import storage
+from medray.errors import InputError
+from medray.report.console import Console
+from medray.storage import StoragePath
+
+FILE = "console.log"
+BUCKET_SECONDS = 10.0
+LARGEST = 4 << 20  # bytes; then it begins anew, and the one before is console.log.1
+KEPT_IN_BUCKET = 1 << 20  # characters
+
+
+class RunLog:
+    """A text stream that keeps what is written until `begin`, and then writes it to the run's console.log."""
+
+    def __init__(self, folder: StoragePath, bucket_seconds: float = BUCKET_SECONDS) -> None:
+        self._folder, self._text, self._begun = folder, "", False
+        self._pause, self._ended = bucket_seconds, threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def begin(self) -> None:
+        """The run is this start's alone from here on."""
+        self._begun = True
+        if not isinstance(self._folder, Path):
+            self._thread = threading.Thread(target=self._put, args=(self._folder,), daemon=True)
+            self._thread.start()
+
+    def write(self, text: str) -> None:
+        self._text = (self._text + text)[-KEPT_IN_BUCKET:]
+        if self._begun and isinstance(self._folder, Path):
+            with suppress(OSError):
+                self._append(self._folder)
+
+    def flush(self) -> None:
+        """Lines are written when they come."""
+
+    def isatty(self) -> bool:
+        return False
+
+    def close(self) -> None:
+        self._ended.set()
+        if self._thread:
+            self._thread.join(2 * storage.REQUEST_SECONDS)
+
+    def _append(self, folder: Path) -> None:
+        file = folder / FILE
+        if not (folder / "config.yaml").exists() or file.is_symlink():
+            return
+        if file.exists() and (not file.is_file() or file.stat().st_size > LARGEST):
+            os.replace(file, folder / f"{FILE}.1")
+        storage.append(file, self._text)
+        self._text = ""
+
+    def _put(self, folder: StoragePath) -> None:
+        """The lines of earlier starts come first: read once, and put again each time."""
+        before, put = None, ""
+        ended = False
+        while not ended:
+            ended = self._ended.wait(self._pause)
+            text = self._text
+            with suppress(OSError):
+                if text == put or not (before is not None or (folder / "config.yaml").exists()):
+                    continue
+                if before is None:
+                    before = _old(folder)
+                storage.write(folder / FILE, (before + text)[-KEPT_IN_BUCKET:])
+                put = text
+
+
+def _old(folder: StoragePath) -> str:
+    try:
+        return storage.read_bounded(folder / FILE, LARGEST).decode(errors="replace")
+    except FileNotFoundError:
+        return ""
+    except InputError:  # not ours to read
+        return ""
+
+
+class Consoles:
+    """Several consoles as one: the terminal's, and the run's log."""
+
+    def __init__(self, *consoles: Console) -> None:
+        self._consoles = consoles
+
+    def phase(self, name: str, detail: str = "") -> None:
+        for console in self._consoles:
+            console.phase(name, detail)
+
+    def show(self, record: dict[str, Any], *, total_steps: int) -> None:
+        for console in self._consoles:
+            console.show(record, total_steps=total_steps)
+
+    def heartbeat(self) -> None:
+        for console in self._consoles:
+            console.heartbeat()
+
+    def table(self, title: str, rows: list[tuple[str, ...]]) -> None:
+        for console in self._consoles:
+            console.table(title, rows)

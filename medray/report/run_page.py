@@ -1,0 +1,370 @@
+"""The report of a run: one HTML file that opens offline, without a script and without a reference to anywhere.
+
+The page allows itself nothing but its own style sheet (by hash, in a Content-Security-Policy), so whatever stands in a
+record cannot become code; every value is escaped besides. Charts are inline SVG (`svg`).
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import math
+import time
+from collections.abc import Iterable, Sequence
+from html import escape
+from importlib.resources import files
+from string import Template
+from typing import Any
+
+from medray import storage
+from medray.report.console import duration, number, size, status_of
+from medray.report.svg import Series, bars, line_chart, spread
+from medray.storage import StoragePath
+from medray.tracking.mlflow_names import warnings_of
+
+Record = dict[str, Any]
+
+HEADLINE_METRICS = 3
+_PHASES = ("setup", "data", "first_step", "train", "checkpoint_blocked", "evaluate", "export", "total")
+_PHASE_NAMES = {"first_step": "to the first step", "checkpoint_blocked": "blocked by saving"}
+_LOWER_IS_BETTER = ("loss", "perplexity", "ppl", "error", "wer", "cer", "failure", "truncated")
+
+
+def write_report(
+    path: StoragePath,
+    *,
+    summary: Record,
+    config_yaml: str,
+    steps: list[Record],
+    evaluations: list[Record],
+    data_table: list[tuple[str, str]],
+    lengths: dict[str, dict[str, float]],
+    samples: list[Record] | None,
+) -> None:
+    """Write the report of one run to `path`, atomically.
+
+    summary: as in summary.json; what is missing is left out. steps, evaluations: the lines of steps.jsonl, evals.jsonl.
+    data_table: (what, value). lengths: by task p50, p90, p99, max in tokens, and truncated, a count of rows.
+    samples: {"prompt", "reference", "prediction"}, or None, which shows no text of any record.
+    """
+    title = str(summary.get("name") or path.parent.name)
+    before, after = _before_after(summary, evaluations)
+    body = [
+        _header(title, summary, config_yaml),
+        _warnings(summary),
+        _cards(summary, steps, before, after),
+        _section("Loss", _loss_chart(steps, evaluations)),
+        _section("Course of the run", _small_charts(steps)),
+        _pair(_section("Evaluation", _evaluation_table(before, after)), _section("Time", _timings(summary))),
+        _section("Data", _data(data_table, lengths)),
+        _samples(samples),
+        _pair(
+            _section("Run", _run_table(summary)),
+            _section("Versions", _rows(_strings(summary.get("versions")))),
+        ),
+        _config(config_yaml),
+        f"<footer>medray run report, written {time.strftime('%Y-%m-%d %H:%M UTC', time.gmtime())}</footer>",
+    ]
+    page = _page(title, "\n".join(part for part in body if part))
+    storage.write(path, page)
+
+
+def _page(title: str, body: str) -> str:
+    text = files("medray.report").joinpath("report_template.html").read_text("utf-8")
+    style = text.split("<style>")[1].split("</style>")[0]
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    return Template(text).substitute(style_hash=f"sha256-{digest}", title=escape(title), body=body)
+
+
+def _section(title: str, content: str) -> str:
+    return f"<section><h2>{escape(title)}</h2>{content}</section>" if content else ""
+
+
+def _pair(left: str, right: str) -> str:
+    return f'<div class="two">{left}{right}</div>' if left and right else left or right
+
+
+def _header(title: str, summary: Record, config_yaml: str) -> str:
+    status = str(summary.get("status", "unknown"))
+    kind = status if status in ("done", "failed") and not warnings_of(summary) else "stopped"
+    facts = [
+        _yaml_value(config_yaml, *key) for key in (("model", "name"), ("method", "name"), ("peft", "type"))
+    ]
+    if summary.get("world_size"):
+        facts.append(f"{summary['world_size']} worker" + ("s" if summary["world_size"] != 1 else ""))
+    if summary.get("reason"):
+        facts.append(str(summary["reason"]))
+    line = " · ".join(escape(fact) for fact in facts if fact and fact not in ("null", "none"))
+    pill = f'<span class="pill {kind}">{escape(status_of(summary))}</span>'
+    return f'<header><h1>{escape(title)}</h1>{pill}<p class="facts">{line}</p></header>'
+
+
+def _warnings(summary: Record) -> str:
+    """First on the page: a model that is destroyed has a page that looks as good as any other."""
+    items = "".join(f"<li>{escape(text)}</li>" for _, text in warnings_of(summary))
+    if not items:
+        return ""
+    return f'<section class="warnings"><h2>Check the model before you use it</h2><ul>{items}</ul></section>'
+
+
+def _yaml_value(config_yaml: str, section: str, key: str) -> str:
+    """A plain scalar of a resolved config, which is block YAML of two levels; "" when it is not there."""
+    inside = False
+    for line in config_yaml.splitlines():
+        if line[:1].strip():
+            inside = line.rstrip() == f"{section}:"
+        elif inside and line.strip().startswith(f"{key}:") and len(line) - len(line.lstrip()) in (2, 4):
+            return line.split(":", 1)[1].strip().strip("'\"")
+    return ""
+
+
+def _cards(summary: Record, steps: list[Record], before: Record, after: Record) -> str:
+    first = summary.get("train_loss_first", steps[0].get("loss") if steps else None)
+    last = summary.get("train_loss_last", steps[-1].get("loss") if steps else None)
+    cards = []
+    if last is not None:
+        cards.append(
+            _card(
+                "training loss",
+                first,
+                last,
+                f"{number(summary['steps'])} steps" if summary.get("steps") else "",
+            )
+        )
+    shown = [name for name in after if not name.startswith(("loss", "seconds", "rows"))] or list(after)
+    cards += [
+        _card(name, before.get(name), after[name], "before → after" if name in before else "")
+        for name in shown[:HEADLINE_METRICS]
+    ]
+    if summary.get("tokens_per_second"):
+        tokens = f"{number(summary['tokens'])} tokens" if summary.get("tokens") else ""
+        cards.append(_plain_card("tokens a second", f"{summary['tokens_per_second']:,.0f}", tokens))
+    seconds = summary.get("seconds") or {}
+    if seconds.get("total"):
+        start = f"first step after {duration(seconds['first_step'])}" if seconds.get("first_step") else ""
+        cards.append(_plain_card("time", duration(seconds["total"]), start))
+    return f'<div class="cards">{"".join(cards)}</div>' if cards else ""
+
+
+def _card(what: str, first: object, last: object, note: str) -> str:
+    start = f'<span class="from">{escape(_brief(first))} →</span> ' if first is not None else ""
+    return _card_html(what, start + escape(_brief(last)), note)
+
+
+def _plain_card(what: str, value: str, note: str) -> str:
+    return _card_html(what, escape(value), note)
+
+
+def _card_html(what: str, big: str, note: str) -> str:
+    tail = f'<div class="note">{escape(note)}</div>' if note else ""
+    return f'<div class="card"><div class="what">{escape(what)}</div><div class="big">{big}</div>{tail}</div>'
+
+
+def _brief(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) and abs(value) < 1000 else number(value)
+
+
+def _loss_series(steps: list[Record], evaluations: list[Record]) -> list[Series]:
+    """The loss and the loss of each task, as trained; and where an evaluation measured the same, its points.
+
+    Keys of a rationale are one curve, that of their term: a record has `loss/rationale` beside `loss/rationale/Age`.
+    """
+    terms = {key for record in steps for key in record if key.startswith("loss/")}
+    names = ["loss", *sorted(key for key in terms if not key.startswith("loss/rationale/"))]
+    if len(names) == 2:
+        names = names[:1]  # one task: its loss is the loss
+    series = []
+    for colour, name in enumerate(names):
+        label = (
+            name.removeprefix("loss/") if name != "loss" else ("all tasks" if len(names) > 1 else "training")
+        )
+        points = [(record["step"], record[name]) for record in steps if _is_number(record.get(name))]
+        held_out = [
+            (e["step"], e["metrics"][name]) for e in evaluations if _is_number(e.get("metrics", {}).get(name))
+        ]
+        series.append(Series(label, points, colour))
+        if held_out:
+            series.append(
+                Series(
+                    f"{label}, validation" if len(names) > 1 else "validation", held_out, colour, marks=True
+                )
+            )
+    return [one for one in series if one.points]
+
+
+def _loss_chart(steps: list[Record], evaluations: list[Record]) -> str:
+    series = _loss_series(steps, evaluations)
+    chart = line_chart(series, width=1000, height=330, label="Loss by step")
+    return _legend(series) + chart if chart else ""
+
+
+def _legend(series: Sequence[Series]) -> str:
+    """A line for each task, and one mark for all validation points, which have the colour of their task."""
+    marks = [
+        (f'<line class="line s{one.colour}" x1="1" x2="21" y1="5" y2="5"/>', one.name)
+        for one in series
+        if not one.marks
+    ]
+    if any(one.marks for one in series):
+        marks.append(('<circle class="dot any" cx="11" cy="5" r="4"/>', "validation"))
+    items = [
+        f'<li><svg viewBox="0 0 22 10" aria-hidden="true">{mark}</svg>{escape(name)}</li>'
+        for mark, name in marks
+    ]
+    return f'<ul class="legend">{"".join(items)}</ul>'
+
+
+def _small_charts(steps: list[Record]) -> str:
+    rate = [
+        (r["step"], r["tokens"] / r["seconds"])
+        for r in steps
+        if _is_number(r.get("tokens")) and r.get("seconds")
+    ]
+    columns = [
+        ("Learning rate", Series("learning rate", _column(steps, "lr"), 2, smooth=False)),
+        ("Tokens a second", Series("tokens a second", rate, 0)),
+        ("Gradient norm", Series("gradient norm", _column(steps, "grad_norm"), 3)),
+    ]
+    charts = [
+        (title, line_chart([one], width=330, height=150, y_ticks=3, x_ticks=4, label=title))
+        for title, one in columns
+    ]
+    parts = [f"<div><h3>{title}</h3>{chart}</div>" for title, chart in charts if chart]
+    return f'<div class="three">{"".join(parts)}</div>' if parts else ""
+
+
+def _column(steps: list[Record], key: str) -> list[tuple[float, float]]:
+    return [(record["step"], record[key]) for record in steps if _is_number(record.get(key))]
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _before_after(summary: Record, evaluations: list[Record]) -> tuple[Record, Record]:
+    """Metrics before and after training, from the summary or else from the first (step 0) and last evaluation."""
+    found = summary.get("eval") or {}
+    if isinstance(found.get("before"), dict) or isinstance(found.get("after"), dict):
+        before, after = found.get("before") or {}, found.get("after") or {}
+    else:
+        before, after = {}, found
+    if not before and evaluations and evaluations[0].get("step") == 0:
+        before = evaluations[0].get("metrics", {})
+    if not after and evaluations and evaluations[-1].get("step", 0) > 0:
+        after = evaluations[-1].get("metrics", {})
+    return _only_numbers(before), _only_numbers(after)
+
+
+def _only_numbers(metrics: Record) -> Record:
+    return {key: value for key, value in metrics.items() if isinstance(value, int | float)}
+
+
+def _evaluation_table(before: Record, after: Record) -> str:
+    names = list(dict.fromkeys([*after, *before]))
+    if not names:
+        return ""
+    rows = []
+    for name in names:
+        old, new = before.get(name), after.get(name)
+        cells = [_cell(name)] + [_cell(number(v) if v is not None else "–", "n") for v in (old, new)]
+        if before:
+            cells.append(_change(name, old, new))
+        rows.append(f"<tr>{''.join(cells)}</tr>")
+    columns = ["before", "after", *(["change"] if before else [])]
+    head = "<th>metric</th>" + "".join(f'<th class="n">{column}</th>' for column in columns)
+    return f'<div class="scroll"><table><tr>{head}</tr>{"".join(rows)}</table></div>'
+
+
+def _change(name: str, old: float | None, new: float | None) -> str:
+    if old is None or new is None or not math.isfinite(new - old):
+        return _cell("", "n")
+    better = new < old if any(part in name.lower() for part in _LOWER_IS_BETTER) else new > old
+    colour = "" if new == old else " up" if better else " down"
+    return _cell(f"{new - old:+.4g}".replace("-", "−"), "n" + colour)
+
+
+def _timings(summary: Record) -> str:
+    seconds = summary.get("seconds") or {}
+    names = [*(p for p in _PHASES if p in seconds), *(p for p in seconds if p not in _PHASES)]
+    rows = [
+        (_PHASE_NAMES.get(p, p), float(seconds[p]), duration(seconds[p]))
+        for p in names
+        if _is_number(seconds[p])
+    ]
+    chart = bars(rows, width=480)
+    return (
+        chart + '<p class="hint">Spans overlap: tokenizing runs beside training, saving inside it.</p>'
+        if chart
+        else ""
+    )
+
+
+def _data(data_table: list[tuple[str, str]], lengths: dict[str, dict[str, float]]) -> str:
+    table = _rows(data_table)
+    if not lengths:
+        return table
+    keys = ("p50", "p90", "p99", "max", "truncated")
+    most = max((float(row.get("max", 0)) for row in lengths.values()), default=0.0)
+    head = "<th>tokens by task</th>" + "".join(f'<th class="n">{key}</th>' for key in keys) + "<th></th>"
+    rows = []
+    for task, row in lengths.items():
+        cells = [_cell(task)] + [_cell(f"{row[key]:,.0f}" if key in row else "–", "n") for key in keys]
+        picture = spread(row.get("p50", 0), row.get("p90", 0), row.get("p99", 0), most)
+        rows.append(f'<tr>{"".join(cells)}<td class="n">{picture}</td></tr>')
+    measured = f'<div class="scroll lengths"><table><tr>{head}</tr>{"".join(rows)}</table></div>'
+    hint = '<p class="hint">Bars: dark to p50, pale to p90, a mark at p99, against the longest. Truncated: rows cut to fit.</p>'
+    return f"{table}{measured}{hint}"
+
+
+def _samples(samples: list[Record] | None) -> str:
+    if not samples:
+        return ""
+    parts = []
+    for sample in samples:
+        said = [f'<p class="said prompt">{escape(str(sample.get("prompt", "")))}</p><div class="two">']
+        said += [
+            f'<div><h3>{key}</h3><p class="said">{escape(str(sample.get(key, "")))}</p></div>'
+            for key in ("reference", "prediction")
+        ]
+        parts.append(f'<div class="sample">{"".join(said)}</div></div>')
+    return f'<section class="long"><h2>Predictions beside references</h2>{"".join(parts)}</section>'
+
+
+def _run_table(summary: Record) -> str:
+    rows = [
+        (key.replace("_", " "), number(summary[key]))
+        for key in ("steps", "epochs", "samples", "tokens")
+        if key in summary
+    ]
+    if "loss_tokens" in summary:
+        rows.append(("tokens in the loss", number(summary["loss_tokens"])))
+    if _is_number(summary.get("padding_fraction")):
+        rows.append(("padding", f"{summary['padding_fraction']:.1%}"))
+    if memory := summary.get("memory"):
+        rows.append((f"peak memory of a worker ({memory['device']})", size(memory["peak_bytes"])))
+    rows += [(key, number(summary[key])) for key in ("world_size", "restarts") if key in summary]
+    if summary.get("order_sha256"):
+        rows.append(("order (sha256)", str(summary["order_sha256"])[:16] + "…"))
+    return _rows([(key.replace("_", " "), value) for key, value in rows])
+
+
+def _strings(versions: object) -> list[tuple[str, str]]:
+    return [(str(key), str(value)) for key, value in versions.items()] if isinstance(versions, dict) else []
+
+
+def _rows(rows: Iterable[tuple[str, str]]) -> str:
+    body = "".join(f"<tr>{_cell(key, 'key')}{_cell(value, 'value')}</tr>" for key, value in rows)
+    return f"<table>{body}</table>" if body else ""
+
+
+def _cell(text: object, kind: str = "") -> str:
+    return f'<td class="{kind}">{escape(str(text))}</td>' if kind else f"<td>{escape(str(text))}</td>"
+
+
+def _config(config_yaml: str) -> str:
+    if not config_yaml.strip():
+        return ""
+    return (
+        '<section class="long"><details><summary>Resolved config</summary>'
+        f"<pre>{escape(config_yaml.rstrip())}</pre></details></section>"
+    )

@@ -1,0 +1,187 @@
+"""A checkpoint's state on storage: a safetensors file a rank, and reading any run of elements out of all of them.
+
+A tensor is named `kind/parameter`; where in the parameter it begins stands in the file's metadata. Files are written as a
+stream, hashed on the way, and read by ranges: neither needs a second copy in memory or on a disk, wherever storage is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import IO, Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from medray import storage
+from medray.errors import RunFailedError
+from medray.storage import StoragePath
+from medray.train.engine.state import EXTRA, KINDS, Run, TrainState
+
+_STARTS = "starts"
+_WIDTH = 4  # bytes of a float32
+_PIECE_BYTES = 16 << 20  # written and hashed at once
+
+LONGEST_PAUSE_SECONDS = 15.0
+T = TypeVar("T")
+
+
+def snapshot(state: TrainState, rank: int, world_size: int) -> dict[str, tuple[int, Tensor]]:
+    """Copies of what this rank writes, in host memory: {kind/parameter: (start, float32 [elements])}."""
+    held = {
+        f"{kind}/{run.name}": (run.start, run.get(kind).detach().to("cpu", torch.float32, copy=True))
+        for run in _written(state, rank, world_size)
+        for kind in KINDS
+    }
+    if state.beside and rank == 0:
+        for name, one in state.beside.tensors().items():
+            held[f"{EXTRA}/{name}"] = (0, one.detach().flatten().to("cpu", torch.float32, copy=True))
+    return held
+
+
+def _written(state: TrainState, rank: int, world_size: int) -> Iterable[Run]:
+    """What all ranks hold alike is written once, in about equal shares."""
+    if not state.replicated:
+        return [run for run in state.runs if run.stop > run.start]
+    loads, mine = [0] * world_size, []
+    for run in sorted(state.runs, key=lambda run: run.start - run.stop):
+        owner = loads.index(min(loads))
+        loads[owner] += run.stop - run.start
+        if owner == rank:
+            mine.append(run)
+    return mine
+
+
+def write(file: StoragePath, held: dict[str, tuple[int, Tensor]]) -> tuple[int, str]:
+    """Writes and returns (bytes, sha256). Raises OSError where storage does; what is there then is not whole.
+
+    The format is safetensors' own (https://huggingface.co/docs/safetensors, "Format"): the length of a JSON header, the
+    header, the tensors one after the other. Its library can write to local files only, and hashes nothing.
+    """
+    header: dict[str, Any] = {
+        "__metadata__": {_STARTS: json.dumps({name: start for name, (start, _) in held.items()})}
+    }
+    end = 0
+    for name, (_, values) in held.items():
+        begin, end = end, end + values.numel() * _WIDTH
+        header[name] = {"dtype": "F32", "shape": [values.numel()], "data_offsets": [begin, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)  # readers map what follows as numbers
+    digest, size = hashlib.sha256(), 0
+    with _writing(file) as stream:
+        for piece in _pieces(len(text).to_bytes(8, "little") + text, held):
+            stream.write(piece)
+            digest.update(piece)
+            size += len(piece)
+    return size, digest.hexdigest()
+
+
+@contextmanager
+def _writing(file: StoragePath) -> Iterator[IO[bytes]]:
+    with file.open("wb") as stream:
+        yield stream
+        if isinstance(file, Path):
+            stream.flush()
+            os.fsync(stream.fileno())
+
+
+def _pieces(head: bytes, held: dict[str, tuple[int, Tensor]]) -> Iterator[memoryview]:
+    yield memoryview(head)
+    for _, values in held.values():
+        whole = values.contiguous().numpy().data.cast("B")
+        for begin in range(0, len(whole), _PIECE_BYTES):
+            yield whole[begin : begin + _PIECE_BYTES]
+
+
+def sha256(stream: IO[bytes]) -> str:
+    digest = hashlib.sha256()
+    while piece := stream.read(_PIECE_BYTES):
+        digest.update(piece)
+    return digest.hexdigest()
+
+
+class StateReader:
+    """Runs of elements out of the files of all ranks that wrote a checkpoint. A context: it holds them open.
+
+    The files are the run's own and their hashes have been compared: their headers are believed.
+    """
+
+    def __init__(self, files: Sequence[StoragePath]) -> None:
+        self._files = files
+        self._pieces: dict[str, list[tuple[int, int, IO[bytes], int]]] = defaultdict(list)
+
+    def __enter__(self) -> StateReader:
+        self._open = ExitStack()
+        for file in self._files:
+            stream = self._open.enter_context(file.open("rb"))
+            length = int.from_bytes(stream.read(8), "little")
+            header = json.loads(stream.read(length))
+            starts = json.loads(header.pop("__metadata__")[_STARTS])
+            for name, entry in header.items():
+                start, (elements,) = starts[name], entry["shape"]
+                place = 8 + length + entry["data_offsets"][0]
+                self._pieces[name].append((start, start + elements, stream, place))
+        return self
+
+    def __exit__(self, *reason: object) -> None:
+        self._pieces.clear()
+        self._open.close()
+
+    def read(self, kind: str, name: str, start: int, stop: int) -> Tensor:
+        """Elements start to stop, float32. Raises RunFailedError where the files do not hold them all, each once."""
+        found = torch.empty(stop - start)
+        filled, each_once = 0, True
+        pieces = sorted(self._pieces.get(f"{kind}/{name}", ()), key=lambda piece: piece[:2])
+        for begin, end, stream, place in pieces:
+            first, last = max(begin, start), min(end, stop)
+            if first < last:
+                each_once &= first == start + filled  # an overlap may be as long as a gap elsewhere
+                stream.seek(place + (first - begin) * _WIDTH)
+                data = bytearray(stream.read((last - first) * _WIDTH))
+                found[first - start : last - start] = torch.frombuffer(data, dtype=torch.float32)
+                filled += last - first
+        if filled != stop - start or not each_once:
+            raise RunFailedError(
+                f"the checkpoint holds {filled} of {stop - start} values of {kind} {name}: it is of another model or "
+                "adapter"
+            )
+        return found
+
+
+class Patience:
+    """Of one task: its seconds begin now. troubled: told once, with the system's reason; what: what cannot be done."""
+
+    def __init__(self, seconds: float, what: str, troubled: Callable[[str], None]) -> None:
+        self._until, self._what, self._troubled = time.monotonic() + seconds, what, troubled
+        self._told, self._pause = False, 0.5
+
+    def attempt(self, act: Callable[..., T], *arguments: Any) -> T:
+        """What `act` returns of the arguments. Raises TimeoutError with the last reason when the time is up."""
+        while True:
+            try:
+                return act(*arguments)
+            except OSError as error:
+                reason = reason_of(error)
+                if not self._told:
+                    self._troubled(f"{self._what} and is tried again: {reason}")
+                    self._told = True
+                self.pause(self._pause, reason)
+                self._pause = min(2 * self._pause, LONGEST_PAUSE_SECONDS)
+
+    def pause(self, seconds: float, reason: str) -> None:
+        if time.monotonic() > self._until:
+            raise TimeoutError(reason)
+        time.sleep(seconds)
+
+
+def reason_of(error: BaseException) -> str:
+    """In one line. Of a patience that ended: what was tried, as a sentence."""
+    if isinstance(error, TimeoutError):
+        return str(error)
+    return storage.summary(error) if isinstance(error, OSError) else str(error) or type(error).__name__

@@ -1,0 +1,180 @@
+"""The optimizer of a run: which one, over which groups of parameters, and the learning rates in force.
+
+Both engines step on it, so a group is a plain entry of `param_groups` and ZeRO makes a flat group of each. What tells
+groups apart stands in them: `match`, its pattern, and `lr_scale`, the group's share of the learning rate in force.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+from medray.config.checks.train import paged_without_gpu
+from medray.config.train import OptimizerConfig, SchedulerConfig, TrainConfig
+from medray.errors import InputError
+
+REST = ""  # the pattern of the parameters that no group asks for
+
+
+def make_optimizer(model: nn.Module, train: TrainConfig) -> torch.optim.Optimizer:
+    """The optimizer over the trainable parameters of `model`. Raises InputError for a group that gets none.
+
+    Torch's AdamW, fused on a GPU; of offloaded state DeepSpeed's CPU Adam where its extension can be built beside a
+    GPU: on a machine without one, compiling it takes minutes and wins nothing.
+    """
+    options, groups = train.optimizer, parameter_groups(model, train.optimizer)
+    values: dict[str, Any] = {
+        "lr": options.lr,
+        "betas": options.betas,
+        "eps": options.eps,
+        "weight_decay": options.weight_decay,
+    }
+    on_gpu = torch.cuda.is_available()
+    if options.name != "adamw":
+        return _of_bitsandbytes(options.name, groups, values, on_gpu=on_gpu)
+    if train.offload == "cpu":
+        found = _cpu_adam(groups, values) if on_gpu else None
+        return found or torch.optim.AdamW(groups, **values)
+    return torch.optim.AdamW(groups, **values, fused=on_gpu or None)
+
+
+def parameter_groups(model: nn.Module, options: OptimizerConfig) -> list[dict[str, Any]]:
+    """The trainable parameters, each in one group, in the order of the config and those without a group last."""
+    taken: dict[tuple[int, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        place = next(
+            (place for place, group in enumerate(options.groups) if re.search(group.match, name)),
+            len(options.groups),
+        )
+        undecayed = not options.decay_norms_and_biases and _dimensions(parameter) < 2
+        taken.setdefault((place, undecayed), []).append(parameter)
+    for place, group in enumerate(options.groups):
+        if not {(place, True), (place, False)} & taken.keys():
+            raise InputError(
+                "no trained parameter has such a name, or groups before it have them all",
+                key=f"train.optimizer.groups[{place}].match",
+                value=group.match,
+                fix=f"one of {', '.join(_parts_of_names(model))}, or more of a name",
+            )
+    return [
+        _group(options, place, undecayed, parameters)
+        for (place, undecayed), parameters in sorted(taken.items(), key=lambda item: item[0])
+    ]
+
+
+def _parts_of_names(model: nn.Module) -> list[str]:
+    """What the names of trained parameters are made of, numbers and wrappers left out."""
+    names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    wrappers = {"base_model", "model", "default"}
+    return sorted({part for name in names for part in name.split(".") if not part.isdigit()} - wrappers)
+
+
+def _group(
+    options: OptimizerConfig, place: int, undecayed: bool, parameters: list[nn.Parameter]
+) -> dict[str, Any]:
+    scale, decay, match = 1.0, options.weight_decay, REST
+    if place < len(options.groups):
+        group = options.groups[place]
+        match = group.match
+        if group.lr is not None:
+            scale = group.lr / options.lr
+        elif group.lr_scale is not None:
+            scale = group.lr_scale
+        decay = group.weight_decay if group.weight_decay is not None else decay
+    return {
+        "params": parameters,
+        "match": match,
+        "lr_scale": scale,
+        "lr": options.lr * scale,
+        "weight_decay": 0.0 if undecayed else decay,
+    }
+
+
+def set_rate(groups: Iterable[dict[str, Any]], lr: float) -> None:
+    """`lr`: in force in parameters without a group; the others have their share of it."""
+    for group in groups:
+        group["lr"] = lr * group["lr_scale"]
+
+
+def rates_in_force(groups: Iterable[dict[str, Any]]) -> dict[str, float]:
+    """The learning rate of each group as the optimizer has it, by the group's pattern; "" for the rest."""
+    return {group["match"]: float(group["lr"]) for group in groups}
+
+
+def _dimensions(parameter: nn.Parameter) -> int:
+    """Under stage 3 a parameter is flat."""
+    return len(getattr(parameter, "ds_shape", parameter.shape))
+
+
+def _of_bitsandbytes(
+    name: str, groups: list[dict[str, Any]], values: dict[str, Any], *, on_gpu: bool
+) -> torch.optim.Optimizer:
+    paged, bits = name.startswith("paged"), 8 if name.endswith("8bit") else 32
+    if paged and not on_gpu:
+        raise paged_without_gpu(name)
+    from bitsandbytes.optim import AdamW
+
+    made: torch.optim.Optimizer = AdamW(groups, **values, optim_bits=bits, is_paged=paged)
+    return made
+
+
+def _cpu_adam(groups: list[dict[str, Any]], values: dict[str, Any]) -> torch.optim.Optimizer | None:
+    """None where this machine cannot compile it."""
+    from deepspeed.ops.adam import DeepSpeedCPUAdam
+    from deepspeed.ops.op_builder import CPUAdamBuilder
+
+    if not CPUAdamBuilder().is_compatible(verbose=False):
+        return None
+    try:
+        made: torch.optim.Optimizer = DeepSpeedCPUAdam(groups, **values, adamw_mode=True)
+    except (RuntimeError, OSError, ImportError):  # no compiler, or one that fails
+        return None
+    return made
+
+
+def learning_rate(step: int, total_steps: int, peak: float, schedule: SchedulerConfig) -> float:
+    """The rate in force in 0-based `step`: linear warm-up to `peak`, then the schedule's course.
+
+    Warm-up reaches the peak in its last step: transformers' schedulers begin it at 0, which trains nothing in the first
+    step. Behind it, step by step, theirs and ours are the same.
+    """
+    warmup = warmup_steps(total_steps, schedule)
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    floor = schedule.min_lr_ratio
+    return peak * (floor + (1 - floor) * _course(step, warmup, total_steps, schedule))
+
+
+def warmup_steps(total_steps: int, schedule: SchedulerConfig) -> int:
+    if schedule.warmup_steps is not None:
+        return schedule.warmup_steps
+    return math.ceil(schedule.warmup_ratio * total_steps)
+
+
+def _course(step: int, warmup: int, total_steps: int, schedule: SchedulerConfig) -> float:
+    """1 at the peak, 0 where the schedule ends."""
+    if schedule.name in ("constant", "constant_with_warmup"):
+        return 1.0
+    shape: str
+    if schedule.name == "wsd":
+        # Warmup-stable-decay: Hu et al. 2024 (MiniCPM), section 4; 1-sqrt: Hägele et al. 2024, section 3.
+        decay = schedule.decay_steps
+        if decay is None:
+            decay = math.ceil(schedule.decay_ratio * total_steps)
+        start = max(total_steps - decay, warmup)
+        shape = schedule.decay_shape
+    else:
+        start, shape = warmup, schedule.name
+    progress = min(max(step - start, 0) / max(total_steps - start, 1), 1.0)
+    if shape == "linear":
+        return 1 - progress
+    if shape == "1-sqrt":
+        return 1 - math.sqrt(progress)
+    return 0.5 * (1 + math.cos(math.pi * progress))

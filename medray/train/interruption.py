@@ -1,0 +1,104 @@
+"""Why the worker loop leaves before its last step: it was asked to stop, or a node of its workers will be taken away.
+
+A notice of the latter is answered at once with a checkpoint, as the node may go before its time. Then training goes on
+while the notice lasts, and leaves with another checkpoint in time: the driver starts a group again on the nodes that stay.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+import torch
+
+from medray.train.engine import Engine
+
+STOPPED, PREEMPTED, NOTICED = "stopped", "preempted", "noticed"
+_NOTHING, _LOOK, _LEAVE, _STOP = range(4)
+# Before a node goes: time for the step that is being computed and for a checkpoint, twice what they took, and this.
+SPARE_SECONDS = 5.0
+
+
+class Signals(Protocol):
+    """Where the loop's orders come from."""
+
+    def stop_requested(self) -> bool:
+        """On rank 0: whether to save and stop."""
+
+    def look_due(self) -> bool:
+        """On rank 0: whether it is time that all ranks call `node_goes`."""
+
+    def node_goes(self) -> float | None:
+        """When a node of the workers will be taken away, in seconds since the epoch; 0 where that is not known.
+
+        None where all nodes stay. Collective: all ranks call it together and get the same answer.
+        """
+
+
+class Ending:
+    """Of one rank; all ranks get the same answers."""
+
+    def __init__(
+        self,
+        signals: Signals,
+        engine: Engine,
+        tell: Callable[[str], None],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._signals, self._engine, self._tell, self._clock = signals, engine, tell, clock
+        self._deadline: float | None = None
+        self._save_seconds = 0.0
+
+    def asked(self, *, step_seconds: float) -> str | None:
+        """Once a step. STOPPED or PREEMPTED: save and leave. NOTICED: save and call `saved`. None: nothing new.
+
+        step_seconds: of the last step.
+        """
+        order = self._agreed(self._order(step_seconds) if self._engine.rank == 0 else _NOTHING)
+        if order == _LOOK:
+            return self._look()
+        return {_STOP: STOPPED, _LEAVE: PREEMPTED}.get(order)
+
+    def saved(self, seconds: float) -> None:
+        """The checkpoint that a notice asked for is complete and took so long."""
+        self._save_seconds = seconds
+
+    def _order(self, step_seconds: float) -> int:
+        if self._signals.stop_requested():
+            return _STOP
+        if self._deadline is not None:
+            needed = SPARE_SECONDS + 2 * (step_seconds + self._save_seconds)
+            if self._clock() + needed >= self._deadline:
+                return _LEAVE
+        return _LOOK if self._signals.look_due() else _NOTHING
+
+    def _look(self) -> str | None:
+        deadline, known = self._signals.node_goes(), self._deadline
+        if deadline is None:
+            return None
+        self._deadline = deadline if known is None else min(known, deadline)
+        if known is not None:
+            return None
+        left = deadline - self._clock()
+        self._tell(
+            f"a node will be taken away{f' in {left:.0f} s' if deadline else ''}: this step is saved now, and the workers "
+            "start again in time on the nodes that stay"
+        )
+        return NOTICED
+
+    def _agreed(self, order: int) -> int:
+        """Rank 0's order, on all ranks."""
+        return int(self._engine.sum(torch.tensor([float(order)], device=self._engine.device)).item())
+
+
+@contextmanager
+def watched(seconds: int) -> Iterator[None]:
+    """Ends this process, with its stacks in the log, where what is inside takes longer."""
+    faulthandler.dump_traceback_later(seconds, exit=True, file=2)
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()

@@ -1,0 +1,101 @@
+"""Taking a run folder for a config: its checkpoints are gone on from, or what an earlier config left in it is dropped."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+from medray import storage
+from medray.config import Config
+from medray.config.load import dump
+from medray.errors import InputError
+from medray.storage import StoragePath
+from medray.tracking import EVALS_FILE, STEPS_FILE
+from medray.tracking.mlflow_run import leave_run
+from medray.train import checkpoint
+from medray.train.run_folder.files import CONFIG, DATA, check_files
+from medray.train.run_folder.previous_run import (
+    check_course_of_ranks,
+    check_same_data,
+    check_same_precision,
+    check_unchanged,
+    folder_of,
+    threads_of,
+)
+
+
+def claim(
+    config: Config,
+    tokens: str,
+    precision: str,
+    threads: int,
+    say: Callable[[str], None],
+    *,
+    steps: int = 0,
+    gpus: int = 0,
+) -> int:
+    """Writes config.yaml and data.json; makes the folder where it is not there. Returns the threads of each worker.
+
+    tokens: the folder of the training shards. precision: fp32, bf16 or fp16. threads: what the cluster would give a
+    worker; a resumed run keeps what it began with. steps: of the whole run, for `medray status`. gpus: of each worker, which a
+    resumed run waits for. say: told of changed keys that a resumed run takes, and of records
+    that are put aside. Raises InputError where the run's checkpoints were made under another config,
+    data or precision, or it is not known under which.
+    """
+    folder = folder_of(config)
+    storage.make_private(folder)  # Ray's own files in it have the mode of the cluster's start
+    check_files(folder)
+    file, data = folder / CONFIG, folder / DATA
+    resumed = checkpoint.newest(folder / "checkpoints") is not None
+    if resumed and not file.exists():
+        raise InputError(
+            "the run has checkpoints, and the config that it began with is gone",
+            file=file,
+            fix="bring the file back, use another run.name, or start from scratch with --overwrite",
+        )
+    if not resumed and checkpoint.were_there(folder / "checkpoints"):
+        _put_aside(folder, say)
+    try:
+        changes: tuple[str, ...] = ()
+        if file.exists():
+            changes = check_unchanged(file, config)
+            check_course_of_ranks(file, config)
+        check_same_data(data, tokens, config)
+        check_same_precision(data, precision, config)
+    except InputError as error:
+        if resumed:
+            raise
+        changes = (str(error),)
+    if resumed:
+        for note in changes:
+            say(note)
+        kept = threads_of(file, data, config) or threads
+        if kept != threads:
+            say(
+                f"every worker keeps the {kept} compute threads that the run began with, and could have {threads} here: "
+                "cluster.threads_per_worker changes them, and numbers then agree to rounding only"
+            )
+        threads = kept
+    elif changes:
+        _forget(folder)
+    notes = {"tokens": tokens, "precision": precision, "threads": threads, "steps": steps, "gpus": gpus}
+    began_with = json.dumps(notes) + "\n"
+    for path, text in ((file, dump(config)), (data, began_with)):
+        storage.write(path, text, durable=True)
+    return threads
+
+
+def _put_aside(folder: StoragePath, say: Callable[[str], None]) -> None:
+    """The records of steps whose checkpoints are all damaged: the run computes them again, and its files begin anew."""
+    say("none of the run's checkpoints is whole: it begins at step 0")
+    for name in (STEPS_FILE, EVALS_FILE):
+        if (folder / name).exists():
+            storage.move(folder / name, folder / f"{name}.old")
+            say(f"{name} is kept as {name}.old")
+
+
+def _forget(folder: StoragePath) -> None:
+    """A run that died before its first checkpoint begins anew: what it told was under another config."""
+    leave_run(folder)
+    for name in (STEPS_FILE, EVALS_FILE):
+        (folder / name).unlink(missing_ok=True)

@@ -1,0 +1,149 @@
+"""A run's folder as it is when the run is done: read, never written. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from medray import storage
+from medray.config import Config
+from medray.config.checks.adapter_folder import SETTINGS, WEIGHTS
+from medray.config.yaml_text import NotYamlError, parse
+from medray.data.shards.seal import MANIFEST
+from medray.errors import InputError
+from medray.storage import StoragePath
+from medray.tracking import STEPS_FILE
+from medray.tracking.step_file import read_records
+from medray.train.run_folder.files import DATA, read_adapter, read_config, read_data_notes, read_summary
+
+EXPORT = "export"
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """summary: as in summary.json. steps: lines of steps.jsonl. tokens: folder of its token shards, None where gone.
+
+    manifests: of each split there what it holds, see data/split_summary. adapter: peft's settings of the exported
+    adapter, None where all weights were trained. precision: fp32, bf16 or fp16, what the run was trained in.
+    """
+
+    folder: StoragePath
+    config: Config
+    summary: dict[str, Any]
+    steps: list[dict[str, Any]]
+    tokens: StoragePath | None
+    manifests: dict[str, dict[str, Any]]
+    adapter: dict[str, Any] | None
+    precision: str = "fp32"
+
+    @property
+    def export(self) -> StoragePath:
+        return self.folder / EXPORT
+
+    @property
+    def adapter_type(self) -> str | None:
+        """As peft.type names it, for one that this run has."""
+        return None if self.adapter is None else self.config.peft.type
+
+
+def finished_run(place: str) -> FinishedRun:
+    """The run at a folder or s3:// URL. Raises InputError where none is there, or it is not done, or has no export."""
+    folder = storage.at(place)
+    storage.check_reachable(folder)
+    config, summary = _config(folder), read_summary(folder)
+    again = "run `medray train` with its config once more: it goes on where it was"
+    if not summary or summary["status"] != "done":
+        status = f"its status is {summary['status']}" if summary else "it has no summary.json"
+        raise InputError(f"the run is not finished: {status}", file=folder, fix=again)
+    if not has_export(folder):
+        raise InputError(
+            "the run has no export, or a file of its weights is gone", file=folder / EXPORT, fix=again
+        )
+    adapter = read_adapter(folder / EXPORT)
+    tokens = _tokens(folder)
+    steps = read_records(folder / STEPS_FILE)
+    precision = _precision(folder, config)
+    return FinishedRun(folder, config, summary, steps, tokens, _manifests(tokens), adapter, precision)
+
+
+def has_export(folder: StoragePath) -> bool:
+    """Whether the run in `folder` has written a model or an adapter, and nobody has taken a file of its weights away.
+
+    An adapter beside random weights has these in a folder of its own.
+    """
+    export = folder / EXPORT
+    if (export / SETTINGS).exists():
+        base = export / "base"
+        return (export / WEIGHTS).exists() and (not (base / "config.json").exists() or _has_weights(base))
+    return (export / "config.json").exists() and _has_weights(export)
+
+
+def _has_weights(folder: StoragePath) -> bool:
+    if (folder / "model.safetensors").exists():
+        return True
+    try:
+        index = json.loads((folder / "model.safetensors.index.json").read_text(encoding="utf-8"))
+        names = {str(name) for name in index["weight_map"].values()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
+    return bool(names) and all((folder / name).exists() for name in names)
+
+
+def _config(folder: StoragePath) -> Config:
+    file = folder / "config.yaml"
+    try:
+        text = read_config(file)
+    except (OSError, ValueError):
+        raise InputError(
+            "no run is here", file=folder, fix="the folder of a run: <run.storage>/<run.name>"
+        ) from None
+    try:
+        return Config.model_validate(parse(text))
+    except (NotYamlError, ValidationError):
+        raise InputError(
+            "the config of this run cannot be read by this version",
+            file=file,
+            fix="the version that made the run",
+        ) from None
+
+
+def _tokens(folder: StoragePath) -> StoragePath | None:
+    """Where data.json says, or beside the run where the storage has moved."""
+    said = read_data_notes(folder / DATA).get("tokens")
+    if said is None:
+        return None
+    stated = storage.at(said.rstrip("/")).parent
+    for place in (stated, folder.parent / "tokens" / stated.name):
+        with suppress(OSError):  # a name that is too long
+            if (place / "train" / MANIFEST).exists():
+                return place
+    return None
+
+
+def _precision(folder: StoragePath, config: Config) -> str:
+    """The precision that the run recorded; of a run that recorded none, the config's, else the one that loses nothing."""
+    for found in (read_data_notes(folder / DATA).get("precision"), config.train.precision):
+        if found in ("fp32", "bf16", "fp16"):
+            return str(found)
+    return "fp32"
+
+
+def _manifests(tokens: StoragePath | None) -> dict[str, dict[str, Any]]:
+    from medray.data.shards.split_summary import read_manifest  # it knows pyarrow
+
+    found = {}
+    for split in ("train", "validation"):
+        manifest = None if tokens is None else read_manifest(tokens / split)
+        if manifest:
+            found[split] = manifest
+    return found
+
+
+def local_export(run: FinishedRun) -> Path:
+    """The run's export on this machine."""
+    return storage.local(run.export)

@@ -1,0 +1,257 @@
+"""What a run leaves behind: summary.json, predictions.jsonl, report.html."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from medray import storage
+from medray.config import Config
+from medray.config.load import dump
+from medray.data.batching.batch_plan import BatchPlan
+from medray.errors import RunFailedError
+from medray.report.run_page import write_report
+from medray.tracking.ledger import EVALS_FILE, STEPS_FILE
+from medray.tracking.step_file import read_records
+from medray.train.export.card import write_card
+from medray.train.export.collapse import Answer, Evidence, warnings
+from medray.train.export.evaluation import TextSample, at_exported_step
+from medray.train.loop import TRAINED
+from medray.train.run_folder.files import attempts, number
+from medray.train.run_folder.finished_run import FinishedRun
+from medray.train.run_folder.previous_run import RunResult, folder_of
+from medray.train.worker_plan import WorkerPlan
+
+PACKAGES = ("medray", "torch", "ray", "deepspeed", "transformers", "peft", "mlflow", "pyarrow")
+
+
+def write_outcome(
+    plan: WorkerPlan,
+    outcome: dict[str, Any],
+    after: dict[str, float],
+    samples: Sequence[TextSample],
+    driver_seconds: dict[str, float],
+    total_seconds: float,
+    manifests: dict[str, Any],
+) -> RunResult:
+    """Writes the run's files and returns the summary. Raises RunFailedError for a run that trained nothing."""
+    folder, config = storage.at(plan.run_folder), plan.config
+    steps, evaluations = read_records(folder / STEPS_FILE), read_records(folder / EVALS_FILE)
+    progress = outcome["progress"]
+    if outcome["status"] == TRAINED and not (progress["samples"] and progress["loss_tokens"] and steps):
+        raise RunFailedError(
+            f"nothing was trained: {progress['samples']} samples, {progress['loss_tokens']} tokens with loss"
+        )
+    seconds = _seconds(outcome["seconds"], driver_seconds, total_seconds, steps)
+    first: dict[str, float] = next((line.get("metrics", {}) for line in evaluations if line["step"] == 0), {})
+    last = at_exported_step(outcome["evaluated"], after)
+    export = {name: value for name, value in after.items() if last[name] != value}
+    tokens, computed = (
+        int(sum(number(line, name) for line in steps)) for name in ("tokens", "computed_tokens")
+    )
+    batches = plan.train.plan(config)
+    summary = {
+        "name": config.run.name,
+        "status": outcome["status"],
+        **early_summary(plan, outcome),
+        "passes": {name: round(share, 4) for name, share in _passes(plan, batches, progress["step"]).items()},
+        "loss_tokens": progress["loss_tokens"],
+        "train_loss_first": steps[0].get("loss") if steps else None,
+        "train_loss_last": steps[-1].get("loss") if steps else None,
+        "eval": {"before": first, "after": last} | ({"export": export} if export else {}),
+        "warnings": warnings(
+            Evidence(
+                steps=steps,
+                before=first,
+                after=last,
+                export=export,
+                answers=[Answer(one.prompt, one.reference, one.prediction) for one in samples],
+                vocabulary=_vocabulary(plan.model),
+                tasks=manifests.get("train", {}).get("tasks", {}),
+            )
+        ),
+        "padding_fraction": round(1 - tokens / computed, 6) if computed else None,
+        "tokens_per_second": round(tokens / seconds["train"], 3) if seconds["train"] else None,
+        "seconds": {name: round(value, 3) for name, value in seconds.items()},
+        "restarts": max(attempts(folder) - 1, 0),
+        "memory": outcome["memory"],
+    }
+    if samples:
+        storage.write(
+            folder / "predictions.jsonl", "".join(_prediction(sample, config) for sample in samples)
+        )
+    data_table, lengths = _data_tables(manifests)
+    data_table += [(f"passes over {name}", f"{share:.2f}") for name, share in summary["passes"].items()]
+    shown = [{"prompt": s.prompt, "reference": s.reference, "prediction": s.prediction} for s in samples[:12]]
+    write_report(
+        folder / "report.html",
+        summary=summary,
+        config_yaml=dump(config),
+        steps=steps,
+        evaluations=evaluations,
+        data_table=data_table,
+        lengths=lengths,
+        samples=shown if config.tracking.show_text else None,
+    )
+    if outcome["exported"] is not None:
+        write_card(plan, summary, manifests)
+    # Last: with it the run is done, and no other start writes what is missing.
+    storage.write(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
+    return RunResult(folder, summary)
+
+
+def early_summary(plan: WorkerPlan, outcome: dict[str, Any]) -> dict[str, Any]:
+    """Return what the card of an export says before it is evaluated, named as in summary.json."""
+    progress = outcome["progress"]
+    return {
+        "steps": progress["step"],
+        "exported_step": outcome["exported"],
+        "epochs": round(plan.train.plan(plan.config).epoch(progress["step"]), 4),
+        "samples": progress["samples"],
+        "tokens": progress["tokens"],
+        "world_size": outcome["world_size"],
+        "order_sha256": progress["order"],
+        "eval": {"after": outcome["evaluated"]},
+        "parameters": {"total": outcome["parameters"], "trainable": outcome["trainable"]},
+        "versions": versions(),
+    }
+
+
+def write_failure(config: Config, reason: str) -> dict[str, Any]:
+    """The summary of a run that failed: how far it came, and why it ended."""
+    folder = folder_of(config)
+    steps = read_records(folder / STEPS_FILE)
+    summary = {
+        "name": config.run.name,
+        "status": "failed",
+        "reason": reason,
+        "steps": len(steps),
+        "train_loss_first": steps[0].get("loss") if steps else None,
+        "train_loss_last": steps[-1].get("loss") if steps else None,
+        "restarts": max(attempts(folder) - 1, 0),
+        "versions": versions(),
+    }
+    storage.write(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
+    return summary
+
+
+def versions() -> dict[str, str]:
+    """Versions of what computes, and of Python."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _vocabulary(model: dict[str, Any]) -> int | None:
+    """The number of tokens that the model chooses from; a model with several parts has it in that of text."""
+    size = model.get("vocab_size") or (model.get("text_config") or {}).get("vocab_size")
+    return size if isinstance(size, int) else None
+
+
+def _passes(plan: WorkerPlan, batches: BatchPlan, step: int) -> dict[str, float]:
+    """How often each corpus was gone through, where they are mixed by weight: small ones repeat."""
+    names = [entry.path.rsplit("/", 1)[-1] for entry in plan.config.data.train]
+    if not plan.train.weights:
+        return {}
+    return {f"{number}: {names[number]}": share for number, share in batches.repeats(step).items()}
+
+
+def _seconds(
+    worker: dict[str, float], driver: dict[str, float], total: float, steps: list[dict[str, Any]]
+) -> dict[str, float]:
+    """setup is what the workers' time leaves: starting the group, imports, loading the model."""
+    train = sum(number(line, "seconds") for line in steps)
+    inside = worker.get("train", 0) + worker.get("export", 0) + worker.get("evaluate", 0)
+    return {
+        "setup": max(driver.get("fit", 0.0) - inside, 0.0),
+        "data": driver.get("data", 0.0),
+        "first_step": driver.get("first_step", 0.0),
+        "train": train,
+        "checkpoint_blocked": worker.get("checkpoint_blocked", 0.0),
+        "evaluate": worker.get("evaluate", 0.0) + driver.get("evaluate", 0.0),
+        "export": worker.get("export", 0.0),
+        "total": total,
+    }
+
+
+def _prediction(sample: TextSample, config: Config) -> str:
+    line = {"id": sample.id, "prediction": sample.prediction}
+    if config.tracking.show_text:
+        line |= {"prompt": sample.prompt, "reference": sample.reference}
+    return json.dumps(line, ensure_ascii=False) + "\n"
+
+
+def _data_tables(manifests: dict[str, Any]) -> tuple[list[tuple[str, str]], dict[str, dict[str, float]]]:
+    rows, lengths = [], {}
+    for split, manifest in sorted(manifests.items()):
+        rows.append((f"{split}: rows", f"{manifest['rows']:,}"))
+        rows.append((f"{split}: rejected rows", f"{manifest['rejected']:,}"))
+        rows += [
+            (f"{split}: left out, {reason}", f"{count:,}") for reason, count in manifest["dropped"].items()
+        ]
+        for task, numbers in manifest["tasks"].items():
+            rows.append((f"{split}: tokens of {task}", f"{numbers['tokens']:,}"))
+            if split == "train":
+                lengths[task] = {name: numbers[name] for name in ("p50", "p90", "p99", "max", "truncated")}
+    return rows, lengths
+
+
+def write_records(run: FinishedRun, folder: Path) -> None:
+    """trainer_stats.json, loss.csv and memory.json into `folder`."""
+    for name, tree in (("trainer_stats.json", trainer_stats(run)), ("memory.json", memory(run))):
+        (folder / name).write_text(json.dumps(tree, indent=2) + "\n")
+    (folder / "loss.csv").write_text(loss_table(run))
+
+
+def trainer_stats(run: FinishedRun) -> dict[str, Any]:
+    """Names as transformers' Trainer has them. train_runtime: seconds of all steps, waiting for data included.
+
+    train_loss: mean over the steps. total_flos is left out: medray counts no operations.
+    """
+    seconds = sum(number(line, "seconds") + number(line, "data_wait_seconds") for line in run.steps)
+    losses = [line["loss"] for line in run.steps if line.get("loss") is not None]
+    samples, steps = run.summary.get("samples", 0), len(run.steps)
+    return {
+        "train_runtime": round(seconds, 4),
+        "train_samples_per_second": round(samples / seconds, 4) if seconds else None,
+        "train_steps_per_second": round(steps / seconds, 4) if seconds else None,
+        "train_loss": sum(losses) / len(losses) if losses else None,
+        "steps": steps,
+        "epoch": run.summary.get("epochs"),
+    }
+
+
+def loss_table(run: FinishedRun) -> str:
+    """CSV, a row an optimizer step."""
+    return "Step,Loss\n" + "".join(
+        f"{line['step']},{line['loss']!r}\n" for line in run.steps if "loss" in line
+    )
+
+
+def memory(run: FinishedRun) -> dict[str, Any]:
+    """Of the first worker, in bytes and in percent of what its device has. All null where the run recorded none."""
+    found: dict[str, Any] = run.summary.get("memory") or {}
+    total, before, peak = found.get("total_bytes"), found.get("before_bytes"), found.get("peak_bytes")
+    training = found["peak_bytes"] - found["before_bytes"] if found else None
+    return {
+        "device": found.get("device"),
+        "total_bytes": total,
+        "reserved_before_bytes": before,
+        "peak_bytes": peak,
+        "peak_for_training_bytes": training,
+        "peak_percent": _percent(peak, total),
+        "peak_for_training_percent": _percent(training, total),
+        "of": "the first worker: what torch reserved of its GPU, or without one the process's resident memory",
+    }
+
+
+def _percent(part: int | None, whole: int | None) -> float | None:
+    return round(100 * part / whole, 3) if part is not None and whole else None
