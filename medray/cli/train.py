@@ -177,7 +177,7 @@ def _train(
         log.begin()
         _hear_request(folder, launched_at, stop)
         from medray.train.model_checks import check_model, checked_model
-        from medray.train.side import Side
+        from medray.train.side_thread import SideThread
 
         checked_model(config)  # before torch and Ray are imported, which takes seconds
         _refuse_stopped(stop)
@@ -185,7 +185,7 @@ def _train(
 
         # The check imports torch and transformers, which takes as long as the start of a cluster. Ray forks, and ends
         # its client in the thread that began it, so it has the main thread.
-        checked = Side(lambda: check_model(config))
+        checked = SideThread(lambda: check_model(config))
         try:
             connect(address)
             _on_signals(stop)  # again: Ray has put a handler of its own in the place of SIGTERM's

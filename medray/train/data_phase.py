@@ -21,14 +21,14 @@ from medray.data.tokenizer import load_tokenizer
 from medray.data.tokenizer_file import keep_tokenizer
 from medray.errors import InputError, MedrayError, RunFailedError
 from medray.train.failure import last_line
-from medray.train.side import Side
+from medray.train.side_thread import SideThread
 
 POLL_SECONDS = 0.2
 RESTARTS = 3
 DEATH = f"its process was killed more than {RESTARTS} times; is the node of the driver short of memory?"
 
 
-class Watch(Protocol):
+class Observer(Protocol):
     """Who is told what goes on. beat: called often while something is waited for."""
 
     def phase(self, name: str, detail: str = "") -> None: ...
@@ -65,7 +65,7 @@ class Encoding:
         except ray.exceptions.RayError:
             return  # it has said so itself
 
-    def manifests(self, watch: Watch) -> dict[str, Any]:
+    def manifests(self, watch: Observer) -> dict[str, Any]:
         """What each split holds, when all of it is there."""
         if self.reference is None:
             return manifests(self.sets)
@@ -79,7 +79,7 @@ class Encoding:
         return sum(store.has(shard.index) for shard in tokens.index.shards), len(tokens.index.shards)
 
 
-def begin(config: Config, architecture: str, model_folder: str | None, watch: Watch) -> Encoding:
+def begin(config: Config, architecture: str, model_folder: str | None, watch: Observer) -> Encoding:
     """Indexes what is not indexed yet and starts the encoding. Raises InputError for data that cannot be used."""
     watch.phase("data", "reading")
     found = ready(config, architecture, model_folder)
@@ -116,7 +116,7 @@ def prepare(
     config: Config,
     architecture: str,
     model_folder: str | None,
-    watch: Watch,
+    watch: Observer,
     progress: Callable[[Encoding], None] = lambda encoding: None,
 ) -> Encoding:
     """Every shard of every split, without training. progress: called while they are written."""
@@ -129,7 +129,7 @@ def prepare(
     return encoding
 
 
-def check_first_shard(config: Config, encoding: Encoding, watch: Watch) -> None:
+def check_first_shard(config: Config, encoding: Encoding, watch: Observer) -> None:
     """Waits for the first shard: a loss mask that is empty is known before any worker starts."""
     tokens = encoding.sets["train"]
     store, first = tokens.store(), int(tokens.plan(config).shard_order()[0])
@@ -158,7 +158,7 @@ def check_first_shard(config: Config, encoding: Encoding, watch: Watch) -> None:
             )
 
 
-def steps(config: Config, encoding: Encoding, watch: Watch) -> int:
+def steps(config: Config, encoding: Encoding, watch: Observer) -> int:
     """Optimizer steps of the run. Where they depend on lengths, all shards are waited for, showing progress."""
     plan = encoding.sets["train"].plan(config)
     if config.train.max_steps is not None:
@@ -173,7 +173,7 @@ def steps(config: Config, encoding: Encoding, watch: Watch) -> int:
             shown = written
         watch.beat()
     encoding.manifests(watch)
-    planning = Side(lambda: plan.steps(config.train.epochs))
+    planning = SideThread(lambda: plan.steps(config.train.epochs))
     while planning.running(POLL_SECONDS):
         watch.beat()
     return int(planning.result())

@@ -51,8 +51,8 @@ from medray.train.run_folder import lock
 from medray.train.run_folder.claim import claim
 from medray.train.run_folder.files import DATA
 from medray.train.run_folder.previous_run import RunResult, finished, folder_of, gpus_of
-from medray.train.run_folder.results import early_summary, write_failure, write_outcome
-from medray.train.side import Side
+from medray.train.run_folder.results import early_summary, write_failure, write_results
+from medray.train.side_thread import SideThread
 from medray.train.stop import StopSwitch, watching
 from medray.train.tracking import artifacts, send_unsent, tracking_spec
 from medray.train.worker import worker
@@ -212,7 +212,7 @@ class _Driver:
                 failure = write_failure(self.config, str(error))
             self._close(ledger, failure, [])
             raise
-        result = write_outcome(
+        result = write_results(
             plan,
             outcome,
             after,
@@ -297,7 +297,7 @@ class _Driver:
                 callbacks=callbacks,
             ),
         )
-        fit, self.stepping = Side(trainer.fit), False
+        fit, self.stepping = SideThread(trainer.fit), False
         with self.timings.of("fit"):
             while fit.running(POLL_SECONDS):
                 self._show(ledger)

@@ -38,7 +38,7 @@ class Signals(Protocol):
         """
 
 
-class Ending:
+class Interruption:
     """Of one rank; all ranks get the same answers."""
 
     def __init__(
@@ -95,7 +95,7 @@ class Ending:
 
 
 @contextmanager
-def watched(seconds: int) -> Iterator[None]:
+def killed_when_hung(seconds: int) -> Iterator[None]:
     """Ends this process, with its stacks in the log, where what is inside takes longer."""
     faulthandler.dump_traceback_later(seconds, exit=True, file=2)
     try:

@@ -32,7 +32,7 @@ from medray.models.probes import keeps_boundaries, refuse_sight_ahead
 from medray.models.quantized import elements
 from medray.plan.model_config import architecture
 from medray.train import checkpoint, live_evaluation
-from medray.train.checkpoint.state_files import Patience
+from medray.train.checkpoint.state_files import Retries
 from medray.train.checkpoint.writer import CheckpointWriter, WriterOptions
 from medray.train.device import DeviceMemory, device_memory, this_device, used_bytes
 from medray.train.engine import (
@@ -45,10 +45,10 @@ from medray.train.engine import (
 )
 from medray.train.engine.optimizers import learning_rate
 from medray.train.export.card import usage_of_plan
-from medray.train.interruption import NOTICED, Ending, Signals, watched
+from medray.train.interruption import NOTICED, Interruption, Signals, killed_when_hung
 from medray.train.read_ahead import ReadAhead, Ready
 from medray.train.run_folder.files import ATTEMPTS
-from medray.train.step import BatchReader, Prepared, Progress, check_finite, layout, train_step
+from medray.train.step import BatchReader, Prepared, Progress, batch_layout, check_finite, train_step
 from medray.train.token_loss import token_loss
 from medray.train.worker_plan import WorkerPlan
 
@@ -73,7 +73,7 @@ class Reporter(Signals, Protocol):
 
 
 @dataclass
-class Outcome:
+class WorkerResult:
     """What rank 0 returns. exported: the step whose weights are. seconds: of the parts of this attempt."""
 
     status: str
@@ -87,7 +87,7 @@ class Outcome:
     parameters: int = 0
 
 
-def run(plan: WorkerPlan, reporter: Reporter) -> Outcome:
+def run(plan: WorkerPlan, reporter: Reporter) -> WorkerResult:
     """Trains to the end, or to a stop that was asked for; all ranks return the same status and progress."""
     os.umask(0o077)  # what a run leaves holds patients' text
     return _Loop(plan, reporter).run()
@@ -114,7 +114,7 @@ class _Loop:
         self.memory_before = used_bytes()
         self.lacking: set[str] = set()  # tasks of which a step had nothing
 
-    def run(self) -> Outcome:
+    def run(self) -> WorkerResult:
         self._resume()
         if self.progress.step == 0:
             live_evaluation.say_unused(self.validation, self.engine, self.config.eval, self._message)
@@ -133,7 +133,7 @@ class _Loop:
             with suppress(OSError):
                 self.reporter.flush()
         sizes = [(elements(parameter), parameter.requires_grad) for parameter in self._inner().parameters()]
-        return Outcome(
+        return WorkerResult(
             status,
             self.progress,
             exported,
@@ -147,7 +147,7 @@ class _Loop:
 
     def _engine(self) -> Engine:
         plan, train, ranks = self.plan, self.config.train, _world_size()
-        self.layout = layout(train, ranks)
+        self.layout = batch_layout(train, ranks)
         ds_config = deepspeed_config(
             train, micro_batch_size=self.layout.micro_batch_size, world_size=ranks, precision=plan.precision
         )
@@ -210,20 +210,20 @@ class _Loop:
                 storage.append(self.folder / ATTEMPTS, json.dumps(attempt) + "\n")
             self.reporter.opened(self.progress.step)
 
-    def _patience(self) -> Patience:
+    def _patience(self) -> Retries:
         seconds = 60 * self.config.train.save_patience_minutes
-        return Patience(seconds, "a checkpoint cannot be read", self._trouble)
+        return Retries(seconds, "a checkpoint cannot be read", self._trouble)
 
     def _train(self) -> str:
         plan, config, resumed = self.plan, self.config, self.progress.step
         every = config.train.save_every_steps or max(plan.total_steps // 10, 1)
-        ending = Ending(self.reporter, self.engine, self._message)
+        ending = Interruption(self.reporter, self.engine, self._message)
         self._event("phase", name="training")
         with self._timed("train"), self._ahead(self.progress.step) as ahead:
             if self._evaluation_due() and self.progress.evaluated != self.progress.step:
                 self._save(self._evaluate(generate=True), wait=False)  # a stop came before it
             for ready in ahead:
-                with watched(config.cluster.hang_seconds):
+                with killed_when_hung(config.cluster.hang_seconds):
                     seconds = self._step(ready)
                     end, step = ending.asked(step_seconds=seconds), self.progress.step
                 if step == plan.total_steps:

@@ -31,7 +31,7 @@ VERSION_SECONDS = 60  # in which a node answers which versions it has
 SAME = ("medray", "ray", "torch", "transformers", "deepspeed", "peft", "pyarrow")
 
 
-class Watch(Protocol):
+class Observer(Protocol):
     """Who is told what goes on. beat: called often while something is waited for; raises where the run shall stop."""
 
     def phase(self, name: str, detail: str = "") -> None: ...
@@ -40,7 +40,7 @@ class Watch(Protocol):
 
 @contextmanager
 def awaited(
-    config: Config, gpus: int | None, watch: Watch, look: Callable[[], Supply] = supply
+    config: Config, gpus: int | None, watch: Observer, look: Callable[[], Supply] = supply
 ) -> Iterator[Supply]:
     """What the cluster has, as soon as that is enough; what was asked of an autoscaler is withdrawn when the block ends.
 

@@ -16,7 +16,7 @@ from medray.plan import adapters, parameters
 from medray.plan.headers import ParameterCount, from_safetensors
 from medray.plan.memory import zero_bytes
 from medray.plan.resources import NodeSupply, Request, Supply, memory_shortage, resolve, shortage, threads
-from medray.train.step import layout
+from medray.train.step import batch_layout
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def check_layouts(config: Config) -> None:
     """Raises InputError where a number of workers that the run may have cannot hold the global batch."""
     cluster = config.cluster
     for workers in range(cluster.fewest_workers, cluster.most_workers + 1):
-        layout(config.train, workers)
+        batch_layout(config.train, workers)
 
 
 def check_memory(

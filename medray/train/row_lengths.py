@@ -11,7 +11,7 @@ from medray.config.peft import PROMPT_TYPES
 from medray.data.shards.token_split import TokenSet
 from medray.errors import InputError
 from medray.models.positions import Positions, positions
-from medray.train.data_phase import POLL_SECONDS, Encoding, Watch
+from medray.train.data_phase import POLL_SECONDS, Encoding, Observer
 
 _MARGIN = 32  # left for the template in an advice
 _TEMPLATE_TOKENS = 256  # more than a template and its prompts add, for a warning that waits for no shard
@@ -30,7 +30,7 @@ class _Side:
     answer: tuple[str, int] | None = None
 
 
-def check_positions(config: Config, model: dict[str, Any], encoding: Encoding, watch: Watch) -> None:
+def check_positions(config: Config, model: dict[str, Any], encoding: Encoding, watch: Observer) -> None:
     """Refuse rows longer than the model's positions, or say so where it would run on.
 
     model: the dict of `config.json`. Waits for all shards where the limits of the config allow longer rows than the

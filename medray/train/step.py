@@ -55,7 +55,7 @@ class BatchLayout:
         return slots
 
 
-def layout(train: TrainConfig, world_size: int) -> BatchLayout:
+def batch_layout(train: TrainConfig, world_size: int) -> BatchLayout:
     """How a global batch lies on so many workers. Raises InputError where they cannot hold it."""
     if train.global_batch_tokens is not None:  # how many rows a step has, its lengths decide
         return BatchLayout(train.micro_batch_size or MOST_ROWS, None)
@@ -128,7 +128,7 @@ class BatchReader:
         store: ShardStore,
         plan: BatchPlan,
         method: Method,
-        layout: BatchLayout,
+        batch_layout: BatchLayout,
         *,
         rank: int,
         world_size: int,
@@ -140,7 +140,7 @@ class BatchReader:
             raise ValueError("sequences are packed for causal models only")
         if method.cosine and architecture == "causal":
             raise ValueError("the cosine term needs an encoder")
-        self._store, self._plan, self._tasks, self._layout = store, plan, method.tasks, layout
+        self._store, self._plan, self._tasks, self._layout = store, plan, method.tasks, batch_layout
         self._cosine, self._keys = method.cosine, () if packed else method.keys
         self._rank, self._world_size = rank, world_size
         self._architecture, self._pad_id, self._packed = architecture, pad_id, packed

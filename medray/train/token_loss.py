@@ -10,7 +10,7 @@ from medray.errors import InputError
 from medray.methods.chunked_loss import TokenLoss, chosen_chunk
 from medray.models.probes import takes_losses, vocabulary_size
 from medray.train.engine import Engine
-from medray.train.step import layout
+from medray.train.step import batch_layout
 
 
 def token_loss(config: Config, engine: Engine, *, seq2seq: bool, say: Callable[[str], None]) -> TokenLoss:
@@ -43,5 +43,5 @@ def _most_tokens(config: Config, world_size: int) -> int:
     """That one forward can have, in training or evaluation, at most."""
     data = config.data
     row = data.max_input_tokens + max(data.max_label_tokens, data.max_rationale_tokens)
-    rows = max(layout(config.train, world_size).micro_batch_size, config.eval.batch_size)
+    rows = max(batch_layout(config.train, world_size).micro_batch_size, config.eval.batch_size)
     return rows * max(row, data.pack_tokens or 0)

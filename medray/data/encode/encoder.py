@@ -18,7 +18,7 @@ import numpy as np
 
 from medray.data.encode.assembly import RowIds, TextTable
 from medray.data.encode.frames import Fixed, Frame, Frames, Gap, Shape, shape
-from medray.data.encode.render import EncodeSpec, Reading, Turn, reading, reference
+from medray.data.encode.render import EncodeSpec, PromptAndAnswer, Turn, reading, reference
 from medray.data.encode.templates import Template
 from medray.data.encode.text_ids import TextIds
 from medray.data.reasoning import (
@@ -104,7 +104,7 @@ class Encoder:
         table.tokenize()
         return {task: self._columns(task, rows, table) for task, rows in found.items()}
 
-    def _thought(self, one: Reading | None) -> Reading | None:
+    def _thought(self, one: PromptAndAnswer | None) -> PromptAndAnswer | None:
         """A reading whose texts hold their reasoning as the template itself renders it.
 
         Raises InputError for an answer with reasoning that the template drops, or that cannot be shown as it does.
@@ -138,7 +138,7 @@ class Encoder:
             "<think>; or take the reasoning out of the rows",
         )
 
-    def _columns(self, task: str, rows: list[Reading | None], table: TextTable) -> TaskColumns:
+    def _columns(self, task: str, rows: list[PromptAndAnswer | None], table: TextTable) -> TaskColumns:
         inputs, targets = RowIds(table), RowIds(table)
         spans: list[int] = []
         ends, cut = [], np.zeros(len(rows), bool)
@@ -161,7 +161,7 @@ class Encoder:
             return TaskColumns(ids, id_ends, np.array(spans, np.int32), np.array(ends, np.int64), cut)
         return TaskColumns(ids, id_ends, *targets.finish(), cut)
 
-    def _add(self, fit: _Fit, one: Reading, row: RowIds) -> list[int]:
+    def _add(self, fit: _Fit, one: PromptAndAnswer, row: RowIds) -> list[int]:
         """Adds the pieces of a row, and returns the flat spans that carry loss (causal)."""
         spans: list[int] = []
         last = sum(isinstance(piece, Gap) for piece in fit.frame) - 1
@@ -191,7 +191,7 @@ class Encoder:
             return [1, spans[-2], *spans[-2:]] if spans[-2] > 1 else spans[-2:]
         return spans
 
-    def _add_target(self, one: Reading, task: str, row: RowIds, table: TextTable) -> bool:
+    def _add_target(self, one: PromptAndAnswer, task: str, row: RowIds, table: TextTable) -> bool:
         """Adds an encoder-decoder's target as `tokenizer(text_target=…)` makes it; whether it was cut."""
         before, after = self._target
         limit = max(self.spec.limit(task) - len(before) - len(after), 0)
@@ -202,7 +202,9 @@ class Encoder:
         row.add_fixed(tuple(after))
         return table.length(number) > limit
 
-    def _frame(self, one: Reading, turns: tuple[Turn, ...] | None = None) -> tuple[Frame | None, list[str]]:
+    def _frame(
+        self, one: PromptAndAnswer, turns: tuple[Turn, ...] | None = None
+    ) -> tuple[Frame | None, list[str]]:
         """The frame of a reading, with the texts for its gaps."""
         turns = one.turns if turns is None else turns
         if self._causal:
@@ -213,7 +215,7 @@ class Encoder:
             return self._frames.conversation(made, thinking=one.thinking), texts
         return self._frames.question(made), texts
 
-    def _fit(self, one: Reading, task: str, table: TextTable) -> _Fit | None:
+    def _fit(self, one: PromptAndAnswer, task: str, table: TextTable) -> _Fit | None:
         """What is left of a reading within its limits; None where the template cannot show it."""
         turns, dropped = one.turns, False
         while True:
@@ -232,7 +234,7 @@ class Encoder:
         self,
         frame: Frame,
         numbers: list[int],
-        one: Reading,
+        one: PromptAndAnswer,
         task: str,
         table: TextTable,
         *,

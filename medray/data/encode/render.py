@@ -78,7 +78,7 @@ class Turn:
 
 
 @dataclass(frozen=True)
-class Reading:
+class PromptAndAnswer:
     """What stands before an answer, and the answer.
 
     conversation: the turns are the record's own, so that all of them count as input and old ones may be left out;
@@ -94,19 +94,19 @@ class Reading:
     thinking: bool = False
 
 
-def reading(record: Record, task: str, spec: EncodeSpec) -> Reading | None:
+def reading(record: Record, task: str, spec: EncodeSpec) -> PromptAndAnswer | None:
     """What `task` reads and writes of `record`; None where the record has nothing to write for it."""
     answer = target(record, task, spec)
     if not answer:
         return None
     if isinstance(record, Preference):
-        return Reading(_conversation(record.prompt, spec), answer, conversation=True, last_only=True)
+        return PromptAndAnswer(_conversation(record.prompt, spec), answer, conversation=True, last_only=True)
     if isinstance(record, Instruction):
-        return Reading(_conversation(record.messages[:-1], spec), answer, conversation=True)
+        return PromptAndAnswer(_conversation(record.messages[:-1], spec), answer, conversation=True)
     prompt = spec.extraction_prompt if isinstance(record, Extraction) and task == "label" else None
     if prompt is None:
         prompt = spec.prompt(task, record.origin.lang)
-    return Reading(_prompted(_input(record, task, spec), prompt, spec), answer)
+    return PromptAndAnswer(_prompted(_input(record, task, spec), prompt, spec), answer)
 
 
 def target(record: Record, task: str, spec: EncodeSpec) -> str | None:

@@ -12,10 +12,10 @@ import numpy as np
 
 from medray.config.data import ExtractionConfig
 from medray.data.encode.render import EMPTY_LIST, extraction_answer
-from medray.data.index.content import Benchmarks, bytes_hash, question_and_answer, same_text, text_hash
 from medray.data.index.sources import Source
+from medray.data.index.text_overlap import Benchmarks, bytes_hash, question_and_answer, same_text, text_hash
 from medray.data.printable import column_names
-from medray.data.readers import Reading
+from medray.data.readers import RowReader
 from medray.data.records import BadRowError, Distill, Extraction, Preference, Record, TwoStep
 from medray.data.schemas import form_of, parse
 from medray.errors import InputError
@@ -118,7 +118,7 @@ def records(
                     record = reason
             yield found.position, found.line, found.file, record
     finally:
-        if isinstance(reading, Reading):  # whoever has enough rows leaves the file open otherwise
+        if isinstance(reading, RowReader):  # whoever has enough rows leaves the file open otherwise
             reading.close()
 
 

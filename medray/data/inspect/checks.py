@@ -17,8 +17,8 @@ from medray.data.encode.render import EncodeSpec
 from medray.data.encode.template_checks import template_problems
 from medray.data.encode.templates import Template
 from medray.data.encode.text_ids import TextIds
-from medray.data.index.content import normalised
 from medray.data.index.split_checks import one_label
+from medray.data.index.text_overlap import normalised
 from medray.data.inspect.decoded import Inputs, drawn_rows, texts
 from medray.data.reasoning import CLOSE, Reasoning, knows_reasoning
 from medray.data.shards.split_summary import SplitCounts

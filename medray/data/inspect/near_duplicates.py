@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from medray.data.index.content import normalised, text_hash
+from medray.data.index.text_overlap import normalised, text_hash
 from medray.data.inspect.decoded import Inputs
 from medray.data.shards.token_split import TokenSet
 

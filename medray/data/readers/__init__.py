@@ -31,8 +31,8 @@ from medray.errors import InputError
 
 __all__ = [
     "Found",
-    "Reading",
     "Row",
+    "RowReader",
     "convert",
     "format_of",
     "known_format",
@@ -94,17 +94,17 @@ def read(
     *,
     split: str = "train",
     subset: str | None = None,
-) -> Reading:
+) -> RowReader:
     """Rows of `path` whose positions are in [start, stop).
 
     start: a position that an earlier read gave, or the begin of a range. line: the number of the first line at
     `start`; formats that are not positional read and drop what stands before and count lines themselves. Parquet
     and the converted format know their numbers too. split, subset: of a Hugging Face data set.
     """
-    return Reading(path, format, start, stop, line, split, subset)
+    return RowReader(path, format, start, stop, line, split, subset)
 
 
-class Reading(Iterator[Found]):
+class RowReader(Iterator[Found]):
     """Rows as they are read.
 
     lines: once all rows of a jsonl file are read, the number of lines in the range, blank ones too, so that whoever

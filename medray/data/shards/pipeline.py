@@ -27,18 +27,18 @@ import ray.data
 from medray import storage
 from medray.config import Config
 from medray.data import corpora, files, readers
-from medray.data.index.content import Benchmarks, texts
 from medray.data.index.membership import ShardSpec, SourceParts, SplitIndex, join
 from medray.data.index.row_index import RangeIndex, check_columns, index_range
 from medray.data.index.sources import Source, extraction_of
 from medray.data.index.split_checks import check_reading, check_split
+from medray.data.index.text_overlap import Benchmarks, texts
 from medray.data.records import BadRowError
 from medray.data.shards.preparation import (
     CONVERTED,
     INDEX,
     REJECTS,
     SPLITS,
-    Layout,
+    Preparation,
     manifests,
     read_indexes,
 )
@@ -89,12 +89,12 @@ class Pipeline:
         """Finds the folder, which is named by the hash of all files. Those that can be read as they are, are indexed
         meanwhile: else None."""
         early = None
-        self.layout = Layout(self.config, *self._model, compute=False)
+        self.layout = Preparation(self.config, *self._model, compute=False)
         if not self.layout.known:
             sources = self.layout.sources
             plain = all(source.positional for group in sources.values() for source in group)
             side = ThreadPoolExecutor(1)
-            hashed = side.submit(Layout, self.config, *self._model)
+            hashed = side.submit(Preparation, self.config, *self._model)
             # Without `with`: where reading fails, the hash of a file without an end is not waited for.
             early = self._index_ranges(sources) if plain else None
             self.layout = hashed.result()

@@ -49,7 +49,7 @@ INDEX, REJECTS, CONVERTED = "index.json", "rejects.jsonl", "converted"
 CHECKED_BYTES = 256 << 20
 
 
-class Layout:
+class Preparation:
     """Sources, folder, tokenizer and encoding of a config.
 
     compute: read sources whose content is not known yet; without it `known` is False and nothing else is set.
@@ -118,7 +118,7 @@ class Layout:
 
 def ready(config: Config, architecture: str, model_folder: str | None) -> dict[str, TokenSet] | None:
     """The token sets of an earlier run, where all of them are whole; asks neither Ray nor a tokenizer."""
-    layout = Layout(config, architecture, model_folder, compute=False)
+    layout = Preparation(config, architecture, model_folder, compute=False)
     if not layout.known:
         return None
     indexes = read_indexes(layout.folder)

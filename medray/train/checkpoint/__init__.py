@@ -26,7 +26,7 @@ from medray import storage
 from medray.errors import InputError
 from medray.storage import StoragePath, json_files, sizes
 from medray.storage.json_files import is_count, is_number
-from medray.train.checkpoint.state_files import Patience, StateReader, sha256
+from medray.train.checkpoint.state_files import Retries, StateReader, sha256
 from medray.train.engine import Engine
 from medray.train.step import Progress
 
@@ -75,7 +75,7 @@ def were_there(root: StoragePath) -> bool:
     return any((folder / name).exists() for folder in _folders(root) for name in (MANIFEST, DAMAGED))
 
 
-def resume(root: StoragePath, engine: Engine, skipped: Callable[[str], None], patience: Patience) -> Progress:
+def resume(root: StoragePath, engine: Engine, skipped: Callable[[str], None], patience: Retries) -> Progress:
     """Collective: loads the newest checkpoint that is what its manifest says; without one a run begins at step 0.
 
     Written by any number of ranks at any ZeRO stage. skipped: told on rank 0 of each one that cannot be used.
@@ -87,7 +87,7 @@ def resume(root: StoragePath, engine: Engine, skipped: Callable[[str], None], pa
 
 
 def load_best(
-    root: StoragePath, metric: str, engine: Engine, skipped: Callable[[str], None], patience: Patience
+    root: StoragePath, metric: str, engine: Engine, skipped: Callable[[str], None], patience: Retries
 ) -> Checkpoint | None:
     """Collective: the same with the checkpoint that is best by `metric`; None where no evaluation has rated one."""
     folders = [one.folder for one in _ranked(patience.attempt(complete, root), metric)]
@@ -99,7 +99,7 @@ def _load_first(
     root: StoragePath,
     engine: Engine,
     skipped: Callable[[str], None],
-    patience: Patience,
+    patience: Retries,
 ) -> Checkpoint | None:
     """The first of them that is sound. Rank 0 says which they are: others may have listed storage a moment earlier."""
     for place in range(_from_rank_0(engine, len(folders))):
@@ -166,7 +166,7 @@ def _ranked(found: Sequence[Checkpoint], metric: str) -> list[Checkpoint]:
     return sorted(rated, key=lambda one: sign * one.metrics[metric])
 
 
-def _restore(checkpoint: Checkpoint, engine: Engine, patience: Patience) -> None:
+def _restore(checkpoint: Checkpoint, engine: Engine, patience: Retries) -> None:
     state = engine.state()
     with patience.attempt(StateReader, checkpoint.state_files) as reader:
         state.load(partial(patience.attempt, reader.read), checkpoint.optimizer_step)

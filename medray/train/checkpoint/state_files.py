@@ -22,7 +22,7 @@ from torch import Tensor
 from medray import storage
 from medray.errors import RunFailedError
 from medray.storage import StoragePath
-from medray.train.engine.state import EXTRA, KINDS, Run, TrainState
+from medray.train.engine.state import EXTRA, KINDS, Slice, TrainState
 
 _STARTS = "starts"
 _WIDTH = 4  # bytes of a float32
@@ -45,7 +45,7 @@ def snapshot(state: TrainState, rank: int, world_size: int) -> dict[str, tuple[i
     return held
 
 
-def _written(state: TrainState, rank: int, world_size: int) -> Iterable[Run]:
+def _written(state: TrainState, rank: int, world_size: int) -> Iterable[Slice]:
     """What all ranks hold alike is written once, in about equal shares."""
     if not state.replicated:
         return [run for run in state.runs if run.stop > run.start]
@@ -154,7 +154,7 @@ class StateReader:
         return found
 
 
-class Patience:
+class Retries:
     """Of one task: its seconds begin now. troubled: told once, with the system's reason; what: what cannot be done."""
 
     def __init__(self, seconds: float, what: str, troubled: Callable[[str], None]) -> None:

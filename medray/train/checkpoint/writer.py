@@ -21,7 +21,7 @@ from medray import storage
 from medray.errors import RunFailedError
 from medray.storage import StoragePath
 from medray.train import checkpoint
-from medray.train.checkpoint.state_files import Patience, reason_of, snapshot, write
+from medray.train.checkpoint.state_files import Retries, reason_of, snapshot, write
 from medray.train.engine import Engine
 from medray.train.step import Progress
 
@@ -117,10 +117,10 @@ class CheckpointWriter:
             patience.attempt(checkpoint.rate, checkpoint.folder_of(self._root, step, self._attempt), metrics)
 
     @contextmanager
-    def _trying(self, step: int) -> Iterator[Patience]:
+    def _trying(self, step: int) -> Iterator[Retries]:
         """What fails inside for longer than the patience is told to all ranks at the next checkpoint."""
         try:
-            yield Patience(self._options.patience_seconds, "a checkpoint cannot be written", self._troubled)
+            yield Retries(self._options.patience_seconds, "a checkpoint cannot be written", self._troubled)
         except Exception as error:
             self._failure = f"the checkpoint of step {step} could not be written: {reason_of(error)}"
             if isinstance(error, TimeoutError):  # of the patience
@@ -140,7 +140,7 @@ class CheckpointWriter:
         record = {"file": f"{name}.safetensors", "bytes": size, "sha256": digest}
         storage.write(folder / f"{name}.json", json.dumps(record), durable=True)
 
-    def _records(self, folder: StoragePath, patience: Patience) -> list[dict[str, Any]]:
+    def _records(self, folder: StoragePath, patience: Retries) -> list[dict[str, Any]]:
         """Of all ranks, when all have written."""
         found: dict[int, dict[str, Any]] = {}
         while len(found) < self._engine.world_size:

@@ -31,7 +31,7 @@ class Beside(Protocol):
     def load(self, tensors: Mapping[str, Tensor]) -> None: ...
 
 
-class Run(Protocol):
+class Slice(Protocol):
     """Elements start to stop of one parameter, seen flat. The weight is the float32 master copy where there is one."""
 
     name: str
@@ -48,7 +48,7 @@ class Run(Protocol):
 class TrainState:
     """The runs that this rank holds. replicated: every rank holds all of every parameter."""
 
-    runs: list[Run]
+    runs: list[Slice]
     replicated: bool
     _slots: list[dict[str, Any]]  # of the optimizer, one a tensor that it steps on
     _publish: Callable[[], None]  # makes what forwards read follow the runs
@@ -96,7 +96,7 @@ def _trained(model: Any, optimizer: Any) -> TrainState:
         return _sharded(named, optimizer)
     if isinstance(optimizer, torch.optim.Optimizer):
         slots = [_slot(optimizer, one) for _, one in named]
-        whole: list[Run] = [_Whole(name, one, slot) for (name, one), slot in zip(named, slots, strict=True)]
+        whole: list[Slice] = [_Whole(name, one, slot) for (name, one), slot in zip(named, slots, strict=True)]
         return TrainState(whole, True, slots, lambda: None)
     if hasattr(optimizer, "fp32_groups"):
         return _copied(named, optimizer)
@@ -113,7 +113,7 @@ def _copied(named: list[tuple[str, Any]], optimizer: Any) -> TrainState:
     copies = {id(low): high for low, high in pairs}
     masters = [copies[id(one)] for _, one in named]
     slots = [_slot(optimizer.optimizer, one) for one in masters]
-    runs: list[Run] = [
+    runs: list[Slice] = [
         _Whole(name, master, slot) for (name, _), master, slot in zip(named, masters, slots, strict=True)
     ]
 
@@ -142,7 +142,7 @@ def _partitioned(named: list[tuple[str, Any]], optimizer: Any) -> TrainState:
     if flats is None:
         flats = optimizer.fp32_groups_flat_partition
     slots = [_slot(optimizer.optimizer, flat) for flat in flats]
-    runs: list[Run] = []
+    runs: list[Slice] = []
     for name, parameter in named:
         mapping = parameter._hp_mapping
         if mapping is not None:  # else no element of it is this rank's
@@ -170,7 +170,7 @@ def _sharded(named: list[tuple[str, Any]], optimizer: Any) -> TrainState:
     """Stage 3: a rank has an equal share of each parameter, the last ones filled up with what is no element."""
     slots = [_slot(optimizer.optimizer, flat) for flat in optimizer.fp32_partitioned_groups_flat]
     rank = torch.distributed.get_rank()
-    runs: list[Run] = [_Share(name, parameter, rank) for name, parameter in named]
+    runs: list[Slice] = [_Share(name, parameter, rank) for name, parameter in named]
     parameters = [parameter for _, parameter in named]
 
     def publish() -> None:

@@ -12,7 +12,7 @@ from medray.evaluate.predict import Prediction, PredictSpec, predict
 from medray.evaluate.validation import reference
 from medray.train.failure import last_line
 from medray.train.prepare import Resources
-from medray.train.side import Side
+from medray.train.side_thread import SideThread
 from medray.train.worker_plan import WorkerPlan
 
 BEAT_SECONDS = 0.2
@@ -61,7 +61,7 @@ def evaluate_export(
         num_beams=evaluation.generation.num_beams,
         base_settings=evaluation.generation.base_settings,
     )
-    job = Side(lambda: predict(spec))
+    job = SideThread(lambda: predict(spec))
     while job.running(BEAT_SECONDS):
         beat()
     try:

@@ -82,12 +82,12 @@ def _tokens(config: Config) -> str | None:
 
     None where a file is gone: a run that is done needs it no more.
     """
-    from medray.data.shards.preparation import Layout
+    from medray.data.shards.preparation import Preparation
     from medray.plan.model_config import architecture, model_config, model_folder
 
     try:
         model = model_config(config.model, config.data.vocab_size)
-        layout = Layout(config, architecture(model), model_folder(config.model))
+        layout = Preparation(config, architecture(model), model_folder(config.model))
     except InputError:
         return None
     return str(layout.folder / "train")

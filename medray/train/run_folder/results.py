@@ -29,7 +29,7 @@ from medray.train.worker_plan import WorkerPlan
 PACKAGES = ("medray", "torch", "ray", "deepspeed", "transformers", "peft", "mlflow", "pyarrow")
 
 
-def write_outcome(
+def write_results(
     plan: WorkerPlan,
     outcome: dict[str, Any],
     after: dict[str, float],

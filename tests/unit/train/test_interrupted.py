@@ -171,7 +171,7 @@ def test_the_summary_is_the_last_file_of_a_run(
     monkeypatch.setattr(results, "write_report", full)
     seconds = {"train": 1.0}
     with pytest.raises(OSError, match="No space"):
-        results.write_outcome(made, asdict(done), {}, [], seconds, 2.0, {})
+        results.write_results(made, asdict(done), {}, [], seconds, 2.0, {})
     assert not (folder / "summary.json").exists()
 
 
@@ -188,14 +188,14 @@ def test_a_run_that_trained_nothing_fails(
     folder.joinpath("steps.jsonl").write_text(
         "".join(json.dumps(record | {"step": step + 1}) + "\n" for step in range(lines))
     )
-    done = asdict(loop.Outcome("done", progress, 3, {}))
+    done = asdict(loop.WorkerResult("done", progress, 3, {}))
     if samples and loss_tokens and lines:
-        results.write_outcome(made, done, {}, [], {}, 2.0, {})
+        results.write_results(made, done, {}, [], {}, 2.0, {})
         summary = json.loads((folder / "summary.json").read_text())
         assert (summary["status"], summary["samples"], summary["loss_tokens"]) == ("done", 24, 90)
         return
     with pytest.raises(RunFailedError, match=f"nothing was trained: {samples} samples, {loss_tokens} tokens"):
-        results.write_outcome(made, done, {}, [], {}, 2.0, {})
+        results.write_results(made, done, {}, [], {}, 2.0, {})
     assert not (folder / "summary.json").exists()
 
 

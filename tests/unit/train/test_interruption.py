@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from medray.train.interruption import NOTICED, PREEMPTED, SPARE_SECONDS, STOPPED, Ending
+from medray.train.interruption import NOTICED, PREEMPTED, SPARE_SECONDS, STOPPED, Interruption
 
 
 class Orders:
@@ -35,7 +35,7 @@ class Clock:
         return self.now
 
 
-def ending(orders: Orders, clock: Clock, rank: int = 0, order: int = 0) -> tuple[Ending, list[str]]:
+def ending(orders: Orders, clock: Clock, rank: int = 0, order: int = 0) -> tuple[Interruption, list[str]]:
     """order: what rank 0 said, where this is another rank."""
 
     def summed(values: torch.Tensor) -> torch.Tensor:
@@ -43,7 +43,7 @@ def ending(orders: Orders, clock: Clock, rank: int = 0, order: int = 0) -> tuple
 
     told: list[str] = []
     engine: Any = SimpleNamespace(rank=rank, device=torch.device("cpu"), sum=summed)
-    return Ending(orders, engine, told.append, clock), told
+    return Interruption(orders, engine, told.append, clock), told
 
 
 def test_a_notice_is_answered_at_once_and_the_loop_leaves_in_time() -> None:

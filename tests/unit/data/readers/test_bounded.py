@@ -17,7 +17,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from medray.data.index.content import Benchmarks
+from medray.data.index.text_overlap import Benchmarks
 from medray.data.readers import compressed, format_of, json_text, lines, ranges, read, xml_elements
 from medray.data.readers import parquet as parquet_reader
 from medray.data.records import BadRowError

@@ -20,7 +20,14 @@ from medray.data.encode.render import reading
 from medray.data.index.row_index import records
 from medray.data.index.sources import sources
 from medray.data.records import BadRowError, Record
-from medray.data.shards.preparation import INDEX, Layout, encode_spec, is_whole, prompts_said, read_indexes
+from medray.data.shards.preparation import (
+    INDEX,
+    Preparation,
+    encode_spec,
+    is_whole,
+    prompts_said,
+    read_indexes,
+)
 from medray.data.shards.seal import MANIFEST
 from medray.data.shards.shard_file import shard_path
 from medray.data.shards.split_summary import read_manifest, summarize
@@ -59,7 +66,7 @@ def first_of_each_language(made: Config) -> dict[str, Record]:
 
 
 def test_no_run_can_have_the_name_of_a_folder_that_all_runs_share(tmp_path: Path) -> None:
-    layout = Layout(config(tmp_path), "causal", None)
+    layout = Preparation(config(tmp_path), "causal", None)
     shared = [Path(str(path)).relative_to(tmp_path / "runs") for path in (layout.folder, layout.tokenizer)]
     assert RESERVED.issuperset(path.parts[0] for path in shared)
 
@@ -87,12 +94,12 @@ def test_other_prompts_of_a_language_are_another_fingerprint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = config(tmp_path)
-    folder = Layout(made, "causal", None).folder
-    assert Layout(made, "causal", None).folder == folder
+    folder = Preparation(made, "causal", None).folder
+    assert Preparation(made, "causal", None).folder == folder
     corpus = published.CORPORA["multiclinsum"]
     other = {**corpus.prompts_by_lang, "es": corpus.prompts_by_lang["pt"]}
     monkeypatch.setitem(published.CORPORA, "multiclinsum", replace(corpus, prompts_by_lang=other))
-    assert Layout(made, "causal", None).folder != folder
+    assert Preparation(made, "causal", None).folder != folder
 
 
 @pytest.mark.parametrize(

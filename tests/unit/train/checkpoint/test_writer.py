@@ -20,7 +20,7 @@ from medray import storage
 from medray.errors import RunFailedError
 from medray.train import checkpoint
 from medray.train.checkpoint import MANIFEST
-from medray.train.checkpoint.state_files import Patience, StateReader, write
+from medray.train.checkpoint.state_files import Retries, StateReader, write
 from medray.train.checkpoint.writer import CheckpointWriter, WriterOptions
 from medray.train.step import Progress
 
@@ -77,7 +77,7 @@ def resume(root: Path, ranks: Ranks) -> tuple[list[Progress], list[str]]:
 
     def work(engine: RankEngine) -> Progress:
         fill(engine, -1)
-        return checkpoint.resume(root, engine, told.append, Patience(FOREVER, "", nothing))
+        return checkpoint.resume(root, engine, told.append, Retries(FOREVER, "", nothing))
 
     return ranks.run(work), told
 
@@ -225,11 +225,11 @@ def test_the_part_of_a_rank_that_is_late_is_waited_for(
             assert looked.wait(FOREVER)
         write_mine(one, folder, held)
 
-    def pauses(patience: Patience, seconds: float, reason: str) -> None:
+    def pauses(patience: Retries, seconds: float, reason: str) -> None:
         looked.set()
 
     monkeypatch.setattr(CheckpointWriter, "_write_mine", late)
-    monkeypatch.setattr(Patience, "pause", pauses)
+    monkeypatch.setattr(Retries, "pause", pauses)
     save(tmp_path, Ranks(2), 4)
     assert looked.is_set()
     for found in checkpoint.complete(tmp_path):
@@ -326,7 +326,7 @@ def test_all_ranks_resume_what_rank_0_lists(tmp_path: Path, monkeypatch: pytest.
 
     def work(engine: RankEngine) -> int:
         late.__dict__["is"] = engine.rank == 1
-        return checkpoint.resume(tmp_path, engine, nothing, Patience(FOREVER, "", nothing)).step
+        return checkpoint.resume(tmp_path, engine, nothing, Retries(FOREVER, "", nothing)).step
 
     assert ranks.run(work) == [2, 2]
 

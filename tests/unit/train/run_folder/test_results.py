@@ -13,7 +13,7 @@ from recorder import Recorder
 from medray.data.shards.split_summary import summarize
 from medray.train import loop
 from medray.train.export.evaluation import TextSample
-from medray.train.run_folder.results import write_outcome
+from medray.train.run_folder.results import write_results
 
 
 def test_a_destroyed_model_is_done_with_warnings(tmp_path: Path) -> None:
@@ -34,7 +34,7 @@ def test_a_destroyed_model_is_done_with_warnings(tmp_path: Path) -> None:
     for name, records in (("steps.jsonl", recorder.steps), ("evals.jsonl", recorder.evaluations)):
         (folder / name).write_text("".join(json.dumps(record) + "\n" for record in records))
     samples = [TextSample(str(number), "a prompt", f"note {number}", "") for number in range(4)]
-    found = write_outcome(
+    found = write_results(
         plan, outcome, {"rougeL": 0.0}, samples, {}, 1.0, {"train": summarize(tokens)}
     ).summary
     assert found["status"] == "done"

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 
-class Side:
+class SideThread:
     """Starts `action` at once. A daemon: an end of the main thread does not wait for it."""
 
     def __init__(self, action: Callable[[], Any]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from medray.data.index.content import (
+from medray.data.index.text_overlap import (
     RUN_WORDS,
     Benchmarks,
     normalised,
