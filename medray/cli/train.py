@@ -128,9 +128,8 @@ def _check_workers(config: Config) -> None:
 
     cluster = config.cluster
     cpus = max(os.cpu_count() or 1, 2)  # as `cluster.connect` starts it
-    if reason := shortage(Request(cluster.fewest_workers, cluster.cpus_per_worker), Supply(cpus)):
-        what, _, fix = reason.removeprefix("cluster.workers: ").partition(": ")
-        raise InputError(what, key="cluster.workers", value=cluster.workers, fix=fix)
+    if lack := shortage(Request(cluster.fewest_workers, cluster.cpus_per_worker), Supply(cpus)):
+        raise InputError(lack.what, key="cluster.workers", value=cluster.workers, fix=lack.fix)
 
 
 def check_batch(config: Config) -> None:
@@ -140,16 +139,10 @@ def check_batch(config: Config) -> None:
     train, cluster = config.train, config.cluster
     if train.global_batch_tokens is not None:
         return
-    try:
-        for workers in range(cluster.fewest_workers, cluster.most_workers + 1):
-            split_batch(
-                train.global_batch_size, workers, train.micro_batch_size, train.gradient_accumulation_steps
-            )
-    except ValueError as error:
-        what, _, fix = str(error).partition(": ")
-        raise InputError(
-            what, key="train.global_batch_size", value=train.global_batch_size, fix=fix
-        ) from None
+    for workers in range(cluster.fewest_workers, cluster.most_workers + 1):
+        split_batch(
+            train.global_batch_size, workers, train.micro_batch_size, train.gradient_accumulation_steps
+        )
 
 
 def cluster_address(config: Config) -> str | None:

@@ -46,10 +46,9 @@ def shape(
         # The run would find the same, but only when its nodes are there.
         request = Request(cluster.fewest_workers, cluster.cpus_per_worker, 1 if gpus else 0)
         asked = Supply.of(*[NodeSupply(cpus_per_node, gpus)] * nodes)
-        if reason := shortage(request, asked):
-            what = reason.removeprefix("cluster.workers: ").partition(": ")[0]
+        if lack := shortage(request, asked, "its nodes would have"):
             raise InputError(
-                what.replace("this cluster has", "its nodes would have"),
+                lack.what,
                 key=key,
                 value=cpus_per_node,
                 fix=f"{key}: {wanted}, or leave it out",

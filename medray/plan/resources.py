@@ -53,6 +53,14 @@ class Supply:
         )
 
 
+@dataclass(frozen=True)
+class Shortage:
+    """The parts of an error: what was asked and what there is, and as an instruction what would fit."""
+
+    what: str
+    fix: str
+
+
 def resolve(request: Request, supply: Supply) -> Request:
     """`request` with cpus_per_worker filled in.
 
@@ -89,23 +97,23 @@ def threads(request: Request, supply: Supply) -> int:
     return max(1, floor(min(shares, default=1)))
 
 
-def shortage(request: Request, supply: Supply) -> str | None:
-    """None if the workers fit beside one free CPU, else a sentence: asked, there is, what would work."""
+def shortage(request: Request, supply: Supply, owner: str = "this cluster has") -> Shortage | None:
+    """Return None if the workers fit while one CPU stays free, else what is missing; owner: words for the supply."""
     request = resolve(request, supply)
     cpus, gpus = request.cpus_per_worker or 0.0, request.gpus_per_worker
     if _capacity(supply, cpus, gpus) >= request.workers:
         return None
-    asked = f"cluster.workers: {_workers(request.workers, cpus, gpus)}"
+    asked = _workers(request.workers, cpus, gpus)
     needs = "needs" if request.workers == 1 else "need"
     if request.workers * gpus > supply.gpus:
-        lack = f"{needs} {_count(request.workers * gpus, 'GPU')}, this cluster has {supply.gpus:g}"
+        lack = f"{needs} {_count(request.workers * gpus, 'GPU')}, {owner} {supply.gpus:g}"
     elif request.workers * cpus + DATA_CPUS > supply.cpus:
         need = _count(request.workers * cpus + DATA_CPUS, "CPU")
-        lack = f"{needs} {need} (one stays free for data), this cluster has {supply.cpus:g}"
+        lack = f"{needs} {need} (one stays free for data), {owner} {supply.cpus:g}"
     else:
         each = ", ".join(_has(node, gpus) for node in _nodes(supply))
         lack = f"cannot be placed on its nodes with one CPU left free for data, they have {each}"
-    return f"{asked} {lack}: {_fix(request, supply, cpus)}"
+    return Shortage(f"{asked} {lack}", _fix(request, supply, cpus))
 
 
 def asked(request: Request) -> str:
@@ -116,8 +124,10 @@ def asked(request: Request) -> str:
     return f"{workers} of {' and '.join(parts)}" if parts else workers
 
 
-def memory_shortage(plan_bytes_per_worker: int, workers_per_node: int, node_memory_bytes: int) -> str | None:
-    """None if `workers_per_node` workers of `plan_bytes_per_worker` bytes fit, else a sentence.
+def memory_shortage(
+    plan_bytes_per_worker: int, workers_per_node: int, node_memory_bytes: int
+) -> Shortage | None:
+    """Return None if `workers_per_node` workers of `plan_bytes_per_worker` bytes fit, else what is missing.
 
     plan_bytes_per_worker: `MemoryPlan.total` of a worker on CPU, `MemoryPlan.host` of one with a GPU.
     """
@@ -136,9 +146,10 @@ def memory_shortage(plan_bytes_per_worker: int, workers_per_node: int, node_memo
         else "use a smaller model or micro-batch, peft.type: lora, or train.zero_stage: 3 on more nodes"
     )
     workers = _plural(workers_per_node, "worker")
-    return (
+    return Shortage(
         f"{workers} of {gigabytes(plan_bytes_per_worker)} GB on one node need {gigabytes(needed)} GB of memory, "
-        f"the node has {gigabytes(node_memory_bytes)} GB: {fix}"
+        f"the node has {gigabytes(node_memory_bytes)} GB",
+        fix,
     )
 
 

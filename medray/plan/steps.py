@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from math import ceil
 
+from medray.errors import InputError
+
 MOST_ROWS = 8  # rows of a micro-batch that nobody asked for: small enough for a first run on a small GPU
 
 
@@ -61,9 +63,9 @@ def split_batch(
     number of workers forces, then the accumulation that follows. With one value given the other is the
     smallest that holds the batch.
 
-    Raises ValueError when given values hold less than the batch, or so much more that one micro-batch, or
+    Raises InputError when given values hold less than the batch, or so much more that one micro-batch, or
     one row of every micro-batch, would be empty on every worker: the numbers then contradict, whichever was
-    meant.
+    meant. Raises ValueError for numbers below 1.
     """
     if global_batch_size < 1 or world_size < 1:
         raise ValueError(
@@ -85,7 +87,7 @@ def split_batch(
     # contradiction.
     bound = gradient_accumulation_steps is None and accumulation > 1
     if not _tight(share, micro, accumulation, rows_may_spare=bound):
-        raise ValueError(_contradiction(global_batch_size, world_size, micro, accumulation))
+        raise _contradiction(global_batch_size, world_size, micro, accumulation)
     return BatchSplit(micro, accumulation, world_size * micro * accumulation)
 
 
@@ -95,7 +97,7 @@ def _tight(share: int, micro: int, accumulation: int, *, rows_may_spare: bool = 
     return micro * accumulation >= share > micro * (accumulation - 1) and not spare_row
 
 
-def _contradiction(batch: int, workers: int, micro: int, accumulation: int) -> str:
+def _contradiction(batch: int, workers: int, micro: int, accumulation: int) -> InputError:
     share, slots = -(-batch // workers), workers * micro * accumulation
     smaller, fewer = -(-share // accumulation), -(-share // micro)
     ways = []
@@ -103,8 +105,10 @@ def _contradiction(batch: int, workers: int, micro: int, accumulation: int) -> s
         ways.append(f"train.micro_batch_size: {smaller}")
     if _tight(share, micro, fewer):
         ways.append(f"train.gradient_accumulation_steps: {fewer}")
-    return (
+    return InputError(
         f"{workers} workers x micro_batch_size {micro} x gradient_accumulation_steps {accumulation} hold {slots} rows, "
-        f"{'less' if slots < batch else 'more'} than the global_batch_size of {batch} needs: "
-        f"leave both out, or set {' or '.join(ways)}"
-    ).removesuffix(", or set ")
+        f"{'less' if slots < batch else 'more'} than the global_batch_size of {batch} needs",
+        key="train.global_batch_size",
+        value=batch,
+        fix="leave both out" + (f", or set {' or '.join(ways)}" if ways else ""),
+    )

@@ -52,9 +52,8 @@ def resources(config: Config, have: Supply) -> Resources:
     cluster = config.cluster
     gpus = int(cluster.gpus if cluster.gpus is not None else have.gpus > 0)
     request = Request(cluster.fewest_workers, cluster.cpus_per_worker, gpus)
-    if reason := shortage(request, have):
-        what, _, fix = reason.removeprefix("cluster.workers: ").partition(": ")
-        raise InputError(what, key="cluster.workers", value=cluster.workers, fix=fix)
+    if lack := shortage(request, have):
+        raise InputError(lack.what, key="cluster.workers", value=cluster.workers, fix=lack.fix)
     most = replace(request, workers=cluster.most_workers)
     granted = resolve(request if shortage(most, have) else most, have)
     return Resources(
@@ -111,8 +110,9 @@ def check_memory(
     if granted.device == "cpu":
         largest = max(have.nodes, key=lambda node: node.memory_bytes)
         each = min(granted.workers, max(1, int(largest.cpus / granted.cpus)))
-        if reason := memory_shortage(plan.total, each, largest.memory_bytes):
-            raise InputError(reason, key="model.name", value=config.model.name or config.model.preset)
+        if lack := memory_shortage(plan.total, each, largest.memory_bytes):
+            model_name = config.model.name or config.model.preset
+            raise InputError(lack.what, key="model.name", value=model_name, fix=lack.fix)
     about = (
         "about " if config.model.preset else ""
     )  # its tokenizer, which is not made yet, may know fewer words

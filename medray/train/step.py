@@ -26,7 +26,7 @@ from medray.data.batching.collate import (
 )
 from medray.data.batching.order import by_length, rank_slots
 from medray.data.shards.shard_file import ShardStore
-from medray.errors import InputError, RunFailedError
+from medray.errors import RunFailedError
 from medray.evaluate.loss_sums import PLAIN, AnyMicroBatch, loss_sums
 from medray.methods.chunked_loss import TokenLoss
 from medray.methods.loss import COSINE, IGNORED, Method
@@ -64,11 +64,7 @@ def batch_layout(train: TrainConfig, world_size: int) -> BatchLayout:
         train.micro_batch_size,
         train.gradient_accumulation_steps,
     )
-    try:
-        split = split_batch(rows, world_size, micro, accumulation)
-    except ValueError as error:
-        what, _, fix = str(error).partition(": ")
-        raise InputError(what, key="train.global_batch_size", value=rows, fix=fix) from None
+    split = split_batch(rows, world_size, micro, accumulation)
     return BatchLayout(split.micro_batch_size, split.slots)
 
 

@@ -2,7 +2,16 @@ from __future__ import annotations
 
 import pytest
 
-from medray.plan.resources import NodeSupply, Request, Supply, memory_shortage, resolve, shortage, threads
+from medray.plan.resources import (
+    NodeSupply,
+    Request,
+    Shortage,
+    Supply,
+    memory_shortage,
+    resolve,
+    shortage,
+    threads,
+)
 
 
 @pytest.mark.parametrize(
@@ -54,46 +63,47 @@ def test_workers_fit_the_nodes_and_not_only_the_sum() -> None:
     assert resolve(Request(1), supply).cpus_per_worker == 2
     assert resolve(Request(2), supply).cpus_per_worker == 2
     assert resolve(Request(3), supply).cpus_per_worker == 1
-    assert shortage(Request(1, 4), supply) == (
-        "cluster.workers: 1 worker of 4 CPUs cannot be placed on its nodes with one CPU left free for data, they have "
-        "2 CPUs, 2 CPUs, 2 CPUs: set cluster.cpus_per_worker: 2"
+    assert shortage(Request(1, 4), supply) == Shortage(
+        "1 worker of 4 CPUs cannot be placed on its nodes with one CPU left free for data, they have "
+        "2 CPUs, 2 CPUs, 2 CPUs",
+        "set cluster.cpus_per_worker: 2",
     )
 
 
 def test_every_cpu_reserved_is_refused_for_data_would_wait_for_ever() -> None:
-    assert shortage(Request(2, 1), Supply(2)) == (
-        "cluster.workers: 2 workers of 1 CPU need 3 CPUs (one stays free for data), this cluster has 2: "
-        "set cluster.cpus_per_worker: 0.5"
+    assert shortage(Request(2, 1), Supply(2)) == Shortage(
+        "2 workers of 1 CPU need 3 CPUs (one stays free for data), this cluster has 2",
+        "set cluster.cpus_per_worker: 0.5",
     )
     assert shortage(Request(1, 1), Supply(2)) is None
 
 
 def test_too_many_workers_are_told_how_many_work() -> None:
-    assert shortage(Request(8, 1), Supply(2)) == (
-        "cluster.workers: 8 workers of 1 CPU need 9 CPUs (one stays free for data), this cluster has 2: "
-        "use at most 2 workers of 0.5 CPU"
+    assert shortage(Request(8, 1), Supply(2)) == Shortage(
+        "8 workers of 1 CPU need 9 CPUs (one stays free for data), this cluster has 2",
+        "use at most 2 workers of 0.5 CPU",
     )
-    assert (
-        "need 5 CPUs (one stays free for data), this cluster has 2: use at most 2 workers of 0.5 CPU"
-        in str(shortage(Request(8), Supply(2)))
+    assert shortage(Request(8), Supply(2), "its nodes would have") == Shortage(
+        "8 workers of 0.5 CPU need 5 CPUs (one stays free for data), its nodes would have 2",
+        "use at most 2 workers of 0.5 CPU",
     )
 
 
 def test_one_cpu_cannot_train_and_tokenize() -> None:
-    assert shortage(Request(1), Supply(1)) == (
-        "cluster.workers: 1 worker of 0.5 CPU needs 1.5 CPUs (one stays free for data), this cluster has 1: "
-        "give the cluster at least 2 CPUs, by ray start --num-cpus=2 on one machine"
+    assert shortage(Request(1), Supply(1)) == Shortage(
+        "1 worker of 0.5 CPU needs 1.5 CPUs (one stays free for data), this cluster has 1",
+        "give the cluster at least 2 CPUs, by ray start --num-cpus=2 on one machine",
     )
 
 
 def test_missing_gpus_are_named() -> None:
-    assert shortage(Request(4, None, 1), Supply(32, 2)) == (
-        "cluster.workers: 4 workers of 1 CPU and 1 GPU need 4 GPUs, this cluster has 2: "
-        "use at most 2 workers of 1 CPU and 1 GPU"
+    assert shortage(Request(4, None, 1), Supply(32, 2)) == Shortage(
+        "4 workers of 1 CPU and 1 GPU need 4 GPUs, this cluster has 2",
+        "use at most 2 workers of 1 CPU and 1 GPU",
     )
-    assert shortage(Request(1, None, 1), Supply(32)) == (
-        "cluster.workers: 1 worker of 1 CPU and 1 GPU needs 1 GPU, this cluster has 0: "
-        "set cluster.gpus: false to train on CPUs"
+    assert shortage(Request(1, None, 1), Supply(32)) == Shortage(
+        "1 worker of 1 CPU and 1 GPU needs 1 GPU, this cluster has 0",
+        "set cluster.gpus: false to train on CPUs",
     )
 
 
@@ -109,16 +119,16 @@ def test_gpu_and_cpu_must_be_on_the_same_node() -> None:
 )
 @pytest.mark.parametrize("request_", [Request(9, 1), Request(20), Request(3, 6), Request(5, 1, 1)])
 def test_the_fix_that_is_named_works(supply: Supply, request_: Request) -> None:
-    text = shortage(request_, supply)
-    if text is None:
+    lack = shortage(request_, supply)
+    if lack is None:
         return
-    fix = text.rsplit(": use at most ", 1)[-1].split()
-    if "use at most" in text:
-        number, each = int(fix[0]), float(fix[3])
+    if "use at most" in lack.fix:
+        words = lack.fix.removeprefix("use at most ").split()
+        number, each = int(words[0]), float(words[3])
         assert shortage(Request(number, each, request_.gpus_per_worker), supply) is None
         assert shortage(Request(number + 1, each, request_.gpus_per_worker), supply) is not None
-    elif "cluster.cpus_per_worker: " in text:
-        each = float(text.rsplit(": ", 1)[-1])
+    elif "cluster.cpus_per_worker: " in lack.fix:
+        each = float(lack.fix.rsplit(": ", 1)[-1])
         assert shortage(Request(request_.workers, each, request_.gpus_per_worker), supply) is None
     else:
         assert shortage(Request(request_.workers, None, 0), supply) is None or supply.gpus < 1
@@ -126,8 +136,9 @@ def test_the_fix_that_is_named_works(supply: Supply, request_: Request) -> None:
 
 def test_memory() -> None:
     assert memory_shortage(8 * 10**9, 2, 16 * 10**9) is None
-    assert memory_shortage(8 * 10**9, 3, 16 * 10**9) == (
-        "3 workers of 8 GB on one node need 24 GB of memory, the node has 16 GB: use at most 2 workers a node"
+    assert memory_shortage(8 * 10**9, 3, 16 * 10**9) == Shortage(
+        "3 workers of 8 GB on one node need 24 GB of memory, the node has 16 GB",
+        "use at most 2 workers a node",
     )
     assert "use a smaller model or micro-batch" in str(memory_shortage(20 * 10**9, 1, 16 * 10**9))
     with pytest.raises(ValueError, match="not numbers of a run"):
