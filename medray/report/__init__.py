@@ -1,1 +1,1 @@
-"""What people read of a run or of its data: console, pages and charts."""
+"""Reports for people about a run or its data: console, HTML pages and charts."""

@@ -1,8 +1,8 @@
 """Progress in plain text, for a terminal or a log file.
 
-A terminal gets one line that is rewritten while steps pass; a file gets the first step, the last, and at most one every five
-seconds between. Neither is ever silent for a minute: `heartbeat` says what the run is still busy with. ASCII only, so that
-a log opened anywhere reads the same.
+On a terminal, one line is rewritten for each step. In a file, the first and the last step are written, and between them at
+most one step every five seconds. Neither is ever silent for a minute: `heartbeat` says what the run is doing. The output is
+ASCII only, so that a log reads the same everywhere.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ PACE_STEPS = (
 
 
 def _is_term(key: str) -> bool:
-    """Whether a record's key is a term of the loss, and not one of many keys of a rationale: `loss/rationale/Age`."""
+    """Return whether a record's key is a term of the loss, not one key of a rationale such as `loss/rationale/Age`."""
     return key.startswith("loss/") and not key.startswith("loss/rationale/")
 
 
 def duration(seconds: float) -> str:
-    """`8.4 s`, `45 s`, `12 min 05 s` or `3 h 20 min`."""
+    """Format seconds as `8.4 s`, `45 s`, `12 min 05 s` or `3 h 20 min`."""
     if seconds < 9.95:
         return f"{seconds:.1f} s"
     whole = round(seconds)
@@ -44,7 +44,7 @@ def duration(seconds: float) -> str:
 
 
 def size(count: float) -> str:
-    """Bytes as kB, MB or GB, powers of ten."""
+    """Format bytes as kB, MB or GB (powers of ten)."""
     for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if count >= factor:
             return f"{count / factor:.1f} {unit}"
@@ -52,7 +52,7 @@ def size(count: float) -> str:
 
 
 def number(value: object) -> str:
-    """A metric in four digits, a count with its thousands apart."""
+    """Format a metric with four significant digits, and a count with thousands separators."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return str(value)
     if isinstance(value, int) or (abs(value) >= 1000 and value == value // 1):
@@ -61,13 +61,13 @@ def number(value: object) -> str:
 
 
 def status_of(summary: dict[str, Any]) -> str:
-    """`done`, or `done, with 2 warnings`."""
+    """Return the status of a run for people: `done`, or `done, with 2 warnings`."""
     status, count = str(summary.get("status", "unknown")), len(warnings_of(summary))
     return f"{status}, with {count} warning{'s' if count != 1 else ''}" if count else status
 
 
 class Stream(Protocol):
-    """What a console writes to."""
+    """The stream that a console writes to."""
 
     def write(self, text: str, /) -> Any: ...
     def flush(self) -> Any: ...
@@ -75,9 +75,9 @@ class Stream(Protocol):
 
 
 class Console:
-    """What the driver prints while a run is alive.
+    """The driver's output while a run is alive.
 
-    interactive: rewrite one line; default: whether the stream is a terminal. clock: seconds, monotonic.
+    interactive: rewrite one line; by default, only if the stream is a terminal. clock: monotonic time in seconds.
     """
 
     def __init__(
@@ -93,13 +93,13 @@ class Console:
         self._interactive, self._clock = interactive, clock
         self._begun = self._printed = self._phase_begun = clock()
         self._phase = "start"
-        self._live = ""  # the line on a terminal that the next one replaces
-        self._held = ""  # a step line that came too soon after another
+        self._live = ""  # the line on a terminal that the next line replaces
+        self._held = ""  # a step line that came too soon after the one before
         self._step_printed: float | None = None
         self._pace: deque[float] = deque(maxlen=PACE_STEPS)
 
     def phase(self, name: str, detail: str = "") -> None:
-        """The run goes on to cluster, data, model, training, evaluation or export, or says more of where it is."""
+        """Print a phase that begins (cluster, data, model, training, evaluation or export), or a detail of this phase."""
         self._flush()
         if name != self._phase:
             self._phase, self._phase_begun = name, self._clock()
@@ -107,7 +107,7 @@ class Console:
         self._print(name, detail)
 
     def show(self, record: dict[str, Any], *, total_steps: int) -> None:
-        """One record polled from the ledger. A kind that has no line of its own is named."""
+        """Print one record of the ledger. For an unknown kind, print the name of the kind."""
         kind = record.get("kind", "message")
         if kind == "step":
             self._show_step(record, total_steps)
@@ -124,7 +124,7 @@ class Console:
             self._print(str(kind), str(record.get("text", "")))
 
     def heartbeat(self) -> None:
-        """Call it often: it prints when nothing has been printed for HEARTBEAT_SECONDS."""
+        """Print the current phase if nothing was printed for HEARTBEAT_SECONDS. Call this often."""
         now = self._clock()
         if now - self._printed >= HEARTBEAT_SECONDS:
             line = f"{self._stamp()} still {self._phase}: {duration(now - self._phase_begun)}"
@@ -136,7 +136,7 @@ class Console:
                 self._write(line + "\n")
 
     def table(self, title: str, rows: list[tuple[str, ...]]) -> None:
-        """A small table: columns as wide as their widest cell, columns of numbers to the right."""
+        """Print a small table. Columns are as wide as their widest cell; numbers are aligned to the right."""
         self._flush()
         widths = [
             max(len(row[i]) for row in rows if i < len(row)) for i in range(max(map(len, rows), default=0))
@@ -149,7 +149,7 @@ class Console:
         self._write("\n".join(lines) + "\n")
 
     def progress(self, name: str, done: int, total: int, detail: str = "") -> None:
-        """A bar of `done` in `total`; in a log file a line every STEP_LINE_SECONDS, and the last one."""
+        """Print a progress bar; in a log file, one line every STEP_LINE_SECONDS and the last one."""
         filled = BAR_WIDTH * done // max(total, 1)
         bar = f"[{'#' * filled}{'.' * (BAR_WIDTH - filled)}] {done}/{total}  {detail}"
         self._passing(f"{self._stamp()} {name:<11} {bar}".rstrip(), last=done >= total)
@@ -161,7 +161,7 @@ class Console:
         self._passing(line, last=int(record["step"]) >= total_steps)
 
     def _passing(self, line: str, *, last: bool) -> None:
-        """A line that the next one of its kind replaces."""
+        """Print a line that the next line of its kind replaces."""
         now = self._clock()
         due = self._step_printed is None or now - self._step_printed >= STEP_LINE_SECONDS
         if self._interactive:
@@ -195,7 +195,7 @@ class Console:
         self._write(f"{self._stamp()} {name:<11} {detail}".rstrip() + "\n")
 
     def _flush(self) -> None:
-        """Leave the newest step line standing."""
+        """Keep the newest step line on the screen, or write it to the log."""
         if self._live:
             self._live = ""
             self._raw("\n")
@@ -208,7 +208,7 @@ class Console:
         self._raw(f"\r{self._live}\x1b[K")
 
     def _write(self, text: str) -> None:
-        """Whole lines, above the one that is rewritten."""
+        """Write whole lines above the line that is rewritten."""
         self._raw(f"\r\x1b[K{text}{self._live}" if self._live else text)
 
     def _raw(self, text: str) -> None:
@@ -216,7 +216,10 @@ class Console:
         try:
             self._stream.write(text)
             self._stream.flush()
-        except (OSError, ValueError):  # the reader has gone (`| head`, a closed terminal): the run has not
+        except (
+            OSError,
+            ValueError,
+        ):  # nobody reads any more (`| head`, a closed terminal): the run continues
             pass
 
 

@@ -1,7 +1,7 @@
-"""What a model will see of a config's data, as one HTML file of the run report's look: no script, opens offline.
+"""The page of `medray data inspect`: the data as a model will see it, in one HTML file without a script that opens offline.
 
-As there, the page allows itself nothing but its style sheet, by hash, and every value is escaped: text of a record
-cannot become code.
+It looks like the report of a run. As there, the page's policy allows its style sheet alone, by hash, and every value is
+escaped: text of a record cannot become code.
 """
 
 from __future__ import annotations
@@ -37,19 +37,19 @@ def inspection_page(
     names: Mapping[str, Sequence[str]],
     samples: Sequence[Mapping[str, Any]],
 ) -> str:
-    """The page as text."""
+    """Return the page as HTML. The arguments are those of `inspection_text`."""
     body = [
         _header(title, facts),
         _cards(facts),
         _section("Checks", _checks(facts)),
         _section("Tokens", _amounts(facts["tasks"])),
         _section("Lengths in tokens", _lengths(facts["tasks"])),
-        _section("Padding of what is computed", _padding(facts["padding"])),
-        _section("Left out, and repeated", _left_out(facts["splits"])),
+        _section("Padding in computed batches", _padding(facts["padding"])),
+        _section("Rows left out or repeated", _left_out(facts["splits"])),
         _section("Rationales", _rationales(facts["rationales"])),
         *(_section(f"Classes of {one['split']}", _classes(one, names)) for one in facts["classes"]),
         _section("Near-duplicates", _near(facts["near_duplicates"], facts["splits"])),
-        _section("How long it will be", _pairs(length_rows(facts["length"]))),
+        _section("Length of the run", _pairs(length_rows(facts["length"]))),
         _section("Samples", "".join(map(_sample, samples)), "long"),
         f"<footer>medray data inspect, written {time.strftime('%Y-%m-%d %H:%M UTC', time.gmtime())}</footer>",
     ]
@@ -70,7 +70,7 @@ def _header(title: str, facts: Mapping[str, Any]) -> str:
     worst = min((check["verdict"] for check in facts["checks"]), key=list(_PILLS).index, default="ok")
     kind, said = _PILLS[worst]
     sampled = ", ".join(f"{count:,} {split} rows" for split, count in facts["sampled"].items())
-    line = f"{facts['architecture']} model · texts are of {sampled}, drawn at random"
+    line = f"{facts['architecture']} model · texts were checked in a random sample of {sampled}"
     return (
         f'<header><h1>{escape(title)}</h1><span class="pill {kind}">{said}</span>'
         f'<p class="facts">{escape(line)}</p></header>'
@@ -81,8 +81,8 @@ def _cards(facts: Mapping[str, Any]) -> str:
     length = facts["length"]
     padding = {one["name"]: one["share"] for one in facts["padding"]}
     cards = [
-        ("training rows", number(length["rows"]), f"{number(length['steps_per_epoch'])} steps an epoch"),
-        ("tokens an epoch", number(length["tokens"]), f"{number(length['loss_tokens'])} with loss"),
+        ("training rows", number(length["rows"]), f"{number(length['steps_per_epoch'])} steps per epoch"),
+        ("tokens per epoch", number(length["tokens"]), f"{number(length['loss_tokens'])} with loss"),
         ("the run", f"{number(length['steps'])} steps", f"{length['epochs']:.3g} epochs"),
         ("padding", percent(padding["plan"]), f"{percent(padding['random'])} in random order"),
     ]
@@ -122,7 +122,7 @@ def _amounts(tasks: Sequence[Mapping[str, Any]]) -> str:
         for one in tasks
     ]
     return _table(
-        _names("split", "task") + _numbers("rows", "without it", "tokens", "with loss", "share"), rows
+        _names("split", "task") + _numbers("rows", "without task", "tokens", "with loss", "share"), rows
     )
 
 
@@ -170,7 +170,7 @@ def _left_out(splits: Sequence[Mapping[str, Any]]) -> str:
         [_text(split), _text(what, "value"), _text(count, "n"), _text(where, "value")]
         for split, what, count, where in left_out_rows(splits)
     ]
-    head = [*_names("split", "what"), *_numbers("rows"), *_names("first of them")]
+    head = [*_names("split", "what"), *_numbers("rows"), *_names("first examples")]
     return _table(head, rows) if rows else '<p class="hint">nothing</p>'
 
 
@@ -184,7 +184,7 @@ def _rationales(found: Sequence[Mapping[str, Any]]) -> str:
         ]
         for one in found
     ]
-    head = _names("split") + _numbers("without one", "mean words", "words of the label that it holds")
+    head = _names("split") + _numbers("without rationale", "mean words", "label words found in it")
     return _table(head, rows) if rows else ""
 
 
@@ -198,9 +198,9 @@ def _classes(one: Mapping[str, Any], names: Mapping[str, Sequence[str]]) -> str:
         ],
         width=1000,
     )
-    hint = f"Always the first would be right in {percent(one['majority'])}."
+    hint = f"Always predicting the most frequent class is right for {percent(one['majority'])} of the rows."
     if one["unseen"]:
-        hint += f" {one['unseen']:,} rows are of a class that training does not have."
+        hint += f" {one['unseen']:,} rows have a class that is not in the training split."
     return f'{chart}<p class="hint">{escape(hint)}</p>'
 
 

@@ -1,4 +1,7 @@
-"""What terminal and page say of an inspection in the same words; plain values, as `Inspection.to_json` has them."""
+"""Rows of tables that the terminal and the page of an inspection share.
+
+They are made of plain values, as in `Inspection.to_json`.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ def percent(share: float) -> str:
 
 
 def left_out_rows(splits: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str, str]]:
-    """(split, what, rows, where) of everything that is not simply a row of a split."""
+    """Return (split, what, rows, where) for rejected, left out and repeated rows."""
     rows = []
     for one in splits:
         rows += [
@@ -28,30 +31,33 @@ def left_out_rows(splits: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, s
         rows += [
             (one["split"], f"left out: {why}", f"{count:,}", "") for why, count in one["dropped"].items()
         ]
-        for key, what in (("duplicates", "repeat an earlier row, kept"), ("repeated_ids", "ids given again")):
+        for key, what in (
+            ("duplicates", "duplicates of an earlier row, kept"),
+            ("repeated_ids", "repeated ids"),
+        ):
             if one[key]:
                 rows.append((one["split"], what, f"{one[key]:,}", ""))
     return rows
 
 
 def padding_rows(found: Sequence[Mapping[str, Any]]) -> list[tuple[str, float, str]]:
-    """(name, share, how it was measured) of each way to make batches."""
+    """Return (name, share, how it was measured) for each way to make batches."""
     rows = []
     for one in found:
         how = f"micro-batches of {one['rows']}"
         if one["pack_tokens"]:
             how = f"pack_tokens: {one['pack_tokens']:,}" + (f", {how}" if one["name"] == "plan" else "")
-        span = "an epoch" if one["whole_epoch"] else f"the first {one['steps']:,} steps"
+        span = "one epoch" if one["whole_epoch"] else f"the first {one['steps']:,} steps"
         rows.append((_PADDING[one["name"]], one["share"], f"{how}, {span}"))
     return rows
 
 
 def length_rows(length: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """(what, value) of how long a run will be."""
+    """Return (what, value) rows about the length of a run."""
     rows = [
         ("training rows", f"{length['rows']:,}"),
-        ("an epoch", f"{length['steps_per_epoch']:,} steps, {length['tokens']:,} tokens"),
-        ("with loss", f"{length['loss_tokens']:,} tokens of an epoch"),
+        ("one epoch", f"{length['steps_per_epoch']:,} steps, {length['tokens']:,} tokens"),
+        ("with loss", f"{length['loss_tokens']:,} tokens of one epoch"),
         (
             "the run",
             f"{length['steps']:,} steps, {length['epochs']:.4g} epoch{'' if length['epochs'] == 1 else 's'}",
@@ -65,20 +71,22 @@ def length_rows(length: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def near_rows(near: Mapping[str, Any], splits: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
-    """(what, value) of near-duplicates, without the pairs."""
+    """Return (what, value) rows about near-duplicates, without the pairs."""
     every = {one["split"]: one["rows"] for one in splits}
-    rows = [("similarity", f"{near['threshold']:g} or more, of runs of 5 words")]
+    rows = [("similarity", f"{near['threshold']:g} or more, measured on sequences of 5 words")]
     for split, count in near["repeated"].items():
         compared = near["compared"][split]
         first = "the first " if compared < every.get(split, compared) else ""
-        rows.append((f"in {split}", f"{count:,} of {first}{compared:,} rows are like an earlier one"))
+        rows.append(
+            (f"in {split}", f"{count:,} of {first}{compared:,} rows are near-duplicates of an earlier row")
+        )
     if len(near["compared"]) > 1:
-        rows.append(("across", f"{near['across']:,} validation rows are like a training row"))
+        rows.append(("across", f"{near['across']:,} validation rows are near-duplicates of a training row"))
     return rows
 
 
 def plain(text: str) -> str:
-    """Text without control characters: line ends are marked and kept, others become signs for them."""
+    """Return the text without control characters: line ends are marked and kept, others become visible symbols."""
     return "".join(_visible(character) for character in text)
 
 
@@ -88,6 +96,6 @@ def _visible(character: str) -> str:
     code = ord(character)
     if code < 32:
         return chr(0x2400 + code)
-    # Marks that turn the direction of what follows would show a text in another order than it has.
+    # Marks that change the direction of writing would show the text in a wrong order.
     hidden = 127 <= code < 160 or 0x202A <= code <= 0x202E or 0x2066 <= code <= 0x2069
     return "\ufffd" if hidden else character

@@ -1,6 +1,6 @@
-"""What a model will see of a config's data, for a terminal: tables no wider than 100 columns, rows with their loss mask.
+"""The terminal output of `medray data inspect`: tables of at most 100 columns, and sample rows with their loss mask.
 
-Takes plain values: an inspection as JSON has it, rows as lists of tokens. Text of records may hold control characters;
+It takes plain values: an inspection as JSON, and rows as lists of tokens. Text of records may contain control characters;
 none of them reaches the terminal.
 """
 
@@ -26,7 +26,7 @@ _SHORT_NAME = 28
 
 @dataclass(frozen=True)
 class Look:
-    """colour: ANSI. blocks: whether the terminal shows more than ASCII."""
+    """The abilities of a terminal. colour: shows ANSI colours. blocks: shows characters beyond ASCII."""
 
     colour: bool = False
     blocks: bool = True
@@ -52,11 +52,14 @@ def inspection_text(
     samples: Sequence[Mapping[str, Any]],
     look: Look,
 ) -> str:
-    """The whole report. facts: as `Inspection.to_json`; names: of the classes of a split, where they may be shown;
-    samples: as `Sample`, none where no text may be shown."""
+    """Return the whole report as text.
+
+    facts: as from `Inspection.to_json`. names: the names of each split's classes; empty if they must not be shown.
+    samples: as `Sample`; empty if no text may be shown.
+    """
     parts = [
         [look.paint(f"{title}: what the model will see", 1)],
-        [f"{facts['architecture']} model; what needs texts is looked for in {_sampled(facts)}"],
+        [f"{facts['architecture']} model; texts were checked in a random sample of {_sampled(facts)}"],
         *([_heading(look, "Samples"), *_samples(samples, look)] if samples else []),
         _heading(look, "Checks"),
         _checks(facts["checks"], look),
@@ -64,14 +67,14 @@ def inspection_text(
         _amounts(facts["tasks"]),
         _heading(look, "Lengths in tokens"),
         _lengths(facts["tasks"], look),
-        _heading(look, "Left out, and repeated"),
+        _heading(look, "Rows left out or repeated"),
         _left_out(facts["splits"]),
-        _heading(look, "Padding of what is computed"),
+        _heading(look, "Padding in computed batches"),
         _padding(facts["padding"], look),
         *_rationales(facts["rationales"], look),
         *_classes(facts["classes"], names, look),
         *_near(facts["near_duplicates"], facts["splits"], look),
-        _heading(look, "How long it will be"),
+        _heading(look, "Length of the run"),
         _length(facts["length"]),
     ]
     return "\n".join(line.rstrip() for part in parts for line in part) + "\n"
@@ -86,7 +89,7 @@ def _heading(look: Look, text: str) -> list[str]:
 
 
 def _table(rows: Sequence[Sequence[str]], right: Sequence[int] = (), *, head: bool = True) -> list[str]:
-    """Columns as wide as their widest cell; a last one that does not fit goes on below itself."""
+    """Align columns to their widest cell. A last column that does not fit is continued on the next line."""
     if len(rows) == head:
         return ["  none"]
     widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
@@ -122,7 +125,7 @@ def _checks(found: Sequence[Mapping[str, str]], look: Look) -> list[str]:
 
 
 def _amounts(tasks: Sequence[Mapping[str, Any]]) -> list[str]:
-    rows = [("split", "task", "rows", "without it", "tokens", "with loss", "share")]
+    rows = [("split", "task", "rows", "without task", "tokens", "with loss", "share")]
     rows += [
         (
             one["split"],
@@ -167,7 +170,7 @@ def _padding(found: Sequence[Mapping[str, Any]], look: Look) -> list[str]:
 def _rationales(found: Sequence[Mapping[str, Any]], look: Look) -> list[list[str]]:
     if not found:
         return []
-    rows = [("split", "without one", "mean words", "words of the label that it holds")]
+    rows = [("split", "without rationale", "mean words", "label words found in it")]
     rows += [
         (one["split"], percent(one["empty"]), f"{one['words']:.1f}", percent(one["overlap"])) for one in found
     ]
@@ -190,9 +193,11 @@ def _classes(
             )
             for name, count in zip(shown, one["rows"], strict=True)
         ]
-        notes = [f"  always the first would be right in {percent(one['majority'])}"]
+        notes = [
+            f"  always predicting the most frequent class is right for {percent(one['majority'])} of the rows"
+        ]
         if one["unseen"]:
-            notes.append(f"  {one['unseen']:,} rows are of a class that training does not have")
+            notes.append(f"  {one['unseen']:,} rows have a class that is not in the training split")
         parts += [_heading(look, f"Classes of {one['split']}"), _table(rows, (1, 2), head=False), notes]
     return parts
 
@@ -215,7 +220,7 @@ def _samples(samples: Sequence[Mapping[str, Any]], look: Look) -> Iterator[list[
     legend = (
         f"{look.paint('prompt', 2)}, {look.paint('with loss', 1, 32)}, {look.paint('control token', 36)}"
         if look.colour
-        else f"{open_mark}what carries loss{close_mark}"
+        else f"{open_mark}tokens with loss{close_mark}"
     )
     yield [f"  {legend}"]
     for sample in samples:
@@ -232,7 +237,7 @@ def _samples(samples: Sequence[Mapping[str, Any]], look: Look) -> Iterator[list[
 
 
 def _row(pieces: Sequence[Mapping[str, Any]], look: Look, marks: tuple[str, str]) -> list[str]:
-    """Lines of at most WIDTH columns, broken between tokens."""
+    """Return lines of at most WIDTH columns, broken between tokens."""
     indent, lines, line, used = "      ", [], "", 6
     inside = False
 

@@ -1,8 +1,8 @@
-"""What a run's console says, kept in the run folder as console.log: `medray logs` reads it wherever the run is.
+"""A copy of a run's console in its run folder, `console.log`, which `medray logs` reads wherever the run is.
 
-It is written as soon as the run is this start's and has a config.yaml: a start that is refused before leaves nothing. A
-folder gets every line at once; a bucket, whose objects cannot grow, the newest part of it every few seconds. Trouble with
-it never reaches the run.
+The file is written once this process has claimed the run folder and has written config.yaml: a start that is refused before
+that leaves nothing. In a folder, every line is appended at once. In a bucket, where objects cannot grow, the newest part is
+uploaded every few seconds. An error in writing the log never stops the run.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from medray.storage import StoragePath
 
 FILE = "console.log"
 BUCKET_SECONDS = 10.0
-LARGEST = 4 << 20  # bytes; then it begins anew, and the one before is console.log.1
+LARGEST = 4 << 20  # bytes; then a new file begins, and the old one is renamed to console.log.1
 KEPT_IN_BUCKET = 1 << 20  # characters
 
 
 class RunLog:
-    """A text stream that keeps what is written until `begin`, and then writes it to the run's console.log."""
+    """A text stream that buffers text until `begin`, and then writes it to the run's console.log."""
 
     def __init__(self, folder: StoragePath, bucket_seconds: float = BUCKET_SECONDS) -> None:
         self._folder, self._text, self._begun = folder, "", False
@@ -33,7 +33,7 @@ class RunLog:
         self._thread: threading.Thread | None = None
 
     def begin(self) -> None:
-        """The run is this start's alone from here on."""
+        """Begin to write: from here on, this process alone owns the run folder."""
         self._begun = True
         if not isinstance(self._folder, Path):
             self._thread = threading.Thread(target=self._put, args=(self._folder,), daemon=True)
@@ -46,7 +46,7 @@ class RunLog:
                 self._append(self._folder)
 
     def flush(self) -> None:
-        """Lines are written when they come."""
+        """Do nothing: lines are written at once."""
 
     def isatty(self) -> bool:
         return False
@@ -66,7 +66,7 @@ class RunLog:
         self._text = ""
 
     def _put(self, folder: StoragePath) -> None:
-        """The lines of earlier starts come first: read once, and put again each time."""
+        """Upload the log: the lines of earlier starts, which are read once, then the lines of this start."""
         before, put = None, ""
         ended = False
         while not ended:
@@ -86,12 +86,12 @@ def _old(folder: StoragePath) -> str:
         return storage.read_bounded(folder / FILE, LARGEST).decode(errors="replace")
     except FileNotFoundError:
         return ""
-    except InputError:  # not ours to read
+    except InputError:  # too large, or not a file that medray wrote
         return ""
 
 
 class Consoles:
-    """Several consoles as one: the terminal's, and the run's log."""
+    """Several consoles used as one: the terminal and the run's log."""
 
     def __init__(self, *consoles: Console) -> None:
         self._consoles = consoles

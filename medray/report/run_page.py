@@ -1,7 +1,7 @@
-"""The report of a run: one HTML file that opens offline, without a script and without a reference to anywhere.
+"""The report of a run: one HTML file that opens offline, without scripts and without links.
 
-The page allows itself nothing but its own style sheet (by hash, in a Content-Security-Policy), so whatever stands in a
-record cannot become code; every value is escaped besides. Charts are inline SVG (`svg`).
+The page's Content-Security-Policy allows its own style sheet alone (by hash), so text of a record cannot become code.
+Every value is escaped as well. Charts are inline SVG (`svg`).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Record = dict[str, Any]
 
 HEADLINE_METRICS = 3
 _PHASES = ("setup", "data", "first_step", "train", "checkpoint_blocked", "evaluate", "export", "total")
-_PHASE_NAMES = {"first_step": "to the first step", "checkpoint_blocked": "blocked by saving"}
+_PHASE_NAMES = {"first_step": "until first step", "checkpoint_blocked": "blocked by saving"}
 _LOWER_IS_BETTER = ("loss", "perplexity", "ppl", "error", "wer", "cer", "failure", "truncated")
 
 
@@ -43,9 +43,9 @@ def write_report(
 ) -> None:
     """Write the report of one run to `path`, atomically.
 
-    summary: as in summary.json; what is missing is left out. steps, evaluations: the lines of steps.jsonl, evals.jsonl.
-    data_table: (what, value). lengths: by task p50, p90, p99, max in tokens, and truncated, a count of rows.
-    samples: {"prompt", "reference", "prediction"}, or None, which shows no text of any record.
+    summary: as in summary.json; missing keys are not shown. steps, evaluations: the lines of steps.jsonl and evals.jsonl.
+    data_table: (what, value). lengths: for each task p50, p90, p99 and max in tokens, and truncated, a number of rows.
+    samples: dicts with "prompt", "reference" and "prediction"; None shows no text of any record.
     """
     title = str(summary.get("name") or path.parent.name)
     before, after = _before_after(summary, evaluations)
@@ -54,7 +54,7 @@ def write_report(
         _warnings(summary),
         _cards(summary, steps, before, after),
         _section("Loss", _loss_chart(steps, evaluations)),
-        _section("Course of the run", _small_charts(steps)),
+        _section("Training curves", _small_charts(steps)),
         _pair(_section("Evaluation", _evaluation_table(before, after)), _section("Time", _timings(summary))),
         _section("Data", _data(data_table, lengths)),
         _samples(samples),
@@ -100,7 +100,7 @@ def _header(title: str, summary: Record, config_yaml: str) -> str:
 
 
 def _warnings(summary: Record) -> str:
-    """First on the page: a model that is destroyed has a page that looks as good as any other."""
+    """Return the warnings. They are first on the page, because the page of a broken model looks as good as any other."""
     items = "".join(f"<li>{escape(text)}</li>" for _, text in warnings_of(summary))
     if not items:
         return ""
@@ -108,7 +108,7 @@ def _warnings(summary: Record) -> str:
 
 
 def _yaml_value(config_yaml: str, section: str, key: str) -> str:
-    """A plain scalar of a resolved config, which is block YAML of two levels; "" when it is not there."""
+    """Return a plain scalar of a resolved config, which is block YAML with two levels; "" if it is missing."""
     inside = False
     for line in config_yaml.splitlines():
         if line[:1].strip():
@@ -138,7 +138,7 @@ def _cards(summary: Record, steps: list[Record], before: Record, after: Record) 
     ]
     if summary.get("tokens_per_second"):
         tokens = f"{number(summary['tokens'])} tokens" if summary.get("tokens") else ""
-        cards.append(_plain_card("tokens a second", f"{summary['tokens_per_second']:,.0f}", tokens))
+        cards.append(_plain_card("tokens per second", f"{summary['tokens_per_second']:,.0f}", tokens))
     seconds = summary.get("seconds") or {}
     if seconds.get("total"):
         start = f"first step after {duration(seconds['first_step'])}" if seconds.get("first_step") else ""
@@ -165,14 +165,14 @@ def _brief(value: object) -> str:
 
 
 def _loss_series(steps: list[Record], evaluations: list[Record]) -> list[Series]:
-    """The loss and the loss of each task, as trained; and where an evaluation measured the same, its points.
+    """Return the training loss, the loss of each task, and points for the same losses in evaluations.
 
-    Keys of a rationale are one curve, that of their term: a record has `loss/rationale` beside `loss/rationale/Age`.
+    The keys of a rationale share one curve: a record has `loss/rationale` as well as `loss/rationale/Age`.
     """
     terms = {key for record in steps for key in record if key.startswith("loss/")}
     names = ["loss", *sorted(key for key in terms if not key.startswith("loss/rationale/"))]
     if len(names) == 2:
-        names = names[:1]  # one task: its loss is the loss
+        names = names[:1]  # with one task, its loss is the total loss
     series = []
     for colour, name in enumerate(names):
         label = (
@@ -199,7 +199,7 @@ def _loss_chart(steps: list[Record], evaluations: list[Record]) -> str:
 
 
 def _legend(series: Sequence[Series]) -> str:
-    """A line for each task, and one mark for all validation points, which have the colour of their task."""
+    """Return a legend: a line for each task, and one mark for validation points, which have the colour of their task."""
     marks = [
         (f'<line class="line s{one.colour}" x1="1" x2="21" y1="5" y2="5"/>', one.name)
         for one in series
@@ -222,7 +222,7 @@ def _small_charts(steps: list[Record]) -> str:
     ]
     columns = [
         ("Learning rate", Series("learning rate", _column(steps, "lr"), 2, smooth=False)),
-        ("Tokens a second", Series("tokens a second", rate, 0)),
+        ("Tokens per second", Series("tokens per second", rate, 0)),
         ("Gradient norm", Series("gradient norm", _column(steps, "grad_norm"), 3)),
     ]
     charts = [
@@ -242,7 +242,7 @@ def _is_number(value: object) -> bool:
 
 
 def _before_after(summary: Record, evaluations: list[Record]) -> tuple[Record, Record]:
-    """Metrics before and after training, from the summary or else from the first (step 0) and last evaluation."""
+    """Return metrics before and after training: from the summary, or else from the first (step 0) and last evaluation."""
     found = summary.get("eval") or {}
     if isinstance(found.get("before"), dict) or isinstance(found.get("after"), dict):
         before, after = found.get("before") or {}, found.get("after") or {}
@@ -293,7 +293,8 @@ def _timings(summary: Record) -> str:
     ]
     chart = bars(rows, width=480)
     return (
-        chart + '<p class="hint">Spans overlap: tokenizing runs beside training, saving inside it.</p>'
+        chart
+        + '<p class="hint">Phases overlap: tokenizing runs in parallel with training, and training includes saving.</p>'
         if chart
         else ""
     )
@@ -312,7 +313,7 @@ def _data(data_table: list[tuple[str, str]], lengths: dict[str, dict[str, float]
         picture = spread(row.get("p50", 0), row.get("p90", 0), row.get("p99", 0), most)
         rows.append(f'<tr>{"".join(cells)}<td class="n">{picture}</td></tr>')
     measured = f'<div class="scroll lengths"><table><tr>{head}</tr>{"".join(rows)}</table></div>'
-    hint = '<p class="hint">Bars: dark to p50, pale to p90, a mark at p99, against the longest. Truncated: rows cut to fit.</p>'
+    hint = '<p class="hint">Bars: dark up to p50, pale up to p90, a mark at p99; the full width is the longest. Truncated: rows cut to fit.</p>'
     return f"{table}{measured}{hint}"
 
 
@@ -327,7 +328,7 @@ def _samples(samples: list[Record] | None) -> str:
             for key in ("reference", "prediction")
         ]
         parts.append(f'<div class="sample">{"".join(said)}</div></div>')
-    return f'<section class="long"><h2>Predictions beside references</h2>{"".join(parts)}</section>'
+    return f'<section class="long"><h2>Predictions and references</h2>{"".join(parts)}</section>'
 
 
 def _run_table(summary: Record) -> str:

@@ -1,7 +1,7 @@
 """Small charts as inline SVG: lines with axes, and horizontal bars.
 
-Colours are classes (`s0` … `s7`) that the page's style sheet fills, so one drawing serves light, dark and print. Hovering
-shows a mark's numbers through SVG's own <title>: no script. There is no `xmlns`, which HTML does not need.
+Colours are classes (`s0` … `s7`) that the page's style sheet defines, so one drawing serves light mode, dark mode and print.
+Hovering shows a mark's numbers through SVG's own <title>, without a script. `xmlns` is omitted: HTML does not need it.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from html import escape
 from itertools import pairwise
 
 SERIES_COLOURS = 8
-MOST_POINTS = 400  # a line with more is drawn as means of equal runs of points
-SMOOTH_FROM = 60  # points, from which a running mean is drawn over the pale raw line
+MOST_POINTS = 400  # a line with more points is drawn as means of equal groups of points
+SMOOTH_FROM = 60  # from this many points, a running mean is drawn over the pale raw line
 
 Point = tuple[float, float]
 
 
 @dataclass(frozen=True)
 class Series:
-    """Points in the order of x, drawn as a line, or as circles with `marks`."""
+    """Points in order of x, drawn as a line, or as circles if `marks` is true."""
 
     name: str
     points: Sequence[Point]
@@ -32,7 +32,7 @@ class Series:
 
 @dataclass(frozen=True)
 class _Frame:
-    """Maps data to the drawing's pixels."""
+    """The mapping from data to the drawing's pixels."""
 
     left: float
     right: float
@@ -49,7 +49,7 @@ class _Frame:
 
 
 def ticks(low: float, high: float, count: int) -> list[float]:
-    """About `count` round numbers (1, 2, 2.5 or 5 times a power of ten apart) that span low to high."""
+    """Return about `count` round numbers that span low to high, with steps of 1, 2, 2.5 or 5 times a power of ten."""
     if high <= low:
         pad = abs(low) * 0.1 or 1.0
         low, high = low - pad, high + pad
@@ -61,7 +61,7 @@ def ticks(low: float, high: float, count: int) -> list[float]:
 
 
 def short(value: float) -> str:
-    """A tick's label: 12k, 1.5M, 0.25, 3e-05."""
+    """Format a tick's label: 12k, 1.5M, 0.25, 3e-05."""
     if value == 0:
         return "0"
     for unit, factor in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
@@ -73,7 +73,7 @@ def short(value: float) -> str:
 def line_chart(
     series: Sequence[Series], *, width: int, height: int, y_ticks: int = 5, x_ticks: int = 8, label: str = ""
 ) -> str:
-    """An SVG of the series over whole-numbered x (steps); points that are not finite are left out. "" without points."""
+    """Return an SVG of the series over integer x (steps). Points that are not finite are left out; "" without points."""
     drawn = [_finite(one) for one in series]
     drawn = [one for one in drawn if one.points]
     if not drawn:
@@ -99,7 +99,7 @@ def _finite(series: Series) -> Series:
 
 
 def _within_reach(drawn: list[Series]) -> list[float]:
-    """What the y axis must show: everything, but of a long thinned line only what is drawn of it."""
+    """Return the values that the y axis must show: all points as drawn, after thinning."""
     return [y for one in drawn for _, y in (one.points if one.marks else _thin(one.points))]
 
 
@@ -154,7 +154,10 @@ def _thin(points: Sequence[Point]) -> Sequence[Point]:
 
 
 def _running_mean(points: Sequence[Point]) -> list[Point]:
-    """Centred, over a 25th of the line; narrower at the left end, where a loss falls fast, so that it starts where it did."""
+    """Return a centred mean over a 25th of the line.
+
+    It is narrower at the left end, where a loss falls fast, so that the smooth line starts at the first point.
+    """
     reach = max(2, len(points) // 50)
     smooth = []
     for i, (x, _) in enumerate(points):
@@ -165,7 +168,7 @@ def _running_mean(points: Sequence[Point]) -> list[Point]:
 
 
 def bars(rows: Sequence[tuple[str, float, str]], *, width: int) -> str:
-    """Horizontal bars: (name, length, label), drawn against the longest."""
+    """Return horizontal bars for (name, length, label), scaled to the longest."""
     most = max((value for _, value, _ in rows), default=0.0)
     if most <= 0:
         return ""
@@ -188,7 +191,7 @@ def bars(rows: Sequence[tuple[str, float, str]], *, width: int) -> str:
 
 
 def spread(low: float, middle: float, high: float, most: float, *, width: int = 180) -> str:
-    """One row of a distribution against `most`: a thin line to the maximum, bars to p90 and p50, a mark at p99.
+    """Return one row of a distribution, scaled to `most`: a thin line to the maximum, bars to p90 and p50, a mark at p99.
 
     low, middle, high: p50, p90, p99 in the same unit as most.
     """

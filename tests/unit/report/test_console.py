@@ -1,4 +1,4 @@
-"""Lines for a file and for a terminal, with a clock that the test moves."""
+"""The console writes lines for a file and for a terminal. The tests set the clock."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def step(number: int, **more: Any) -> dict[str, Any]:
     return {"kind": "step", "index": number, "step": number, **losses, "tokens": 500, "seconds": 0.5, **more}
 
 
-def test_a_file_gets_the_first_step_the_last_and_one_in_five_seconds() -> None:
+def test_a_file_gets_the_first_and_last_step_and_one_every_five_seconds() -> None:
     screen, stream, clock = console()
     screen.phase("training")
     for n in range(1, 101):
@@ -53,7 +53,7 @@ def test_a_file_gets_the_first_step_the_last_and_one_in_five_seconds() -> None:
     assert "left" not in shown[-1]
 
 
-def test_the_newest_step_stands_before_the_next_phase() -> None:
+def test_the_newest_step_is_written_before_the_next_phase() -> None:
     screen, stream, clock = console()
     screen.phase("training")
     for n in (1, 2, 3):
@@ -116,7 +116,7 @@ def test_a_terminal_rewrites_one_line() -> None:
     assert stream.getvalue().count("\r") == 3
     assert "\n" not in stream.getvalue()
     screen.phase("export")
-    assert "3/3" in stream.getvalue().split("\n")[0].rsplit("\r", 1)[1], "the last step stands"
+    assert "3/3" in stream.getvalue().split("\n")[0].rsplit("\r", 1)[1], "the last step stays on the screen"
 
 
 def test_table_aligns_numbers_to_the_right() -> None:

@@ -1,4 +1,4 @@
-"""Page and terminal show an inspection's numbers, the page without script or address, the terminal within 100 columns."""
+"""Page and terminal show an inspection's numbers: the page without scripts or links, the terminal in 100 columns."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ SAMPLE = {
 
 
 class Page(HTMLParser):
-    """Tags with their attributes, the text, that of <b>, and that every tag is closed in its place."""
+    """A parsed page: tags with their attributes, the text, and the text in <b>. Tags must be closed in order."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -126,7 +126,7 @@ def terminal(look: Look, *, samples: Any = (SAMPLE,), names: Any = NAMES, **chan
     return inspection_text("my run", FACTS | changes, names=names, samples=samples, look=look)
 
 
-def test_the_page_has_no_script_and_no_address() -> None:
+def test_the_page_has_no_scripts_and_no_links() -> None:
     html = page()
     found = Page(html)
     assert {tag for tag, _ in found.tags}.isdisjoint({"script", "link", "img", "iframe", "form", "a", "base"})
@@ -141,7 +141,7 @@ def test_the_page_has_no_script_and_no_address() -> None:
     assert "url(" not in html
 
 
-def test_the_page_allows_itself_its_style_alone() -> None:
+def test_the_policy_allows_the_pages_own_style_alone() -> None:
     html = page()
     style = html.split("<style>")[1].split("</style>")[0]
     assert ".tokens b" in style
@@ -166,7 +166,7 @@ def test_text_of_records_is_shown_as_text_and_only_where_it_is_given() -> None:
     assert "<script>alert(1)</script>" in found.text
     assert "<b>malignant</b>" in found.text
     assert "row-<5>" in found.text
-    assert found.bold == "  knee\ufffd pain</s>told"  # what carries loss, and nothing else
+    assert found.bold == "  knee\ufffd pain</s>told"  # only tokens with loss
     bare = Page(inspection_page("my run", FACTS, names={}, samples=[]))
     assert not [word for word in ("malignant", "benign", "knee", "Samples") if word in bare.text]
     assert "class 1" in bare.text
@@ -175,12 +175,12 @@ def test_text_of_records_is_shown_as_text_and_only_where_it_is_given() -> None:
 @pytest.mark.parametrize(
     ("verdict", "pill"), [("problem", "problems"), ("note", "worth a look"), ("ok", "all well")]
 )
-def test_the_worst_verdict_stands_on_top(verdict: str, pill: str) -> None:
+def test_the_worst_verdict_is_on_top(verdict: str, pill: str) -> None:
     checks = [{"name": "a", "verdict": "ok", "said": "b"}, {"name": "c", "verdict": verdict, "said": "d"}]
     assert f">{pill}</span>" in page(checks=checks)
 
 
-def test_parts_that_are_not_there_are_left_out() -> None:
+def test_missing_parts_are_left_out() -> None:
     few = {
         "near_duplicates": None,
         "rationales": [],
@@ -205,7 +205,7 @@ def test_the_terminal_shows_the_numbers_in_its_columns(look: Look) -> None:
         assert shown in text, shown
 
 
-def test_without_colours_marks_stand_around_what_carries_loss() -> None:
+def test_without_colours_tokens_with_loss_are_between_marks() -> None:
     text = terminal(Look())
     assert "\x1b" not in text
     assert "⟦  knee\ufffd pain</s>⟧" in text
@@ -244,7 +244,7 @@ def test_without_text_the_terminal_shows_none() -> None:
     assert "class 2" in text
 
 
-def test_rows_that_were_not_compared_are_no_secret() -> None:
+def test_a_comparison_of_only_the_first_rows_is_stated() -> None:
     near = FACTS["near_duplicates"] | {"compared": {"train": 900, "validation": 100}}
     for text in (Page(page(near_duplicates=near)).text, terminal(Look(), near_duplicates=near)):
         assert "4 of the first 900 rows" in text

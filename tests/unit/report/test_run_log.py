@@ -1,4 +1,4 @@
-"""console.log of a run folder: whole lines, never of a start that is refused, in a folder and in a bucket."""
+"""console.log holds whole lines, in a folder and in a bucket, and none of a start that was refused."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from medray.report.console import Console
 from medray.report.run_log import Consoles, RunLog
 
 
-def test_lines_are_kept_until_the_run_is_ours_and_has_a_config(tmp_path: Path) -> None:
+def test_lines_are_buffered_until_the_run_folder_is_claimed_and_has_a_config(tmp_path: Path) -> None:
     log, file = RunLog(tmp_path), tmp_path / "console.log"
     both = Consoles(Console(log, interactive=False), Console(log, interactive=False))
     both.phase("start", "one")
@@ -34,7 +34,7 @@ def test_lines_are_kept_until_the_run_is_ours_and_has_a_config(tmp_path: Path) -
     assert len(file.read_text().splitlines()) == 7
 
 
-def test_a_log_that_grows_large_begins_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_log_that_grows_large_is_rotated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run_log, "LARGEST", 100)
     (tmp_path / "config.yaml").touch()
     log = RunLog(tmp_path)
@@ -45,7 +45,7 @@ def test_a_log_that_grows_large_begins_anew(tmp_path: Path, monkeypatch: pytest.
     assert [line[0] for line in (tmp_path / "console.log").read_text().splitlines()] == ["3", "4", "5"]
 
 
-def test_what_cannot_be_written_stops_nothing(tmp_path: Path) -> None:
+def test_a_log_that_cannot_be_written_does_not_stop_the_run(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").touch()
     (tmp_path / "elsewhere").write_text("mine\n")
     (tmp_path / "console.log").symlink_to(tmp_path / "elsewhere")
@@ -55,7 +55,7 @@ def test_what_cannot_be_written_stops_nothing(tmp_path: Path) -> None:
     assert (tmp_path / "elsewhere").read_text() == "mine\n", "no link is followed"
 
 
-def test_in_a_bucket_the_newest_part_is_put_and_earlier_starts_stay(tmp_path: Path) -> None:
+def test_in_a_bucket_the_newest_part_is_uploaded_and_lines_of_earlier_starts_stay(tmp_path: Path) -> None:
     with s3_server(tmp_path, "bucket"):
         folder = storage.at("s3://bucket/runs/a")
         storage.write(folder / "config.yaml", "x")

@@ -1,4 +1,4 @@
-"""The report is one self-contained file, shows the numbers it was given, and no text that it was not given."""
+"""The report is one self-contained file that shows the numbers and the texts that it was given, and no others."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SAMPLE = {
 
 
 class Page(HTMLParser):
-    """Tags with their attributes, the text, and that every tag is closed in its place."""
+    """A parsed page: tags with their attributes, and the text. Tags must be closed in order."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -76,7 +76,7 @@ def written(tmp_path: Path, **changes: Any) -> str:
 
 
 @pytest.mark.parametrize("samples", [None, [SAMPLE]])
-def test_one_file_without_script_or_reference_to_anywhere(tmp_path: Path, samples: list[Any] | None) -> None:
+def test_the_page_is_one_file_without_scripts_or_links(tmp_path: Path, samples: list[Any] | None) -> None:
     html = written(tmp_path, samples=samples)
     page = Page(html)
     assert page.open == []
@@ -87,7 +87,7 @@ def test_one_file_without_script_or_reference_to_anywhere(tmp_path: Path, sample
         assert not [name for name in attributes if name.startswith("on")], tag
 
 
-def test_its_policy_allows_its_own_style_and_nothing_else(tmp_path: Path) -> None:
+def test_the_policy_allows_the_pages_own_style_alone(tmp_path: Path) -> None:
     html = written(tmp_path)
     style = html.split("<style>")[1].split("</style>")[0]
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
@@ -105,7 +105,7 @@ def test_text_of_samples_is_escaped(tmp_path: Path) -> None:
     assert all(value in text for value in SAMPLE.values())
 
 
-def test_keys_of_a_rationale_are_one_curve() -> None:
+def test_keys_of_a_rationale_share_one_curve() -> None:
     keys = {f"loss/rationale/{name}": 2.0 for name in ("Age", "Sex")}
     steps = [{"step": 1, "loss": 1.0, "loss/label": 1.0, "loss/rationale": 2.0, **keys}]
     assert [series.name for series in _loss_series(steps, [])] == ["all tasks", "label", "rationale"]
@@ -133,9 +133,9 @@ def test_every_other_value_is_escaped_too(tmp_path: Path) -> None:
     assert Page(html).open == []
 
 
-def test_no_samples_without_leave(tmp_path: Path) -> None:
-    assert "Predictions beside references" not in written(tmp_path, samples=None)
-    assert "Predictions beside references" in written(tmp_path, samples=[SAMPLE])
+def test_samples_are_shown_only_if_given(tmp_path: Path) -> None:
+    assert "Predictions and references" not in written(tmp_path, samples=None)
+    assert "Predictions and references" in written(tmp_path, samples=[SAMPLE])
 
 
 def test_it_shows_the_numbers(tmp_path: Path) -> None:
@@ -151,7 +151,7 @@ def test_it_shows_the_numbers(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "summary", [{}, {"status": "failed", "eval": None, "seconds": None}, {"eval": {"rougeL": 0.3}}]
 )
-def test_what_is_missing_is_left_out(tmp_path: Path, summary: dict[str, Any]) -> None:
+def test_missing_values_are_left_out(tmp_path: Path, summary: dict[str, Any]) -> None:
     html = written(
         tmp_path, summary=summary, config_yaml="", steps=[], evaluations=[], data_table=[], lengths={}
     )
@@ -192,7 +192,7 @@ def test_ticks_are_round_and_span_the_data() -> None:
     assert ticks(1e-6, 3e-4, 3) == pytest.approx([0, 1e-4, 2e-4, 3e-4])
 
 
-def test_warnings_stand_first_and_change_the_status(tmp_path: Path) -> None:
+def test_warnings_come_first_and_change_the_status(tmp_path: Path) -> None:
     found = SUMMARY | {"warnings": [{"name": "zero_gradients", "text": "the gradient is <exactly> 0"}]}
     text = Page(written(tmp_path, summary=found)).text
     order = ("done, with 1 warning", "the gradient is <exactly> 0", "training loss")
