@@ -1,10 +1,10 @@
-# The image of `launch.k8s.image`: Ray, medray and what it needs, in the versions that medray is tested with.
+# The image for `launch.k8s.image`: Ray, medray and its dependencies, in the versions that medray is tested with.
 #
 #   docker build -t registry.example.org/medray:0.1.0 .
 #   docker build --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cpu -t registry.example.org/medray:0.1.0-cpu .
 #
-# torch from PyPI brings its own CUDA; the node brings the driver and NVIDIA's container toolkit. bash and python are what
-# KubeRay starts its commands with. There is no compiler: train.offload computes with torch's Adam on the CPU then.
+# torch from PyPI includes CUDA; the node must have the driver and NVIDIA's container toolkit. KubeRay starts its commands
+# with bash and python. The image has no compiler, so train.offload uses torch's Adam on the CPU.
 ARG PYTHON=3.11.14-slim-bookworm
 
 FROM python:${PYTHON} AS build
@@ -19,14 +19,14 @@ COPY medray medray
 COPY configs configs
 COPY slurm slurm
 COPY k8s k8s
-# The lock decides every version; of torch that one which is installed.
+# The lock decides every version, except that of torch: keep the one that is installed.
 RUN grep -v '^torch==' requirements/lock.txt > constraints.txt \
     && /opt/medray/bin/python -c 'from importlib.metadata import version; print("torch==" + version("torch"))' >> constraints.txt \
     && /opt/medray/bin/pip wheel --no-cache-dir --no-deps --build-constraint requirements/lock.txt --wheel-dir dist . \
     && /opt/medray/bin/pip install --no-cache-dir --constraint constraints.txt --build-constraint requirements/lock.txt dist/*.whl
 
 FROM python:${PYTHON}
-# uid 1000 is what the pods of k8s/ run as.
+# The pods of k8s/ run as uid 1000.
 RUN groupadd --gid 1000 medray && useradd --uid 1000 --gid 1000 --create-home medray
 COPY --from=build /opt/medray /opt/medray
 ENV PATH=/opt/medray/bin:$PATH \
