@@ -216,13 +216,18 @@ class DataConfig(Section):
         None, "Rows of alike length in one batch; default: for encoder-decoders."
     )
 
-    @field_validator("train", "validation", mode="before")
+    @field_validator(
+        "train",
+        "validation",
+        mode="before",
+        json_schema_input_type=str | SourceConfig | list[str | SourceConfig] | None,
+    )
     @classmethod
     def _one_or_many(cls, value: object) -> object:
         """One source, a list of sources, or null for none."""
         return () if value is None else (value,) if isinstance(value, str | dict) else value
 
-    @field_validator("decontaminate", mode="before")
+    @field_validator("decontaminate", mode="before", json_schema_input_type=str | list[str] | None)
     @classmethod
     def _one_file_or_many(cls, value: object) -> object:
         return () if value is None else (value,) if isinstance(value, str) else value

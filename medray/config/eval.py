@@ -15,6 +15,8 @@ NUMBERS = {
 
 
 class GenerationConfig(Section):
+    """How text is generated for the metrics."""
+
     rows: int = key(
         64, "Validation rows that are generated for; the loss is over all rows.", ge=0, resumable=True
     )

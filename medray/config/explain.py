@@ -98,7 +98,7 @@ def explain(
     value, kind = _shown(items[0]["input"])
     key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place)[1:]
     if items[0]["type"] == "extra_forbidden":
-        what, fix = "there is no such key", _nearest([part for part in place if isinstance(part, str)])
+        what, fix = "there is no such key", nearest([part for part in place if isinstance(part, str)])
     else:
         what, fix = _sentence(items, kind), _fix(items, key, place, given)
     shown_key = key if len(key) <= 2 * _LONGEST else f"{key[: 2 * _LONGEST]}…"
@@ -230,7 +230,7 @@ def _near_word(value: object, expected: str) -> str | None:
     return next(iter(difflib.get_close_matches(value.lower(), words, n=1, cutoff=0.5)), None)
 
 
-def _nearest(names: list[str]) -> str:
+def nearest(names: list[str]) -> str:
     """The key that was probably meant: what peers call so, of the same name elsewhere, or spelt alike."""
     section, name = names[:-1], names[-1][:_LONGEST].lower().replace("-", "_")
     here = sorted(_fields_at(section))

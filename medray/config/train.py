@@ -45,6 +45,8 @@ class OptimizerGroup(Section):
 
 
 class OptimizerConfig(Section):
+    """The optimizer and its learning rate."""
+
     name: Literal["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit"] = key(
         "adamw",
         "AdamW with decoupled weight decay. 8bit: its moments in 8 bits. paged: they move to host memory where the "
@@ -63,6 +65,8 @@ class OptimizerConfig(Section):
 
 
 class SchedulerConfig(Section):
+    """The course of the learning rate over the steps."""
+
     name: Literal["linear", "cosine", "constant", "constant_with_warmup", "wsd"] = key(
         "linear", "Course of the learning rate after warm-up; wsd: constant, and at the end a decay."
     )

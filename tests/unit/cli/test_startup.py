@@ -99,6 +99,7 @@ def folder(tmp_path: Path) -> Path:
         ),
         (["data", "simulate", "x.jsonl", "--rows", "0"], 2, "must be at least 1"),
         (["ui", "."], 2, "no MLflow run was recorded here"),
+        (["config", "train.max_steps"], 0, "Optimizer steps"),
     ],
 )
 def test_nothing_heavy_is_imported(folder: Path, arguments: list[str], code: int, says: str) -> None:

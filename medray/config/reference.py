@@ -1,0 +1,209 @@
+"""What each key of a config means: the facts behind `medray config`, docs/reference.md and the JSON schema for editors.
+
+Everything is read from the pydantic models of the sections, so that no second list of keys exists.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic.json_schema import GenerateJsonSchema
+
+import medray
+from medray.config import Config
+from medray.config.explain import nearest
+from medray.errors import InputError
+
+PACKAGE = Path(medray.__file__).parent
+_STRING = re.compile(r'"""(?s:.*?)"""|"[^"\n]*"')
+ENTRY = "[]"  # after a key that takes a list of sections: one entry of the list
+
+_SIMPLE = {
+    bool: "true or false",
+    int: "whole number",
+    float: "number",
+    str: "text",
+    NoneType: "null",
+    Any: "any value",
+}
+_SIGNS = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class KeyFacts:
+    """What a user may ask about one key.
+
+    key: dotted name, with `[]` for the entries of a list of sections. section: whether it has keys of its own.
+    default: as JSON; empty where a value is required. resumable: a run may resume after this key has changed.
+    """
+
+    key: str
+    type: str
+    default: str
+    meaning: str
+    resumable: bool
+    section: bool
+    declared_in: str
+
+
+def all_keys(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[KeyFacts]:
+    """Yield the facts of every key, each section before the keys in it."""
+    for name, field in model.model_fields.items():
+        inner, is_list = _section_of(field)
+        key = f"{prefix}{name}"
+        plain = inner is not None and not is_list
+        yield KeyFacts(
+            key=key,
+            type="section" if plain else _type(field),
+            default="" if plain else _default(field),
+            meaning=_meaning(field, inner),
+            resumable=_resumable(field),
+            section=inner is not None,
+            declared_in=Path(inspect.getfile(model)).relative_to(PACKAGE.parent).as_posix(),
+        )
+        if inner is not None:
+            yield from all_keys(inner, f"{key}{ENTRY if is_list else ''}.")
+
+
+def facts_of(key: str) -> KeyFacts:
+    """Return the facts of the key that a user names, with or without the position of a list entry.
+
+    Raises InputError for a key that does not exist, with the nearest one as the fix.
+    """
+    plain = re.sub(r"\[\d*\]", "", key)
+    for facts in all_keys():
+        if facts.key.replace(ENTRY, "") == plain:
+            return facts
+    raise InputError("there is no such key", key=key[:160], fix=nearest(plain.split(".")))
+
+
+def keys_in(section: KeyFacts) -> list[KeyFacts]:
+    """Return the facts of the keys directly in a section, or in the entries of a list of sections."""
+    start = re.compile(rf"{re.escape(section.key)}({re.escape(ENTRY)})?\.[^.]+")
+    return [facts for facts in all_keys() if start.fullmatch(facts.key)]
+
+
+def files_that_read(facts: KeyFacts) -> list[str]:
+    """Return the source files that use the value of a key, as paths from the folder above the package.
+
+    Found by text, outside strings: an expression that ends in the name of the section and of the key. Where no file has
+    one, files that name the section and use an attribute of the key's name, then any file that uses such an attribute.
+    The file that declares the key counts only where there is no other.
+    """
+    *_, parent, name = ["config", *facts.key.replace(ENTRY, "").split(".")]
+    attribute = rf"\.{name}\b(?!\()"
+    patterns = (
+        rf"\b{parent}{attribute}",
+        rf"\b{parent}\b(?s:.*){attribute}|{attribute}(?s:.*)\b{parent}\b",
+        attribute,
+    )
+    texts = {
+        path.relative_to(PACKAGE.parent).as_posix(): _STRING.sub('""', path.read_text(encoding="utf-8"))
+        for path in sorted(PACKAGE.rglob("*.py"))
+    }
+    declared = texts.pop(facts.declared_in)
+    for pattern in patterns:
+        if found := [path for path, text in texts.items() if re.search(pattern, text)]:
+            return found
+    return [facts.declared_in] if re.search(attribute, declared) else []
+
+
+def schema() -> dict[str, Any]:
+    """Return the JSON schema of a config file, for editors."""
+    tree: dict[str, Any] = Config.model_json_schema(schema_generator=_ForEditors)
+    size = tree["$defs"]["TrainConfig"]["properties"][
+        "global_batch_size"
+    ]  # null takes back the one of a file
+    size["type"] = [size["type"], "null"]
+    return {"$schema": GenerateJsonSchema.schema_dialect, **tree}
+
+
+class _ForEditors(GenerateJsonSchema):
+    """Leaves out titles, which repeat the names, and allows an empty section, as `load` does."""
+
+    def field_title_should_be_set(self, schema: Any) -> bool:
+        return False
+
+    def model_schema(self, schema: Any) -> Any:
+        found = super().model_schema(schema)
+        found.pop("title", None)
+        for field in found.get("properties", {}).values():
+            if "$ref" in field:
+                field["anyOf"] = [{"$ref": field.pop("$ref")}, {"type": "null"}]
+        return found
+
+
+def _section_of(field: FieldInfo) -> tuple[type[BaseModel] | None, bool]:
+    """(the model of the section that a field holds, whether it holds a list of them)."""
+    for annotation in (field.annotation, *get_args(field.annotation)):
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            return annotation, get_origin(field.annotation) is tuple
+    return None, False
+
+
+def _meaning(field: FieldInfo, inner: type[BaseModel] | None) -> str:
+    """The description of a field; of a section its docstring, of a list of sections both."""
+    of_section = " ".join(str(inner.__doc__ or "").split()) if inner else ""
+    return f"{field.description or ''} {of_section}".strip()
+
+
+def _resumable(field: FieldInfo) -> bool:
+    extra = field.json_schema_extra
+    return isinstance(extra, dict) and bool(extra.get("resumable"))
+
+
+def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return ""
+    return json.dumps(field.get_default(call_default_factory=True), ensure_ascii=False)
+
+
+def _type(field: FieldInfo) -> str:
+    return _words(field.annotation, _limits(field.metadata))
+
+
+def _words(annotation: Any, limits: str = "") -> str:
+    """The type in the words of YAML; limits belong to its number."""
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _words(inner[0], _limits(inner[1:]) or limits)
+    if origin in (Union, UnionType):
+        return " or ".join(_words(each, "" if each is NoneType else limits) for each in inner)
+    if origin is Literal:
+        return ", ".join(f"`{word}`" for word in inner)
+    if origin is tuple and len(inner) == 2 and inner[1] is Ellipsis:
+        return f"list of {_plural(inner[0])}"
+    if origin is tuple:
+        return f"[{', '.join(_words(each) for each in inner)}]"
+    if origin is dict:
+        return "keys with values"
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return "section"
+    word = _SIMPLE.get(annotation, str(annotation))
+    return f"{word} {limits}".strip()
+
+
+def _plural(annotation: Any) -> str:
+    word = _words(annotation)
+    return {"text": "texts", "section": "sections"}.get(word, word)
+
+
+def _limits(metadata: Any) -> str:
+    """`≥ 0 and < 1` for the constraints of a field, or of an annotation that has a Field of its own."""
+    found = [
+        f"{sign} {getattr(one, name):,}"
+        for outer in metadata
+        for one in (outer.metadata if isinstance(outer, FieldInfo) else (outer,))
+        for name, sign in _SIGNS.items()
+        if getattr(one, name, None) is not None
+    ]
+    return " and ".join(found)
