@@ -1,6 +1,7 @@
-"""What a user did wrong, said so that they can fix it; and what failed while a run was alive.
+"""The errors that medray raises: wrong input, which the user can fix, and failures while a run was alive.
 
-Messages name files, keys, numbers and the way out. They never hold text of a record: a corpus may be about patients.
+A message names the file, the key, the numbers and the fix. It never contains text of a record: a corpus may be about
+patients.
 """
 
 from __future__ import annotations
@@ -9,25 +10,25 @@ from typing import Any
 
 
 class MedrayError(Exception):
-    """Any failure that medray explains itself; `exit_code` is what the command line returns."""
+    """A failure that medray explains itself; the command line exits with `exit_code`."""
 
     exit_code = 1
 
 
 class RunFailedError(MedrayError):
-    """The input was sound, the run failed."""
+    """The input was valid, but the run failed."""
 
 
 class StoppedError(MedrayError):
-    """The run was told to stop while its workers had nothing new to save. `train` gives it the signal's exit code."""
+    """The run was asked to stop while its workers had nothing new to save. `train` sets the signal's exit code."""
 
 
 class InputError(MedrayError):
     """The input is wrong.
 
-    what: one sentence, with the numbers that clash.
-    file, key, value: where it stands, as far as known.
-    fix: what would work, as an instruction.
+    what: one sentence that says what is wrong, with the conflicting numbers.
+    file, key, value: the origin of the wrong input, as far as known.
+    fix: an instruction that solves the problem.
     """
 
     exit_code = 2
@@ -45,7 +46,7 @@ class InputError(MedrayError):
         super().__init__(what, file, key, value, fix)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Errors travel between processes, and exceptions are pickled by position."""
+        """Pickle the error by position: errors are sent between processes."""
         return _input_error, self.args
 
     def __str__(self) -> str:
@@ -60,7 +61,7 @@ class InputError(MedrayError):
 
 
 def printable(text: str) -> str:
-    """`text` with escapes in place of what a terminal would obey: control characters, changes of direction, newlines."""
+    """Return `text` with escapes for characters that a terminal obeys: control characters, bidirectional marks, newlines."""
     return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
 
 

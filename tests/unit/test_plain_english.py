@@ -18,7 +18,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-ROOMS = ("Dockerfile",)
+ROOMS = (
+    "medray/errors.py",
+    "k8s",
+    "slurm",
+    "Dockerfile",
+    "Makefile",
+)
 # Files whose strings are content: texts of a corpus, prompts, fixtures. Their docstrings and comments are checked.
 CONTENT = ("medray/clinic/", "medray/data/corpora/")
 
@@ -55,9 +61,8 @@ WORDS = {
 BANNED = re.compile(
     r"\b(?:" + "|".join(f"(?P<w{i}>{pattern})" for i, pattern in enumerate(WORDS)) + r")\b", re.I
 )
-USUAL = re.compile(
-    r"`[^`\n]*`|\bin[ -]place\b(?! of)|\bdecimal places?\b", re.I
-)  # code, and the field's terms
+# Code, and terms of the field.
+USUAL = re.compile(r"`[^`\n]*`|\bin[ -]place\b(?! of)|\bdecimal places?\b", re.I)
 
 
 def problems(path: Path | str) -> list[str]:
