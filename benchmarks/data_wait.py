@@ -78,9 +78,9 @@ def after_first_window(config: Any, steps: int) -> int:
 
 def summarized(file: str, *overrides: str) -> dict[str, Any]:
     """What the steps of a finished run say."""
-    from medray.config.load import load
+    from medray.config import read
 
-    config = load(file, overrides)
+    config = read(file, overrides)
     run = Path(config.run.storage) / config.run.name
     steps = [json.loads(line) for line in (run / "steps.jsonl").read_text().splitlines()]
     first = after_first_window(config, len(steps))

@@ -65,9 +65,9 @@ def _question(arguments: argparse.Namespace) -> Question:
     models: tuple[str, ...] = ()
     tracking = address = None
     if arguments.config:
-        from medray.config.load import load
+        from medray.config import read
 
-        config = load(arguments.config, arguments.overrides)
+        config = read(arguments.config, arguments.overrides)
         storage, address = storage or config.run.storage, config.cluster.address
         names = (config.model.name if config.model.init == "pretrained" else None, config.model.adapter)
         models = tuple(name for name in names if name)

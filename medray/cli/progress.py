@@ -9,7 +9,7 @@ import re
 import sys
 
 from medray import storage
-from medray.config.load import load
+from medray.config import read
 from medray.storage import StoragePath
 
 _CHECKPOINT = re.compile(r"step-(\d+)-[0-9a-f]+")
@@ -26,5 +26,5 @@ def newest_step(run: StoragePath) -> int:
 
 
 if __name__ == "__main__":
-    config = load(sys.argv[1])
+    config = read(sys.argv[1])
     print(newest_step(storage.at(config.run.storage) / config.run.name))

@@ -37,10 +37,10 @@ def folder_of_run(arguments: argparse.Namespace, *, planned: bool = False) -> St
             "holds credentials", key="RUN", fix="s3://bucket/prefix/name, with AWS_* in the environment"
         )
     if text.endswith((".yaml", ".yml")) and not storage.is_remote(text):
-        from medray.config.load import load
+        from medray.config import read
         from medray.train.run_folder.previous_run import folder_of
 
-        folder = folder_of(load(text, overrides))
+        folder = folder_of(read(text, overrides))
         if planned:
             storage.check_reachable(folder)
             return folder

@@ -97,9 +97,9 @@ def _run(arguments: argparse.Namespace, config: Config, stop: StopSwitch) -> int
 
 def read_config(file: str, overrides: Sequence[str]) -> Config:
     """The config, after every check that needs neither Ray nor torch."""
-    from medray.config.load import load
+    from medray.config import read
 
-    config = load(file, overrides)
+    config = read(file, overrides)
     check_config(config)
     if not cluster_address(config):  # of one elsewhere the driver asks the same once it knows what it has
         _check_workers(config)

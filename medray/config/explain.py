@@ -11,8 +11,8 @@ from typing import Any, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from medray.config import Config
 from medray.config.former_flags import hint
+from medray.config.schema import Config
 from medray.errors import InputError
 
 COMMAND_LINE = "command line"

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from medray.config import Config
 from medray.config.credentials import refuse_credentials
 from medray.config.data import SourceConfig
 from medray.config.explain import COMMAND_LINE, explain
 from medray.config.model import PACKAGED_MODELS
+from medray.config.schema import Config
 from medray.config.site import check_sections, under
 from medray.config.yaml_text import NotYamlError, parse, write
 from medray.errors import InputError
@@ -23,7 +23,7 @@ LARGEST_FILE = 256 * 1024  # bytes; a recipe has 2,000, and what is larger is a 
 DEEPEST = 64  # levels in a section; train.deepspeed may need five
 
 
-def load(path: str | Path, overrides: Iterable[str] = (), *, site: Path | None = None) -> Config:
+def read(path: str | Path, overrides: Iterable[str] = (), *, site: Path | None = None) -> Config:
     """The config of `path` with `a.b=c` overrides (later wins) and absolute paths.
 
     Relative paths resolve against the folder of the file, never the working directory. site: a file whose values hold
@@ -31,9 +31,9 @@ def load(path: str | Path, overrides: Iterable[str] = (), *, site: Path | None =
     Raises InputError for a file that cannot be read, is not YAML, holds credentials, or does not fit the schema.
     """
     path = Path(path)
-    tree = _read(path)
+    tree = _read_tree(path)
     if site is not None:
-        tree = under(_read_site(site), tree)
+        tree = under(_tree_of_site(site), tree)
     overridden = [_override(tree, override) for override in overrides]
     _check_depth(tree, path)
     refuse_credentials(tree, path, tuple(overridden), COMMAND_LINE)
@@ -46,12 +46,12 @@ def load(path: str | Path, overrides: Iterable[str] = (), *, site: Path | None =
 
 def load_site(file: Path) -> Config:
     """What a site file alone says, with defaults for the rest. Raises InputError."""
-    return Config.model_validate(_read_site(file))
+    return Config.model_validate(_tree_of_site(file))
 
 
-def _read_site(file: Path) -> dict[str, Any]:
+def _tree_of_site(file: Path) -> dict[str, Any]:
     """Checked alone, so that what is wrong in it is not said of the config."""
-    tree = _read(file)
+    tree = _read_tree(file)
     check_sections(tree, file)
     _check_depth(tree, file)
     refuse_credentials(tree, file)
@@ -63,11 +63,24 @@ def _read_site(file: Path) -> dict[str, Any]:
 
 
 def dump(config: Config) -> str:
-    """The resolved config as YAML, from which `load` makes the same config again."""
+    """The resolved config as YAML, from which `read` makes the same config again."""
     return write(config.model_dump(mode="json"))
 
 
-def _read(path: Path) -> dict[str, Any]:
+def overridden(config: Config, values: Mapping[str, Any]) -> Config:
+    """Return a validated copy of `config` with other values, by their dotted keys. See `Config.override`."""
+    tree = config.model_dump(exclude_unset=True)
+    for dotted, value in values.items():
+        refuse_credentials({dotted: value}, None)
+        _put(tree, dotted, value, None)
+    _check_depth(tree, None)
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        raise explain(error, tree, None, ()) from None
+
+
+def _read_tree(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as stream:
             data = stream.read(LARGEST_FILE + 1)
@@ -113,7 +126,7 @@ def _read(path: Path) -> dict[str, Any]:
     return tree
 
 
-def _check_depth(tree: dict[str, Any], path: Path) -> None:
+def _check_depth(tree: dict[str, Any], path: Path | None) -> None:
     """Every library that walks a tree has a depth at which it gives up, each another and each in its own words."""
     for section, value in tree.items():
         level = [value]
@@ -167,20 +180,26 @@ def _override(tree: dict[str, Any], override: str) -> str:
         value = parse(text)
     except NotYamlError:
         value = text
+    _put(tree, name, value, COMMAND_LINE)
+    return name
+
+
+def _put(tree: dict[str, Any], dotted: str, value: Any, file: object) -> None:
+    """Set the value of a dotted key in `tree`. Raises InputError where a key on the way has a value of its own."""
+    *parents, last = dotted.split(".")
     for parent in parents:
         branch = tree.get(parent)
         if branch is not None and not isinstance(branch, dict):
             raise InputError(
                 f"{parent} has a value, so it has no keys",
-                file=COMMAND_LINE,
-                key=name,
-                value=text[:80],
+                file=file,
+                key=dotted,
+                value=str(value)[:80],
                 fix="give the value or the keys",
             )
         tree[parent] = dict(branch or {})  # a copy: an anchor of YAML may have put it elsewhere too
         tree = tree[parent]
     tree[last] = value
-    return name
 
 
 def looks_like_path(name: str) -> bool:

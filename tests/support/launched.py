@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from medray.config.load import load
+from medray.config import read
 from medray.launch.environment import allowed
 from medray.launch.k8s import Launch, render
 
@@ -27,5 +27,5 @@ def config_file(folder: Path) -> Path:
 
 def launched(folder: Path, *overrides: str, environ: Mapping[str, str] | None = None) -> Launch:
     """The launch of the sound config with overrides."""
-    config = load(config_file(folder), overrides)
+    config = read(config_file(folder), overrides)
     return render(config, allowed(config.launch.env, environ or {}), launched_at=1_700_000_000)

@@ -8,9 +8,8 @@ from typing import Any
 
 import tiny
 
-from medray.config import Config
+from medray.config import Config, read
 from medray.config.checks import check
-from medray.config.load import load
 
 ROOT = Path(__file__).parents[2] / "configs"
 
@@ -82,7 +81,7 @@ class Recipe:
     def config(self, folder: Path, *more: str) -> Config:
         """Loaded and checked, with `folder` for the data and the runs."""
         here = (f"data.root={folder}", f"run.storage={folder / 'runs'}")
-        config = load(ROOT / f"{self.file}.yaml", [*self.overrides, *here, *more])
+        config = read(ROOT / f"{self.file}.yaml", [*self.overrides, *here, *more])
         check(config)
         return config
 

@@ -11,9 +11,9 @@ from types import ModuleType
 import pytest
 
 from medray.cli.main import parser
+from medray.config import read
 from medray.config.explain import ALIASES, keys
 from medray.config.former_flags import PLANNED, TABLES, Flag, hint, is_planned, key_of
-from medray.config.load import load
 from medray.errors import InputError
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "from_the_seeds.py"
@@ -94,7 +94,7 @@ def test_values_that_rows_name_are_taken(tmp_path: Path) -> None:
             if ": " in entry and not is_planned(entry):
                 key, _, value = entry.partition(": ")
                 file.write_text("")
-                load(file, [f"{key}={value}"])
+                read(file, [f"{key}={value}"])
 
 
 def _commands(command: argparse.ArgumentParser, words: str) -> Iterator[str]:
@@ -112,7 +112,7 @@ def test_a_flag_written_as_a_key_is_answered_by_what_it_became(name: str, tmp_pa
     file = tmp_path / "run.yaml"
     file.write_text(f"{name}: 1\n")
     with pytest.raises(InputError) as caught:
-        load(file)
+        read(file)
     error = caught.value
     assert (error.file, error.key) == (file, name)
     rows = [flag for flag in FLAGS if name in flag.names]
@@ -143,7 +143,7 @@ def test_a_flag_is_known_in_any_section_and_spelling(tmp_path: Path) -> None:
     ):
         file.write_text(text)
         with pytest.raises(InputError) as caught:
-            load(file)
+            read(file)
         assert caught.value.fix == fix
     assert hint("nothing_of_the_kind") is None
 

@@ -23,11 +23,10 @@ import yaml
 from damaged import FILES, JSONL, ROWS, changed
 from pyarrow import parquet
 
-from medray.config import Config
+from medray.config import Config, dump, read
 from medray.config.checks import check
 from medray.config.data import ColumnsConfig, SourceConfig
 from medray.config.explain import keys
-from medray.config.load import dump, load
 from medray.data.index.row_index import index_range
 from medray.data.index.sources import FileSource
 from medray.errors import InputError
@@ -193,10 +192,10 @@ def test_configs(tmp_path: Path) -> None:
         file.write_bytes(make(rng))
         overrides = _overrides(rng)
         with guarded(seed, outcomes):
-            config = load(file, overrides)
+            config = read(file, overrides)
             outcomes["loaded"] += 1
             file.write_text(dump(config))
-            assert load(file) == config
+            assert read(file) == config
             check(config)
     assert min(outcomes["taken"], outcomes["loaded"], outcomes["refused"]) > CONFIG_INPUTS // 20, outcomes
 

@@ -60,11 +60,11 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _run(arguments: argparse.Namespace, site: Path | None) -> int:
     from medray.cli.train import check_batch, check_config
-    from medray.config.load import load
+    from medray.config import read
 
     if arguments.config is None:
         return int(_module(arguments.place).run_without_config(arguments, site))
-    config: Config = load(arguments.config, arguments.overrides, site=site)
+    config: Config = read(arguments.config, arguments.overrides, site=site)
     if config.cluster.address:
         raise InputError(
             "a launched run gets its cluster from the launcher",
@@ -79,11 +79,12 @@ def _run(arguments: argparse.Namespace, site: Path | None) -> int:
 
 def _of_site(key: str, site: Path, arguments: argparse.Namespace) -> bool:
     """Whether the value of a key is the site file's: it has the key, and neither the config nor an override has."""
-    from medray.config.load import load, load_site
+    from medray.config import read
+    from medray.config.load import load_site
 
     if not load_site(site).gives(key):
         return False
-    return arguments.config is None or not load(arguments.config, arguments.overrides).gives(key)
+    return arguments.config is None or not read(arguments.config, arguments.overrides).gives(key)
 
 
 def _module(place: str) -> Any:

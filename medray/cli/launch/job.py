@@ -108,7 +108,7 @@ def _prepared(
     hosts: frozenset[str] = frozenset(),
 ) -> Submission:
     from medray.cli.train import check_config, check_files
-    from medray.config.load import load
+    from medray.config import read
     from medray.launch.job import is_here, prepare
 
     if is_here(address, hosts):
@@ -123,7 +123,7 @@ def _prepared(
         with_data=arguments.with_data,
         exclude=arguments.exclude or (),
     )
-    check_config(load(submission.package.folder / "config.yaml"))  # as the cluster will read it
+    check_config(read(submission.package.folder / "config.yaml"))  # as the cluster will read it
     return submission
 
 

@@ -6,8 +6,7 @@ import json
 from collections.abc import Callable
 
 from medray import storage
-from medray.config import Config
-from medray.config.load import dump
+from medray.config import Config, dump
 from medray.errors import InputError
 from medray.storage import StoragePath
 from medray.tracking import EVALS_FILE, STEPS_FILE

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from medray import storage
-from medray.config import Config
-from medray.config.load import dump
+from medray.config import Config, dump
 from medray.data.batching.batch_plan import BatchPlan
 from medray.errors import RunFailedError
 from medray.report.run_page import write_report

@@ -19,7 +19,7 @@ import pytest
 
 from medray.cli.cluster import PRIVATE
 from medray.cli.main import main
-from medray.config.load import dump, load
+from medray.config import dump, read
 from medray.tracking import Ledger
 from medray.tracking.mlflow_run import UNSENT_FILE, open_client
 from medray.train import driver
@@ -69,7 +69,7 @@ def done(file: Path) -> Path:
     """The folder of a run of this config that is done."""
     folder = file.parent / "runs" / "mine"
     folder.mkdir(parents=True)
-    (folder / "config.yaml").write_text(dump(load(file)))
+    (folder / "config.yaml").write_text(dump(read(file)))
     (folder / "summary.json").write_text(json.dumps(SUMMARY))
     (folder / "export").mkdir()
     (folder / "export" / "config.json").touch()
@@ -161,7 +161,7 @@ def test_the_next_start_of_a_done_run_sends_what_mlflow_missed(
     away.touch()  # where the folder of MLflow's database would be
     uri = f"sqlite:///{away}/mlflow.db"
     command = ["train", str(file), f"tracking.uri={uri}"]
-    ledger = Ledger(str(done), tracking_spec(load(file, command[2:])))
+    ledger = Ledger(str(done), tracking_spec(read(file, command[2:])))
     ledger.open(resumed_step=0)
     for step in (1, 2, 3):
         ledger.step({"step": step, "loss": 1.0 / step})
@@ -184,10 +184,10 @@ def test_the_next_start_of_a_done_run_sends_what_mlflow_missed(
 
 KILLED = """
 import os, signal, sys, time
-from medray.config.load import load
+from medray.config import read
 from medray.tracking import Ledger
 from medray.train.tracking import tracking_spec
-ledger = Ledger(sys.argv[2], tracking_spec(load(sys.argv[1])))
+ledger = Ledger(sys.argv[2], tracking_spec(read(sys.argv[1])))
 ledger.open(resumed_step=0)
 for step in (1, 2, 3):
     ledger.step({"step": step, "loss": 1.0 / step})
@@ -199,7 +199,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 @pytest.mark.parametrize(
     "start",
-    [lambda file: main(["train", str(file)]), lambda file: driver.run(load(file))],
+    [lambda file: main(["train", str(file)]), lambda file: driver.run(read(file))],
     ids=["cli", "driver"],
 )
 def test_a_driver_that_is_killed_before_mlflow_had_the_end_leaves_it_to_the_next_start(
@@ -237,7 +237,7 @@ def test_a_signal_before_anything_has_begun(file: Path, number: signal.Signals) 
 
 
 def test_what_a_summary_lacks_and_a_shorter_run(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    config = load(str(file), ["train.max_steps=3"])
+    config = read(str(file), ["train.max_steps=3"])
     folder = file.parent / "runs" / "mine"
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(dump(config))
@@ -250,5 +250,5 @@ def test_what_a_summary_lacks_and_a_shorter_run(file: Path, capsys: pytest.Captu
     (folder / "summary.json").write_text(json.dumps(SUMMARY))
     before = (folder / "config.yaml").read_text()
     for steps, done in (("2", True), ("3", True), ("4", False)):
-        assert (finished(load(str(file), [f"train.max_steps={steps}"])) is not None) is done, steps
+        assert (finished(read(str(file), [f"train.max_steps={steps}"])) is not None) is done, steps
     assert (folder / "config.yaml").read_text() == before

@@ -8,10 +8,9 @@ import string
 from pathlib import Path
 from typing import Any
 
-from medray.config import Config
+from medray.config import Config, dump, read
 from medray.config.checks import check
 from medray.config.explain import keys
-from medray.config.load import dump, load
 from medray.errors import InputError
 
 CONFIGS = Path(__file__).parents[3] / "configs"
@@ -127,7 +126,7 @@ def test_nothing_but_a_config_or_an_input_error(tmp_path: Path) -> None:
         file.write_bytes(_text(rng, leaves).encode("utf-8", "replace"))
         overrides = [f"{rng.choice(names)}={rng.choice(_SCALARS)}"] * (rng.random() < 0.3)
         try:
-            config = load(file, overrides)
+            config = read(file, overrides)
             dump(config)
             check(config)
             outcomes["config"] += 1

@@ -8,10 +8,9 @@ from typing import Any
 
 import pytest
 
-from medray.config import Config
+from medray.config import Config, dump, read
 from medray.config.checks import check
 from medray.config.credentials import has_credentials
-from medray.config.load import dump, load
 from medray.config.yaml_text import write
 from medray.errors import InputError
 from medray.tracking.mlflow_names import without_userinfo
@@ -78,7 +77,7 @@ def tree(key: str, value: Any) -> Any:
 
 def refusal(file: Path, *overrides: str) -> str:
     with pytest.raises(InputError) as caught:
-        load(file, overrides)
+        read(file, overrides)
     said = f"{caught.value} {caught.value!r}"
     assert "s3cr3t" not in said
     assert "s3c/r3t" not in said

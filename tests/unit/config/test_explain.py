@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from medray.config import read
 from medray.config.explain import ALIASES, keys
-from medray.config.load import load
 from medray.errors import InputError
 
 
@@ -16,7 +16,7 @@ def refused(folder: Path, text: str, *overrides: str) -> InputError:
     file = folder / "run.yaml"
     file.write_text(text)
     with pytest.raises(InputError) as caught:
-        load(file, overrides)
+        read(file, overrides)
     assert "\n" not in caught.value.what
     return caught.value
 
@@ -198,7 +198,7 @@ def test_text_with_a_colon_on_the_command_line_is_told_about_quotes(tmp_path: Pa
     error = refused(tmp_path, "", "data.prompts.label=Note: write")
     assert error.fix == "put it in quotes: data.prompts.label='\"…\"'"
     assert (
-        load(tmp_path / "run.yaml", ['data.prompts.label="Note: write"']).data.prompts.label == "Note: write"
+        read(tmp_path / "run.yaml", ['data.prompts.label="Note: write"']).data.prompts.label == "Note: write"
     )
 
 
@@ -233,7 +233,7 @@ def test_a_run_name_that_is_no_plain_name_of_a_folder(tmp_path: Path, name: str,
     assert error.fix == f"run.name: {plain}"
     assert str(error).replace("\n  Fix: ", "").isprintable()
     assert len(str(error)) < 500
-    assert load(tmp_path / "run.yaml", [f"run.name={plain}"]).run.name == plain
+    assert read(tmp_path / "run.yaml", [f"run.name={plain}"]).run.name == plain
 
 
 @pytest.mark.parametrize(
@@ -244,7 +244,7 @@ def test_a_run_name_under_which_files_of_all_runs_lie(tmp_path: Path, name: str)
     assert error.key == "run.name"
     assert error.what == "medray keeps files of all runs under this name"
     assert error.fix == f"run.name: {name}-run"
-    assert load(tmp_path / "run.yaml", [f"run.name={name}-run"]).run.name == f"{name}-run"
+    assert read(tmp_path / "run.yaml", [f"run.name={name}-run"]).run.name == f"{name}-run"
 
 
 def test_no_key_value_or_file_name_reaches_the_terminal_as_it_is(tmp_path: Path) -> None:
@@ -252,6 +252,6 @@ def test_no_key_value_or_file_name_reaches_the_terminal_as_it_is(tmp_path: Path)
         message = str(refused(tmp_path, text))
         assert message.replace("\n  Fix: ", "").isprintable()
     with pytest.raises(InputError) as caught:
-        load(tmp_path / "\x1b[31m.yaml")
+        read(tmp_path / "\x1b[31m.yaml")
     assert "\\x1b[31m.yaml" in str(caught.value)
     assert "\x1b" not in str(caught.value)

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from medray.config import Config
-from medray.config.load import LARGEST_FILE, dump, load
+from medray.config import Config, dump, read
+from medray.config.load import LARGEST_FILE
 from medray.errors import InputError
 
 CONFIGS = Path(__file__).parents[3] / "configs"
@@ -25,7 +25,7 @@ def write(folder: Path, text: str | bytes) -> Path:
 
 def refused(folder: Path, text: str | bytes, *overrides: str) -> InputError:
     with pytest.raises(InputError) as caught:
-        load(write(folder, text), overrides)
+        read(write(folder, text), overrides)
     assert "\n" not in caught.value.what
     return caught.value
 
@@ -37,15 +37,15 @@ def refused(folder: Path, text: str | bytes, *overrides: str) -> InputError:
     "text", ["", "# nothing\n", "data:\ntrain:\n", "---\n", "{}", "\ufeff# a byte order mark\n"]
 )
 def test_an_empty_file_and_empty_sections_are_the_defaults(tmp_path: Path, text: str) -> None:
-    config = load(write(tmp_path, text))
+    config = read(write(tmp_path, text))
     assert config.train == Config().train
     assert config.run.storage == str(tmp_path / "runs")
 
 
 @pytest.mark.parametrize("file", sorted(CONFIGS.glob("*.yaml")), ids=lambda file: file.stem)
 def test_every_recipe_loads_and_survives_its_dump(tmp_path: Path, file: Path) -> None:
-    config = load(file)
-    again = load(write(tmp_path, dump(config)))
+    config = read(file)
+    again = read(write(tmp_path, dump(config)))
     assert again == config
     assert dump(again) == dump(
         config
@@ -62,10 +62,10 @@ def test_a_dump_means_the_same_to_us_and_to_any_yaml_reader(tmp_path: Path) -> N
         "f": "Größe: 3 µg\n# x",
         "g": "",
     }
-    config = load(write(tmp_path, json.dumps({"tracking": {"tags": tags}})))
+    config = read(write(tmp_path, json.dumps({"tracking": {"tags": tags}})))
     assert config.tracking.tags == tags
     text = dump(config)
-    assert load(write(tmp_path, text)) == config
+    assert read(write(tmp_path, text)) == config
     plain = yaml.safe_load(text)
     assert plain["train"]["optimizer"]["lr"] == 5e-5
     assert plain["tracking"]["tags"]["b"] == "2024-01-01"
@@ -80,21 +80,21 @@ def test_relative_paths_begin_at_the_config_and_never_at_the_working_directory(
     monkeypatch.chdir(elsewhere)
     monkeypatch.setenv("HOME", str(tmp_path))
     text = "run: {storage: ../runs}\nmodel: {name: model}\ndata: {train: a.jsonl, validation: [b.jsonl, ~/c.jsonl]}\n"
-    config = load(write(home, text))
+    config = read(write(home, text))
     assert config.run.storage == str(tmp_path / "runs")
     assert config.model.name == str(home / "model")
     assert paths(config.data.train) == [str(home / "a.jsonl")]
     assert paths(config.data.validation) == [str(home / "b.jsonl"), str(tmp_path / "c.jsonl")]
-    moved = load(home / "run.yaml", ["data.root=../elsewhere"]).data
+    moved = read(home / "run.yaml", ["data.root=../elsewhere"]).data
     assert paths(moved.train) == [str(elsewhere / "a.jsonl")]
 
 
 def test_urls_and_names_of_published_sets_are_no_paths(tmp_path: Path) -> None:
     text = "data: {train: [s3://b/a.jsonl, {path: org/set, format: huggingface}], validation: c.jsonl}\n"
-    data = load(write(tmp_path, text)).data
+    data = read(write(tmp_path, text)).data
     assert paths(data.train) == ["s3://b/a.jsonl", "org/set"]
     assert paths(data.validation) == [str(tmp_path / "c.jsonl")]
-    remote = load(tmp_path / "run.yaml", ["data.root=s3://bucket/folder/"]).data
+    remote = read(tmp_path / "run.yaml", ["data.root=s3://bucket/folder/"]).data
     assert paths(remote.validation) == ["s3://bucket/folder/c.jsonl"]
 
 
@@ -105,7 +105,7 @@ def paths(entries: Any) -> list[str]:
 def test_a_link_to_data_keeps_its_name_for_that_tells_the_format(tmp_path: Path) -> None:
     (tmp_path / "blob").write_text("{}\n")
     (tmp_path / "train.jsonl").symlink_to("blob")
-    assert paths(load(write(tmp_path, "data: {train: train.jsonl}")).data.train) == [
+    assert paths(read(write(tmp_path, "data: {train: train.jsonl}")).data.train) == [
         str(tmp_path / "train.jsonl")
     ]
 
@@ -115,7 +115,7 @@ def test_a_link_to_data_keeps_its_name_for_that_tells_the_format(tmp_path: Path)
     [("org/name", False), ("smollm2-135m-instruct", False), ("./m", True), ("../m", True)],
 )
 def test_a_model_name_is_a_folder_where_it_says_so(tmp_path: Path, name: str, absolute: bool) -> None:
-    found = load(write(tmp_path, f"model: {{name: {name}}}")).model.name
+    found = read(write(tmp_path, f"model: {{name: {name}}}")).model.name
     assert found == (str((tmp_path / name).resolve()) if absolute else name)
 
 
@@ -125,7 +125,7 @@ def test_yaml_beyond_version_1_1(tmp_path: Path) -> None:
         "run: {name: 2024-01-01}\n"
         "train: {optimizer: {lr: 1e-3, eps: 1.e-8}, deepspeed: {a: &a {x: 1, y: 2}, b: {<<: *a, x: 3}}}\n"
     )
-    config = load(write(tmp_path, text))
+    config = read(write(tmp_path, text))
     assert config.run.name == "2024-01-01"
     assert (config.train.optimizer.lr, config.train.optimizer.eps) == (1e-3, 1e-8)
     assert config.train.deepspeed == {"a": {"x": 1, "y": 2}, "b": {"x": 3, "y": 2}}
@@ -162,21 +162,21 @@ def test_yaml_beyond_version_1_1(tmp_path: Path) -> None:
 def test_an_override_is_yaml_or_else_text(
     tmp_path: Path, override: str, section: str, key: str, value: object
 ) -> None:
-    config = load(write(tmp_path, "train: {max_steps: 7}" if "max_steps" in override else ""), [override])
+    config = read(write(tmp_path, "train: {max_steps: 7}" if "max_steps" in override else ""), [override])
     assert getattr(getattr(config, section), key) == value
 
 
 def test_data_files_by_override(tmp_path: Path) -> None:
     file = write(tmp_path, "data: {train: x.jsonl}")
     names = [str(tmp_path / name) for name in ("a.jsonl", "b.jsonl")]
-    assert paths(load(file, ["data.train=[a.jsonl,b.jsonl]"]).data.train) == names
-    assert paths(load(file, ["data.train=a.jsonl"]).data.train) == names[:1]
-    assert load(file, ["data.train=null"]).data.train == ()
+    assert paths(read(file, ["data.train=[a.jsonl,b.jsonl]"]).data.train) == names
+    assert paths(read(file, ["data.train=a.jsonl"]).data.train) == names[:1]
+    assert read(file, ["data.train=null"]).data.train == ()
 
 
 def test_the_last_override_wins_and_an_anchor_is_not_changed_with_its_copy(tmp_path: Path) -> None:
     file = write(tmp_path, "train: {deepspeed: {a: &a {x: 1}, b: *a}}")
-    config = load(file, ["train.deepspeed.a.x=2", "train.deepspeed.a.x=3", "train.max_steps=1"])
+    config = read(file, ["train.deepspeed.a.x=2", "train.deepspeed.a.x=3", "train.max_steps=1"])
     assert config.train.deepspeed == {"a": {"x": 3}, "b": {"x": 1}}
     assert config.train.max_steps == 1
 
@@ -281,19 +281,19 @@ def test_a_file_that_is_no_config(tmp_path: Path, text: str | bytes, says: str) 
 def test_a_config_that_is_not_there(tmp_path: Path) -> None:
     file = write(tmp_path, "")
     with pytest.raises(InputError, match="no such config file") as caught:
-        load(tmp_path / "runn.yaml")
+        read(tmp_path / "runn.yaml")
     assert caught.value.fix == f"did you mean {file}?"
     with pytest.raises(InputError, match="there is no folder"):
-        load(tmp_path / "nowhere" / "run.yaml")
+        read(tmp_path / "nowhere" / "run.yaml")
     with pytest.raises(InputError, match="is a folder, not a config file"):
-        load(tmp_path)
+        read(tmp_path)
     with pytest.raises(InputError, match=r"cannot be read \(Not a directory\)"):
-        load(file / "run.yaml")
+        read(file / "run.yaml")
     with pytest.raises(InputError, match="cannot be read"):
-        load(tmp_path / ("x" * 300))
+        read(tmp_path / ("x" * 300))
     (tmp_path / "loop.yaml").symlink_to("loop.yaml")
     with pytest.raises(InputError, match="cannot be read"):
-        load(tmp_path / "loop.yaml")
+        read(tmp_path / "loop.yaml")
 
 
 @pytest.mark.parametrize("key", ["run.storage", "data.root", "model.name"])

@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 
 import medray
-from medray.config.load import load
+from medray.config import read
 from medray.train.export.evaluation import at_exported_step
 from medray.train.tracking import git_commit, tracking_spec
 
@@ -29,7 +29,7 @@ def git(folder: Path, *words: str) -> str:
 
 def test_params_are_plain_values_that_a_search_finds(tmp_path: Path) -> None:
     (tmp_path / "run.yaml").write_text(CONFIG)
-    params = tracking_spec(load(tmp_path / "run.yaml")).params
+    params = tracking_spec(read(tmp_path / "run.yaml")).params
     assert params["model.name"] == "smollm2-135m-instruct"
     assert params["data.prompts.system"] == ""
     assert (params["train.optimizer.lr"], params["eval.at_start"], params["model.preset"]) == (
@@ -44,7 +44,7 @@ def test_params_are_plain_values_that_a_search_finds(tmp_path: Path) -> None:
 def test_tags_name_version_and_commit_and_the_dataset_the_fingerprint(tmp_path: Path) -> None:
     file, folder = tmp_path / "run.yaml", tmp_path / "runs" / "mine"
     file.write_text(CONFIG)
-    config = load(file)
+    config = read(file)
     before = tracking_spec(config, file)
     assert before.tags == {"medray.version": medray.__version__, "site": "a"}  # no checkout, and not begun
     assert before.dataset is None

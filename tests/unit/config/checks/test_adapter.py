@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from medray.config import Config
+from medray.config import Config, dump, read
 from medray.config.checks.adapter import check_adapter
-from medray.config.load import dump, load
 from medray.config.peft import PeftConfig
 from medray.errors import InputError
 
@@ -119,7 +118,7 @@ def test_what_can_be_is_what_it_was_after_writing_and_reading(
     check_adapter(config)
     file = tmp_path / "config.yaml"
     file.write_text(dump(config))
-    again = load(file)
+    again = read(file)
     check_adapter(again)
     assert again.peft == config.peft
 
@@ -173,7 +172,7 @@ def test_an_adapter_to_go_on_from(tmp_path: Path) -> None:
 def test_a_relative_adapter_begins_at_the_config(tmp_path: Path) -> None:
     file = tmp_path / "run.yaml"
     file.write_text("model: {adapter: old/export}")
-    assert load(file).model.adapter == str(tmp_path / "old" / "export")
+    assert read(file).model.adapter == str(tmp_path / "old" / "export")
 
 
 def test_what_people_read() -> None:

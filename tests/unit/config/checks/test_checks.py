@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from medray.config import Config
+from medray.config import Config, dump, read
 from medray.config.checks import check, known_model
-from medray.config.load import dump, load
 from medray.errors import InputError
 
 CLINIC: dict[str, Any] = {"dataset": "clinic"}
@@ -28,7 +27,7 @@ def config(folder: Path, **sections: Any) -> Config:
     } | sections
     file = folder / "run.yaml"
     file.write_text(json.dumps(tree))
-    return load(file)
+    return read(file)
 
 
 def refused(folder: Path, **sections: Any) -> InputError:
@@ -140,8 +139,8 @@ def test_a_batch_is_of_rows_or_of_tokens(tmp_path: Path) -> None:
     assert "train.global_batch_size = 8" in error.what
     rows = config(tmp_path, train={"global_batch_size": 16})
     with pytest.raises(InputError, match=r"train\.global_batch_size = 16"):
-        check(load(tmp_path / "run.yaml", ["train.global_batch_tokens=99"]))
-    tokens = load(tmp_path / "run.yaml", ["train.global_batch_tokens=99", "train.global_batch_size=null"])
+        check(read(tmp_path / "run.yaml", ["train.global_batch_tokens=99"]))
+    tokens = read(tmp_path / "run.yaml", ["train.global_batch_tokens=99", "train.global_batch_size=null"])
     check(tokens)
     assert (tokens.train.global_batch_size, rows.train.global_batch_size) == (8, 16)
 
@@ -150,7 +149,7 @@ def test_what_a_run_writes_of_batches_by_tokens_is_a_config_again(tmp_path: Path
     made = config(tmp_path, train={"global_batch_tokens": 99})
     assert made.model_dump()["train"]["global_batch_size"] is None
     (tmp_path / "again.yaml").write_text(dump(made))
-    again = load(tmp_path / "again.yaml")
+    again = read(tmp_path / "again.yaml")
     check(again)
     assert again == made
     assert dump(again) == dump(made)

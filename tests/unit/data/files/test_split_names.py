@@ -11,10 +11,10 @@ import fsspec
 import pytest
 import tiny
 
-from medray.config.load import load
+from medray.config import read
+from medray.data import readers
 from medray.data.files.split_names import is_data, split_of
 from medray.data.index.sources import sources
-from medray.data.readers import read
 from medray.errors import InputError
 
 ROW = {"input": "q", "label": "a"}
@@ -26,7 +26,7 @@ def names(folder: Path, path: Any, split: str = "train") -> list[str]:
     tiny.write_jsonl(folder / "other.jsonl", [ROW])
     tree = {"data": {"train": train, split: path}}
     (folder / "run.yaml").write_text(json.dumps(tree))
-    return [source.name for source in sources(load(folder / "run.yaml"), split)]
+    return [source.name for source in sources(read(folder / "run.yaml"), split)]
 
 
 def made(folder: Path, *files: str) -> Path:
@@ -199,9 +199,9 @@ def test_a_saved_dict_of_splits_is_not_read_twice(tmp_path: Path) -> None:
 def test_a_saved_split_is_not_taken_for_another(tmp_path: Path) -> None:
     both = datasets.DatasetDict({"test": datasets.Dataset.from_list([ROW], split="test")})
     both["test"].save_to_disk(tmp_path / "saved")
-    assert len(list(read(str(tmp_path / "saved"), "huggingface"))) == 1
+    assert len(list(readers.read(str(tmp_path / "saved"), "huggingface"))) == 1
     with pytest.raises(InputError, match="it is another one"):
-        list(read(str(tmp_path / "saved"), "huggingface", split="dev"))
+        list(readers.read(str(tmp_path / "saved"), "huggingface", split="dev"))
 
 
 def test_published_folders(corpora: Path, tmp_path: Path) -> None:

@@ -15,9 +15,8 @@ import tiny
 import yaml
 
 from medray.cli.data import simulate
-from medray.config import Config
+from medray.config import Config, read
 from medray.config.checks import check
-from medray.config.load import load
 from medray.data.index.row_index import check_columns, index_range, records
 from medray.data.index.sources import ClinicSource, FileSource, Source, check_sources, sources
 from medray.data.records import BadRowError, Distill
@@ -27,7 +26,7 @@ from medray.errors import InputError
 
 def config(folder: Path, **data: Any) -> Config:
     (folder / "run.yaml").write_text(json.dumps({"data": data}))
-    return load(folder / "run.yaml")
+    return read(folder / "run.yaml")
 
 
 def refused(folder: Path, **data: Any) -> InputError:
@@ -135,7 +134,7 @@ def test_what_simulate_writes_is_what_the_first_recipe_reads(tmp_path: Path, nam
         simulate.add_to(parser.add_subparsers())
         arguments = parser.parse_args(words)
         assert arguments.run(arguments) == 0
-    made = load(tmp_path / "run.yaml")
+    made = read(tmp_path / "run.yaml")
     check(made)
     for split in ("train", "validation"):
         (source,) = sources(made, split)
@@ -166,7 +165,7 @@ class TestTeacher:
         (folder / "run.yaml").write_text(
             json.dumps({"data": {"dataset": "esnli", "root": str(folder)}, "method": method})
         )
-        found = [row for source in sources(load(folder / "run.yaml"), split) for *_, row in records(source)]
+        found = [row for source in sources(read(folder / "run.yaml"), split) for *_, row in records(source)]
         assert all(isinstance(row, Distill) for row in found)
         return found  # type: ignore[return-value]
 

@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 import tiny
 
-from medray.config import Config
-from medray.config.load import load
+from medray.config import Config, read
 from medray.config.run import RESERVED
 from medray.data.corpora import published
 from medray.data.corpora.multiclinsum import LANGUAGES
@@ -155,7 +154,7 @@ class TestPrompts:
         tiny.write_jsonl(folder / "a.jsonl", tiny.keyed_rows(1))
         tree = {"data": {"train": str(folder / "a.jsonl")}} | sections
         (folder / "run.yaml").write_text(json.dumps(tree))
-        made = load(folder / "run.yaml")
+        made = read(folder / "run.yaml")
         spec = encode_spec(made, architecture)
         record = next(iter(records(sources(made, "train")[0])))[3]
         assert not isinstance(record, BadRowError)
@@ -178,7 +177,7 @@ class TestPrompts:
         spec = encode_spec(config(tmp_path, prompts={"system": "Be exact."}), "causal")
         assert (spec.system, spec.prompt("label", "es")) == ("Be exact.", PUBLISHED["es"])
         (tmp_path / "run.yaml").write_text(json.dumps({"data": {"dataset": "clinic"}}))
-        assert encode_spec(load(tmp_path / "run.yaml"), "causal").prompts == {
+        assert encode_spec(read(tmp_path / "run.yaml"), "causal").prompts == {
             "label": "Summarize this dialogue"
         }
 
@@ -198,7 +197,7 @@ class TestPrompts:
         self, tree: dict[str, Any], said: str, tmp_path: Path
     ) -> None:
         (tmp_path / "run.yaml").write_text(json.dumps(tree))
-        found = prompts_said(load(tmp_path / "run.yaml"))
+        found = prompts_said(read(tmp_path / "run.yaml"))
         assert said in found
         assert "SECRET" not in found
 

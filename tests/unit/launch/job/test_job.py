@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 
 from medray.cli.main import main
-from medray.config import Config
-from medray.config.load import load
+from medray.config import Config, read
 from medray.errors import InputError
 from medray.launch import job
 from medray.launch.job.follow import exit_code
@@ -37,13 +36,13 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def read(folder: Path, *overrides: str) -> Config:
-    return load(folder / "run.yaml", overrides)
+def config_of(folder: Path, *overrides: str) -> Config:
+    return read(folder / "run.yaml", overrides)
 
 
 def prepare(folder: Path, *overrides: str, address: Address = AWAY, **options: Any) -> job.Submission:
     options.setdefault("environ", {})
-    return job.prepare(read(folder, *overrides), address, folder / "into", **options)
+    return job.prepare(config_of(folder, *overrides), address, folder / "into", **options)
 
 
 def own(**changes: Any) -> Job:
@@ -73,8 +72,8 @@ def test_the_config_and_medray_are_sent_and_nothing_else(folder: Path) -> None:
     assert submission.job_id == "medray-a.run-19700101-000000"
     assert submission.entrypoint == "python -m medray train config.yaml --launched-at 0 --overwrite"
     assert submission.metadata["medray_storage"] == "s3://bucket/runs"
-    there = read(folder)
-    again = load(submission.package.folder / CONFIG_FILE)
+    there = config_of(folder)
+    again = read(submission.package.folder / CONFIG_FILE)
     assert again.data.train == there.data.train
     assert again.run == there.run
 
@@ -123,7 +122,7 @@ def test_a_path_of_this_machine_is_refused(folder: Path, overrides: tuple[str, .
 
 def test_what_the_cluster_sees(folder: Path) -> None:
     """A shared folder; and all of this machine where its nodes are here, which a forwarded port does not say."""
-    config = read(folder, f"launch.job.shared_folders=[{folder}/shared]")
+    config = config_of(folder, f"launch.job.shared_folders=[{folder}/shared]")
     away = job.seen_by(config, AWAY, frozenset())
     assert away(f"{folder}/shared/runs")
     assert away(f"{folder}/shared")
@@ -148,7 +147,7 @@ def test_data_files_keep_their_names_in_the_package(folder: Path) -> None:
         "data/3/rows.jsonl",
     }
     there = submission.package.folder
-    again = load(there / CONFIG_FILE).data
+    again = read(there / CONFIG_FILE).data
     assert [source.path for source in again.train] == [
         f"{there}/data/1",
         f"{there}/data/2/[ab].jsonl",
@@ -236,7 +235,7 @@ def test_the_exit_code_is_the_driver_s(status: str, driver: int | None, code: in
 
 
 def test_a_second_job_of_a_run_is_refused_while_the_first_is_active(folder: Path) -> None:
-    config = read(folder)
+    config = config_of(folder)
     same = {"run": "a.run", "storage": "s3://bucket/runs", "id": "medray-a.run-1"}
     for status in ("PENDING", "RUNNING"):
         with pytest.raises(InputError, match=r"medray-a\.run-1") as caught:
@@ -265,7 +264,7 @@ def test_a_job_is_found_by_its_run() -> None:
 def test_versions_on_which_the_sent_medray_would_not_run(folder: Path) -> None:
     import ray
 
-    config = read(folder)
+    config = config_of(folder)
     assert job.check_versions(config, "", "") is None
     assert "runs on both" in str(
         job.check_versions(config, "3.12.1" if sys.version_info[1] == 11 else "3.11.1", ray.__version__)
@@ -273,7 +272,7 @@ def test_versions_on_which_the_sent_medray_would_not_run(folder: Path) -> None:
     for python, version in (("3.10.2", ray.__version__), ("3.11.2", "2.9.0")):
         with pytest.raises(InputError, match="the cluster has"):
             job.check_versions(config, python, version)
-        job.check_versions(read(folder, "launch.job.send_package=false"), python, version)
+        job.check_versions(config_of(folder, "launch.job.send_package=false"), python, version)
 
 
 def test_a_dry_run_prints_what_would_be_sent_and_asks_nobody(

@@ -15,7 +15,7 @@ from kubernetes_server import RAYJOBS, KubernetesServer
 from launched import config_file, launched
 
 from medray.cli.main import main
-from medray.config.load import load
+from medray.config import read
 from medray.errors import InputError, RunFailedError
 from medray.launch.k8s import Launch, client
 from medray.launch.k8s.client import Cluster, Status, outcome_code
@@ -321,7 +321,7 @@ def test_what_the_namespace_lacks_is_named(
 ) -> None:
     for (resource, name), tree in objects.items():
         server.put(resource, name, tree)
-    config = load(config_file(tmp_path), [f"launch.k8s.{override}"])
+    config = read(config_file(tmp_path), [f"launch.k8s.{override}"])
     with pytest.raises(InputError, match=says) as raised:
         check_needs(Cluster("default"), config.launch.k8s, ())
     assert raised.value.key == f"launch.k8s.{override.partition('=')[0]}"
@@ -331,7 +331,7 @@ def test_what_the_namespace_has_or_hides_is_no_error(server: KubernetesServer, t
     server.put("v1/secrets", "keys", {"data": {"HF_TOKEN": "eA=="}})
     server.put("v1/persistentvolumeclaims", "shared", {"spec": {"accessModes": ["ReadWriteMany"]}})
     overrides = ["launch.k8s.secrets=[keys]", "launch.k8s.volume_claim=shared"]
-    settings = load(config_file(tmp_path), overrides).launch.k8s
+    settings = read(config_file(tmp_path), overrides).launch.k8s
     assert check_needs(Cluster("default"), settings, ["HF_TOKEN"]) == []
     (note,) = check_needs(Cluster("default"), settings, ["HF_TOKEN", "AWS_SECRET_ACCESS_KEY"])
     assert note.startswith("no Secret of launch.k8s.secrets has AWS_SECRET_ACCESS_KEY:")

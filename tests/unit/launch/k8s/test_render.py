@@ -15,7 +15,7 @@ from launched import SOUND, config_file, launched
 
 from medray.cli.main import main
 from medray.cli.train import check_config
-from medray.config.load import load
+from medray.config import read
 from medray.errors import InputError
 from medray.launch import wrappers
 from medray.launch.environment import allowed
@@ -48,13 +48,13 @@ def test_the_text_is_yaml_of_the_manifests(tmp_path: Path) -> None:
 def test_the_config_that_travels_is_the_same_config(tmp_path: Path) -> None:
     launch = launched(tmp_path, "train.max_steps=7", "peft.type=lora")
     (tmp_path / "config.yaml").write_text(launch.manifests[2]["data"]["config.yaml"])
-    sent = load(tmp_path / "config.yaml")
+    sent = read(tmp_path / "config.yaml")
     check_config(sent)
-    assert sent == load(config_file(tmp_path), ["train.max_steps=7", "peft.type=lora"])
+    assert sent == read(config_file(tmp_path), ["train.max_steps=7", "peft.type=lora"])
 
 
 def test_the_same_launch_later_is_the_same_job(tmp_path: Path) -> None:
-    config = load(config_file(tmp_path))
+    config = read(config_file(tmp_path))
     nothing = allowed((), {})
     now, later = (
         render(config, nothing, launched_at=seconds).job for seconds in (1_700_000_000, 1_800_000_000)
@@ -208,7 +208,7 @@ def test_a_config_that_a_pod_would_not_read_is_refused(tmp_path: Path) -> None:
     rest = SOUND.replace("dataset: clinic", "root: ROOT, columns: {input: a, label: b}, train: [FILES]")
     for root, refused in (("s3://b", False), ("s3://bucket/" + 240 * "a", True)):
         (tmp_path / "run.yaml").write_text(rest.replace("ROOT", root).replace("FILES", names))
-        config = load(tmp_path / "run.yaml")
+        config = read(tmp_path / "run.yaml")
         if refused:
             with pytest.raises(InputError, match="the pod reads at most 262,144") as raised:
                 render(config, allowed((), {}))
@@ -321,7 +321,7 @@ def test_kubectl_builds_the_folder_as_it_is() -> None:
 def test_the_config_in_the_base_is_a_config(tmp_path: Path) -> None:
     config_map = kustomize.build(FOLDER, ())[2]
     (tmp_path / "config.yaml").write_text(config_map["data"]["config.yaml"])
-    check_config(load(tmp_path / "config.yaml"))
+    check_config(read(tmp_path / "config.yaml"))
 
 
 def test_an_edited_wrapper_is_refused_with_its_name(tmp_path: Path) -> None:
@@ -341,4 +341,4 @@ def test_an_edited_wrapper_is_refused_with_its_name(tmp_path: Path) -> None:
 
 
 def test_sound_is_what_the_tests_take_it_for(tmp_path: Path) -> None:
-    assert load(config_file(tmp_path)).run.storage in SOUND
+    assert read(config_file(tmp_path)).run.storage in SOUND

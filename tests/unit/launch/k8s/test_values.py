@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from launched import config_file
 
-from medray.config.load import load
+from medray.config import read
 from medray.errors import InputError
 
 
@@ -26,7 +26,7 @@ from medray.errors import InputError
 def test_values_that_no_cluster_takes_are_refused(key: str, values: list[str], tmp_path: Path) -> None:
     for value in values:
         with pytest.raises(InputError) as raised:
-            load(config_file(tmp_path), [f"launch.k8s.{key}={value}"])
+            read(config_file(tmp_path), [f"launch.k8s.{key}={value}"])
         assert str(raised.value.key).startswith(f"launch.k8s.{key}"), value
         assert raised.value.fix, value
 
@@ -43,5 +43,5 @@ def test_values_that_no_cluster_takes_are_refused(key: str, values: list[str], t
 )  # fmt: skip
 def test_values_that_a_cluster_takes_are_taken(key: str, values: list[str], tmp_path: Path) -> None:
     for value in values:
-        config = load(config_file(tmp_path), [f"launch.k8s.{key}={value}"])
+        config = read(config_file(tmp_path), [f"launch.k8s.{key}={value}"])
         assert getattr(config.launch.k8s, key) == value

@@ -18,7 +18,7 @@ from commands import until
 
 from medray.cli import progress, ray_node
 from medray.cli.main import main
-from medray.config.load import load
+from medray.config import read
 from medray.launch import slurm
 from medray.launch.slurm import jobs
 
@@ -124,7 +124,7 @@ def test_the_config_that_travels_is_the_same_run(
     told = dry_run(config, capsys, "run.seed=9")
     (elsewhere := tmp_path / "elsewhere").mkdir()
     (elsewhere / "config.yaml").write_text(told["files"]["config.yaml"])
-    assert load(elsewhere / "config.yaml") == load(config, ["run.seed=9"])
+    assert read(elsewhere / "config.yaml") == read(config, ["run.seed=9"])
 
 
 def test_options_after_the_dashes_go_to_sbatch(config: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,8 +13,7 @@ import pytest
 
 from medray import storage
 from medray.cli import ui
-from medray.config import Config
-from medray.config.load import dump
+from medray.config import Config, dump
 from medray.errors import InputError, MedrayError
 from medray.storage import json_files
 from medray.tracking import Ledger, TrackingSpec

@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 from commands import until
 
-from medray.config import Config
-from medray.config.load import dump
+from medray.config import Config, dump
 from medray.errors import InputError
 from medray.tracking import Ledger, TrackingSpec
 from medray.train.run_folder import lock

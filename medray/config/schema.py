@@ -1,0 +1,47 @@
+"""The whole config of a run: its sections, and changed copies of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import Field
+
+from medray.config.cluster import ClusterConfig
+from medray.config.data import DataConfig
+from medray.config.eval import EvalConfig
+from medray.config.launch import LaunchConfig
+from medray.config.method import MethodConfig
+from medray.config.model import ModelConfig
+from medray.config.peft import PeftConfig
+from medray.config.run import RunConfig
+from medray.config.section import Section
+from medray.config.tracking import TrackingConfig
+from medray.config.train import TrainConfig
+
+
+class Config(Section):
+    """One run. Everything has a default; a recipe states what differs."""
+
+    run: RunConfig = Field(default_factory=RunConfig)
+    model: ModelConfig = Field(default_factory=ModelConfig)
+    data: DataConfig = Field(default_factory=DataConfig)
+    method: MethodConfig = Field(default_factory=MethodConfig)
+    peft: PeftConfig = Field(default_factory=PeftConfig)
+    train: TrainConfig = Field(default_factory=TrainConfig)
+    cluster: ClusterConfig = Field(default_factory=ClusterConfig)
+    launch: LaunchConfig = Field(default_factory=LaunchConfig)
+    tracking: TrackingConfig = Field(default_factory=TrackingConfig)
+    eval: EvalConfig = Field(default_factory=EvalConfig)
+
+    def override(self, values: Mapping[str, Any]) -> Config:
+        """Return a validated copy with other values, such as `config.override({"train.max_steps": 10})`.
+
+        values: dotted keys with what a YAML file could say there; a later key wins, and a section takes a dict of all its
+        keys. Keys that were not given in this config keep their defaults and count as not given in the copy. Paths are
+        taken as they are: relative ones belong to the working directory, not to a config file.
+        Raises InputError that names the key, as `read` does.
+        """
+        from medray.config.load import overridden  # which explains errors by the keys of this class
+
+        return overridden(self, values)
