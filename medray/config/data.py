@@ -46,6 +46,11 @@ Format = Literal[
     "bioc",
     "huggingface",
 ]
+TEMPLATES = (
+    *("chat", "chatml", "alpaca", "plain"),
+    *("legacy/gemma", "legacy/llama", "legacy/llama3", "legacy/mistral"),
+)
+TEMPLATE_FILES = (".jinja", ".j2")
 Form = Literal[
     "auto",
     "columns",

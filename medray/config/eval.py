@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from typing import Literal
 
 from pydantic import Field
@@ -12,6 +13,15 @@ NUMBERS = {
     "accuracy": ("accuracy",),
     "entity_f1": ("entity_precision", "entity_recall", "entity_f1"),
 }
+
+_LOWER_IS_BETTER = frozenset(
+    ("loss", "perplexity", "ppl", "error", "wer", "cer", "failure", "failures", "truncated")
+)
+
+
+def lower_is_better(metric: str) -> bool:
+    """Whether a word of the metric's name says so: `loss_label` and `word_error` do, `answer_f1` does not."""
+    return not _LOWER_IS_BETTER.isdisjoint(re.split(r"[^a-z]+", metric.lower()))
 
 
 class GenerationConfig(Section):

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from medray.config.credentials import refuse_credentials
-from medray.config.data import SourceConfig
+from medray.config.data import TEMPLATE_FILES, SourceConfig
 from medray.config.explain import COMMAND_LINE, explain
 from medray.config.model import PACKAGED_MODELS
 from medray.config.schema import Config
@@ -254,7 +254,7 @@ def _absolute(config: Config, path: Path) -> Config:
         "validation": placed("validation"),
         "decontaminate": tuple(under_root(file, "data.decontaminate") for file in data.decontaminate),
         "template": resolve(data.template, "data.template")
-        if data.template.endswith((".jinja", ".j2"))
+        if data.template.endswith(TEMPLATE_FILES)
         else data.template,
     }
     name = config.model.name

@@ -18,11 +18,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 
+from medray.config.eval import NUMBERS
 from medray.data.reasoning import CLOSE, answer_only
 from medray.evaluate.assertion import assertion
 from medray.evaluate.words import comparable, is_whole, lower, normalised, words
 
-METRICS: tuple[str, ...] = ("rouge", "accuracy", "entity_f1")
+METRICS: tuple[str, ...] = tuple(NUMBERS)
 
 _ROUGE = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 _SENTENCE_END = re.compile(

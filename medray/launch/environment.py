@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from medray.config.credentials import has_credentials, is_secret_name
 
+PYTHONS = ((3, 11), (3, 12))  # requires-python of pyproject.toml
 _KEY = re.compile(r"key$", re.IGNORECASE)
 _USER = re.compile(r"[^\s@]@[^\s@]")  # of a proxy without a scheme too: user:password@proxy:3128
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from medray.config import Config
+from medray.config.data import TEMPLATE_FILES
 from medray.config.load import is_url, looks_like_path
 from medray.config.yaml_text import write
 from medray.errors import InputError
@@ -28,7 +29,7 @@ def paths(config: Config) -> Iterator[tuple[str, str]]:
         yield f"data.decontaminate[{number}]", file
     if data.dataset not in (None, "clinic") and data.root:
         yield "data.root", data.root
-    if data.template.endswith((".jinja", ".j2")):
+    if data.template.endswith(TEMPLATE_FILES):
         yield "data.template", data.template
     for key, name in (("model.name", config.model.name), ("model.adapter", config.model.adapter)):
         if name and (looks_like_path(name) or is_url(name)):

@@ -10,16 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from medray.methods.loss import IGNORED, token_loss_sum
+from medray.data.encode import IGNORED
+from medray.methods.loss import token_loss_sum
 
-# (head: hidden [tokens, hidden] -> logits [tokens, vocab]; hidden [tokens, hidden]; labels [tokens]) -> losses [tokens]
-HeadLoss = Callable[[Callable[[Tensor], Tensor], Tensor, Tensor], Tensor]
 CHUNK_LOGITS = 2**25  # values: 128 MiB in float32
 CHUNKS_THAT_PAY = 4  # with fewer, logits are not what fills the memory
 
@@ -39,14 +39,11 @@ class TokenLoss:
     def sum(self, logits: Tensor, labels: Tensor) -> Tensor:
         return token_loss_sum(logits, labels, self.label_smoothing)
 
-    def at_head(self, tokens: int) -> HeadLoss | None:
-        """What shall stand in the place of the head of a forward with so many logits; None: the head itself."""
+    def at_head(self, tokens: int) -> partial[Tensor] | None:
+        """Return the loss that replaces the head of a forward with `tokens` logits; None: compute the logits."""
         if self.chunk_tokens is None or tokens <= max(self.more_than, self.chunk_tokens):
             return None
-        chunk = self.chunk_tokens
-        return lambda head, hidden, labels: chunked_losses(
-            head, hidden, labels, chunk_tokens=chunk, label_smoothing=self.label_smoothing
-        )
+        return partial(chunked_losses, chunk_tokens=self.chunk_tokens, label_smoothing=self.label_smoothing)
 
     def unsmoothed(self) -> TokenLoss:
         """For evaluation: comparable whatever a run was trained with."""

@@ -28,8 +28,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from medray.config.method import MethodConfig
+from medray.data.encode import IGNORED
 
-IGNORED = -100
 COSINE = "cosine"  # the term's name beside those of tasks
 
 

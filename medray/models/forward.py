@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from medray.data.encode import IGNORED
 from medray.models.adapters.virtual_tokens import drops_decoder_ids, leading, task_inputs
 
-IGNORED = -100
 # (head: hidden [tokens, hidden] -> logits [tokens, vocab]; hidden [tokens, hidden]; labels [tokens]) -> losses [tokens]
 HeadLoss = Callable[[Callable[[Tensor], Tensor], Tensor, Tensor], Tensor]
 

@@ -12,6 +12,8 @@ from math import floor
 from medray.plan.memory import gigabytes
 
 DATA_CPUS = 1
+# Packages whose versions must be the same on all nodes: a run refuses to begin where they differ.
+SAME_VERSIONS = ("medray", "ray", "torch", "transformers", "deepspeed", "peft", "pyarrow")
 SMALLEST_SHARE = 0.5  # CPUs of a worker where there are fewer than one for each
 
 
@@ -118,7 +120,7 @@ def shortage(request: Request, supply: Supply, owner: str = "this cluster has") 
 
 def asked(request: Request) -> str:
     """What a run asks for, as a part of a sentence; a share that the cluster decides is left out."""
-    workers = _plural(request.workers, "worker")
+    workers = plural(request.workers, "worker")
     parts = [_count(request.cpus_per_worker, "CPU")] if request.cpus_per_worker else []
     parts += [_count(request.gpus_per_worker, "GPU")] if request.gpus_per_worker else []
     return f"{workers} of {' and '.join(parts)}" if parts else workers
@@ -141,11 +143,11 @@ def memory_shortage(
         return None
     most = node_memory_bytes // plan_bytes_per_worker
     fix = (
-        f"use at most {_plural(most, 'worker')} a node"
+        f"use at most {plural(most, 'worker')} a node"
         if most
         else "use a smaller model or micro-batch, peft.type: lora, or train.zero_stage: 3 on more nodes"
     )
-    workers = _plural(workers_per_node, "worker")
+    workers = plural(workers_per_node, "worker")
     return Shortage(
         f"{workers} of {gigabytes(plan_bytes_per_worker)} GB on one node need {gigabytes(needed)} GB of memory, "
         f"the node has {gigabytes(node_memory_bytes)} GB",
@@ -191,7 +193,7 @@ def _nodes(supply: Supply) -> tuple[NodeSupply, ...]:
 
 def _workers(number: int, cpus: float, gpus: float) -> str:
     each = _count(cpus, "CPU") + (f" and {_count(gpus, 'GPU')}" if gpus else "")
-    return f"{_plural(number, 'worker')} of {each}"
+    return f"{plural(number, 'worker')} of {each}"
 
 
 def _has(node: NodeSupply, gpus: float) -> str:
@@ -202,7 +204,7 @@ def _count(number: float, unit: str) -> str:
     return f"{number:g} {unit}" + ("s" if number > 1 else "")
 
 
-def _plural(number: int, word: str) -> str:
+def plural(number: int | None, word: str) -> str:
     return f"{number} {word}" + ("" if number == 1 else "s")
 
 

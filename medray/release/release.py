@@ -13,9 +13,9 @@ from typing import Any
 import torch
 
 from medray import storage
+from medray.config.data import TEMPLATE_FILES
 from medray.config.model import PACKAGED_MODELS
 from medray.config.peft import PROMPT_TYPES
-from medray.data.encode.templates import TEMPLATE_FILES
 from medray.data.index.membership import SplitIndex
 from medray.data.shards.preparation import encode_spec
 from medray.data.shards.token_split import TokenSet

@@ -17,6 +17,7 @@ from string import Template
 from typing import Any
 
 from medray import storage
+from medray.config.eval import lower_is_better
 from medray.report.console import duration, number, size, status_of
 from medray.report.svg import Series, bars, line_chart, spread
 from medray.storage import StoragePath
@@ -27,7 +28,6 @@ Record = dict[str, Any]
 HEADLINE_METRICS = 3
 _PHASES = ("setup", "data", "first_step", "train", "checkpoint_blocked", "evaluate", "export", "total")
 _PHASE_NAMES = {"first_step": "until first step", "checkpoint_blocked": "blocked by saving"}
-_LOWER_IS_BETTER = ("loss", "perplexity", "ppl", "error", "wer", "cer", "failure", "truncated")
 
 
 def write_report(
@@ -278,7 +278,7 @@ def _evaluation_table(before: Record, after: Record) -> str:
 def _change(name: str, old: float | None, new: float | None) -> str:
     if old is None or new is None or not math.isfinite(new - old):
         return _cell("", "n")
-    better = new < old if any(part in name.lower() for part in _LOWER_IS_BETTER) else new > old
+    better = new < old if lower_is_better(name) else new > old
     colour = "" if new == old else " up" if better else " down"
     return _cell(f"{new - old:+.4g}".replace("-", "−"), "n" + colour)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,13 +37,13 @@ def write_sealed(
     path: StoragePath, tree: dict[str, Any], *, indent: int | None = None, durable: bool = False
 ) -> None:
     """Write `tree`, a dict with text keys, with its hash."""
-    storage.write(path, json.dumps({**tree, SEAL: _digest(tree)}, indent=indent) + "\n", durable=durable)
+    storage.write(path, json.dumps({**tree, SEAL: digest(tree)}, indent=indent) + "\n", durable=durable)
 
 
 def read_sealed(path: StoragePath, *, fix: str = storage.COPY_AGAIN) -> dict[str, Any]:
     """Return the object without its hash. Raises InputError where it is not what was written, OSError as `open` does."""
     tree = storage.read_json(path, limit_bytes=LARGEST_TREE, fix=fix)
-    if SEAL in tree and tree.pop(SEAL) != _digest(tree):
+    if SEAL in tree and tree.pop(SEAL) != digest(tree):
         raise InputError("its content does not match its own hash", file=path, fix=fix)
     return tree
 
@@ -99,5 +99,6 @@ def _record(line: bytes) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
-def _digest(tree: dict[str, Any]) -> str:
+def digest(tree: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of a JSON object, whatever the order of its keys."""
     return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()

@@ -21,14 +21,13 @@ import medray
 from medray.config import Config
 from medray.config.cluster import ClusterConfig
 from medray.errors import InputError, RunFailedError
-from medray.plan.resources import DATA_CPUS, Request, Supply, asked, shortage
+from medray.plan.resources import DATA_CPUS, SAME_VERSIONS, Request, Supply, asked, plural, shortage
 from medray.report.console import duration
 from medray.train.one_machine import on_loopback
 from medray.train.prepare import supply
 
 LOOK_SECONDS = 0.5
 VERSION_SECONDS = 60  # in which a node answers which versions it has
-SAME = ("medray", "ray", "torch", "transformers", "deepspeed", "peft", "pyarrow")
 
 
 class Observer(Protocol):
@@ -84,9 +83,9 @@ def missing(cluster: ClusterConfig, request: Request, have: Supply, *, private: 
     enough = have.cpus > 0 and shortage(request, have) is None
     if enough and (cluster.nodes is None or elastic):
         return None
-    nodes = f"{_plural(cluster.nodes, 'node')} and " if cluster.nodes else ""
+    nodes = f"{plural(cluster.nodes, 'node')} and " if cluster.nodes else ""
     return (
-        f"asked: {nodes}{asked(request)}; there: {_plural(len(there), 'node')} with {have.cpus:g} CPUs and "
+        f"asked: {nodes}{asked(request)}; there: {plural(len(there), 'node')} with {have.cpus:g} CPUs and "
         f"{have.gpus:g} GPUs"
     )
 
@@ -156,13 +155,9 @@ def versions() -> dict[str, str]:
     Without the build (`+cpu`, `+cu128`): a head without GPUs may have another than the workers.
     """
     found = {"python": platform.python_version(), "medray": medray.__version__}
-    for package in SAME[1:]:
+    for package in SAME_VERSIONS[1:]:
         try:
             found[package] = importlib.metadata.version(package).partition("+")[0]
         except importlib.metadata.PackageNotFoundError:
             found[package] = "missing"
     return found
-
-
-def _plural(number: int | None, word: str) -> str:
-    return f"{number} {word}" + ("" if number == 1 else "s")

@@ -5,19 +5,9 @@ from __future__ import annotations
 import os
 
 from medray.config import Config
-from medray.config.data import DataConfig
+from medray.config.data import TEMPLATE_FILES, TEMPLATES, DataConfig
 from medray.errors import InputError
 
-TEMPLATES = (
-    "chat",
-    "chatml",
-    "alpaca",
-    "plain",
-    "legacy/gemma",
-    "legacy/llama",
-    "legacy/llama3",
-    "legacy/mistral",
-)
 TAUGHT = ("cqa", "svamp", "asdiv", "esnli", "anli1", "generic")  # corpora that come with a teacher's words
 
 
@@ -109,7 +99,7 @@ def _check_teacher(config: Config) -> None:
 def _check_rendering(config: Config, seq2seq: bool) -> None:
     data = config.data
     if data.template not in TEMPLATES:
-        if not data.template.endswith((".jinja", ".j2")):
+        if not data.template.endswith(TEMPLATE_FILES):
             raise InputError(
                 "is no known template",
                 key="data.template",

@@ -16,11 +16,11 @@ from typing import Any
 
 from medray import storage
 from medray.errors import InputError
+from medray.storage import COPY_AGAIN
 
 CONFIG, GENERATION = "config.json", "generation_config.json"
 TOKENIZER, TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
 TOKENIZER_BYTES = 64 << 20
-SAVED_AGAIN = "copy or download it again"
 # Settings whose value transformers takes for code to fetch, or for other files to read.
 _FETCHED = ("kernel_config", "fusion_config", "distributed_config", "transformers_weights")
 _ATTENTION = ("attn_implementation", "_attn_implementation", "_attn_implementation_internal")
@@ -99,7 +99,7 @@ def check_config(config: dict[str, Any], file: object) -> None:
                         f"is more than {most:,}, which no model has",
                         file=file,
                         key=key[:100],
-                        fix=SAVED_AGAIN,
+                        fix=COPY_AGAIN,
                     )
         for key in _ATTENTION + _EXPERTS:
             _check_implementation(settings.get(key), key, file)
@@ -140,7 +140,7 @@ def check_tokenizer_file(folder: Path) -> None:
             "is not the file of a tokenizer: it has no model",
             file=folder / TOKENIZER,
             key="model",
-            fix=SAVED_AGAIN,
+            fix=COPY_AGAIN,
         )
 
 
@@ -180,7 +180,7 @@ def _check_values(
     for key in keys:
         value = settings.get(key)
         if value is not None and not fits(value):
-            raise InputError(f"is not {what}", file=file, key=key, value=str(value)[:100], fix=SAVED_AGAIN)
+            raise InputError(f"is not {what}", file=file, key=key, value=str(value)[:100], fix=COPY_AGAIN)
 
 
 def _check_numbers(value: Any, file: object, key: str = "") -> None:
@@ -199,9 +199,7 @@ def _check_numbers(value: Any, file: object, key: str = "") -> None:
         and not math.isfinite(value)
         and (math.isnan(value) or key != "time_step_limit")
     ):
-        raise InputError(
-            "is not a finite number", file=file, key=key[:100], value=str(value), fix=SAVED_AGAIN
-        )
+        raise InputError("is not a finite number", file=file, key=key[:100], value=str(value), fix=COPY_AGAIN)
 
 
 def _check_implementation(value: Any, key: str, file: object) -> None:
@@ -250,4 +248,4 @@ def _read(file: Path, limit_bytes: int) -> dict[str, Any]:
     try:
         return storage.read_json(file, limit_bytes=limit_bytes)
     except OSError as error:
-        raise InputError(f"cannot be read ({error.strerror})", file=file, fix=SAVED_AGAIN) from None
+        raise InputError(f"cannot be read ({error.strerror})", file=file, fix=COPY_AGAIN) from None

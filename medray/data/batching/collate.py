@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from medray.data.encode.encoder import IGNORED
+from medray.data.encode import IGNORED
 
 NO_TASK = -1  # of padding
 

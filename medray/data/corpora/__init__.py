@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
+from medray.config.method import RATIONALE_KEYS
 from medray.data.corpora import clinical_notes, extraction, instruct, multiclinsum, step_by_step
 from medray.data.corpora.locate import AbsentError
 from medray.data.corpora.published import (
     CORPORA,
     DIALOGUE,
     NAMES,
-    RATIONALE_KEYS,
     CorpusOptions,
     CorpusRow,
     Presets,

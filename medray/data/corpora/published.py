@@ -14,22 +14,6 @@ from medray.errors import InputError
 
 Kind = Literal["steps", "notes", "multiclinsum", "instruct", "extraction"]
 
-# Keys of the rationales that have a text a key, in their published order.
-RATIONALE_KEYS = (
-    "Age",
-    "Sex",
-    "Smoking",
-    "Alcohol",
-    "Medications or Drugs",
-    "Diagnosis",
-    "Past Medical History",
-    "Past Surgical History",
-    "Family History",
-    "Known Allergies",
-    "Lab Results",
-    "Immunizations",
-    "Other",
-)
 HOLD_OUT_SHARE, HOLD_OUT_SEED = 0.1, 0
 SVAMP_TRAIN_ROWS = 800
 UNVERIFIED = "licence not verified: ask its publisher before use"

@@ -31,10 +31,9 @@ from medray.data.reasoning import (
 from medray.data.records import Record
 from medray.errors import InputError
 
-__all__ = ["ENCODER_VERSION", "IGNORED", "EncodeSpec", "Encoder", "TaskColumns", "reference"]
+__all__ = ["ENCODER_VERSION", "EncodeSpec", "Encoder", "TaskColumns", "reference"]
 
 ENCODER_VERSION = 3
-IGNORED = -100
 
 
 @dataclass(frozen=True)

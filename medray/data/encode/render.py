@@ -25,7 +25,7 @@ class EncodeSpec:
     rationale/<key> may be missing, then it is the rationale's with the key in place of `{key}`, or after it.
     prompts_by_lang: those of tasks that rows of a language have in place of the general ones. extraction_prompt:
     what a document with entities is asked for its label in place of all these; None: it is asked as any other row.
-    template: a name of `templates.NAMES`, a Jinja file, or what `templates.read_template` makes of one.
+    template: a name of `config.data.TEMPLATES`, a Jinja file, or what `templates.read_template` makes of one.
     train_turns: the assistant's turns that carry loss. train_on: all: the prompt carries loss too (causal).
     limits: longest target in tokens, its end token included, a task each; rationale's is that of rationale/<key>.
     max_input_tokens: longest input of a prompted record, or longest conversation before its last answer.

@@ -11,7 +11,7 @@ from medray.data.encode.text_ids import TextIds
 from medray.data.records import Distill, Instruction, Message, Origin
 from medray.errors import InputError
 
-_ORIGIN = Origin("probe", "probe", "probe", "")
+PROBE_ORIGIN = Origin("probe", "probe", "probe", "")
 _QUESTION, _ANSWER = "What helps?", "Rest."
 
 
@@ -26,8 +26,8 @@ def template_problems(tokenizer: Any, spec: EncodeSpec) -> list[str]:
     except InputError as error:
         return [error.what]
     records: list[Distill | Instruction] = [
-        Distill(_ORIGIN, _QUESTION, _ANSWER, _ANSWER),
-        Instruction(_ORIGIN, (Message("user", _QUESTION), Message("assistant", _ANSWER))),
+        Distill(PROBE_ORIGIN, _QUESTION, _ANSWER, _ANSWER),
+        Instruction(PROBE_ORIGIN, (Message("user", _QUESTION), Message("assistant", _ANSWER))),
     ]
     task = next((task for task in spec.tasks if task == "label"), None)
     if task is None:

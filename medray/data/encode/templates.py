@@ -19,11 +19,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
+from medray.config.data import TEMPLATE_FILES, TEMPLATES
 from medray.errors import InputError
 
-LEGACY = tuple(f"legacy/{family}" for family in ("gemma", "llama", "llama3", "mistral"))
-NAMES = ("chat", "chatml", "alpaca", "plain", *LEGACY)
-TEMPLATE_FILES = (".jinja", ".j2")
 TRIAL_SECONDS = 20.0  # of computing: a real template takes a thousandth of a second
 _READ = "jinja:"  # before the text of a Jinja file that has been read
 
@@ -56,14 +54,14 @@ _BUILT_IN = {"chatml": _CHATML, "alpaca": _ALPACA, "plain": _PLAIN}
 def read_template(template: str) -> str:
     """A template that stands for itself: a name as it is, of a Jinja file its text, so that workers and fingerprints
     need no file. Raises InputError for a name that is none, and for a file that is absent."""
-    if template in NAMES or template.startswith(_READ):
+    if template in TEMPLATES or template.startswith(_READ):
         return template
     if not template.endswith(TEMPLATE_FILES):
         raise InputError(
             "there is no such template",
             key="data.template",
             value=template,
-            fix=f"one of {', '.join(NAMES)}, or a file ending in {' or '.join(TEMPLATE_FILES)}",
+            fix=f"one of {', '.join(TEMPLATES)}, or a file ending in {' or '.join(TEMPLATE_FILES)}",
         )
     try:
         return _READ + Path(template).read_text(encoding="utf-8")
@@ -111,7 +109,7 @@ class Template:
     def __init__(self, tokenizer: Any, template: str, architecture: Literal["causal", "seq2seq"]) -> None:
         self._tokenizer, self.name = tokenizer, template
         template = read_template(template)
-        self.legacy = template.partition("/")[2] if template in LEGACY else ""
+        self.legacy = template.partition("/")[2] if template in TEMPLATES else ""
         if architecture == "seq2seq":
             if template not in ("chat", "plain"):
                 raise InputError(

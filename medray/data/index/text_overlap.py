@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -74,13 +74,16 @@ def text_hash(text: str) -> int:
 
 def word_runs(text: str) -> np.ndarray:
     """Hashes of all runs of RUN_WORDS words of a normalised text, uint64."""
-    words = np.array([text_hash(word) for word in text.split(" ")], np.uint64)
-    if len(words) < RUN_WORDS:
-        return np.empty(0, np.uint64)
-    runs = np.zeros(len(words) - RUN_WORDS + 1, np.uint64)
+    return run_hashes(text.split(" "), RUN_WORDS)
+
+
+def run_hashes(words: Sequence[str], length: int) -> np.ndarray:
+    """Return a hash of every run of `length` words, in order, uint64 [len(words) - length + 1, at least 0]."""
+    hashes = np.array([text_hash(word) for word in words], np.uint64)
+    runs = np.zeros(max(len(hashes) - length + 1, 0), np.uint64)
     with np.errstate(over="ignore"):
-        for place in range(RUN_WORDS):
-            runs = runs * _FACTOR + words[place : place + len(runs)]
+        for start in range(length):
+            runs = runs * _FACTOR + hashes[start : start + len(runs)]
     return runs
 
 

@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 
 from medray import storage
-from medray.data.encode.encoder import IGNORED, Encoder, EncodeSpec
+from medray.data.encode import IGNORED
+from medray.data.encode.encoder import Encoder, EncodeSpec
+from medray.data.encode.template_checks import PROBE_ORIGIN
 from medray.data.encode.text_ids import TextIds
-from medray.data.records import Distill, Entity, Extraction, Instruction, Message, Origin
+from medray.data.records import Distill, Entity, Extraction, Instruction, Message
 from medray.data.shards.shard_file import ShardStore, shard_path, shard_table
 from medray.data.shards.token_split import TokenSet
 
-_ORIGIN = Origin("probe", "probe", "probe", "")
 _PROBES = ("cat", "Dog")  # begin with different letters, so that what their prompts share is the frame
 
 
@@ -167,7 +168,7 @@ def texts(tokenizer: Any, rows: Sequence[list[int]]) -> list[str]:
 
 def _frames(encoder: Encoder, task: str, lang: str) -> list[tuple[list[int], list[int]]]:
     """(ids before, ids after) a prompted record's input, a conversation's and a document's, in a language."""
-    origin = replace(_ORIGIN, lang=lang)
+    origin = replace(PROBE_ORIGIN, lang=lang)
     key = task.partition("/")[2]
     prompted = [Distill(origin, text, "answer", {key: "answer"} if key else "answer") for text in _PROBES]
     talks = [Instruction(origin, (Message("user", text), Message("assistant", "answer"))) for text in _PROBES]

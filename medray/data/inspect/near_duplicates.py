@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from medray.data.index.text_overlap import normalised, text_hash
+from medray.data.index.text_overlap import normalised, run_hashes
 from medray.data.inspect.decoded import Inputs
 from medray.data.shards.token_split import TokenSet
 
@@ -24,7 +24,6 @@ SHOWN_PAIRS = 20
 _SIGNATURE = 128
 _FEW_MISSES = (0.1, 0.9)  # weights of a false candidate, which is only compared in vain, and of a missed one
 _AT_ONCE = 512  # rows that are decoded together
-_FACTOR = np.uint64(0x9E3779B97F4A7C15)
 
 Named = tuple[str, str]  # (id, text)
 
@@ -119,14 +118,11 @@ def _signature(text: str) -> Any:
     """The MinHash of a text's runs of words; of a shorter text, of all its words. None without a word."""
     from datasketch import MinHash
 
-    words = np.array([text_hash(word) for word in normalised(text).split()], np.uint64)
-    if not len(words):
+    words = normalised(text).split()
+    if not words:
         return None
-    run = min(SHINGLE_WORDS, len(words))
-    runs = np.zeros(len(words) - run + 1, np.uint64)
+    runs = run_hashes(words, min(SHINGLE_WORDS, len(words)))
     with np.errstate(over="ignore"):
-        for place in range(run):
-            runs = runs * _FACTOR + words[place : place + len(runs)]
         found: Any = MinHash(num_perm=_SIGNATURE, hashfunc=int, permutations=_permutations(), scheme=_SCHEME)
         found.update_batch((np.unique(runs) >> np.uint64(32)).tolist())
     return found

@@ -10,10 +10,10 @@ from xml.etree.ElementTree import Element
 
 from medray.data.readers import json_text
 from medray.data.readers.bigbio import Mention, Passage, Relation, document
+from medray.data.readers.json_lines import BLANK_BYTES
 from medray.data.readers.xml_elements import elements
 from medray.data.records import BadRowError, Row
 
-_BLANK = b"\xef\xbb\xbf \t\r\n"
 _TYPE_KEYS = ("type", "relation", "relation type")
 _CONCEPT_KEYS = ("identifier", "MESH", "NCBI Gene", "NCBIGENE", "OMIM", "SPECIES", "concept_id")
 
@@ -23,7 +23,7 @@ def read(stream: io.BufferedReader, name: str) -> Iterator[tuple[int, Row]]:
 
     Relations name annotations by refid, or concepts in their infons, as those of BioCreative do.
     """
-    if stream.peek(64).lstrip(_BLANK)[:1] in (b"{", b"["):
+    if stream.peek(64).lstrip(BLANK_BYTES)[:1] in (b"{", b"["):
         for found in json_text.read(stream, name, 0, None, 1):
             for each in _documents(found.row):
                 yield found.line, _row(each)

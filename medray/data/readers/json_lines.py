@@ -18,7 +18,7 @@ from medray.data.readers import lines
 from medray.data.records import BadRowError, Found, Row
 from medray.errors import InputError
 
-_BLANK = b"\xef\xbb\xbf \t\r\n"
+BLANK_BYTES = b"\xef\xbb\xbf \t\r\n"
 # orjson makes floats of integers beyond 64 bits; whatever is as large is read again by the exact parser.
 _LARGE = 2.0**63
 
@@ -88,7 +88,7 @@ def exact(row: dict[str, Any], text: bytes, inside: str | None = None) -> Row:
 
 def _parse_exactly(text: bytes) -> Row | None:
     """By the standard library, which also reads what orjson refuses: NaN and halves of surrogate pairs."""
-    if not text.strip(_BLANK):
+    if not text.strip(BLANK_BYTES):
         return None
     try:
         row = json.loads(text.decode("utf-8-sig"))

@@ -14,6 +14,7 @@ from medray.data.encode.encoder import ENCODER_VERSION, EncodeSpec
 from medray.data.index.sources import Source
 from medray.errors import InputError
 from medray.storage import StoragePath
+from medray.storage.json_files import digest
 
 INDEX_VERSION = 2
 YOUNGER_FIELDS = (
@@ -68,7 +69,7 @@ def membership_key(config: Config, hashes: Mapping[str, Sequence[str]], extra: M
         "version": INDEX_VERSION,
         **extra,
     }
-    return _digest(decisive)
+    return digest(decisive)
 
 
 def token_key(membership: str, spec: EncodeSpec, tokenizer: str) -> str:
@@ -84,8 +85,4 @@ def token_key(membership: str, spec: EncodeSpec, tokenizer: str) -> str:
         "tokenizer": tokenizer,
         "version": ENCODER_VERSION,
     }
-    return _digest(decisive)[:20]
-
-
-def _digest(tree: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
+    return digest(decisive)[:20]

@@ -22,7 +22,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from medray import storage
-from medray.data.encode.encoder import IGNORED, TaskColumns
+from medray.data.encode import IGNORED
+from medray.data.encode.encoder import TaskColumns
 from medray.data.shards.seal import FAILED, DamagedShardError, read_sealed, sealed
 from medray.errors import InputError, RunFailedError
 from medray.storage import StoragePath

@@ -19,11 +19,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from medray.launch.doctor import storage as shared
-from medray.launch.doctor.compare import HERE, REFUSED, different_clocks, different_versions
+from medray.launch.doctor.compare import HERE, different_clocks, different_versions
 from medray.launch.doctor.finding import Finding, Question, examine, fail, ok, reason
 from medray.launch.doctor.machine import MACHINE, versions
 from medray.launch.doctor.network import Source, connects, reach
 from medray.launch.doctor.places import DRIVER, LOAD_SECONDS, ON_NODES, asked, ready
+from medray.plan.resources import SAME_VERSIONS
 
 CONNECT_SECONDS = 5.0  # to a port that a node of a cluster has open
 JOIN_SECONDS = 10.0  # Ray's own, once its head has answered
@@ -242,7 +243,7 @@ def _on_nodes(
 ) -> None:
     """The checks on the nodes that have answered, and those between them."""
     theirs = {name: told["versions"] for name, told in described.items()}
-    for one in different_versions(theirs, versions(), refused=REFUSED):
+    for one in different_versions(theirs, versions(), refused=SAME_VERSIONS):
         emit(one)
     with ThreadPoolExecutor(64) as pool:
         offsets = dict(zip(probes, pool.map(_offset, probes.values()), strict=True))

@@ -7,8 +7,6 @@ from collections.abc import Collection, Mapping
 from medray.launch.doctor.finding import Finding, fail, ok, warn
 
 HERE = "this machine"
-# A run ends before it begins where these differ. As in train/nodes.py, whose import takes torch's seconds.
-REFUSED = ("medray", "ray", "torch", "transformers", "deepspeed", "peft", "pyarrow")
 _SAME = "install the same versions on all nodes: make install, or one image for all of them"
 CLOCK_WARN, CLOCK_FAIL = 2.0, 300.0  # seconds; S3 and Kerberos refuse requests from 5 to 15 minutes on
 

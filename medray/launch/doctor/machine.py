@@ -18,13 +18,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from medray.launch.doctor.finding import CHECK_SECONDS, Check, Finding, Question, fail, ok, reason, size, warn
+from medray.launch.environment import PYTHONS
+from medray.plan.resources import SAME_VERSIONS
 
 GIB, MIB = 1 << 30, 1 << 20
 PACKAGES = (
-    *("medray", "ray", "torch", "transformers", "deepspeed", "peft", "mlflow", "pyarrow", "datasets"),
-    *("safetensors", "tokenizers", "pydantic", "numpy"),
+    *SAME_VERSIONS,
+    *("mlflow", "datasets", "safetensors", "tokenizers", "pydantic", "numpy"),
 )
-PYTHONS = ((3, 11), (3, 12))
 # What `ray start --head` takes unless told otherwise, and the option that tells it.
 PORTS = {6379: "--port", 8265: "--dashboard-port", 10001: "--ray-client-server-port"}
 DOCKER_SHM = 64 * MIB  # what a container gets unless it asks for more

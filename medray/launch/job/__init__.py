@@ -17,10 +17,10 @@ import medray
 from medray.config import Config
 from medray.errors import InputError
 from medray.launch import environment
+from medray.launch.environment import PYTHONS
 from medray.launch.job.package import CONFIG_FILE, Package, pack
 from medray.launch.job.server import RUN, STORAGE, VERB, VERSION, Address, Job, JobServer
 
-PYTHONS = ((3, 11), (3, 12))  # requires-python of pyproject.toml
 STOP_WAIT = "RAY_JOB_STOP_WAIT_TIME_S"
 SPARE_SECONDS = 300
 # Ray's job server names a log file, an actor and a URL after the id.

@@ -23,6 +23,7 @@ from typing import Any
 import torch
 
 from medray import storage
+from medray.config.eval import lower_is_better
 from medray.errors import InputError
 from medray.storage import StoragePath, json_files, sizes
 from medray.storage.json_files import is_count, is_number
@@ -32,7 +33,6 @@ from medray.train.step import Progress
 
 MANIFEST, DAMAGED = "manifest.json", "manifest.damaged.json"
 FORMAT = 1
-LOWER_IS_BETTER = ("loss", "perplexity")
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ def retire(root: StoragePath, *, keep: int, best: str | None) -> None:
 
 def _ranked(found: Sequence[Checkpoint], metric: str) -> list[Checkpoint]:
     """Those with a rating, the best first; of equals the earliest."""
-    sign = 1 if metric.startswith(LOWER_IS_BETTER) else -1
+    sign = 1 if lower_is_better(metric) else -1
     rated = [one for one in found if metric in one.metrics]
     return sorted(rated, key=lambda one: sign * one.metrics[metric])
 

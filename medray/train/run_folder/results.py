@@ -13,6 +13,7 @@ from medray import storage
 from medray.config import Config, dump
 from medray.data.batching.batch_plan import BatchPlan
 from medray.errors import RunFailedError
+from medray.plan.resources import SAME_VERSIONS
 from medray.report.run_page import write_report
 from medray.tracking.ledger import EVALS_FILE, STEPS_FILE
 from medray.tracking.step_file import read_records
@@ -25,7 +26,7 @@ from medray.train.run_folder.finished_run import FinishedRun
 from medray.train.run_folder.previous_run import RunResult, folder_of
 from medray.train.worker_plan import WorkerPlan
 
-PACKAGES = ("medray", "torch", "ray", "deepspeed", "transformers", "peft", "mlflow", "pyarrow")
+PACKAGES = (*SAME_VERSIONS, "mlflow")
 
 
 def write_results(

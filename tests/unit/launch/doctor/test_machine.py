@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from medray.launch.doctor import machine
-from medray.launch.doctor.compare import REFUSED, different_clocks, different_versions
+from medray.launch.doctor.compare import different_clocks, different_versions
 from medray.launch.doctor.finding import Finding, Question, examine, ok, reason
 from medray.launch.doctor.network import Source, reach
 
@@ -214,12 +214,6 @@ def test_a_check_that_hangs_is_named_and_holds_up_no_other(tmp_path: Path) -> No
     assert fine(works) == "done"
     with (tmp_path / "pipe").open("w"):  # lets the thread go
         pass
-
-
-def test_versions_that_a_run_refuses() -> None:
-    from medray.train.nodes import SAME
-
-    assert REFUSED == SAME
 
 
 def test_versions_that_differ() -> None:
