@@ -1,12 +1,13 @@
-"""The ledger of one run: its steps and evaluations on disk, its feed to MLflow, its stop flag, and what the console reads.
+"""The ledger of one run: it writes steps and evaluations to disk, feeds MLflow, holds the stop flag and serves the console.
 
-The driver makes it a 0-CPU actor on its own node with `start`. Rank 0 sends a record a step without waiting for an answer,
-so nothing here may be slow or out of order: the actor runs one call at a time, a step costs one appended line, and MLflow
-has a thread of its own (`mlflow_log`). While the disk is full, records wait in memory, and the next call writes them.
+The driver starts it with `start` as a 0-CPU actor on its own node. Rank 0 sends one record per step and does not wait for
+an answer, so calls must be fast and in order: the actor runs one call at a time, a step costs one appended line, and MLflow
+has its own thread (`mlflow_log`). While the disk is full, records wait in memory, and the next call writes them.
 
-The ledger's death never stops training. Ray starts it again, and what it knew is read back from the run folder. What it was
-sent while it was away, or held while the disk was full, is gone with it: so rank 0 keeps its records until a `flush` has
-said that they are on disk, and hands them over again with each. A stop request and unread console lines are lost.
+The death of the ledger never stops training. Ray restarts it, and it reads its state from the run folder. Records that were
+sent while it was down, or that it held while the disk was full, are lost with the process: so rank 0 keeps its records until
+a `flush` has confirmed that they are on disk, and sends them again with each flush. A stop request and unread console lines
+are lost.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ __all__ = ["EVALS_FILE", "STEPS_FILE", "Ledger", "TrackingSpec", "start"]
 STEPS_FILE = "steps.jsonl"
 EVALS_FILE = "evals.jsonl"
 KEPT_RECORDS = 20_000  # for the console; it polls several times a second
-RESTARTS = -1  # without limit: each costs a second, and the run goes on meanwhile
+RESTARTS = -1  # without limit: a restart takes a second, and training continues meanwhile
 
 
 def _merge_metrics(old: Record, new: Record) -> Record:
@@ -38,23 +39,25 @@ def _merge_metrics(old: Record, new: Record) -> Record:
 
 
 class Ledger:
-    """What a run tells, in one place. Methods are called one at a time; `start` makes it an actor."""
+    """The records of a run. Methods must be called one at a time; `start` makes the ledger an actor."""
 
     def __init__(self, run_folder: str, tracking: TrackingSpec) -> None:
-        os.umask(0o077)  # a process of its own, which a cluster that others started gives the modes of theirs
+        os.umask(
+            0o077
+        )  # the actor's process has the umask of the cluster, which other people may have started
         self._folder, self._tracking = storage.at(run_folder), tracking
         with suppress(
             OSError
-        ):  # said by the first write; a ledger that does not start could not wait for storage
+        ):  # the first write reports it; a ledger that failed to start could not wait for storage
             self._folder.mkdir(parents=True, exist_ok=True)
         self._records: deque[Record] = deque(maxlen=KEPT_RECORDS)
         self._index = 0
-        self._lock = threading.Lock()  # MLflow's thread may leave a message
+        self._lock = threading.Lock()  # the MLflow thread may add a message
         self._clock = SteadyClock()
         self._stop: str | None = None
         self._mlflow: MlflowLog | None = None
         self._closed = False
-        self._failing: set[str] = set()  # names of files that cannot be written now
+        self._failing: set[str] = set()  # names of files that cannot be written at the moment
         self._steps = StepFile(self._folder / STEPS_FILE)
         self._evals = StepFile(self._folder / EVALS_FILE, merge=_merge_metrics)
         for file in (self._steps, self._evals):
@@ -64,9 +67,9 @@ class Ledger:
                 )
 
     def open(self, *, resumed_step: int) -> None:
-        """The worker loop starts or restarts at a checkpoint: forget the steps and evaluations after it.
+        """Drop the steps and evaluations after the checkpoint at which the worker loop starts or restarts.
 
-        resumed_step: optimizer steps that the checkpoint has; 0 for a fresh start.
+        resumed_step: the checkpoint's number of optimizer steps; 0 for a fresh start.
         """
         for file in (self._steps, self._evals):
             try:
@@ -79,30 +82,30 @@ class Ledger:
             self._say(f"resumed after step {resumed_step}")
 
     def step(self, record: dict[str, Any]) -> None:
-        """One optimizer step: a line of steps.jsonl, in the place of a line of the same step."""
+        """Write one optimizer step to steps.jsonl. It replaces a line of the same step."""
         self._keep("step", record)
         if mlflow := self._feed():
             mlflow.step(record)
         self._write(self._steps, [record])
 
     def evaluation(self, record: dict[str, Any]) -> None:
-        """`{"step": int, "metrics": {name: float}}`: a line of evals.jsonl; metrics of the same step are joined."""
+        """Write `{"step": int, "metrics": {name: float}}` to evals.jsonl. Metrics of the same step are merged."""
         self._keep("evaluation", record)
         if mlflow := self._feed():
             mlflow.evaluation(record)
         self._write(self._evals, [record])
 
     def event(self, record: dict[str, Any]) -> None:
-        """`{"kind": "phase" | "checkpoint" | "message" | "failure"}`: for the console, not kept on disk."""
+        """Keep an event for the console, `{"kind": "phase" | "checkpoint" | "message" | "failure"}`; it is not written to disk."""
         self._keep(str(record.get("kind", "message")), record)
 
     def flush(
         self, steps: Sequence[dict[str, Any]] = (), evaluations: Sequence[dict[str, Any]] = ()
     ) -> str | None:
-        """Put all records on the disk. None when they are there, else what the system said: ask again later.
+        """Write all records to disk. Return None on success, else the system's error; then call it again later.
 
-        steps, evaluations: what the caller sent since the last None, in order; those that the ledger lacks, because it
-        was started again meanwhile, are taken as if they came now.
+        steps, evaluations: the records that the caller sent since the last None, in order. Those that the ledger lacks
+        because it was restarted are added as if they were sent now.
         """
         missed = [record for record in steps if int(record["step"]) not in self._steps]
         for record in missed:
@@ -120,34 +123,35 @@ class Ledger:
         return next((text for text in said if text), None)
 
     def request_stop(self, reason: str) -> None:
-        """Ask the worker loop to save and stop. The first reason stays, through restarts of the loop too."""
+        """Ask the worker loop to save and stop. The first reason is kept, also when the loop restarts."""
         if self._stop is None:
             self._stop = reason
 
     def stop_reason(self) -> str | None:
-        """Why the loop should save and stop, or None. Rank 0 reads it once a step."""
+        """Return the reason why the loop should save and stop, or None. Rank 0 reads it once per step."""
         return self._stop
 
     def poll(self, after: int) -> list[dict[str, Any]]:
-        """Steps, evaluations and events with an index above `after`, in order; indices begin at 1, so 0 asks for all.
+        """Return steps, evaluations and events with an index above `after`, in order. Indices begin at 1, so 0 returns all.
 
-        Each has "index", "kind" and "time" (seconds since the epoch) besides its own keys. Every record kept is returned
-        when `after` is ahead of the ledger, which means that the ledger was started again.
+        Each record has "index", "kind" and "time" (seconds since the epoch) in addition to its own keys. If `after` is
+        ahead of the ledger, the ledger was restarted, and every kept record is returned.
         """
         with self._lock:
             first = 0 if after > self._index else after
             return [dict(record) for record in self._records if record["index"] > first]
 
     def mlflow_run_id(self) -> str | None:
-        """The MLflow run, as soon as MLflow has answered."""
+        """Return the id of the MLflow run; None until MLflow has answered."""
         return self._mlflow.run_id if self._mlflow else None
 
     def close(self, summary: dict[str, Any], artifacts: list[str]) -> None:
-        """Flush everything; give MLflow the summary's numbers and the files named, and end its run. At most 20 seconds, or
-        60 for a SQLite file.
+        """Flush everything, send the summary's numbers and the artifacts to MLflow, and end the MLflow run.
 
-        summary: as in summary.json; "status" done, stopped or failed decides how the MLflow run ends.
-        artifacts: absolute paths. Without `show_text` only files that hold no text of records are sent.
+        This takes at most 20 seconds, or 60 for a SQLite file.
+
+        summary: as in summary.json; its "status" (done, stopped or failed) decides the status of the MLflow run.
+        artifacts: absolute paths. Without `show_text`, only files without text of records are sent.
         """
         self.flush()
         if not self._closed and self._mlflow is not None:
@@ -160,13 +164,13 @@ class Ledger:
                 )
 
     def send_unsent(self, summary: dict[str, Any], artifacts: list[str]) -> bool:
-        """`close` of a run that had ended before MLflow had it. Whether MLflow has everything now."""
+        """Close a run that ended before MLflow had received all of it. Return whether MLflow has everything now."""
         mlflow = self._feed()
         self.close(summary, artifacts)
         return mlflow is not None and mlflow.finished
 
     def _feed(self) -> MlflowLog | None:
-        """MLflow's queue. It begins with what the files hold: an earlier start may have died before MLflow had it."""
+        """Return MLflow's queue. It begins with the files' records: an earlier start may have died before it sent them."""
         if not self._tracking.enabled or (self._closed and self._mlflow is not None):
             return None
         if self._mlflow is None or self._mlflow.closed:
@@ -174,21 +178,21 @@ class Ledger:
         return self._mlflow
 
     def _stored(self) -> tuple[list[Record], list[Record]]:
-        """Steps and evaluations so far. MLflow's thread calls it too."""
+        """Return the steps and evaluations so far. The MLflow thread calls this too."""
         return self._steps.records(), self._evals.records()
 
     def _write(self, file: StepFile, records: Sequence[Record]) -> None:
-        """Nobody waits for this call's answer: trouble is said where it is seen, once, and so is its end."""
+        """Write records. Nobody waits for the result, so an error is reported as a message, once, and so is its end."""
         try:
             file.put(*records)
-            self._mended(file)
+            self._recovered(file)
         except OSError as error:
             self._trouble(file, error)
 
     def _sync(self, file: StepFile) -> str | None:
         try:
             file.sync()
-            self._mended(file)
+            self._recovered(file)
         except OSError as error:
             self._trouble(file, error)
             return f"{file.path.name}: {storage.summary(error)}"
@@ -198,12 +202,12 @@ class Ledger:
         if file.path.name not in self._failing:
             self._failing.add(file.path.name)
             why = storage.summary(error)
-            self._say(f"{file.path.name} cannot be written and is tried again with each step: {why}")
+            self._say(f"{file.path.name} cannot be written: {why}. Writing is retried with each step.")
 
-    def _mended(self, file: StepFile) -> None:
+    def _recovered(self, file: StepFile) -> None:
         if file.path.name in self._failing:
             self._failing.remove(file.path.name)
-            self._say(f"{file.path.name} is written again, and nothing is missing")
+            self._say(f"{file.path.name} is writable again, and no record is missing")
 
     def _keep(self, kind: str, record: Record) -> None:
         with self._lock:
@@ -215,13 +219,13 @@ class Ledger:
 
 
 def start(run_folder: str, tracking: TrackingSpec) -> ray.actor.ActorHandle:
-    """The ledger as an actor without CPUs on the driver's node. Ray must be connected.
+    """Start the ledger as an actor without CPUs on the driver's node. Ray must be connected.
 
-    One call at a time (max_concurrency 1): with more threads two steps could change places.
+    The actor runs one call at a time (max_concurrency 1): with more threads, two steps could swap their order.
     """
     import ray
 
-    # By label: of an actor without CPUs, Ray does not heed a soft affinity.
+    # A label selector is used because Ray ignores a soft node affinity for an actor without CPUs.
     here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
     actor = ray.remote(Ledger).options(
         num_cpus=0, max_concurrency=1, max_restarts=RESTARTS, label_selector=here

@@ -1,7 +1,7 @@
-"""Rank 0's line to the ledger actor: it waits for nothing on the step path, and no record is lost when the ledger dies.
+"""Rank 0's connection to the ledger actor: steps never wait for it, and no record is lost when the ledger dies.
 
-A record is kept until the ledger has said that it is on disk. When the ledger was away, all that are kept are sent again;
-the ledger takes those that it lacks.
+A record is kept until the ledger has confirmed that it is on disk. After the ledger was down, all kept records are sent
+again, and the ledger adds those that it lacks.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from collections.abc import Callable
 from typing import Any
 
 FLUSH_SECONDS = 30.0
-OPEN_SECONDS = 60.0  # a ledger that dies is back after about a second
+OPEN_SECONDS = 60.0  # a ledger that dies is restarted after about a second
 OPEN_PAUSE_SECONDS = 0.2
 
 
 class LedgerLine:
-    """ledger: the actor. `flush` may be called from another thread than the rest."""
+    """A client of the ledger actor `ledger`. `flush` may be called from a different thread than the other methods."""
 
     def __init__(self, ledger: Any) -> None:
         self._ledger = ledger
@@ -28,16 +28,16 @@ class LedgerLine:
         self._was_away = False
 
     def open(self, resumed_step: int) -> None:
-        """Tells the ledger where the loop begins, and waits for it. Raises RayError when it does not come back."""
+        """Tell the ledger where the loop begins, and wait for it. Raises RayError if the ledger does not come back."""
         self._wait(lambda: self._ledger.open.remote(resumed_step=resumed_step))
 
     def last_evaluation(self, record: dict[str, Any]) -> None:
-        """Report an evaluation and wait until the ledger has it. Raises RayError or OSError when it does not."""
+        """Report an evaluation and wait until it is on disk. Raises RayError or OSError if that fails."""
         self._wait(lambda: self._ledger.evaluation.remote(record))
         self.flush()
 
     def _wait(self, call: Callable[[], Any]) -> None:
-        """Call the ledger until it answers; one that died is started again by Ray."""
+        """Call the ledger until it answers. Ray restarts a ledger that died."""
         import ray
 
         until = time.monotonic() + OPEN_SECONDS
@@ -61,11 +61,11 @@ class LedgerLine:
         self._ledger.evaluation.remote(record)
 
     def event(self, record: dict[str, Any]) -> None:
-        """Not kept: it is for the console alone."""
+        """Send an event to the console. It is not kept."""
         self._ledger.event.remote(record)
 
     def stop_requested(self) -> bool:
-        """The answer to the question of the call before: asking costs no round trip. Call it once a step."""
+        """Return the answer to the request of the previous call, so that no call waits. Call it once per step."""
         import ray
 
         answer = False
@@ -84,7 +84,7 @@ class LedgerLine:
         return answer
 
     def flush(self) -> None:
-        """Returns when all that was sent before the call is on disk. Raises OSError when it is not: call it again."""
+        """Wait until all records sent before the call are on disk. Raises OSError if they are not; then call it again."""
         import ray
 
         steps, evaluations = self._kept()

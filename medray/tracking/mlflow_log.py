@@ -1,13 +1,13 @@
-"""MLflow, off the step path: a queue, and one thread that sends it in batches.
+"""The feed to MLflow: a queue, and one thread that sends it in batches, so that training never waits.
 
-`MlflowLog` accepts points without waiting. After the first step its thread imports mlflow, makes or resumes the run and
-sends what is queued every two seconds. When the server is down or slow, points wait in the queue and the thread tries again after a growing
-pause; when it is still down at the end, it gives up with one message. Nothing here raises into training.
+`MlflowLog` accepts points without waiting. After the first step its thread imports mlflow, creates or resumes the run and
+sends the queue every two seconds. While the server is down or slow, points wait in the queue and the thread retries after a
+growing pause; if the server is still down at the end, the thread gives up with one message. No error reaches training.
 
-The run's files have everything, so nothing is lost: what an earlier start could not send, or what a queue that was full
-left out, is read from them. A metric's history is append-only in MLflow, so a repeated step would be a second point: the
-thread asks once which steps are there, and sends only others. A point keeps the time stamp of its first try, so that a
-batch that arrived although its answer was lost is not doubled either.
+The run's files have everything, so nothing is lost: points that an earlier start could not send, or that a full queue
+dropped, are read from them. A metric's history is append-only in MLflow, so a repeated step would become a second point: the
+thread asks once which steps MLflow has, and sends only the others. A point keeps the timestamp of its first attempt, so
+that a batch that arrived although its answer was lost is not duplicated either.
 """
 
 from __future__ import annotations
@@ -37,19 +37,19 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Metric
 
-STEP_KEY = "train/loss"  # its history tells which steps MLflow has
+STEP_KEY = "train/loss"  # the history of this metric tells which steps MLflow has
 STATUS = {"done": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
 WITHOUT_TEXT = frozenset({"config.yaml", "summary.json", "steps.jsonl", "evals.jsonl", "report.html"})
 
 FLUSH_SECONDS = 2.0
 BACKOFF_SECONDS = (0.5, 30.0)  # first and longest pause after a failure
-FIRST_STEP_SECONDS = 120.0  # a first step may be slow, and the run must be seen meanwhile
-CLOSE_SECONDS = 18.0  # for an answering server
-# A SQLite file of this machine keeps nobody waiting for ever, but a new one takes many seconds where the CPUs are busy.
+FIRST_STEP_SECONDS = 120.0  # after this time the run is created, because a first step may be slow
+CLOSE_SECONDS = 18.0  # for a server that answers
+# A SQLite file on this machine never hangs, but creating one takes many seconds when the CPUs are busy.
 LOCAL_CLOSE_SECONDS = 60.0
-LAST_TRIES_DOWN = 3  # while closing, of a server that has never answered
+LAST_TRIES_DOWN = 3  # attempts while closing, for a server that has never answered
 QUEUE_POINTS = 50_000
-BATCH_METRICS = 900  # MLflow takes 1,000 metrics a batch
+BATCH_METRICS = 900  # MLflow accepts at most 1,000 metrics per batch
 
 Records = list[dict[str, Any]]
 
@@ -63,10 +63,10 @@ class _Point:
 
 
 class MlflowLog:
-    """One MLflow run, fed by a thread of its own.
+    """One MLflow run, which its own thread feeds.
 
     message: called with one sentence when points or files could not be sent, from `close` or from the thread.
-    stored: steps and evaluations that the run folder has, called from the thread. clock: of the time stamps.
+    stored: returns the steps and evaluations in the run folder; called from the thread. clock: gives the timestamps.
     """
 
     def __init__(
@@ -85,20 +85,20 @@ class MlflowLog:
         self._lock = threading.Lock()
         self._begun, self._closing = threading.Event(), threading.Event()
         self._summary: dict[str, Any] = {}
-        self._artifacts: list[str] = []  # those that MLflow lacks
+        self._artifacts: list[str] = []  # files that MLflow lacks
         self._ended_ms = 0
         self._client: MlflowClient | None = None
         self._resumed = False
-        self._there: dict[str, set[int]] = {}  # by metric name: the steps that MLflow has
-        self._behind = True  # the files have what the queue lacks
+        self._there: dict[str, set[int]] = {}  # metric name → steps that MLflow has
+        self._behind = True  # the files have points that the queue lacks
         self._overflow = self._refused = 0
-        self._error = ""  # the newest failure's type: its text could hold a password
+        self._error = ""  # the type of the newest failure: its text could contain a password
         self._ended = self._given_up = self._told_away = False
         self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
         self._thread.start()
 
     def step(self, record: dict[str, Any]) -> None:
-        """Queue a step record. The first one lets the thread begin."""
+        """Queue a step record. The first one lets the thread connect."""
         self._begun.set()
         self._put(_step_point(record, self._clock.now_ms()))
 
@@ -107,7 +107,10 @@ class MlflowLog:
         self._put(_evaluation_point(record, self._clock.now_ms()))
 
     def close(self, summary: dict[str, Any], artifacts: list[str]) -> None:
-        """Send what is queued and the final metrics, end the run, send the files; at most CLOSE_SECONDS, or LOCAL_CLOSE_SECONDS."""
+        """Send the queue and the final metrics, end the run, then send the files.
+
+        This takes at most CLOSE_SECONDS, or LOCAL_CLOSE_SECONDS for a SQLite file.
+        """
         self._summary, self._artifacts, self._ended_ms = summary, list(artifacts), self._clock.now_ms()
         self._closing.set()
         self._begun.set()
@@ -126,13 +129,13 @@ class MlflowLog:
             ended = "" if self._ended else ", and its run was not ended"
             why = f" ({self._error})" if self._error else ""
             self._message(
-                f"MLflow at {without_userinfo(self._spec.uri)} did not take {', '.join(lacking)}{why}{ended}. "
+                f"MLflow at {without_userinfo(self._spec.uri)} did not receive {', '.join(lacking)}{why}{ended}. "
                 "The run folder has them, and the next start of this run sends them."
             )
 
     @property
     def finished(self) -> bool:
-        """Whether MLflow has everything, and its run was ended."""
+        """Return whether MLflow has everything and its run was ended."""
         return self._ended and not self._refused and not self._artifacts
 
     @property
@@ -156,7 +159,7 @@ class MlflowLog:
         pause, first = BACKOFF_SECONDS[0], BACKOFF_SECONDS[0]
         last_tries = 0
         while not self._given_up:
-            # Read before draining, so that whatever was queued before `close` is sent before the run is ended.
+            # Read this before sending, so that everything queued before `close` is sent before the run is ended.
             closing = self._closing.is_set()
             try:
                 self._connect()
@@ -170,13 +173,15 @@ class MlflowLog:
                     return
                 pause = first
                 self._closing.wait(FLUSH_SECONDS)
-            except Exception as error:  # whatever it is, training goes on; close() says how much was lost
+            except (
+                Exception
+            ) as error:  # training continues after any error; close() reports how much is missing
                 self._error = type(error).__name__
                 if self._client is None and not (self._told_away or self._closing.is_set()):
                     self._told_away = True
                     uri = without_userinfo(self._spec.uri)
                     self._message(
-                        f"MLflow at {uri} does not answer ({self._error}) and is tried again; the run goes on"
+                        f"MLflow at {uri} does not answer ({self._error}). The run continues, and sending is retried."
                     )
                 self._forget_lost_run(error)
                 if not self._closing.is_set():
@@ -197,7 +202,7 @@ class MlflowLog:
         if self._resumed:
             history = client.get_metric_history(run_id, STEP_KEY)
             self._there[STEP_KEY] = {int(metric.step) for metric in history}
-            # A clock that was set back between two starts must not put later steps before earlier ones.
+            # If the clock was set back between two starts, later steps must still get later timestamps.
             latest = max((int(metric.timestamp) for metric in history), default=0)
             self._shift_ms = max(self._shift_ms, latest + 1 - self._began_ms)
         self.run_id, self._client = run_id, client
@@ -208,12 +213,12 @@ class MlflowLog:
         return self._client, self.run_id
 
     def _forget_lost_run(self, error: Exception) -> None:
-        """The server has come back without the run, or somebody deleted it: make another, and send it everything."""
+        """Create another run and send everything to it, if the server lost the run or somebody deleted it."""
         if getattr(error, "error_code", None) == "RESOURCE_DOES_NOT_EXIST" and self._client is not None:
             self._client, self._there, self._behind = None, {}, True
 
     def _refill(self) -> None:
-        """Put what the files have, and MLflow has not, in front of the queue."""
+        """Put points that the files have and MLflow lacks at the front of the queue."""
         with self._lock:
             behind, overflow = self._behind, self._overflow
             self._behind, self._overflow = False, 0
@@ -234,7 +239,7 @@ class MlflowLog:
             self._queue.extendleft(reversed(lacking))
 
     def _drain(self) -> None:
-        """Send the queue, batch by batch. Of a batch that MLflow calls malformed, the point that is so is left out."""
+        """Send the queue batch by batch. If MLflow calls a batch malformed, only the malformed point is dropped."""
         from mlflow.exceptions import MlflowException
 
         client, run_id = self._connected()
@@ -262,7 +267,7 @@ class MlflowLog:
             most = min(2 * most, BATCH_METRICS)
 
     def _batch(self, most: int) -> tuple[list[_Point], list[Metric]]:
-        """The first points of the queue, at most so many, and their metrics that MLflow lacks."""
+        """Return at most `most` of the first points of the queue, and those of their metrics that MLflow lacks."""
         from mlflow.entities import Metric
 
         with self._lock:
@@ -280,7 +285,7 @@ class MlflowLog:
         return points, metrics
 
     def _new(self, point: _Point, there: dict[str, set[int]]) -> set[str]:
-        """The metrics whose history lacks the point; STEP_KEY stands for all of a step's."""
+        """Return the metrics whose history lacks the point; STEP_KEY represents all metrics of a step."""
         gates = [STEP_KEY] if point.is_step else list(point.metrics)
         for gate in gates:
             if gate not in there:
@@ -290,7 +295,7 @@ class MlflowLog:
         return {gate for gate in gates if point.step not in there[gate]}
 
     def _finish(self) -> None:
-        """Tried again after a failure: its time stamp stays, and MLflow keeps equal points once."""
+        """End the run. A retry keeps the timestamp, and MLflow keeps equal points once."""
         from mlflow.entities import Metric
 
         client, run_id = self._connected()
@@ -306,7 +311,7 @@ class MlflowLog:
             return
         client.set_terminated(run_id, STATUS.get(str(self._summary.get("status")), "FAILED"), ended_ms)
         self._ended = True
-        # Last, and each once: files often go to other storage, which may refuse them for ever.
+        # Files come last, one attempt each: they often go to other storage, which may always refuse them.
         for path in list(self._artifacts):
             if self._given_up:
                 return
@@ -319,10 +324,10 @@ class MlflowLog:
             self._identity.note_sent()
 
     def _artifact(self, path: StoragePath) -> None:
-        """Only files that are known to hold no text of records leave the run folder, unless the user shows text."""
+        """Send a file. Without `show_text`, only files that are known to hold no text of records are sent."""
         client, run_id = self._connected()
         if path.name not in WITHOUT_TEXT and not self._spec.show_text:
-            why = "it may hold text of records, and tracking.show_text is false"
+            why = "it may contain text of records, and tracking.show_text is false"
             self._message(f"{path.name} was not sent to MLflow: {why}.")
         elif not path.is_file():
             self._message(f"{path.name} was not sent to MLflow: there is no such file.")

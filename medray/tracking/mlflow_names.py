@@ -1,4 +1,4 @@
-"""What a record's numbers are called in MLflow."""
+"""The MLflow names of a record's numbers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _PERF = frozenset({"mfu", "peak_bytes", "tokens_per_second"})
 
 
 def step_metrics(record: dict[str, Any]) -> dict[str, float]:
-    """MLflow's names and values of a step record: `loss/label` is `train/loss_label`, tokens and seconds a rate."""
+    """Return a step record's metrics under MLflow's names: `loss/label` is `train/loss_label`, tokens and seconds a rate."""
     metrics = {}
     for key, value in numbers(record).items():
         if key not in _NOT_METRICS:
@@ -24,7 +24,7 @@ def step_metrics(record: dict[str, Any]) -> dict[str, float]:
 
 
 def final_metrics(summary: dict[str, Any], prefix: str = "final") -> dict[str, float]:
-    """The numbers of a summary, flat, as `final/<key>/<key>`; what is not a number is left out."""
+    """Return the numbers of a summary, flattened to `final/<key>/<key>`. Other values are left out."""
     metrics = {metric_name(f"{prefix}/{key}"): value for key, value in numbers(summary).items()}
     for key, value in summary.items():
         if isinstance(value, dict):
@@ -33,7 +33,7 @@ def final_metrics(summary: dict[str, Any], prefix: str = "final") -> dict[str, f
 
 
 def final_tags(summary: dict[str, Any]) -> dict[str, str]:
-    """Tags of a run that has ended: the step of the exported weights, and the names of its warnings or `none`."""
+    """Return the tags of a run that has ended: the step of the exported weights, and the names of its warnings or `none`."""
     tags = {}
     if summary.get("exported_step") is not None:
         tags["medray.exported_step"] = str(summary["exported_step"])
@@ -47,25 +47,25 @@ def numbers(record: dict[str, Any]) -> dict[str, float]:
 
 
 def metric_name(name: str) -> str:
-    """A name that MLflow accepts: it refuses other characters, empty and dotted path parts, and over 250 characters."""
+    """Return the name as MLflow accepts it: without other characters and empty or dotted path parts, at most 250 long."""
     parts = [part for part in re.sub(r"[^\w\-. /]", "_", name, flags=re.ASCII).split("/") if part.strip(". ")]
     return "/".join(parts)[:250].rstrip("/")
 
 
 def without_userinfo(uri: str) -> str:
-    """The URI without user, password and query, fit to be written down. What is no proper URL has nothing after `://`."""
+    """Return the URI without user, password and query, safe to show. A malformed URL loses everything after `://`."""
     if not has_credentials(uri) and "@" not in uri:
         return uri
     parts = urlsplit(uri)
-    if uri.startswith("sqlite:") and not parts.query:  # a path may hold anything
+    if uri.startswith("sqlite:") and not parts.query:  # a path may contain any character
         return uri
-    if "@" in parts.path:  # of a password with a slash in it
+    if "@" in parts.path:  # a password that contains a slash
         return f"{parts.scheme}://"
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment=""))
 
 
 def warnings_of(summary: dict[str, Any]) -> list[tuple[str, str]]:
-    """(name, sentence) of each warning in a run's summary; the summary of an older version has none."""
+    """Return (name, sentence) for each warning in a run's summary; the summary of an older version has none."""
     found = summary.get("warnings")
     known = found if isinstance(found, list) else []
     return [(str(each.get("name")), str(each.get("text"))) for each in known if isinstance(each, dict)]

@@ -1,4 +1,4 @@
-"""Whether MLflow takes what a run writes: asked by `medray doctor`, which leaves nothing there."""
+"""A check for `medray doctor` that MLflow accepts what a run writes. It leaves nothing in MLflow."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from medray.tracking.mlflow_run import open_client
 
-EXPERIMENT = "medray-doctor"  # deleted experiments keep their names, so that it is always this one
+EXPERIMENT = "medray-doctor"  # always the same, because deleted experiments keep their names
 LOCK_SECONDS = 3.0
 SQLITE = "sqlite:///"
 
@@ -22,7 +22,7 @@ def load() -> None:
 
 
 def check_store(uri: str) -> str:
-    """Write to an MLflow server or database and return what was done, as words. Raises whatever goes wrong."""
+    """Write to an MLflow server or database and return what was done, in words. Raises the error of whatever fails."""
     if uri.startswith(SQLITE):
         return _check_file(Path(uri.removeprefix(SQLITE)).absolute())
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "4")
@@ -44,7 +44,7 @@ def check_store(uri: str) -> str:
 
 
 def _check_file(file: Path) -> str:
-    """Without MLflow, whose import and first database take seconds."""
+    """Check a SQLite file without MLflow, whose import and first database take seconds."""
     if not file.exists():
         folder = next(parent for parent in file.parents if parent.exists())
         if not os.access(folder, os.W_OK | os.X_OK):

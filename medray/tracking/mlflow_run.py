@@ -1,7 +1,8 @@
-"""One run in MLflow: found again under the id that an earlier start left in the run folder, or made.
+"""The MLflow run of a run folder: resumed under the id that an earlier start left in the folder, or created.
 
-The id is kept in `<run folder>/mlflow_run.json`, so a run that is started again goes on under it. From before the first
-try until MLflow has everything, `<run folder>/mlflow_unsent` stands beside it: whoever is killed meanwhile has left it.
+The id is kept in `<run folder>/mlflow_run.json`, so a run that is started again resumes the same MLflow run. The file
+`<run folder>/mlflow_unsent` exists from before the first attempt until MLflow has everything, so a process that is killed
+in between leaves it.
 """
 
 from __future__ import annotations
@@ -24,16 +25,16 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 RUN_FILE, UNSENT_FILE = "mlflow_run.json", "mlflow_unsent"
-BATCH_PARAMS = 100  # of a batch of MLflow's
+BATCH_PARAMS = 100  # MLflow's limit per batch
 PERMANENT = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST")
 
 
 @dataclass(frozen=True)
 class TrackingSpec:
-    """Where numbers go besides the run folder, fully resolved.
+    """The resolved tracking settings: where numbers go in addition to the run folder.
 
-    uri: `sqlite:////absolute/mlflow.db`, or a server. params: of the config, flat, without secrets.
-    show_text: files that hold text of records may become artifacts. dataset: name and fingerprint of the tokens.
+    uri: `sqlite:////absolute/mlflow.db`, or a server. params: the config, flattened, without secrets.
+    show_text: files with text of records may be sent as artifacts. dataset: name and fingerprint of the tokens.
     """
 
     enabled: bool
@@ -47,14 +48,14 @@ class TrackingSpec:
 
 
 def leave_run(run_folder: StoragePath) -> None:
-    """The next `RunIdentity` makes a new MLflow run, and ends the one that the folder has so far."""
+    """Mark the folder's MLflow run as left: the next `RunIdentity` ends it and creates a new one."""
     file = run_folder / RUN_FILE
     with suppress(FileNotFoundError, InputError):
         storage.write(file, json.dumps({**storage.read_json(file), "left": True}) + "\n")
 
 
 def open_client(uri: str) -> MlflowClient:
-    """A client that sends no telemetry, keeps its log to itself and gives up on a dead server after seconds."""
+    """Return a client that sends no telemetry, prints no log and gives up on a dead server after seconds."""
     os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = os.environ["DO_NOT_TRACK"] = "true"
     for key, value in {"MAX_RETRIES": "1", "BACKOFF_FACTOR": "0", "TIMEOUT": "10"}.items():
@@ -69,12 +70,12 @@ def open_client(uri: str) -> MlflowClient:
 
 
 def _database(uri: str) -> Path | None:
-    """The file of a SQLite URI."""
+    """Return the file of a SQLite URI, or None for another URI."""
     return Path(uri.removeprefix("sqlite:///")).absolute() if uri.startswith("sqlite:///") else None
 
 
 class RunIdentity:
-    """Which MLflow run a run folder has.
+    """The MLflow run that belongs to a run folder.
 
     message: called with one sentence when the run's params are refused.
     """
@@ -86,7 +87,7 @@ class RunIdentity:
         self._made: str | None = None
 
     def note_unsent(self) -> None:
-        with suppress(OSError):  # MLflow gets what it can all the same
+        with suppress(OSError):  # sending is attempted in any case
             storage.write(self._unsent, "MLflow lacks a part of this run. Its next start sends it.\n")
 
     def note_sent(self) -> None:
@@ -94,15 +95,16 @@ class RunIdentity:
             self._unsent.unlink(missing_ok=True)
 
     def open(self, client: MlflowClient, start_ms: int, given_up: Callable[[], bool]) -> tuple[str, bool]:
-        """The run's id, and whether it was there before. May raise anything.
+        """Return the run's id, and whether the run existed before. May raise any error of MLflow.
 
-        start_ms: when a new run began. given_up: asked before one is made: the answers before may have come very late.
+        start_ms: start time of a new run, in milliseconds since the epoch. given_up: asked before a run is created,
+        because the answers before that may have come very late.
         """
         from mlflow.entities import RunTag
 
         known = self._known_run(client)
         if known is None:
-            # An id that could not be written down (a full disk) is kept, else each try would make another run.
+            # An id that could not be written (full disk) is kept in memory, else each attempt would create another run.
             experiment = self._experiment(client)
             if given_up():
                 raise TimeoutError
@@ -123,13 +125,13 @@ class RunIdentity:
         return run_id, known is not None
 
     def _known_run(self, client: MlflowClient) -> str | None:
-        """The id in the run folder, when it stands in this store and experiment and `leave_run` has not dropped it."""
+        """Return the id in the run folder, if it is in this store and experiment and `leave_run` has not marked it."""
         from mlflow.exceptions import MlflowException
 
         try:
             known = storage.read_json(self._file)
         except (FileNotFoundError, InputError):
-            return None  # storage that cannot be asked is no answer: another run would be made
+            return None  # other errors of storage are raised: returning None would create another run
         if (known.get("uri"), known.get("experiment")) != self._place or not isinstance(
             known.get("run_id"), str
         ):
@@ -180,7 +182,7 @@ class RunIdentity:
         )
 
     def _log_params(self, client: MlflowClient, run_id: str) -> None:
-        """Once: MLflow refuses a param that changes, and a resumed run may have changed some."""
+        """Log the params once: MLflow refuses a param that changes, and a resumed run may have changed some."""
         from mlflow.entities import Param
         from mlflow.exceptions import MlflowException
 
@@ -193,7 +195,7 @@ class RunIdentity:
             except MlflowException as error:
                 if error.error_code not in PERMANENT:
                     raise
-                self._message("MLflow did not take the run's params; its metrics are sent all the same.")
+                self._message("MLflow refused the run's params; its metrics are sent nevertheless.")
 
 
 def _delete_empty_default(client: MlflowClient, ours: str) -> None:

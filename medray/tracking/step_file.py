@@ -1,10 +1,10 @@
-"""A JSON-lines file with one record a step, in the order of steps, that survives kills and a full disk.
+"""A JSON-lines file with one record per step, in order of steps, that survives kills and a full disk.
 
-Appending is the ordinary way: one line, handed to the operating system. Cutting back to a checkpoint shortens the file.
-Everything else (replacing a step that is already there, dropping what is unreadable) writes a new file beside the old one
-and renames it, so a reader sees either the old lines or the new ones. An object cannot be appended to: of a run on S3 the file
-is one of this machine, fetched when it is opened and sent as a whole by each `sync`. What cannot be written now is held in memory, in order, and is
-written before anything that comes later; half a line that a full disk left is cut off first.
+Usually a record is appended: one line, handed to the operating system. Cutting back to a checkpoint shortens the file.
+Everything else (replacing a step, dropping unreadable lines) writes a new file in the same folder and renames it, so a reader
+sees either the old lines or the new ones. Objects in a bucket cannot be appended to: for a run on S3, the file is a local
+copy, which is fetched when it is opened and uploaded as a whole by each `sync`. Records that cannot be written are held in
+memory, in order, and are written before any later record; half a line that a full disk left is cut off first.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from medray.storage.json_files import is_count, is_number
 Record = dict[str, Any]
 
 
-# Keys that others compute with.
+# Keys that other code computes with.
 _NUMBERS = ("loss", "seconds", "data_wait_seconds", "tokens", "computed_tokens", "samples", "epoch", "lr")
 
 
 def read_records(path: StoragePath) -> list[Record]:
-    """The readable records of a JSON-lines file in the order of steps, the last one where a step is there twice.
+    """Return the readable records of a JSON-lines file in order of steps; of a repeated step, the last record.
 
-    Raises InputError for what is no file of lines, OSError where it cannot be read now.
+    Raises InputError if this is not a file of lines, OSError if it cannot be read now.
     """
     return _parse(path)[0]
 
@@ -50,7 +50,7 @@ def _is_record(record: Record) -> bool:
 
 
 def _parse(path: StoragePath) -> tuple[list[Record], bool, int]:
-    """Records by step; whether the file holds exactly those, complete and in order; and how many lines are unreadable."""
+    """Return the records by step, whether the file holds exactly these in order, and the number of unreadable lines."""
     try:
         lines = json_files.read_lines(path)
     except FileNotFoundError:
@@ -74,14 +74,14 @@ def _line(record: Record) -> bytes:
 
 
 class StepFile:
-    """Records keyed by `step` in a file.
+    """A file of records keyed by `step`.
 
-    path: of the file; for an object, of the file of this machine in its place, and `stored` is the object.
-    merge: what to keep when a step comes again, from the record that is there and the new one; default: the new one.
-    unreadable: lines of the file as it was found that could not be read.
+    path: the local file; if the run is in a bucket, this is a local copy of the object `stored`.
+    merge: returns the record to keep for a repeated step, from the old and the new record; default: the new one.
+    unreadable: number of lines that could not be read when the file was opened.
 
-    `put`, `cut` and `write` raise OSError when the file cannot be written; nothing is lost by that: what was asked is
-    done, in order, by the next call of any of them that can write.
+    `put`, `cut` and `write` raise OSError if the file cannot be written. Nothing is lost: the next call of any of them
+    that can write does everything that was asked before, in order.
     """
 
     def __init__(self, path: StoragePath, merge: Callable[[Record, Record], Record] | None = None) -> None:
@@ -91,24 +91,24 @@ class StepFile:
         self._fetched = self._sent = self.stored is None
         self._merge = merge or (lambda old, new: new)
         self._waiting: list[Record] = []
-        self._cut_to: int | None = None  # a cut that is still to be done
-        self._ready = False  # whether the file has been read, and what was broken in it mended
-        self._steps: set[int] = set()  # in the file
+        self._cut_to: int | None = None  # a cut that has not been done yet
+        self._ready = False  # whether the file has been read and repaired
+        self._steps: set[int] = set()  # steps in the file
         self._last, self._size = -1, 0
         with suppress(OSError):
             self._prepare()
 
     @property
     def pending(self) -> int:
-        """Records that are not in the file yet."""
+        """Return the number of records that are not in the file yet."""
         return len(self._waiting)
 
     def __contains__(self, step: int) -> bool:
         return step in self._steps or any(int(record["step"]) == step for record in self._waiting)
 
     def records(self) -> list[Record]:
-        """All records in the order of steps, those that wait included. Raises OSError when the file cannot be read."""
-        waiting = list(self._waiting)  # first: another thread may be moving them into the file
+        """Return all records in order of steps, including those not written yet. Raises OSError if the file is unreadable."""
+        waiting = list(self._waiting)  # read before the file: another thread may be moving them into it
         kept = read_records(self.path)
         if self._cut_to is not None:
             kept = [record for record in kept if record["step"] <= self._cut_to]
@@ -121,12 +121,12 @@ class StepFile:
         self.write()
 
     def put(self, *records: Record) -> None:
-        """Append the records, or put them in their place where a step is not above the last one."""
+        """Append the records; insert or replace a record whose step is not above the last one."""
         self._waiting.extend(records)
         self.write()
 
     def write(self) -> None:
-        """Do what could not be done before. Cheap when there is nothing."""
+        """Do the writes and the cut that failed before. Cheap if there are none."""
         if not self._ready:
             self._prepare()
         if self._cut_to is not None:
@@ -144,7 +144,7 @@ class StepFile:
             del self._waiting[0]
 
     def sync(self) -> None:
-        """`write`, and put it on the disk, or to storage. Raises OSError."""
+        """Write everything and flush it to disk, or upload it to storage. Raises OSError."""
         self.write()
         if self.stored is not None:
             if not self._sent and self.path.exists():
@@ -162,7 +162,7 @@ class StepFile:
             self._fetched = self._sent = True
         try:
             records, clean, unreadable = _parse(self.path)
-        except InputError as error:  # tried again, as what storage refuses
+        except InputError as error:  # an OSError is retried, as any error of storage
             raise OSError(errno.EINVAL, error.what) from None
         self.unreadable = max(self.unreadable, unreadable)
         if clean:
@@ -184,11 +184,11 @@ class StepFile:
 
     def _append(self, record: Record) -> None:
         step, line = int(record["step"]), _line(record)
-        # Opened for each line: 30 microseconds, and whoever reads over a network file system sees closed files only.
+        # Opening the file for each line costs 30 microseconds; readers on a network file system see closed files only.
         self._sent = False
         with self.path.open("ab", buffering=0) as stream:
             if stream.tell() > self._size:
-                stream.truncate(self._size)  # half a line, from a write that failed
+                stream.truncate(self._size)  # cut off half a line of a failed write
             rest = memoryview(line)
             try:
                 while rest:
@@ -201,7 +201,7 @@ class StepFile:
         self._last, self._size = step, self._size + len(line)
 
     def _cut(self, last_step: int) -> None:
-        """Shortens the file in its place, which a full disk allows."""
+        """Shorten the file itself, which works on a full disk."""
         if self._last <= last_step:
             return
         kept: set[int] = set()
@@ -218,32 +218,32 @@ class StepFile:
         self._steps, self._last, self._size = kept, max(kept, default=-1), size
 
     def _rewrite(self, records: list[Record]) -> None:
-        beside, self._sent = self.path.with_name(self.path.name + ".tmp"), False
+        temporary, self._sent = self.path.with_name(self.path.name + ".tmp"), False
         try:
-            with beside.open("wb") as stream:
+            with temporary.open("wb") as stream:
                 stream.writelines(_line(record) for record in records)
                 stream.flush()
                 os.fsync(stream.fileno())
                 size = stream.tell()
-            beside.replace(self.path)
+            temporary.replace(self.path)
         except OSError:
             with suppress(OSError):
-                beside.unlink()  # a full disk needs the room
+                temporary.unlink()  # free the space on a full disk
             raise
         self._know(records, size)
 
 
 class SteadyClock:
-    """A clock that is set by hand or by NTP in the middle of a run changes neither order nor distances of time stamps."""
+    """A clock whose timestamps keep order and distances when the system's clock is set, by hand or by NTP, during a run."""
 
     def __init__(self) -> None:
-        # Before 1970, a clock without a battery: MLflow refuses negative time stamps.
+        # A clock without a battery may show a time before 1970, and MLflow refuses negative timestamps.
         self._start = max(time.time(), 0.0) - time.monotonic()
 
     def now(self) -> float:
-        """Seconds since the epoch."""
+        """Return seconds since the epoch."""
         return self._start + time.monotonic()
 
     def now_ms(self) -> int:
-        """Milliseconds since the epoch."""
+        """Return milliseconds since the epoch."""
         return int(self.now() * 1000)

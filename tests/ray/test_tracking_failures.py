@@ -1,4 +1,4 @@
-"""The ledger's process is killed again and again: whoever sends to it waits for nothing, and no step is lost."""
+"""The ledger's process is killed repeatedly: senders never wait for it, and no step is lost."""
 
 from __future__ import annotations
 
@@ -114,7 +114,9 @@ def test_what_the_ledger_missed_is_sent_again_before_the_next_checkpoint(
     until(complete, "the steps that were sent while the ledger was away")
 
 
-def test_a_flush_says_when_the_disk_does_not_take_it(connected: Cluster, actor: Any, tmp_path: Path) -> None:
+def test_a_flush_reports_a_disk_that_cannot_be_written(
+    connected: Cluster, actor: Any, tmp_path: Path
+) -> None:
     line = LedgerLine(actor)
     line.open(0)
     (tmp_path / "steps.jsonl").mkdir()

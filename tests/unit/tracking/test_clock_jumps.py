@@ -1,4 +1,4 @@
-"""The system's clock is set back or forward by days in the middle of a run: order, durations and time stamps stand."""
+"""Order, durations and timestamps stay right when the system's clock is set back or forward by days during a run."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def stamps(store: str, run_id: str) -> list[int]:
 
 
 @pytest.mark.parametrize("jump", [-30.0, 30.0, -30_000.0], ids=["back", "forward", "before 1970"])
-def test_a_jump_changes_neither_the_order_nor_the_distances_of_time_stamps(
+def test_a_clock_jump_keeps_order_and_distances_of_timestamps(
     jump: float, tmp_path: Path, store: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(mlflow_log, "FLUSH_SECONDS", 0.05)
@@ -78,9 +78,7 @@ def test_a_jump_changes_neither_the_order_nor_the_distances_of_time_stamps(
     assert 0 <= info.end_time - info.start_time < 300_000
 
 
-def test_a_clock_before_1970_is_no_reason_to_refuse(
-    tmp_path: Path, store: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_clock_before_1970_is_accepted(tmp_path: Path, store: str, monkeypatch: pytest.MonkeyPatch) -> None:
     Wall(monkeypatch, day=-500)
     ledger = Ledger(str(tmp_path), TrackingSpec(True, store, "early", "r", {}, {}, False))
     ledger.open(resumed_step=0)
@@ -108,7 +106,7 @@ def test_a_clock_set_back_between_two_starts_does_not_put_later_steps_first(
     assert info.end_time >= found[-1]
 
 
-def test_the_console_counts_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_console_keeps_counting_after_a_clock_jump(monkeypatch: pytest.MonkeyPatch) -> None:
     wall, stream = Wall(monkeypatch), io.StringIO()
     console = Console(stream, interactive=False)
     for step in range(1, 4):

@@ -1,4 +1,4 @@
-"""steps.jsonl on a real disk that is full or read-only for a while: nothing is lost, and a flush says the truth."""
+"""On a real disk that is full or read-only for a while, steps.jsonl loses nothing, and a flush reports the truth."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def test_steps_of_a_full_disk_are_written_when_there_is_room(tmp_path: Path) -> 
     assert seen["steps"] == text(1, 120)
     assert json.loads(seen["evals"]) == {"step": 60, "metrics": {"loss": 1.0}}
     assert sorted(seen["messages"]) == [
-        "evals.jsonl cannot be written and is tried again with each step: No space left on device",
-        "evals.jsonl is written again, and nothing is missing",
-        "steps.jsonl cannot be written and is tried again with each step: No space left on device",
-        "steps.jsonl is written again, and nothing is missing",
+        "evals.jsonl cannot be written: No space left on device. Writing is retried with each step.",
+        "evals.jsonl is writable again, and no record is missing",
+        "steps.jsonl cannot be written: No space left on device. Writing is retried with each step.",
+        "steps.jsonl is writable again, and no record is missing",
     ]
 
 
-def test_a_ledger_that_starts_on_a_full_disk_mends_the_file_later(tmp_path: Path) -> None:
+def test_a_ledger_that_starts_on_a_full_disk_repairs_the_file_later(tmp_path: Path) -> None:
     seen = on_a_small_disk(tmp_path, "torn")
     assert "No space left" in seen["while"]
     assert seen["steps"] == text(1, 121)
@@ -44,13 +44,13 @@ def test_a_restart_of_the_loop_on_a_full_disk_forgets_what_came_after_the_checkp
     assert seen["steps"] == text(1, 145)
 
 
-def test_a_disk_that_was_read_only_lacks_nothing(tmp_path: Path) -> None:
+def test_after_a_read_only_disk_no_record_is_missing(tmp_path: Path) -> None:
     seen = on_a_small_disk(tmp_path, "read_only")
     assert seen["while"] == "steps.jsonl: Read-only file system"
     assert seen["after"] is None
     assert seen["steps"] == text(1, 16)
 
 
-def test_the_end_of_a_run_says_what_is_not_on_the_disk(tmp_path: Path) -> None:
+def test_the_end_of_a_run_reports_records_that_are_not_on_disk(tmp_path: Path) -> None:
     seen = on_a_small_disk(tmp_path, "closed")
     assert seen["messages"][-1] == "steps.jsonl lacks the last 3 record(s): the file cannot be written"

@@ -1,4 +1,4 @@
-"""steps.jsonl and evals.jsonl whatever was killed, the stop flag, and what the console reads."""
+"""The ledger keeps steps.jsonl and evals.jsonl through kills, holds the stop flag, and serves the console."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_steps_file_holds_exactly_the_records(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "torn", ['{"step": 3, "lo', '{"step": 3, "loss": 1.0}', "\x00\x00\x00", '{"step": 3}\n{"st']
 )
-def test_torn_last_line_is_dropped_and_the_file_goes_on(tmp_path: Path, torn: str) -> None:
+def test_a_torn_last_line_is_dropped_and_the_file_is_continued(tmp_path: Path, torn: str) -> None:
     steps = tmp_path / "steps.jsonl"
     steps.write_text(json.dumps(record(1)) + "\n" + json.dumps(record(2)) + "\n" + torn, "utf-8")
     ledger = Ledger(str(tmp_path), OFF)
@@ -103,7 +103,7 @@ def test_read_records_takes_the_last_of_a_doubled_step_and_no_file(tmp_path: Pat
 
 
 @pytest.mark.parametrize("file", ["steps.jsonl", "evals.jsonl"])
-def test_a_flush_puts_both_files_on_the_disk_and_says_which_it_cannot(
+def test_a_flush_writes_both_files_to_disk_and_names_the_one_that_fails(
     file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ledger = Ledger(str(tmp_path), OFF)
@@ -128,7 +128,7 @@ def test_a_flush_puts_both_files_on_the_disk_and_says_which_it_cannot(
     assert ledger.flush() == f"{file}: Input/output error"
 
 
-def test_a_flush_takes_what_a_ledger_before_it_knew_alone(tmp_path: Path) -> None:
+def test_a_flush_adds_records_that_only_the_previous_ledger_had(tmp_path: Path) -> None:
     """The process died with records in memory; rank 0 hands over all that it has no answer for."""
     steps, evaluations = [record(1), record(2)], [{"step": 2, "metrics": {"loss": 2.0}}]
     first = Ledger(str(tmp_path), OFF)
@@ -200,7 +200,7 @@ def test_poll_gives_everything_since_an_index_in_order(tmp_path: Path) -> None:
     ledger.step(record(2))
     assert [(r["kind"], r["step"]) for r in ledger.poll(first[-1]["index"])] == [("step", 2)]
     assert ledger.poll(4) == []
-    assert len(ledger.poll(99)) == 4, "an index ahead of the ledger: it was started again"
+    assert len(ledger.poll(99)) == 4, "an index ahead of the ledger: it was restarted"
 
 
 def test_stop_flag_keeps_the_first_reason_through_a_restart_of_the_loop(tmp_path: Path) -> None:
@@ -213,7 +213,7 @@ def test_stop_flag_keeps_the_first_reason_through_a_restart_of_the_loop(tmp_path
     assert ledger.stop_reason() == "SIGTERM"
 
 
-def test_a_file_that_cannot_be_written_is_said_once_and_does_not_raise(tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_written_is_reported_once_and_does_not_raise(tmp_path: Path) -> None:
     ledger = Ledger(str(tmp_path), OFF)
     ledger.open(resumed_step=0)
     (tmp_path / "steps.jsonl").mkdir()

@@ -1,4 +1,4 @@
-"""The feed to a real MLflow store, and what happens without one."""
+"""The feed to MLflow, with a real store and without one."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> str:
     return f"sqlite:///{tmp_path_factory.mktemp('mlflow') / 'sub' / 'mlflow.db'}"
 
 
-def test_resume_goes_on_under_one_run_id_without_doubled_points(tmp_path: Path, store: str) -> None:
+def test_a_resumed_run_keeps_its_mlflow_id_and_has_no_doubled_points(tmp_path: Path, store: str) -> None:
     first = Ledger(str(tmp_path), spec(store))
     first.open(resumed_step=0)
     first.evaluation({"step": 0, "metrics": {"rougeL": 0.1}})
@@ -97,7 +97,7 @@ def test_resume_goes_on_under_one_run_id_without_doubled_points(tmp_path: Path, 
         '{"tokens": "0a1b"}',
     )
     assert [(tag.key, tag.value) for tag in used.tags] == [("mlflow.data.context", "training")]
-    assert [each.name for each in client.search_experiments()] == ["tests"]  # no empty "Default" beside it
+    assert [each.name for each in client.search_experiments()] == ["tests"]  # no empty "Default" experiment
     known = json.loads((tmp_path / "mlflow_run.json").read_text())
     assert known["experiment_id"] == run.info.experiment_id
     for name in ("train/loss", "train/loss_label", "train/lr", "train/grad_norm", "train/epoch"):
@@ -170,7 +170,7 @@ def test_mlflow_waits_for_the_first_step(tmp_path: Path, store: str, monkeypatch
     assert open_client(store).get_run(run_id).data.metrics["eval/rougeL"] == 0.1
 
 
-def test_of_a_run_that_ends_before_its_first_step_nothing_is_lost(tmp_path: Path, store: str) -> None:
+def test_a_run_that_ends_before_its_first_step_loses_nothing(tmp_path: Path, store: str) -> None:
     ledger = Ledger(str(tmp_path), spec(store))
     ledger.open(resumed_step=0)
     ledger.evaluation({"step": 0, "metrics": {"rougeL": 0.1}})
@@ -203,7 +203,7 @@ def test_more_points_than_a_batch_all_arrive(tmp_path: Path, store: str) -> None
     assert len(client.get_run(run_id).data.params) == 230
 
 
-def test_what_is_said_while_mlflow_is_away_names_no_password(tmp_path: Path) -> None:
+def test_messages_while_mlflow_is_down_show_no_password(tmp_path: Path) -> None:
     ledger = Ledger(str(tmp_path), spec("http://user:hunter2@127.0.0.1:9/x"))
     ledger.open(resumed_step=0)
     ledger.step(record(1))  # MLflow is not asked before
@@ -217,7 +217,7 @@ def test_what_is_said_while_mlflow_is_away_names_no_password(tmp_path: Path) -> 
     assert "hunter2" not in str(messages(ledger))
 
 
-def test_the_run_file_holds_no_password(tmp_path: Path, store: str) -> None:
+def test_the_run_file_contains_no_password(tmp_path: Path, store: str) -> None:
     identity = RunIdentity(tmp_path, spec("http://user:hunter2@host:5000"), lambda text: None)
     run_id, there = identity.open(open_client(store), 0, lambda: False)
     assert not there
@@ -230,7 +230,7 @@ def test_the_run_file_holds_no_password(tmp_path: Path, store: str) -> None:
 
 
 @pytest.mark.parametrize("call", ["open", "log_batch"])
-def test_nothing_waits_for_a_call_that_does_not_return(
+def test_a_call_that_does_not_return_blocks_nothing(
     call: str, tmp_path: Path, store: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Steps, evaluations and the end return while MLflow's thread is held in the call, whatever the clock says."""
@@ -268,7 +268,7 @@ def test_nothing_waits_for_a_call_that_does_not_return(
     assert ledger.flush() is None
     ledger.close({"status": "done", "steps": 200}, [])
     (told,) = messages(ledger)
-    assert "did not take 399 records" in told
+    assert "did not receive 399 records" in told
     assert not go.is_set()
     go.set()
     for thread in set(threading.enumerate()) - others:
@@ -295,7 +295,7 @@ def test_mlflow_unreachable_neither_blocks_nor_raises(tmp_path: Path) -> None:
     assert ledger.mlflow_run_id() is None
     assert len((tmp_path / "steps.jsonl").read_text().splitlines()) == 200
     *before, last = messages(ledger)
-    assert "did not take 200 records" in last
+    assert "did not receive 200 records" in last
     # On a busy machine the end comes only after the first try has failed, which is said too.
     assert all("does not answer" in text for text in before)
     assert len(before) <= 1
@@ -360,7 +360,7 @@ class _Picky:
         self._client.log_batch(run_id, metrics=metrics, params=params)
 
 
-def test_of_a_refused_batch_only_the_refused_step_is_left_out(
+def test_only_the_refused_step_of_a_refused_batch_is_dropped(
     tmp_path: Path, store: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(mlflow_log, "open_client", lambda uri: _Picky(open_client(uri)))
@@ -371,7 +371,7 @@ def test_of_a_refused_batch_only_the_refused_step_is_left_out(
     ledger.close({"status": "done", "steps": 100}, [])
     history = open_client(store).get_metric_history(wait_for_run(ledger), "train/loss")
     assert sorted(metric.step for metric in history) == [*range(1, 37), *range(38, 101)]
-    assert "did not take 1 records" in messages(ledger)[0]
+    assert "did not receive 1 records" in messages(ledger)[0]
 
 
 class _Unending(_Picky):
@@ -388,7 +388,7 @@ class _Unending(_Picky):
         self._client.set_terminated(*arguments)
 
 
-def test_an_end_that_is_tried_again_is_one_point_of_each_final_metric(
+def test_a_retried_end_adds_one_point_per_final_metric(
     tmp_path: Path, store: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(mlflow_log, "BACKOFF_SECONDS", (0.05, 0.05))
@@ -403,7 +403,7 @@ def test_an_end_that_is_tried_again_is_one_point_of_each_final_metric(
     assert messages(ledger) == []
 
 
-def test_a_run_is_ended_though_its_files_cannot_be_sent_and_they_come_with_the_next_start(
+def test_a_run_whose_files_cannot_be_sent_is_ended_and_the_next_start_sends_them(
     tmp_path: Path, store: str
 ) -> None:
     in_the_way = tmp_path / "artifacts"
@@ -423,7 +423,7 @@ def test_a_run_is_ended_though_its_files_cannot_be_sent_and_they_come_with_the_n
     assert client.get_run(run_id).info.status == "FINISHED"
     assert len(client.get_metric_history(run_id, "final/steps")) == 1
     [said] = messages(ledger)
-    assert "did not take config.yaml, report.html (" in said
+    assert "did not receive config.yaml, report.html (" in said
     assert "not ended" not in said
     assert (folder / UNSENT_FILE).exists()
 
@@ -436,7 +436,7 @@ def test_a_run_is_ended_though_its_files_cannot_be_sent_and_they_come_with_the_n
     assert not (folder / UNSENT_FILE).exists()
 
 
-def test_an_id_that_cannot_be_written_down_does_not_make_run_after_run(
+def test_an_id_that_cannot_be_written_creates_only_one_run(
     tmp_path: Path, store: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(mlflow_log, "BACKOFF_SECONDS", (0.05, 0.05))
