@@ -1,13 +1,13 @@
-"""The simulated clinic: consultations written by a seeded generator, for the quickstart, load and tests.
+"""The simulated clinic: consultations written by a seeded generator, for the quickstart, load tests and tests.
 
-A row is drawn in three steps. A *case* is the truth: a patient, treatments, symptoms present and absent,
-histories. The *note* is the case in one house style, always the same for the same case: what a model learns.
-The *dialogue* is the case in everyday words, shuffled and phrased anew each time. The rejected note is of
-the same case with one fact changed, so that only a clinical error tells it from the chosen one.
+A row is generated in three steps. A *case* is the truth: a patient, treatments, symptoms present and absent,
+histories. The *note* is the case in one house style, always the same for the same case; a model learns to write it.
+The *dialogue* is the case in everyday words, shuffled and phrased differently each time. The rejected note describes
+the same case with one fact changed, so that only a clinical error distinguishes it from the chosen note.
 
-Row i depends on (seed, size, split, i) alone, so any row can be had without those before it. A treatment (a
-condition, a drug, its dose) belongs to one split for ever, whatever the seed: validation asks for
-combinations that training never showed, made of words that it did show.
+Row i depends on (seed, size, split, i) alone, so any row can be generated without the rows before it. A treatment (a
+condition, a drug, its dose) always belongs to the same split, whatever the seed: validation asks for combinations that
+are not in training, made of words that are.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from medray.clinic.lexicon import (
 )
 
 T = TypeVar("T")
-_Turn = tuple[str, Exchange]  # what it is about, and what is said
+_Turn = tuple[str, Exchange]  # the topic and the words
 
-# Part of the token fingerprint: raise it with every change to what is generated. A test compares the rows with it.
+# Part of the token fingerprint: raise it with every change of the generated rows. A test compares the rows with it.
 REVISION = 1
 
 SIZES: tuple[str, ...] = ("small", "medium", "full")
@@ -49,9 +49,9 @@ class Treatment(NamedTuple):
 
 
 class Case(NamedTuple):
-    """What is true of a patient.
+    """The facts about a patient.
 
-    allergies: None where nobody asked, empty where there are none; weeks: until the next visit, or 0;
+    allergies: None if nobody asked, empty if there are none. weeks: weeks until the next visit, or 0.
     frequency: whether the note says how often a drug is taken.
     """
 
@@ -70,7 +70,7 @@ class Case(NamedTuple):
 
 
 class _Shape(NamedTuple):
-    """How many facts a size has; chat: exchanges about nothing; padding: chance that a turn is drawn out."""
+    """The numbers of facts of a size. chat: exchanges without facts. padding: probability that a turn is lengthened."""
 
     conditions: int
     present: int
@@ -90,20 +90,19 @@ _SHAPES = {
         conditions=3, present=4, absent=8, vitals=5, family=2, social=4, tests=2, chat=8, padding=0.9
     ),
 }
-# A small row has one of these on top, so that all kinds of fact occur and the note stays short.
+# A small row has one of these in addition, so that all kinds of facts occur and the note stays short.
 _EXTRAS = ("allergy", "no allergy", "present", "vital", "family", "social", "nothing")
 _EXTRA_WEIGHTS = (25, 4, 5, 5, 5, 5, 51)
-_FIXED_SHARE = 0.3  # of exchanges, the phrasings that only work as a pair
+_FIXED_SHARE = 0.3  # share of exchanges that use a fixed pair of question and answer
 _SEXES: tuple[Sex, ...] = ("man", "woman")
 
 
 def row(seed: int, index: int, *, split: str = "train", size: str = "small") -> dict[str, Any]:
-    """Consultation `index`, the same wherever and whenever it is asked for. JSON-serialisable.
+    """Return consultation `index`, a JSON-serialisable row that is the same on every machine and in every process.
 
-    id, group, lang, dialogue, note, rationale (text); entities: [{start, end, text, type, assertion}], in
-    characters of the note; relations: [{type, head, tail}], indices into entities; chosen, rejected (notes);
-    error: {kind, entity}, what is wrong with `rejected`. Raises ValueError for an unknown split or size or an
-    index below 0.
+    Keys: id, group, lang, dialogue, note, rationale (text); entities: [{start, end, text, type, assertion}], positions
+    in characters of the note; relations: [{type, head, tail}], indices into entities; chosen, rejected (notes);
+    error: {kind, entity}, the error in `rejected`. Raises ValueError for an unknown split or size or an index below 0.
     """
     if split not in SPLITS or size not in SIZES or index < 0:
         raise ValueError(f"no row {index} of split {split!r}, size {size!r}: index >= 0, {SPLITS}, {SIZES}")
@@ -132,7 +131,7 @@ def row(seed: int, index: int, *, split: str = "train", size: str = "small") -> 
 def rows(
     seed: int, count: int, *, split: str = "train", size: str = "small", start: int = 0
 ) -> Iterator[dict[str, Any]]:
-    """Rows start, start + 1, … start + count - 1."""
+    """Yield rows start, start + 1, … start + count - 1."""
     for index in range(start, start + count):
         yield row(seed, index, split=split, size=size)
 
@@ -146,9 +145,9 @@ def _digest(treatment: Treatment) -> bytes:
 
 
 def _held_out(treatments: Sequence[Treatment]) -> frozenset[Treatment]:
-    """One treatment a drug, and one for each condition still without: by digest, so that no seed moves it.
+    """Return one treatment per drug, and one per condition that has none yet, chosen by digest, so independent of seeds.
 
-    At most one dose of a drug for a condition is held out, which leaves training at least two.
+    At most one dose of a drug for a condition is held out, which leaves at least two for training.
     """
     ranked = sorted(treatments, key=_digest)
     chosen = {treatment.drug.name: treatment for treatment in reversed(ranked)}
@@ -162,7 +161,7 @@ def _held_out(treatments: Sequence[Treatment]) -> frozenset[Treatment]:
 
 
 def _pools() -> dict[str, tuple[tuple[Treatment, ...], ...]]:
-    """Of each split, the treatments of every condition."""
+    """Return the treatments of every condition, for each split."""
     drugs = {drug.name: drug for drug in words.DRUGS}
     table = [
         [Treatment(condition, drugs[name], dose) for name in condition.drugs for dose in drugs[name].doses]
@@ -183,7 +182,7 @@ _SYMPTOMS = {symptom.name: symptom for symptom in words.SYMPTOMS}
 
 
 def _other_doses(treatment: Treatment, split: str) -> list[str]:
-    """Strengths that are not the patient's, and in training none that would make a validation treatment."""
+    """Return doses other than the patient's; for training, none that would make a validation treatment."""
     condition, drug, dose = treatment
     return [
         other
@@ -219,7 +218,7 @@ def _draw_case(rng: random.Random, split: str, size: str) -> Case:
 
 
 def _goes_with(other: Treatment, treatments: list[Treatment], age: int, sex: Sex) -> bool:
-    """Whether `other` can be a lasting second condition. Where one drug serves both, nobody gives two."""
+    """Return whether `other` can be a chronic second condition. Two conditions that share a drug are excluded."""
     condition = other.condition
     youngest, oldest = condition.ages
     if condition.acute or condition.sex not in (None, sex) or not youngest <= age <= oldest:
@@ -251,7 +250,7 @@ def _small_extra(rng: random.Random, case: Case) -> Case:
 
 
 def _histories(rng: random.Random, case: Case, shape: _Shape) -> Case:
-    """The case with all that a longer consultation asks about."""
+    """Return the case with everything that a longer consultation asks about."""
     allergic = rng.random() < 0.7
     count = 1 + (shape.conditions > 2 and rng.random() < 0.5)
     return case._replace(
@@ -276,19 +275,19 @@ def _measure(rng: random.Random, vital: Vital) -> tuple[Vital, tuple[str, ...]]:
 
 
 def _sample(rng: random.Random, table: Sequence[T], count: int) -> tuple[T, ...]:
-    """`count` different items, or all where there are fewer, in the order of the table."""
+    """Return `count` different items in the order of the table, or all if there are fewer."""
     if count == 1:
         return (rng.choice(table),)
     return tuple(table[place] for place in sorted(rng.sample(range(len(table)), min(count, len(table)))))
 
 
 def _spoil(rng: random.Random, case: Case, split: str) -> tuple[Case, dict[str, str]]:
-    """The case with one clinical error, and {kind, entity}: the entity of the true note that it concerns."""
+    """Return the case with one clinical error, and {kind, entity}: the affected entity of the true note."""
     kind = rng.choice(("flipped_negation", "wrong_dose", "missed_allergy")[: 3 if case.allergies else 2])
     if kind == "missed_allergy" and case.allergies:
         missed = rng.choice(case.allergies)
         left = tuple(item for item in case.allergies if item is not missed)
-        # A lone allergy is either left out or denied.
+        # A single allergy is either left out or denied.
         wrong = case._replace(allergies=left or rng.choice((None, ())))
         return wrong, {"kind": kind, "entity": missed.name}
     if kind == "wrong_dose":
@@ -311,7 +310,7 @@ def _spoil(rng: random.Random, case: Case, split: str) -> tuple[Case, dict[str, 
 
 
 class _Note:
-    """A note as it is written: entities are placed where they are mentioned."""
+    """A note that is being written. It records the positions of the entities that it mentions."""
 
     def __init__(self) -> None:
         self.text = ""
@@ -320,7 +319,7 @@ class _Note:
         self._gap = ""
 
     def section(self, header: str) -> None:
-        """What follows stands on a line of its own."""
+        """Begin a section on a new line."""
         self._gap = f"\n{header}" if self.text else header
 
     def start(self, opening: str) -> None:
@@ -329,7 +328,7 @@ class _Note:
         self._gap = " "
 
     def mention(self, text: str, kind: str, assertion: str = "present") -> int:
-        """Write an entity; returns its index."""
+        """Write an entity and return its index."""
         start = len(self.text)
         self.text += text
         self.entities.append(
@@ -338,7 +337,7 @@ class _Note:
         return len(self.entities) - 1
 
     def series(self, names: Sequence[str], kind: str, last: str = " and ") -> list[int]:
-        """Write "a, b and c." and end the sentence; returns the indices."""
+        """Write "a, b and c.", end the sentence, and return the indices."""
         places = []
         for number, name in enumerate(names):
             if number:
@@ -381,7 +380,7 @@ def _write_history(note: _Note, case: Case) -> None:
         note.start("Reports ")
         places = note.series([symptom.name for symptom in case.present], "problem")
         for symptom, head in zip(case.present, places, strict=True):
-            # The conditions were written first: their places are 0, 1, …
+            # The conditions were written first, so their indices are 0, 1, …
             tails = [tail for tail, condition in enumerate(conditions) if symptom.name in condition.symptoms]
             note.relations += [{"type": "symptom_of", "head": head, "tail": tail} for tail in tails[:1]]
     for symptom in case.absent:
@@ -432,7 +431,7 @@ def _assertion(present: bool) -> str:
 
 
 def _key_facts(case: Case) -> Iterator[tuple[str, str]]:
-    """(fact, present | absent | value), in the order of the note."""
+    """Yield (fact, present | absent | value) in the order of the note."""
     yield from ((item.condition.name, "present") for item in case.treatments)
     yield from ((symptom.name, "present") for symptom in case.present)
     yield from ((symptom.name, "absent") for symptom in case.absent)
@@ -453,7 +452,7 @@ def _key_facts(case: Case) -> Iterator[tuple[str, str]]:
 
 
 def _dialogue(rng: random.Random, case: Case, split: str, shape: _Shape) -> str:
-    """Lines "Doctor: …" and "Patient: …" by turns; behind the complaints the facts come in any order."""
+    """Return alternating lines "Doctor: …" and "Patient: …". After the complaints, the facts come in any order."""
     forms = [rng.choice(item.condition.forms) for item in case.treatments]
     middle = [*_symptom_turns(rng, case), *_drug_turns(rng, case, split, forms), *_history_turns(rng, case)]
     middle += [("chat", exchange) for exchange in _sample(rng, words.CHAT, shape.chat)]
@@ -479,7 +478,7 @@ def _symptom_turns(rng: random.Random, case: Case) -> Iterator[_Turn]:
 
 
 def _drug_turns(rng: random.Random, case: Case, split: str, forms: list[str]) -> Iterator[_Turn]:
-    # Only a question that names the condition is clear where there are several.
+    # With several conditions, only a question that names the condition is clear.
     phrasings = words.DRUG if len(forms) == 1 else words.DRUG_OF_MANY
     for treatment, form in zip(case.treatments, forms, strict=True):
         drug = treatment.drug
@@ -521,7 +520,7 @@ def _closing_turns(rng: random.Random, case: Case) -> Iterator[_Turn]:
 
 
 def _exchange(rng: random.Random, turns: Turns, **slots: str) -> Exchange:
-    """One phrasing of a kind of exchange, its slots filled."""
+    """Return one phrasing of a kind of exchange with its slots filled."""
     if turns.fixed and rng.random() < _FIXED_SHARE:
         doctor, patient = rng.choice(turns.fixed)
     else:
@@ -530,7 +529,7 @@ def _exchange(rng: random.Random, turns: Turns, **slots: str) -> Exchange:
 
 
 def _draw_out(rng: random.Random, kind: str, exchange: Exchange, chance: float) -> Exchange:
-    """The exchange with words around it that hold no fact."""
+    """Return the exchange with words around it that contain no fact."""
     doctor, patient = exchange
     if rng.random() < chance and kind not in ("opening", "chat"):
         doctor = f"{rng.choice(words.ACKNOWLEDGEMENTS)} {_capital(doctor)}"
@@ -549,7 +548,7 @@ def _say(rng: random.Random, number: str) -> str:
 
 @cache
 def _dose_forms(dose: str) -> tuple[str, ...]:
-    """The ways to say "400 mg": as it stands, with the unit in full, all in words."""
+    """Return the ways to say "400 mg": as written, with the unit in full, and all in words."""
     number, unit = dose.split()
     spoken = words.UNIT_FORMS[unit]
     return dose, f"{number} {spoken}", f"{number_words(number)} {spoken}"
@@ -557,7 +556,7 @@ def _dose_forms(dose: str) -> tuple[str, ...]:
 
 @cache
 def number_words(number: str) -> str:
-    """A decimal numeral below 10,000 in words: "12.5" is "twelve point five"."""
+    """Return a decimal numeral below 10,000 in words: "12.5" becomes "twelve point five"."""
     whole, _, decimals = number.partition(".")
     spoken = _whole_words(int(whole))
     return (

@@ -1,9 +1,9 @@
 """The words of the simulated clinic: conditions, drugs, symptoms, histories and the turns of a consultation.
 
-Two vocabularies meet here. A `name` is what the note says, in house style; `forms` are what people say in the
-room. No name is found inside another name, so that a dictionary matcher reads a note without guessing. Every
-drug has at least three strengths, so that a wrong one is always at hand, and every form fits behind "any" and
-"some" (symptoms) or "my" and "your" (conditions). The tables are the project's own and no medical advice.
+There are two vocabularies. A `name` is the word of the note, in house style; `forms` are the words that people say.
+No name is part of another name, so that a dictionary matcher reads a note without guessing. Every drug has at least
+three doses, so that a wrong one is always available, and every form fits after "any" and "some" (symptoms) or "my" and
+"your" (conditions). The tables are the project's own and are no medical advice.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ Sex = Literal["man", "woman"]
 
 
 class Drug(NamedTuple):
-    """doses: "<number> <unit>", at least three; frequency: how often the clinic prescribes it."""
+    """A drug. doses: "<number> <unit>", at least three. frequency: how often the clinic prescribes it."""
 
     name: str
     doses: tuple[str, ...]
@@ -22,7 +22,7 @@ class Drug(NamedTuple):
 
 
 class Symptom(NamedTuple):
-    """cue: the words that stand right before the name where the note negates it."""
+    """A symptom. cue: the words directly before its name when the note negates it."""
 
     name: str
     cue: str
@@ -30,7 +30,7 @@ class Symptom(NamedTuple):
 
 
 class Condition(NamedTuple):
-    """drugs and symptoms: names that go with it; ages: youngest and oldest in years; sex: None for both."""
+    """A condition. drugs, symptoms: their names. ages: youngest and oldest patient in years. sex: None for both."""
 
     name: str
     forms: tuple[str, ...]
@@ -42,7 +42,7 @@ class Condition(NamedTuple):
 
 
 class Allergen(NamedTuple):
-    """avoid: drugs that nobody with this allergy is given."""
+    """An allergen. avoid: drugs that no patient with this allergy gets."""
 
     name: str
     forms: tuple[str, ...]
@@ -50,9 +50,10 @@ class Allergen(NamedTuple):
 
 
 class Vital(NamedTuple):
-    """The note writes name + " " + value; ranges: one (low, high) for each number of the value.
+    """A vital sign. The note writes name + " " + value.
 
-    scale: what a drawn integer is divided by. note and spoken: templates of the value.
+    ranges: (low, high) for each number of the value. scale: a drawn integer is divided by it. note, spoken: templates
+    of the value.
     """
 
     name: str
@@ -77,14 +78,14 @@ class Habit(NamedTuple):
 
 
 class Exchange(NamedTuple):
-    """One turn of each side."""
+    """One turn of the doctor and one of the patient."""
 
     doctor: str
     patient: str
 
 
 class Turns(NamedTuple):
-    """Phrasings of one kind of exchange: any doctor line goes with any patient line; fixed ones are whole."""
+    """Phrasings of one kind of exchange: any doctor line fits any patient line; `fixed` holds pairs that belong together."""
 
     doctor: tuple[str, ...]
     patient: tuple[str, ...]
@@ -115,7 +116,7 @@ def _condition(
     return Condition(name, _split(forms), _split(drugs), _split(symptoms), ages, sex, acute)
 
 
-# The formatter would give every word a line; tables read as tables.
+# The formatter would put every word on its own line; these tables should read as tables.
 # fmt: off
 DAILY, TWICE, THRICE = "once daily", "twice daily", "three times daily"
 BEDTIME, WEEKLY, NEEDED = "at bedtime", "once weekly", "as needed"
@@ -268,8 +269,8 @@ DRUGS: tuple[Drug, ...] = (
     _drug("zolpidem", "5 6.25 10", "mg", BEDTIME),
 )
 
-# Signs that others can see are written with "No", bleeding with "Negative for", what only the patient feels
-# with "Denies": three cues, and yet the note of a case is always the same.
+# The note negates signs that others can see with "No", bleeding with "Negative for", and what only the patient feels
+# with "Denies": three cues, and still the note of a case is always the same.
 SYMPTOMS: tuple[Symptom, ...] = (
     _symptom("fever", "fever, fevers, high temperatures", "No"),
     _symptom("chills", "chills, shivering, shivering spells"),
@@ -536,7 +537,7 @@ CONDITIONS: tuple[Condition, ...] = (
                "methylphenidate, atomoxetine, bupropion", "poor sleep, poor appetite", (18, 50)),
 )
 
-# Pairs that no patient has together.
+# Pairs of conditions that no patient has together.
 EXCLUSIVE: frozenset[frozenset[str]] = frozenset({
     frozenset({"hypothyroidism", "hyperthyroidism"}), frozenset({"ulcerative colitis", "Crohn disease"}),
     frozenset({"major depression", "bipolar disorder"}), frozenset({"asthma", "COPD"}),
@@ -764,7 +765,7 @@ FOLLOW_UP = Turns(
     patient=("Will do.", "I'll book it at the desk.", "See you then.", "Thank you, doctor."),
 )
 
-# What long consultations are padded with: none of it is in the note, nor names anything that could be.
+# Padding of long consultations: it names nothing that is, or could be, in a note.
 ACKNOWLEDGEMENTS: tuple[str, ...] = (
     "I see, thank you for telling me.", "All right, let me write that down.",
     "Thanks, that is helpful to know.",
@@ -842,9 +843,9 @@ CHAT: tuple[Exchange, ...] = (
 
 
 def surfaces() -> dict[str, str]:
-    """Every entity text that a note can hold, vitals aside, to its type. Drugs come with each of their doses.
+    """Return the type of every entity text that a note can contain, except vitals. Drugs appear with each of their doses.
 
-    A vital is its name, a space and a number: match the names of VITALS with what follows.
+    A vital is its name, a space and a number: match the names of VITALS and the number after them.
     """
     found = {item.name: "problem" for table in (CONDITIONS, SYMPTOMS) for item in table}
     found |= {f"{drug.name} {dose}": "drug" for drug in DRUGS for dose in drug.doses}

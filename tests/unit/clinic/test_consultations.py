@@ -1,4 +1,4 @@
-"""The simulated clinic: pure in (seed, index), its splits disjoint, its notes readable by a dictionary."""
+"""Rows of the simulated clinic depend on (seed, index) alone, its splits are disjoint, a dictionary reads its notes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ KINDS = {"flipped_negation", "wrong_dose", "missed_allergy"}
 
 
 def read_note(note: str) -> Counter[tuple[str, str, str]]:
-    """(text, type, assertion) by the dictionary and the cue right before, from the text alone."""
+    """Count (text, type, assertion) in the text alone, by the dictionary and the cue directly before."""
     return Counter(
         (
             match[0],
@@ -44,13 +44,13 @@ def entities(row: dict[str, Any]) -> Counter[tuple[str, str, str]]:
 
 
 def treatments(row: dict[str, Any]) -> set[tuple[str, str]]:
-    """(condition, drug with dose) of the note."""
+    """Return the pairs (condition, drug with dose) of the note."""
     text = [entity["text"] for entity in row["entities"]]
     return {(text[item["tail"]], text[item["head"]]) for item in row["relations"] if item["type"] == "treats"}
 
 
 def mean_tokens(texts: Iterable[str]) -> float:
-    """About what the SmolLM2 tokenizer counts, of everyday words: 0.75 words a token."""
+    """Return about what the SmolLM2 tokenizer counts for everyday words: 0.75 words per token."""
     lengths = [len(text.split()) / 0.75 for text in texts]
     return sum(lengths) / len(lengths)
 
@@ -90,7 +90,7 @@ def test_a_row_is_the_same_in_another_process() -> None:
 
 
 def test_rows_are_those_of_the_revision() -> None:
-    """Tokens are found again by `REVISION`: where the rows change, raise it, and put both new values here."""
+    """Compare rows with a hash. `REVISION` is part of the token fingerprint: if rows change, raise it and update both here."""
     rows = [
         consultations.row(seed, index, split=split, size=size)
         for seed in (0, 7)
@@ -138,7 +138,7 @@ def test_a_dictionary_and_a_negation_rule_read_the_whole_note(sample: list[dict[
         assert read_note(row["note"]) == entities(row), row["note"]
 
 
-def test_relations_join_what_belongs_together(sample: list[dict[str, Any]]) -> None:
+def test_relations_connect_the_right_entities(sample: list[dict[str, Any]]) -> None:
     conditions = {condition.name: condition for condition in clinic_lexicon.CONDITIONS}
     for row in sample:
         found = row["entities"]
@@ -169,7 +169,7 @@ def test_validation_combinations_never_occur_in_training() -> None:
     assert len(seen["train"]) > 500
     assert len(seen["validation"]) > 100
     assert not seen["train"] & seen["validation"]
-    for split in consultations.SPLITS:  # … and yet no word of validation is new
+    for split in consultations.SPLITS:  # and still no word of validation is new
         assert {condition for condition, _ in seen[split]} == {
             item.name for item in clinic_lexicon.CONDITIONS
         }
@@ -198,14 +198,14 @@ def test_the_vocabulary_is_as_large_as_promised_and_unambiguous() -> None:
     assert inside == []
 
 
-def test_no_way_of_speaking_stands_for_two_things() -> None:
+def test_no_spoken_form_means_two_things() -> None:
     lexicon = clinic_lexicon
     tables = (lexicon.CONDITIONS, lexicon.SYMPTOMS, lexicon.ALLERGENS, lexicon.HEREDITIES)
     meanings = Counter(form.lower() for table in tables for item in table for form in item.forms)
     assert [form for form, count in meanings.items() if count > 1] == []
 
 
-def test_padding_holds_no_fact() -> None:
+def test_padding_contains_no_fact() -> None:
     lexicon = clinic_lexicon
     tables = (lexicon.CONDITIONS, lexicon.SYMPTOMS, lexicon.ALLERGENS, lexicon.HEREDITIES)
     forms = {form for table in tables for item in table for form in item.forms}
@@ -339,6 +339,6 @@ def test_number_words(number: str, spoken: str) -> None:
 @pytest.mark.parametrize(
     ("index", "split", "size"), [(-1, "train", "small"), (0, "test", "small"), (0, "train", "big")]
 )
-def test_a_row_that_cannot_be_is_refused(index: int, split: str, size: str) -> None:
+def test_an_impossible_row_is_refused(index: int, split: str, size: str) -> None:
     with pytest.raises(ValueError, match=rf"no row {index} of split '{split}', size '{size}'"):
         consultations.row(0, index, split=split, size=size)
