@@ -1,6 +1,6 @@
-"""Where bytes come from: local files, folders, globs, s3:// and every URL that fsspec opens.
+"""Access to files: local files, folders, globs, s3:// and every URL that fsspec opens.
 
-A path is an absolute local path or a URL. Messages name it without its credentials, see `shown`.
+A path is an absolute local path or a URL. Messages show it without its credentials, see `shown`.
 """
 
 from __future__ import annotations
@@ -21,19 +21,24 @@ from medray.data.files.remote import FIX, RemoteStream, place, shown, summary, u
 from medray.data.files.split_names import is_data
 from medray.errors import InputError
 
-MOST_ENTRIES = 200_000  # files and folders that a folder or a ** is looked for in; a disk has more
+MOST_ENTRIES = 200_000  # files and folders that a folder or a ** may contain; a whole disk has more
 Walked = tuple[str, list[str], list[str]]
-_CHANGED = ("mtime", "LastModified", "Last-Modified", "created")  # as file systems call the time of change
+_CHANGED = (
+    "mtime",
+    "LastModified",
+    "Last-Modified",
+    "created",
+)  # names of the modification time in file systems
 _READ_AHEAD = 1 << 20
-_READ_AHEAD_REMOTE = 8 << 20  # a request costs some 50 ms, whatever it brings
+_READ_AHEAD_REMOTE = 8 << 20  # a request takes about 50 ms, whatever its size
 
 
 def expand(path: str, *, key: str) -> tuple[str, ...]:
-    """The files that `path` names, absolute and sorted: a file, a folder, a glob, or the URL of one.
+    """Return the files that `path` names, absolute and sorted. `path` is a file, a folder, a glob, or a URL of one.
 
-    A folder is its files of a known format; where it has none, those of the folders in it. A folder that datasets'
-    save_to_disk wrote is one source and stays as it is. What is not data by its name (see `is_data`) is left out.
-    Raises InputError that names `key` when nothing is found, or a file is empty or not readable.
+    A folder means its files of a known format or, if it has none, those of its subfolders. A folder that datasets'
+    save_to_disk wrote is one source and is returned itself. Files that are not data by their names (see `is_data`) are
+    left out. Raises InputError with `key` if nothing is found, or if a file is empty or not readable.
     """
     if is_remote(path):
         return _remote_files(path, key)
@@ -43,7 +48,7 @@ def expand(path: str, *, key: str) -> tuple[str, ...]:
     elif os.path.lexists(whole):
         found = [whole]
     elif glob.has_magic(whole):
-        if "**" in whole:  # glob says nothing before it has walked all of it
+        if "**" in whole:  # glob returns nothing until it has walked the whole tree
             above = glob.escape(whole).partition("[")[0].rpartition("/")[0] or "/"
             for _ in _bounded(os.walk(above, followlinks=True), path, key):
                 pass
@@ -52,16 +57,16 @@ def expand(path: str, *, key: str) -> tuple[str, ...]:
         if not found:
             found = [file for each in matches for file in _of_folder(each, path, key)]
     else:
-        raise _wrong("there is no such file", path, key, "give its folder as data.root, or the whole path")
+        raise _wrong("there is no such file", path, key, "set data.root to its folder, or use the full path")
     if not found:
-        raise _wrong("no file matches", path, key, "check the pattern; ** reaches into folders")
+        raise _wrong("no file matches", path, key, "check the pattern; ** also matches subfolders")
     for file in found:
         _check_local(file, path, key)
     return tuple(sorted(set(found)))
 
 
 def open_binary(path: str) -> io.BufferedReader:
-    """A seekable, buffered stream of the file's bytes."""
+    """Open a file as a seekable, buffered stream of bytes."""
     if not is_remote(path):
         try:
             return io.BufferedReader(io.FileIO(_local(path)), _READ_AHEAD)
@@ -72,15 +77,15 @@ def open_binary(path: str) -> io.BufferedReader:
         return io.BufferedReader(io.FileIO(http.local_copy(path, answer)), _READ_AHEAD)
     at = place(path)
     try:
-        told = {} if answer is None else {"size": answer.size}  # else fsspec asks again
+        told = {} if answer is None else {"size": answer.size}  # without it, fsspec asks again
         stream = at.filesystem.open(at.root, "rb", **told)
-    except Exception as error:  # every protocol has its own errors
+    except Exception as error:  # each protocol has its own errors
         unreadable(error, path)
     return io.BufferedReader(RemoteStream(stream, path), _READ_AHEAD_REMOTE)
 
 
 def size(path: str) -> int:
-    """Bytes of a file."""
+    """Return the size of a file in bytes."""
     try:
         if not is_remote(path):
             return os.path.getsize(_local(path))
@@ -97,9 +102,9 @@ def size(path: str) -> int:
 
 
 def stamp(path: str) -> str:
-    """What changes when a file does and costs no reading: the etag, else size and time of change.
+    """Return a value that changes with the file and needs no reading: the etag, else size and modification time.
 
-    Where a server tells neither, a new value each time: nothing must be remembered under it.
+    If a server gives neither, the value differs on each call, so that nothing is cached under it.
     """
     try:
         if not is_remote(path):
@@ -119,7 +124,7 @@ def stamp(path: str) -> str:
 
 
 def content_hash(path: str) -> str:
-    """SHA-256 of a file's bytes; of a folder, of the names and bytes of all its files."""
+    """Return the SHA-256 of a file's bytes, or, for a folder, of the names and bytes of all its files."""
     folder = _local(path)
     if is_remote(path) or not os.path.isdir(folder):
         return _sha256(path)
@@ -134,13 +139,13 @@ def is_remote(path: str) -> bool:
 
 
 def _is_web_folder(path: str) -> bool:
-    """Whether a URL is that of a page which lists files: its name shows no format, and a page is there."""
+    """Return whether a URL is a web page that lists files: its name shows no format, and the server sends a page."""
 
     return known_format(path) is None and http.ask(path).page
 
 
 def saved_splits(path: str) -> list[str]:
-    """Splits of a local DatasetDict that save_to_disk wrote; [] for anything else."""
+    """Return the splits of a local DatasetDict that save_to_disk wrote; [] for anything else."""
     try:
         with open(os.path.join(os.path.expanduser(path), "dataset_dict.json"), encoding="utf-8") as stream:
             found = json.loads(stream.read(1 << 20)).get("splits", [])
@@ -158,10 +163,10 @@ def _remote_files(path: str, key: str) -> tuple[str, ...]:
             found = [each for each in at.filesystem.glob(at.root) if is_data(each)]
             found = [each for each in found if not at.filesystem.isdir(each)]
         elif http.is_http(path) and not _is_web_folder(path):
-            found = [at.root]  # never `isdir`: to find out, it reads the whole file
+            found = [at.root]  # `isdir` would read the whole file
             answer = http.ask(path)
             if answer.page:
-                page, fix = "the server sent a web page, not this file", "name the address of the file itself"
+                page, fix = "the server sent a web page, not a file", "use the URL of the file itself"
                 raise _wrong(page, path, key, fix)
             if answer.size == 0:
                 _empty(path, path, key)
@@ -169,7 +174,9 @@ def _remote_files(path: str, key: str) -> tuple[str, ...]:
         elif at.filesystem.isdir(at.root):
             names = at.filesystem.find(at.root, maxdepth=1)
             if any(name.rsplit("/", 1)[-1] in SAVED_DATASET for name in names):
-                raise _wrong("a saved data set is read from a local folder", path, key, "copy the folder")
+                raise _wrong(
+                    "a saved data set must be in a local folder", path, key, "copy the folder to a local disk"
+                )
             found = _known(names) or _known(at.filesystem.find(at.root))
         else:
             found = [at.root]
@@ -178,10 +185,10 @@ def _remote_files(path: str, key: str) -> tuple[str, ...]:
         raise _wrong(error.what, path, key, error.fix) from None
     except FileNotFoundError:
         sizes = {}
-    except Exception as error:  # every protocol has its own errors, and their texts may quote what is secret
+    except Exception as error:  # each protocol has its own errors, whose texts may contain secrets
         raise _wrong(f"cannot be read ({summary(error)})", path, key, FIX) from None
     if not sizes:
-        raise _wrong("nothing is there", path, key, "check the bucket or host, and the name")
+        raise _wrong("nothing was found", path, key, "check the bucket or host, and the name")
     for name, found_size in sizes.items():
         if found_size == 0:
             _empty(at.url(name), path, key)
@@ -192,7 +199,7 @@ def _of_folder(folder: str, path: str, key: str) -> list[str]:
     if is_saved_dataset(folder):
         return [folder]
     if not os.access(folder, os.R_OK | os.X_OK):
-        raise _wrong(f"{folder} is not readable for you", path, key, "chmod, or ask its owner")
+        raise _wrong(f"you may not read {folder}", path, key, "run chmod, or ask its owner")
     found: list[str] = []
     for parent, folders, names in _bounded(os.walk(folder), path, key):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
@@ -200,21 +207,26 @@ def _of_folder(folder: str, path: str, key: str) -> list[str]:
         if parent == folder and found:
             break
     if not found:
-        raise _wrong("the folder holds no file of a known format", path, key, f"known: {', '.join(ENDINGS)}")
+        raise _wrong(
+            "the folder has no file of a known format",
+            path,
+            key,
+            f"use files with one of these endings: {', '.join(ENDINGS)}",
+        )
     return found
 
 
 def _bounded(walk: Iterator[Walked], path: str, key: str) -> Iterator[Walked]:
-    """The same walk; InputError where it meets more than MOST_ENTRIES files and folders."""
+    """Yield the same walk. Raises InputError if it meets more than MOST_ENTRIES files and folders."""
     met = 0
     for parent, folders, names in walk:
         met += 1 + len(names)
         if met > MOST_ENTRIES:
             raise _wrong(
-                f"it has more than {MOST_ENTRIES:,} files and folders below it",
+                f"it contains more than {MOST_ENTRIES:,} files and folders",
                 path,
                 key,
-                "name a folder further down",
+                "name a deeper folder",
             )
         yield parent, folders, names
 
@@ -228,16 +240,16 @@ def _check_local(file: str, path: str, key: str) -> None:
     if os.path.isdir(file):  # a saved data set
         return
     if not os.path.isfile(file):
-        raise _wrong(f"{file} is not a file", path, key, "a broken link, or a device")
+        raise _wrong(f"{file} is not a file", path, key, "check whether it is a broken link or a device")
     if not os.access(file, os.R_OK):
-        raise _wrong(f"{file} is not readable for you", path, key, "chmod, or ask its owner")
+        raise _wrong(f"you may not read {file}", path, key, "run chmod, or ask its owner")
     if os.path.getsize(file) == 0:
         _empty(file, path, key)
 
 
 def _empty(file: str, path: str, key: str) -> NoReturn:
     what = "the file is empty" if shown(file) == shown(path) else f"{shown(file)} is empty"
-    raise _wrong(what, path, key, "write it again, or leave it out")
+    raise _wrong(what, path, key, "write it again, or remove it")
 
 
 def _wrong(what: str, path: str, key: str, fix: str | None) -> InputError:

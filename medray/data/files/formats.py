@@ -1,4 +1,4 @@
-"""Which format a file has, by its name alone."""
+"""The format of a file, from its name alone."""
 
 from __future__ import annotations
 
@@ -24,30 +24,32 @@ ENDINGS = {
     ".bioc": "bioc",
 }
 
-SAVED_DATASET = ("dataset_dict.json", "state.json")  # what datasets' save_to_disk leaves in a folder
+SAVED_DATASET = ("dataset_dict.json", "state.json")  # files that datasets' save_to_disk writes into a folder
 
 
 def format_of(path: str) -> str:
-    """The format by the ending, before which endings of compression are taken off.
+    """Return the format of a file by its ending, after removing an ending of compression.
 
-    A .json or .xml with the word BioC in its name is bioc, a .txt with PubTator in its name pubtator, a folder that
-    datasets' save_to_disk wrote huggingface. Raises InputError for every other name.
+    A .json or .xml with the word BioC in its name is bioc, a .txt with PubTator in its name is pubtator, and a folder
+    that datasets' save_to_disk wrote is huggingface. Raises InputError for every other name.
     """
     found = known_format(path)
     if found is None:
         ending = os.path.splitext(_plain_name(shown(path)))[1]
         if ending in COMPRESSIONS:
-            raise InputError("it is compressed twice by its name", file=shown(path), fix="unpack it once")
+            raise InputError(
+                "its name says that it is compressed twice", file=shown(path), fix="unpack it once"
+            )
         raise InputError(
             f"{ending or 'no ending'} is not a known format",
             file=shown(path),
-            fix=f"name its format, or use one of {', '.join(ENDINGS)} (also with {', '.join(COMPRESSIONS)})",
+            fix=f"set its format, or use one of {', '.join(ENDINGS)} (also with {', '.join(COMPRESSIONS)})",
         )
     return found
 
 
 def known_format(path: str) -> str | None:
-    """As format_of; None for a name that shows no format."""
+    """Return the format like `format_of`, or None for a name that shows no format."""
     name = _plain_name(path)
     ending = os.path.splitext(name)[1]
     if ending in (".json", ".xml") and "bioc" in re.split(r"[^a-z0-9]", name):
@@ -60,12 +62,12 @@ def known_format(path: str) -> str | None:
 
 
 def compression_of(path: str) -> str | None:
-    """gz, zst, bz2, xz, or None."""
+    """Return the compression by the ending: gz, zst, bz2, xz, or None."""
     return COMPRESSIONS.get(os.path.splitext(_name(path))[1])
 
 
 def _plain_name(path: str) -> str:
-    """The last part of a path in small letters, without an ending of compression."""
+    """Return the last part of a path in lower case, without an ending of compression."""
     name = _name(path)
     stem, ending = os.path.splitext(name)
     return stem if ending in COMPRESSIONS else name
@@ -78,5 +80,5 @@ def _name(path: str) -> str:
 
 
 def is_saved_dataset(path: str) -> bool:
-    """Whether a local folder is one that datasets' save_to_disk wrote."""
+    """Return whether datasets' save_to_disk wrote this local folder."""
     return any(os.path.isfile(os.path.join(path, name)) for name in SAVED_DATASET)

@@ -1,8 +1,7 @@
-"""Files behind http:// and https://: asked for once, with time-outs, and read whatever the server tells of their size.
+"""Files at http:// and https:// URLs. Requests have time-outs, and a file is read even if the server hides its size.
 
-One request for the first bytes shows whether the file is there, how long it is, whether any part of it can be asked for,
-and whether it is a web page. A file of which parts cannot be asked for is copied to a private local file first. No message
-quotes what a server sent.
+One request for the first bytes shows whether the file exists, its size, whether the server supports ranges, and whether it
+is a web page. Without ranges, the file is first copied to a private local file. No message quotes what a server sent.
 """
 
 from __future__ import annotations
@@ -22,18 +21,19 @@ from typing import Any, NamedTuple
 from medray import storage
 from medray.errors import InputError
 
-WAIT_SECONDS = 30.0  # for a connection, and for each next bytes
-HEAD_SECONDS = 60.0  # for the first bytes all together: a server may send them one by one
-MOST_COPIED = 64 << 30  # bytes of a file that is copied
+WAIT_SECONDS = 30.0  # time-out for a connection, and for the next bytes
+HEAD_SECONDS = 60.0  # time-out for all first bytes together: a server may send them one by one
+MOST_COPIED = 64 << 30  # largest file that is copied, in bytes
 _HEAD_BYTES = 1024
 _CHUNK = 1 << 20
 _PAGE = re.compile(rb"\s*(<!doctype\s+html|<html)", re.IGNORECASE)
 
 
 class Answer(NamedTuple):
-    """size: None where the server does not tell it. ranges: whether parts can be asked for. page: a web page.
+    """A server's answer about a file.
 
-    etag, changed: "" where they are not told.
+    size: bytes, or None if the server does not say. ranges: whether the server supports ranges. page: whether it is a
+    web page. etag, changed: "" if the server does not send them.
     """
 
     size: int | None
@@ -48,7 +48,7 @@ def is_http(path: str) -> bool:
 
 
 def ask(path: str) -> Answer:
-    """Return what the server tells of a file. Raises InputError where it is not there, silent, or redirected elsewhere."""
+    """Ask the server about a file. Raises InputError if the file is missing, the server silent, or the redirect refused."""
     began = time.monotonic()
     with _opened(path, {"Range": f"bytes=0-{_HEAD_BYTES - 1}"}) as response:
         head = b""
@@ -75,7 +75,7 @@ def ask(path: str) -> Answer:
 
 
 def local_copy(path: str, answer: Answer) -> Path:
-    """A private copy of the file, made once a process; InputError where it is longer than MOST_COPIED."""
+    """Return a private copy of the file, made once per process. Raises InputError if it is longer than MOST_COPIED."""
     return _copied(path, answer.etag or answer.changed)
 
 
@@ -92,7 +92,7 @@ def _copied(path: str, version: str) -> Path:
                 raise _wrong(
                     path,
                     f"is longer than {MOST_COPIED >> 20:,} MB",
-                    "copy it to a disk yourself, and name that file",
+                    "copy it to a disk, and use the path of the copy",
                 )
             stream.write(data)
     if length.isdigit() and copied != int(length):
@@ -101,7 +101,7 @@ def _copied(path: str, version: str) -> Path:
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Only to http and https, and never from https to http: what is sent along could be read on the way."""
+    """Redirects to http and https only, and never from https to http, where others could read the request."""
 
     def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
         there = urllib.parse.urlsplit(newurl).scheme
@@ -109,7 +109,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
             if fp is not None:
                 fp.close()
             raise _wrong(
-                req.full_url, f"is redirected from {req.type} to {there or 'nowhere'}", "name its new address"
+                req.full_url, f"is redirected from {req.type} to {there or 'nowhere'}", "use its new URL"
             )
         made = super().redirect_request(req, fp, code, msg, headers, newurl)
         if (
@@ -136,10 +136,10 @@ def _opened(path: str, headers: dict[str, str]) -> Iterator[Any]:
             yield response
     except urllib.error.HTTPError as error:
         error.close()
-        what = "nothing is there" if error.code in (404, 410) else "the server refuses it"
+        what = "nothing was found" if error.code in (404, 410) else "the server refused the request"
         what = "its redirect cannot be followed" if 300 <= error.code < 400 else what
         raise _wrong(
-            path, f"{what} (HTTP {error.code})", "check the address, and whether it may be read without login"
+            path, f"{what} (HTTP {error.code})", "check the URL, and whether it can be read without login"
         ) from None
     except TimeoutError:
         raise _silent(path, WAIT_SECONDS) from None
@@ -156,7 +156,7 @@ def _opened(path: str, headers: dict[str, str]) -> Iterator[Any]:
 
 def _other_part(path: str) -> InputError:
     return _wrong(
-        path, "the server sent a different part of the file than it was asked for", "copy the file to a disk"
+        path, "the server sent a different part of the file than requested", "copy the file to a disk"
     )
 
 

@@ -1,5 +1,5 @@
-"""Files behind a URL. S3 goes through pyarrow, which needs no further package and reads the usual AWS_* variables;
-other protocols through fsspec. No message quotes another's error text: it may hold a signed URL.
+"""Files at a URL. S3 uses pyarrow, which needs no further package and reads the usual AWS_* variables; other protocols
+use fsspec. No message quotes the error text of a library: it may contain a signed URL.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ FIX = "check the name, the network and the credentials in the environment"
 
 
 def shown(path: str) -> str:
-    """Return a path as it may be printed: of a URL without user, password, parameters and query, which may be secret."""
+    """Return a path that is safe to print: a URL loses user, password, parameters and query, which may be secret."""
     if "://" not in path:
         return path
     path = re.sub(r"(?<=://)[^/]*@", "", path)
-    web = re.search("https?://", path, re.IGNORECASE)  # elsewhere # is a letter of a name
+    web = re.search("https?://", path, re.IGNORECASE)  # in other URLs, # is part of a name
     return re.sub(r"[?;#].*" if web else r"[?;].*", "", path, flags=re.DOTALL)
 
 
 class Place(NamedTuple):
-    """A URL: its file system, its name there, and what stands before that name in the URL."""
+    """A URL split into its file system, the name in it, and the part of the URL before that name."""
 
     filesystem: Any
     root: str
@@ -43,13 +43,13 @@ class Place(NamedTuple):
 
 
 def place(path: str) -> Place:
-    """Raises InputError where the protocol is unknown or its package not installed."""
+    """Split a URL. Raises InputError if the protocol is unknown or its package is not installed."""
     protocol = path.split("://", 1)[0].split("::")[-1]
     if protocol in ("s3", "s3a") and "::" not in path:
         root = path.split("://", 1)[1].rstrip("/")
         if "@" in root.split("/", 1)[0]:
             raise InputError(
-                "keys do not belong into a URL",
+                "credentials must not be part of a URL",
                 file=shown(path),
                 fix="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
             )
@@ -66,19 +66,19 @@ def place(path: str) -> Place:
         raise InputError(
             f"{protocol}:// needs the package {package or f'of fsspec for {protocol}'}, which is not installed",
             file=shown(path),
-            fix=f"pip install {package or f'fsspec[{protocol}]'}",
+            fix=f"run pip install {package or f'fsspec[{protocol}]'}",
         ) from None
     except ValueError:
         raise InputError(
             f"{protocol}:// is not a protocol that fsspec knows",
             file=shown(path),
-            fix="s3://, https://, gs://, or a local path",
+            fix="use s3://, https://, gs://, or a local path",
         ) from None
     return Place(filesystem, root, path[: len(path) - len(root)] if path.endswith(root) else None)
 
 
 def _time_outs(path: str) -> dict[str, Any]:
-    """fsspec waits five minutes for a server that is silent."""
+    """Return options for shorter time-outs: by default, fsspec waits five minutes for a silent server."""
     if not http.is_http(path):
         return {}
     import aiohttp
@@ -88,7 +88,7 @@ def _time_outs(path: str) -> dict[str, Any]:
 
 
 class RemoteStream(io.RawIOBase):
-    """fsspec's file as a raw stream, so that Python's own buffer finds the lines."""
+    """A raw stream over fsspec's file, so that Python's own buffer finds the lines."""
 
     def __init__(self, stream: Any, path: str) -> None:
         self._stream, self._path = stream, path
@@ -120,5 +120,5 @@ class RemoteStream(io.RawIOBase):
 
 
 def unreadable(error: Exception, path: str) -> NoReturn:
-    fix = FIX if "://" in path else "see whether it is there and may be read by you"
+    fix = FIX if "://" in path else "check that it exists and that you may read it"
     raise InputError(f"cannot be read ({summary(error)})", file=shown(path), fix=fix) from None

@@ -1,4 +1,4 @@
-"""Which files of a folder are data, and which split their names say. `docs/data.md` states both rules for users."""
+"""Rules for file names: which files of a folder are data, and which split a name says. `docs/data.md` states both rules."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SPLIT_OF = {
     **dict.fromkeys(("validation", "valid", "val", "dev", "devel", "development"), "validation"),
     **dict.fromkeys(("test", "testing", "tst", "eval", "evaluation", "heldout", "holdout"), "test"),
 }
-# Words that say a split only where no clearer word does: tr is a language too.
+# Words that mean a split only if there is no clearer word: tr is a language too.
 _PERHAPS = {
     "tr": "train",
     **dict.fromkeys(("va", "vl"), "validation"),
@@ -24,7 +24,7 @@ _PERHAPS = {
 _HELD_OUT = re.compile(r"(held|hold)[ _.-]?out", re.IGNORECASE)
 _ENDS = ("", "set", "split", "data")  # "trainset", "TestData"
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
-# What stands beside data: descriptions, licences, notes of writers (Spark, datasets, medray's own import), checksums.
+# Files that accompany data: descriptions, licences, notes of writers (Spark, datasets, medray's own import), checksums.
 _NOT_DATA = re.compile(
     r"[._].*|readme.*|(licen[cs]es?|citation|changelog|notice|croissant|codemeta|datapackage)([.-].*)?"
     r"|dataset_(info|infos|dict)\.json|state\.json|import\.json|rejects\.jsonl"
@@ -35,12 +35,12 @@ _SHOWN = 3
 
 
 def is_data(path: str) -> bool:
-    """Whether a file of a folder or glob may be data, by its name. A file that is named itself always is."""
+    """Return whether a file of a folder or glob may be data, by its name. A file that the user names always is."""
     return not _NOT_DATA.fullmatch(path.rstrip("/").rsplit("/", 1)[-1])
 
 
 def split_of(path: str) -> str | None:
-    """train, validation or test, whichever a path says: in its name, else in the nearest folder that says one."""
+    """Return train, validation or test as named by the file name, else by the nearest folder that names a split."""
     parts = [
         [word.lower() for word in _WORD.findall(_HELD_OUT.sub(" heldout ", part))]
         for part in reversed(path.split("/"))
@@ -53,7 +53,7 @@ def split_of(path: str) -> str | None:
 
 
 def check_one_split(found: Sequence[str], path: str, key: str) -> None:
-    """Raise InputError where the files of one folder or glob do not all say the same split, or none, by their names.
+    """Raise InputError if files of one folder or glob name different splits, or only some of them name one.
 
     found: absolute paths or URLs. key: data.train or data.validation.
     """
@@ -84,24 +84,24 @@ def check_one_split(found: Sequence[str], path: str, key: str) -> None:
     written = ", ".join(f"{each}: {pattern}" for each, pattern in by_key.items())
     several = len(groups) > 2 or None not in groups
     raise InputError(
-        f"its files are of several splits by their names ({listed})"
+        f"by their names, its files belong to several splits ({listed})"
         if several
-        else f"some of its files say a split by their names, others say none ({listed})",
+        else f"some of its files have a split in their names, others have none ({listed})",
         key=key,
         value=shown(path),
         fix=f"name the files of each split: {written}; if all of them belong to {key}, "
-        f"name them in a list: [{', '.join(pattern.strip('[]') for pattern in patterns.values())}]",
+        f"write them as a list: [{', '.join(pattern.strip('[]') for pattern in patterns.values())}]",
     )
 
 
 def _folder(found: Sequence[str]) -> str:
-    """The folder or URL that all are in."""
+    """Return the folder or URL that contains all files."""
     scheme = found[0].partition("://")[0] + "://" if "://" in found[0] else ""
     return scheme + os.path.commonpath([os.path.dirname(each.removeprefix(scheme)) for each in found])
 
 
 def _pattern(folder: str, names: Sequence[str], others: Sequence[str]) -> str:
-    """A glob that matches these files and none of the others; else their list."""
+    """Return a glob that matches these files and none of the others, or else a list of them."""
     first, last = min(names), max(names)
     same = next((n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
     pattern = f"{folder}/{first[:same]}*"

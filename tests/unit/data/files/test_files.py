@@ -1,4 +1,4 @@
-"""Files: which ones a path names, and their bytes, wherever they lie."""
+"""A path names the right files, and their bytes are read on every file system."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ROW = b'{"a": 1}\n'
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """As people leave them: parts beside a readme, notes, hidden files and a folder of other data."""
+    """Return a folder with data in parts, a readme, notes, hidden files and a folder of other data."""
     for name in (
         "b.jsonl",
         "a.jsonl.gz",
@@ -73,7 +73,7 @@ class TestLocal:
         assert found(folder, folder) == ["a.jsonl.gz", "b.jsonl", "c.csv"]
 
     def test_a_folder_of_folders_is_the_files_in_them(self, tmp_path: Path) -> None:
-        """As MedQuAD comes: a folder a site, and a readme above them."""
+        """MedQuAD has one folder per site, and a readme above them."""
         for name in ("readme.txt", "1_Cancer_QA/2.xml", "1_Cancer_QA/1.xml", "2_GARD_QA/1.xml", ".git/3.xml"):
             (tmp_path / name).parent.mkdir(exist_ok=True)
             (tmp_path / name).write_bytes(b"<a/>")
@@ -105,7 +105,7 @@ class TestLocal:
         (folder / "more/loop").symlink_to(folder)
         monkeypatch.setattr(files, "MOST_ENTRIES", 5)
         for path in ("**", "**/*.jsonl", "*/**/x.csv", "hollow"):
-            assert "more than 5 files and folders below it" in refusal(folder / path), path
+            assert "it contains more than 5 files and folders" in refusal(folder / path), path
 
     def test_a_name_that_looks_like_a_glob_is_a_name(self, tmp_path: Path) -> None:
         (tmp_path / "a[1].jsonl").write_bytes(ROW)
@@ -120,10 +120,10 @@ class TestLocal:
             ("empty.jsonl", "the file is empty"),
             ("e*.jsonl", "empty.jsonl is empty"),
             ("link.jsonl", "link.jsonl is not a file"),
-            ("hollow", "the folder holds no file of a known format"),
+            ("hollow", "the folder has no file of a known format"),
         ],
     )
-    def test_nothing_there_names_key_value_and_fix(self, path: str, why: str, folder: Path) -> None:
+    def test_a_missing_file_names_key_value_and_fix(self, path: str, why: str, folder: Path) -> None:
         (folder / "empty.jsonl").touch()
         (folder / "link.jsonl").symlink_to("gone")
         (folder / "hollow").mkdir()
@@ -134,10 +134,10 @@ class TestLocal:
 
     def test_not_readable(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may read everything
-        assert "b.jsonl is not readable for you" in refusal(folder / "b.jsonl")
-        assert f"{folder} is not readable for you" in refusal(folder)
+        assert f"you may not read {folder / 'b.jsonl'}" in refusal(folder / "b.jsonl")
+        assert f"you may not read {folder}" in refusal(folder)
 
-    def test_a_file_that_is_gone_by_then(self, tmp_path: Path) -> None:
+    def test_a_file_that_was_deleted_meanwhile(self, tmp_path: Path) -> None:
         for ask in (open_binary, size, stamp, content_hash, lambda path: list(read(path, "jsonl"))):
             with pytest.raises(
                 InputError, match=r"gone\.jsonl: cannot be read \(No such file or directory\)"
@@ -157,7 +157,7 @@ class TestLocal:
 
 @pytest.fixture
 def memory() -> Iterator[str]:
-    """A file system of fsspec that is no disk."""
+    """Return the URL of an fsspec file system in memory."""
     system = fsspec.filesystem("memory")
     for name, data in {
         "b.jsonl": ROW * 3,
@@ -194,13 +194,13 @@ class TestUrls:
 
     @pytest.mark.parametrize("name", ["gone.jsonl", "*.csv"])
     def test_nothing_there(self, name: str, memory: str) -> None:
-        assert f"data.train = '{memory}/{name}': nothing is there" in refusal(f"{memory}/{name}")
+        assert f"data.train = '{memory}/{name}': nothing was found" in refusal(f"{memory}/{name}")
 
     def test_an_empty_file(self, memory: str) -> None:
         fsspec.filesystem("memory").pipe("/data/c.csv", b"")
         assert f"{memory}/c.csv is empty" in refusal(memory)
 
-    def test_a_saved_data_set_is_wanted_on_a_disk(self, memory: str) -> None:
+    def test_a_saved_data_set_must_be_local(self, memory: str) -> None:
         fsspec.filesystem("memory").pipe("/data/state.json", b"{}")
         assert "copy the folder" in refusal(memory)
 
@@ -209,7 +209,7 @@ class TestUrls:
             pytest.skip("gcsfs is installed")
         message = refusal("gs://bucket/a.jsonl")
         assert "gs:// needs the package gcsfs, which is not installed" in message
-        assert "Fix: pip install gcsfs" in message
+        assert "Fix: run pip install gcsfs" in message
 
     def test_an_unknown_protocol(self) -> None:
         assert "gopher:// is not a protocol" in refusal("gopher://host/a.jsonl")
@@ -241,7 +241,7 @@ class TestSecrets:
             ("/data/a@b?.jsonl", "/data/a@b?.jsonl"),
         ],
     )
-    def test_a_path_is_printed_without_them(self, path: str, printed: str) -> None:
+    def test_a_path_is_printed_without_secrets(self, path: str, printed: str) -> None:
         assert shown(path) == printed
 
     def test_a_source_is_named_without_its_query(self) -> None:
@@ -268,7 +268,7 @@ class TestSecrets:
             "webhdfs+nope://me:SECRET@host/a.jsonl",
         ],
     )
-    def test_a_url_that_no_file_system_takes_is_quoted_without_them(self, url: str) -> None:
+    def test_a_url_that_no_file_system_accepts_is_quoted_without_secrets(self, url: str) -> None:
         with pytest.raises(InputError) as caught:
             remote.place(url)
         assert "SECRET@" not in f"{caught.value} {caught.value.file} {caught.value.fix}"
@@ -293,7 +293,7 @@ class TestSecrets:
 
 @pytest.fixture(scope="module")
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A bucket of a real server, with a region and keys of the environment, as on a cluster."""
+    """Start a real server with a bucket; region and keys come from the environment, as on a cluster."""
     with s3_server(tmp_path_factory.mktemp("s3"), "corpora"):
         for name, data in {
             "x/b.jsonl": ROW * 1000,

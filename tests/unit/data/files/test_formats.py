@@ -1,4 +1,4 @@
-"""A file's name says how it is read."""
+"""The name of a file decides its format."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_every_other_name_is_refused_with_the_known_ones(name: str) -> None:
     assert ".parquet" in str(caught.value)
 
 
-def test_a_saved_data_set_is_known_by_what_is_in_it(tmp_path: Path) -> None:
+def test_a_saved_data_set_is_recognised_by_its_files(tmp_path: Path) -> None:
     with pytest.raises(InputError):
         format_of(str(tmp_path))
     (tmp_path / "state.json").write_text("{}")
@@ -63,7 +63,7 @@ def test_only_plain_files_are_read_from_any_position() -> None:
     assert not positional("a.jsonl.gz", "jsonl")
 
 
-def test_a_format_that_does_not_exist_is_a_mistake_of_the_caller() -> None:
+def test_an_unknown_format_is_a_value_error() -> None:
     with pytest.raises(ValueError, match="no reader of 'xls'"):
         read("a.xls", "xls")
 

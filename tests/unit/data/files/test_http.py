@@ -1,4 +1,4 @@
-"""Files behind http, from a server that behaves as many do: no length, no ranges, silence, redirects, pages of errors."""
+"""Files over http from a server that misbehaves: no length, no ranges, silence, redirects, error pages."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PAGE = b"<!DOCTYPE html><html><body>Please log in: SECRET</body></html>"
 
 
 class Misbehaving(BaseHTTPRequestHandler):
-    """The first part of a path says how the answer is sent."""
+    """A server that answers in the way that the first part of the path names."""
 
     release = Event()
     asked: ClassVar[list[str]] = []
@@ -100,7 +100,7 @@ def refusal(url: str, ask: Any = None) -> str:
 
 
 @pytest.mark.parametrize("kind", ["ranges", "norange", "nolength", "moved"])
-def test_a_file_is_read_whatever_the_server_tells_of_it(kind: str, server: str) -> None:
+def test_a_file_is_read_whatever_the_server_says_about_it(kind: str, server: str) -> None:
     url = f"{server}/{kind}/a.jsonl?sig=SECRET"
     Misbehaving.asked.clear()
     assert expand(url, key="x") == (url,)
@@ -110,7 +110,7 @@ def test_a_file_is_read_whatever_the_server_tells_of_it(kind: str, server: str) 
     parts = [each.position for part in ranges(url, "jsonl", 2000) for each in read(url, "jsonl", *part)]
     assert parts == [29 * number for number in range(200)]
     assert content_hash(url) == content_hash(f"{server}/ranges/a.jsonl")
-    assert stamp(url) != stamp(url), "neither etag nor time is told: nothing may be remembered"
+    assert stamp(url) != stamp(url), "without etag and time, nothing may be cached"
 
 
 def test_a_copy_is_private(server: str) -> None:
@@ -119,9 +119,7 @@ def test_a_copy_is_private(server: str) -> None:
     assert Path(copy).parent.stat().st_mode & 0o077 == 0
 
 
-def test_a_silent_or_slow_server_is_not_waited_for_without_end(
-    server: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_silent_or_slow_server_times_out(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (http.WAIT_SECONDS, http.HEAD_SECONDS, http.MOST_COPIED) == (30.0, 60.0, 64 << 30)
     monkeypatch.setattr(http, "WAIT_SECONDS", 0.2)
     for ask in (None, size, stamp, open_binary):
@@ -131,7 +129,7 @@ def test_a_silent_or_slow_server_is_not_waited_for_without_end(
     assert "the server sent nothing for 0.1 s" in refusal(f"{server}/drip/a.jsonl")
 
 
-def test_a_file_without_end_is_bounded(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_endless_file_is_bounded(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http, "MOST_COPIED", 3 << 20)
     assert expand(f"{server}/endless/a.jsonl", key="x")
     assert "is longer than 3 MB" in refusal(f"{server}/endless/a.jsonl", open_binary)
@@ -140,16 +138,16 @@ def test_a_file_without_end_is_bounded(server: str, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(
     ("kind", "says"),
     [
-        ("page", "the server sent a web page, not this file"),
-        ("denied", "the server refuses it (HTTP 403)"),
-        ("gone", "nothing is there (HTTP 404)"),
+        ("page", "the server sent a web page, not a file"),
+        ("denied", "the server refused the request (HTTP 403)"),
+        ("gone", "nothing was found (HTTP 404)"),
         ("empty", "the file is empty"),
         ("ftp", "is redirected from http to ftp"),
         ("file", "its redirect cannot be followed (HTTP 302)"),
         ("round", "its redirect cannot be followed (HTTP 302)"),
     ],
 )
-def test_what_is_no_file_is_named(kind: str, says: str, server: str) -> None:
+def test_an_answer_that_is_not_a_file_is_refused(kind: str, says: str, server: str) -> None:
     assert says in refusal(f"{server}/{kind}/a.jsonl?sig=SECRET")
 
 
@@ -159,7 +157,7 @@ def test_a_part_that_was_not_asked_for_is_refused(kind: str, ask: Any, server: s
     assert "a different part of the file" in refusal(f"{server}/{kind}/a.jsonl", ask)
 
 
-def test_a_copy_is_never_of_a_part(server: str) -> None:
+def test_a_copy_is_never_partial(server: str) -> None:
     answer = http.Answer(None, False, "", "", False)
     assert "a different part of the file" in refusal(
         f"{server}/elsewhere/a.jsonl", lambda path: http.local_copy(path, answer)

@@ -1,4 +1,4 @@
-"""Folders and globs with files of several splits: refused with what to write, as training would read the test rows too."""
+"""Folders and globs with files of several splits are refused with a fix: training would read the test rows too."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ROW = {"input": "q", "label": "a"}
 
 
 def names(folder: Path, path: Any, split: str = "train") -> list[str]:
-    """Names of the sources of `split`, which `path` names."""
+    """Return the names of the sources of `split` that `path` names."""
     train = "other.jsonl" if split == "validation" else path
     tiny.write_jsonl(folder / "other.jsonl", [ROW])
     tree = {"data": {"train": train, split: path}}
@@ -77,7 +77,7 @@ def test_a_split_is_a_word_of_a_name(name: str, split: str | None) -> None:
     assert split_of(name) == split
 
 
-def test_what_is_no_data() -> None:
+def test_files_that_are_not_data() -> None:
     for name in (
         *("README.md", "readme.json", "README_train.json", "LICENSE", "license.txt", "licence.json"),
         *(
@@ -121,7 +121,7 @@ def test_what_is_no_data() -> None:
         ),
         (
             ("clinical-test-results.jsonl", "vitals.jsonl"),
-            "data.train: {0}/vitals.jsonl; if all of them belong to data.train, name them in a list: "
+            "data.train: {0}/vitals.jsonl; if all of them belong to data.train, write them as a list: "
             "[{0}/clinical-test-results.jsonl, {0}/vitals.jsonl]",
         ),
         (("train.jsonl", "more.jsonl"), "data.train: {0}/train.jsonl; if all"),
@@ -131,20 +131,20 @@ def test_what_is_no_data() -> None:
     ],
 )
 @pytest.mark.parametrize("pattern", ["", "/**/*.jsonl"])
-def test_several_splits_are_refused_with_what_to_write(
+def test_several_splits_are_refused_with_a_fix_that_works(
     files: tuple[str, ...], fix: str, pattern: str, tmp_path: Path
 ) -> None:
     folder = made(tmp_path / "corpus", *files)
     with pytest.raises(InputError) as caught:
         names(tmp_path, f"{folder}{pattern}")
     assert (caught.value.key, caught.value.value) == ("data.train", f"{folder}{pattern}")
-    assert "of its files say a split" in caught.value.what or "are of several splits" in caught.value.what
+    assert "of its files have a split" in caught.value.what or "belong to several splits" in caught.value.what
     assert fix.format(folder) in str(caught.value.fix)
     written = str(caught.value.fix).partition("data.train: ")[2].partition(";")[0].partition(", data.val")[0]
     if written and "file]" not in written:  # what it says to write works
         taken = names(tmp_path, written.strip("[]").split(", "))
         assert len(taken) == (sum(split_of(name) == "train" for name in files) or 1)
-    everything = str(caught.value.fix).rpartition("in a list: [")[2].removesuffix("]").split(", ")
+    everything = str(caught.value.fix).rpartition("as a list: [")[2].removesuffix("]").split(", ")
     assert len(names(tmp_path, everything)) == sum(is_data(name) for name in files)
 
 
@@ -171,7 +171,7 @@ def test_a_list_takes_what_it_names(tmp_path: Path) -> None:
     assert names(tmp_path, ["train.jsonl", "test.jsonl"]) == ["train.jsonl", "test.jsonl"]
 
 
-def test_behind_a_url(tmp_path: Path) -> None:
+def test_splits_at_a_url(tmp_path: Path) -> None:
     system = fsspec.filesystem("memory")
     for name in ("train-0.jsonl", "train-1.jsonl", "test-0.jsonl"):
         system.pipe(f"/splits/{name}", b'{"input": "q", "label": "a"}\n')
@@ -196,7 +196,7 @@ def test_a_saved_dict_of_splits_is_not_read_twice(tmp_path: Path) -> None:
         names(tmp_path, {"path": "org/name", "format": "huggingface"}, "validation")
 
 
-def test_a_saved_split_is_not_taken_for_another(tmp_path: Path) -> None:
+def test_a_saved_split_is_not_used_as_another_split(tmp_path: Path) -> None:
     both = datasets.DatasetDict({"test": datasets.Dataset.from_list([ROW], split="test")})
     both["test"].save_to_disk(tmp_path / "saved")
     assert len(list(readers.read(str(tmp_path / "saved"), "huggingface"))) == 1

@@ -44,7 +44,7 @@ def ids(source: Source) -> list[str]:
     ("name", "make", "says"),
     [
         ("no.jsonl", lambda path: None, "there is no such file"),
-        ("folder.jsonl", lambda path: path.mkdir(), "the folder holds no file of a known format"),
+        ("folder.jsonl", lambda path: path.mkdir(), "the folder has no file of a known format"),
         ("a.docx", lambda path: path.write_text("x"), ".docx is not a known format"),
         ("a.docx.gz", lambda path: path.write_text("x"), ".docx is not a known format"),
         ("a", lambda path: path.write_text("x"), "no ending is not a known format"),

@@ -110,7 +110,7 @@ def test_a_file_that_is_compressed_twice_says_so(ending: str, tmp_path: Path) ->
     twice = COMPRESS["gz"](COMPRESS[ending](JSONL))
     with pytest.raises(InputError, match="what it unpacks to is compressed too\n  Fix: unpack it once"):
         list(read(written(tmp_path, "dbl.gz", twice), "jsonl"))
-    with pytest.raises(InputError, match="it is compressed twice by its name\n  Fix: unpack it once"):
+    with pytest.raises(InputError, match="its name says that it is compressed twice\n  Fix: unpack it once"):
         format_of(f"a.jsonl.{ending}.gz")
 
 
