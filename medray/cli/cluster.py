@@ -10,10 +10,13 @@ import logging
 import os
 import secrets
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from medray.cli.session_folder import SessionFolder
 from medray.errors import InputError
+
+if TYPE_CHECKING:
+    from medray.config import Config
 
 OBJECT_STORE_BYTES = 256 * 1024**2  # our objects are small: shards go through files
 LOOPBACK = "lo0" if sys.platform == "darwin" else "lo"
@@ -26,6 +29,12 @@ PRIVATE = {
     "NCCL_SOCKET_IFNAME": LOOPBACK,
 }
 _session: SessionFolder | None = None
+
+
+def cluster_address(config: Config) -> str | None:
+    """The cluster to join; None for one on this machine that ends with the run."""
+    address = config.cluster.address or os.environ.get("RAY_ADDRESS")
+    return None if address in ("", "local") else address
 
 
 def before_import(address: str | None) -> None:

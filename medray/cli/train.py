@@ -5,11 +5,11 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from medray.errors import InputError, MedrayError, StoppedError
+from medray.cli.cluster import cluster_address
+from medray.errors import MedrayError, StoppedError
 from medray.train.stop import FILE as STOP_FILE
 from medray.train.stop import StopSwitch, begin
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from medray.config import Config
     from medray.report.run_log import RunLog
     from medray.storage import StoragePath
-    from medray.train.run_folder.previous_run import RunResult
+    from medray.train import RunResult
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
@@ -43,11 +43,16 @@ def add_to(verbs: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    config = read_config(arguments.config, arguments.overrides)
+    from medray.config import read
+    from medray.train import check
+
+    config = read(arguments.config, arguments.overrides)
+    address = cluster_address(config)
+    check(config, elsewhere=address is not None, model=False)
     stop = StopSwitch()
     restore = _on_signals(stop)  # before the imports, which take seconds
     try:
-        return _run(arguments, config, stop)
+        return _run(arguments, config, address, stop)
     except StoppedError as error:
         error.exit_code = stop.exit_code
         raise
@@ -55,9 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
         restore()
 
 
-def _run(arguments: argparse.Namespace, config: Config, stop: StopSwitch) -> int:
-    address = cluster_address(config)
-
+def _run(arguments: argparse.Namespace, config: Config, address: str | None, stop: StopSwitch) -> int:
     from medray.cli.cluster import before_import
     from medray.cli.summary import show
     from medray.report.console import Console
@@ -95,62 +98,6 @@ def _run(arguments: argparse.Namespace, config: Config, stop: StopSwitch) -> int
     return stop.exit_code if result.summary["status"] == "stopped" else 0
 
 
-def read_config(file: str, overrides: Sequence[str]) -> Config:
-    """The config, after every check that needs neither Ray nor torch."""
-    from medray.config import read
-
-    config = read(file, overrides)
-    check_config(config)
-    if not cluster_address(config):  # of one elsewhere the driver asks the same once it knows what it has
-        _check_workers(config)
-        check_batch(config)
-    check_files(config)
-    return config
-
-
-def check_config(config: Config) -> None:
-    """The checks that need neither Ray nor torch nor the data, for a run anywhere."""
-    from medray.config.checks import check
-
-    check(config)
-
-
-def check_files(config: Config) -> None:
-    """Whether the data are there, on the machine that asks."""
-    from medray.data.index.sources import check_sources  # knows NumPy, which a wrong key need not wait for
-
-    check_sources(config)
-
-
-def _check_workers(config: Config) -> None:
-    """Whether a cluster on this machine alone can hold the workers."""
-    from medray.plan.resources import Request, Supply, shortage
-
-    cluster = config.cluster
-    cpus = max(os.cpu_count() or 1, 2)  # as `cluster.connect` starts it
-    if lack := shortage(Request(cluster.fewest_workers, cluster.cpus_per_worker), Supply(cpus)):
-        raise InputError(lack.what, key="cluster.workers", value=cluster.workers, fix=lack.fix)
-
-
-def check_batch(config: Config) -> None:
-    """Whether every number of workers that the run may have can hold its batch."""
-    from medray.plan.steps import split_batch
-
-    train, cluster = config.train, config.cluster
-    if train.global_batch_tokens is not None:
-        return
-    for workers in range(cluster.fewest_workers, cluster.most_workers + 1):
-        split_batch(
-            train.global_batch_size, workers, train.micro_batch_size, train.gradient_accumulation_steps
-        )
-
-
-def cluster_address(config: Config) -> str | None:
-    """The cluster to join; None for one on this machine that ends with the run."""
-    address = config.cluster.address or os.environ.get("RAY_ADDRESS")
-    return None if address in ("", "local") else address
-
-
 def _train(
     config: Config,
     config_file: str,
@@ -169,24 +116,24 @@ def _train(
     with lock.held(folder, lambda text: console.phase("lock", text)):
         log.begin()
         _hear_request(folder, launched_at, stop)
-        from medray.train.model_checks import check_model, checked_model
+        from medray.train.checks import check_weights_and_names, describe_model
         from medray.train.side_thread import SideThread
 
-        checked_model(config)  # before torch and Ray are imported, which takes seconds
+        model = describe_model(config)  # before torch and Ray are imported, which takes seconds
         _refuse_stopped(stop)
         import ray  # noqa: F401  # whole, before there are two threads that import
 
         # The check imports torch and transformers, which takes as long as the start of a cluster. Ray forks, and ends
         # its client in the thread that began it, so it has the main thread.
-        checked = SideThread(lambda: check_model(config))
+        checked = SideThread(lambda: check_weights_and_names(config, model))
         try:
             connect(address)
             _on_signals(stop)  # again: Ray has put a handler of its own in the place of SIGTERM's
             checked.result()
             _refuse_stopped(stop)
-            from medray.train import driver
+            from medray import train
 
-            return driver.run(config, console=console, stop=stop, config_file=config_file)
+            return train.run(config, console=console, stop=stop, config_file=config_file, checked=model)
         finally:
             disconnect()
 

@@ -6,6 +6,7 @@ docs/models.md states the rules. Nothing is guessed from a model's name.
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,29 @@ from medray.plan.pretrained import from_pretrained, refuse_code_of_config
 
 # Language models in which every token sees every other, though transformers lists them among the causal ones.
 _BOTH_WAYS = ("flaubert", "xlm", "xlnet")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelDescription:
+    """A model as its own files describe it.
+
+    config: the dict of its `config.json`. architecture: causal or seq2seq. folder: where weights, config and tokenizer come
+    from, or a hub id; None for a preset, which has none.
+    """
+
+    config: dict[str, Any]
+    architecture: str
+    folder: str | None
+
+    @property
+    def seq2seq(self) -> bool:
+        return self.architecture == "seq2seq"
+
+
+def describe(model: ModelConfig, vocab_size: int) -> ModelDescription:
+    """Read what a model says of itself, once for everything that asks. Raises InputError where it cannot be used."""
+    config = model_config(model, vocab_size)
+    return ModelDescription(config, architecture(config), model_folder(model))
 
 
 def model_folder(model: ModelConfig) -> str | None:

@@ -20,6 +20,7 @@ from medray.data.shards.token_split import TokenSet
 from medray.data.tokenizer import load_tokenizer
 from medray.data.tokenizer_file import keep_tokenizer
 from medray.errors import InputError, MedrayError, RunFailedError
+from medray.plan.model_config import ModelDescription
 from medray.train.failure import last_line
 from medray.train.side_thread import SideThread
 
@@ -79,10 +80,10 @@ class Encoding:
         return sum(store.has(shard.index) for shard in tokens.index.shards), len(tokens.index.shards)
 
 
-def begin(config: Config, architecture: str, model_folder: str | None, watch: Observer) -> Encoding:
+def begin(config: Config, model: ModelDescription, watch: Observer) -> Encoding:
     """Indexes what is not indexed yet and starts the encoding. Raises InputError for data that cannot be used."""
     watch.phase("data", "reading")
-    found = ready(config, architecture, model_folder)
+    found = ready(config, model.architecture, model.folder)
     if found is not None:
         encoding = Encoding(found)
     else:
@@ -94,11 +95,11 @@ def begin(config: Config, architecture: str, model_folder: str | None, watch: Ob
         actor = ray.remote(Pipeline).options(
             num_cpus=0, max_restarts=RESTARTS, max_task_retries=RESTARTS, label_selector=here
         )
-        pipeline: Any = actor.remote(config, architecture, model_folder)
+        pipeline: Any = actor.remote(config, model.architecture, model.folder)
         indexing = pipeline.index.remote()
         tokenizer = None
-        if config.data.tokenizer == "model" and model_folder:
-            tokenizer = load_tokenizer(model_folder)  # while it indexes
+        if config.data.tokenizer == "model" and model.folder:
+            tokenizer = load_tokenizer(model.folder)  # while it indexes
         sets: dict[str, TokenSet] = answer(indexing, watch.beat)
         if tokenizer is None:
             tokenizer = load_tokenizer(sets["train"].tokenizer)
@@ -114,13 +115,12 @@ def begin(config: Config, architecture: str, model_folder: str | None, watch: Ob
 
 def prepare(
     config: Config,
-    architecture: str,
-    model_folder: str | None,
+    model: ModelDescription,
     watch: Observer,
     progress: Callable[[Encoding], None] = lambda encoding: None,
 ) -> Encoding:
     """Every shard of every split, without training. progress: called while they are written."""
-    encoding = begin(config, architecture, model_folder, watch)
+    encoding = begin(config, model, watch)
     while not encoding.done(POLL_SECONDS):
         progress(encoding)
         watch.beat()

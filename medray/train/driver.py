@@ -24,23 +24,22 @@ from medray.config import Config
 from medray.config.checks.method import notes
 from medray.config.checks.train import learning_rate_notes
 from medray.errors import InputError, RunFailedError, StoppedError
-from medray.plan.model_config import architecture, model_folder
+from medray.plan.model_config import ModelDescription
 from medray.plan.resources import Supply
 from medray.storage import StoragePath
 from medray.tracking import LedgerLine
 from medray.tracking import ledger as ledgers
 from medray.train import data_phase
+from medray.train.checks import check, check_weights_and_names, describe_model
 from medray.train.engine.optimizers import warmup_steps
 from medray.train.export.card import write_card
 from medray.train.export.evaluation import TextSample, at_exported_step, evaluate_export
 from medray.train.failure import FailureNews, first_failure, lost_controller
 from medray.train.interruption import PREEMPTED, STOPPED
-from medray.train.model_checks import checked_model
 from medray.train.nodes import ask_versions, awaited, check_versions
 from medray.train.one_machine import OneMachineConfig, on_loopback
 from medray.train.prepare import (
     Resources,
-    check_layouts,
     check_memory,
     check_optimizer,
     precision,
@@ -97,21 +96,30 @@ def run(
     console: Console | None = None,
     stop: StopSwitch | None = None,
     config_file: str | Path | None = None,
+    checked: ModelDescription | None = None,
 ) -> RunResult:
-    """Runs `config` on the connected Ray cluster to its end, or to a stop that was asked for.
+    """Run `config` on the connected Ray cluster to its end, or to a stop that was asked for.
 
-    callbacks: Ray Train's UserCallbacks, for a search. config_file: the YAML, for a tag in MLflow.
-    Raises InputError before any worker starts, RunFailedError when the run failed. A run that is done is returned as it is.
+    A finished run is returned as it is. Neither starts Ray nor touches signals.
+    callbacks: Ray Train's UserCallbacks, for a search. console: is told what goes on. stop: set it, from any thread, to save
+    and end. config_file: the YAML, for a tag in MLflow. checked: what `describe_model` returned, from a caller that has made
+    all checks of `check` and knows that the run is not finished; without it both are done here.
+    Raises InputError before any worker starts, RunFailedError when the run failed, StoppedError when it was told to stop and
+    no worker had anything to save.
     """
     os.umask(0o077)  # what a run leaves holds patients' text
     driver = _Driver(config, list(callbacks), console, stop or StopSwitch(), config_file)
-    if done := finished(config):
-        send_unsent(config, done, driver.phase, config_file)
-        return done
+    if checked is None:
+        if done := finished(config):
+            send_unsent(config, done, driver.phase, config_file)
+            return done
+        check(config, elsewhere=True, model=False)
+        checked = describe_model(config)
+        check_weights_and_names(config, checked)
     with lock.held(driver.folder, lambda text: driver.phase("lock", text)):
         try:
             with watching(driver.folder, driver.stop):
-                return finished(config) or driver.run()  # another start may have ended it meanwhile
+                return driver.run(checked)
         except OSError as error:
             raise RunFailedError(
                 f"{driver.folder} could not be used ({storage.summary(error)}). Run the same command again to go on from "
@@ -138,14 +146,13 @@ class _Driver:
         self.waiting: str | None = None  # what the workers stand still for: they see no stop meanwhile
         self.stop_heard: float | None = None
 
-    def run(self) -> RunResult:
+    def run(self, model: ModelDescription) -> RunResult:
         with awaited(self.config, gpus_of(self.folder / DATA), self) as have:
-            return self._run(have)
+            return self._run(model, have)
 
-    def _run(self, have: Supply) -> RunResult:
+    def _run(self, model: ModelDescription, have: Supply) -> RunResult:
         granted = resources(self.config, have)
         versions = ask_versions()  # answered while the data are read
-        check_layouts(self.config)
         bounds = {self.config.cluster.fewest_workers, self.config.cluster.most_workers}
         self.phase(
             "cluster",
@@ -153,19 +160,17 @@ class _Driver:
             + (" and 1 GPU" if granted.gpus else "")
             + f" and {granted.threads} threads, {have.cpus:g} CPUs in the cluster",
         )
-        folder = model_folder(self.config.model)
         chosen = precision(self.config, granted.device)
         check_optimizer(self.config, granted.device)
-        model = checked_model(self.config)
         for note in notes(self.config):
             self.phase("note", note)
         for note in learning_rate_notes(self.config):
             self.phase("WARNING", note)
-        memory = check_memory(self.config, model, folder, have, granted, chosen)
+        memory = check_memory(self.config, model, have, granted, chosen)
         with self.timings.of("data"):
-            encoding = data_phase.begin(self.config, architecture(model), folder, self)
+            encoding = data_phase.begin(self.config, model, self)
             data_phase.check_first_shard(self.config, encoding, self)
-            check_positions(self.config, model, encoding, self)
+            check_positions(self.config, model.config, encoding, self)
             self.steps = data_phase.steps(self.config, encoding, self)
         if (warmup := warmup_steps(self.steps, self.config.train.scheduler)) >= self.steps:
             self.phase("note", f"the learning rate rises over {warmup} steps, and the run has {self.steps}")
@@ -185,7 +190,7 @@ class _Driver:
             str(self.folder),
             encoding.sets["train"],
             encoding.sets.get("validation"),
-            model,
+            model.config,
             self.steps,
             chosen,
             granted.threads,

@@ -15,8 +15,8 @@ from medray.errors import InputError
 from medray.plan import adapters, parameters
 from medray.plan.headers import ParameterCount, from_safetensors
 from medray.plan.memory import zero_bytes
+from medray.plan.model_config import ModelDescription
 from medray.plan.resources import NodeSupply, Request, Supply, memory_shortage, resolve, shortage, threads
-from medray.train.step import batch_layout
 
 
 @dataclass(frozen=True)
@@ -79,21 +79,14 @@ def check_optimizer(config: Config, device: str) -> None:
         raise paged_without_gpu(name)
 
 
-def check_layouts(config: Config) -> None:
-    """Raises InputError where a number of workers that the run may have cannot hold the global batch."""
-    cluster = config.cluster
-    for workers in range(cluster.fewest_workers, cluster.most_workers + 1):
-        batch_layout(config.train, workers)
-
-
 def check_memory(
-    config: Config, model: dict[str, Any], folder: str | None, have: Supply, granted: Resources, chosen: str
+    config: Config, model: ModelDescription, have: Supply, granted: Resources, chosen: str
 ) -> str:
     """One line of what model states take; raises InputError when they cannot fit the largest node's memory."""
-    count = _count(model, folder)
+    count = _count(model)
     if count is None:
         return "not known for this architecture"
-    trainable, weight_bytes = _trained(config, model, count.total), 4 if chosen == "fp32" else 2
+    trainable, weight_bytes = _trained(config, model.config, count.total), 4 if chosen == "fp32" else 2
     plan = zero_bytes(
         count.total + (trainable if config.peft.type != "none" else 0),
         trainable,
@@ -105,7 +98,7 @@ def check_memory(
     )
     if config.model.quantization == "nf4":
         with suppress(ValueError):  # a family that is not known: as if it were not quantized
-            base = adapters.nf4_bytes(model, weight_bytes, double=config.model.double_quantization)
+            base = adapters.nf4_bytes(model.config, weight_bytes, double=config.model.double_quantization)
             plan = replace(plan, weights=base + weight_bytes * trainable)
     if granted.device == "cpu":
         largest = max(have.nodes, key=lambda node: node.memory_bytes)
@@ -128,12 +121,12 @@ def _trained(config: Config, model: dict[str, Any], total: int) -> int:
         return total // 50
 
 
-def _count(model: dict[str, Any], folder: str | None) -> ParameterCount | None:
+def _count(model: ModelDescription) -> ParameterCount | None:
     try:
-        return parameters.from_config(model)
+        return parameters.from_config(model.config)
     except ValueError:
         pass
     try:
-        return from_safetensors(Path(folder)) if folder else None
+        return from_safetensors(Path(model.folder)) if model.folder else None
     except (OSError, ValueError):
         return None

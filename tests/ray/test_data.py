@@ -16,12 +16,14 @@ import pytest
 import tiny
 from commands import until
 
+from medray import train
 from medray.config import Config
 from medray.data.shards.pipeline import Pipeline
 from medray.data.shards.preparation import ready
 from medray.data.shards.token_split import TokenSet
 from medray.errors import InputError, RunFailedError
-from medray.train import data_phase, driver
+from medray.plan.model_config import describe
+from medray.train import data_phase
 
 
 def config(folder: Path, name: str = "run", **sections: dict[str, Any]) -> Config:
@@ -146,7 +148,7 @@ def test_a_second_start_finds_everything_and_any_change_makes_new_shards(
 def test_training_beside_the_encoding_and_after_it_is_the_same(connected: Any, tmp_path: Path) -> None:
     file = str(tiny.write_jsonl(tmp_path / "train.jsonl", tiny.rows(60)))
     cold, warm = (
-        driver.run(config(tmp_path, name, data={"train": file})).summary for name in ("cold", "warm")
+        train.run(config(tmp_path, name, data={"train": file})).summary for name in ("cold", "warm")
     )
     for key in ("order_sha256", "train_loss_first", "train_loss_last", "tokens", "loss_tokens"):
         assert cold[key] == warm[key]
@@ -163,7 +165,7 @@ def test_packed_batches_train_every_row_once(connected: Any, tmp_path: Path) -> 
         method={"name": "distill", "alpha": 0.3},
         train={"max_steps": None, "global_batch_size": 3},
     )
-    summary = driver.run(made).summary
+    summary = train.run(made).summary
     assert (summary["samples"], summary["epochs"]) == (40, 1.0)
     tokens = ready(made, "causal", None)
     assert tokens is not None
@@ -174,7 +176,7 @@ def test_packed_batches_train_every_row_once(connected: Any, tmp_path: Path) -> 
         **{section: made.model_dump()[section] for section in ("data", "method", "train")},
         cluster={"workers": 1, "cpus_per_worker": 0.5},
     )
-    alone = driver.run(one).summary
+    alone = train.run(one).summary
     assert alone["order_sha256"] == summary["order_sha256"]
     assert alone["train_loss_last"] == pytest.approx(summary["train_loss_last"], abs=1e-4)
 
@@ -191,7 +193,7 @@ def test_corpora_are_mixed_by_weight_and_batches_cut_by_tokens(connected: Any, t
         },
         train={"max_steps": None, "global_batch_size": None, "global_batch_tokens": 400, "epochs": 2.0},
     )
-    summary = driver.run(made).summary
+    summary = train.run(made).summary
     assert summary["samples"] == 40, "an epoch ends when the smaller corpus is used up: 10 rows of each"
     assert summary["passes"] == {"0: a.jsonl": 0.6667, "1: b.jsonl": 2.0}
     tokens = ready(made, "causal", None)
@@ -215,7 +217,7 @@ class Nobody:
 
 def killed_while_encoding(cluster: Any, made: Config, kills: int) -> data_phase.Encoding:
     """The encoding of `made`, whose process is killed so many times, first when there are a few shards."""
-    encoding = data_phase.begin(made, "causal", None, Nobody())
+    encoding = data_phase.begin(made, describe(made.model, made.data.vocab_size), Nobody())
     pids = set[int]()
     until(lambda: encoding.shards("train")[0] > 1, "the first shards")
     for _ in range(kills):

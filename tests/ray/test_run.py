@@ -13,12 +13,12 @@ import pytest
 import tiny
 import torch
 
+from medray import train
 from medray.config import Config
 from medray.data.batching.batch_plan import BatchPlan, Corpus, PlanSpec
 from medray.data.tokenizer import load_tokenizer
 from medray.errors import InputError, RunFailedError
 from medray.models.load import load_model
-from medray.train import driver
 from medray.train.engine.optimizers import learning_rate
 from medray.train.run_folder.previous_run import finished
 
@@ -103,7 +103,7 @@ def test_a_run_from_files_to_report(
     connected: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     made = config(tmp_path, "whole")
-    summary = driver.run(made).summary
+    summary = train.run(made).summary
     folder = tmp_path / "runs" / "whole"
 
     steps = lines(folder / "steps.jsonl")
@@ -231,7 +231,10 @@ def test_shards_are_reused_and_a_killed_tokenization_goes_on(connected: Any, tmp
     ("sections", "says"),
     [
         (
-            {"cluster": {"workers": 40, "nodes": 1}},
+            {
+                "cluster": {"workers": 40, "nodes": 1},
+                "train": {"global_batch_size": 40, "micro_batch_size": 1},
+            },
             "40 workers of 0.5 CPUs? need 21 CPUs.* this cluster has 4",
         ),
         ({"data": {"max_label_tokens": 1}}, "none has a token of the task 'label' that carries loss"),
@@ -242,7 +245,7 @@ def test_wrong_input_is_refused_before_any_worker(
     connected: Any, sections: Any, says: str, tmp_path: Path
 ) -> None:
     with pytest.raises(InputError, match=says):
-        driver.run(config(tmp_path, "wrong", **sections))
+        train.run(config(tmp_path, "wrong", **sections))
     assert not (tmp_path / "runs" / "wrong" / "attempts.jsonl").exists()
 
 
@@ -251,11 +254,11 @@ def test_bad_rows_are_counted_and_stop_past_the_limit(connected: Any, tmp_path: 
     with (tmp_path / "train.jsonl").open("a") as stream:
         stream.write('{"input": "x"}\nnot json\n')
     with pytest.raises(InputError, match=r"2 of 24 train rows are bad") as caught:
-        driver.run(made)
+        train.run(made)
     assert "max_rejects" in str(caught.value)
     (tmp_path / "empty.jsonl").write_text('{"input": "", "label": ""}\n')
     with pytest.raises(InputError, match="the train split is empty"):
-        driver.run(config(tmp_path, "empty", data={"train": [str(tmp_path / "empty.jsonl")]}))
+        train.run(config(tmp_path, "empty", data={"train": [str(tmp_path / "empty.jsonl")]}))
 
 
 @pytest.mark.long
@@ -263,7 +266,7 @@ def test_a_run_does_not_go_on_with_other_data(connected: Any, tmp_path: Path) ->
     made = config(
         tmp_path, "changed", train={"max_steps": 2, "save_every_steps": 1}, eval={"at_start": False}
     )
-    driver.run(made)
+    train.run(made)
     with (tmp_path / "train.jsonl").open("a") as stream:
         stream.write(json.dumps(tiny.rows(1, seed=9)[0]) + "\n")
     longer = config(
@@ -271,7 +274,7 @@ def test_a_run_does_not_go_on_with_other_data(connected: Any, tmp_path: Path) ->
     )
     for again in (made, longer):
         with pytest.raises(InputError, match="checkpoints of other data"):
-            driver.run(again)
+            train.run(again)
     (tmp_path / "train.jsonl").unlink()
     assert finished(made) is not None
 
@@ -282,7 +285,7 @@ def test_a_run_that_diverges_fails_with_a_reason(connected: Any, tmp_path: Path)
         tmp_path, "diverges", train={"optimizer": {"lr": 1e30}, "clip_grad_norm": 0}, eval={"at_start": False}
     )
     with pytest.raises(RunFailedError, match=r"the grad_norm of step 2 is inf"):
-        driver.run(made)
+        train.run(made)
     summary = json.loads((tmp_path / "runs" / "diverges" / "summary.json").read_text())
     assert summary["status"] == "failed"
     assert "the grad_norm of step 2" in summary["reason"]

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, TextIO
 
+from medray.cli.cluster import cluster_address
 from medray.cli.outputs import add_force, check_new, whole_file
-from medray.cli.train import cluster_address, read_config
 from medray.errors import InputError
 
 if TYPE_CHECKING:
@@ -46,8 +46,13 @@ def add_to(actions: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     _check(arguments)
-    config = read_config(arguments.config, arguments.overrides)
-    sets = _token_sets(config)
+    from medray.config import read
+    from medray.train import check
+
+    config = read(arguments.config, arguments.overrides)
+    address = cluster_address(config)
+    check(config, elsewhere=address is not None, model=False)
+    sets = _token_sets(config, address)
 
     from medray.data.inspect.inspection import inspect
     from medray.data.inspect.near_duplicates import near_duplicates
@@ -93,20 +98,18 @@ def _check(arguments: argparse.Namespace) -> None:
         raise InputError("shows text, and --no-text forbids it", key="--id", fix="leave one of them out")
 
 
-def _token_sets(config: Config) -> dict[str, TokenSet]:
+def _token_sets(config: Config, address: str | None) -> dict[str, TokenSet]:
     """Finished shards of every split; written now where they are not there, and left for training."""
     from medray.cli.cluster import before_import, connect, disconnect
     from medray.report.console import Console
 
-    address = cluster_address(config)
     before_import(address)
 
     from medray.data.shards.preparation import ready
-    from medray.plan.model_config import architecture, model_config, model_folder
+    from medray.plan.model_config import describe
 
-    folder = model_folder(config.model)
-    kind = architecture(model_config(config.model, config.data.vocab_size))
-    found = ready(config, kind, folder)
+    model = describe(config.model, config.data.vocab_size)
+    found = ready(config, model.architecture, model.folder)
     if found is not None:
         return found
 
@@ -115,7 +118,7 @@ def _token_sets(config: Config) -> dict[str, TokenSet]:
 
     try:
         connect(address)
-        return data_phase.prepare(config, kind, folder, ConsoleWatch(Console(sys.stderr))).sets
+        return data_phase.prepare(config, model, ConsoleWatch(Console(sys.stderr))).sets
     finally:
         disconnect()
 

@@ -6,7 +6,7 @@ import sys
 import time
 from typing import Any
 
-from medray.cli.train import cluster_address, read_config
+from medray.cli.cluster import cluster_address
 
 
 def add_to(actions: Any) -> None:
@@ -22,8 +22,12 @@ def add_to(actions: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    config = read_config(arguments.config, arguments.overrides)
+    from medray.config import read
+    from medray.train import check
+
+    config = read(arguments.config, arguments.overrides)
     address = cluster_address(config)
+    check(config, elsewhere=address is not None, model=False)
 
     from medray.cli.cluster import before_import, connect, disconnect
     from medray.report.console import Console, duration
@@ -32,14 +36,13 @@ def run(arguments: argparse.Namespace) -> int:
     before_import(address)
 
     from medray.data.shards.preparation import ready
-    from medray.plan.model_config import architecture, model_config, model_folder
+    from medray.plan.model_config import describe
     from medray.train import data_phase
 
     began = time.perf_counter()
-    folder = model_folder(config.model)
-    kind = architecture(model_config(config.model, config.data.vocab_size))
+    model = describe(config.model, config.data.vocab_size)
     watch = ConsoleWatch(console)
-    found = ready(config, kind, folder)
+    found = ready(config, model.architecture, model.folder)
     if found is not None:
         console.phase("data", "every shard is there from an earlier run")
         encoding = data_phase.Encoding(found)
@@ -47,7 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         try:
             connect(address)
-            encoding = data_phase.prepare(config, kind, folder, watch, _bar(console))
+            encoding = data_phase.prepare(config, model, watch, _bar(console))
             manifests = encoding.manifests(watch)
         finally:
             disconnect()

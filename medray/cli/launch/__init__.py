@@ -59,8 +59,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _run(arguments: argparse.Namespace, site: Path | None) -> int:
-    from medray.cli.train import check_batch, check_config
     from medray.config import read
+    from medray.train import check
 
     if arguments.config is None:
         return int(_module(arguments.place).run_without_config(arguments, site))
@@ -72,8 +72,7 @@ def _run(arguments: argparse.Namespace, site: Path | None) -> int:
             value=config.cluster.address,
             fix="leave the key out",
         )
-    check_config(config)
-    check_batch(config)
+    check(config, elsewhere=True, data=False, model=False)
     return int(_module(arguments.place).run(arguments, config))
 
 

@@ -107,12 +107,13 @@ def _prepared(
     folder: Path,
     hosts: frozenset[str] = frozenset(),
 ) -> Submission:
-    from medray.cli.train import check_config, check_files
     from medray.config import read
+    from medray.data.index.sources import check_sources
     from medray.launch.job import is_here, prepare
+    from medray.train import check
 
     if is_here(address, hosts):
-        check_files(config)
+        check_sources(config)
     submission = prepare(
         config,
         address,
@@ -123,7 +124,8 @@ def _prepared(
         with_data=arguments.with_data,
         exclude=arguments.exclude or (),
     )
-    check_config(read(submission.package.folder / "config.yaml"))  # as the cluster will read it
+    sent = read(submission.package.folder / "config.yaml")  # as the cluster will read it
+    check(sent, elsewhere=True, data=False, model=False)
     return submission
 
 

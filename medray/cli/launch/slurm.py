@@ -27,7 +27,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace, config: Config) -> int:
-    from medray.cli.train import check_files
+    from medray.data.index.sources import check_sources
     from medray.launch import slurm
     from medray.launch.slurm import jobs
     from medray.launch.slurm.options import passes
@@ -35,7 +35,7 @@ def run(arguments: argparse.Namespace, config: Config) -> int:
     submission = slurm.prepare(
         config, verb=arguments.verb, passed=arguments.passed, folder=arguments.folder or None
     )
-    check_files(config)  # which a login node sees as the nodes do
+    check_sources(config)  # which a login node sees as the nodes do
     told: dict[str, Any] = {"place": "slurm", "folder": str(submission.folder), "log": submission.log}
     told |= {"command": list(submission.command), "environment": dict(submission.variables)}
     told |= {"exported": list(submission.names), "job": None}

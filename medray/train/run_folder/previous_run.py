@@ -83,11 +83,11 @@ def _tokens(config: Config) -> str | None:
     None where a file is gone: a run that is done needs it no more.
     """
     from medray.data.shards.preparation import Preparation
-    from medray.plan.model_config import architecture, model_config, model_folder
+    from medray.plan.model_config import describe
 
     try:
-        model = model_config(config.model, config.data.vocab_size)
-        layout = Preparation(config, architecture(model), model_folder(config.model))
+        model = describe(config.model, config.data.vocab_size)
+        layout = Preparation(config, model.architecture, model.folder)
     except InputError:
         return None
     return str(layout.folder / "train")

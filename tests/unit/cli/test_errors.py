@@ -164,7 +164,7 @@ def test_a_key_is_named_with_the_config_that_it_stands_in(
     def fails(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr("medray.cli.train.read_config", fails)
+    monkeypatch.setattr("medray.config.read", fails)
     assert main(["train", "run.yaml"]) == 2
     assert capsys.readouterr().err == f"medray: {begin}\n"
 
@@ -334,7 +334,7 @@ def test_an_interrupt_before_a_run_begins(medray_train: Run, monkeypatch: pytest
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("medray.config.checks.check", interrupted)
+    monkeypatch.setattr("medray.train.checks.check_config", interrupted)
     assert medray_train(SOUND) == (130, "medray: interrupted\n")
 
 

@@ -37,6 +37,10 @@ HEAVY = (
     ),
     *("safetensors", "sklearn", "scipy", "rouge_score", "sentencepiece", "accelerate", "gguf", "requests"),
 )
+IMPORTED = f"""
+import json, sys
+print(json.dumps([name for name in {sorted(HEAVY)!r} if name in sys.modules]), file=sys.stderr)
+"""
 # The command itself, and at its end the heavy modules that it imported, in order of their names.
 WATCHED = f"""
 import json, sys
@@ -45,7 +49,7 @@ try:
     code = main(sys.argv[1:])
 except SystemExit as stop:
     code = stop.code
-print(json.dumps([name for name in {sorted(HEAVY)!r} if name in sys.modules]), file=sys.stderr)
+{IMPORTED}
 sys.exit(code)
 """
 
@@ -108,6 +112,12 @@ def test_nothing_heavy_is_imported(folder: Path, arguments: list[str], code: int
     assert json.loads(imported) == []
     assert (done.returncode, says in "\n".join([done.stdout, *said])) == (code, True), done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("module", ["medray.train", "medray.config", "medray.cli.main"])
+def test_the_rooms_are_imported_without_their_libraries(folder: Path, module: str) -> None:
+    done = run("-c", f"import {module}\n{IMPORTED}", folder=folder)
+    assert (done.returncode, json.loads(done.stderr)) == (0, []), done.stderr
 
 
 def test_the_watch_sees_what_it_watches_for(folder: Path) -> None:

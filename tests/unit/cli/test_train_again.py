@@ -17,12 +17,12 @@ from typing import Any
 
 import pytest
 
+from medray import train
 from medray.cli.cluster import PRIVATE
 from medray.cli.main import main
 from medray.config import dump, read
 from medray.tracking import Ledger
 from medray.tracking.mlflow_run import UNSENT_FILE, open_client
-from medray.train import driver
 from medray.train.run_folder.previous_run import finished
 from medray.train.tracking import artifacts, tracking_spec
 
@@ -199,8 +199,8 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 @pytest.mark.parametrize(
     "start",
-    [lambda file: main(["train", str(file)]), lambda file: driver.run(read(file))],
-    ids=["cli", "driver"],
+    [lambda file: main(["train", str(file)]), lambda file: train.run(read(file))],
+    ids=["cli", "python"],
 )
 def test_a_driver_that_is_killed_before_mlflow_had_the_end_leaves_it_to_the_next_start(
     file: Path, done: Path, start: Callable[[Path], object]

@@ -9,7 +9,7 @@ import pytest
 
 from medray.config import Config
 from medray.plan.adapters import trained
-from medray.plan.model_config import PRESETS
+from medray.plan.model_config import PRESETS, ModelDescription
 from medray.plan.parameters import from_config
 from medray.plan.resources import NodeSupply, Supply
 from medray.train.prepare import Resources, check_memory
@@ -22,7 +22,7 @@ LLAMA = PRESETS["llama-tiny"] | {"vocab_size": 500, "hidden_size": 1024, "interm
 def said(**sections: Any) -> tuple[int, int, float]:
     """(parameters, trained, GB) of the line."""
     config = Config.model_validate({"train": {"zero_stage": 0}} | sections)
-    line = check_memory(config, LLAMA, None, HAVE, GRANTED, "fp32")
+    line = check_memory(config, ModelDescription(LLAMA, "causal", None), HAVE, GRANTED, "fp32")
     found = re.fullmatch(r"([\d,]+) parameters, ([\d,]+) trained, ([\d.]+) GB .*", line)
     assert found, line
     total, learns, size = (each.replace(",", "") for each in found.groups())

@@ -14,8 +14,8 @@ import yaml
 from launched import SOUND, config_file, launched
 
 from medray.cli.main import main
-from medray.cli.train import check_config
 from medray.config import read
+from medray.config.checks import check
 from medray.errors import InputError
 from medray.launch import wrappers
 from medray.launch.environment import allowed
@@ -49,7 +49,7 @@ def test_the_config_that_travels_is_the_same_config(tmp_path: Path) -> None:
     launch = launched(tmp_path, "train.max_steps=7", "peft.type=lora")
     (tmp_path / "config.yaml").write_text(launch.manifests[2]["data"]["config.yaml"])
     sent = read(tmp_path / "config.yaml")
-    check_config(sent)
+    check(sent)
     assert sent == read(config_file(tmp_path), ["train.max_steps=7", "peft.type=lora"])
 
 
@@ -321,7 +321,7 @@ def test_kubectl_builds_the_folder_as_it_is() -> None:
 def test_the_config_in_the_base_is_a_config(tmp_path: Path) -> None:
     config_map = kustomize.build(FOLDER, ())[2]
     (tmp_path / "config.yaml").write_text(config_map["data"]["config.yaml"])
-    check_config(read(tmp_path / "config.yaml"))
+    check(read(tmp_path / "config.yaml"))
 
 
 def test_an_edited_wrapper_is_refused_with_its_name(tmp_path: Path) -> None:

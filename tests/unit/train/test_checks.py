@@ -12,7 +12,7 @@ from medray.cli.main import main
 from medray.config import Config
 from medray.errors import InputError
 from medray.plan.model_config import PRESETS
-from medray.train.model_checks import check_names
+from medray.train.checks import check_names
 
 
 def check(family: str, peft: dict[str, Any], groups: list[dict[str, Any]] | None = None) -> None:
