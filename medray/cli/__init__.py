@@ -1,1 +1,1 @@
-"""The command line: verbs, one file each. They parse, compose rooms, own Ray's start and signals."""
+"""The command line, one file per verb. A verb parses its arguments, composes rooms, and owns the start of Ray and signals."""

@@ -1,6 +1,6 @@
-"""Joins the Ray cluster that is named, or starts a private one on this machine.
+"""Join a named Ray cluster, or start a private one on this machine.
 
-A private cluster listens on the loopback address alone, asks every client for a token, keeps its files in a folder of
+A private cluster listens on the loopback address only, asks every client for a token, keeps its files in a folder of
 mode 0700 and ends with the command.
 """
 
@@ -18,13 +18,14 @@ from medray.errors import InputError
 if TYPE_CHECKING:
     from medray.config import Config
 
-OBJECT_STORE_BYTES = 256 * 1024**2  # our objects are small: shards go through files
+OBJECT_STORE_BYTES = 256 * 1024**2  # medray's objects are small: shards are passed as files
 LOOPBACK = "lo0" if sys.platform == "darwin" else "lo"
-# Of a private cluster. Ray's own variable for laptops makes 127.0.0.1 the address of its node, and every server of it then
-# listens there alone: an address that is given as such is replaced by the machine's.
+# Settings of a private cluster. The first is Ray's variable for laptops: it makes 127.0.0.1 the address of the node, so
+# that every server of the node listens there only. Passing 127.0.0.1 to Ray does not help: Ray replaces it by the
+# machine's address.
 PRIVATE = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-    "RAY_enable_metrics_collection": "0",  # its port knows no token, and nobody reads it
+    "RAY_enable_metrics_collection": "0",  # the metrics port does not check the token, and nobody reads it
     "GLOO_SOCKET_IFNAME": LOOPBACK,
     "NCCL_SOCKET_IFNAME": LOOPBACK,
 }
@@ -38,26 +39,26 @@ def cluster_address(config: Config) -> str | None:
 
 
 def before_import(address: str | None) -> None:
-    """Environment that Ray reads while it is imported: call it first."""
+    """Set the environment variables that Ray reads while it is imported: call this function first."""
     if address in (None, "local"):
         os.environ.update(PRIVATE)
-        # Without a mode of its own Ray writes a token file, readable by all, into the home folder.
+        # If no mode is set, Ray writes a token file that all users can read into the home folder.
         if os.environ.setdefault("RAY_AUTH_MODE", "token") == "token":
             os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-        # Its workers are all that this machine does for the user: Ray's 15 would put them behind everything else.
+        # The workers are the main work of this machine: Ray's default niceness of 15 gives every other process priority.
         os.environ.setdefault("RAY_worker_niceness", "0")
     for name in (
         "ray",
         "ray.data",
         "ray.train",
-    ):  # what a user reads is medray's; Ray's progress is in its log files
+    ):  # the user reads medray's messages; Ray's progress is in its log files
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def connect(address: str | None) -> None:
-    """Connects to `address`, or starts a local cluster without a dashboard and with a token of its own.
+    """Connect to `address`, or start a local cluster that has its own token and no dashboard.
 
-    Raises InputError when no cluster answers, or no folder of this machine can hold a local one's sockets.
+    Raises InputError when no cluster answers, or when this machine has no folder for the sockets of a local cluster.
     """
     import ray
 
@@ -71,10 +72,10 @@ def connect(address: str | None) -> None:
             ray.init(address=address, **options)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise InputError(
-                f"no Ray cluster answers there ({str(error).splitlines()[0][:200]})",
+                f"no Ray cluster answers at this address ({str(error).splitlines()[0][:200]})",
                 key="cluster.address",
                 value=address,
-                fix="start one with: ray start --head, or leave the key out",
+                fix="start a cluster with `ray start --head`, or remove the key",
             ) from None
         return
     global _session
@@ -90,7 +91,7 @@ def connect(address: str | None) -> None:
 
 
 def disconnect() -> None:
-    """Leaves the cluster; a private one ends, and its files are removed."""
+    """Leave the cluster. A private cluster is ended and its files are removed."""
     import ray
 
     global _session

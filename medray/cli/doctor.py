@@ -1,3 +1,5 @@
+"""The verb `medray doctor`: check a machine or a cluster and say how to fix what is wrong."""
+
 from __future__ import annotations
 
 import argparse
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
     from medray.launch.doctor.finding import Finding, Question
 
 NOT_ASKED = {"storage": "run.storage", "models": "the model", "tracking": "MLflow"}
-NODES_SHOWN = 4  # of a line that is of several
+NODES_SHOWN = 4  # node names in a line that several nodes share
 ORDER = (
     *("cluster", "node", "same versions", "clock", "network", "python", "packages", "ray auth", "gpu"),
     *("shared memory", "memory", "disk", "open files", "ports", "storage", "model", "MLflow"),
@@ -25,18 +27,22 @@ def add_to(verbs: Any) -> None:
     verb = verbs.add_parser(
         "doctor",
         help="check this machine or a cluster: versions, GPUs, storage, network, MLflow, the model",
-        description="Checks what a run needs, on this machine or on every node of a Ray cluster, and says how to fix what is "
-        "wrong. Exit code 0: nothing failed, 1: something did.",
+        description="Check what a run needs, on this machine or on every node of a Ray cluster, and say how to fix what is "
+        "wrong. Exit code 0: no check failed; 1: a check failed.",
     )
-    verb.add_argument("config", nargs="?", help="YAML file, for its storage, model, MLflow and cluster")
-    verb.add_argument("overrides", nargs="*", metavar="key=value", help="dotted keys, later ones win")
+    verb.add_argument(
+        "config", nargs="?", help="YAML file whose storage, model, MLflow and cluster are checked"
+    )
+    verb.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="values of dotted keys; later ones take precedence"
+    )
     verb.add_argument(
         "--address",
         metavar="HOST:PORT",
-        help="Ray cluster to check, node by node; default: cluster.address, else RAY_ADDRESS, else this machine alone; "
-        "local: this machine, whatever these say",
+        help="Ray cluster to check, node by node; default: cluster.address, else RAY_ADDRESS, else this machine only; "
+        "local: this machine, even if cluster.address or RAY_ADDRESS is set",
     )
-    verb.add_argument("--storage", metavar="PATH_OR_URL", help="check this in place of run.storage")
+    verb.add_argument("--storage", metavar="PATH_OR_URL", help="check this storage instead of run.storage")
     verb.add_argument("--json", action="store_true", help="print one JSON object at the end")
     verb.set_defaults(run=run)
 
@@ -51,14 +57,14 @@ def run(arguments: argparse.Namespace) -> int:
     to = sys.stderr if arguments.json else sys.stdout
     _show(findings, to)
     if missing := [what for key, what in NOT_ASKED.items() if getattr(question, key) in (None, ())]:
-        print(f"not checked: {', '.join(missing)} (name a config that has them)", file=to)
+        print(f"not checked: {', '.join(missing)} (give a config that sets them)", file=to)
     if arguments.json:
         print(json.dumps({"state": worst(findings), "findings": [one.as_json() for one in findings]}))
     return 1 if worst(findings) == "fail" else 0
 
 
 def _question(arguments: argparse.Namespace) -> Question:
-    """Raises InputError for a config, an address or a storage that cannot be meant."""
+    """Read what to check from the arguments. Raises InputError for an invalid config, address or storage."""
     from medray.launch.doctor.finding import Question
 
     storage = _storage(arguments.storage) if arguments.storage else None
@@ -81,7 +87,7 @@ def _question(arguments: argparse.Namespace) -> Question:
 
 
 def _tracking(config: Config, storage: str) -> str | None:
-    """The URI that a run of this config logs to; "" for that of the environment, None where it logs to none."""
+    """Return the MLflow URI that a run of this config logs to; "" for the environment's, None if it logs to none."""
     from medray.config.tracking import TRACKING_URI
 
     if not config.tracking.enabled:
@@ -97,10 +103,11 @@ def _address(address: str | None, given: str | None) -> str | None:
     if address == "auto" or re.fullmatch(r"[^\s/@]+:\d{1,5}", address):
         return address
     raise InputError(
-        "is not the address of a Ray head",
+        "this is not the address of a Ray head",
         key="--address" if given else "RAY_ADDRESS or cluster.address",
         value=given,
-        fix="use HOST:PORT of the head, as `ray start --head` prints it, not the dashboard (http://…) or Ray Client (ray://…)",
+        fix="use HOST:PORT of the head, as `ray start --head` prints it, not the address of the dashboard (http://…) or of "
+        "Ray Client (ray://…)",
     )
 
 
@@ -109,7 +116,7 @@ def _storage(given: str) -> str:
 
     if has_credentials(given):
         raise InputError(
-            "holds credentials",
+            "the URL contains credentials",
             key="--storage",
             fix="use --storage=s3://bucket/prefix, and set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment",
         )
@@ -117,7 +124,7 @@ def _storage(given: str) -> str:
         return given
     if "://" in given:
         raise InputError(
-            "is neither a folder nor a bucket of S3",
+            "this is neither a folder nor an S3 bucket",
             key="--storage",
             value=given,
             fix="use --storage=/a/folder or --storage=s3://bucket/prefix",
@@ -126,21 +133,21 @@ def _storage(given: str) -> str:
 
 
 def _show(findings: list[Finding], to: TextIO) -> None:
-    """Lines of equal findings are shown once, with the nodes that have it."""
+    """Print the findings. Equal findings of several nodes are printed once, with the names of the nodes."""
     groups: dict[tuple[str, str, str, str], list[str]] = {}
     for one in findings:
         groups.setdefault((one.name, one.state, one.detail, one.fix), []).append(one.node)
-    for (name, state, detail, fix), nodes in sorted(groups.items(), key=lambda item: _place(item[0][0])):
+    for (name, state, detail, fix), nodes in sorted(groups.items(), key=lambda item: _rank(item[0][0])):
         named = sorted({node for node in nodes if node})
         more = f" and {len(named) - NODES_SHOWN} more" if len(named) > NODES_SHOWN else ""
         where = f"  [{', '.join(named[:NODES_SHOWN])}{more}]" if named else ""
         print(printable(f"{state:<5} {name:<14} {detail}{where}"), file=to)
         if fix:
-            print(printable(f"{'':<20} fix: {fix}"), file=to)
+            print(printable(f"{'':<20} Fix: {fix}"), file=to)
     states = [one.state for one in findings]
     counts = ", ".join(f"{states.count(state)} {state}" for state in ("ok", "warn", "fail"))
     print(counts, file=to)
 
 
-def _place(name: str) -> int:
+def _rank(name: str) -> int:
     return ORDER.index(name) if name in ORDER else len(ORDER)

@@ -1,3 +1,5 @@
+"""The verb `medray export`: write the weights of a finished run for use elsewhere."""
+
 from __future__ import annotations
 
 import argparse
@@ -20,39 +22,40 @@ SHARD_MB = 200
 def add_to(verbs: Any) -> None:
     verb = verbs.add_parser(
         "export",
-        help="weights of a finished run to use elsewhere",
-        description="Writes the weights of a finished run as an adapter, merged, in 4 bits or as GGUF, measures how "
-        "much of the training's gain they keep, and puts a model card, the tokenizer and the run's numbers beside them.",
+        help="write the weights of a finished run for use elsewhere",
+        description="Write the weights of a finished run as an adapter, merged, in 4 bits or as GGUF, and measure how "
+        "much of the training's gain they keep. The folder also gets a model card, the tokenizer and the run's numbers.",
     )
     verb.add_argument(
         "run_folder", metavar="RUN", help="folder of a run, <run.storage>/<run.name>, or s3://..."
     )
-    verb.add_argument("--format", required=True, choices=FORMATS, help="adapter as it is; merged into the base; "
-                      "merged, then 4 bits for bitsandbytes; merged, then GGUF by llama.cpp's converter")  # fmt: skip
+    verb.add_argument("--format", required=True, choices=FORMATS, help="adapter: unchanged; merged: into the base; "
+                      "nf4: merged, then 4 bits for bitsandbytes; gguf: merged, then converted by llama.cpp")  # fmt: skip
     verb.add_argument("--to", help="folder to write; default: export-<format> in the run's folder")
     verb.add_argument(
         "--dtype",
         choices=("fp32", "bf16", "fp16"),
-        help="of merged weights; default: what the run was trained in",
+        help="type of merged weights; default: the type that training used",
     )
     verb.add_argument(
         "--shard-mb",
         type=int,
         default=SHARD_MB,
-        help=f"largest file of weights, and held in memory ({SHARD_MB})",
+        help=f"maximum size of a file of weights, and of the weights in memory, in MB ({SHARD_MB})",
     )
     verb.add_argument(
-        "--gguf-type", choices=("q8_0", "f16", "q4_k_m"), help="of the GGUF file; default: q8_0"
+        "--gguf-type", choices=("q8_0", "f16", "q4_k_m"), help="type of the GGUF weights; default: q8_0"
     )
     verb.add_argument(
         "--no-verify",
         action="store_true",
-        help="do not measure the written weights: that loads the whole model in float32, twice or three times in turn",
+        help="do not measure the written weights; measuring loads the whole model in float32 two or three times, one after "
+        "the other",
     )
     verb.add_argument(
         "--push-to",
         metavar="HUB_ID",
-        help="then upload to this private repository, with HF_TOKEN of the environment",
+        help="upload the result to this private repository, with HF_TOKEN from the environment",
     )
     verb.add_argument(
         "--json", action="store_true", help="print what was written as one JSON object at the end"
@@ -67,7 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
     found = finished_run(arguments.run_folder)
     target = storage.at(arguments.to) if arguments.to else found.folder / f"export-{arguments.format}"
     if isinstance(target, Path):
-        target = target.resolve()  # "." has no name to write beside
+        target = target.resolve()  # "." has no name for a temporary folder next to it
     if arguments.push_to:
         from medray.models.export.hub import check_push
 
@@ -109,7 +112,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _quiet_libraries() -> None:
-    """What they say of their own code, and their bars of files that are read in a moment, are no news of the export."""
+    """Hide messages of libraries about their own code, and progress bars of files that load in a moment."""
     from transformers.utils import logging as of_transformers
 
     of_transformers.disable_progress_bar()
@@ -118,19 +121,19 @@ def _quiet_libraries() -> None:
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    """What needs no look at the run."""
+    """Check the options that do not depend on the run."""
     if arguments.shard_mb < 1:
         raise InputError(
-            "must be at least 1", key="--shard-mb", value=arguments.shard_mb, fix=f"--shard-mb {SHARD_MB}"
+            "must be at least 1", key="--shard-mb", value=arguments.shard_mb, fix=f"use --shard-mb {SHARD_MB}"
         )
     for name, formats in (("dtype", FORMATS[1:]), ("gguf_type", FORMATS[3:])):
         value = getattr(arguments, name)
         if value is not None and arguments.format not in formats:
             raise InputError(
-                f"does nothing with --format {arguments.format}",
+                f"this option has no effect with --format {arguments.format}",
                 key=f"--{name.replace('_', '-')}",
                 value=value,
-                fix=f"leave it out, or --format {formats[0]}",
+                fix=f"remove it, or use --format {formats[0]}",
             )
 
 
@@ -138,6 +141,8 @@ def _push(found: Any, folder: StoragePath, hub_id: str, console: Any) -> None:
     from medray.models.export.hub import push
 
     if found.config.data.tokenizer == "train":
-        console.phase("note", "the tokenizer was trained on the records: its vocabulary holds words of them")
+        console.phase(
+            "note", "the tokenizer was trained on the records: its vocabulary contains words of the records"
+        )
     console.phase("push", hub_id)
     push(storage.local(folder), hub_id)

@@ -1,3 +1,5 @@
+"""The verb `medray logs`: print the console of a run from its folder."""
+
 from __future__ import annotations
 
 import argparse
@@ -9,18 +11,18 @@ from typing import Any
 from medray.cli.run_argument import add_run, folder_of_run
 from medray.errors import InputError, printable
 
-FOLDER_SECONDS, BUCKET_SECONDS = 1.0, 5.0  # between two looks
+FOLDER_SECONDS, BUCKET_SECONDS = 1.0, 5.0  # interval between two reads of the log
 
 
 def add_to(verbs: Any) -> None:
     verb = verbs.add_parser(
         "logs",
-        help="the console of a run, wherever it runs",
-        description="Prints what the console of a run has said, from its folder.",
+        help="print the console of a run, wherever it runs",
+        description="Print the console of a run. The text is read from the run's folder.",
     )
     add_run(verb)
-    verb.add_argument("-f", "--follow", action="store_true", help="go on until the run ends")
-    verb.add_argument("--lines", type=int, default=0, metavar="N", help="the newest N lines only")
+    verb.add_argument("-f", "--follow", action="store_true", help="print new lines until the run ends")
+    verb.add_argument("--lines", type=int, default=0, metavar="N", help="print only the newest N lines")
     verb.set_defaults(run=run)
 
 
@@ -29,12 +31,14 @@ def run(arguments: argparse.Namespace) -> int:
     from medray.train.run_folder.state import log_text
 
     if arguments.lines < 0:
-        raise InputError("must be 0 or more", key="--lines", value=arguments.lines, fix="--lines 100")
+        raise InputError("must be 0 or more", key="--lines", value=arguments.lines, fix="use --lines 100")
     folder = folder_of_run(arguments)
     shown: list[str] = []
     first = True
     while True:
-        running = lock.holder(folder) is not None  # before the text, which is then whole
+        running = (
+            lock.holder(folder) is not None
+        )  # asked before reading the text, so that no last line is missed
         lines = log_text(folder).splitlines()
         new = lines[_shared(shown, lines) :]
         if first and not lines:
@@ -48,7 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _shared(shown: list[str], lines: list[str]) -> int:
-    """How many of `lines` were shown. A log that began anew has lost its oldest lines."""
+    """Return how many of `lines` were shown before. A log that was restarted has lost its oldest lines."""
     if not shown or not lines:
         return 0
     if lines[: len(shown)] == shown:

@@ -1,4 +1,4 @@
-"""Files that a user names for output: never written over without --force, and whole or not at all."""
+"""Output files that a user names: overwritten only with --force, and written completely or not at all."""
 
 from __future__ import annotations
 
@@ -14,24 +14,26 @@ from medray.errors import InputError
 
 
 def add_force(verb: argparse.ArgumentParser, what: str) -> None:
-    verb.add_argument("--force", action="store_true", help=f"overwrite {what} that is there")
+    verb.add_argument("--force", action="store_true", help=f"overwrite {what} that exists")
 
 
 def check_new(path: str, key: str | None, *, force: bool) -> None:
-    """Raises InputError for a folder, and without `force` for a file that is there. Devices and pipes are written to."""
+    """Raise InputError for a folder and, without `force`, for an existing file. Devices and pipes are allowed."""
     target = Path(path)
     if target.is_dir():
-        raise InputError("is a folder", file=path, key=key, fix="name a file in it")
+        raise InputError("this is a folder, not a file", file=path, key=key, fix="name a file in this folder")
     if not force and (target.is_file() or target.is_symlink()):
-        raise InputError("is there already", file=path, key=key, fix="name another file, or --force")
+        raise InputError(
+            "the file exists", file=path, key=key, fix="name another file, or add --force to overwrite it"
+        )
 
 
 @contextmanager
 def whole_file(path: str, key: str | None) -> Iterator[IO[str]]:
-    """A text stream whose content is at `path` once the block ends without an error. Raises InputError."""
+    """Yield a text stream whose content is moved to `path` if the block ends without an error. Raises InputError."""
     target = Path(path)
     try:
-        if target.exists() and not target.is_file():  # a device or a pipe has no name to move to
+        if target.exists() and not target.is_file():  # a file cannot be moved onto a device or a pipe
             with target.open("w", encoding="utf-8") as stream:
                 yield stream
             return
@@ -47,8 +49,8 @@ def whole_file(path: str, key: str | None) -> Iterator[IO[str]]:
         raise
     except OSError as error:
         raise InputError(
-            f"cannot be written ({error.strerror})",
+            f"cannot write this file ({error.strerror})",
             file=path,
             key=key,
-            fix="name a file in a folder that is there",
+            fix="name a file in an existing folder that you may write to",
         ) from None

@@ -1,6 +1,6 @@
-"""Prints the step of a run's newest complete checkpoint, 0 without one: `python -m medray.cli.progress CONFIG`.
+"""Print the step of a run's newest complete checkpoint, or 0 if it has none: `python -m medray.cli.progress CONFIG`.
 
-slurm/medray.sbatch asks it before it puts a job into the queue again. Neither torch nor Ray is imported.
+slurm/medray.sbatch runs this before it requeues a job. Neither torch nor Ray is imported.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _CHECKPOINT = re.compile(r"step-(\d+)-[0-9a-f]+")
 
 
 def newest_step(run: StoragePath) -> int:
-    """The step of the newest checkpoint that has a manifest, which is written last."""
+    """Return the step of the newest checkpoint that has a manifest: the manifest is written last."""
     steps = [0]
     for folder in (run / "checkpoints").glob("step-*"):
         found = _CHECKPOINT.fullmatch(folder.name)

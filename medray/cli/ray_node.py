@@ -1,8 +1,8 @@
-"""One node of the Ray cluster that a SLURM job has for itself: `python -m medray.cli.ray_node head|worker`.
+"""Run one node of a SLURM job's own Ray cluster: `python -m medray.cli.ray_node head|worker`.
 
-slurm/medray.sbatch starts it as a step on every node. Ray's files are in a private folder that is removed when the step
-ends, and no signal but USR2 ends it: SLURM sends TERM to all steps of a job at once, and Ray must outlive the driver, which
-still saves a checkpoint. Ray blocks those signals too, as a mask is inherited.
+slurm/medray.sbatch starts this module as a step on every node. Ray's files are in a private folder that is removed when
+the step ends. Only USR2 ends the step: SLURM sends TERM to all steps of a job at once, and Ray must outlive the driver,
+which still saves a checkpoint. Ray inherits the signal mask, so it blocks those signals too.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ from medray.errors import MedrayError, RunFailedError
 
 END = signal.SIGUSR2
 BLOCKED = {END, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1}
-# Below the range that Linux gives to outgoing connections. Each job has four in a row: two jobs may share a node.
+# A range below the ports that Linux gives to outgoing connections. A job uses four in a row: two jobs may share a node.
 FIRST_PORT, LAST_PORT, PORTS = 20_000, 30_000, 4
-STARTS = 5  # of the head, on other ports each
+STARTS = 5  # attempts to start the head, each on other ports
 STARTED = b"Ray runtime started"
-LOOK_SECONDS = 0.5
-SHOWN_LINES = 15  # of what Ray said, when it has ended by itself
+LOOK_SECONDS = 0.5  # interval between two checks of Ray's process
+SHOWN_LINES = 15  # lines of Ray's output that are shown when it has ended by itself
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs until USR2 (0) or until Ray ends by itself (1)."""
-    parser = argparse.ArgumentParser(description="Runs one node of Ray until USR2.")
+    """Run until USR2 arrives (returns 0) or until Ray ends by itself (returns 1)."""
+    parser = argparse.ArgumentParser(description="Run one node of Ray until USR2 arrives.")
     parser.add_argument("--cpus", type=int, required=True)
     roles = parser.add_subparsers(dest="role", required=True)
     head = roles.add_parser("head")
-    head.add_argument("address", type=Path, help="file that gets IP:PORT when the head has started")
-    roles.add_parser("worker", help="joins RAY_ADDRESS")
+    head.add_argument("address", type=Path, help="file to write IP:PORT to when the head has started")
+    roles.add_parser("worker", help="join the cluster at RAY_ADDRESS")
     asked = parser.parse_args(argv)
     signal.pthread_sigmask(signal.SIG_BLOCK, BLOCKED)
     os.umask(0o077)
@@ -59,13 +59,13 @@ def main(argv: list[str] | None = None) -> int:
 
 
 class End(Enum):
-    """How Ray came to its end: asked for by USR2, by itself while it started, or by itself later."""
+    """The reason for Ray's end: USR2 asked for it, or Ray ended by itself while it started or later."""
 
     ASKED, NOT_STARTED, LATER = range(3)
 
 
 def _head(offered: list[str], file: Path) -> int:
-    """Runs the head, on other ports where somebody takes one between the look at them and Ray's start."""
+    """Run the head. If another process takes one of the ports before Ray starts, try other ports."""
     ip = own_address()
     for ports in islice(free_ports(int(os.environ.get("SLURM_JOB_ID", "0"))), STARTS):
         port, client, agent, metrics = ports
@@ -84,7 +84,10 @@ def _head(offered: list[str], file: Path) -> int:
         if end is End.LATER or all(map(_is_free, ports)):
             return 1
         print(f"medray: another process has taken one of the ports {port} to {metrics}", file=sys.stderr)
-    raise RunFailedError(f"no {PORTS} ports in a row between {FIRST_PORT} and {LAST_PORT} stay free")
+    raise RunFailedError(
+        f"Ray's head could not start: {PORTS} free ports in a row between {FIRST_PORT} and {LAST_PORT} were taken by other "
+        f"processes in all of {STARTS} attempts"
+    )
 
 
 def _worker(address: str) -> list[str]:
@@ -98,7 +101,7 @@ def _worker(address: str) -> list[str]:
 
 
 def size(cpus: int, environ: Mapping[str, str]) -> list[str]:
-    """Options of `ray start` for what SLURM gave to the job on this node, which may be less than the machine has."""
+    """Return options of `ray start` for the job's resources on this node, which may be less than the machine has."""
     gpus = environ.get("SLURM_GPUS_ON_NODE") or environ.get("MEDRAY_GPUS") or "0"
     options = [
         f"--num-cpus={cpus}",
@@ -112,7 +115,7 @@ def size(cpus: int, environ: Mapping[str, str]) -> list[str]:
 
 
 def free_ports(job: int) -> Iterator[list[int]]:
-    """Groups of four ports in a row that nobody listens on: first the job's own, then others in an order of its own."""
+    """Yield groups of four free ports in a row: the job's own group first, then others, shuffled by the job's id."""
     groups = list(range((LAST_PORT - FIRST_PORT) // PORTS))
     own = groups.pop(job % len(groups))
     random.Random(job).shuffle(groups)
@@ -125,7 +128,7 @@ def free_ports(job: int) -> Iterator[list[int]]:
 
 def _is_free(port: int) -> bool:
     with socket.socket() as sock:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # one that only TIME_WAIT holds is free
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port in TIME_WAIT counts as free
         try:
             sock.bind(("", port))
         except OSError:
@@ -134,7 +137,7 @@ def _is_free(port: int) -> bool:
 
 
 def own_address() -> str:
-    """The IPv4 address under which others know this node: that of its SLURM name, else of the way to the outside."""
+    """Return the IPv4 address for other nodes: that of the node's SLURM name, else that of its route to the outside."""
     name = os.environ.get("SLURMD_NODENAME") or socket.gethostname()
     try:
         found = {str(info[4][0]) for info in socket.getaddrinfo(name, None, socket.AF_INET)}
@@ -142,14 +145,14 @@ def own_address() -> str:
         found = set()
     outside = sorted(
         address for address in found if not address.startswith("127.")
-    )  # Debian: 127.0.1.1 is the own name
+    )  # on Debian the machine's own name resolves to 127.0.1.1
     return (
         outside[0] if outside else _address_towards("192.0.2.1")
-    )  # of no machine: a route is all that is asked for
+    )  # a reserved address without a machine: only the route to it is looked up
 
 
 def _address_towards(host: str) -> str:
-    """The address of the interface that leads to `host`; no packet is sent."""
+    """Return the address of the network interface that leads to `host`. No packet is sent."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         try:
             sock.connect((host, 9))
@@ -159,7 +162,7 @@ def _address_towards(host: str) -> str:
 
 
 def _run(options: list[str], started: Callable[[], None] = lambda: None) -> End:
-    """Runs `ray start` in a private folder. started: called when it says that it has."""
+    """Run `ray start` in a private folder. started: called when Ray reports that it has started."""
     folder = SessionFolder()
     said = Path(folder.ray).parent / "ray-start"
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats"]
@@ -182,17 +185,17 @@ def _run(options: list[str], started: Callable[[], None] = lambda: None) -> End:
 
 
 def _adopt_orphans() -> None:
-    """Makes this process the parent of all whose parents end below it, so that `_kill_children` finds them."""
+    """Make this process the parent of orphaned descendants, so that `_kill_children` finds them."""
     set_child_subreaper = 36  # linux/prctl.h
     ctypes.CDLL(None, use_errno=True).prctl(set_child_subreaper, 1, 0, 0, 0)
 
 
 def _kill_children() -> None:
-    """Kills what Ray's processes have started, and what becomes an orphan by that; SLURM may not find them."""
+    """Kill the processes that Ray's processes started, and their orphans in turn; SLURM may not find them."""
     children = Path(f"/proc/self/task/{os.getpid()}/children")
     while found := children.read_text().split():
         for child in found:
-            os.kill(int(child), signal.SIGKILL)  # none is another's: they stay ours until the wait
+            os.kill(int(child), signal.SIGKILL)  # the id cannot be reused by another process before waitpid
         for child in found:
             os.waitpid(int(child), 0)
 

@@ -1,4 +1,4 @@
-"""Which run a command means: by its folder, or by its config."""
+"""The RUN argument of a command: the folder of a run, or its config."""
 
 from __future__ import annotations
 
@@ -12,20 +12,22 @@ from medray.storage import StoragePath
 
 def add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "run_folder", metavar="RUN", help="folder of a run, <run.storage>/<run.name>, s3://..., or its config"
+        "run_folder",
+        metavar="RUN",
+        help="folder of a run (<run.storage>/<run.name> or s3://...), or its config",
     )
     parser.add_argument(
         "overrides",
         nargs="*",
         metavar="key=value",
-        help="with a config: as they were given to train or launch",
+        help="with a config: the same values that train or launch got",
     )
 
 
 def folder_of_run(arguments: argparse.Namespace, *, planned: bool = False) -> StoragePath:
-    """The folder of the run that a command means.
+    """Return the folder of the run that a command names.
 
-    planned: whether a config may mean a run that has not begun. Raises InputError where there is no such run.
+    planned: whether a config may name a run that has not begun. Raises InputError if there is no such run.
     """
     from medray.config.credentials import has_credentials
     from medray.train.run_folder import lock
@@ -34,7 +36,9 @@ def folder_of_run(arguments: argparse.Namespace, *, planned: bool = False) -> St
     text, overrides = arguments.run_folder, arguments.overrides
     if has_credentials(text):
         raise InputError(
-            "holds credentials", key="RUN", fix="s3://bucket/prefix/name, with AWS_* in the environment"
+            "the URL contains credentials",
+            key="RUN",
+            fix="use s3://bucket/prefix/name, and set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment",
         )
     if text.endswith((".yaml", ".yml")) and not storage.is_remote(text):
         from medray.config import read
@@ -46,16 +50,21 @@ def folder_of_run(arguments: argparse.Namespace, *, planned: bool = False) -> St
             return folder
     elif overrides:
         raise InputError(
-            "key=value belongs to a config", key="RUN", value=text[:200], fix="name the run's config"
+            "key=value is allowed only with a config",
+            key="RUN",
+            value=text[:200],
+            fix="give the run's config instead of its folder, or remove key=value",
         )
     else:
         folder = storage.at(text)
     storage.check_reachable(folder)
     if not folder.is_dir():
         where = folder.parent if isinstance(folder, Path) else folder
-        raise InputError("there is no such run", file=folder, fix=f"look into {where} for its name")
+        raise InputError("there is no such run", file=folder, fix=f"look for the run's name in {where}")
     if not (folder / CONFIG).exists() and lock.holder(folder) is None:
         raise InputError(
-            "holds no run", file=folder, fix="name <run.storage>/<run.name>, or the run's config"
+            "this folder is not the folder of a run",
+            file=folder,
+            fix="give <run.storage>/<run.name>, or the run's config",
         )
     return folder

@@ -1,8 +1,8 @@
-"""The folder of a private cluster: its sockets and logs, for its owner alone, removed when the driver has ended.
+"""The folder of a private cluster: its sockets and logs, readable by its owner only, removed when the driver has ended.
 
-Ray makes its folders writable for everybody, so they are inside one of mode 0700. A driver holds a lock on a file of it,
-which the kernel frees however the driver dies: the next start removes what a killed one has left. The path of a socket
-holds some 100 bytes, so a long TMPDIR is passed over for a shorter one.
+Ray makes its folders writable for everybody, so they are inside a folder of mode 0700. A driver holds a lock on a file in
+it, which the kernel frees however the driver dies: the next start removes the folders of killed drivers. The path of a
+socket may have some 100 bytes, so a TMPDIR that is too long is skipped.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from pathlib import Path
 from medray.errors import InputError
 
 PREFIX, OWNER = "medray-", "driver"
-SOCKET_BYTES = 103 if sys.platform == "darwin" else 107  # of a path that a socket can have
-# The longest name that Ray gives one below the folder that it is told: time and process id of the driver.
+SOCKET_BYTES = 103 if sys.platform == "darwin" else 107  # longest path of a socket
+# The longest path of a socket below the folder that Ray is given: it has the time and process id of the driver.
 SOCKET = "/session_2026-11-30_10-39-55_449001_4194304/sockets/plasma_store"
-INNER = "r"  # in our folder; Ray gives the one that it is told, and all below, the mode 0777
-BASE_BYTES = SOCKET_BYTES - len(f"/{PREFIX}abcdefgh/{INNER}{SOCKET}")  # of the folder that ours is made in
+INNER = "r"  # a subfolder for Ray, which gives it and everything below the mode 0777
+BASE_BYTES = SOCKET_BYTES - len(f"/{PREFIX}abcdefgh/{INNER}{SOCKET}")  # longest path of our folder's parent
 REMOVE_TRIES, REMOVE_PAUSE = 20, 0.05  # processes that are ending may still write
 
 
 class SessionFolder:
-    """A private folder of this driver. Removes those that drivers of this user have left where they were killed.
+    """The private folder of this driver. Making it also removes folders that this user's killed drivers left.
 
-    Raises InputError where no folder that Ray may use is short enough.
+    Raises InputError if no folder with a path that is short enough for Ray can be made.
     """
 
     def __init__(self) -> None:
@@ -43,17 +43,17 @@ class SessionFolder:
 
     @property
     def ray(self) -> str:
-        """The folder for Ray."""
+        """The folder to give to Ray."""
         return str(self._path / INNER)
 
     def remove(self) -> None:
-        """Removes it with all that is in it, when the cluster has ended."""
+        """Remove the folder and everything in it. Call it when the cluster has ended."""
         os.close(self._lock)
         _remove(self._path)
 
 
 def _bases() -> Iterator[Path]:
-    """Folders to make ours in, the wanted ones first."""
+    """Yield the folders in which ours may be made, in order of preference."""
     wanted = [os.environ.get("RAY_TMPDIR"), tempfile.gettempdir(), "/tmp", "/var/tmp", "~/.cache", "/dev/shm"]
     yield from dict.fromkeys(Path(base).expanduser().absolute() for base in wanted if base)
 
@@ -64,24 +64,26 @@ def _make(bases: list[Path]) -> tuple[Path, int]:
             continue
         with suppress(OSError):
             path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=base))  # of mode 0700
-            # Under another name until it is locked, so that nobody takes it for one that was left.
+            # The file has another name until it is locked, so that no other driver takes the folder for an abandoned one.
             descriptor = os.open(path / "new", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            with suppress(OSError):  # a file system without locks: a killed driver's folder stays there
+            with suppress(OSError):  # on a file system without locks the folder of a killed driver stays
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 (path / "new").rename(path / OWNER)
             return path, descriptor
     raise InputError(
-        f"no folder for the sockets of a local Ray cluster: a path of at most {BASE_BYTES} bytes is needed, in which this user may write and others may not replace files; tried {', '.join(map(str, bases))}",
+        "no folder can hold the sockets of a local Ray cluster: its path must have at most "
+        f"{BASE_BYTES} bytes, this user must be able to write to it, and other users must not be able to replace files in "
+        f"it; tried {', '.join(map(str, bases))}",
         key="RAY_TMPDIR",
         value=os.environ.get("RAY_TMPDIR"),
-        fix="export RAY_TMPDIR=/a/short/folder of your own, or set cluster.address to a running cluster",
+        fix="set RAY_TMPDIR to a folder of yours with a short path, or set cluster.address to a running cluster",
     )
 
 
 def _safe(base: Path) -> bool:
-    """Whether no other user can put another folder in the place of ours: none above it is writable for others.
+    """Return whether no other user can replace our folder: no folder above it is writable for others.
 
-    A sticky one, as /tmp is, keeps what it holds for its owners.
+    A sticky folder such as /tmp is safe: only the owner of a file can replace it.
     """
     with suppress(OSError):
         real = base.resolve(strict=True)
@@ -91,7 +93,7 @@ def _safe(base: Path) -> bool:
 
 
 def _remove_left(base: Path) -> None:
-    """Folders of this user's drivers that live no more."""
+    """Remove the folders of this user's drivers that have died."""
     with suppress(OSError):
         for entry in os.scandir(base):
             with suppress(OSError):
@@ -105,7 +107,7 @@ def _is_ours(entry: os.DirEntry[str]) -> bool:
 
 
 def _is_left(owner: Path) -> bool:
-    """Whether its driver is dead. Raises OSError where it is not one of a driver, or its driver lives."""
+    """Return whether the folder's driver is dead. Raises OSError if it lives, or if the folder has no driver's file."""
     descriptor = os.open(owner, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

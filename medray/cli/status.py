@@ -1,3 +1,5 @@
+"""The verb `medray status`: say what a run is doing, from its folder."""
+
 from __future__ import annotations
 
 import argparse
@@ -13,11 +15,11 @@ from medray.errors import printable
 def add_to(verbs: Any) -> None:
     verb = verbs.add_parser(
         "status",
-        help="what a run is doing, wherever it runs",
-        description="Says what a run is doing, from its folder.",
+        help="show what a run is doing, wherever it runs",
+        description="Show what a run is doing. The state is read from the run's folder.",
     )
     add_run(verb)
-    verb.add_argument("--json", action="store_true", help="print it as one JSON object")
+    verb.add_argument("--json", action="store_true", help="print the state as one JSON object")
     verb.set_defaults(run=run)
 
 
@@ -37,7 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _finite(value: Any) -> Any:
-    """JSON knows neither NaN nor infinities."""
+    """Replace NaN and infinities, which JSON lacks, by None."""
     if isinstance(value, dict):
         return {name: _finite(each) for name, each in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,3 +1,5 @@
+"""The verb `medray stop`: ask a run to save and end."""
+
 from __future__ import annotations
 
 import argparse
@@ -13,8 +15,8 @@ def add_to(verbs: Any) -> None:
     verb = verbs.add_parser(
         "stop",
         help="ask a run to save and end, wherever it runs",
-        description="Asks a run to save after its step and to end with exit code 76, by a file `stop` in its folder. "
-        "Launchers do not start it again; the next `medray train` goes on from there.",
+        description="Ask a run to save after its current step and to end with exit code 76, by writing a file `stop` to its "
+        "folder. Launchers do not start the run again; the next `medray train` resumes it.",
     )
     add_run(verb)
     verb.set_defaults(run=run)
@@ -30,15 +32,15 @@ def run(arguments: argparse.Namespace) -> int:
     except InputError:
         summary = {}
     if summary.get("status") == "done" and lock.holder(folder) is None:
-        print(f"medray: {folder} is done: there is nothing to stop", file=sys.stderr)
+        print(f"medray: {folder} is done; there is nothing to stop", file=sys.stderr)
         return 0
     storage.make_private(folder)
     stop.ask(folder)
     holder = lock.holder(folder)
     running = (
-        f"the run{holder} saves after the step that it computes, and ends with 76"
+        f"the run{holder} saves after its current step and ends with exit code 76"
         if holder is not None
-        else "no start has the run now: one that waits in a queue ends with 76 as soon as it begins"
+        else "the run is not running now; a start that waits in a queue ends with exit code 76 as soon as it begins"
     )
-    print(f"medray: {running}. `medray status {folder}` shows it", file=sys.stderr)
+    print(f"medray: {running}. To see its state: medray status {folder}", file=sys.stderr)
     return 0

@@ -1,3 +1,5 @@
+"""The verb `medray ui`: open the MLflow page of a run."""
+
 from __future__ import annotations
 
 import argparse
@@ -14,18 +16,18 @@ from medray.errors import InputError, printable
 def add_to(verbs: Any) -> None:
     verb = verbs.add_parser(
         "ui",
-        help="open the tracking page of a run's storage",
-        description="Serves the MLflow page of a run on this machine until Ctrl-C.",
+        help="open the MLflow page of a run",
+        description="Serve the MLflow page of a run on this machine until Ctrl-C.",
     )
     verb.add_argument("run_folder", help="folder of a run, <run.storage>/<run.name>")
-    verb.add_argument("--port", type=int, default=5000, help="of the page on this machine (5000)")
+    verb.add_argument("--port", type=int, default=5000, help="port of the page on this machine (5000)")
     verb.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     folder = storage.at(arguments.run_folder)
     if not 1 <= arguments.port <= 65535:
-        raise InputError("must be from 1 to 65535", key="--port", value=arguments.port, fix="--port 5000")
+        raise InputError("must be from 1 to 65535", key="--port", value=arguments.port, fix="use --port 5000")
     try:
         known = storage.read_json(folder / "mlflow_run.json")
         uri, page = known.get("uri"), _page(known)
@@ -33,27 +35,29 @@ def run(arguments: argparse.Namespace) -> int:
         uri = page = None
     if not isinstance(uri, str) or page is None:
         raise InputError(
-            "no MLflow run was recorded here",
+            "this folder has no record of an MLflow run",
             file=folder,
             fix="give the folder of a run with tracking.enabled: true",
         )
     if uri.startswith("sqlite:"):
-        if not Path(uri.removeprefix("sqlite:///")).is_file():  # MLflow would show a new, empty one
+        if not Path(uri.removeprefix("sqlite:///")).is_file():  # MLflow would create an empty database
             raise InputError(
-                f"its tracking database is not there: {uri}", file=folder, fix="move the storage back"
+                f"the tracking database of this run does not exist: {uri}",
+                file=folder,
+                fix="move the database back to this path",
             )
         _serve(uri, page, arguments.port)
     web = uri.startswith(("http://", "https://"))
-    place = printable(uri)
+    shown = printable(uri)
     print(
-        f"this run is tracked at {place.rstrip('/') + page if web else place}: open that page",
+        f"this run is tracked at {shown.rstrip('/') + page if web else shown}: open that page",
         file=sys.stderr,
     )
     return 0
 
 
 def _page(known: dict[str, Any]) -> str:
-    """The part of the address that names the run. An older run folder does not know its experiment: the first page."""
+    """Return the path of the run's page; "" (the first page) for an older run folder that lacks the experiment's id."""
     run, experiment = str(known.get("run_id")), str(known.get("experiment_id"))
     if re.fullmatch("[0-9a-f]{32}", run) and re.fullmatch("[0-9]{1,20}", experiment):
         return f"/#/experiments/{experiment}/runs/{run}"
@@ -61,8 +65,8 @@ def _page(known: dict[str, Any]) -> str:
 
 
 def _serve(uri: str, page: str, port: int) -> NoReturn:
-    """This process becomes MLflow's."""
-    # Ten processes and 1.8 GB otherwise, for jobs that nobody runs here.
+    """Replace this process by MLflow's server."""
+    # Without this, MLflow starts ten processes that use 1.8 GB, for jobs that nobody runs here.
     os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
     print(f"http://127.0.0.1:{port}{page} shows this run of {uri} (Ctrl-C ends it)", file=sys.stderr)
     command = [

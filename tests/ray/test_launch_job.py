@@ -132,7 +132,7 @@ def test_a_stopped_job_goes_on_in_a_second_one_with_the_bits_of_a_calm_run(
     code, _, err = launch(cluster, sent, "--stop", "stopped")
     assert (code, "STOPPED" in err) == (0, True), err
     _, err = follower.communicate(timeout=60)
-    assert (follower.returncode, "the job goes on" in err) == (130, True), err
+    assert (follower.returncode, "the job continues" in err) == (130, True), err
     _, err = attached.communicate(timeout=60)
     assert (attached.returncode, "SIGTERM: stopping" in err, "STOPPED" in err) == (75, True, True), err
     steps = json.loads((folder / "summary.json").read_text())["steps"]

@@ -1,3 +1,5 @@
+"""The verb `medray data`: work on corpora without training."""
+
 from __future__ import annotations
 
 from typing import Any
@@ -8,7 +10,7 @@ from medray.cli.data import corpora, inspect, prepare, simulate
 def add_to(verbs: Any) -> None:
     verb = verbs.add_parser(
         "data",
-        help="corpora without training: inspect, prepare, import, simulate",
+        help="work on corpora without training: inspect, prepare, import, simulate",
         description="Work on corpora without training.",
     )
     actions = verb.add_subparsers(dest="action", metavar="ACTION", required=True)

@@ -1,3 +1,5 @@
+"""The verb `medray data import`: convert a published corpus into records."""
+
 from __future__ import annotations
 
 import argparse
@@ -12,62 +14,70 @@ from medray.errors import InputError, printable
 from medray.report.console import Console
 
 SPLITS = ("train", "validation", "test")
-DEFAULT_ROWS = 2000  # of a sample: as many as the published short set has
+DEFAULT_ROWS = 2000  # rows of a sample: the size of the published short set
 
 
 def add_to(actions: Any) -> None:
     verb = actions.add_parser(
         "import",
-        help="bring the files of a published corpus into record form",
-        description="Brings the files of a published corpus into record form: a JSONL file a split, rejects.jsonl, "
+        help="convert the files of a published corpus into records",
+        description="Convert the files of a published corpus into records: one JSONL file per split, rejects.jsonl, "
         "and import.json with counts, hashes and the licence. Nothing is downloaded.",
     )
     verb.add_argument(
-        "name", metavar="NAME", help="a corpus, as data.dataset names it; or all that SOURCE holds"
+        "name", metavar="NAME", help="name of a corpus, as in data.dataset; all: every corpus in SOURCE"
     )
     verb.add_argument("source", metavar="SOURCE", help="folder or URL of the published files")
-    verb.add_argument("dest", metavar="DEST", help="folder to write; all: a folder a corpus in it")
+    verb.add_argument(
+        "dest", metavar="DEST", help="folder to write; all: one folder per corpus is made in it"
+    )
     verb.add_argument(
         "--split",
         action="append",
         choices=SPLITS,
-        help="a split, may be repeated; without it all that are there",
+        help="split to import; may be repeated; default: all that exist",
     )
     verb.add_argument(
         "--label-source",
         choices=("gt", "llm"),
         default="gt",
-        help="training labels: gold or the teacher's (gt)",
+        help="training labels: gt, the gold labels, or llm, the teacher's (gt)",
     )
     verb.add_argument(
-        "--teacher", choices=("palm", "gpt", "generic"), help="whose completions; without it the corpus's own"
+        "--teacher",
+        choices=("palm", "gpt", "generic"),
+        help="teacher whose completions are used; default: that of the corpus",
     )
     verb.add_argument(
         "--pair-join",
         choices=("newline", "eos"),
-        help="what joins premise and hypothesis; without it as published",
+        help="separator of premise and hypothesis; default: as published",
     )
-    verb.add_argument("--eos-token", default="</s>", help="the end token's text, which joins pairs (</s>)")
+    verb.add_argument(
+        "--eos-token",
+        default="</s>",
+        help="text of the end token, which joins pairs if the separator is eos (</s>)",
+    )
     verb.add_argument(
         "--legacy-and",
         action="store_true",
-        help="read (a) and (b) in a teacher's equations as the published code did",
+        help="parse (a) and (b) in a teacher's equations as the published code did",
     )
     verb.add_argument(
         "--version",
         action="append",
         metavar="FAMILY/SET",
-        help="a published instruct set with its prompt column, such as gemma/combined_short; may be repeated",
+        help="published instruct set with its prompt column, such as gemma/combined_short; may be repeated",
     )
-    verb.add_argument("--all", action="store_true", help="all sixteen published instruct sets")
+    verb.add_argument("--all", action="store_true", help="import all sixteen published instruct sets")
     verb.add_argument(
         "--subset",
         choices=("slices", "sample", "small"),
-        help="slices: the published short instruct set; sample: --rows rows, of each source its share; "
+        help="slices: the published short instruct set; sample: --rows rows, from each source in proportion; "
         "small: the first 55,000 rows of esnli",
     )
-    verb.add_argument("--rows", type=int, help="rows of a sample; without it 2000")
-    verb.add_argument("--seed", type=int, help="seed of a sample; without it 0")
+    verb.add_argument("--rows", type=int, help="number of rows of a sample; default: 2000")
+    verb.add_argument("--seed", type=int, help="seed of a sample; default: 0")
     verb.add_argument("--force", action="store_true", help="overwrite an earlier import")
     verb.add_argument("--json", action="store_true", help="print import.json at the end")
     verb.set_defaults(run=run)
@@ -82,10 +92,10 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.version or arguments.all:
         found["versions"], folders["versions"] = _versions(arguments, source), target
     elif arguments.name == "all":
-        places, skipped = _all(source)
-        for name, place in places.items():
+        sources, skipped = _all(source)
+        for name, folder in sources.items():
             folders[name] = target / name
-            found[name] = _corpus(arguments, name, place, folders[name])
+            found[name] = _corpus(arguments, name, folder, folders[name])
     else:
         found[arguments.name] = _corpus(arguments, arguments.name, source, target)
         folders[arguments.name] = target
@@ -109,13 +119,16 @@ def _show(found: dict[str, Any], folders: dict[str, Path], skipped: dict[str, st
 def _source(source: str) -> str:
     if "://" not in source and not Path(source).expanduser().is_dir():
         raise InputError(
-            "there is no such folder", key="SOURCE", value=source, fix="the folder of the published files"
+            "there is no such folder",
+            key="SOURCE",
+            value=source,
+            fix="give the folder of the published files",
         )
     return source.rstrip("/") or "/"
 
 
 def _all(source: str) -> tuple[dict[str, str], dict[str, str]]:
-    """Folders of the corpora that `source` holds, and why its other folders are skipped."""
+    """Return the folders of the corpora in `source`, and the reasons why its other folders are skipped."""
     from medray.data.corpora.discover import discover
     from medray.data.corpora.published import CORPORA
 
@@ -123,10 +136,10 @@ def _all(source: str) -> tuple[dict[str, str], dict[str, str]]:
     if not found.places:
         folders = ", ".join(dict.fromkeys(each for known in CORPORA.values() for each in known.folders))
         raise InputError(
-            "no folder in it is named after a corpus and holds its files",
+            "it has no folder that is named after a corpus and contains its files",
             key="SOURCE",
             value=source,
-            fix=f"folders named {folders}; or import one corpus by its name",
+            fix=f"give a folder with folders named {folders}; or import one corpus by its name",
         )
     return found.places, found.skipped
 
@@ -136,12 +149,12 @@ def _check_name(name: str) -> None:
 
     if name != "all" and name not in corpora.NAMES:
         near = difflib.get_close_matches(name.lower(), ("all", *corpora.NAMES), n=1)
-        known = f"all, or one of {', '.join(corpora.NAMES)}"
+        known = f"use all, or one of {', '.join(corpora.NAMES)}"
         raise InputError(
-            "is no published corpus that medray knows",
+            "this is not a published corpus that medray knows",
             key="NAME",
             value=name,
-            fix=f"did you mean {near[0]}? NAME is {known}" if near else known,
+            fix=f"did you mean {near[0]}? If not, {known}" if near else known,
         )
 
 
@@ -150,12 +163,14 @@ def _corpus(arguments: argparse.Namespace, name: str, source: str, target: Path)
     from medray.data.corpora import importing
 
     _check_options(arguments, name)
-    # Without a single file there, reading train says what was looked for.
+    # If no file exists, reading train raises the error that names the expected files.
     splits = tuple(arguments.split or corpora.splits(name, source) or ("train",))
     for split in splits:
         if split not in corpora.splits(name):
             published = ", ".join(corpora.splits(name))
-            raise InputError(f"{name} was published with {published}", key="--split", value=split)
+            raise InputError(
+                f"{name} has no split {split}", key="--split", fix=f"use one or more of {published}"
+            )
     if arguments.subset in ("slices", "sample") or arguments.rows is not None:
         return importing.import_subset(name, source, target, _subset(arguments), force=arguments.force)
     options = corpora.CorpusOptions(
@@ -170,7 +185,7 @@ def _corpus(arguments: argparse.Namespace, name: str, source: str, target: Path)
 
 
 def _check_options(arguments: argparse.Namespace, name: str) -> None:
-    """An option that a corpus has no use for is a mistake, not a wish to pass over."""
+    """Refuse an option that the corpus does not use: ignoring it would hide a mistake."""
     from medray.data.corpora.published import CORPORA
 
     kind, pairs = CORPORA[name].kind, CORPORA[name].pair_join is not None
@@ -187,7 +202,7 @@ def _check_options(arguments: argparse.Namespace, name: str) -> None:
         ("--seed", arguments.seed is not None, instructs, "samples"),
     ):
         if given and not fits:
-            raise InputError(f"{name} has no {what}", key=option, fix=f"leave out {option}")
+            raise InputError(f"{name} has no {what}", key=option, fix=f"remove {option}")
 
 
 def _versions(arguments: argparse.Namespace, source: str) -> dict[str, Any]:
@@ -195,13 +210,13 @@ def _versions(arguments: argparse.Namespace, source: str) -> dict[str, Any]:
 
     if arguments.name not in ("wikidoc", "medquad"):
         raise InputError(
-            "versions are made of wikidoc and medquad",
+            "versions are made from wikidoc and medquad only",
             key="NAME",
             value=arguments.name,
-            fix="NAME: medquad, with the files of both in SOURCE",
+            fix="use the name medquad, and give a SOURCE with the files of both",
         )
     if arguments.split:
-        raise InputError("versions have train alone", key="--split", fix="leave out --split")
+        raise InputError("a version has only the split train", key="--split", fix="remove --split")
     _check_options(arguments, arguments.name)
     versions = tuple(dict.fromkeys(instruct.VERSIONS if arguments.all else arguments.version))
     subset = _subset(arguments) if arguments.subset or arguments.rows is not None else None
@@ -215,18 +230,22 @@ def _subset(arguments: argparse.Namespace) -> Any:
     if mode == "slices" and (rows is not None or arguments.seed is not None):
         key = "--seed" if rows is None else "--rows"
         raise InputError(
-            "the published slices are always the same 2,000 rows", key=key, fix="--subset sample"
+            "the published slices are always the same 2,000 rows",
+            key=key,
+            fix=f"remove {key}, or use --subset sample",
         )
     if seed < 0 or (rows is not None and rows < 1):
         key, value = ("--seed", seed) if seed < 0 else ("--rows", rows)
-        raise InputError("is too small", key=key, value=value, fix="--rows 2000 --seed 0")
+        raise InputError(
+            "is too small", key=key, value=value, fix="use --rows 1 or more and --seed 0 or more"
+        )
     return Subset(mode, DEFAULT_ROWS if rows is None else rows, seed)
 
 
 def show(console: Console, name: str, account: Mapping[str, Any], folder: str) -> None:
-    """The table of a corpus's splits, then where rejected rows are named, what was left out, and warnings.
+    """Print the table of a corpus's splits, the file of rejected rows, the rows left out, and warnings.
 
-    folder: where it was written. A column that no split has a number for is absent.
+    folder: the folder that the corpus was written to. Columns without a number for any split are left out.
     """
     console.table(f"{name}, written to {folder}", _table(account["splits"], "rows written"))
     if account["sources"]:
@@ -235,7 +254,7 @@ def show(console: Console, name: str, account: Mapping[str, Any], folder: str) -
     for split, found in counted.items():
         if found["rejected"]:
             console.phase(
-                "rejected", f"{split}: {found['rejected']:,}, each with its reason in {folder}/rejects.jsonl"
+                "rejected", f"{split}: {found['rejected']:,}; {folder}/rejects.jsonl has the reason of each"
             )
     for split, found in counted.items():
         for reason, count in found["dropped"].items():

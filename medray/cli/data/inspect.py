@@ -1,3 +1,5 @@
+"""The verb `medray data inspect`: show what the model will see."""
+
 from __future__ import annotations
 
 import argparse
@@ -21,23 +23,27 @@ if TYPE_CHECKING:
 def add_to(actions: Any) -> None:
     verb = actions.add_parser(
         "inspect",
-        help="what the model will see: samples with their loss mask, lengths, padding, checks",
-        description="Shows what the model will see of a config's data, and what is wrong with it. The samples show "
-        "text of records; nothing else does but the names of classes.",
+        help="show what the model will see: samples with their loss mask, lengths, padding, checks",
+        description="Show what the model will see of a config's data, and what is wrong with the data. Only the samples and "
+        "the names of classes contain text of records.",
     )
     verb.add_argument("config", help="YAML file")
-    verb.add_argument("overrides", nargs="*", metavar="key=value", help="dotted keys, later ones win")
-    verb.add_argument("--rows", type=int, default=3, help="rows that are shown token by token (3)")
-    verb.add_argument("--split", choices=("train", "validation"), help="of the rows that are shown (train)")
-    verb.add_argument("--id", help="show the row with this id")
-    verb.add_argument("--no-text", action="store_true", help="show no text of any record")
-    verb.add_argument("--near-duplicates", action="store_true", help="look for inputs that are almost alike")
     verb.add_argument(
-        "--threshold", type=float, default=0.8, help="similarity from which inputs are alike (0.8)"
+        "overrides", nargs="*", metavar="key=value", help="values of dotted keys; later ones take precedence"
     )
-    verb.add_argument("--html", metavar="FILE", help="write the same as one HTML file")
+    verb.add_argument("--rows", type=int, default=3, help="number of rows to show token by token (3)")
+    verb.add_argument("--split", choices=("train", "validation"), help="split of the shown rows (train)")
+    verb.add_argument("--id", help="show the row with this id")
+    verb.add_argument("--no-text", action="store_true", help="do not show text of records")
+    verb.add_argument(
+        "--near-duplicates", action="store_true", help="look for inputs that are almost the same"
+    )
+    verb.add_argument(
+        "--threshold", type=float, default=0.8, help="lowest similarity of near duplicates (0.8)"
+    )
+    verb.add_argument("--html", metavar="FILE", help="write the inspection to one HTML file as well")
     add_force(verb, "an HTML file")
-    verb.add_argument("--strict", action="store_true", help="exit with 1 where a check found a problem")
+    verb.add_argument("--strict", action="store_true", help="exit with 1 if a check found a problem")
     verb.add_argument(
         "--json", action="store_true", help="print all numbers as one JSON object, without text"
     )
@@ -86,20 +92,24 @@ def _check(arguments: argparse.Namespace) -> None:
     if arguments.html:
         check_new(arguments.html, "--html", force=arguments.force)
     if arguments.rows < 0:
-        raise InputError("must not be negative", key="--rows", value=arguments.rows, fix="--rows 3")
+        raise InputError("must not be negative", key="--rows", value=arguments.rows, fix="use --rows 3")
     if not 0 < arguments.threshold <= 1:
         raise InputError(
-            "must be above 0 and at most 1",
+            "must be greater than 0 and at most 1",
             key="--threshold",
             value=arguments.threshold,
-            fix="--threshold 0.8",
+            fix="use --threshold 0.8",
         )
     if arguments.id is not None and arguments.no_text:
-        raise InputError("shows text, and --no-text forbids it", key="--id", fix="leave one of them out")
+        raise InputError(
+            "--id shows text of a record, but --no-text forbids it",
+            key="--id",
+            fix="remove one of the two options",
+        )
 
 
 def _token_sets(config: Config, address: str | None) -> dict[str, TokenSet]:
-    """Finished shards of every split; written now where they are not there, and left for training."""
+    """Return the finished shards of every split. Shards that are missing are written now; training reuses them."""
     from medray.cli.cluster import before_import, connect, disconnect
     from medray.report.console import Console
 
@@ -132,10 +142,10 @@ def _samples(
         return []
     if arguments.split is not None and arguments.split not in sets:
         raise InputError(
-            "the config has no such split",
+            "the config does not have this split",
             key="--split",
             value=arguments.split,
-            fix="name data.validation or set data.split.validation",
+            fix="set data.validation or data.split.validation",
         )
     if arguments.id is None:
         split = arguments.split or "train"
@@ -143,14 +153,14 @@ def _samples(
             sets[split], split, tokenizer, drawn_rows(sets[split], arguments.rows, config.run.seed)
         )
     for split in [arguments.split] if arguments.split else sets:
-        place = find_row(sets[split], arguments.id)
-        if place is not None:
-            return samples(sets[split], split, tokenizer, [place])
+        row = find_row(sets[split], arguments.id)
+        if row is not None:
+            return samples(sets[split], split, tokenizer, [row])
     raise InputError(
         f"no row of {arguments.split or ' or '.join(sets)} has this id",
         key="--id",
         value=arguments.id,
-        fix="ids are those of data.columns.id, or file:row, counted from 1, where a file has none",
+        fix="use a value of data.columns.id, or file:row (rows count from 1) for a file without ids",
     )
 
 

@@ -1,3 +1,5 @@
+"""The verb `medray data prepare`: write token shards without training."""
+
 from __future__ import annotations
 
 import argparse
@@ -12,11 +14,13 @@ from medray.cli.cluster import cluster_address
 def add_to(actions: Any) -> None:
     prepare = actions.add_parser(
         "prepare",
-        help="write a config's token shards without training",
-        description="Writes a config's token shards, which any later run of the same data reuses.",
+        help="write the token shards of a config without training",
+        description="Write the token shards of a config. Later runs with the same data reuse them.",
     )
     prepare.add_argument("config", help="YAML file")
-    prepare.add_argument("overrides", nargs="*", metavar="key=value", help="dotted keys, later ones win")
+    prepare.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="values of dotted keys; later ones take precedence"
+    )
     prepare.add_argument("--json", action="store_true", help="print what was written as one JSON object")
     prepare.set_defaults(run=run)
 
@@ -44,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
     watch = ConsoleWatch(console)
     found = ready(config, model.architecture, model.folder)
     if found is not None:
-        console.phase("data", "every shard is there from an earlier run")
+        console.phase("data", "all shards exist from an earlier run")
         encoding = data_phase.Encoding(found)
         manifests = encoding.manifests(watch)
     else:
@@ -73,7 +77,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 class ConsoleWatch:
-    """The console as the data phase talks to it."""
+    """An adapter that passes the messages of the data phase to the console."""
 
     def __init__(self, console: Any) -> None:
         self._console = console
@@ -86,7 +90,7 @@ class ConsoleWatch:
 
 
 def _bar(console: Any) -> Any:
-    """Shards and rows that are written, and rows a second since the first was seen."""
+    """Return a progress bar: shards and rows written, and rows per second since the first call."""
     began, first = time.perf_counter(), -1
 
     def show(encoding: Any) -> None:

@@ -1,3 +1,5 @@
+"""The verb `medray launch`: run a config on a job server, SLURM or Kubernetes."""
+
 from __future__ import annotations
 
 import argparse
@@ -11,36 +13,41 @@ from medray.errors import InputError
 if TYPE_CHECKING:
     from medray.config import Config
 
-PLACES = {
-    "job": "on a Ray cluster that runs already, as a job of its job server",
-    "slurm": "on a SLURM cluster, by sbatch",
+TARGETS = {
+    "job": "on a running Ray cluster, as a job of its job server",
+    "slurm": "on a SLURM cluster, with sbatch",
     "k8s": "on Kubernetes, as a RayJob of the KubeRay operator",
 }
-VERBS = ("train", "data prepare")  # what takes a config, and runs on a cluster
+VERBS = ("train", "data prepare")  # verbs that take a config and run on a cluster
 
 
 def add_to(verbs: Any) -> None:
     verb = verbs.add_parser(
         "launch",
         help="run a config on a job server, SLURM or Kubernetes",
-        description="Runs the config that runs on this machine, unchanged, on a cluster.",
+        description="Run a config on a cluster, unchanged from the one that runs on this machine.",
     )
-    places = verb.add_subparsers(dest="place", metavar="PLACE", required=True)
-    for place, what in PLACES.items():
-        parser = places.add_parser(place, help=what, description=f"Runs a config {what}.")
-        optional = getattr(_module(place), "CONFIG_IS_OPTIONAL", False)
+    targets = verb.add_subparsers(dest="target", metavar="TARGET", required=True)
+    for target, what in TARGETS.items():
+        parser = targets.add_parser(target, help=f"run a config {what}", description=f"Run a config {what}.")
+        optional = getattr(_module(target), "CONFIG_IS_OPTIONAL", False)
         parser.add_argument("config", nargs="?" if optional else None, help="YAML file")
-        parser.add_argument("overrides", nargs="*", metavar="key=value", help="dotted keys, later ones win")
-        parser.add_argument("--verb", choices=VERBS, default="train", help="what to run there (train)")
+        parser.add_argument(
+            "overrides",
+            nargs="*",
+            metavar="key=value",
+            help="values of dotted keys; later ones take precedence",
+        )
+        parser.add_argument("--verb", choices=VERBS, default="train", help="medray verb to run there (train)")
         parser.add_argument(
             "--site",
             metavar="FILE",
-            help="YAML with launch: and cluster: of this site; default: ~/.config/medray/site.yaml or "
-            "/etc/medray/site.yaml, where there is one",
+            help="YAML file with the sections launch and cluster of this site; default: ~/.config/medray/site.yaml or "
+            "/etc/medray/site.yaml, if it exists",
         )
-        parser.add_argument("--dry-run", action="store_true", help="print what would run, and run nothing")
+        parser.add_argument("--dry-run", action="store_true", help="print what would be run, and run nothing")
         parser.add_argument("--json", action="store_true", help="print one JSON object at the end")
-        _module(place).add_options(parser)
+        _module(target).add_options(parser)
         parser.set_defaults(run=run)
 
 
@@ -49,7 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     site = Path(arguments.site) if arguments.site else default_file()
     if site is not None:
-        print(f"medray: site values of {site}", file=sys.stderr)
+        print(f"medray: using site values from {site}", file=sys.stderr)
     try:
         return _run(arguments, site)
     except InputError as error:
@@ -63,21 +70,21 @@ def _run(arguments: argparse.Namespace, site: Path | None) -> int:
     from medray.train import check
 
     if arguments.config is None:
-        return int(_module(arguments.place).run_without_config(arguments, site))
+        return int(_module(arguments.target).run_without_config(arguments, site))
     config: Config = read(arguments.config, arguments.overrides, site=site)
     if config.cluster.address:
         raise InputError(
-            "a launched run gets its cluster from the launcher",
+            "a launched run gets its cluster from the launcher, not from this key",
             key="cluster.address",
             value=config.cluster.address,
-            fix="leave the key out",
+            fix="remove the key",
         )
     check(config, elsewhere=True, data=False, model=False)
-    return int(_module(arguments.place).run(arguments, config))
+    return int(_module(arguments.target).run(arguments, config))
 
 
 def _of_site(key: str, site: Path, arguments: argparse.Namespace) -> bool:
-    """Whether the value of a key is the site file's: it has the key, and neither the config nor an override has."""
+    """Return whether the value of a key is from the site file: neither the config nor an override sets the key."""
     from medray.config import read
     from medray.config.load import load_site
 
@@ -86,5 +93,5 @@ def _of_site(key: str, site: Path, arguments: argparse.Namespace) -> bool:
     return arguments.config is None or not read(arguments.config, arguments.overrides).gives(key)
 
 
-def _module(place: str) -> Any:
-    return importlib.import_module(f"medray.cli.launch.{place}")
+def _module(target: str) -> Any:
+    return importlib.import_module(f"medray.cli.launch.{target}")

@@ -1,3 +1,5 @@
+"""The verb `medray launch job`: run a config as a job of Ray's job server, and follow, list, stop and remove jobs."""
+
 from __future__ import annotations
 
 import argparse
@@ -16,30 +18,33 @@ if TYPE_CHECKING:
     from medray.launch.job import Submission
     from medray.launch.job.server import Address, Job, JobServer
 
-CONFIG_IS_OPTIONAL = True  # for what is done with jobs that are there
+CONFIG_IS_OPTIONAL = True  # the options for existing jobs need no config
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Options of this place alone."""
+    """Add the options that only this launcher has."""
     parser.add_argument(
         "--address",
         metavar="URL",
-        help="dashboard of the cluster, http://HOST:8265; default: launch.job.address, else RAY_API_SERVER_ADDRESS",
+        help="address of the cluster's dashboard, http://HOST:8265; default: launch.job.address, else "
+        "RAY_API_SERVER_ADDRESS",
     )
-    parser.add_argument("--no-follow", action="store_true", help="do not wait for the end of the job")
+    parser.add_argument("--no-follow", action="store_true", help="do not wait until the job ends")
     parser.add_argument(
-        "--with-data", action="store_true", help="send the data files that the cluster does not see"
+        "--with-data", action="store_true", help="send the data files that the cluster cannot see"
     )
     parser.add_argument(
         "--exclude",
         action="append",
         metavar="PATTERN",
-        help="with --with-data: leave out files as .gitignore would; may be given more than once",
+        help="with --with-data: do not send files that match this .gitignore pattern; may be repeated",
     )
     existing = parser.add_mutually_exclusive_group()
-    existing.add_argument("--list", action="store_true", help="list the jobs that medray launched there")
-    existing.add_argument("--attach", metavar="RUN", help="follow the job of a run again")
-    existing.add_argument("--stop", metavar="RUN", help="let the job of a run save and end")
+    existing.add_argument(
+        "--list", action="store_true", help="list the jobs that medray launched on the server"
+    )
+    existing.add_argument("--attach", metavar="RUN", help="follow the existing job of a run")
+    existing.add_argument("--stop", metavar="RUN", help="ask the job of a run to save and end")
     existing.add_argument(
         "--remove-old", action="store_true", help="remove the records of ended jobs that medray launched"
     )
@@ -63,15 +68,15 @@ def run(arguments: argparse.Namespace, config: Config) -> int:
 
 
 def run_without_config(arguments: argparse.Namespace, site: Path | None) -> int:
-    """List, follow, stop or remove jobs. site: the site file, where there is one."""
+    """List, follow, stop or remove jobs. site: the site file, if there is one."""
     from medray.config.load import load_site
     from medray.launch.job.server import address_of
 
     if not _asks_for_existing(arguments):
         raise InputError(
-            "no config is named",
+            "no config is given",
             key="--config",
-            fix="name a config, or use --list, --attach RUN, --stop RUN or --remove-old",
+            fix="give a config, or use --list, --attach RUN, --stop RUN or --remove-old",
         )
     configured = load_site(site).launch.job.address if site else None
     return _existing(arguments, address_of(arguments.address, configured, os.environ))
@@ -82,7 +87,7 @@ def _asks_for_existing(arguments: argparse.Namespace) -> bool:
 
 
 def _check_words(arguments: argparse.Namespace) -> None:
-    """Refuse a wrong word after -- before it is sent, by the parser of the verb that gets it."""
+    """Check the words after -- before they are sent, with the parser of the verb that gets them."""
     from medray.cli.main import parser
 
     if arguments.exclude and not arguments.with_data:
@@ -94,9 +99,10 @@ def _check_words(arguments: argparse.Namespace) -> None:
     parsed = parser().parse_args([*arguments.verb.split(), "config.yaml", *arguments.passed])
     for word in parsed.overrides:
         raise InputError(
-            "keys of the config stand before --, where they are checked",
+            "keys of the config must come before --, where they are checked",
             key=f"-- {word}"[:80],
-            fix=f"medray launch job CONFIG {word.partition('=')[0][:80]}=... -- (options of medray {arguments.verb})",
+            fix=f"use medray launch job CONFIG {word.partition('=')[0][:80]}=... -- OPTIONS, with the options of medray "
+            f"{arguments.verb} after --",
         )
 
 
@@ -124,7 +130,7 @@ def _prepared(
         with_data=arguments.with_data,
         exclude=arguments.exclude or (),
     )
-    sent = read(submission.package.folder / "config.yaml")  # as the cluster will read it
+    sent = read(submission.package.folder / "config.yaml")  # the file that the cluster will read
     check(sent, elsewhere=True, data=False, model=False)
     return submission
 
@@ -141,7 +147,9 @@ def _submitted(
         _say(note)
     job.refuse_second(server.jobs(), config)
     for name, why in submission.withheld.items():
-        _say(f"{name} was not sent ({why}): where the run needs it, set it where the cluster's nodes start")
+        _say(
+            f"{name} was not sent ({why}); if the run needs it, set it in the environment of the cluster's nodes"
+        )
     job.submit(server, submission)
     _say(f"job {submission.job_id}: {submission.entrypoint} ({submission.package.bytes / 1e6:.1f} MB sent)")
     return server, submission
@@ -183,7 +191,7 @@ def _dry_run(arguments: argparse.Namespace, submission: Submission, address: Add
     ]
     if address.loopback:
         lines.append(
-            "paths were checked as if the cluster's nodes were this machine; a forwarded port is seen at launch"
+            "paths were checked as if the cluster ran on this machine; only the launch detects a forwarded port"
         )
     print("\n".join(lines))
     return 0
@@ -195,7 +203,9 @@ def _existing(arguments: argparse.Namespace, address: Address) -> int:
 
     if arguments.dry_run:
         raise InputError(
-            "this option needs a config to launch", key="--dry-run", fix="remove --dry-run, or name a config"
+            "--dry-run works only with a config to launch",
+            key="--dry-run",
+            fix="remove --dry-run, or give a config without --list, --attach, --stop and --remove-old",
         )
     server = JobServer(address)
     if arguments.attach:
@@ -209,7 +219,7 @@ def _existing(arguments: argparse.Namespace, address: Address) -> int:
     if arguments.json:
         print(json.dumps({"address": address.url, "jobs": [_object(job) for job in jobs]}))
     else:
-        print("\n".join(_table(jobs)) if jobs else f"no job of medray is known at {address.url}")
+        print("\n".join(_table(jobs)) if jobs else f"{address.url} has no jobs of medray")
     return 0
 
 
@@ -223,11 +233,11 @@ def _follow(
         job = follower.until_ended()
     except KeyboardInterrupt:
         _say(
-            f"the job goes on. Follow it again: {_command(address, '--attach', run_name)}; "
-            f"let it save and end: {_command(address, '--stop', run_name)}"
+            f"the job continues. To follow it again: {_command(address, '--attach', run_name)}; "
+            f"to let it save and end: {_command(address, '--stop', run_name)}"
         )
         return 130
-    if job.exit_code is None and job.status == "FAILED":  # else the log has it
+    if job.exit_code is None and job.status == "FAILED":  # otherwise the log contains the error
         _show("\n".join(job.message.splitlines()[-20:])[-4000:] + "\n")
     code = exit_code(job)
     _say(f"job {job.id}: {job.status}, exit code {code}: {explained(job)}")
@@ -240,11 +250,11 @@ def _stop(arguments: argparse.Namespace, server: JobServer, address: Address) ->
     job = find(server.jobs(), arguments.stop, "--stop")
     if job.active:
         server.stop(job.id)
-        _say(f"job {job.id} was asked to save and end")
+        _say(f"asked job {job.id} to save and end")
         if not arguments.no_follow:
             job = _until_stopped(server, job, address)
     else:
-        _say(f"job {job.id} has ended before: {job.status}")
+        _say(f"job {job.id} has ended already: {job.status}")
     return _ended(arguments, job, 0)
 
 
@@ -252,12 +262,12 @@ def _until_stopped(server: JobServer, job: Job, address: Address) -> Job:
     from medray.launch.job.follow import Follower
 
     def unseen(text: str) -> None:
-        """The log is for --attach."""
+        """Drop the text: only --attach shows the log."""
 
     try:
         job = Follower(server, job.id, show=unseen, say=_say).until_ended()
     except KeyboardInterrupt:
-        _say(f"the job still saves: look with {_command(address, '--list')}")
+        _say(f"the job is still saving. To see its state: {_command(address, '--list')}")
         raise
     _say(f"job {job.id}: {job.status}")
     return job
@@ -269,14 +279,16 @@ def _remove_old(arguments: argparse.Namespace, server: JobServer) -> int:
         if not job.active:
             try:
                 server.remove(job.id)
-            except RunFailedError as error:  # removed by another, or its record cannot be written
-                _say(f"{job.id} stays: {error}")
+            except (
+                RunFailedError
+            ) as error:  # another process removed it, or the server cannot write its record
+                _say(f"{job.id} was not removed: {error}")
                 continue
             removed.append(job.id)
     if arguments.json:
         print(json.dumps({"removed": removed}))
     else:
-        print("\n".join([*removed, f"{len(removed)} removed; what the runs left in their storage stays"]))
+        print("\n".join([*removed, f"{len(removed)} removed; the files of the runs stay in their storage"]))
     return 0
 
 
@@ -326,5 +338,5 @@ def _show(text: str) -> None:
 
 
 def _plain(text: str) -> str:
-    """Text of the cluster without what a terminal would obey."""
+    """Return text of the cluster with "?" for characters that a terminal obeys."""
     return "".join(each if each.isprintable() or each in "\n\r\t" else "?" for each in text)

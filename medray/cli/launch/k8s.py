@@ -1,3 +1,5 @@
+"""The verb `medray launch k8s`: run a config as a RayJob on Kubernetes."""
+
 from __future__ import annotations
 
 import argparse
@@ -15,12 +17,12 @@ if TYPE_CHECKING:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Options of this place alone."""
+    """Add the options that only this launcher has."""
     parser.add_argument("--no-follow", action="store_true", help="start the job and return")
     parser.add_argument(
         "--delete",
         action="store_true",
-        help="delete what launches of this run have made in the namespace; its storage stays",
+        help="delete the Kubernetes objects of this run from the namespace; its storage stays",
     )
     parser.add_argument(
         "--context", metavar="NAME", help="context of the kubeconfig; default: its current one"
@@ -28,7 +30,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--with-data",
         action="store_true",
-        help="refused: data is too large for a ConfigMap; use a volume claim or a bucket",
+        help="not supported: data is too large for a ConfigMap; use a volume claim or a bucket",
     )
 
 
@@ -55,7 +57,9 @@ def run(arguments: argparse.Namespace, config: Config) -> int:
     cluster = Cluster(launch.namespace, arguments.context)
     if arguments.delete:
         deleted = cluster.delete(launch.name, _say)
-        _say(f"deleted in {launch.namespace}: {', '.join(deleted) or 'there was nothing of this run'}")
+        _say(
+            f"deleted from {launch.namespace}: {', '.join(deleted) or 'nothing; it had no objects of this run'}"
+        )
         return _result(arguments, launch, {"deleted": deleted})
     for note in check_needs(cluster, config.launch.k8s, environment.secret):
         _say(note)
@@ -72,29 +76,29 @@ def run(arguments: argparse.Namespace, config: Config) -> int:
 def _check_words(arguments: argparse.Namespace) -> None:
     if arguments.with_data:
         raise InputError(
-            "data does not travel to Kubernetes: a ConfigMap takes 1 MiB",
+            "data cannot be sent to Kubernetes: a ConfigMap holds at most 1 MiB",
             key="--with-data",
             fix="copy the data to a bucket or to the volume of launch.k8s.volume_claim, and set data.train to its path there",
         )
     if getattr(arguments, "passed", None):
         raise InputError(
-            f"words after -- are options of sbatch: {' '.join(arguments.passed)[:200]}",
+            f"words after -- are options of sbatch, which Kubernetes does not use: {' '.join(arguments.passed)[:200]}",
             key="--",
-            fix="leave them out; the keys of launch.k8s say what a RayJob can be told",
+            fix="remove them, and set the options of the RayJob by the keys of launch.k8s",
         )
     if arguments.dry_run and arguments.delete:
         raise InputError(
-            "--delete has no dry run",
+            "--delete cannot be combined with --dry-run",
             key="--delete",
-            fix="kubectl get all -l medray/run=NAME shows what is there",
+            fix="run `kubectl get all -l medray/run=NAME` to see the objects of the run",
         )
 
 
 def _dry_run(arguments: argparse.Namespace, config: Config, launch: Launch) -> int:
     from medray.launch.k8s.names import RULE
 
-    _say(f"run.name {config.run.name} is {launch.name} in Kubernetes: {RULE}")
-    _say(f"from k8s/base and k8s/overlays: {', '.join(launch.overlays)}")
+    _say(f"run.name {config.run.name} becomes {launch.name} in Kubernetes: {RULE}")
+    _say(f"built from k8s/base and k8s/overlays: {', '.join(launch.overlays)}")
     if arguments.json:
         return _result(arguments, launch, {"overlays": launch.overlays, "manifests": launch.manifests})
     print(launch.text(), end="")
@@ -106,7 +110,7 @@ def _follow(arguments: argparse.Namespace, config: Config, cluster: Any, launch:
 
     settings = config.launch.k8s
     log = sys.stderr if arguments.json else sys.stdout
-    # Each cluster has its deadline; a queue may keep the job as long again.
+    # Each cluster may take its deadline; the job may wait in a queue for one more deadline.
     seconds = settings.deadline_seconds * (settings.retries + 2)
     try:
         status, driver = cluster.follow(
@@ -117,15 +121,21 @@ def _follow(arguments: argparse.Namespace, config: Config, cluster: Any, launch:
             seconds=seconds,
         )
     except KeyboardInterrupt:
-        _say("not following any longer; the job goes on. The same command follows it again, --delete ends it")
+        _say(
+            "stopped following; the job continues. To follow it again, run the same command; to end it, add --delete"
+        )
         return 130
     code = outcome_code(status, driver)
     if code == 2:
-        _say("the run refused its input, as its log says; it was not retried. Correct it and launch again")
+        _say(
+            "the run refused its input, see its log; it was not retried. Fix: correct the input and launch again"
+        )
     elif status.job == "STOPPED":
-        _say("the Ray job was stopped: it refused its input (see its log), or somebody stopped it")
+        _say("the Ray job was stopped: the run refused its input (see its log), or somebody stopped the job")
     elif code not in (0, 76):
-        _say(f"the run failed: {status.message.strip() or status.reason or 'its status has no message'}")
+        _say(
+            f"the run failed: {status.message.strip() or status.reason or 'the RayJob has no message about it'}"
+        )
     return _result(
         arguments,
         launch,

@@ -1,3 +1,5 @@
+"""The verb `medray launch slurm`: submit a config to SLURM."""
+
 from __future__ import annotations
 
 import argparse
@@ -12,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Options of this place alone."""
+    """Add the options that only this launcher has."""
     parser.add_argument(
         "--folder",
         metavar="FOLDER",
@@ -21,9 +23,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--follow",
         action="store_true",
-        help="show the log until the job has ended, and end with its exit code",
+        help="show the log until the job ends, and exit with its exit code",
     )
-    parser.epilog = "What follows -- goes to sbatch: -- --mail-type=END --dependency=singleton (one job of this run at a time)."
+    parser.epilog = (
+        "Words after -- are passed to sbatch, for example: -- --mail-type=END --dependency=singleton (which allows one job "
+        "of this run at a time)."
+    )
 
 
 def run(arguments: argparse.Namespace, config: Config) -> int:
@@ -35,7 +40,7 @@ def run(arguments: argparse.Namespace, config: Config) -> int:
     submission = slurm.prepare(
         config, verb=arguments.verb, passed=arguments.passed, folder=arguments.folder or None
     )
-    check_sources(config)  # which a login node sees as the nodes do
+    check_sources(config)  # the login node and the nodes see the same files
     told: dict[str, Any] = {"place": "slurm", "folder": str(submission.folder), "log": submission.log}
     told |= {"command": list(submission.command), "environment": dict(submission.variables)}
     told |= {"exported": list(submission.names), "job": None}
@@ -45,10 +50,10 @@ def run(arguments: argparse.Namespace, config: Config) -> int:
     _warn(submission, config)
     job = slurm.submit(submission)
     if job is None:
-        print("medray: sbatch made no job", file=sys.stderr)
+        print("medray: sbatch did not create a job", file=sys.stderr)
         return 0
     log = submission.log_of(job)
-    if passes(arguments.passed, "--output"):  # which is SLURM's to resolve
+    if passes(arguments.passed, "--output"):  # SLURM resolves the patterns of this option
         found = jobs.ask(job)
         log = (found.log if found and found.log else log).replace("%j", job)
     told |= {"job": job, "log": log}
@@ -65,7 +70,7 @@ def _warn(submission: Submission, config: Config) -> None:
     for path in dict.fromkeys((str(submission.folder), config.run.storage)):
         if path.startswith(("/tmp/", "/var/tmp/", "/dev/shm/")):
             print(
-                f"medray: {path}: on most clusters every node has a {path.split('/')[1]} of its own",
+                f"medray: {path}: on most clusters every node has its own /{path.split('/')[1]}",
                 file=sys.stderr,
             )
 
@@ -76,8 +81,8 @@ def _say_next(submission: Submission, config: Config, job: str, log: str) -> Non
         f"job {job} of {run}",
         f"log     {log}",
         f"status  medray status {run}    squeue --job {job}",
-        f"stop    medray stop {submission.folder}/config.yaml    saves, and is not started again",
-        f"end     scancel {job}    saves if that takes less than the cluster's KillWait",
+        f"stop    medray stop {submission.folder}/config.yaml    saves; the job is not started again",
+        f"end     scancel {job}    saves if saving takes less than the cluster's KillWait",
     ]
     print("\n".join(f"medray: {line}" for line in lines), file=sys.stderr)
 
@@ -92,7 +97,7 @@ def _follow(job: str, log: str, told: dict[str, Any], *, to_stderr: bool) -> int
     try:
         ended = follow(job, Path(log), output, say)
     except KeyboardInterrupt:
-        say(f"job {job} goes on without this command; its log is {log}")
+        say(f"job {job} continues without this command; its log is {log}")
         raise
     told |= {"state": ended.state, "exit_code": ended.code, "restarts": ended.restarts}
     return ended.code

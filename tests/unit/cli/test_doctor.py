@@ -62,8 +62,8 @@ def test_a_check_that_fails(tmp_path: Path) -> None:
     assert done.returncode == 1
     lines = done.stdout.splitlines()
     (number,) = (number for number, line in enumerate(lines) if line.startswith("fail  storage"))
-    assert lines[number + 1].strip().startswith("fix: ")
-    assert lines[-1] == "not checked: the model, MLflow (name a config that has them)"
+    assert lines[number + 1].strip().startswith("Fix: ")
+    assert lines[-1] == "not checked: the model, MLflow (give a config that sets them)"
 
 
 def test_a_cluster_that_is_not_there() -> None:
@@ -100,8 +100,8 @@ def test_an_examination_that_ends_early(monkeypatch: pytest.MonkeyPatch) -> None
         (["absent.yaml"], "there is no such config file"),
         (["--address=http://head:8265"], "is not the address of a Ray head"),
         (["--address=ray://head:10001"], "is not the address of a Ray head"),
-        (["--storage=gs://bucket"], "is neither a folder nor a bucket"),
-        ([f"--storage=s3://user:{SECRET}@bucket"], "holds credentials"),
+        (["--storage=gs://bucket"], "neither a folder nor an S3 bucket"),
+        ([f"--storage=s3://user:{SECRET}@bucket"], "contains credentials"),
     ],
 )
 def test_wrong_input(words: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:

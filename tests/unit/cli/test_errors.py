@@ -77,7 +77,7 @@ def make_model(folder: Path, *, model_type: str = "llama", weights: str = "model
         ("", [], "{file}: data.train", "no training data is named", "data.train: my.jsonl"),
         (ROWS, ["data.train=no.jsonl"], "command line: data.train = '{folder}/no.jsonl'", "no such file", "data.root"),
         (ROWS, ["data.train=empty.jsonl"], "command line: data.train = '{folder}/empty.jsonl'", "the file is empty", ""),
-        (ROWS, ["data.validation=none"], "command line: data.validation = '{folder}/none'", "no file of a known", "known: "),
+        (ROWS, ["data.validation=none"], "command line: data.validation = '{folder}/none'", "no file of a known", "use files with one of these endings: "),
         (ROWS, ["data.train=rows.doc"], "command line: data.train = '{folder}/rows.doc'", ".doc is not a known", ".jsonl"),
         (ROWS, ["model.name=./no"], "command line: model.name = '{folder}/no'", "no such folder", "config.json"),
         (ROWS, ["model.name=./bin"], "command line: model.name = '{folder}/bin'", "pickled weights (model.bin)", "safetens"),
@@ -256,14 +256,14 @@ def test_a_command_line_that_is_none(
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["out.jsonl", "--rows", "0"], "--rows = 0: must be at least 1\n  Fix: --rows 1000"),
+        (["out.jsonl", "--rows", "0"], "--rows = 0: must be at least 1\n  Fix: use --rows 1000"),
         (["out.jsonl", "--rows", "-1"], "--rows = -1: must be at least 1"),
         (["out.jsonl", "--seed", "-1"], "--seed = -1: must not be negative"),
         (
             ["nowhere/out.jsonl", "--rows", "1"],
-            "nowhere/out.jsonl: cannot be written (No such file or directory)\n  Fix: ",
+            "nowhere/out.jsonl: cannot write this file (No such file or directory)\n  Fix: ",
         ),
-        ([".", "--rows", "1"], ".: is a folder\n  Fix: name a file in it"),
+        ([".", "--rows", "1"], ".: this is a folder, not a file\n  Fix: name a file in this folder"),
     ],
 )
 def test_data_simulate_of_nothing_or_to_nowhere(
@@ -299,7 +299,7 @@ def test_data_simulate_writes_over_nothing_without_force(
     link.symlink_to(mine)
     for file in (mine, link):
         assert main(["data", "simulate", str(file), "--rows", "3"]) == 2
-        assert f"{file}: is there already\n  Fix: name another file, or --force" in capsys.readouterr().err
+        assert f"{file}: the file exists\n  Fix: name another file, or add --force" in capsys.readouterr().err
         assert mine.read_text() == "mine"
     assert main(["data", "simulate", str(link), "--rows", "3", "--force"]) == 0
     assert (len(mine.read_text().splitlines()), link.is_symlink()) == (3, True)
@@ -341,13 +341,13 @@ def test_an_interrupt_before_a_run_begins(medray_train: Run, monkeypatch: pytest
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (None, "no MLflow run was recorded here"),
-        ("{", "no MLflow run was recorded here"),
-        ("[]", "no MLflow run was recorded here"),
-        ("{}", "no MLflow run was recorded here"),
+        (None, "this folder has no record of an MLflow run"),
+        ("{", "this folder has no record of an MLflow run"),
+        ("[]", "this folder has no record of an MLflow run"),
+        ("{}", "this folder has no record of an MLflow run"),
         (
             '{"uri": "sqlite:////nowhere/mlflow.db"}',
-            "its tracking database is not there: sqlite:////nowhere/mlflow.db",
+            "the tracking database of this run does not exist: sqlite:////nowhere/mlflow.db",
         ),
     ],
 )

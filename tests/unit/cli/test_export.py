@@ -313,8 +313,8 @@ def test_what_a_run_cannot_give_is_refused_with_the_reason(
     assert "no run is here" in refused(tmp_path, "--format", "merged")
     for form in ("merged", "nf4", "gguf"):
         assert "virtual tokens beside the model" in refused(run, "--format", form)
-    assert "does nothing with --format adapter" in refused(run, "--format", "adapter", "--dtype", "bf16")
-    assert "does nothing with --format merged" in refused(run, "--format", "merged", "--gguf-type", "f16")
+    assert "no effect with --format adapter" in refused(run, "--format", "adapter", "--dtype", "bf16")
+    assert "no effect with --format merged" in refused(run, "--format", "merged", "--gguf-type", "f16")
     assert "at least 1" in refused(run, "--format", "merged", "--shard-mb", 0)
     monkeypatch.delenv("HF_TOKEN", raising=False)
     assert "no HF_TOKEN" in refused(run, "--format", "adapter", "--push-to", "me/mine")

@@ -118,6 +118,6 @@ def test_without_any_short_folder_the_variable_is_named(
     long = tmp_path / ("x" * 60)
     long.mkdir()
     monkeypatch.setattr(session_folder, "_bases", lambda: iter([long, Path("/nowhere")]))
-    with pytest.raises(InputError, match="a path of at most 25 bytes is needed") as caught:
+    with pytest.raises(InputError, match="path must have at most 25 bytes") as caught:
         SessionFolder()
     assert caught.value.key == "RAY_TMPDIR"

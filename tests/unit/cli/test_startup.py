@@ -102,8 +102,8 @@ def folder(tmp_path: Path) -> Path:
             "a causal model has no encoder",
         ),
         (["data", "simulate", "x.jsonl", "--rows", "0"], 2, "must be at least 1"),
-        (["ui", "."], 2, "no MLflow run was recorded here"),
         (["config", "train.max_steps"], 0, "Optimizer steps"),
+        (["ui", "."], 2, "this folder has no record of an MLflow run"),
     ],
 )
 def test_nothing_heavy_is_imported(folder: Path, arguments: list[str], code: int, says: str) -> None:

@@ -68,7 +68,7 @@ def test_all_corpora_of_a_folder(svamp: Path, tmp_path: Path) -> None:
     write(svamp.parent / "train.json", {"input": "of nobody", "label": "b"})
     assert run("all", svamp.parent, tmp_path / "out") == 0
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["generic", "svamp"]
-    with pytest.raises(InputError, match="no folder in it is named after a corpus"):
+    with pytest.raises(InputError, match="no folder that is named after a corpus"):
         run("all", svamp, tmp_path / "none")
 
 
@@ -130,7 +130,7 @@ def test_numbers_are_those_of_the_lines_written(tmp_path: Path, capsys: pytest.C
     )
     assert train == ["train", "4", "2", "0", "800", "3", "2", "3", "50.00%"]
     assert test == ["test", "2", "1", "0", "200", "2"]
-    assert f"train: 2, each with its reason in {out}/rejects.jsonl" in shown.err
+    assert f"train: 2; {out}/rejects.jsonl has the reason of each" in shown.err
 
 
 def test_words_of_the_corpus_itself_are_no_teacher_that_is_always_right(
@@ -220,7 +220,7 @@ def test_files_that_are_absent_are_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "says"),
-    [("svmap", "did you mean svamp? NAME is all, or one of cqa"), ("zzz", "all, or one of cqa")],
+    [("svmap", "did you mean svamp? If not, use all, or one of cqa"), ("zzz", "use all, or one of cqa")],
 )
 def test_a_wrong_name_gives_the_nearest_and_the_list(
     name: str, says: str, svamp: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

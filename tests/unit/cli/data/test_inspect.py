@@ -73,7 +73,7 @@ def test_without_text_none_is_anywhere(
     assert "class 1" in found.err
     assert "class 1" in page.read_text("utf-8")
     before = page.read_bytes()
-    with pytest.raises(InputError, match=r"page\.html: --html: is there already"):
+    with pytest.raises(InputError, match=r"page\.html: --html: the file exists"):
         inspect("--html", str(page))
     assert page.read_bytes() == before
     assert inspect("--html", str(page), "--force") == 0
@@ -99,10 +99,10 @@ def test_a_problem_fails_only_where_that_is_asked_for(inspect: Any) -> None:
     ("words", "what"),
     [
         (["--rows", "-1"], "must not be negative"),
-        (["--threshold", "0"], "above 0"),
+        (["--threshold", "0"], "greater than 0"),
         (["--threshold", "1.5"], "at most 1"),
         (["--id", "r1", "--no-text"], "forbids"),
-        (["--html", "/nowhere/at/all.html"], "cannot be written"),
+        (["--html", "/nowhere/at/all.html"], "cannot write this file"),
         (["data.max_label_tokens=0"], "max_label_tokens"),
     ],
 )

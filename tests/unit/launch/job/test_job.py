@@ -296,12 +296,15 @@ def test_a_dry_run_prints_what_would_be_sent_and_asks_nobody(
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["launch", "job", "--address", "h:1"], "no config is named"),
+        (["launch", "job", "--address", "h:1"], "no config is given"),
         (["launch", "job", "--list"], "no job server is named"),
-        (["launch", "job", "--list", "--dry-run", "--address", "h:1"], "needs a config to launch"),
+        (["launch", "job", "--list", "--dry-run", "--address", "h:1"], "only with a config to launch"),
         (["launch", "job", "CONFIG", "--address", "h:1", "--exclude", "*.csv"], "add --with-data"),
         (["launch", "job", "--list", "--address", "http://127.0.0.1:9"], "no job server answers"),
-        (["launch", "job", "CONFIG", "--address", "h:1", "--", "run.storage=/home/me"], "stand before --"),
+        (
+            ["launch", "job", "CONFIG", "--address", "h:1", "--", "run.storage=/home/me"],
+            "must come before --",
+        ),
         (
             ["launch", "job", "CONFIG", "--dry-run", "--address", "localhost:1", "data.train=no.jsonl"],
             "no.jsonl",

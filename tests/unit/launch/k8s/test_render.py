@@ -190,9 +190,9 @@ def test_what_cannot_run_is_refused(
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["--with-data"], "data does not travel to Kubernetes"),
+        (["--with-data"], "data cannot be sent to Kubernetes"),
         (["--dry-run", "--", "--mail-user=me"], "options of sbatch"),
-        (["--dry-run", "--delete"], "--delete has no dry run"),
+        (["--dry-run", "--delete"], "--delete cannot be combined with --dry-run"),
     ],
 )
 def test_words_that_do_not_fit_are_refused(
@@ -236,7 +236,7 @@ def test_a_dry_run_prints_manifests_and_the_rule_of_the_name(
     out, err = capsys.readouterr()
     manifests = list(yaml.safe_load_all(out))
     name = manifests[-1]["metadata"]["name"]
-    assert f"run.name My_Run is {name} in Kubernetes" in err
+    assert f"run.name My_Run becomes {name} in Kubernetes" in err
     assert "at most 47" in err
     assert "HF_TOKEN" in err
     assert "hf_value" not in out + err

@@ -230,7 +230,13 @@ def sbatch(folder: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> Path:
     [
         ("echo 'budget: 3 h'; echo '7;main'; echo 'thank you'", [], 0, "job 7 of", True),
         ("echo Submitted batch job 7", [], 0, "job 7 of", True),
-        ("echo 'sbatch: Job 9 to start at noon' >&2", ["--", "--test"], 0, "sbatch made no job", False),
+        (
+            "echo 'sbatch: Job 9 to start at noon' >&2",
+            ["--", "--test"],
+            0,
+            "sbatch did not create a job",
+            False,
+        ),
         ("echo thank you", [], 1, "named no job: squeue --me", True),
         ("echo 'sbatch: error: invalid partition' >&2; exit 1", [], 2, "correct launch.slurm", False),
         ("echo 'failed: Unable to contact slurm controller' >&2; exit 1", [], 1, "scontrol ping", False),

@@ -64,7 +64,7 @@ def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     )
     assert capsys.readouterr().out == "[ 2 s] step 10/40\n"
     assert main(["stop", str(folder)]) == 0
-    assert "no start has the run now" in capsys.readouterr().err
+    assert "the run is not running now" in capsys.readouterr().err
     assert stop.asked_at(folder) is not None
     assert "asked for" in dict(read(folder).rows())["stop"]
 
@@ -98,7 +98,7 @@ def test_a_folder_that_is_no_run_is_left_alone(
     """The storage of all runs, say, which is an easy slip."""
     run_folder(mkdir(tmp_path / "a"), steps=1)
     assert main([verb, str(tmp_path)]) == 2
-    assert "holds no run" in capsys.readouterr().err
+    assert "not the folder of a run" in capsys.readouterr().err
     assert not (tmp_path / "stop").exists()
 
 
