@@ -1,8 +1,8 @@
-"""Readers: bytes to rows, each with the position from which reading can go on.
+"""Readers turn bytes into rows, each with the position from which reading can be resumed.
 
-JSONL, JSON, CSV, TSV, Parquet and the converted format are read from any position. All others, and everything
-compressed, are read from the start; `convert` makes one file of them that is not. A row that cannot be read is found
-as a BadRowError; a file that cannot be read on is an InputError that names the place.
+JSONL, JSON, CSV, TSV, Parquet and the converted format can be read from any position. All other formats, and all compressed
+files, are read from the start; `convert` turns them into one file that can be read from any position. A row that cannot be
+read is yielded as a BadRowError; a file that cannot be read further raises an InputError with the position.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ __all__ = [
     "write_converted",
 ]
 
-# Read by bytes or rows: (stream, name, start, stop, line) to Found.
+# Readers by position in bytes or rows: (stream, name, start, stop, line) → Found.
 _POSITIONAL: dict[str, Any] = {
     "jsonl": json_lines.read,
     "converted": json_lines.read_converted,
@@ -52,7 +52,7 @@ _POSITIONAL: dict[str, Any] = {
     "tsv_quoted": tables.read_tsv_quoted,
     "parquet": parquet.read,
 }
-# Read from the start: (stream, name) to (line, row).
+# Readers from the start: (stream, name) → (line, row).
 _WHOLE: dict[str, Any] = {
     "pubtator": pubtator.read,
     "conll": conll.read,
@@ -62,14 +62,14 @@ _WHOLE: dict[str, Any] = {
 
 
 def positional(path: str, format: str) -> bool:
-    """Whether reading may begin at any position without reading what stands before."""
+    """Return whether reading can begin at any position without reading the rows before it."""
     return format in _POSITIONAL and compression_of(path) is None
 
 
 def ranges(path: str, format: str, block_bytes: int = 32 << 20) -> list[tuple[int, int | None]]:
-    """Ranges (start, stop) that together hold every row once, for readers side by side. stop None: to the end.
+    """Return ranges (start, stop) that together hold every row once, for parallel readers. stop None: to the end.
 
-    Of bytes for jsonl and converted, of rows for parquet; every other format has one.
+    Ranges are in bytes for jsonl and converted, and in rows for parquet; every other format has one range.
     """
     if format == "parquet" and positional(path, format):
         with files.open_binary(path) as stream:
@@ -78,7 +78,7 @@ def ranges(path: str, format: str, block_bytes: int = 32 << 20) -> list[tuple[in
         return [(0, None)]
     size = files.size(path)
     count = max(1, -(-size // block_bytes))
-    if count > 1:  # a file without line ends is told before it becomes thousands of ranges
+    if count > 1:  # a file without line ends is refused before it becomes thousands of ranges
         with files.open_binary(path) as stream:
             lines.read_line(stream, files.shown(path), 1)
     begins = [size * part // count for part in range(count)]
@@ -95,20 +95,21 @@ def read(
     split: str = "train",
     subset: str | None = None,
 ) -> RowReader:
-    """Rows of `path` whose positions are in [start, stop).
+    """Read the rows of `path` whose positions are in [start, stop).
 
-    start: a position that an earlier read gave, or the begin of a range. line: the number of the first line at
-    `start`; formats that are not positional read and drop what stands before and count lines themselves. Parquet
-    and the converted format know their numbers too. split, subset: of a Hugging Face data set.
+    start: a position from an earlier read, or the start of a range. line: the line number at `start`; formats that are
+    not positional read and drop the rows before it and count lines themselves, and Parquet and the converted format know
+    their numbers too. split, subset: of a Hugging Face data set.
     """
     return RowReader(path, format, start, stop, line, split, subset)
 
 
 class RowReader(Iterator[Found]):
-    """Rows as they are read.
+    """An iterator over the rows of a range.
 
-    lines: once all rows of a jsonl file are read, the number of lines in the range, blank ones too, so that whoever
-    reads ranges side by side can add up where each begins; else None. skipped: rows that the format leaves out.
+    lines: the number of lines in the range, including blank ones, once all rows of a jsonl file are read; else None.
+    Parallel readers add these numbers up to find the first line of each range. skipped: number of rows that the format
+    leaves out.
     """
 
     lines: int | None = None
@@ -136,7 +137,7 @@ class RowReader(Iterator[Found]):
         return next(self._rows)
 
     def close(self) -> None:
-        """Lets go of the file before its end."""
+        """Close the file before its end."""
         self._rows.close()
 
     def _read(self, start: int, stop: int | None, line: int) -> Generator[Found, None, None]:
@@ -155,18 +156,16 @@ class RowReader(Iterator[Found]):
                     yield from _within(self._from_start(stream, name), start, stop)
         except OSError as error:
             raise InputError(
-                f"cannot be read on ({error.strerror or type(error).__name__})",
+                f"cannot be read further ({error.strerror or type(error).__name__})",
                 file=name,
-                fix="copy it again, or see whether its disk is well",
+                fix="copy it again, or check its disk",
             ) from None
 
     def _from_start(self, stream: Any, name: str) -> Generator[Found, None, None]:
         compression = compression_of(self._path)
         if compression is not None:
             if self._format == "parquet":
-                raise InputError(
-                    "Parquet is not read through a second compression", file=name, fix="unpack it"
-                )
+                raise InputError("a compressed Parquet file cannot be read", file=name, fix="unpack it")
             stream = compressed.opened(stream, compression, name)
         if self._format in _POSITIONAL:
             found = _POSITIONAL[self._format](stream, name, 0, None, 1)
@@ -176,7 +175,7 @@ class RowReader(Iterator[Found]):
 
 
 def _numbered(rows: Iterator[tuple[int, Row]]) -> Generator[Found, None, int | None]:
-    """Rows with their numbers as positions; returns what `rows` returns."""
+    """Yield rows with their numbers as positions, and return what `rows` returns."""
     number = 0
     while True:
         try:

@@ -1,4 +1,4 @@
-"""Documents in BigBio's KB form, which PubTator, CoNLL and BioC are read into."""
+"""Documents in BigBio's KB form, the common row form of PubTator, CoNLL and BioC."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from medray.data.records import BadRowError
 
 
 class Passage(NamedTuple):
-    """start: of its text in the document, in characters."""
+    """A passage of a document. start: position of its text in the document, in characters."""
 
     type: str
     start: int
@@ -17,9 +17,10 @@ class Passage(NamedTuple):
 
 
 class Mention(NamedTuple):
-    """offsets: [start, end) in the document, several where it has gaps. concepts: ids it is normalised to.
+    """A mention of an entity.
 
-    id: how relations of the file name this mention, where they do.
+    offsets: [start, end) in the document, several if the mention has gaps. concepts: ids it is normalised to.
+    id: the name that relations of the file use for this mention, if any.
     """
 
     type: str
@@ -30,7 +31,7 @@ class Mention(NamedTuple):
 
 
 class Relation(NamedTuple):
-    """first, second: ids of mentions, or of concepts."""
+    """A relation. first, second: ids of mentions or of concepts."""
 
     type: str
     first: str
@@ -43,11 +44,11 @@ def document(
     mentions: Sequence[Mention],
     relations: Sequence[Relation] = (),
 ) -> dict[str, Any]:
-    """The row of a document.
+    """Return the row of a document.
 
-    BigBio's relations join mentions. One that joins concepts, as in PubTator, becomes one between the first mention
-    of each; all ids of concepts stay under "normalized". Raises BadRowError for a mention whose offsets hold another
-    text, and for a relation whose end is not in the document.
+    BigBio's relations connect mentions. A relation between concepts, as in PubTator, becomes a relation between the first
+    mentions of the two; all ids of concepts are kept under "normalized". Raises BadRowError for a mention whose text
+    differs from the text at its offsets, and for a relation with an end that is not in the document.
     """
     entities = []
     by_id: dict[str, str] = {}
@@ -72,7 +73,7 @@ def document(
     for number, relation in enumerate(relations, 1):
         ends = [by_id.get(end) or by_concept.get(end) for end in (relation.first, relation.second)]
         if None in ends:
-            raise BadRowError(f"relation {number} names what the document does not mention")
+            raise BadRowError(f"relation {number} has an end that the document does not mention")
         found.append({"id": f"R{number}", "type": relation.type, "arg1_id": ends[0], "arg2_id": ends[1]})
     return {
         "document_id": document_id,
@@ -86,7 +87,7 @@ def document(
 
 
 def _check(passages: Sequence[Passage], mention: Mention, number: int) -> None:
-    """A mention with gaps is checked by its places alone: how its text is joined differs from corpus to corpus."""
+    """Check a mention. With gaps, only its offsets are checked: corpora differ in how they join its text."""
     pieces = []
     for start, end in mention.offsets:
         piece = next(
@@ -98,10 +99,10 @@ def _check(passages: Sequence[Passage], mention: Mention, number: int) -> None:
             None,
         )
         if piece is None:
-            raise BadRowError(f"the offsets of entity {number} lie outside of the text")
+            raise BadRowError(f"the offsets of entity {number} are outside the text")
         pieces.append(piece)
     if not pieces or (len(pieces) == 1 and pieces[0] != mention.text):
-        raise BadRowError(f"the offsets of entity {number} hold another text than the entity")
+        raise BadRowError(f"the text at the offsets of entity {number} differs from the entity")
 
 
 def _normalized(concept: str) -> dict[str, str]:

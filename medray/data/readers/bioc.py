@@ -1,4 +1,4 @@
-"""BioC, as XML or JSON: collections of documents with passages, annotations and relations."""
+"""The reader of BioC, as XML or JSON: collections of documents with passages, annotations and relations."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _CONCEPT_KEYS = ("identifier", "MESH", "NCBI Gene", "NCBIGENE", "OMIM", "SPECIES
 
 
 def read(stream: io.BufferedReader, name: str) -> Iterator[tuple[int, Row]]:
-    """(line, row in BigBio's form) of each document; all documents of a JSON collection have the line it begins on.
+    """Yield (line, row in BigBio's form) for each document. All documents of a JSON collection have its first line.
 
-    Relations name annotations by refid, or concepts in their infons, as those of BioCreative do.
+    Relations name annotations by refid, or concepts in their infons, as in BioCreative.
     """
     if stream.peek(64).lstrip(BLANK_BYTES)[:1] in (b"{", b"["):
         for found in json_text.read(stream, name, 0, None, 1):
@@ -33,7 +33,7 @@ def read(stream: io.BufferedReader, name: str) -> Iterator[tuple[int, Row]]:
 
 
 def _documents(value: Row) -> list[Any]:
-    """Of a collection, of PubTator's {"PubTator3": [...]}, or the document itself."""
+    """Return the documents of a collection or of PubTator's {"PubTator3": [...]}, or the single document."""
     if isinstance(value, dict):
         for name in ("documents", "PubTator3"):
             if isinstance(value.get(name), list):
@@ -49,7 +49,7 @@ def _row(value: Any) -> Row:
     except BadRowError as error:
         return error
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
-        return BadRowError(f"not a document of BioC ({type(error).__name__})")
+        return BadRowError(f"not a BioC document ({type(error).__name__})")
 
 
 def _document(value: dict[str, Any]) -> dict[str, Any]:
@@ -98,12 +98,12 @@ def _relation(relation: dict[str, Any]) -> Relation:
         named = roles or [value for key, value in infons.items() if key not in _TYPE_KEYS]
         ends = [each["identifier"] if isinstance(each, dict) else each for each in named]
     if len(ends) != 2:
-        raise BadRowError("a relation has not two ends")
+        raise BadRowError("a relation does not have two ends")
     return Relation(str(kind), str(ends[0]), str(ends[1]))
 
 
 def _from_xml(element: Element) -> dict[str, Any]:
-    """The JSON form of a document, passage, sentence, annotation or relation."""
+    """Return the JSON form of a document, passage, sentence, annotation or relation."""
     found: dict[str, Any] = {
         "infons": {infon.get("key", ""): infon.text or "" for infon in element.findall("infon")},
         "id": element.findtext("id", element.get("id")),

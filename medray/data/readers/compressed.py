@@ -1,4 +1,4 @@
-"""Compressed files: the bytes inside, and a clear word where a file is cut off or damaged."""
+"""Decompression of files, with a clear message if a file is cut off or damaged."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from typing import Any
 from medray.errors import InputError
 
 _READ_AHEAD = 1 << 20
-# Text packs to a third or a tenth, repetitive JSON to a hundredth. Beyond the first bytes no corpus comes near this.
+# Text compresses to a third or a tenth, repetitive JSON to a hundredth. After the first bytes, no corpus reaches this.
 MOST_RATIO, ALWAYS_UNPACKED = 250, 64 << 20
 
-_PACKED = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"BZh", b"\xfd7zXZ\0")  # how gz, zst, bz2 and xz begin
+_PACKED = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"BZh", b"\xfd7zXZ\0")  # first bytes of gz, zst, bz2 and xz
 
 
 def opened(stream: io.BufferedReader, compression: str, name: str) -> io.BufferedReader:
-    """The bytes inside of `stream`, not seekable. compression: gz, zst, bz2 or xz.
+    """Return the decompressed bytes of `stream` as a stream that cannot seek. compression: gz, zst, bz2 or xz.
 
-    Reading raises InputError where the file ends too early or is damaged.
+    Reading raises InputError if the file ends too early or is damaged.
     """
     return io.BufferedReader(_Inside(_open(stream, compression), stream, name), _READ_AHEAD)
 
@@ -52,19 +52,21 @@ class _Inside(io.RawIOBase):
             short = isinstance(error, EOFError) or "Truncated" in str(error)
             what = "the compressed file " + ("ends too early" if short else "is damaged")
             raise InputError(
-                f"{what}: of its content only {self._given} bytes can be read" if self._given else what,
+                f"{what}: only the first {self._given} bytes of its content can be read"
+                if self._given
+                else what,
                 file=self._name,
                 fix="copy it again",
             ) from None
         if not self._given and data.startswith(_PACKED):
-            raise InputError("what it unpacks to is compressed too", file=self._name, fix="unpack it once")
+            raise InputError("its content is compressed again", file=self._name, fix="unpack it once")
         buffer[: len(data)] = data
         self._given += len(data)
         if self._given > ALWAYS_UNPACKED and self._given > MOST_RATIO * self._packed.tell():
             raise InputError(
-                f"it unpacks to more than {MOST_RATIO} times its size, {self._given >> 20:,} MB so far: no text does",
+                f"it unpacks to more than {MOST_RATIO} times its size, {self._given >> 20:,} MB so far, as no text does",
                 file=self._name,
-                fix="unpack it and look at it; an unpacked file is read whatever its size",
+                fix="unpack it and check it; an unpacked file may have any size",
             )
         return len(data)
 

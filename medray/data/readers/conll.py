@@ -1,4 +1,4 @@
-"""CoNLL: a token and its tag a line, a blank line behind a sentence; tags B-Type, I-Type, O, and those of BIOES."""
+"""The reader of CoNLL: one token and its tag per line, a blank line after each sentence; tags of IOB and BIOES."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from medray.data.readers import lines as bounded
 from medray.data.readers.bigbio import Mention, Passage, document
 from medray.data.records import BadRowError, Row
 
-_BEGIN, _GO_ON = "BSU", "IEL"  # S and U are entities of one token, E and L their last
+_BEGIN, _GO_ON = "BSU", "IEL"  # S and U are entities of one token, E and L mark the last token
 _DOCUMENT = b"-DOCSTART-"
 
 
 def read(stream: io.BufferedReader, name: str) -> Iterator[tuple[int, Row]]:
-    """(line, row in BigBio's form) of each sentence, its tokens joined by blanks.
+    """Yield (line, row in BigBio's form) for each sentence, with its tokens joined by blanks.
 
-    Columns stand apart by tabs, or by blanks where a line has no tab: the first is the token, the last its tag. An
-    I- that goes on with nothing begins an entity. Lines with -DOCSTART- part documents; only then do rows have a
-    "document_id", which no other document has, and an "id".
+    Columns are separated by tabs, or by blanks if a line has no tab: the first is the token, the last its tag. An I- tag
+    that continues no entity begins one. Lines with -DOCSTART- separate documents; only then do rows have a unique
+    "document_id" and an "id".
     """
     documents, sentences, document_id = 0, 0, ""
     for first, block in _blocks(stream, name):
@@ -35,7 +35,7 @@ def read(stream: io.BufferedReader, name: str) -> Iterator[tuple[int, Row]]:
             row = error
         if documents:
             if sentences == 0:
-                # Documents have no name here: number and first words tell those of equally named files apart.
+                # Documents have no names: their number and first words distinguish those of files with the same name.
                 begin = hashlib.sha256(b"\n".join(block)).hexdigest()[:12]
                 document_id = f"{PurePosixPath(name).name.split('.')[0]}:{documents}:{begin}"
             sentences += 1
@@ -45,7 +45,7 @@ def read(stream: io.BufferedReader, name: str) -> Iterator[tuple[int, Row]]:
 
 
 def _blocks(stream: io.BufferedReader, name: str) -> Iterator[tuple[int, list[bytes]]]:
-    """Lines of one sentence, with the number of the first; a line -DOCSTART- stands alone."""
+    """Yield the lines of one sentence with the number of the first; a line -DOCSTART- is a block of its own."""
     block: list[bytes] = []
     first = held = 0
     for number, raw in bounded.lines_of(stream, name):
@@ -86,7 +86,7 @@ def _sentence(first: int, lines: list[bytes]) -> dict[str, Any]:
             found.append((kind, start, len(text)))
             open_type = kind
         else:
-            raise BadRowError(f"line {number} has a tag that is neither O nor B-, I-, E-, S-, L- or U-")
+            raise BadRowError(f"line {number} has a tag that is not O, B-, I-, E-, S-, L- or U-")
     mentions = [Mention(kind, text[start:end], [(start, end)]) for kind, start, end in found]
     row = document("", [Passage("sentence", 0, text)], mentions)
     del row["document_id"]

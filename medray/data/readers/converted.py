@@ -1,4 +1,4 @@
-"""Any sources to one plain file that can be read from any position: JSONL that remembers file and line of a row."""
+"""Conversion of any sources to one plain file that can be read from any position: JSONL with file and line of each row."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def convert(
     subset: str | None = None,
     skipped: Callable[[str, int], None] | None = None,
 ) -> int:
-    """Writes the rows of (path, format) pairs, in their order, to `target`; returns how many, bad ones among them.
+    """Write the rows of (path, format) pairs, in order, to `target`. Return their number, including bad rows.
 
-    Files are named by what follows the folder that they share. skipped: is told (file, number) where a format leaves
-    out rows that are no mistake, such as MedQuAD's pairs without an answer.
+    Files are named by their paths relative to the folder that they share. skipped: called with (file, number) if a
+    format leaves out rows on purpose, such as MedQuAD's pairs without an answer.
     """
     from medray.data.readers import read
 
@@ -41,7 +41,10 @@ def convert(
 
 
 def write_converted(items: Iterable[tuple[str, int, Row]], target: StoragePath) -> int:
-    """Writes (file name, line, row) to `target` whole or not at all, readable for its owner alone; returns how many."""
+    """Write (file name, line, row) items to `target`, completely or not at all, readable by its owner alone.
+
+    Returns the number of rows.
+    """
     if not isinstance(target, Path):
         folder = storage.temporary_folder()
         count = write_converted(items, folder / "rows")

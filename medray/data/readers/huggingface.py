@@ -1,4 +1,4 @@
-"""Data sets of Hugging Face: a folder that save_to_disk wrote, or a name, from the hub or its local cache."""
+"""The reader of Hugging Face data sets: a folder that save_to_disk wrote, or a name on the hub or in its local cache."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ _BATCH_ROWS = 512
 
 
 def read(path: str, split: str = "train", subset: str | None = None) -> Iterator[tuple[int, Row]]:
-    """(number from 1, row) of one split. Values stand as they are stored: a class label is its number.
+    """Yield (number from 1, row) for one split. Values are as stored: a class label is its number.
 
-    A row with bytes, such as an image, is a bad row. No code of a data set is ever run. Raises InputError where there
-    is no such data set or split, no network and no copy, or a damaged file.
+    A row with bytes, such as an image, is a bad row. No code of a data set is ever run. Raises InputError if there is no
+    such data set or split, if there is neither a network nor a local copy, or if a file is damaged.
     """
     from medray.data.readers.parquet import rows
 
     data, number = _opened(path, split, subset).with_format("arrow"), 0
     try:
         for table in data.iter(_BATCH_ROWS):
-            # The file is mapped into memory as it is: nothing follows an offset in it that was not checked.
+            # The file is mapped into memory unchecked, so validate every offset before it is used.
             table.validate(full=True)
             for row in rows(table):
                 number += 1
                 yield number, row
-    except Exception as error:  # of Arrow, of datasets: KeyError, SystemError, OSError and more
+    except Exception as error:  # errors of Arrow and datasets: KeyError, SystemError, OSError and more
         raise InputError(
             f"the data set is damaged after row {number} ({type(error).__name__})",
             file=path,
@@ -47,17 +47,17 @@ def _opened(path: str, split: str, subset: str | None) -> Any:
             raise InputError(
                 "the folder holds no data set",
                 file=path,
-                fix="a folder that save_to_disk wrote, or a hub name",
+                fix="use a folder that save_to_disk wrote, or a name on the hub",
             )
         found = _loaded(lambda: datasets.load_from_disk(path), path)
         if not isinstance(found, datasets.DatasetDict):
             if split != "train" and found.split is not None and str(found.split) != split:
                 raise InputError(
-                    "the folder holds one split, and it is another one",
+                    "the folder has one split, which is a different one",
                     file=path,
                     key="split",
                     value=split,
-                    fix=f"leave split out, or split: {type_names([str(found.split)]) or 'the name in its state.json'}",
+                    fix=f"remove split, or set it to {type_names([str(found.split)]) or 'the name in its state.json'}",
                 )
             return found
         if split not in found:
@@ -66,11 +66,13 @@ def _opened(path: str, split: str, subset: str | None) -> Any:
                 file=path,
                 key="split",
                 value=split,
-                fix=f"one of {type_names(found) or 'the splits in its dataset_dict.json'}",
+                fix=f"use one of {type_names(found) or 'the splits in its dataset_dict.json'}",
             )
         return found[split]
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", path):
-        raise InputError("is neither a folder nor the name of a data set", file=path, fix="org/name")
+        raise InputError(
+            "is neither a folder nor the name of a data set", file=path, fix="use a name such as org/name"
+        )
     return _loaded(lambda: datasets.load_dataset(path, subset, split=split), path)
 
 
@@ -81,12 +83,14 @@ def _loaded(load: Any, path: str) -> Any:
     datasets.disable_progress_bars()
     try:
         return load()
-    except Exception as error:  # of the hub, of HTTP, of builders: their texts may quote what was sent
+    except (
+        Exception
+    ) as error:  # errors of the hub, HTTP and builders, whose texts may quote data that was sent
         raise InputError(
             f"the data set cannot be loaded ({type(error).__name__})",
             file=path,
-            fix="check name, subset and split; without a network: load it where there is one, save_to_disk(folder), "
-            "and give the folder, or copy the cache (HF_HOME)",
+            fix="check name, subset and split; without a network, load it on a machine with one, call save_to_disk(folder) "
+            "and use the folder, or copy the cache (HF_HOME)",
         ) from None
     finally:
         if shown:
@@ -94,5 +98,5 @@ def _loaded(load: Any, path: str) -> Any:
 
 
 def fingerprint(path: str, split: str = "train", subset: str | None = None) -> str:
-    """What `datasets` knows the rows of a split by."""
+    """Return the fingerprint that `datasets` has for the rows of a split."""
     return str(_opened(path, split, subset)._fingerprint)

@@ -1,7 +1,7 @@
-"""JSONL: a row a line; and the converted format, JSONL that remembers which file and line a row came from.
+"""The readers of JSONL (one row per line) and of the converted format, JSONL with the source file and line of each row.
 
-A range [start, stop) of bytes holds the lines that begin in it, so ranges that touch hold every line once, wherever
-they touch.
+A range [start, stop) of bytes holds the lines that begin in it, so adjacent ranges hold every line exactly once, wherever
+the boundary is.
 """
 
 from __future__ import annotations
@@ -19,16 +19,17 @@ from medray.data.records import BadRowError, Found, Row
 from medray.errors import InputError
 
 BLANK_BYTES = b"\xef\xbb\xbf \t\r\n"
-# orjson makes floats of integers beyond 64 bits; whatever is as large is read again by the exact parser.
+# orjson turns integers beyond 64 bits into floats, so rows with numbers this large are parsed again by the exact parser.
 _LARGE = 2.0**63
 
 
 def read(
     stream: io.BufferedReader, name: str, start: int, stop: int | None, line: int
 ) -> Generator[Found, None, int]:
-    """Rows of the lines that begin in [start, stop); a line that is no object is a bad row, a blank one is none.
+    """Yield the rows of the lines that begin in [start, stop). A line that is not an object is a bad row; blank lines are
+    skipped.
 
-    Returns the number of lines in the range, blank ones too.
+    Returns the number of lines in the range, including blank ones.
     """
     return (yield from _read(stream, name, start, stop, line, _found))
 
@@ -36,7 +37,7 @@ def read(
 def read_converted(
     stream: io.BufferedReader, name: str, start: int, stop: int | None, line: int
 ) -> Generator[Found, None, int]:
-    """Rows of a file that `convert` wrote, with the line and the file that they came from."""
+    """Yield the rows of a file that `convert` wrote, with their source file and line."""
 
     def found(text: bytes, position: int, number: int) -> Found:
         match parse(text):
@@ -52,7 +53,7 @@ def read_converted(
 
 
 def wrapped(file: str, line: int, row: Row) -> bytes:
-    """A line of the converted format."""
+    """Return a line of the converted format."""
     kind, value = ("reject", str(row)) if isinstance(row, BadRowError) else ("row", row)
     whole = {"file": file, "line": line, kind: value}
     try:
@@ -64,7 +65,7 @@ def wrapped(file: str, line: int, row: Row) -> bytes:
 
 
 def parse(text: bytes) -> Row | None:
-    """The row of a line; None for a blank one."""
+    """Return the row of a line, or None for a blank line."""
     try:
         row = orjson.loads(text)
     except orjson.JSONDecodeError:
@@ -75,7 +76,7 @@ def parse(text: bytes) -> Row | None:
 
 
 def exact(row: dict[str, Any], text: bytes, inside: str | None = None) -> Row:
-    """`row`, read again from its text where a column may have been an integer beyond 64 bits."""
+    """Return `row`, parsed again from its text if a column may have been an integer beyond 64 bits."""
     for value in row.values():
         if type(value) is float and not -_LARGE < value < _LARGE:
             try:
@@ -87,7 +88,7 @@ def exact(row: dict[str, Any], text: bytes, inside: str | None = None) -> Row:
 
 
 def _parse_exactly(text: bytes) -> Row | None:
-    """By the standard library, which also reads what orjson refuses: NaN and halves of surrogate pairs."""
+    """Parse with the standard library, which also accepts NaN and unpaired surrogates, which orjson refuses."""
     if not text.strip(BLANK_BYTES):
         return None
     try:
@@ -95,7 +96,7 @@ def _parse_exactly(text: bytes) -> Row | None:
     except UnicodeDecodeError:
         return BadRowError("not UTF-8")
     except (ValueError, RecursionError):
-        return BadRowError("a NUL byte, not valid JSON" if b"\0" in text else "not valid JSON")
+        return BadRowError("not valid JSON: a NUL byte" if b"\0" in text else "not valid JSON")
     return row if isinstance(row, dict) else BadRowError(f"a JSON {type(row).__name__}, not an object")
 
 

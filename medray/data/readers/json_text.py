@@ -1,4 +1,4 @@
-"""JSON text: an array of objects, objects one after another (pretty-printed or not), or one object of objects by id."""
+"""The reader of JSON text: an array of objects, consecutive objects (pretty-printed or not), or one object of objects."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _BEGINS = frozenset('{["-0123456789tfnNI')
 
 
 def read(stream: io.BufferedReader, name: str, start: int, stop: int | None, line: int) -> Iterator[Found]:
-    """Rows from byte `start` on, a position that an earlier read gave.
+    """Yield rows from byte `start` on, which is a position from an earlier read.
 
-    Separators are skipped. A file that is one object whose values are all objects has a row a value, with the key as
-    its "id" unless it has one. Raises InputError that names the byte where the text is not JSON or not UTF-8.
+    Separators are skipped. If the file is one object whose values are all objects, each value is a row, with its key as
+    "id" unless it has one. Raises InputError with the byte at which the text is not JSON or not UTF-8.
     """
     text = _Text(stream, name, start, line)
     keyed, first = False, True
@@ -54,9 +54,9 @@ def _row(value: Any, key: str | None) -> Row:
 
 
 class _Text:
-    """A window of the text, decoded, that grows by chunks until a value is whole.
+    """A decoded window of the text that grows by chunks until a value is complete.
 
-    position: of text[at], in bytes. line: the same, in lines. opened: brackets that are not closed yet.
+    position, line: byte and line of text[at]. opened: number of brackets that are not closed yet.
     """
 
     def __init__(self, stream: io.BufferedReader, name: str, start: int, line: int) -> None:
@@ -68,7 +68,7 @@ class _Text:
         self._text, self.at, self.position, self.line, self.opened = "", 0, start, line, 0
 
     def skip(self, separators: str) -> bool:
-        """Goes to the next value; False at the end."""
+        """Move to the next value. Return False at the end."""
         wanted = re.compile(f"[{re.escape(_BLANK + separators)}]*")
         while True:
             found = wanted.match(self._text, self.at)
@@ -81,11 +81,11 @@ class _Text:
                 return False
 
     def value(self, keyed: bool, begun: bool) -> tuple[Any, str | None, int]:
-        """The value at `at`, its key in an object by id, and how long both are.
+        """Return the value at `at`, its key in an object of objects, and the length of both in characters.
 
-        begun: reading began here, so a text with a colon behind it says that this is an object by id.
+        begun: reading began here, so a text followed by a colon means that this is an object of objects.
         """
-        if self._text[self.at] not in _BEGINS:  # however much of the file is read, this is no value
+        if self._text[self.at] not in _BEGINS:  # reading more of the file cannot make this a value
             raise self._not_json()
         while True:
             try:
@@ -100,7 +100,7 @@ class _Text:
                         value, end = _DECODER.raw_decode(self._text, self._after(colon + 1))
                 elif keyed:
                     raise ValueError
-                # A number may go on in the next chunk.
+                # A number may continue in the next chunk.
                 if isinstance(value, int | float) and len(self._text) - end <= len("e+") and not self._ended:
                     raise ValueError
                 return value, key, end - self.at
@@ -108,14 +108,14 @@ class _Text:
                 raise InputError(
                     f"its JSON is nested too deeply at byte {self.position}",
                     file=self._name,
-                    fix="check what wrote it: a record needs ten levels",
+                    fix="check the program that wrote it: a record needs ten levels",
                 ) from None
             except ValueError:
                 if len(self._text) - self.at > LONGEST_VALUE:
                     raise InputError(
-                        f"the JSON value at byte {self.position} is not whole within {LONGEST_VALUE >> 20} MB",
+                        f"the JSON value at byte {self.position} has no end within {LONGEST_VALUE >> 20} MB",
                         file=self._name,
-                        fix="write one object per line as .jsonl, or correct it there",
+                        fix="write one object per line as .jsonl, or correct the value",
                     ) from None
                 if not self._grow():
                     raise self._not_json() from None
@@ -124,11 +124,11 @@ class _Text:
         return InputError(
             f"not valid JSON at byte {self.position}",
             file=self._name,
-            fix="correct it there; one object a line is .jsonl, where a bad line costs that row only",
+            fix="correct it there, or write one object per line as .jsonl, where a bad line loses only that row",
         )
 
     def is_last(self, length: int) -> bool:
-        """Whether nothing stands behind the next `length` characters."""
+        """Return whether the text ends after the next `length` characters."""
         while not self._text[self.at + length :].strip(_BLANK):
             if not self._grow():
                 return True
@@ -141,7 +141,7 @@ class _Text:
         self.at, self._chunk = self.at + length, _CHUNK
 
     def _after(self, at: int) -> int:
-        """The place of the next character that is not blank; ValueError where more must be read to know it."""
+        """Return the index of the next character that is not blank. Raises ValueError if more must be read to know it."""
         while at < len(self._text) and self._text[at] in _BLANK:
             at += 1
         if at == len(self._text) and not self._ended:
@@ -149,7 +149,7 @@ class _Text:
         return at
 
     def _grow(self) -> bool:
-        """Reads on; False at the end of the file. What was taken is let go, and `at` is 0 again."""
+        """Read more text and drop the part before `at`, which becomes 0. Return False at the end of the file."""
         if self._ended:
             return False
         data = self._stream.read(self._chunk)

@@ -1,4 +1,4 @@
-"""Lines of text whose memory is bounded: one that is too long is read past, not held."""
+"""Reading of lines with bounded memory: a line that is too long is skipped, not kept."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from typing import NamedTuple
 
 from medray.errors import InputError
 
-LONGEST_LINE = 64 << 20  # bytes of a line, and of a record of several lines; longer ones are bad rows
-LONGEST_SKIPPED = 1 << 30  # bytes without a line end after which a file is taken for no text at all
+LONGEST_LINE = 64 << 20  # bytes of a line or of a record of several lines; longer ones are bad rows
+LONGEST_SKIPPED = 1 << 30  # a file with this many bytes without a line end is not a text file
 TOO_LONG = f"longer than {LONGEST_LINE >> 20} MB"
-LONG_MARK = b"\xff\0 too long"  # no text
-BLANK = re.compile(rb"(?:\n+|[ \t\r]++\n)*+")  # lines of nothing or white space
-EMPTY = re.compile(rb"(?:\n+|\r\n)*+")  # lines of nothing
+LONG_MARK = b"\xff\0 too long"  # cannot be text
+BLANK = re.compile(rb"(?:\n+|[ \t\r]++\n)*+")  # empty lines and lines of white space
+EMPTY = re.compile(rb"(?:\n+|\r\n)*+")  # empty lines
 _STEP = 1 << 20
 
 
 class LongLine(NamedTuple):
-    """A line over the limit, of which only the bytes and the double quotes were counted."""
+    """A line over the limit. Only its bytes and its double quotes were counted."""
 
     length: int
     quotes: int
 
 
 def read_line(stream: io.BufferedIOBase, name: str, number: int | None = None) -> bytes | LongLine:
-    """The next line with its end, b"" at the end of the file. number: of the line, where it is known.
+    """Return the next line with its line end, or b"" at the end of the file. number: the line's number, if known.
 
-    Raises InputError for a line so long that the file cannot be text: to read past a sparse file takes hours.
+    Raises InputError for a line so long that the file cannot be text: skipping a sparse file would take hours.
     """
     line = stream.readline(LONGEST_LINE + 1)
     if len(line) <= LONGEST_LINE:
@@ -39,9 +39,9 @@ def read_line(stream: io.BufferedIOBase, name: str, number: int | None = None) -
         if length > LONGEST_SKIPPED:
             where = "a line" if number is None else f"line {number}"
             raise InputError(
-                f"{where} has no end within {LONGEST_SKIPPED >> 20:,} MB: this is no file of lines",
+                f"{where} has no end within {LONGEST_SKIPPED >> 20:,} MB: this is not a text file with lines",
                 file=name,
-                fix="name a text file; one large JSON array is .json, not .jsonl",
+                fix="use a text file; give one large JSON array the ending .json, not .jsonl",
             )
         part = stream.readline(_STEP)
         length, quotes, ended = (
@@ -55,10 +55,10 @@ def read_line(stream: io.BufferedIOBase, name: str, number: int | None = None) -
 def skip_blank(
     stream: io.BufferedReader, blank: re.Pattern[bytes], most: int | None = None
 ) -> tuple[int, int]:
-    """Read past the blank lines that come next; return their bytes and number.
+    """Skip the blank lines that come next. Return their size in bytes and their number.
 
-    They are found in bulk, as far as they lie in the buffer: a small compressed file may hold thousands of millions.
-    most: bytes after which no line of them may begin.
+    Blank lines in the buffer are found in bulk: a small compressed file may contain billions. most: bytes after which
+    none of these lines may begin.
     """
     length = number = 0
     while most is None or length < most:
@@ -74,9 +74,9 @@ def skip_blank(
 
 
 def lines_of(stream: io.BufferedReader, name: str) -> Iterator[tuple[int, bytes]]:
-    """Yield (number from 1, line) of a whole file, of blank lines in a row only the first.
+    """Yield (number from 1, line) for a whole file. Of consecutive blank lines, only the first is yielded.
 
-    LONG_MARK is in place of a line over the limit.
+    A line over the limit is replaced by LONG_MARK.
     """
     number = 1
     while line := read_line(stream, name, number):

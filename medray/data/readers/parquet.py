@@ -1,4 +1,4 @@
-"""Parquet, row group by row group; and rows of Arrow tables, which saved data sets are too."""
+"""The reader of Parquet, one row group at a time, and of rows of Arrow tables, which saved data sets use too."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LONGEST_CELL = 64 << 20  # characters
 
 
 def read(stream: io.BufferedReader, name: str, start: int, stop: int | None, line: int) -> Iterator[Found]:
-    """Rows start … stop - 1; their positions and lines are their numbers. Only the row groups of these are read."""
+    """Yield rows start … stop - 1, with their numbers as positions and lines. Only their row groups are read."""
     import pyarrow as pa
 
     file = _opened(stream, name)
@@ -43,7 +43,7 @@ def read(stream: io.BufferedReader, name: str, start: int, stop: int | None, lin
 
 
 def ranges(stream: io.BufferedReader, name: str, block_bytes: int) -> list[tuple[int, int | None]]:
-    """Row ranges of whole row groups that hold about `block_bytes` (decoded) or more each."""
+    """Return row ranges of whole row groups, each with about `block_bytes` (decoded) or more."""
     metadata = _opened(stream, name).metadata
     found: list[tuple[int, int | None]] = []
     begin, end, held = 0, 0, 0
@@ -59,7 +59,7 @@ def ranges(stream: io.BufferedReader, name: str, block_bytes: int) -> list[tuple
 
 
 def rows(batch: Any) -> Iterator[Row]:
-    """Rows of an Arrow batch or table as JSON has them: times as ISO 8601, decimals as text, bytes a bad row."""
+    """Yield the rows of an Arrow batch or table as JSON values: times as ISO 8601, decimals as text, bytes as a bad row."""
     doubtful = [field.name for field in batch.schema if not _plain(field.type)]
     for row in _python_rows(batch):
         if isinstance(row, BadRowError):
@@ -77,7 +77,7 @@ def rows(batch: Any) -> Iterator[Row]:
 
 
 def _python_rows(batch: Any) -> Iterator[dict[str, Any] | BadRowError]:
-    """Rows as Python has them; one with a value that Python has not, such as a date of the year 10000, is a bad row."""
+    """Yield rows as Python values. A row with a value out of Python's range, such as the year 10000, is a bad row."""
     import pyarrow as pa
 
     try:
@@ -98,7 +98,7 @@ def _python_rows(batch: Any) -> Iterator[dict[str, Any] | BadRowError]:
 
 
 def _batch_rows(metadata: Any) -> int:
-    """So many rows that a batch of the group with the longest ones is some _BATCH_BYTES."""
+    """Return the number of rows for which a batch of the group with the longest rows has about _BATCH_BYTES."""
     groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
     longest = max((group.total_byte_size / max(group.num_rows, 1) for group in groups), default=0.0)
     return int(min(_BATCH_ROWS, max(1.0, _BATCH_BYTES / max(longest, 1.0))))
@@ -114,18 +114,20 @@ def _opened(stream: io.BufferedReader, name: str) -> Any:
         raise _damaged(name, "in its footer", error) from None
     names = file.schema_arrow.names
     if len(set(names)) < len(names):
-        raise InputError("two of its columns have one name", file=name, fix="rename one")
+        raise InputError("two of its columns have the same name", file=name, fix="rename one of them")
     return file
 
 
 def _damaged(name: str, where: str, error: Exception) -> InputError:
     return InputError(
-        f"not a whole Parquet file: damaged {where} ({type(error).__name__})", file=name, fix="copy it again"
+        f"not a complete Parquet file: damaged {where} ({type(error).__name__})",
+        file=name,
+        fix="copy it again",
     )
 
 
 def _plain(kind: Any) -> bool:
-    """Whether every value of an Arrow type is one that JSON has."""
+    """Return whether every value of an Arrow type is a JSON value."""
     from pyarrow import types
 
     scalar: tuple[Callable[[Any], bool], ...] = (
@@ -153,8 +155,8 @@ def _as_json(value: Any, column: str) -> Any:
         return {name: _as_json(each, column) for name, each in value.items()}
     if isinstance(value, list | tuple):
         return [_as_json(each, column) for each in value]
-    if isinstance(value, date | time):  # and datetime, which is a date
+    if isinstance(value, date | time):  # a datetime is a date too
         return value.isoformat()
     if isinstance(value, Decimal | timedelta):
         return str(value)
-    raise BadRowError(f"{column_name(column)} holds {type(value).__name__}, which JSON has not")
+    raise BadRowError(f"{column_name(column)} holds {type(value).__name__}, which is not a JSON type")

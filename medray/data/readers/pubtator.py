@@ -1,4 +1,4 @@
-"""PubTator: title, abstract, entity and relation lines under one document id; a blank line ends the document."""
+"""The reader of PubTator: title, abstract, entity and relation lines with one document id; a blank line ends a document."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _NO_CONCEPT = ("", "-", "-1")
 
 
 def read(stream: io.BufferedReader, name: str) -> Iterator[tuple[int, Row]]:
-    """(line, row in BigBio's form) of each document. Offsets run over title + " " + abstract, in characters.
+    """Yield (line, row in BigBio's form) for each document. Offsets count characters of title + " " + abstract.
 
-    A document with a line that fits nothing, or an entity that is not at its offsets, is a bad row.
+    A document with an unknown kind of line, or with an entity that is not at its offsets, is a bad row.
     """
     for first, block in _blocks(stream, name):
         row: Row
@@ -29,7 +29,7 @@ def read(stream: io.BufferedReader, name: str) -> Iterator[tuple[int, Row]]:
 
 
 def _blocks(stream: io.BufferedReader, name: str) -> Iterator[tuple[int, list[bytes]]]:
-    """Lines of one document, with the number of the first: up to a blank line, or to another title."""
+    """Yield the lines of one document with the number of the first. A blank line or another title ends a document."""
     block: list[bytes] = []
     first = held = 0
     for number, raw in bounded.lines_of(stream, name):
@@ -66,7 +66,7 @@ def _document(first: int, lines: list[bytes]) -> dict[str, object]:
         owner = text[1] if text else fields[0]
         document_id = owner if document_id is None else document_id
         if owner != document_id:
-            raise BadRowError(f"line {number} is of another document")
+            raise BadRowError(f"line {number} belongs to a different document")
         if text:
             if text[2] in texts:
                 raise BadRowError(f"line {number} is a second title or abstract")
@@ -77,7 +77,7 @@ def _document(first: int, lines: list[bytes]) -> dict[str, object]:
         elif len(fields) >= 4 and fields[1] and not _is_number(fields[1]):
             relations.append(Relation(fields[1], fields[2], fields[3]))
         else:
-            raise BadRowError(f"line {number} is no line of PubTator")
+            raise BadRowError(f"line {number} is not a PubTator line")
     if "t" not in texts or document_id is None:
         raise BadRowError("no line is a title")
     title, abstract = texts["t"], texts.get("a", "")
@@ -86,7 +86,7 @@ def _document(first: int, lines: list[bytes]) -> dict[str, object]:
 
 
 def _concepts(field: str) -> tuple[str, ...]:
-    """A composite mention ("ocular and auditory toxicity") has several ids: id|id."""
+    """Return the concept ids of a mention. A composite one ("ocular and auditory toxicity") has several: id|id."""
     return tuple(found for each in re.split(r"[|;,+]", field) if (found := each.strip()) not in _NO_CONCEPT)
 
 

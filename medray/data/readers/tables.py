@@ -1,8 +1,8 @@
-"""CSV and TSV.
+"""The readers of CSV and TSV.
 
-CSV has quotes, and quoting is strict: a quote where none may stand would move text from one row or column to another.
-TSV has none: a tab ends a cell, a line end ends a row, and a quote is a letter. A TSV file that a CSV writer made is the
-format `tsv_quoted`.
+CSV has quotes, and quoting is strict: a quote in a wrong position would move text from one row or column to another. TSV
+has no quotes: a tab ends a cell, a line end ends a row, and a quote is a plain character. A TSV file that a CSV writer made
+has the format `tsv_quoted`.
 """
 
 from __future__ import annotations
@@ -22,29 +22,29 @@ _QUOTED_CELLS = {
     sign: re.compile(rf'(?:^|(?<={sign}))"(?:[^"]|"")*"(?={sign}|\r?\n?\Z)') for sign in (",", "\t")
 }
 
-# A cell that only a writer of CSV makes: in quotes, with its own quotes doubled.
+# A cell that only a CSV writer produces: in quotes, with quotes inside doubled.
 _CSV_CELL = re.compile(r'"(?:[^"]|"")*""(?:[^"]|"")*"')
-_HINT = "for a file with quoted cells name the format tsv_quoted"
+_HINT = "for a file with quoted cells, set the format to tsv_quoted"
 
 
 def read_csv(
     stream: io.BufferedReader, name: str, start: int, stop: int | None, line: int
 ) -> Iterator[Found]:
-    """Rows from byte `start` on as {column: text}. Raises InputError where what follows cannot be told apart."""
+    """Yield rows from byte `start` on as {column: text}. Raises InputError if the rest cannot be split into rows."""
     return _read_quoted(stream, name, start, line, ",")
 
 
 def read_tsv_quoted(
     stream: io.BufferedReader, name: str, start: int, stop: int | None, line: int
 ) -> Iterator[Found]:
-    """Read as read_csv does, with tabs between the cells."""
+    """Yield rows like `read_csv`, with tabs between the cells."""
     return _read_quoted(stream, name, start, line, "\t")
 
 
 def read_tsv(
     stream: io.BufferedReader, name: str, start: int, stop: int | None, line: int
 ) -> Iterator[Found]:
-    """Rows from byte `start` on as {column: text}. Each line after the header that is not blank is one row."""
+    """Yield rows from byte `start` on as {column: text}. Each line after the header that is not blank is one row."""
     source = _Lines(stream, name)
     header: list[str] = []
     while not header:
@@ -55,15 +55,15 @@ def read_tsv(
             source.skip_empty()
     if any("\r" in column for column in header):
         raise InputError(
-            "its lines end with a carriage return alone",
+            "its lines end with a single carriage return",
             file=name,
             fix="save it with \\n or \\r\\n as line ends",
         )
     if all(len(column) > 1 and column[0] == column[-1] == '"' for column in header):
         raise InputError(
-            "the cells of its header are quoted, and TSV has no quotes",
+            "the cells of its header are quoted, but TSV has no quotes",
             file=name,
-            fix="name its format: {path: …, format: tsv_quoted}",
+            fix="set its format: {path: …, format: tsv_quoted}",
         )
     _check_names(header, name)
     if start:
@@ -91,7 +91,7 @@ def read_tsv(
 
 
 def _cells(line: str) -> list[str]:
-    """Cells of a TSV line, [] for a blank one."""
+    """Return the cells of a TSV line, [] for a blank line."""
     line = line.removesuffix("\n").removesuffix("\r")
     return line.split("\t") if line else []
 
@@ -125,9 +125,9 @@ def _read_quoted(
                 after = source.number - number
                 raise InputError(
                     f"a quote in the row at byte {begin}, line {number}, is never closed"
-                    + (f"; it takes in the {after:,} lines after it" if after else ""),
+                    + (f"; its cell would contain the {after:,} lines after it" if after else ""),
                     file=name,
-                    fix="close it; a quote inside of a quoted field is written twice",
+                    fix="close it; write a quote inside a quoted field twice",
                 ) from None
             found = BadRowError(f"not valid CSV ({error})")
         else:
@@ -137,36 +137,36 @@ def _read_quoted(
             found = _row(fields, header)
             doubt.look(source.record, number)
         if isinstance(found, BadRowError) and len(source.record) > 1:
-            # A quote that opens by mistake makes one row of many: each line that is lost is counted.
-            reason = BadRowError(f"{found}, in a row that its quotes make of several lines")
+            # A quote that opens by mistake turns many rows into one: each lost line is counted as a bad row.
+            reason = BadRowError(f"{found}, in a row that spans several lines because of its quotes")
             yield from (Found(begin, number + each, reason) for each in range(len(source.record)))
         else:
             yield Found(begin, number, found)
 
 
 class _Doubt:
-    """Whether the quotes of a file are those of CSV.
+    """A check whether the quotes of a file are CSV quotes.
 
-    A writer of CSV quotes every cell with a quote in it. In a file that has quotes in unquoted cells a cell may begin
-    with one that is a letter too; with another at the end of a later cell, as in `5"`, the rows between them are one
-    row, and nothing in it is wrong. Such a row looks as if each of its lines were a row. This alone is enough where no
-    other row of the file has a quoted cell, and no delimiter within these cells is followed by a blank, as in prose.
+    A CSV writer quotes every cell that contains a quote. In a file with quotes in unquoted cells, a cell may also begin
+    with a quote that is a plain character. If a later cell ends with another one, as in `5"`, the rows between them become
+    one valid row, in which each line looks like a row. This alone is enough evidence if no other row of the file has a
+    quoted cell, and no delimiter within these cells is followed by a blank, as in prose.
     """
 
     _FIX = (
-        "quote every cell that holds a quote, and double the quotes in it; as tab-separated text without quotes it is "
+        "quote every cell that contains a quote, and double the quotes in it; for tab-separated text without quotes, use "
         "format: tsv"
     )
 
     def __init__(self, name: str, delimiter: str, width: int, header: Sequence[str], *, whole: bool) -> None:
-        """header: its lines. whole: whether all rows of the file are looked at."""
+        """Prepare the check. header: the lines of the header. whole: whether all rows of the file will be checked."""
         self._name, self._delimiter, self._width = name, delimiter, width
-        self._whole, self._quoted = whole, '"' in "".join(header)  # a quoted cell that is sure to be one
+        self._whole, self._quoted = whole, '"' in "".join(header)  # whether a cell is certainly quoted
         self._loose: int | None = None  # the first line with a quote in an unquoted cell
-        self._joined: tuple[int, int] | None = None  # the first lines that are one row and look like several
+        self._joined: tuple[int, int] | None = None  # the first lines that are one row but look like several
 
     def look(self, record: Sequence[str], number: int) -> None:
-        """record: the lines of a row, the first one being line `number`. Raises InputError."""
+        """Check a row. record: its lines, of which the first is line `number`. Raises InputError."""
         if not any('"' in line for line in record):
             return
         if self._loose is None and '"' in _QUOTED_CELLS[self._delimiter].sub("", "".join(record)):
@@ -182,15 +182,15 @@ class _Doubt:
             )
 
     def end(self) -> None:
-        """Raise InputError at the end of a file whose only quotes join lines that each look like a row."""
+        """Raise InputError at the end of a file if its only quotes join lines that each look like a row."""
         if self._whole and self._joined is not None and not self._quoted:
-            fix = f"{self._FIX}; if they are one row, write a blank in place of the line ends in its cell"
+            fix = f"{self._FIX}; if they are one row, replace the line ends in its cell by blanks"
             raise self._letters(self._joined, "no other row has a quoted cell", fix)
 
     def _letters(self, joined: tuple[int, int], evidence: str, fix: str) -> InputError:
         return InputError(
-            f"lines {joined[0]} to {joined[1]} are one row by their quotes, but each looks like a row; {evidence}, so "
-            "quotes of this file may be letters",
+            f"by their quotes, lines {joined[0]} to {joined[1]} are one row, but each looks like a row; {evidence}, so "
+            "the quotes of this file may be plain characters",
             file=self._name,
             fix=fix,
         )
@@ -231,16 +231,16 @@ def _check_names(header: list[str], name: str) -> None:
     for place, column in enumerate(header, 1):
         if column and seen.setdefault(column, place) < place:
             raise InputError(
-                f"columns {seen[column]} and {place} of its header have one name",
+                f"columns {seen[column]} and {place} of its header have the same name",
                 file=name,
-                fix="rename one",
+                fix="rename one of them",
             )
 
 
 class _Lines:
-    """Lines of text, as the csv module takes them too.
+    """An iterator over lines of text that the csv module accepts.
 
-    position, number: bytes and lines that were given. record: lines since `begin`.
+    position, number: bytes and lines returned so far. record: lines since `begin`.
     """
 
     def __init__(self, stream: io.BufferedReader, name: str) -> None:
@@ -249,7 +249,7 @@ class _Lines:
         self.begin()
 
     def begin(self) -> None:
-        """Begins a record."""
+        """Begin a record."""
         self.record: list[str] = []
         self._begun = self.position
 
@@ -267,7 +267,7 @@ class _Lines:
         return line
 
     def next(self) -> str | None:
-        """The next line, None at the end. Raises BadRowError for one that is too long."""
+        """Return the next line, or None at the end. Raises BadRowError for a line that is too long."""
         line = lines.read_line(self._stream, self._name, self.number + 1)
         if not line:
             return None
@@ -279,15 +279,15 @@ class _Lines:
             raise BadRowError(lines.TOO_LONG)
         self.position += len(line)
         try:
-            # A byte that is no text becomes half of a surrogate pair, by which its row is known; a header is needed.
+            # A byte that is not text becomes an unpaired surrogate, which marks its row as bad; the header must be valid.
             return line.decode("utf-8" if before else "utf-8-sig", "surrogateescape" if before else "strict")
         except UnicodeDecodeError as error:
-            # error.start counts in what the decoder was given: without the mark, where there is one
+            # error.start counts from the first byte after the byte order mark, if there is one
             byte = self.position - len(error.object) + error.start
             raise InputError(f"not UTF-8 at byte {byte}", file=self._name, fix="save it as UTF-8") from None
 
     def skip_empty(self) -> None:
-        """Read past the empty lines that come next."""
+        """Skip the empty lines that come next."""
         length, number = lines.skip_blank(self._stream, lines.EMPTY)
         self.position, self.number = self.position + length, self.number + number
 
@@ -295,5 +295,5 @@ class _Lines:
         return InputError(
             f"a quote in line {number} is not closed within {lines.LONGEST_LINE >> 20} MB",
             file=self._name,
-            fix="close it; a quote inside of a quoted field is written twice",
+            fix="close it; write a quote inside a quoted field twice",
         )

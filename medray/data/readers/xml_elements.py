@@ -1,4 +1,4 @@
-"""Elements of an XML file, one after another, with their lines. Entities and outside files are never followed."""
+"""The reader of XML elements, one after another, with their lines. Entities and external files are never resolved."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from medray.errors import InputError
 
 _CHUNK = 1 << 16
 LONGEST_ELEMENT = 64 << 20  # bytes of a document or pair
-_DEEPEST = 10_000  # levels: a small compressed file may hold millions, of which each costs memory
+_DEEPEST = 10_000  # levels; a small compressed file may have millions, and each costs memory
 
 
 def elements(stream: io.BufferedReader, name: str, *tags: str) -> Iterator[tuple[int, Element, Element]]:
-    """(line, element, root) of each element with one of `tags`, as soon as it ends; it is emptied after its turn.
+    """Yield (line, element, root) for each element with one of `tags` as soon as it ends; it is emptied afterwards.
 
-    The root has its attributes already. Raises InputError for what is not well-formed, declares entities, or has no
-    such element at all.
+    The root already has its attributes. Raises InputError for a file that is not well-formed, declares entities, or has no
+    such element.
     """
     from defusedxml.common import DefusedXmlException
     from defusedxml.ElementTree import DefusedXMLParser
@@ -30,7 +30,7 @@ def elements(stream: io.BufferedReader, name: str, *tags: str) -> Iterator[tuple
     data: bytes | None = stream.read(_CHUNK)
     if not data:
         return
-    found, fed = False, 0  # bytes since an element ended: what the tree holds
+    found, fed = False, 0  # bytes since an element ended, which the tree holds
     while data is not None:
         try:
             if data:
@@ -39,15 +39,15 @@ def elements(stream: io.BufferedReader, name: str, *tags: str) -> Iterator[tuple
                 parser.close()
         except DefusedXmlException as error:
             raise InputError(
-                f"its XML declares entities, which are not followed ({type(error).__name__})",
+                f"its XML declares entities, which are not resolved ({type(error).__name__})",
                 file=name,
-                fix="write them out, and remove what declares them",
+                fix="replace them by their text, and remove their declarations",
             ) from None
         except RecursionError:
             raise InputError(
                 f"its XML is nested more than {_DEEPEST} levels deep at line {builder.line}",
                 file=name,
-                fix="check what wrote it: a record needs ten",
+                fix="check the program that wrote it: a record needs ten",
             ) from None
         except (ParseError, ValueError, LookupError) as error:
             line, column = getattr(error, "position", (builder.line, 0))
@@ -62,7 +62,7 @@ def elements(stream: io.BufferedReader, name: str, *tags: str) -> Iterator[tuple
                 f"its XML has no end of an element {' or '.join(tags)} within {LONGEST_ELEMENT >> 20} MB at line "
                 f"{builder.line}",
                 file=name,
-                fix="name the file's format: medquad_xml or bioc",
+                fix="set the file's format to medquad_xml or bioc",
             )
         found = found or bool(builder.finished)
         for line, element in builder.finished:
@@ -74,7 +74,7 @@ def elements(stream: io.BufferedReader, name: str, *tags: str) -> Iterator[tuple
         raise InputError(
             f"its XML has no element {' or '.join(tags)}",
             file=name,
-            fix="name the file's format: medquad_xml or bioc",
+            fix="set the file's format to medquad_xml or bioc",
         )
 
 
@@ -110,10 +110,10 @@ class _Builder(TreeBuilder):
 
 
 def read(stream: io.BufferedReader, name: str) -> Generator[tuple[int, Row], None, int]:
-    """(line, {id, source, url, focus, qtype, question, answer}) of each pair, white space collapsed.
+    """Yield (line, {id, source, url, focus, qtype, question, answer}) for each pair, with white space collapsed.
 
-    Three of the published folders had their answers removed: pairs without one are left out, and their number is
-    what the generator returns.
+    The answers were removed from three of the published folders: pairs without an answer are left out. Returns their
+    number.
     """
     focus, skipped = "", 0
     for line, element, root in elements(stream, name, "Focus", "QAPair"):

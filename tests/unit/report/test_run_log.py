@@ -1,4 +1,4 @@
-"""console.log holds whole lines, in a folder and in a bucket, and none of a start that was refused."""
+"""The file console.log holds whole lines, in a folder and in a bucket, and none of a start that was refused."""
 
 from __future__ import annotations
 

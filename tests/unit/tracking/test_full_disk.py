@@ -1,4 +1,4 @@
-"""On a real disk that is full or read-only for a while, steps.jsonl loses nothing, and a flush reports the truth."""
+"""Steps lose nothing on a real disk that is full or read-only for a while, and a flush reports the truth."""
 
 from __future__ import annotations
 

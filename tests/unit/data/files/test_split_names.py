@@ -200,7 +200,7 @@ def test_a_saved_split_is_not_used_as_another_split(tmp_path: Path) -> None:
     both = datasets.DatasetDict({"test": datasets.Dataset.from_list([ROW], split="test")})
     both["test"].save_to_disk(tmp_path / "saved")
     assert len(list(readers.read(str(tmp_path / "saved"), "huggingface"))) == 1
-    with pytest.raises(InputError, match="it is another one"):
+    with pytest.raises(InputError, match="which is a different one"):
         list(readers.read(str(tmp_path / "saved"), "huggingface", split="dev"))
 
 

@@ -1,4 +1,4 @@
-"""BioC: the same rows from XML and from JSON."""
+"""The BioC reader gives the same rows from XML and from JSON."""
 
 from __future__ import annotations
 
@@ -138,12 +138,12 @@ def test_sentences_are_passages_where_a_passage_has_no_text(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("old", "new", "why"),
     [
-        ('"length": 17', '"length": 16', "the offsets of entity 3 hold another text than the entity"),
-        ('"offset": 33', '"offset": 333', "the offsets of entity 3 lie outside of the text"),
-        ('"refid": "2"', '"refid": "9"', "relation 2 names what the document does not mention"),
-        ('{"refid": "2"}', "", "a relation has not two ends"),
-        ('"passages"', '"sections"', "not a document of BioC (KeyError)"),
-        ('"offset": 22, "text"', '"offset": "x", "text"', "not a document of BioC (ValueError)"),
+        ('"length": 17', '"length": 16', "the text at the offsets of entity 3 differs from the entity"),
+        ('"offset": 33', '"offset": 333', "the offsets of entity 3 are outside the text"),
+        ('"refid": "2"', '"refid": "9"', "relation 2 has an end that the document does not mention"),
+        ('{"refid": "2"}', "", "a relation does not have two ends"),
+        ('"passages"', '"sections"', "not a BioC document (KeyError)"),
+        ('"offset": 22, "text"', '"offset": "x", "text"', "not a BioC document (ValueError)"),
     ],
 )
 def test_a_document_with_a_mistake_is_a_bad_row(old: str, new: str, why: str, tmp_path: Path) -> None:

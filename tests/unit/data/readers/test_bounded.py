@@ -1,4 +1,4 @@
-"""Input that is too long or too large: a bad row with its line, or an error, never memory or time without end."""
+"""Input that is too long or too large gives a bad row with its line, or an error, and never unbounded memory or time."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def written(folder: Path, name: str, text: str | bytes) -> str:
 
 
 def told(path: str, format: str | None = None) -> list[tuple[int, str]]:
-    """(line, reason or "row") of all that is read."""
+    """Return (line, reason or "row") for everything that is read."""
     return [
         (each.line, str(each.row) if isinstance(each.row, BadRowError) else "row")
         for each in read(path, format or format_of(path))
@@ -93,9 +93,9 @@ def test_a_line_that_is_too_long_is_a_bad_row(ending: str, tmp_path: Path) -> No
 def test_blank_lines_are_skipped_in_bulk(
     name: str, format: str, head: str, row: str, end: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As many as a small compressed file can hold take seconds, not minutes. Lines are still counted."""
+    """Blank lines of a small compressed file take seconds, not minutes. Lines are still counted."""
     if " " in end and format != "jsonl":
-        end = "\r\n"  # white space is a cell there
+        end = "\r\n"  # in this format, white space is a cell
     reads: list[int | None] = []
     monkeypatch.setattr(lines, "read_line", _counted(lines.read_line, reads))
     text = head + end * 3000 + f"{row}\n" + end * 3000 + f"{row.splitlines()[-1]}\n" + end
@@ -151,7 +151,7 @@ def test_ranges_hold_every_row_once(block: int, tmp_path: Path) -> None:
         ),
     ],
 )
-def test_in_other_formats_too(
+def test_other_formats_are_bounded_too(
     name: str, format: str, text: str, lines_read: list[tuple[int, str]], tmp_path: Path
 ) -> None:
     assert told(written(tmp_path, name, text), format) == lines_read
@@ -165,7 +165,7 @@ def test_in_other_formats_too(
         ("a.csv", b'a,b\n"' + b"x\n" * 300, "a quote in line 2 is not closed within"),
         ("a.csv", b'a,b\n"' + b"x" * 300 + b"\ny,z\n", "a quote in line 2 is not closed within"),
         ("a.json", b"\0" * 20_000, "not valid JSON at byte 0"),
-        ("a.json", b'[{"a": 1}, {"a": "' + b"x" * 20_000, "the JSON value at byte 11 is not whole within"),
+        ("a.json", b'[{"a": 1}, {"a": "' + b"x" * 20_000, "the JSON value at byte 11 has no end within"),
         ("a.json", b'[{"a": ' + b"[" * 150, "not valid JSON|nested too deeply|not whole within"),
         (
             "a.xml",
@@ -178,7 +178,7 @@ def test_in_other_formats_too(
         ("a.jsonl.xz", lzma.compress(b"\n" * 900_000), "more than 250 times its size"),
     ],
 )
-def test_what_has_no_end_is_an_error(name: str, text: bytes, says: str, tmp_path: Path) -> None:
+def test_input_without_an_end_is_an_error(name: str, text: bytes, says: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=says) as caught:
         told(written(tmp_path, name, text))
     assert name in str(caught.value)
@@ -234,8 +234,8 @@ class TestParquet:
         assert parquet_reader._batch_rows(parquet.ParquetFile(tmp_path / "b.parquet").metadata) == 512
 
 
-def test_memory_does_not_follow_the_longest_line(tmp_path: Path) -> None:
-    """300 MB of zeros in 300 kB took 945 MB."""
+def test_memory_does_not_grow_with_the_longest_line(tmp_path: Path) -> None:
+    """Without a bound, 300 MB of zeros in 300 kB took 945 MB."""
     path = written(tmp_path, "a.jsonl.gz", gzip.compress(b"\0" * (96 << 20), 1))
     program = """
 import sys

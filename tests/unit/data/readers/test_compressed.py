@@ -1,4 +1,4 @@
-"""Compressed files: the same rows as plain ones, and a clear word where one is cut off or damaged."""
+"""Compressed files give the same rows as plain ones, and a clear message if one is cut off or damaged."""
 
 from __future__ import annotations
 
@@ -79,10 +79,10 @@ def test_a_file_that_is_cut_off_says_so(ending: str, keep: float, tmp_path: Path
     assert " 0 bytes" not in message
 
 
-def test_of_a_file_that_ends_too_early_is_said_how_much_can_be_read(tmp_path: Path) -> None:
+def test_a_file_that_ends_too_early_reports_how_much_can_be_read(tmp_path: Path) -> None:
     data = gzip.compress(JSONL * 40, 1)
     with pytest.raises(
-        InputError, match=r"ends too early: of its content only [1-9][0-9]* bytes can be read"
+        InputError, match=r"ends too early: only the first [1-9][0-9]* bytes of its content can be read"
     ):
         list(read(written(tmp_path, "a.jsonl.gz", data[:-20]), "jsonl"))
     tiny = gzip.compress(b'{"input": "a", "label": "b"}\n')
@@ -108,19 +108,19 @@ def test_a_file_that_is_not_compressed_says_so(ending: str, tmp_path: Path) -> N
 @each_compression
 def test_a_file_that_is_compressed_twice_says_so(ending: str, tmp_path: Path) -> None:
     twice = COMPRESS["gz"](COMPRESS[ending](JSONL))
-    with pytest.raises(InputError, match="what it unpacks to is compressed too\n  Fix: unpack it once"):
+    with pytest.raises(InputError, match="its content is compressed again\n  Fix: unpack it once"):
         list(read(written(tmp_path, "dbl.gz", twice), "jsonl"))
     with pytest.raises(InputError, match="its name says that it is compressed twice\n  Fix: unpack it once"):
         format_of(f"a.jsonl.{ending}.gz")
 
 
 @each_compression
-def test_nothing_compressed_has_no_rows(ending: str, tmp_path: Path) -> None:
+def test_a_compressed_empty_file_has_no_rows(ending: str, tmp_path: Path) -> None:
     assert list(read(written(tmp_path, f"a.jsonl.{ending}", COMPRESS[ending](b"")), "jsonl")) == []
 
 
 @pytest.mark.parametrize("ending", ["gz", "zst"])
-def test_parts_one_behind_the_other_are_one_file(ending: str, tmp_path: Path) -> None:
+def test_concatenated_parts_are_one_file(ending: str, tmp_path: Path) -> None:
     data = COMPRESS[ending](JSONL) * 2
     assert [found.row for found in read(written(tmp_path, f"a.jsonl.{ending}", data), "jsonl")] == ROWS * 2
 

@@ -1,4 +1,4 @@
-"""CoNLL: a sentence a row, entities from tags."""
+"""The CoNLL reader gives one row per sentence, with entities from tags."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_a_sentence_is_its_tokens_joined_by_blanks(tmp_path: Path) -> None:
         ("O O", []),
     ],
 )
-def test_tags_of_every_school(tags: str, wanted: list[tuple[str, str]], tmp_path: Path) -> None:
+def test_tags_of_every_scheme(tags: str, wanted: list[tuple[str, str]], tmp_path: Path) -> None:
     assert entities(tmp_path, tags) == wanted
 
 
@@ -81,8 +81,8 @@ def test_lines_and_positions(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        (b"fever\tX-D\n", "line 1 has a tag that is neither O nor B-, I-, E-, S-, L- or U-"),
-        (b"fever\tO-D\n", "line 1 has a tag that is neither O nor B-, I-, E-, S-, L- or U-"),
+        (b"fever\tX-D\n", "line 1 has a tag that is not O, B-, I-, E-, S-, L- or U-"),
+        (b"fever\tO-D\n", "line 1 has a tag that is not O, B-, I-, E-, S-, L- or U-"),
         (b"a\tO\nfever\n", "line 2 has no token or no tag"),
         (b"a\tO\n\tO\n", "line 2 has no token or no tag"),
         (b"a\tO\n\xff\tO\n", "line 2 is not UTF-8"),
@@ -109,7 +109,7 @@ class TestDocuments:
         assert groups == [row["document_id"] for row in (first, second, third)]
 
     def test_documents_of_equally_named_files_are_told_apart(self, tmp_path: Path) -> None:
-        """Else validation/a.conll would look like a leak of train/a.conll."""
+        """Otherwise validation/a.conll would look like a leak of train/a.conll."""
         (tmp_path / "other").mkdir()
         here = rows(tmp_path, self.TEXT)
         there = rows(tmp_path / "other", self.TEXT.replace("a O", "d O"))

@@ -1,4 +1,4 @@
-"""The converted format: any sources in one file that remembers where each row came from."""
+"""The converted format holds any sources in one file, with the source file and line of each row."""
 
 from __future__ import annotations
 
@@ -73,12 +73,12 @@ def test_it_is_read_in_ranges_and_from_every_position(
         assert list(map(plain, read(target, "converted", found.position))) == list(map(plain, whole[place:]))
 
 
-def test_one_file_is_named_by_its_name_alone(sources: list[tuple[str, str]], tmp_path: Path) -> None:
+def test_a_single_file_is_named_without_its_folder(sources: list[tuple[str, str]], tmp_path: Path) -> None:
     convert(sources[:1], tmp_path / "rows")
     assert {found.file for found in read(str(tmp_path / "rows"), "converted")} == {"a.jsonl"}
 
 
-def test_it_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+def test_it_is_written_completely_or_not_at_all(tmp_path: Path) -> None:
     def items() -> Iterator[tuple[str, int, dict[str, int]]]:
         yield "a", 1, {"a": 1}
         raise InputError("the compressed file is cut off")
@@ -92,13 +92,13 @@ def test_it_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["rows"]
 
 
-def test_none_but_its_owner_may_read_it(tmp_path: Path) -> None:
+def test_only_its_owner_may_read_it(tmp_path: Path) -> None:
     write_converted([("a", 1, {"a": 1})], tmp_path / "rows")
     assert (tmp_path / "rows").stat().st_mode & 0o777 == 0o600
 
 
 def test_a_row_of_any_depth_is_kept_or_a_bad_row(tmp_path: Path) -> None:
-    """The parsers' limits differ, and none may end the run."""
+    """The limits of the parsers differ, and none of them may end the run."""
     rows = [
         f'{{"n": {number}, "a": {"[" * depth}{"]" * depth}}}'
         for depth in range(900, 1030)
@@ -111,7 +111,7 @@ def test_a_row_of_any_depth_is_kept_or_a_bad_row(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("damage", [b"oops\n", b'{"a": 1}\n', b'{"file": "a", "line": 1, "row": 3}\n', b"\n"])
 def test_a_damaged_one_is_refused(damage: bytes, tmp_path: Path) -> None:
-    """It is our own: a line that is not as we write it means a broken disk, not a bad row."""
+    """The package writes this file itself, so an invalid line means a broken disk, not a bad row."""
     target = tmp_path / "rows"
     write_converted([("a", 1, {"a": 1})], target)
     place = target.stat().st_size
@@ -120,7 +120,7 @@ def test_a_damaged_one_is_refused(damage: bytes, tmp_path: Path) -> None:
         list(read(str(target), "converted"))
 
 
-def test_what_a_format_leaves_out_is_told(tmp_path: Path) -> None:
+def test_rows_that_a_format_leaves_out_are_reported(tmp_path: Path) -> None:
     pair = "<QAPair pid='1'><Question qid='1-1' qtype='x'>q</Question><Answer>{}</Answer></QAPair>"
     file = tmp_path / "1.xml"
     file.write_text(f"<Document><QAPairs>{pair.format('yes')}{pair.format('')}</QAPairs></Document>")

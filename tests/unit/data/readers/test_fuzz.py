@@ -1,4 +1,4 @@
-"""Damaged files: whatever bytes change, a reader ends with rows, bad rows or an InputError, and says no text."""
+"""A reader of a damaged file ends with rows, bad rows or an InputError, and its messages contain no text."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from medray.errors import InputError
 CHANGES = 2000
 
 
-@pytest.mark.timeout(120)  # instead of a reader that never ends
+@pytest.mark.timeout(120)  # a reader that never ends fails
 @pytest.mark.parametrize(("format", "ending", "data"), FILES.values(), ids=FILES.keys())
 def test_no_change_of_bytes_breaks_a_reader(format: str, ending: str, data: bytes, tmp_path: Path) -> None:
     rng = random.Random(format + ending)

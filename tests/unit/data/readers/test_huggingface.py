@@ -1,4 +1,4 @@
-"""Hugging Face data sets: saved on disk, or by name without a network."""
+"""Hugging Face data sets are read from disk, or by name without a network."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_bytes_are_a_bad_row(tmp_path: Path) -> None:
     datasets.Dataset.from_dict({"image": [b"SECRET", None]}).save_to_disk(tmp_path / "saved")
     first, second = (found.row for found in read(str(tmp_path / "saved"), "huggingface"))
     assert isinstance(first, BadRowError)
-    assert str(first) == "column 'image' holds bytes, which JSON has not"
+    assert str(first) == "column 'image' holds bytes, which is not a JSON type"
     assert second == {"image": None}
 
 
@@ -75,7 +75,7 @@ def test_a_fingerprint_is_of_the_rows_of_one_split(tmp_path: Path) -> None:
     )
 
 
-def test_without_a_network_the_way_out_is_named() -> None:
+def test_without_a_network_the_message_has_a_fix() -> None:
     with pytest.raises(InputError, match="save_to_disk"):
         list(read("nobody/no-such-data-set", "huggingface"))
 
@@ -83,6 +83,6 @@ def test_without_a_network_the_way_out_is_named() -> None:
 @pytest.mark.parametrize(
     ("path", "why"), [("a/b/c", "neither a folder nor the name"), (".", "the folder holds no data set")]
 )
-def test_what_is_no_data_set_is_refused(path: str, why: str) -> None:
+def test_a_path_that_is_not_a_data_set_is_refused(path: str, why: str) -> None:
     with pytest.raises(InputError, match=why):
         list(read(path, "huggingface"))

@@ -1,4 +1,4 @@
-"""Parquet: rows as JSON has them, and a clear word for a file that is not whole."""
+"""The Parquet reader gives rows as JSON values, and a clear message for an incomplete file."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_a_row_with_bytes_is_a_bad_row(tmp_path: Path) -> None:
     columns = {"text": ["a", "b"], "image": [{"bytes": b"SECRET"}, {"bytes": None}]}
     first, second = (found.row for found in read(written(tmp_path, columns), "parquet"))
     assert isinstance(first, BadRowError)
-    assert str(first) == "column 'image' holds bytes, which JSON has not"
+    assert str(first) == "column 'image' holds bytes, which is not a JSON type"
     assert second == {"text": "b", "image": {"bytes": None}}
 
 
@@ -61,7 +61,7 @@ def test_a_file_that_is_cut_off_is_named(keep: float, tmp_path: Path) -> None:
     path = Path(written(tmp_path, {"a": ["text"] * 1000}))
     data = path.read_bytes()
     path.write_bytes(data[: int(len(data) * keep)])
-    with pytest.raises(InputError, match=r"rows\.parquet: not a whole Parquet file.*\n.*copy it again"):
+    with pytest.raises(InputError, match=r"rows\.parquet: not a complete Parquet file.*\n.*copy it again"):
         list(read(str(path), "parquet"))
 
 
@@ -77,11 +77,11 @@ def test_a_damaged_page_is_named(tmp_path: Path) -> None:
 def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
     table = pa.Table.from_arrays([pa.array(["1"]), pa.array(["2"])], names=["a", "a"])
     parquet.write_table(table, tmp_path / "rows.parquet")
-    with pytest.raises(InputError, match="two of its columns have one name"):
+    with pytest.raises(InputError, match="two of its columns have the same name"):
         list(read(str(tmp_path / "rows.parquet"), "parquet"))
 
 
-def test_compressed_once_more_is_refused(tmp_path: Path) -> None:
+def test_a_compressed_parquet_file_is_refused(tmp_path: Path) -> None:
     path = Path(written(tmp_path, {"a": ["text"]}))
     again = tmp_path / "rows.parquet.gz"
     again.write_bytes(gzip.compress(path.read_bytes()))

@@ -1,4 +1,4 @@
-"""PubTator: documents with entities at their offsets and relations between mentions."""
+"""The PubTator reader gives documents with entities at their offsets and relations between mentions."""
 
 from __future__ import annotations
 
@@ -95,13 +95,13 @@ def test_documents_end_at_a_blank_line_or_at_another_title(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        (("13\t22", "14\t23"), "the offsets of entity 2 hold another text than the entity"),
-        (("56\t64", "56\t99"), "the offsets of entity 4 lie outside of the text"),
-        (("0\t8", "8\t0"), "the offsets of entity 1 lie outside of the text"),
-        (("CID\tD009270", "CID\tD1"), "relation 1 names what the document does not mention"),
-        (("227\t13", "228\t13"), "line 4 is of another document"),
-        (("227\tCID", "227"), "line 7 is no line of PubTator"),
-        (("227|t|", ""), "line 1 is no line of PubTator"),
+        (("13\t22", "14\t23"), "the text at the offsets of entity 2 differs from the entity"),
+        (("56\t64", "56\t99"), "the offsets of entity 4 are outside the text"),
+        (("0\t8", "8\t0"), "the offsets of entity 1 are outside the text"),
+        (("CID\tD009270", "CID\tD1"), "relation 1 has an end that the document does not mention"),
+        (("227\t13", "228\t13"), "line 4 belongs to a different document"),
+        (("227\tCID", "227"), "line 7 is not a PubTator line"),
+        (("227|t|", ""), "line 1 is not a PubTator line"),
         (("227|a|", "227|t|"), None),
         (("227|t|", "227|a|"), "line 2 is a second title or abstract"),
     ],
@@ -130,7 +130,7 @@ def test_text_that_is_not_utf8_spoils_one_document(tmp_path: Path) -> None:
 def test_bc5cdr_is_read_whole(
     split: str, chemicals: int, diseases: int, relations: int, corpora: Path
 ) -> None:
-    """Counts of the corpus' own lines: grep -c for each type."""
+    """The counts are those of the corpus's own lines: grep -c for each type."""
     file = corpora / "bc5cdr" / f"CDR_{split}Set.PubTator.txt"
     found = list(read(str(file), "pubtator"))
     assert len(found) == 500

@@ -1,4 +1,4 @@
-"""Ranges: readers side by side see every row once, with its line, wherever the ranges touch."""
+"""Parallel readers of ranges see every row once, with its line, wherever the boundaries are."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_a_range_is_about_as_large_as_asked_for(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "format"), [("a.jsonl.gz", "jsonl"), ("a.csv", "csv"), ("a.json", "json")])
-def test_what_cannot_be_parted_is_one_range(name: str, format: str) -> None:
+def test_a_file_that_cannot_be_split_is_one_range(name: str, format: str) -> None:
     assert ranges(name, format, 1) == [(0, None)]
 
 

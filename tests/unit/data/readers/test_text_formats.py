@@ -1,4 +1,4 @@
-"""JSONL, JSON, CSV and TSV: every format gives the rows that were written, and gives the rest of them from any position on."""
+"""JSONL, JSON, CSV and TSV give the rows that were written, and from any position the rest of them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BOM = b"\xef\xbb\xbf"
 
 
 def made_rows(count: int) -> list[dict[str, Any]]:
-    """Text columns with all that a format must quote: line ends, quotes, delimiters, brackets, 1 to 4 byte letters."""
+    """Return rows with all that a format must quote: line ends, quotes, delimiters, brackets, 1 to 4 byte letters."""
     rng = random.Random(5)
     pieces = [
         "fever",
@@ -68,7 +68,7 @@ def as_objects(between: str, indent: int | None = None) -> bytes:
 
 
 def by_id(indent: int | None) -> bytes:
-    """Two rows name themselves, the others are named by their keys."""
+    """Return an object of rows: two rows have an id, the ids of the others are their keys."""
     whole = {row["id"] if number > 1 else f"key {number}": row for number, row in enumerate(ROWS)}
     assert len(whole) == len(ROWS)
     for key, row in list(whole.items())[2:]:
@@ -141,7 +141,7 @@ def test_a_format_gives_the_rows_that_were_written(suffix: str, data: bytes, tmp
 
 @pytest.mark.parametrize("chunk", [1, 7, 64, 1 << 20])
 @each_format
-def test_reading_goes_on_from_every_position(
+def test_reading_resumes_from_every_position(
     suffix: str, data: bytes, chunk: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(json_text, "_CHUNK", chunk)
@@ -153,15 +153,15 @@ def test_reading_goes_on_from_every_position(
 
 
 @each_format
-def test_what_stands_before_a_position_is_not_read(suffix: str, data: bytes, tmp_path: Path) -> None:
-    """But for the header of a table, all before the position may be unreadable."""
+def test_bytes_before_a_position_are_not_read(suffix: str, data: bytes, tmp_path: Path) -> None:
+    """Everything before the position may be unreadable, except the header of a table."""
     file = write(tmp_path, suffix, data)
     whole = list(read_file(file))
     position = whole[5].position
     header = whole[0].position if suffix.endswith((".csv", ".tsv")) else 0
     before = b"\xff" * (position - header)
     if suffix.lower() == ".jsonl":
-        before = before[:-1] + b"\n"  # by which a row is known to begin here
+        before = before[:-1] + b"\n"  # the line end shows that a row begins here
     file.write_bytes(data[:header] + before + data[position:])
     assert list(read_file(file, position, whole[5].line)) == whole[5:]
 
@@ -170,7 +170,7 @@ def test_a_position_is_the_byte_at_which_the_row_begins(tmp_path: Path) -> None:
     for suffix, data in FORMATS.values():
         for position, _, row, _ in read_file(write(tmp_path, suffix, data)):
             assert isinstance(row, dict)
-            rest = data[position:].decode()  # a position inside of a letter would not decode
+            rest = data[position:].decode()  # a position inside a character would not decode
             if suffix == ".json" and rest.startswith('"'):
                 assert json.loads("{" + rest.rstrip("} \r\n") + "}}").popitem() is not None
             elif suffix == ".json":
@@ -200,7 +200,7 @@ def test_a_header_alone_has_no_rows(tmp_path: Path) -> None:
 
 
 class TestJsonl:
-    def test_a_bad_line_is_a_row_and_reading_goes_on(self, tmp_path: Path) -> None:
+    def test_a_bad_line_is_a_row_and_reading_continues(self, tmp_path: Path) -> None:
         data = b'{"a": 1}\n{"a": \n\xff\n[1]\n"b"\n{"a": NaN\n' + b"[" * 100_000 + b'\n{"a": 2}\n'
         rows = read(tmp_path, ".jsonl", data)
         assert (rows[0], rows[-1]) == ({"a": 1}, {"a": 2})
@@ -213,7 +213,7 @@ class TestJsonl:
             "not valid JSON",
         ]
 
-    def test_reading_goes_on_at_a_bad_line(self, tmp_path: Path) -> None:
+    def test_reading_resumes_at_a_bad_line(self, tmp_path: Path) -> None:
         file = write(tmp_path, ".jsonl", b'{"a": 1}\noops\n{"a": 2}\n')
         position = [found.position for found in read_file(file)][1]
         again = [found.row for found in read_file(file, position)]
@@ -233,7 +233,7 @@ class TestJson:
             (b"oops", 0),
         ],
     )
-    def test_what_cannot_be_read_on_is_named_by_its_byte(
+    def test_a_syntax_error_is_reported_with_its_byte(
         self, data: bytes, byte: int, chunk: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(json_text, "_CHUNK", chunk)
@@ -244,7 +244,7 @@ class TestJson:
     @pytest.mark.parametrize(
         "data", [b'{"a": 1}\xff', b'{"\xc3\xa9": "\xff"}', BOM + b'{"a": "\xf0\x9f"}', b'[{"a": 1}]\xc3']
     )
-    def test_not_utf8_is_named_by_its_byte(
+    def test_bytes_that_are_not_utf8_are_reported_with_their_position(
         self, data: bytes, chunk: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(json_text, "_CHUNK", chunk)
@@ -266,7 +266,7 @@ class TestJson:
     def test_a_value_that_is_no_object_is_one_bad_row(
         self, chunk: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """A number may stand across the end of a chunk: it must not become two rows, or row numbers would move."""
+        """A number across the end of a chunk must not become two rows, or row numbers would shift."""
         monkeypatch.setattr(json_text, "_CHUNK", chunk)
         file = write(tmp_path, ".json", b'[12345, -1.5e+10, "text", null, true, {"a": 1}] 678')
         found = list(read_file(file))
@@ -277,13 +277,13 @@ class TestJson:
 
 
 class TestLines:
-    """The line of a row is where a text editor shows it."""
+    """The line of a row is the one that a text editor shows."""
 
     @each_format
     def test_a_row_begins_on_its_line(self, suffix: str, data: bytes, tmp_path: Path) -> None:
         found = list(read_file(write(tmp_path, suffix, data)))
         for each in found:
-            # JSONL's mark stands before the row; blank lines before a CSV row are lines of their own
+            # the byte order mark of JSONL comes before the row; blank lines before a CSV row are separate lines
             assert each.line == data[: each.position].count(b"\n") + 1
 
     def test_blank_lines_count(self, tmp_path: Path) -> None:
@@ -305,16 +305,16 @@ class TestObjectsById:
             [{}],
         ],
     )
-    def test_rows_one_after_another_are_not_taken_for_it(
+    def test_consecutive_rows_are_not_an_object_of_rows(
         self, rows: list[dict[str, Any]], chunk: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(json_text, "_CHUNK", chunk)
         assert read(tmp_path, ".json", "\n".join(map(json.dumps, rows)).encode()) == rows
 
-    def test_an_array_of_such_rows_is_not_taken_for_it(self, tmp_path: Path) -> None:
+    def test_an_array_of_such_rows_is_not_an_object_of_rows(self, tmp_path: Path) -> None:
         assert read(tmp_path, ".json", b'[{"q": {"text": "?"}}]') == [{"q": {"text": "?"}}]
 
-    def test_the_key_that_stands_twice_is_two_rows(self, tmp_path: Path) -> None:
+    def test_a_repeated_key_is_two_rows(self, tmp_path: Path) -> None:
         assert read(tmp_path, ".json", b'{"7": {"q": 1}, "7": {"q": 2}}') == [
             {"id": "7", "q": 1},
             {"id": "7", "q": 2},
@@ -348,16 +348,16 @@ class TestHardFiles:
         assert read(tmp_path, ".csv", "a\nx\n{}\ny\n".format("é" * 2_500_000).encode()) == rows
 
     def test_nul_bytes_make_bad_rows(self, tmp_path: Path) -> None:
-        """What a crashed writer leaves: a hole of NUL bytes in place of lines."""
+        """A crashed writer leaves a gap of NUL bytes instead of lines."""
         rows = read(tmp_path, ".jsonl", b'{"a": 1}\n' + b"\0" * 4096 + b'\n{"a": "x\0"}\n{"a": 2}\n')
         assert (rows[0], rows[-1]) == ({"a": 1}, {"a": 2})
-        assert reasons(rows) == ["a NUL byte, not valid JSON"] * 2
+        assert reasons(rows) == ["not valid JSON: a NUL byte"] * 2
 
-    def test_a_nul_byte_in_json_is_named_by_its_place(self, tmp_path: Path) -> None:
+    def test_a_nul_byte_in_json_is_reported_with_its_position(self, tmp_path: Path) -> None:
         assert failure(tmp_path, ".json", b'[{"a": 1}, \0]').endswith("not valid JSON at byte 11")
 
     def test_a_list_of_texts_is_no_rows(self, tmp_path: Path) -> None:
-        """As teachers' completions are kept: they belong to the rows of another file."""
+        """Teachers' completions are stored like this: they belong to the rows of another file."""
         rows = read(tmp_path, ".json", b'["one", "two:", " : "]')
         assert reasons(rows) == ["a str, not an object"] * 3
 
@@ -365,7 +365,7 @@ class TestHardFiles:
 class TestTables:
     def test_a_column_named_twice_is_refused(self, tmp_path: Path) -> None:
         message = failure(tmp_path, ".csv", b"a,b,c,b\n1,2,3,4\n")
-        assert "columns 2 and 4 of its header have one name" in message
+        assert "columns 2 and 4 of its header have the same name" in message
 
     def test_rows_of_another_width_are_bad_rows(self, tmp_path: Path) -> None:
         rows = read(tmp_path, ".csv", b"a,b\n1,2\n3\n4,5,6\n7,8\n")
@@ -381,7 +381,7 @@ class TestTables:
     def test_a_quote_that_is_never_closed_does_not_swallow_the_file(self, row: bytes, tmp_path: Path) -> None:
         message = failure(tmp_path, ".csv", b"a,b\n0,0\n" + row + b"\n3,4\n5,6\n")
         assert message.endswith(
-            "a quote in the row at byte 8, line 3, is never closed; it takes in the 2 lines after it"
+            "a quote in the row at byte 8, line 3, is never closed; its cell would contain the 2 lines after it"
         )
 
     def test_bad_rows_are_the_same_from_every_position(self, tmp_path: Path) -> None:
@@ -395,7 +395,7 @@ class TestTables:
             assert [(found.position, found.line, str(found.row)) for found in again] == whole[place:]
 
     @pytest.mark.parametrize("mark", [b"", BOM])
-    def test_a_header_that_is_not_utf8_is_named_by_its_byte(self, mark: bytes, tmp_path: Path) -> None:
+    def test_a_header_that_is_not_utf8_is_reported_with_its_byte(self, mark: bytes, tmp_path: Path) -> None:
         data = mark + b"ab,\xff\n"
         message = failure(tmp_path, ".csv", data)
         assert message.endswith(f"not UTF-8 at byte {data.index(0xFF)}")
@@ -412,7 +412,7 @@ class TestTables:
         assert "its header is not valid CSV" in failure(tmp_path, ".csv", header)
 
     def test_every_line_of_a_row_that_a_lone_quote_makes_is_a_bad_row(self, tmp_path: Path) -> None:
-        """Three rows are lost, so three are counted: one of 300 would have passed as a share of bad rows."""
+        """Three rows are lost, so three are counted: a single one would have stayed below the limit of bad rows."""
         data = b'a,b\n"Pain is worse,1\nnext,2\nshe says "no",3\nlast,4\n'
         found = list(read_file(write(tmp_path, ".csv", data)))
         assert [(each.line, isinstance(each.row, BadRowError)) for each in found] == [
@@ -421,7 +421,9 @@ class TestTables:
             (4, True),
             (5, False),
         ]
-        assert all("in a row that its quotes make of several lines" in str(each.row) for each in found[:3])
+        assert all(
+            "in a row that spans several lines because of its quotes" in str(each.row) for each in found[:3]
+        )
 
     @pytest.mark.parametrize("late", [False, True])
     def test_rows_that_quotes_of_another_kind_join_are_refused(self, late: bool, tmp_path: Path) -> None:
@@ -430,7 +432,7 @@ class TestTables:
         data = b"a,b\n" + (joined + shows if late else shows + joined)
         message = failure(tmp_path, ".csv", data)
         first, other = (2, 4) if late else (3, 2)
-        assert f"lines {first} to {first + 1} are one row by their quotes" in message
+        assert f"by their quotes, lines {first} to {first + 1} are one row" in message
         assert f"line {other} has a quote inside an unquoted cell" in message
 
     @pytest.mark.parametrize("between", [b"", b"cough,7\nfever,8\n"])
@@ -439,7 +441,7 @@ class TestTables:
         message = failure(tmp_path, ".csv", data)
         last = 4 + between.count(b"\n")
         assert (
-            f"lines 3 to {last} are one row by their quotes, but each looks like a row; no other" in message
+            f"by their quotes, lines 3 to {last} are one row, but each looks like a row; no other" in message
         )
 
     @pytest.mark.parametrize(
@@ -457,12 +459,12 @@ class TestTables:
         assert cell in [row["a"] for row in read(tmp_path, ".csv", data) if isinstance(row, dict)]
 
     def test_a_part_of_a_file_is_no_evidence(self, tmp_path: Path) -> None:
-        """What shows that quotes are quotes may stand before it."""
+        """The evidence that quotes are CSV quotes may be in an earlier part."""
         data = b'a,b\n"x,y",0\n"BP,120\n5",1\n'
         (tmp_path / "a.csv").write_bytes(data)
         assert len(list(readers.read(str(tmp_path / "a.csv"), "csv", 12, line=3))) == 1
 
-    def test_quotes_inside_of_unquoted_cells_are_letters(self, tmp_path: Path) -> None:
+    def test_quotes_inside_unquoted_cells_are_plain_characters(self, tmp_path: Path) -> None:
         data = b'a,b\nhe says "yes",1\n5" nail,2\n"two\nlines, and ""a quote""",3\n'
         assert [row["a"] for row in read(tmp_path, ".csv", data) if isinstance(row, dict)] == [
             'he says "yes"',
@@ -471,7 +473,7 @@ class TestTables:
         ]
 
     def test_many_columns_are_checked_in_linear_time(self, tmp_path: Path) -> None:
-        """20,000 names were compared with each other: 200 million comparisons."""
+        """Comparing 20,000 names with each other would need 200 million comparisons."""
         compared = 0
 
         class Name(str):
@@ -487,10 +489,10 @@ class TestTables:
 
 
 class TestTsv:
-    """A quote is a letter: lines, rows, rejects and the header add up."""
+    """Quotes are plain characters in TSV: lines, rows, rejects and the header add up."""
 
     @pytest.mark.parametrize("line_end", ["\n", "\r\n"])
-    def test_a_quote_is_a_letter(self, line_end: str, tmp_path: Path) -> None:
+    def test_a_quote_is_a_plain_character(self, line_end: str, tmp_path: Path) -> None:
         cells = [
             '"Pain is worse',
             "next row",
@@ -516,7 +518,7 @@ class TestTsv:
             assert next(read_file(tmp_path / "rows.tsv", each.position, each.line)) == each
 
     def test_a_real_file_keeps_all_its_lines(self, corpora: Path, tmp_path: Path) -> None:
-        """NCBI has tokens that are a quote; read as CSV, each takes in the lines up to the next."""
+        """NCBI has tokens that are a quote; read as CSV, each would swallow the lines up to the next one."""
         data = b"token\ttag\n" + (corpora / "ncbi_disease" / "train.tsv").read_bytes()
         found = read(tmp_path, ".tsv", data)
         lines = data.decode().splitlines()
@@ -525,11 +527,11 @@ class TestTsv:
             line.split("\t")[0] for line in lines[1:] if line
         ]
 
-    def test_cells_that_are_quoted_all_the_same_are_told(self, tmp_path: Path) -> None:
-        """A cell that pandas writes with a tab, a line end or a quote in it."""
+    def test_quoted_cells_are_reported(self, tmp_path: Path) -> None:
+        """Pandas quotes a cell that contains a tab, a line end or a quote."""
         data = b'a\tb\n"x\ty"\t1\n"x\ny"\t2\n"he says ""yes"""\t3\nz\t4\n'
         rows = read(tmp_path, ".tsv", data)
-        assert all("name the format tsv_quoted" in reason for reason in reasons(rows)[:2])
+        assert all("set the format to tsv_quoted" in reason for reason in reasons(rows)[:2])
         assert (len(reasons(rows)), rows[-1]) == (3, {"a": "z", "b": "4"})
         assert read(tmp_path, "quoted.tsv", data)[:3] == [
             {"a": "x\ty", "b": "1"},
@@ -539,7 +541,7 @@ class TestTsv:
         assert "the cells of its header are quoted" in failure(tmp_path, ".tsv", b'"a"\t"b"\nx\ty\n')
 
     def test_headers_that_cannot_be_read(self, tmp_path: Path) -> None:
-        assert "carriage return alone" in failure(tmp_path, ".tsv", b"a\tb\rx\ty\r")
+        assert "single carriage return" in failure(tmp_path, ".tsv", b"a\tb\rx\ty\r")
         assert "columns 1 and 3 of its header" in failure(tmp_path, ".tsv", b"a\tb\ta\n")
 
 
@@ -556,7 +558,7 @@ class TestTsv:
         (".csv", b'SECRET,"SECRET" SECRET\nSECRET,SECRET'),
     ],
 )
-def test_no_message_holds_text_of_a_row(suffix: str, data: bytes, tmp_path: Path) -> None:
+def test_no_message_contains_text_of_a_row(suffix: str, data: bytes, tmp_path: Path) -> None:
     said: list[str] = []
     try:
         for found in read_file(write(tmp_path, suffix, data)):

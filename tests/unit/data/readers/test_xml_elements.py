@@ -1,4 +1,4 @@
-"""MedQuAD's XML: questions with an answer."""
+"""The reader of MedQuAD's XML gives questions with an answer."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_an_empty_file_has_no_rows(tmp_path: Path) -> None:
 
 
 def test_other_xml_is_refused(tmp_path: Path) -> None:
-    """A file without pairs must not pass as a file whose pairs have no answer."""
+    """A file without pairs must not be treated like a file whose pairs have no answer."""
     with pytest.raises(InputError, match=r"its XML has no element Focus or QAPair\n.*bioc"):
         list(read(written(tmp_path, "<collection><document/></collection>"), "medquad_xml"))
     with pytest.raises(InputError, match="its XML has no element document"):
