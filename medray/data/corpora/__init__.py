@@ -1,7 +1,7 @@
-"""Published corpora by name: their files under a folder or URL become plain rows that `forms` makes records of.
+"""Published corpora by name: their files in a folder or at a URL become plain rows, which `schemas` turns into records.
 
-Every corpus of the systems that medray covers is here, with the parsers of its teachers' completions and the builder
-of its instruct sets. A row that cannot be read keeps its place and carries the reason.
+Every corpus of the reference systems is here, with the parsers of its teachers' completions and the builder of its
+instruct sets. A row that cannot be read keeps its position and carries the reason.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ __all__ = [
 
 
 def splits(name: str, root: str | None = None) -> tuple[str, ...]:
-    """Which of train, validation and test the corpus was published with; with `root`, those whose files lie there."""
+    """Return the published splits (of train, validation and test); with `root`, only those whose files are in it."""
     published = tuple(CORPORA[name].counts)
     if root is None:
         return published
@@ -49,19 +49,19 @@ def splits(name: str, root: str | None = None) -> tuple[str, ...]:
 
 
 def counts(name: str) -> dict[str, int]:
-    """Rows of each split as published, as far as known."""
+    """Return the published number of rows of each split, if known."""
     return {split: count for split, count in CORPORA[name].counts.items() if count is not None}
 
 
 def presets(name: str) -> Presets:
-    """How a run asks for the corpus unless its config says otherwise."""
+    """Return the defaults of a run for the corpus, which its config may override."""
     return CORPORA[name].presets
 
 
 def find(name: str, root: str, split: str) -> list[str]:
-    """The files that `rows` may read, a teacher's among them; absolute paths or URLs.
+    """Return the files that `rows` may read, including a teacher's, as absolute paths or URLs.
 
-    Raises InputError that names every name it looked for, where the split's own files are absent.
+    Raises InputError with all names that were tried if the split's own files are absent.
     """
     match CORPORA[name].kind:
         case "steps":
@@ -79,9 +79,9 @@ def find(name: str, root: str, split: str) -> list[str]:
 def rows(
     name: str, root: str, split: str, options: CorpusOptions, dropped: Counter[str] | None = None
 ) -> Iterator[CorpusRow]:
-    """The rows of a split in their published order. dropped: told how many were left out on purpose, a reason each.
+    """Yield the rows of a split in their published order. dropped: counts rows left out on purpose, by reason.
 
-    Raises InputError where files are absent, and where a teacher's completions do not match the rows.
+    Raises InputError if files are absent, or if a teacher's completions do not match the rows.
     """
     match CORPORA[name].kind:
         case "steps":

@@ -1,4 +1,4 @@
-"""Dialogues and their clinical notes: MeDistill's files, and the published ones that they were made of."""
+"""Dialogues and their clinical notes: the files of MeDistill, and the published files that they were made from."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ _SETS = {"train": "TrainingSet", "validation": "ValidationSet", "test": "TestSet
 
 
 def find(name: str, root: str, split: str) -> list[str]:
-    """The files of the split; InputError where they are absent."""
+    """Return the files of the split. Raises InputError if they are absent."""
     return [file.path for file in _sources(name, root, split)[0]]
 
 
 def rows(name: str, root: str, split: str, options: CorpusOptions) -> Iterator[CorpusRow]:
-    """Rows with id, input, label and, as published, rationale (text, list or {key: text}); two-step rows as they are."""
+    """Yield rows with id, input, label and the published rationale (text, list or {key: text}); two-step rows unchanged."""
     found, reverse = _sources(name, root, split)
     for number, each in enumerate(rows_of(found)):
         if isinstance(each.row, BadRowError):
@@ -44,11 +44,11 @@ def rows(name: str, root: str, split: str, options: CorpusOptions) -> Iterator[C
 
 
 def _sources(name: str, root: str, split: str) -> tuple[list[File], bool]:
-    """The files, and whether dialogue and note change places."""
+    """Return the files, and whether dialogue and note are swapped."""
     places = folders(root, *CORPORA[name].folders)
     if (
         name == "full_note"
-    ):  # published as taskB, with files of medqa_d2n's name: `root` may be that folder itself
+    ):  # published as taskB, with the file names of medqa_d2n; `root` may be that folder itself
         places.append(beside(places[-1]))
     wanted = _wanted(name, split)
     found = look(places, wanted)
@@ -64,7 +64,7 @@ def _sources(name: str, root: str, split: str) -> tuple[list[File], bool]:
 
 
 def _wanted(name: str, split: str) -> list[Names]:
-    if name == "medqa_n2d":  # "train" alone would be the forward direction
+    if name == "medqa_n2d":  # a file named just "train" is the forward direction
         return [Names(f"medqa_n2d_{word}") for word in WORDS[split]]
     if name == "full_note":
         stems = [
@@ -82,7 +82,7 @@ def _wanted(name: str, split: str) -> list[Names]:
 def _record(row: Mapping[str, Any], name: str, reverse: bool) -> dict[str, Any]:
     if "input_1" in row and "input_2" in row:
         if reverse:
-            raise BadRowError("a row of two steps has no reverse")
+            raise BadRowError("a two-step row cannot be reversed")
         return {"id": name, **row}
     source, label = text(row, *_INPUTS), text(row, *_LABELS)
     known = {column: row[column] for column in ("rationale", "lang", "group") if row.get(column) is not None}

@@ -1,4 +1,4 @@
-"""Which corpora a folder of many corpora holds, and why its other folders give none."""
+"""The search for all corpora in a folder of corpora, with the reason why other folders are skipped."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from medray.data.files.remote import place
 
 @dataclass(frozen=True)
 class Discovered:
-    """places: of each corpus, the folder that it is read from. skipped: of each other folder, why it is not read."""
+    """The result of a search. places: corpus → its folder. skipped: other folder → why it is not read."""
 
     places: dict[str, str]
     skipped: dict[str, str]
 
 
 def discover(source: str) -> Discovered:
-    """The corpora whose train split lies in a folder of `source` that is named after them.
+    """Return the corpora whose train split is in a folder of `source` that is named after them.
 
-    Beside the folders of many corpora a "train.json" could be anyone's: each is looked for in its own folder alone.
+    Each corpus is searched in its own folder only, because a "train.json" next to several folders could belong to any.
     """
     places: dict[str, str] = {}
     for name, published in CORPORA.items():
@@ -41,7 +41,7 @@ def discover(source: str) -> Discovered:
 
 
 def names_of(folder: str) -> list[str]:
-    """The corpora whose files a folder of this name holds."""
+    """Return the corpora whose files are in a folder of this name."""
     return [name for name, published in CORPORA.items() if folder in published.folders]
 
 
@@ -50,7 +50,7 @@ def _why(folder: str, source: str, places: dict[str, str]) -> str:
     if not names:
         known = {each.lower(): each for published in CORPORA.values() for each in published.folders}
         near = difflib.get_close_matches(folder.lower(), known, n=1, cutoff=0.8)
-        return "no corpus has a folder of this name" + (f"; is it {known[near[0]]}?" if near else "")
+        return "no corpus has a folder of this name" + (f"; did you mean {known[near[0]]}?" if near else "")
     elsewhere = Counter(places[name] for name in names if name in places)
     if elsewhere:
         read = [name for name in names if name in places]
@@ -58,11 +58,11 @@ def _why(folder: str, source: str, places: dict[str, str]) -> str:
         return f"{', '.join(read)} {'is' if len(read) == 1 else 'are'} read from {other}"
     there = {split for name in names for split in corpora.splits(name, f"{source}/{folder}")}
     only = f", only of {', '.join(sorted(there))}" if there else ""
-    return f"no file of the train split of {', '.join(names)} is in it{only}"
+    return f"it has no file of the train split of {', '.join(names)}{only}"
 
 
 def _folders(source: str) -> list[str]:
-    """Names of the folders in `source`, hidden ones aside; [] where a server does not list them."""
+    """Return the names of the folders in `source` except hidden ones; [] if a server does not list them."""
     if not files.is_remote(source):
         local = source.removeprefix("file://").removeprefix("local://")
         with os.scandir(os.path.expanduser(local)) as entries:
@@ -70,7 +70,7 @@ def _folders(source: str) -> list[str]:
     at = place(source)
     try:
         found: list[dict[str, Any]] = at.filesystem.ls(at.root, detail=True)
-    except Exception:  # every protocol has its own errors; many servers list nothing
+    except Exception:  # each protocol has its own errors; many servers list nothing
         return []
     names = [
         str(each["name"]).rstrip("/").rpartition("/")[2] for each in found if each["type"] == "directory"

@@ -1,6 +1,6 @@
-"""Documents with entities and relations: the corpora of RAG-ICL, in BigBio's KB form, and the processed files of them.
+"""Documents with entities and relations: the corpora of RAG-ICL in BigBio's KB form, and their processed files.
 
-Published files are read as BigBio's JSON, JSONL or Parquet, as PubTator, BioC or CoNLL.
+Published files are read as BigBio's JSON, JSONL or Parquet, or as PubTator, BioC or CoNLL.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ _CONLL = ("tsv", "conll", "iob", "bio")
 
 
 def task_of(name: str) -> Task:
-    """ner or re."""
+    """Return the task of a corpus, ner or re."""
     return "re" if CORPORA[name].presets.extraction.answer == "relations" else "ner"
 
 
 def find(name: str, root: str, split: str) -> list[str]:
-    """The files of the split; InputError where they are absent."""
+    """Return the files of the split. Raises InputError if they are absent."""
     return [file.path for file in _sources(name, root, split)]
 
 
 def rows(
     name: str, root: str, split: str, options: CorpusOptions, dropped: Counter[str] | None = None
 ) -> Iterator[CorpusRow]:
-    """Rows in BigBio's form with an id that is the document's. dropped: told how many were left out, a reason each.
+    """Yield rows in BigBio's form with the document's id. dropped: counts rows left out, by reason.
 
-    Entities of other types than the corpus asks for are left out. Documents without entities are, where relations are
-    asked for.
+    Entities of types that the corpus does not use are left out. For a corpus of relations, so are documents without
+    entities.
     """
     types, task = CORPORA[name].presets.extraction.types, task_of(name)
     seen: set[str] = set()
@@ -64,11 +64,12 @@ def rows(
 def processed(
     rows: Iterable[Mapping[str, Any]], task: Task, types: tuple[str, ...] = ()
 ) -> dict[str, list[Any]]:
-    """{document_id: [text, answers]}, the form of the published scripts.
+    """Return {document_id: [text, answers]}, the form of the published scripts.
 
-    rows: as `rows` gives them. ner: text is the first string of the first and of the last passage; answers are distinct texts of entities, the
-    spelling with an upper-case first letter before others. re: text is all strings of all passages; answers are
-    distinct [first, second] texts of relations; documents without entities are left out. types: empty for all.
+    rows: as from `rows`. ner: text is the first string of the first and of the last passage; answers are the distinct
+    texts of entities, of which the spelling with an upper-case first letter is preferred. re: text is all strings of all
+    passages; answers are the distinct [first, second] texts of relations; documents without entities are left out.
+    types: the entity types to use; empty for all.
     """
     made = {}
     for row in rows:
@@ -88,7 +89,7 @@ def processed(
 
 
 def rich(row: Mapping[str, Any]) -> dict[str, Any]:
-    """{id, text, entities, relations} with everything that the processed form loses; offsets hold in `text`."""
+    """Return {id, text, entities, relations} with everything that the processed form loses. Offsets refer to `text`."""
     text = ""
     for passage in row["passages"]:
         strings, offsets = _strings(passage["text"]), passage.get("offsets") or ()
@@ -130,7 +131,7 @@ def _pairs(row: Mapping[str, Any], types: tuple[str, ...]) -> list[list[str]]:
 
 
 def _of_types(row: Mapping[str, Any], types: tuple[str, ...]) -> dict[str, Any]:
-    """The row with entities of these types alone, and the relations that are left between them."""
+    """Return the row with only the entities of these types and the relations between them."""
     if not types:
         return dict(row)
     entities = [entity for entity in row["entities"] if entity.get("type") in types]
@@ -144,7 +145,7 @@ def _of_types(row: Mapping[str, Any], types: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _checked(row: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Raises BadRowError for what is not of BigBio's form."""
+    """Return the row. Raises BadRowError if it is not in BigBio's form."""
     for column, keys in (
         ("passages", ("text",)),
         ("entities", ("id", "text")),
@@ -172,7 +173,7 @@ def _strings(value: object) -> list[str]:
 def _sources(name: str, root: str, split: str) -> list[File]:
     corpus = CORPORA[name].documents
     places = folders(root, *CORPORA[name].folders)
-    # biorelex has no test split: its validation split is tested on.
+    # biorelex has no test split, so its validation split is used as the test split.
     wanted = _wanted(corpus, "validation" if corpus == "biorelex" and split == "test" else split)
     if corpus == "nlm_gene" and (listed := _listed(places, split)):
         return listed
@@ -197,7 +198,7 @@ def _wanted(corpus: str, split: str) -> list[Names]:
 
 
 def _listed(places: Iterable[str], split: str) -> list[File]:
-    """NLM-Gene: a file a document, and a list of the documents of each split."""
+    """Return the files of NLM-Gene, which has one file per document, and a list of documents per split."""
     for place in places:
         for folder in (place, f"{place}/Corpus"):
             found = (

@@ -1,6 +1,6 @@
-"""A published corpus into plain files: rows of each split, rejects, and an account of where they came from.
+"""Import of a published corpus into plain files: the rows of each split, rejects, and an account of their origin.
 
-All files are written beside their place and moved there together at the end, import.json last.
+All files are written to a temporary folder and moved to the target together at the end, import.json last.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ ACCOUNT, REJECTS = "import.json", "rejects.jsonl"
 
 @dataclass(frozen=True)
 class Subset:
-    """Of an instruct set. mode: slices (the published short set) or sample (`rows` of them, drawn with `seed`)."""
+    """A subset of an instruct set. mode: slices (the published short set) or sample (`rows` rows, drawn with `seed`)."""
 
     mode: str
     rows: int = instruct.SHORT_ROWS
@@ -37,11 +37,11 @@ class Subset:
 
 @dataclass
 class SplitAccount:
-    """Rows written, rows rejected, and rows left out on purpose, a reason each; published: how many there should be.
+    """The numbers of rows written, rejected, and left out on purpose (by reason), which add up to the rows read.
 
-    The three together are the rows that were read. without_rationale: of those written, rows whose rationale is blank
-    or absent; None where a corpus has none at all. teacher: a TeacherReport of the rows written, with its accuracy;
-    None where the words are the corpus's own, which are right by definition.
+    published: the published number of rows. without_rationale: written rows with a blank or absent rationale; None if the
+    corpus has no rationales. teacher: a TeacherReport of the written rows, with its accuracy; None if the corpus itself
+    provides labels and rationales, which are right by definition.
     """
 
     rows: int = 0
@@ -61,11 +61,11 @@ def import_corpus(
     *,
     force: bool = False,
 ) -> dict[str, Any]:
-    """Writes {split}.jsonl, rejects.jsonl and import.json into `target`; returns what import.json holds.
+    """Write {split}.jsonl, rejects.jsonl and import.json into `target`. Return the content of import.json.
 
-    Extraction corpora also get collate/{ner,re}/NAME/NAME_{split}_processed.json and the same with everything in it
-    as _rich.jsonl; multiclinsum its test split a language. Raises InputError where files are there and `force` is
-    not given, and where a split has no rows.
+    Extraction corpora also get collate/{ner,re}/NAME/NAME_{split}_processed.json and a complete form as _rich.jsonl;
+    multiclinsum also gets one test file per language. Raises InputError if files exist and `force` is not given, or if a
+    split has no rows.
     """
     accounts: dict[str, SplitAccount] = {}
     warnings: list[str] = []
@@ -94,10 +94,10 @@ def _teacher(name: str, options: CorpusOptions) -> str | None:
 def import_versions(
     versions: Sequence[str], source: str, target: Path, subset: Subset | None, *, force: bool = False
 ) -> dict[str, Any]:
-    """Writes the published instruct sets, PUBLISHED_NAME/train.jsonl each, and rejects.jsonl and import.json.
+    """Write PUBLISHED_NAME/train.jsonl for each published instruct set, and rejects.jsonl and import.json.
 
-    subset: rows that are chosen of every set; None: all of a set, the published slices of a short one.
-    `splits` of the account counts the rows written of each set; `sources` the usable rows of what they are made of.
+    subset: the rows to choose from every set; None: all rows of a set, or the published slices of a short set.
+    In the account, `splits` counts the written rows of each set, `sources` the usable rows of the source corpora.
     """
     wanted = {version: instruct.published_name(version) for version in versions}
     names = [name for name in ("wikidoc", "medquad") if any(name in instruct.sources_of(v) for v in versions)]
@@ -125,7 +125,7 @@ def import_versions(
 def import_subset(
     name: str, source: str, target: Path, subset: Subset, *, force: bool = False
 ) -> dict[str, Any]:
-    """As import_corpus, with the chosen rows of an instruct corpus alone."""
+    """Import only the chosen rows of an instruct corpus. Otherwise this is like `import_corpus`."""
     account = SplitAccount(published=corpora.counts(name)["train"])
     with _staged(target, force) as stage:
         with _writer(stage / REJECTS) as rejects:
@@ -163,7 +163,7 @@ def _write_split(
             f"the {split} split of {name} has no usable row: {account.rejected} are bad, "
             f"{sum(account.dropped.values())} left out",
             file=files.shown(source),
-            fix="name the folder or file as it was published",
+            fix="use the folder or file as it was published",
         )
     rows = stage / f"{split}.jsonl"
     if CORPORA[name].kind == "extraction":
@@ -182,7 +182,7 @@ def _write_split(
 def _good_rows(
     name: str, source: str, split: str, options: CorpusOptions, rejects: Any, account: SplitAccount
 ) -> Iterator[dict[str, Any]]:
-    """The usable rows; the others go to `rejects`, and all are counted in `account`."""
+    """Yield the usable rows, write the others to `rejects`, and count all rows in `account`."""
     dropped: Counter[str] = Counter()
     for file, line, row in corpora.rows(name, source, split, options, dropped):
         if isinstance(row, BadRowError):
@@ -237,16 +237,16 @@ def _finish(
 
 @contextmanager
 def _staged(target: Path, force: bool) -> Iterator[Path]:
-    """A folder whose files move to `target` once all of them are written."""
+    """Yield a temporary folder whose files move to `target` once all of them are written."""
     if not force and (target / ACCOUNT).exists():
-        raise InputError("an import is there already", file=target, fix="another folder, or --force")
+        raise InputError("it already contains an import", file=target, fix="use another folder, or --force")
     fresh = not target.exists()
     try:
         target.mkdir(parents=True, exist_ok=True)
         stage = Path(tempfile.mkdtemp(dir=target, prefix=".import-"))
     except OSError as error:
         raise InputError(
-            f"cannot be written ({error.strerror})", file=target, fix="name a folder that you may write to"
+            f"cannot be written ({error.strerror})", file=target, fix="use a folder that you may write to"
         ) from None
     try:
         yield stage
@@ -262,11 +262,13 @@ def _move(stage: Path, target: Path, force: bool) -> None:
     there = [str(file) for file in sorted(made) if (target / file).exists()]
     if there and not force:
         raise InputError(
-            f"{len(there)} of the files are there already, such as {there[0]}",
+            f"{len(there)} of the files exist already, such as {there[0]}",
             file=target,
-            fix="another folder, or --force",
+            fix="use another folder, or --force",
         )
-    (target / ACCOUNT).unlink(missing_ok=True)  # it must never tell of files that are not the ones there
+    (target / ACCOUNT).unlink(
+        missing_ok=True
+    )  # the account must never describe other files than those in the folder
     for file in sorted(made, key=lambda file: str(file) == ACCOUNT):
         (target / file).parent.mkdir(parents=True, exist_ok=True)
         os.replace(stage / file, target / file)
@@ -281,7 +283,7 @@ def _writer(file: Path) -> Iterator[Any]:
 
 def _line(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False)
-    # Half of a surrogate pair has no UTF-8: written as an escape, it is read again as it was.
+    # An unpaired surrogate cannot be encoded as UTF-8; it is written as an escape, which restores it when read.
     return (text if text.isascii() or _encodes(text) else json.dumps(value)) + "\n"
 
 

@@ -1,7 +1,7 @@
-"""The instruct builder: wikidoc and MedQuAD to rows of instruction, input and output, and the published sets of them.
+"""The instruct builder: wikidoc and MedQuAD as rows of instruction, input and output, and the published sets of them.
 
-A set is wikidoc, medquad, both one after the other (combined), or 2,000 rows of both (combined_short); with the prompt
-column of a model family it is a version, such as gemma/combined_short.
+A set is wikidoc, medquad, the concatenation of both (combined), or 2,000 rows of both (combined_short). A set with the
+prompt column of a model family is a version, such as gemma/combined_short.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _SETS = {
     "wikidoc": "{}_medical_meadow_wikidoc_instruct_dataset",
 }
 VERSIONS = tuple(f"{family}/{name}" for family in _FAMILIES for name in _SETS)
-# What pandas reads as no value in a CSV file, as the published builder did.
+# Texts that pandas reads as missing values in a CSV file, as in the published builder.
 _NO_VALUE = {
     *("#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN"),
     *("<NA>", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null"),
@@ -41,16 +41,16 @@ _STEMS = {
 
 
 def find(name: str, root: str, split: str) -> list[str]:
-    """The files of the corpus; InputError where they are absent."""
+    """Return the files of the corpus. Raises InputError if they are absent."""
     return [file.path for file in _sources(name, root)]
 
 
 def rows(
     name: str, root: str, split: str, options: CorpusOptions, dropped: Counter[str] | None = None
 ) -> Iterator[CorpusRow]:
-    """Rows with id, instruction, input, output, source. dropped: told how many were left out, a reason each.
+    """Yield rows with id, instruction, input, output, source. dropped: counts rows left out, by reason.
 
-    Rows without a question or an answer, and repeats of both together, are left out; the first of them stays.
+    Rows without a question or an answer, and repeated pairs of question and answer, are left out; the first pair stays.
     """
     dropped = Counter() if dropped is None else dropped
     seen: set[tuple[str, str]] = set()
@@ -78,47 +78,47 @@ def rows(
 
 
 def published_name(version: str) -> str:
-    """The name that a version was published under. Raises InputError for what is no version.
+    """Return the name under which a version was published. Raises InputError for an unknown version.
 
-    llama is what llama2 was first called.
+    llama is the first name of llama2.
     """
     family, _, name = version.partition("/")
     if family not in (*_FAMILIES, "llama") or name not in _SETS:
         raise InputError(
-            "is no version of the instruct sets",
+            "is not a version of the instruct sets",
             key="--version",
             value=version,
-            fix=f"one of {', '.join(VERSIONS)}",
+            fix=f"use one of {', '.join(VERSIONS)}",
         )
     return _SETS[name].format(family)
 
 
 def sources_of(version: str) -> tuple[str, ...]:
-    """The corpora that a version is made of, in their order."""
+    """Return the corpora of a version, in order."""
     name = version.partition("/")[2]
     return ("wikidoc", "medquad") if name.startswith("combined") else (name,)
 
 
 def short(table: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The published short set: rows [:1000] and [-5000:-4000] of the combined table, a head and a slice of the tail."""
+    """Return the published short set: rows [:1000] and [-5000:-4000] of the combined table."""
     if len(table) < 6000:
         raise InputError(
             f"the short set needs 6,000 rows, so that its slices do not overlap; there are {len(table):,}",
             key="--subset",
             value="short",
-            fix="--subset sample --rows N",
+            fix="use --subset sample --rows N",
         )
     return [*table[_HEAD], *table[_TAIL]]
 
 
 def sample(table: Sequence[dict[str, Any]], count: int, seed: int) -> list[dict[str, Any]]:
-    """`count` rows in the table's order, drawn with `seed`: of each source its share, to within one row."""
+    """Return `count` rows in the table's order, drawn with `seed`. Each source keeps its share, to within one row."""
     if not 0 < count <= len(table):
         raise InputError(
-            f"there are {len(table):,} rows to draw from",
+            f"there are only {len(table):,} rows to draw from",
             key="--rows",
             value=count,
-            fix=f"--rows {len(table)}",
+            fix=f"use --rows {len(table)} or fewer",
         )
     groups: dict[str, list[int]] = {}
     for number, row in enumerate(table):
@@ -138,7 +138,7 @@ def sample(table: Sequence[dict[str, Any]], count: int, seed: int) -> list[dict[
 
 
 def with_prompt(table: Sequence[Mapping[str, Any]], family: str) -> list[dict[str, str]]:
-    """The published columns: output, input, instruction, prompt."""
+    """Return rows with the published columns: output, input, instruction, prompt."""
     return [
         {
             **{column: row[column] for column in ("output", "input", "instruction")},
@@ -165,7 +165,7 @@ def _sources(name: str, root: str) -> list[File]:
 
 
 def _value(row: Mapping[str, Any], columns: Sequence[str], csv: bool) -> str | None:
-    """The text of the first of the columns that the row has; None where it has no value."""
+    """Return the text of the first column that the row has, or None if that is a missing value."""
     column = next((column for column in columns if column in row), None)
     if column is None and "source" in columns:
         return None

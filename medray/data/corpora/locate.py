@@ -1,4 +1,4 @@
-"""Where the files of a published corpus lie under a folder or URL, and the rows in them."""
+"""The search for the files of a published corpus in a folder or at a URL, and the rows in them."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ WORDS = {
 
 @dataclass(frozen=True)
 class Names:
-    """Names that a file may have: a stem, which may hold * and folders, with one of some endings.
+    """Possible names of a file: a stem, which may contain * and folders, with one of several endings.
 
-    format: of all of them; None: by the ending.
+    format: the format of all of them; None: by the ending.
     """
 
     stem: str
@@ -37,7 +37,10 @@ class Names:
 
 @dataclass(frozen=True)
 class File:
-    """path: absolute, or a URL. name: as messages and rejects call it. folder: the corpus's, that it was found in."""
+    """A file of a corpus.
+
+    path: absolute path or URL. name: its name in messages and rejects. folder: the folder of the corpus that holds it.
+    """
 
     path: str
     format: str
@@ -46,7 +49,7 @@ class File:
 
 
 def split_names(*corpora: str, split: str) -> list[Names]:
-    """CORPUS_train, CORPUS-train, train and the shards of a hub's copy, in all spellings of the split."""
+    """Return the names CORPUS_train, CORPUS-train, train and those of shards on a hub, for all spellings of the split."""
     stems = [f"{corpus}{sign}{word}" for corpus in corpora for sign in "_-" for word in WORDS[split]]
     stems += WORDS[split]
     shards = [Names(f"{folder}{word}-*", ("parquet",)) for folder in ("", "data/") for word in WORDS[split]]
@@ -54,7 +57,7 @@ def split_names(*corpora: str, split: str) -> list[Names]:
 
 
 def folders(root: str, *names: str) -> list[str]:
-    """Where to look: folders of the corpus in `root`, then `root`."""
+    """Return the folders to search: folders of the corpus in `root`, then `root`."""
     whole = root.rstrip("/") or "/"
     if "://" not in whole:
         whole = os.path.abspath(os.path.expanduser(whole))
@@ -62,14 +65,14 @@ def folders(root: str, *names: str) -> list[str]:
 
 
 def beside(folder: str) -> str:
-    """The folder or URL that holds `folder`; `folder` where nothing does."""
+    """Return the parent folder or URL of `folder`, or `folder` if it has none."""
     scheme, mark, path = folder.rpartition("://")
     above = path.rpartition("/")[0]
     return f"{scheme}{mark}{above}" if above else folder
 
 
 def look(places: Sequence[str], wanted: Sequence[Names]) -> list[File]:
-    """The files of the first name that is there, sorted by the numbers in them; [] where none is."""
+    """Return the files of the first name that exists, sorted by the numbers in their names; [] if none exists."""
     for folder in places:
         for names in wanted:
             for ending in names.endings:
@@ -83,21 +86,21 @@ def look(places: Sequence[str], wanted: Sequence[Names]) -> list[File]:
 
 
 class AbsentError(InputError):
-    """No file of a split is there."""
+    """An error: a split has no files."""
 
 
 def absent(corpus: str, split: str, places: Sequence[str], wanted: Sequence[Names]) -> AbsentError:
-    """The error that names every name that was looked for."""
+    """Return the error with all names that were tried."""
     return AbsentError(
-        f"no file of the {split} split of {corpus} is there; looked for {listed(wanted)}",
+        f"no file of the {split} split of {corpus} was found; looked for {listed(wanted)}",
         file=", ".join(map(shown, places)),
         key="data.root",
-        fix="name the folder of the published files, under the names that they were published with",
+        fix="use the folder of the published files, and keep the names that they were published with",
     )
 
 
 def listed(wanted: Sequence[Names]) -> str:
-    """All names for a message: stems with the same endings together."""
+    """Return all names for a message, with stems of the same endings together."""
     stems: dict[tuple[str, ...], list[str]] = {}
     for names in wanted:
         stems.setdefault(names.endings, []).append(names.stem)
@@ -108,7 +111,7 @@ def listed(wanted: Sequence[Names]) -> str:
 
 
 def rows_of(found: Sequence[File], dropped: Counter[str] | None = None) -> Iterator[CorpusRow]:
-    """All rows of some files. dropped: told what a format leaves out that is no mistake."""
+    """Yield all rows of the files. dropped: counts rows that a format leaves out on purpose."""
     for file in found:
         reading = read(file.path, file.format)
         for each in reading:
@@ -118,7 +121,7 @@ def rows_of(found: Sequence[File], dropped: Counter[str] | None = None) -> Itera
 
 
 def natural(path: str) -> list[tuple[int, str]]:
-    """Sorts x_2 before x_10."""
+    """Return a sort key that puts x_2 before x_10."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", path)]
 
 
@@ -136,7 +139,7 @@ def _remote(url: str) -> list[str]:
         found = at.filesystem.glob(at.root) if "*" in url else [at.root] * at.filesystem.exists(at.root)
     except FileNotFoundError:
         return []
-    except Exception as error:  # every protocol has its own errors
+    except Exception as error:  # each protocol has its own errors
         unreadable(error, url)
     return [at.url(name) for name in sorted(found, key=natural)] if "*" in url else [url] * len(found)
 

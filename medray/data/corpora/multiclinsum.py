@@ -1,7 +1,7 @@
 """MultiClinSum: case reports and summaries in four languages, shuffled and split as MeDistill's decoder was trained.
 
-Each language is shuffled by Python's `random.Random(42)` and cut .8/.01/.19. As all have the same reports in the same
-order, a report is in one split in every language; where they have not, the reports' ids are shuffled instead.
+Each language is shuffled by Python's `random.Random(42)` and split .8/.01/.19. If all languages have the same reports in the
+same order, a report is in the same split in every language; otherwise the ids of the reports are shuffled instead.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from medray.data.records import BadRowError
 from medray.errors import InputError
 
 LANGUAGES = ("en", "es", "fr", "pt")
-INPUT_CHARACTERS, OUTPUT_CHARACTERS = 2560, 512  # of train and validation
+INPUT_CHARACTERS, OUTPUT_CHARACTERS = 2560, 512  # limits of train and validation
 _SEED, _TRAIN, _VALIDATION = 42, 0.8, 0.01
 _NAME = "multiclinsum"
 
 
 def find(name: str, root: str, split: str) -> list[str]:
-    """All files: every split is drawn from all of them."""
+    """Return all files, because every split is drawn from all of them."""
     return [
         path
         for pairs in _sources(root).values()
@@ -36,7 +36,7 @@ def find(name: str, root: str, split: str) -> list[str]:
 
 
 def rows(name: str, root: str, split: str, options: CorpusOptions) -> Iterator[CorpusRow]:
-    """Rows with id, input, label, lang, group (the report) and, but for test, rationale; language after language."""
+    """Yield rows with id, input, label, lang, group (the report) and, except for test, rationale, one language at a time."""
     reports = {lang: list(_reports(lang, pairs)) for lang, pairs in _sources(root).items()}
     chosen = _split({lang: [document for document, _ in found] for lang, found in reports.items()})
     for lang, found in reports.items():
@@ -54,7 +54,7 @@ def rows(name: str, root: str, split: str, options: CorpusOptions) -> Iterator[C
 
 
 def split_rows(count: int) -> dict[str, list[int]]:
-    """Row numbers of each split of `count` shuffled rows: of 592, 473, 5 and 114."""
+    """Return the row numbers of each split of `count` shuffled rows; 592 rows give 473, 5 and 114."""
     order = list(range(count))
     random.Random(_SEED).shuffle(order)
     train = int(count * _TRAIN)
@@ -63,11 +63,11 @@ def split_rows(count: int) -> dict[str, list[int]]:
 
 
 def _split(documents: Mapping[str, list[str]]) -> dict[str, dict[str, list[int]]]:
-    """Row numbers of each split of each language."""
+    """Return the row numbers of each split for each language."""
     for lang, found in documents.items():
         if len(set(found)) < len(found):
             raise InputError(
-                f"{len(found) - len(set(found))} reports of {lang} have the id of another",
+                f"{len(found) - len(set(found))} reports of {lang} have the id of another report",
                 key="data.root",
                 fix="keep each report of a language once",
             )
@@ -86,7 +86,7 @@ def _split(documents: Mapping[str, list[str]]) -> dict[str, dict[str, list[int]]
 
 
 def _sources(root: str) -> dict[str, list[tuple[File, str]]]:
-    """Of each language, its JSON file, or its texts with the paths of their summaries."""
+    """Return for each language its JSON file, or its texts with the paths of their summaries."""
     places = folders(root, *CORPORA[_NAME].folders)
     found: dict[str, list[tuple[File, str]]] = {}
     looked: list[Names] = []
@@ -122,7 +122,7 @@ def _summary_of(file: File) -> str:
 
 
 def _reports(lang: str, pairs: list[tuple[File, str]]) -> Iterator[tuple[str, CorpusRow]]:
-    """(id of the report, row) of a language."""
+    """Yield (id of the report, row) for a language."""
     for file, summary in pairs:
         if summary:
             yield _number(file.path), CorpusRow(file.name, 1, _text_row(file.path, summary))
@@ -150,7 +150,7 @@ def _text_row(path: str, summary: str) -> dict[str, Any] | BadRowError:
     except UnicodeDecodeError:
         return BadRowError("not UTF-8")
     except (InputError, OSError):
-        return BadRowError("its summary is not there")
+        return BadRowError("its summary is missing")
 
 
 def _whole(path: str) -> str:

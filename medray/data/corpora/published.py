@@ -1,4 +1,4 @@
-"""The published corpora: their splits, sizes, licences, and how a run asks for them."""
+"""The published corpora: their splits, sizes, licences, and the defaults of runs that use them."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ UNVERIFIED = "licence not verified: ask its publisher before use"
 
 @dataclass(frozen=True)
 class CorpusOptions:
-    """What may be chosen of a published corpus.
+    """Options for reading a published corpus.
 
-    label_source: llm replaces the labels of train by the teacher's. teacher: palm, gpt, generic; None: the corpus's
-    own, where its files are there. pair_join: newline, eos; None: as published. eos_token: the text of the end token.
-    legacy_and: teacher_report reads `(a) and (b)` as the published evaluation did. subset: "small" is the first
-    tenth of esnli.
+    label_source: llm replaces the labels of train by the teacher's. teacher: palm, gpt, generic; None: the corpus's own
+    teacher if its files exist. pair_join: newline, eos; None: as published. eos_token: the text of the end token.
+    legacy_and: teacher_report reads `(a) and (b)` as the published evaluation did. subset: "small" is the first tenth of
+    esnli.
     """
 
     label_source: str = "gt"
@@ -38,14 +38,14 @@ class CorpusOptions:
 
 
 class CorpusRow(NamedTuple):
-    """A row for `forms`, or why there is none. line: of the file, from 1; where there are no lines, its number."""
+    """A row for `schemas`, or the reason why there is none. line: its line from 1, or its number if there are no lines."""
 
     file: str
     line: int
     row: dict[str, Any] | BadRowError
 
 
-# Prompts of dialogues, the simulated clinic's among them. Sources of a user's own have none.
+# Prompts of dialogues, including the simulated clinic. A user's own sources have none.
 DIALOGUE = PromptsConfig(
     label="Summarize this dialogue", rationale="Extract the key information from this dialogue"
 )
@@ -53,11 +53,11 @@ DIALOGUE = PromptsConfig(
 
 @dataclass(frozen=True)
 class Presets:
-    """How a run asks for a corpus unless its config says otherwise.
+    """The defaults of a run for a corpus, which its config may override.
 
-    prompts_by_lang: prompts of rows in other languages. pair_join: what the published inputs were joined by.
-    hold_out: share of the training rows that is validated on, drawn with seed 0, where there is no validation split.
-    teacher: whose words the corpus brings.
+    prompts_by_lang: prompts of rows in other languages. pair_join: the separator in the published inputs.
+    hold_out: share of the training rows used for validation, drawn with seed 0, if there is no validation split.
+    teacher: the teacher whose completions the corpus includes.
     """
 
     form: str
@@ -73,9 +73,9 @@ class Presets:
 
 @dataclass(frozen=True)
 class Published:
-    """A corpus. counts: rows of each split as published; None: not known. folders: names of its folder.
+    """A corpus. counts: published number of rows of each split; None: unknown. folders: possible names of its folder.
 
-    documents: of an extraction corpus, the corpus whose documents it reads.
+    documents: for an extraction corpus, the corpus whose documents it reads.
     """
 
     kind: Kind
@@ -227,7 +227,7 @@ NAMES = tuple(CORPORA)
 
 
 def text(row: Mapping[str, Any], *columns: str) -> str:
-    """The text of the first of these columns that the row has, as it stands. Raises BadRowError where there is none."""
+    """Return the unchanged text of the first of these columns that the row has. Raises BadRowError if there is none."""
     column = next((column for column in columns if column in row), None)
     if column is None:
         raise BadRowError(f"no column {' or '.join(map(repr, columns))}")
@@ -242,9 +242,9 @@ def text(row: Mapping[str, Any], *columns: str) -> str:
 
 
 def subsample(count: int, share: float, seed: int) -> np.ndarray:
-    """Numbers of the rows that are kept of `count`, int64 [kept], in the order in which `datasets` hands them out.
+    """Return the numbers of the rows to keep of `count`, int64 [kept], in the order in which `datasets` yields them.
 
-    Raises InputError where no row would be left.
+    Raises InputError if no row would be left.
     """
     if share >= 1 or count == 0:
         return np.arange(count)
@@ -254,7 +254,7 @@ def subsample(count: int, share: float, seed: int) -> np.ndarray:
 def holdout(
     count: int, share: float = HOLD_OUT_SHARE, seed: int = HOLD_OUT_SEED
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(training, validation): numbers of the rows of each part, int64. Raises InputError where a part would be empty."""
+    """Return the row numbers of (training, validation), int64. Raises InputError if a part would be empty."""
     if share <= 0 or count == 0:
         return np.arange(count), np.arange(0)
     parts = _cut(count, share, seed, "data.split.validation")
@@ -262,7 +262,7 @@ def holdout(
 
 
 def svamp_permutation(count: int = 1000) -> np.ndarray:
-    """The order of SVAMP.json's rows, int64 [count]: the first 800 are the training split, the rest the test split."""
+    """Return the order of SVAMP.json's rows, int64 [count]: the first 800 are the training split, the rest the test split."""
     return np.random.RandomState(0).permutation(count)
 
 
@@ -276,7 +276,7 @@ def _cut(count: int, test_share: float, seed: int, key: str) -> Any:
         raise InputError(
             f"a share of {test_share:g} of {count} rows leaves one of the two parts empty",
             key=key,
-            fix="choose another share, or give a validation file",
+            fix="use another share, or set a validation file",
         ) from None
 
 

@@ -1,6 +1,6 @@
-"""The corpora of Distilling Step-by-Step: source fields to input and gold label, with a teacher's rationale beside.
+"""The corpora of Distilling Step-by-Step: source fields become input and gold label, joined with a teacher's rationale.
 
-Both published forms are read: the sources' own fields, and files that hold `input` and `label` already.
+Both published forms are read: the sources' own fields, and files that already have `input` and `label`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _RAW_SVAMP, _RAW_ASDIV = Names("SVAMP", ("json",)), Names("ASDiv", ("xml",), "me
 
 
 def find(name: str, root: str, split: str) -> list[str]:
-    """Files of the split and of every teacher of it that is there. Raises InputError where the split's own are absent."""
+    """Return the files of the split and of all its teachers. Raises InputError if the split's own files are absent."""
     found = []
     for part in _parts(name, split):
         sources = _sources(part, root, split, name)
@@ -46,13 +46,13 @@ def find(name: str, root: str, split: str) -> list[str]:
 
 
 def rows(name: str, root: str, split: str, options: CorpusOptions) -> Iterator[CorpusRow]:
-    """Rows with id, input, label and, where a teacher's words are there, rationale."""
+    """Yield rows with id, input, label and, if there are completions of a teacher, rationale."""
     if options.pair_join and CORPORA[name].pair_join is None:
         raise InputError(
             f"{name} has no premise and hypothesis to join",
             key="data.pair_join",
             value=options.pair_join,
-            fix="data.pair_join: null",
+            fix="set data.pair_join to null",
         )
     replaced = options.label_source == "llm" and split == "train"
     for part, number, row, taught in taught_rows(name, root, split, options):
@@ -70,7 +70,7 @@ def rows(name: str, root: str, split: str, options: CorpusOptions) -> Iterator[C
 def taught_rows(
     name: str, root: str, split: str, options: CorpusOptions
 ) -> Iterator[tuple[str, int, CorpusRow, Taught | None]]:
-    """(corpus, row number in its split, row with the gold label, the teacher's words or None) of every row."""
+    """Yield (corpus, row number in its split, row with the gold label, the teacher's answer or None) for every row."""
     for part in _parts(name, split):
         sources = _sources(part, root, split, name)
         source = _gold(part, sources, split, options)
@@ -85,7 +85,7 @@ def taught_rows(
 def _taught(
     name: str, source: Iterator[CorpusRow], folder: str, split: str, options: CorpusOptions, most: int | None
 ) -> Iterator[tuple[CorpusRow, Taught | None]]:
-    """Rows with the teacher's words. most: so many of its files alone."""
+    """Yield rows with the teacher's answers. most: read at most this many of its files."""
     teacher = options.teacher or CORPORA[name].teacher or "generic"
     if teacher == "generic":
         yield from ((row, _own_words(row)) for row in source)
@@ -93,10 +93,10 @@ def _taught(
     parse = parser(name, teacher)
     if parse is None:
         raise InputError(
-            f"{name} was published without words of this teacher",
+            f"{name} was published without completions of this teacher",
             key="method.teacher",
             value=teacher,
-            fix="method.teacher: null",
+            fix="set method.teacher to null",
         )
     found = teachers.find(name, folder, split, teacher)[:most]
     if found:
@@ -109,24 +109,24 @@ def _taught(
 
 
 def _own_words(row: CorpusRow) -> Taught | None:
-    """Rationale and label from the row's own columns."""
+    """Return rationale and label from the row's own columns."""
     if isinstance(row.row, BadRowError) or not isinstance(row.row.get("rationale"), str):
         return None
     return Taught(row.row["rationale"], row.row["label"])
 
 
 def _parts(name: str, split: str) -> tuple[str, ...]:
-    """asdiv adds to the training rows of svamp, and is tested on svamp."""
+    """Return the corpora of a split: asdiv adds rows to the training split of svamp, and is tested on svamp."""
     if name != "asdiv":
         return (name,)
     return ("svamp", "asdiv") if split == "train" else ("svamp",)
 
 
 def _sources(name: str, root: str, split: str, asked: str) -> list[File]:
-    """asked: the corpus that was asked for; asdiv asks for svamp too."""
+    """Return the files of a corpus. asked: the corpus that the user asked for; asdiv reads svamp too."""
     places, wanted = folders(root, *CORPORA[name].folders), _wanted(name, split)
     if asked == "asdiv":
-        # Two corpora under one root: what is called "train" alone belongs to the folder that is named after one.
+        # With two corpora in one root, a file named just "train" belongs to the corpus whose folder holds it.
         *inside, whole = places
         named = [*inside, *folders(beside(whole), *CORPORA[name].folders)[:-1]]
         found = look(named, wanted) or look([whole], [each for each in wanted if name in each.stem.lower()])
@@ -139,7 +139,7 @@ def _sources(name: str, root: str, split: str, asked: str) -> list[File]:
 
 def _wanted(name: str, split: str) -> list[Names]:
     wanted = split_names(name, split=split)
-    if name == "cqa" and split == "test":  # CoS-E's second split has answers, its own test split has none
+    if name == "cqa" and split == "test":  # the second split of CoS-E has answers, its test split has none
         return [Names("cqa_test"), *split_names("cqa", split="validation"), Names("test")]
     if name == "svamp":
         return [*wanted, _RAW_SVAMP]
@@ -187,7 +187,7 @@ def _asdiv_xml(file: File) -> Iterator[CorpusRow]:
 
 
 def _record(name: str, row: Row, join: str) -> dict[str, Any]:
-    """input and label, and the columns of the row that records know: rationale, lang, group."""
+    """Return input and label, and the row's columns that records have: rationale, lang, group."""
     ready = "input" in row  # no source has a field of this name
     read = _ready if ready else _FIELDS.get(name, _ready)
     source, label = read(row, join)
@@ -204,7 +204,7 @@ def _ready(row: Row, join: str) -> tuple[str, str]:
 def _cqa(row: Row, join: str) -> tuple[str, str]:
     choices = row.get("choices")
     if not isinstance(choices, list) or len(choices) != 5:
-        raise BadRowError("column 'choices' has not five choices")
+        raise BadRowError("column 'choices' does not have five choices")
     lines = [f"({letter}) {choice}" for letter, choice in zip("abcde", choices, strict=True)]
     return "\n".join([text(row, "question"), "Answer Choices:", *lines]), text(row, "answer")
 
@@ -224,12 +224,12 @@ def _nli(row: Row, join: str) -> tuple[str, str]:
 
 
 def _nli_label(label: object) -> str:
-    """A number, the word itself, or its first letter as the published files of ANLI have it."""
+    """Return the label word of a number, of the word itself, or of its first letter as in the published files of ANLI."""
     if isinstance(label, int) and 0 <= label < len(_NLI_LABELS):
         return _NLI_LABELS[label]
     word = next((word for word in _NLI_LABELS if label in (word, word[0])), None)
     if word is None:
-        raise BadRowError("column 'label' is none of 0, 1, 2, entailment, neutral, contradiction")
+        raise BadRowError("column 'label' is not one of 0, 1, 2, entailment, neutral, contradiction")
     return word
 
 
@@ -242,12 +242,12 @@ _FIELDS: dict[str, Callable[[Row, str], tuple[str, str]]] = {
 }
 
 
-# "Not" became "Negativet", "Now" "Negativew"; words that English has are left out.
+# "Not" became "Negativet", "Now" became "Negativew"; real English words are left out.
 _BROKEN = re.compile(r"Negative(?!s\b|d\b|ly\b|ness(es)?\b)[a-z]")
 
 
 def corruption_warning(rows: Iterable[Mapping[str, Any]]) -> str | None:
-    """A sentence that says how many inputs and rationales are damaged; None where none is."""
+    """Return a warning with the numbers of damaged inputs and rationales, or None if there are none."""
     total = inputs = rationales = 0
     for row in rows:
         total += 1
@@ -256,8 +256,8 @@ def corruption_warning(rows: Iterable[Mapping[str, Any]]) -> str | None:
     if not inputs + rationales:
         return None
     return (
-        f'{inputs} inputs and {rationales} rationales of {total} rows hold broken words such as "Negativet": every '
-        '"No" was replaced by "Negative". Take the rationale files published as set_back or those of GPT-3.5'
+        f'{inputs} inputs and {rationales} rationales of {total} rows contain broken words such as "Negativet": every '
+        '"No" was replaced by "Negative". Use the rationale files published as set_back or those of GPT-3.5'
     )
 
 
@@ -271,10 +271,10 @@ def _is_broken(value: object) -> bool:
 
 @dataclass(frozen=True)
 class TeacherReport:
-    """Counts of rows. right: the teacher's label is the gold one.
+    """Counts of rows about a teacher. right: rows whose teacher label equals the gold label.
 
-    comparison: text (equal strings) or equation (equal values; computed with fractions). not_computable: labels that
-    are no arithmetic, the parse failures among them; 0 where texts are compared.
+    comparison: text (equal strings) or equation (equal values, computed with fractions). not_computable: labels that are
+    not arithmetic, including parse failures; 0 if texts are compared.
     """
 
     rows: int
@@ -291,7 +291,7 @@ class TeacherReport:
 
 
 def teacher_report(name: str, root: str, split: str, options: CorpusOptions) -> TeacherReport | None:
-    """The report over the whole split, before anything is held out; None where no teacher's words are there."""
+    """Return the report for the whole split, before rows are held out, or None if there are no completions."""
     equation = name in ("svamp", "asdiv")
     rows = right = blank_labels = blank_rationales = words = no_value = 0
     for _, _, row, taught in taught_rows(name, root, split, options):

@@ -1,7 +1,7 @@
-"""A teacher's raw completion to (rationale, label), as in the published code of Distilling Step-by-Step.
+"""Parsers of a teacher's raw completion to (rationale, label), as in the published code of Distilling Step-by-Step.
 
-Completions run on into the next question and are cut there. What fits no rule is a failure: a blank label, mostly a
-blank rationale too; the row is kept.
+Completions continue with the next question and are cut there. A completion that fits no rule is a failure: it has a blank
+label and usually a blank rationale, and the row is kept.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 
 class Taught(NamedTuple):
-    """A text without a letter, " " or "", is one that could not be found."""
+    """The rationale and label of a completion. A blank text, " " or "", means that it was not found."""
 
     rationale: str
     label: str
@@ -22,7 +22,7 @@ _NEITHER = Taught(" ", " ")
 
 
 def parser(corpus: str, teacher: str) -> Callable[[str], Taught] | None:
-    """The parser of a teacher (palm, gpt) of a corpus; None where there is none."""
+    """Return the parser for a corpus and teacher (palm, gpt), or None if there is none."""
     return _PARSERS.get((corpus, teacher))
 
 
@@ -36,7 +36,7 @@ def _cqa_gpt(completion: str) -> Taught:
 
 
 def _choice(whole: str) -> Taught:
-    """The label stands behind the letter of the choice."""
+    """Parse a choice. The label follows the letter of the choice."""
     rationale, *rest = whole.split("So the answer is")
     found = re.split(r"\(.\)", rest[0]) if len(rest) == 1 else []
     label = found[1].strip() if len(found) > 1 else ""
@@ -75,7 +75,7 @@ def _anli_gpt(completion: str) -> Taught:
 
 
 def _verdict(whole: str, markers: tuple[str, ...]) -> Taught:
-    """The last character of the label is dropped, a full stop or not."""
+    """Parse a verdict. The last character of the label is dropped, even if it is not a full stop."""
     for marker in markers:
         parts = whole.split(marker)
         if len(parts) == 2:

@@ -1,6 +1,6 @@
-"""Files of a teacher's completions, and the completion of each row.
+"""The files of a teacher's completions, and the completion of each row.
 
-Completion i of a split belongs to its row i, so nothing may be missing: both are counted against each other.
+Completion i of a split belongs to row i, so none may be missing: the numbers of both must be equal.
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ from medray.data.readers import compressed
 from medray.errors import InputError
 
 ROWS_PER_FILE = {"cqa": 1000, "svamp": 500, "asdiv": 1000, "esnli": 5500, "anli1": 5000}
-_AGAIN = "have the teacher write it again, or leave it out"
+_AGAIN = "let the teacher write it again, or remove it"
 _ENDINGS = ("json", "json.gz")
 
 
 def names(corpus: str, split: str, teacher: str) -> list[Names]:
-    """Names that the files of a teacher may have."""
+    """Return the possible names of a teacher's files."""
     if teacher == "gpt":
         return [Names(f"gpt-neox/{corpus}/{word}", _ENDINGS) for word in WORDS[split]]
     return [Names(f"llm/{word}_CoT_*", _ENDINGS) for word in WORDS[split]]
 
 
 def find(corpus: str, folder: str, split: str, teacher: str) -> list[File]:
-    """The files of a teacher (palm, gpt) in their order; [] where there are none. folder: of the corpus's own files."""
+    """Return the files of a teacher (palm, gpt) in order; [] if there are none. folder: of the corpus's own files."""
     return look(_places(folder, teacher), names(corpus, split, teacher))
 
 
 def absent(corpus: str, folder: str, split: str, teacher: str) -> InputError:
-    """The error that names every file that was looked for."""
+    """Return the error with all file names that were tried."""
     looked = listed(names(corpus, split, teacher))
     return InputError(
-        f"no completions of {teacher} for the {split} split of {corpus} are there; looked for {looked}",
+        f"no completions of {teacher} for the {split} split of {corpus} were found; looked for {looked}",
         file=", ".join(map(files.shown, _places(folder, teacher))),
         key="method.teacher",
         value=teacher,
@@ -51,7 +51,7 @@ def absent(corpus: str, folder: str, split: str, teacher: str) -> InputError:
 def attach(
     rows: Iterator[CorpusRow], found: Sequence[File], corpus: str, split: str, teacher: str
 ) -> Iterator[tuple[CorpusRow, str]]:
-    """Each row with its completion. Raises InputError where files or completions are more or fewer than rows need."""
+    """Yield each row with its completion. Raises InputError if the number of files or completions does not fit the rows."""
     rest = _completions(found)
     count = 0
     for count, row in enumerate(rows, 1):
@@ -76,7 +76,7 @@ def _mismatch(found: Sequence[File], corpus: str, split: str, there: str, wanted
     return InputError(
         f"the teacher has {there}, the {split} split of {corpus} has {wanted}",
         file=", ".join(file.name for file in (found if len(found) < 4 else (found[0], found[-1]))),
-        fix="rows and completions must be of one publication, and none of the files may be missing",
+        fix="use rows and completions of the same publication, and check that no file is missing",
     )
 
 
@@ -87,15 +87,15 @@ def _completions(found: Sequence[File]) -> Iterator[str]:
 
 
 def _check_numbers(found: Sequence[File]) -> None:
-    """Files are numbered from 0; a gap would move every completion behind it to another row."""
+    """Raise InputError for a gap in the file numbers, which start at 0: it would shift all later completions."""
     numbers = [re.search(r"_CoT_(\d+)\.", os.path.basename(file.path)) for file in found]
     given = [int(number[1]) for number in numbers if number]
     if given and given != list(range(len(given))):
         missing = next(number for number in range(max(given) + 1) if number not in given)
         raise InputError(
-            f"the teacher's file number {missing} is missing, {len(given)} files up to number {max(given)} are there",
+            f"the teacher's file number {missing} is missing; {len(given)} files up to number {max(given)} exist",
             file=sorted((file.name for file in found), key=natural)[0],
-            fix="put the missing file there",
+            fix="add the missing file",
         )
 
 
@@ -118,6 +118,6 @@ def _texts(file: File) -> list[str]:
             raise InputError(
                 f"completion {number} is a {type(completion).__name__}, not text",
                 file=file.name,
-                fix="null and objects are no completions: write an empty text where the teacher said nothing",
+                fix="write an empty text if the teacher gave no completion; null and objects are not allowed",
             )
     return texts

@@ -1,4 +1,4 @@
-"""`medray data import`: what it reads and writes, and what it refuses."""
+"""The command `medray data import` reads and writes the right files, and refuses wrong input."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def count(file: Path) -> int:
 
 @pytest.fixture
 def svamp(tmp_path: Path) -> Path:
-    """Two of three completions are right, one is none."""
+    """Write SVAMP with three completions: two are right, one cannot be parsed."""
     folder = tmp_path / "corpora/svamp"
     write(folder / "svamp_train.json", *({"input": f"{n}?", "label": f"( {n}.0 )"} for n in range(3)))
     write(folder / "svamp_test.json", {"input": "9?", "label": "( 9.0 )"})
@@ -45,7 +45,7 @@ def svamp(tmp_path: Path) -> Path:
     return folder
 
 
-def test_all_splits_that_are_there(svamp: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_all_existing_splits(svamp: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("svamp", svamp, tmp_path / "out", "--json") == 0
     shown = capsys.readouterr()
     assert "66.67%" in shown.err
@@ -56,7 +56,7 @@ def test_all_splits_that_are_there(svamp: Path, tmp_path: Path, capsys: pytest.C
     assert (count(tmp_path / "out/train.jsonl"), count(tmp_path / "out/test.jsonl")) == (3, 1)
 
 
-def test_one_split_with_the_teachers_labels_options_in_any_place(svamp: Path, tmp_path: Path) -> None:
+def test_one_split_with_the_teachers_labels_and_options_anywhere(svamp: Path, tmp_path: Path) -> None:
     assert run("--split", "train", "svamp", "--label-source", "llm", svamp, tmp_path / "out") == 0
     labels = [json.loads(line)["label"] for line in (tmp_path / "out/train.jsonl").read_text().splitlines()]
     assert labels == ["(0)", "(1)", " "]
@@ -84,8 +84,8 @@ def test_folders_that_give_no_corpus_are_named_with_the_reason(
     skipped = json.loads(shown.out)["skipped"]
     assert skipped == {
         "a": "no corpus has a folder of this name",
-        "cqa": "no file of the train split of cqa is in it, only of test",
-        "esnly": "no corpus has a folder of this name; is it esnli?",
+        "cqa": "it has no file of the train split of cqa, only of test",
+        "esnly": "no corpus has a folder of this name; did you mean esnli?",
         "pubmedqa": "no corpus has a folder of this name",
         "svamp_palm": "svamp is read from svamp",
     }
@@ -133,7 +133,7 @@ def test_numbers_are_those_of_the_lines_written(tmp_path: Path, capsys: pytest.C
     assert f"train: 2; {out}/rejects.jsonl has the reason of each" in shown.err
 
 
-def test_words_of_the_corpus_itself_are_no_teacher_that_is_always_right(
+def test_the_corpus_itself_is_not_reported_as_a_perfect_teacher(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write(tmp_path / "generic_train.json", {"input": "a", "label": "b", "rationale": "c"})
@@ -161,7 +161,7 @@ def test_versions(tmp_path: Path) -> None:
     assert count(tmp_path / "one/llama_medical_meadow_wikidoc_instruct_dataset/train.jsonl") == 20
     with pytest.raises(InputError, match="6,000 rows"):
         run("medquad", tmp_path, tmp_path / "short", "--version", "gemma/combined_short")
-    with pytest.raises(InputError, match="is no version"):
+    with pytest.raises(InputError, match="is not a version"):
         run("medquad", tmp_path, tmp_path / "wrong", "--version", "gpt/combined")
 
 
@@ -198,7 +198,7 @@ def test_a_sample_is_in_record_form(tmp_path: Path) -> None:
         (("esnli", "SRC", "out", "--legacy-and"), "--legacy-and"),
     ],
 )
-def test_what_has_no_effect_or_is_not_there_is_refused(
+def test_options_without_effect_and_missing_files_are_refused(
     words: tuple[str, ...], key: str, svamp: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(InputError) as caught:

@@ -7,5 +7,5 @@ import pytest
 
 @pytest.fixture
 def corpora_folder(corpora: Path) -> Path:
-    """The real corpora, under a name that the module `corpora` does not have."""
+    """Return the folder of the real corpora, under a name that differs from the module `corpora`."""
     return corpora

@@ -1,4 +1,4 @@
-"""Dialogues and notes: MeDistill's files, those they were made of, and the damaged ones."""
+"""Dialogues and notes are read from MeDistill's files, from their sources, and from damaged files."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_output_is_the_label_and_the_reverse_swaps_both(tmp_path: Path) -> None:
     ]
 
 
-def test_the_reverse_as_published_is_not_turned_again(tmp_path: Path) -> None:
+def test_a_published_reverse_set_is_not_reversed_again(tmp_path: Path) -> None:
     write(tmp_path / "medqa_d2n_train.json", [NOTE])
     write(tmp_path / "medqa_n2d_train.json", [{"input": "note", "output": "dialogue"}])
     assert rows("medqa_n2d", tmp_path) == [{"id": "medqa_n2d-train-0", "input": "note", "label": "dialogue"}]
@@ -59,7 +59,7 @@ def test_a_test_row_needs_no_rationale_and_both_test_files_are_read(tmp_path: Pa
     assert [row["input"] for row in rows("medqa_d2n", tmp_path, "test")] == ["in 1", "in 2"]  # type: ignore[index]
 
 
-def test_rationales_with_a_text_a_key_pass_through(tmp_path: Path) -> None:
+def test_rationales_with_one_text_per_key_pass_through(tmp_path: Path) -> None:
     keyed = dict.fromkeys(corpora.RATIONALE_KEYS) | {"Age": "76"}
     write(tmp_path / "medsum_train.json", [{**NOTE, "rationale": keyed}])
     (row,) = rows("medsum", tmp_path)
@@ -127,14 +127,14 @@ def test_the_damage_of_the_newest_file_is_found(corpora_folder: Path) -> None:
     damaged = [{**row, "input": row["input"].replace("No", "Negative")} for row in sound]  # type: ignore[index, dict-item]
     warning = corpora.corruption_warning(damaged)
     assert warning is not None
-    assert " of 1201 rows hold broken words" in warning
+    assert " of 1201 rows contain broken words" in warning
     assert int(warning.split(" ", 1)[0]) > 100
 
 
 @pytest.mark.parametrize(
     "word", ["Negatives", "Negatively", "Negative", "negativet", "Negativeness.", "Negatived"]
 )
-def test_words_that_are_no_damage(word: str) -> None:
+def test_real_words_are_not_damage(word: str) -> None:
     assert (
         corpora.corruption_warning([{"input": f"{word} today", "rationale": {"a": word, "b": None}}]) is None
     )

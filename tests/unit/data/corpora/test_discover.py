@@ -1,4 +1,4 @@
-"""Which corpora a folder or URL of many holds."""
+"""The corpora in a folder or at a URL are found."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def test_a_url_is_looked_through_like_a_folder(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(ROW)
     skipped = {
-        "esnli": "no file of the train split of esnli is in it",
-        "svmap": "no corpus has a folder of this name; is it SVAMP?",
+        "esnli": "it has no file of the train split of esnli",
+        "svmap": "no corpus has a folder of this name; did you mean SVAMP?",
     }
     for source in (str(tmp_path), f"file://{tmp_path}", f"memory:/{root}"):
         assert discover(source) == Discovered({"svamp": f"{source}/svamp"}, skipped)

@@ -1,4 +1,4 @@
-"""Extraction corpora: every published format to one form, and the processed files of the published scripts."""
+"""Extraction corpora are read from every published format, and written as the published scripts write them."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_relations_leave_out_documents_without_entities_and_say_so(tmp_path: Pat
 
 
 def test_processed_entities() -> None:
-    """Text of the first and last passage; one spelling of each entity, that with an upper-case letter."""
+    """The text is that of the first and last passage; of each entity, the spelling with an upper-case letter is kept."""
     found = extraction.processed([DOCUMENT, EMPTY], "ner")
     assert found == {"7": ["Aspirin and ulcer. aspirin hurts.", ["Aspirin", "ulcer"]], "8": ["Nothing.", []]}
     assert extraction.processed([DOCUMENT], "ner", ("Disease",))["7"][1] == ["ulcer"]

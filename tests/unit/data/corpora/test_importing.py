@@ -1,4 +1,4 @@
-"""What an import writes: rows that records are made of, rejects, and an account that can be checked."""
+"""An import writes rows that become records, rejects, and an account that can be checked."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_a_failed_import_leaves_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_a_damaged_file_is_told_of(tmp_path: Path) -> None:
+def test_a_damaged_file_gives_a_warning(tmp_path: Path) -> None:
     (tmp_path / "medsum_train.json").write_text(json.dumps([{"input": "Negativet here", "output": "x"}]))
     account = importing.import_corpus("medsum", str(tmp_path), tmp_path / "out", ("train",), CorpusOptions())
     assert "1 inputs" in account["warnings"][0]
@@ -103,7 +103,7 @@ def test_versions_are_the_published_columns_and_slices(tmp_path: Path) -> None:
     assert sum(row["input"].startswith("w") for row in few) == 50
 
 
-def test_multiclinsum_has_a_test_file_a_language(tmp_path: Path) -> None:
+def test_multiclinsum_has_one_test_file_per_language(tmp_path: Path) -> None:
     for lang in ("en", "es", "fr", "pt"):
         found = [{"input": f"{lang} {n}", "output": "x", "rationale": "r"} for n in range(100)]
         (tmp_path / f"multiclinsum_gs_{lang}.json").write_text(json.dumps(found))

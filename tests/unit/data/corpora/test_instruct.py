@@ -1,4 +1,4 @@
-"""The instruct builder: cleaning, order, the published slices, samples, versions and their prompts byte for byte."""
+"""The instruct builder reproduces cleaning, order, slices, samples, versions and prompts byte for byte."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def test_the_short_set_is_a_head_and_a_slice_of_the_tail() -> None:
         instruct.short(table(5999))
 
 
-def test_a_sample_has_of_each_source_its_share() -> None:
+def test_a_sample_keeps_the_share_of_each_source() -> None:
     whole = table(1000)
     found = instruct.sample(whole, 101, 3)
     assert Counter(row["source"] for row in found) in (

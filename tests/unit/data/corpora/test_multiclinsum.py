@@ -1,4 +1,4 @@
-"""The split of MultiClinSum: its counts, its order, and that no report is in two splits."""
+"""The split of MultiClinSum has the published counts and order, and no report is in two splits."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_counts_and_order_are_the_published_ones(tmp_path: Path) -> None:
     assert len({row["id"] for found in made.values() for row in found}) == 4 * 592
 
 
-def test_what_is_cut_and_what_is_left_out(tmp_path: Path) -> None:
+def test_long_texts_are_cut_and_some_rows_left_out(tmp_path: Path) -> None:
     reports(tmp_path, dict.fromkeys(LANGUAGES, 200))
     for split in ("train", "validation"):
         row = rows(tmp_path, split)[0]

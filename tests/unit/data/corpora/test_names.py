@@ -1,4 +1,4 @@
-"""What is known of every corpus, and that the config knows the same ones."""
+"""Every corpus is described, and the config has the same names."""
 
 from __future__ import annotations
 

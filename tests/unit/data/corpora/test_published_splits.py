@@ -1,4 +1,4 @@
-"""Row numbers of published splits, compared with what `datasets` and numpy draw themselves."""
+"""Row numbers of published splits equal those that `datasets` and numpy draw."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from medray.errors import InputError
 
 
 @pytest.mark.parametrize(("count", "share", "seed"), [(100, 0.5, 0), (801, 0.2, 3), (7, 0.75, 1)])
-def test_subsample_is_what_datasets_keeps_and_in_its_order(count: int, share: float, seed: int) -> None:
+def test_subsample_keeps_the_rows_and_order_of_datasets(count: int, share: float, seed: int) -> None:
     table = datasets.Dataset.from_dict({"name": [f"row {number}" for number in range(count)]})
     kept = table.train_test_split(test_size=1 - share, seed=seed)["train"]["name"][:]
     assert [f"row {number}" for number in subsample(count, share, seed)] == kept
@@ -40,7 +40,7 @@ def test_the_validation_cut_is_of_the_subsample() -> None:
     assert rows[holdout(len(rows))[1]].tolist() == wanted
 
 
-def test_no_rows_are_no_error_and_an_empty_part_is_one() -> None:
+def test_no_rows_are_allowed_but_an_empty_part_is_an_error() -> None:
     assert len(subsample(0, 0.5, 0)) == 0
     assert [len(part) for part in holdout(0)] == [0, 0]
     with pytest.raises(InputError, match=r"0\.1 of 1 rows"):

@@ -1,4 +1,4 @@
-"""The corpora of Distilling Step-by-Step: inputs and labels of each, teachers beside them, splits of the raw files."""
+"""The corpora of Distilling Step-by-Step: their inputs, labels and teachers, and the splits of the raw files."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_pair_join_is_refused_where_there_are_no_pairs(tmp_path: Path) -> None:
         rows("svamp", svamp(tmp_path), pair_join="eos")
 
 
-def test_a_bad_row_keeps_its_place_beside_the_teacher(tmp_path: Path) -> None:
+def test_a_bad_row_keeps_its_completion_aligned(tmp_path: Path) -> None:
     pair = {"premise": "A", "hypothesis": "B"}
     write(tmp_path / "esnli_train.json", [{**pair, "label": -1}, {**pair, "label": 1}], lines=True)
     write(tmp_path / "llm/train_CoT_0.json", ["first Answer: neutral", "second Answer: contradiction"])
@@ -120,7 +120,7 @@ def test_the_raw_file_of_svamp_is_permuted_and_split(tmp_path: Path) -> None:
     assert [row["label"] for row in test] == [f"( {n}.0 )" for n in order[800:]]
 
 
-def test_asdiv_stands_behind_svamp_in_train_alone(tmp_path: Path) -> None:
+def test_asdiv_comes_after_svamp_in_train_only(tmp_path: Path) -> None:
     svamp(tmp_path / "svamp")
     write(tmp_path / "svamp/llm/train_CoT_0.json", solved(3))
     source = {
@@ -131,7 +131,7 @@ def test_asdiv_stands_behind_svamp_in_train_alone(tmp_path: Path) -> None:
     }
     write(tmp_path / "asdiv/asdiv_train.json", [source], lines=True)
     write(tmp_path / "asdiv/llm/train_CoT_0.json", ["Together. The answer is (7 + 2)."])
-    for root in (tmp_path, tmp_path / "asdiv"):  # svamp inside of the folder, or beside it
+    for root in (tmp_path, tmp_path / "asdiv"):  # svamp inside the folder, or next to it
         made = rows("asdiv", root)
         assert [row["id"] for row in made] == [
             "svamp-train-0",
@@ -156,7 +156,7 @@ def test_asdiv_xml(tmp_path: Path) -> None:
     assert rows("asdiv", tmp_path)[-1] == {"id": "asdiv-train-0", "input": "Seven.\nHow many?", "label": "9"}
 
 
-def test_the_teachers_label_replaces_that_of_train_alone(tmp_path: Path) -> None:
+def test_the_teachers_label_replaces_the_label_in_train_only(tmp_path: Path) -> None:
     svamp(tmp_path)
     write(tmp_path / "llm/train_CoT_0.json", ["no", *solved(2)])
     write(tmp_path / "llm/test_CoT_0.json", solved(2))
@@ -170,7 +170,7 @@ def test_the_teachers_label_replaces_that_of_train_alone(tmp_path: Path) -> None
     assert rows("svamp", tmp_path)[0]["label"] == "( 0.0 + 1.0 )"
 
 
-def test_without_a_teachers_files_there_are_rows_but_not_when_it_is_asked_for(tmp_path: Path) -> None:
+def test_a_missing_teacher_is_an_error_only_if_it_was_asked_for(tmp_path: Path) -> None:
     svamp(tmp_path)
     assert "rationale" not in rows("svamp", tmp_path)[0]
     for options in ({"teacher": "palm"}, {"label_source": "llm"}):
@@ -180,7 +180,7 @@ def test_without_a_teachers_files_there_are_rows_but_not_when_it_is_asked_for(tm
         rows("svamp", tmp_path, teacher="gpt")
 
 
-def test_the_second_teacher_has_one_file_a_split(tmp_path: Path) -> None:
+def test_the_second_teacher_has_one_file_per_split(tmp_path: Path) -> None:
     svamp(tmp_path / "svamp")
     write(tmp_path / "gpt-neox/svamp/train.json", [f"\n {text}" for text in solved(3)])
     for root in (tmp_path, tmp_path / "svamp"):
@@ -202,7 +202,7 @@ def test_the_second_teacher_has_one_file_a_split(tmp_path: Path) -> None:
         ([2, 1], ("2 files", "1 files")),
     ],
 )
-def test_rows_and_completions_must_be_as_many(
+def test_rows_and_completions_must_have_the_same_number(
     completions: list[int], numbers: tuple[str, str], tmp_path: Path
 ) -> None:
     svamp(tmp_path)
@@ -271,7 +271,7 @@ def test_find_names_the_teachers_files_too(tmp_path: Path) -> None:
     assert found == [str(tmp_path / "svamp_train.json"), str(tmp_path / "llm/train_CoT_0.json")]
 
 
-def test_generic_brings_its_own_words(tmp_path: Path) -> None:
+def test_generic_has_its_own_rationales(tmp_path: Path) -> None:
     source = [{"input": "a", "label": 1, "rationale": "because"}, {"input": "b", "label": "2"}]
     write(tmp_path / "generic_train.json", source, lines=True)
     made = rows("generic", tmp_path)
@@ -321,7 +321,7 @@ def test_svamp_and_generic_as_published(corpora_folder: Path) -> None:
     assert len(rows("generic", corpora_folder / "generic", "test")) == 2
 
 
-def test_a_corpus_behind_a_url(tmp_path: Path) -> None:
+def test_a_corpus_at_a_url(tmp_path: Path) -> None:
     import fsspec
 
     svamp(tmp_path)

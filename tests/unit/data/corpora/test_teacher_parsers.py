@@ -1,4 +1,4 @@
-"""Every parser on completions made up after the published ones."""
+"""Every parser is tested on completions modelled on the published ones."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_asdiv_has_no_second_teacher() -> None:
     assert parser("asdiv", "gpt") is None
 
 
-def test_a_completion_of_any_text_is_no_crash() -> None:
+def test_a_completion_of_any_text_does_not_crash() -> None:
     for corpus in ("cqa", "svamp", "asdiv", "esnli", "anli1"):
         for teacher in ("palm", "gpt"):
             parse = parser(corpus, teacher)
