@@ -14,7 +14,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel
+from pydantic import BaseModel, WithJsonSchema
 from pydantic.fields import FieldInfo
 from pydantic.json_schema import GenerateJsonSchema
 
@@ -168,6 +168,9 @@ def _default(field: FieldInfo) -> str:
 
 
 def _type(field: FieldInfo) -> str:
+    for one in field.metadata:  # a registered name is text with a list of what is allowed
+        if isinstance(one, WithJsonSchema) and one.json_schema and "enum" in one.json_schema:
+            return ", ".join(f"`{word}`" for word in one.json_schema["enum"])
     return _words(field.annotation, _limits(field.metadata))
 
 
