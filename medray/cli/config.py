@@ -1,4 +1,4 @@
-"""`medray config`: what a key means, and the JSON schema of a config for editors."""
+"""The verb `medray config`: explains a key, or prints the JSON schema of a config for editors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What each key of a config means: the facts behind `medray config`, docs/reference.md and the JSON schema for editors.
+"""Facts about every key of a config, for `medray config`, docs/reference.md and the JSON schema for editors.
 
 Everything is read from the pydantic models of the sections, so that no second list of keys exists.
 """
@@ -40,7 +40,7 @@ _SIGNS = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤"}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class KeyFacts:
-    """What a user may ask about one key.
+    """The answer to `medray config KEY`.
 
     key: dotted name, with `[]` for the entries of a list of sections. section: whether it has keys of its own.
     default: as JSON; empty where a value is required. resumable: a run may resume after this key has changed.
@@ -143,7 +143,7 @@ class _ForEditors(GenerateJsonSchema):
 
 
 def _section_of(field: FieldInfo) -> tuple[type[BaseModel] | None, bool]:
-    """(the model of the section that a field holds, whether it holds a list of them)."""
+    """Return (the model of the section that a field holds, whether it holds a list of them)."""
     for annotation in (field.annotation, *get_args(field.annotation)):
         if isinstance(annotation, type) and issubclass(annotation, BaseModel):
             return annotation, get_origin(field.annotation) is tuple
@@ -151,7 +151,7 @@ def _section_of(field: FieldInfo) -> tuple[type[BaseModel] | None, bool]:
 
 
 def _meaning(field: FieldInfo, inner: type[BaseModel] | None) -> str:
-    """The description of a field; of a section its docstring, of a list of sections both."""
+    """Return the description of a field, the docstring of a section, or both for a list of sections."""
     of_section = " ".join(str(inner.__doc__ or "").split()) if inner else ""
     return f"{field.description or ''} {of_section}".strip()
 
@@ -175,7 +175,7 @@ def _type(field: FieldInfo) -> str:
 
 
 def _words(annotation: Any, limits: str = "") -> str:
-    """The type in the words of YAML; limits belong to its number."""
+    """Return a type in the words of YAML. limits: of its number."""
     origin, inner = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         return _words(inner[0], _limits(inner[1:]) or limits)
@@ -201,7 +201,7 @@ def _plural(annotation: Any) -> str:
 
 
 def _limits(metadata: Any) -> str:
-    """`≥ 0 and < 1` for the constraints of a field, or of an annotation that has a Field of its own."""
+    """Return `≥ 0 and < 1` for the constraints of a field, or of an annotation that has its own Field."""
     found = [
         f"{sign} {getattr(one, name):,}"
         for outer in metadata

@@ -1,4 +1,4 @@
-"""`medray config`, docs/reference.md and the JSON schema: what they say is what the config models say."""
+"""Tests of `medray config`, docs/reference.md and the JSON schema: they say what the config models say."""
 
 from __future__ import annotations
 
