@@ -1,11 +1,15 @@
-"""Tests of the pages: what they link to and name exists."""
+"""Tests of the pages: the files, links, commands and keys that they name exist."""
 
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
+
+from medray.cli.main import parser
+from medray.config.reference import facts_of
 
 ROOT = Path(__file__).parents[2]
 PAGES = (
@@ -51,3 +55,30 @@ def test_the_index_names_every_page() -> None:
     index = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
     for page in (ROOT / "docs").glob("*.md"):
         assert page.name == "README.md" or f"]({page.name})" in index, page.name
+
+
+def commands(page: Path) -> list[list[str]]:
+    """Return the words of every medray command in the code blocks of a page; patterns such as `a|b` are left out."""
+    found, fenced = [], False
+    for line in page.read_text(encoding="utf-8").splitlines():
+        fenced ^= line.lstrip().startswith("```")
+        shown = re.match(r"( *)(?:\$ )?(?:\.venv/bin/)?(medray .*)", line)
+        if shown and (fenced or len(shown[1]) >= 4):
+            each = re.sub(r"\s+# .*", "", shown[2]).split(";")
+            found += [shlex.split(one) for one in each if not re.search(r"[|\[…]|\.\.\.|\$\w", one)]
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_commands_and_their_keys_exist(page: Path) -> None:
+    for words in commands(page):
+        assert words[0] == "medray", words
+        own = words[1 : words.index("--")] if "--" in words else words[1:]
+        arguments, rest = parser().parse_known_args(own)  # raises SystemExit for an unknown verb
+        for override in [*getattr(arguments, "overrides", ()), *rest]:
+            facts_of(override.partition("=")[0])  # raises InputError for an unknown key or option
+
+
+def test_the_pages_show_commands() -> None:
+    assert sum(len(commands(page)) for page in PAGES) > 30
+    assert ["medray", "export", "runs/my_run", "--format", "merged"] in commands(ROOT / "README.md")
