@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 from urllib.parse import unquote
 
+from medray.config.dotted import under, walk
 from medray.errors import InputError
 
 # user:password@ in front of a host; host:port/path@ is none. Passwords may hold a slash that was not encoded.
@@ -47,7 +48,7 @@ def refuse_credentials(
 
     overridden: dotted keys that the command line gave; given: what names it in place of the file.
     """
-    for key, text in _texts(tree, ""):
+    for key, text in _texts(tree):
         if what := _found(text):
             from_command_line = any(
                 key == one or key.startswith((f"{one}.", f"{one}[")) for one in overridden
@@ -94,19 +95,13 @@ def _bare_parameter(text: str) -> bool:
     return any("=" not in part and part.lower() not in _PLAIN for part in re.split("[?&;]", given))
 
 
-def _texts(tree: Any, key: str) -> Iterator[tuple[str, str]]:
-    """(dotted key, text) of every text, keys of mappings too. Not recursive: a tree may be deeper than Python's stack."""
-    waiting = [(key, tree)]
-    while waiting:
-        key, value = waiting.pop()
+def _texts(tree: Any) -> Iterator[tuple[str, str]]:
+    """Yield (dotted key, text) of every text, keys of mappings too."""
+    for key, value in walk(tree):
         if isinstance(value, str):
             yield key, value
         elif isinstance(value, dict):
-            for name, inner in value.items():
-                inside = f"{key}.{name}" if key else str(name)
-                waiting += [(inside, inner), (inside, str(name))]
-        elif isinstance(value, list | tuple):
-            waiting += [(f"{key}[{number}]", inner) for number, inner in enumerate(value)]
+            yield from ((under(key, name), str(name)) for name in value)
 
 
 def _without_credentials(key: str) -> str:

@@ -6,11 +6,11 @@ import difflib
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, get_args, get_origin
+from typing import Any
 
 from pydantic import BaseModel, ValidationError
-from pydantic.fields import FieldInfo
 
+from medray.config.dotted import fields, section_at
 from medray.config.former_flags import hint
 from medray.config.schema import Config
 from medray.errors import InputError
@@ -173,10 +173,10 @@ def _fix(items: Sequence[Any], key: str, place: Sequence[str | int], given: bool
         isinstance(value, str) and len(value) <= _LONGEST and value.isprintable(),
     )
     if "model_type" in kinds:
-        fields = _fields_at([part for part in place if isinstance(part, str)])
-        leading = next((name for name in ("name", "type") if name in fields and word), None)
+        known = _fields_at([part for part in place if isinstance(part, str)])
+        leading = next((name for name in ("name", "type") if name in known and word), None)
         return (
-            f"{key}.{leading}{sign}{value}" if leading else f"{key} has the keys {', '.join(sorted(fields))}"
+            f"{key}.{leading}{sign}{value}" if leading else f"{key} has the keys {', '.join(sorted(known))}"
         )
     for item in items:
         if item["type"] == "literal_error" and (near := _near_word(value, str(item["ctx"]["expected"]))):
@@ -200,7 +200,8 @@ def _fix(items: Sequence[Any], key: str, place: Sequence[str | int], given: bool
 
 def _what_fits(names: Sequence[str], key: str, sign: str) -> str:
     """The limits of the key at `names`, and its default."""
-    field = _field_at(names)
+    section = section_at(Config, names[:-1]) if names else None
+    field = section.model_fields.get(names[-1]) if section else None
     if field is None:
         return "another value"
     limits = [
@@ -253,32 +254,11 @@ def nearest(names: list[str]) -> str:
     return f"{'.'.join(section) or 'a config'} has the keys {', '.join(here)}"
 
 
-def keys(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[str]:
-    """Every dotted key that a config knows, sections before what is in them; entries of lists have none."""
-    for name in model.model_fields:
-        yield f"{prefix}{name}"
-        inner = _model_of(model, name)
-        if inner and get_origin(model.model_fields[name].annotation) is not tuple:
-            yield from keys(inner, f"{prefix}{name}.")
-
-
-def _field_at(names: Sequence[str]) -> FieldInfo | None:
-    model: type[BaseModel] | None = Config
-    for name in names[:-1]:
-        model = _model_of(model, name) if model else None
-    return model.model_fields.get(names[-1]) if model and names else None
-
-
 def _fields_at(names: Sequence[str]) -> set[str]:
-    model: type[BaseModel] | None = Config
-    for name in names:
-        model = _model_of(model, name) if model else None
-    return set(model.model_fields) if model else set()
+    section = section_at(Config, names)
+    return set(section.model_fields) if section else set()
 
 
-def _model_of(model: type[BaseModel], name: str) -> type[BaseModel] | None:
-    field = model.model_fields.get(name)
-    kind = field.annotation if field else None
-    if get_origin(kind) is tuple:  # a list of sections
-        kind = get_args(kind)[0]
-    return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
+def keys() -> Iterator[str]:
+    """Yield every dotted key that a config knows, sections before what is in them; entries of lists have none."""
+    return (key for key, _ in fields(Config) if "[]" not in key)

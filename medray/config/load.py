@@ -12,10 +12,11 @@ from pydantic import ValidationError
 
 from medray.config.credentials import refuse_credentials
 from medray.config.data import TEMPLATE_FILES, SourceConfig
+from medray.config.dotted import merged
 from medray.config.explain import COMMAND_LINE, explain
 from medray.config.model import PACKAGED_MODELS
 from medray.config.schema import Config
-from medray.config.site import check_sections, under
+from medray.config.site import check_sections
 from medray.config.yaml_text import NotYamlError, parse, write
 from medray.errors import InputError
 
@@ -33,7 +34,7 @@ def read(path: str | Path, overrides: Iterable[str] = (), *, site: Path | None =
     path = Path(path)
     tree = _read_tree(path)
     if site is not None:
-        tree = under(_tree_of_site(site), tree)
+        tree = merged(_tree_of_site(site), tree, null_keeps=True)
     overridden = [_override(tree, override) for override in overrides]
     _check_depth(tree, path)
     refuse_credentials(tree, path, tuple(overridden), COMMAND_LINE)

@@ -20,18 +20,6 @@ def default_file() -> Path | None:
     return None
 
 
-def under(site: dict[str, Any], tree: dict[str, Any]) -> dict[str, Any]:
-    """`tree` with what `site` says where `tree` says nothing; lists and values are taken whole."""
-    merged = dict(site)
-    for name, value in tree.items():
-        known = merged.get(name)
-        if isinstance(known, dict) and (isinstance(value, dict) or value is None):
-            merged[name] = under(known, value or {})
-        else:
-            merged[name] = value
-    return merged
-
-
 def check_sections(site: dict[str, Any], file: Path) -> None:
     """Raises InputError for a section that is of a single run."""
     for name in site:

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from medray.config.dotted import merged
 from medray.config.train import TrainConfig
 from medray.models.adapters.adalora import rank_allocation
 from medray.train.engine.optimizers import make_optimizer, rates_in_force, set_rate
@@ -154,7 +155,7 @@ def deepspeed_config(
         config["zero_optimization"]["offload_optimizer"] = {"device": "cpu"}
         if train.zero_stage == 3:
             config["zero_optimization"]["offload_param"] = {"device": "cpu"}
-    return _merge(config, train.deepspeed)
+    return merged(config, train.deepspeed)
 
 
 def choose_accelerator() -> None:
@@ -189,14 +190,6 @@ def gathered(engine: Engine, parameters: list[nn.Parameter]) -> AbstractContextM
     import deepspeed
 
     return deepspeed.zero.GatheredParameters(parameters)
-
-
-def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for name, value in over.items():
-        both = isinstance(value, dict) and isinstance(merged.get(name), dict)
-        merged[name] = _merge(merged[name], value) if both else value
-    return merged
 
 
 # cur_hysteresis: overflows until the factor halves.

@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from medray.config.dotted import walk
 from medray.config.train import TrainConfig
 from medray.errors import InputError
 from medray.train.engine import choose_accelerator, deepspeed_config
@@ -67,16 +68,11 @@ def _of_section(error: ValidationError, overrides: dict[str, Any], sections: Any
     near = [] if above else difflib.get_close_matches(name, fields, n=1)
     return InputError(
         f"DeepSpeed does not take it ({first['msg'][0].lower()}{first['msg'][1:]})",
-        key=next((path for path in _paths(overrides, "train.deepspeed") if path.endswith(f".{name}")), name),
+        key=next(
+            (key for key, _ in walk(overrides, key="train.deepspeed") if key.endswith(f".{name}")), name
+        ),
         fix=f"did you mean {near[0]}?" if near and near[0] != name else "as DeepSpeed's documentation has it",
     )
-
-
-def _paths(tree: dict[str, Any], prefix: str) -> Iterator[str]:
-    for name, value in tree.items():
-        yield f"{prefix}.{name}"
-        if isinstance(value, dict):
-            yield from _paths(value, f"{prefix}.{name}")
 
 
 def _refusal(reason: str) -> InputError:

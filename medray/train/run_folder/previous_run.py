@@ -9,10 +9,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any
 
 from medray import storage
-from medray.config import Config, Section
+from medray.config import Config
+from medray.config.dotted import fields, values
 from medray.config.yaml_text import NotYamlError, parse
 from medray.errors import InputError, printable
 from medray.storage import StoragePath
@@ -104,7 +105,7 @@ def check_unchanged(file: StoragePath, config: Config) -> tuple[str, ...]:
     # One source more or fewer says it all.
     lists = tuple(f"{key}[" for key in changed if any(name.startswith(f"{key}[") for name in {*then, *now}))
     changed = [key for key in changed if not key.startswith(lists)]
-    free = tuple(_resumable(Config, ""))
+    free = tuple(_resumable())
     refused = [key for key in changed if not _is_free(key, free)]
     if refused:
         raise InputError(
@@ -235,17 +236,12 @@ def _is_free(key: str, free: tuple[str, ...]) -> bool:
     return any(name == one or name.startswith(f"{one}.") for one in free)
 
 
-def _resumable(model: type[Section], prefix: str) -> Iterator[str]:
-    """Dotted keys, and with [] after a list of sections: data.train[].path."""
-    for name, item in model.model_fields.items():
-        extra: Any = item.json_schema_extra or {}
+def _resumable() -> Iterator[str]:
+    """Yield dotted keys, with [] after a list of sections: data.train[].path."""
+    for key, field in fields(Config):
+        extra: Any = field.json_schema_extra or {}
         if extra.get("resumable"):
-            yield f"{prefix}{name}"
-            continue
-        for kind in (item.annotation, *get_args(item.annotation)):
-            if isinstance(kind, type) and issubclass(kind, Section):
-                many = "[]" if get_origin(item.annotation) is tuple else ""
-                yield from _resumable(kind, f"{prefix}{name}{many}.")
+            yield key
 
 
 def _notes(changed: list[str], then: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
@@ -306,30 +302,16 @@ def _without_secrets(value: Any, *, hide: bool) -> Any:
     return value
 
 
-def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, str]:
-    """Dotted keys with their values as text: a string as it is, anything else as JSON."""
-    leaves: dict[str, str] = {}
-    for name, value in tree.items():
-        if isinstance(value, dict):
-            leaves |= flat(value, f"{prefix}{name}.")
-        else:
-            leaves[f"{prefix}{name}"] = value if isinstance(value, str) else json.dumps(value)
-    return leaves
+def flat(tree: dict[str, Any]) -> dict[str, str]:
+    """Return dotted keys with their values as text: a string as it is, anything else as JSON."""
+    return {
+        key: value if isinstance(value, str) else json.dumps(value) for key, value in values(tree).items()
+    }
 
 
-def _leaves(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Dotted keys with their values. A list of sections has its length under its own key: data.train, data.train[0].path."""
-    leaves: dict[str, Any] = {}
-    for name, value in tree.items():
-        if isinstance(value, dict):
-            leaves |= _leaves(value, f"{prefix}{name}.")
-        elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
-            leaves[f"{prefix}{name}"] = f"{len(value)} entries"
-            for number, item in enumerate(value):
-                leaves |= _leaves({f"{name}[{number}]": item}, prefix)
-        else:
-            leaves[f"{prefix}{name}"] = value
-    return leaves
+def _leaves(tree: dict[str, Any]) -> dict[str, Any]:
+    """Return dotted keys with their values. A list of sections has its length under its own key: data.train, data.train[0].path."""
+    return values(tree, lambda entries: any(isinstance(entry, dict) for entry in entries))
 
 
 def _then(file: StoragePath) -> dict[str, Any]:
