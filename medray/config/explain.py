@@ -36,8 +36,8 @@ _LIMITS = {
     "less_than_equal": ("le", "must be at most"),
 }
 
-# What peers call it, in lower case. Spelling alone cannot lead from these to ours. Flags of the systems whose work medray
-# does have a table of their own: former_flags.py.
+# What peers call it, in lower case. Spelling alone cannot lead from these to ours. Flags of the reference systems have a
+# table of their own: former_flags.toml.
 ALIASES = {
     "base_model": "model.name",
     "batch_size": "train.global_batch_size",

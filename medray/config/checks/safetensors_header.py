@@ -8,7 +8,7 @@ the tests compare both. `safetensors.safe_open(framework="np")` does not replace
 - Its errors quote the file ("unknown variant `…`", "invalid offset for tensor `…`"). Such text may be of any length and hold
   control characters.
 - It maps the file into memory: a file on a network disk that becomes shorter ends the process by a signal.
-- A hostile header of 54 MB took 240 MB of memory, and 117 MB here.
+- A hostile header of 65 MB took 240 MB of memory, and 117 MB here.
 
 It reads a header of 300 tensors in 1 ms, but so few headers are read that the time does not count.
 """

@@ -1,4 +1,4 @@
-"""docs/from-the-seeds.md: every flag of the systems that medray does the work of, and what it became."""
+"""docs/migrating.md: every flag of the reference systems, and what it became."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import pytest
 from medray.cli.main import parser
 from medray.config import read
 from medray.config.explain import ALIASES, keys
-from medray.config.former_flags import PLANNED, TABLES, Flag, hint, is_planned, key_of
+from medray.config.former_flags import Flag, hint, is_planned, key_of, planned, tables
 from medray.errors import InputError
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "from_the_seeds.py"
+SCRIPT = Path(__file__).parents[2] / "scripts" / "migrating.py"
 
 # As those systems' parsers and config files have them.
 DISTILLATION = """
@@ -40,12 +40,12 @@ dpop_lambda max_length max_prompt_length
 """
 PUBLISHED = [names.split() for names in (DISTILLATION, EVALUATION, INFERENCE, EXAMPLES_AND_PREFERENCES)]
 NAMES = sorted({name for names in PUBLISHED for name in names})
-FLAGS = [flag for table in TABLES for flag in table.flags]
+FLAGS = [flag for table in tables() for flag in table.flags]
 
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("from_the_seeds", SCRIPT)
+    spec = importlib.util.spec_from_file_location("migrating", SCRIPT)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -57,7 +57,7 @@ def test_the_page_is_what_the_script_writes(
     script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written = script.PAGE.read_text(encoding="utf-8")
-    assert written == script.page(), "python scripts/from_the_seeds.py"
+    assert written == script.page(), "python scripts/migrating.py"
     assert script.main(["--check"]) == 0
     monkeypatch.setattr(script, "PAGE", tmp_path / "page.md")
     assert script.main(["--check"]) == 1
@@ -66,11 +66,11 @@ def test_the_page_is_what_the_script_writes(
 
 
 def test_every_published_flag_has_one_row() -> None:
-    for table, names in zip(TABLES, PUBLISHED, strict=False):
+    for table, names in zip(tables(), PUBLISHED, strict=False):
         found = [name for flag in table.flags for name in flag.names]
         assert sorted(found) == sorted(names), table.title
-    assert len(TABLES) == len(PUBLISHED) + 1, "the last table is of what had no flag"
-    assert all(" " in name for flag in TABLES[-1].flags for name in flag.names)
+    assert len(tables()) == len(PUBLISHED) + 1, "the last table is of what had no flag"
+    assert all(" " in name for flag in tables()[-1].flags for name in flag.names)
 
 
 def test_every_key_and_command_of_the_page_exists_unless_it_says_not_yet() -> None:
@@ -81,10 +81,10 @@ def test_every_key_and_command_of_the_page_exists_unless_it_says_not_yet() -> No
             if not is_planned(entry):
                 key = key_of(entry)
                 assert entry in commands if key is None else key in known, f"{flag.names}: {entry}"
-    built = {entry for entry in PLANNED if entry in commands | known}
-    assert not built, f"it exists now: take {built} out of PLANNED and run scripts/from_the_seeds.py"
+    built = {entry for entry in planned() if entry in commands | known}
+    assert not built, f"it exists now: take {built} out of `planned` and run scripts/migrating.py"
     used = {entry for flag in FLAGS for entry in flag.medray}
-    assert all(any(f"{entry} ".startswith((f"{name} ", f"{name}.")) for entry in used) for name in PLANNED)
+    assert all(any(f"{entry} ".startswith((f"{name} ", f"{name}.")) for entry in used) for name in planned())
 
 
 def test_values_that_rows_name_are_taken(tmp_path: Path) -> None:
@@ -123,13 +123,13 @@ def test_a_flag_written_as_a_key_is_answered_by_what_it_became(name: str, tmp_pa
 
 
 def _answers(fix: str, row: Flag) -> bool:
-    """Whether `mend` leads to what the row says is there, and to nothing that is not."""
+    """Whether `fix` leads to what the row says is there, and to nothing that is not."""
     if not row.medray:
         return fix == row.text
     if row.planned:
         return fix == f"not in medray yet: {' and '.join(row.medray)}"
     return any(entry in fix for entry in row.medray if not is_planned(entry)) and not any(
-        entry in fix for entry in PLANNED
+        entry in fix for entry in planned()
     )
 
 
