@@ -1,4 +1,12 @@
-"""The reader of JSON text: an array of objects, consecutive objects (pretty-printed or not), or one object of objects."""
+"""The reader of JSON text: an array of objects, consecutive objects (pretty-printed or not), or one object of objects.
+
+Own code around Python's decoder, and not ijson, which was tried (3.6, its C backend). ijson reads three times as fast (40 MB in
+0.07 s against 0.22 s of CPU), but both are faster than what follows, and ijson
+
+- gives no byte position of a value, which Ray Data needs to read one file in parts;
+- refuses NaN and Infinity, which Python's json module writes into records of others;
+- quotes the text around an error, which may be about a patient.
+"""
 
 from __future__ import annotations
 
