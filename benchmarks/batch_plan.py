@@ -38,7 +38,9 @@ def lengths(shards: int) -> np.ndarray:
 
 
 def spec_of(shards: int, **batches: int) -> PlanSpec:
-    return PlanSpec((Corpus(tuple(range(shards)), (ROWS,) * shards),), 0, WINDOW, **batches)
+    return PlanSpec(
+        corpora=(Corpus(tuple(range(shards)), (ROWS,) * shards),), seed=0, window_shards=WINDOW, **batches
+    )
 
 
 def phase(name: str, shards: int, folder: Path) -> dict[str, Any]:

@@ -42,7 +42,7 @@ def measured(tokens: int, vocabulary: int, hidden: int, chunk: int) -> dict[str,
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
     ids = torch.randint(vocabulary, (4, tokens // 4)).numpy()
-    micro = MicroBatch("label", ids, ids * 0 + 1, ids)
+    micro = MicroBatch(task="label", input_ids=ids, attention_mask=ids * 0 + 1, labels=ids)
     loss = TokenLoss(chunk_tokens=chunk or None)
     before, began = peak(), time.perf_counter()
     total = (

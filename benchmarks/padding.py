@@ -103,7 +103,9 @@ class Lengths:
         rows = len(self.totals)
         shards = range(-(-rows // SHARD_ROWS))
         held = tuple(min(SHARD_ROWS, rows - shard * SHARD_ROWS) for shard in shards)
-        return PlanSpec((Corpus(tuple(shards), held),), 0, WINDOW_SHARDS, **batches)
+        return PlanSpec(
+            corpora=(Corpus(tuple(shards), held),), seed=0, window_shards=WINDOW_SHARDS, **batches
+        )
 
     def sizes(self, shard: int) -> np.ndarray:
         return self.totals[shard * SHARD_ROWS : (shard + 1) * SHARD_ROWS]

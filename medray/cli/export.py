@@ -79,11 +79,11 @@ def run(arguments: argparse.Namespace) -> int:
     from medray.report.console import Console
 
     wanted = Wanted(
-        arguments.format,
-        arguments.dtype,
-        arguments.shard_mb * 1_000_000,
-        arguments.gguf_type,
-        not arguments.no_verify,
+        format=arguments.format,
+        dtype=arguments.dtype,
+        shard_bytes=arguments.shard_mb * 1_000_000,
+        gguf=arguments.gguf_type,
+        verify=not arguments.no_verify,
     )
     check_wanted(found, wanted, target)
     _quiet_libraries()

@@ -25,7 +25,7 @@ HEADS = ("lm_head.weight", "embed_out.weight")
 COPIES = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")  # always T5's shared.weight again
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ParameterCount:
     """Numbers of parameters.
 

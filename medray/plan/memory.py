@@ -38,7 +38,7 @@ GIGABYTE = 10**9
 Offload = Literal["none", "optimizer", "cpu"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class MemoryPlan:
     """Bytes one worker holds on its device, by part, and in `host` what offload moved to its node's memory.
 
@@ -113,7 +113,9 @@ def zero_bytes(
     weights = _share(weight_bytes * total, world_size if stage >= 3 else 1)
     gradients = _share(each_gradient * trainable, world_size if stage >= 2 else 1)
     optimizer = _share((8 + master) * trainable, world_size if stage >= 1 else 1)
-    plan = MemoryPlan(weights, gradients, optimizer, activations=activations, logits=logits)
+    plan = MemoryPlan(
+        weights=weights, gradients=gradients, optimizer=optimizer, activations=activations, logits=logits
+    )
     if stage == 3:
         plan = replace(plan, gathered=(weight_bytes + (weight_bytes if trainable else 0)) * largest_layer)
     if offload == "none":

@@ -37,7 +37,7 @@ DECODERS = ("llama", "mistral", "qwen2", "gemma")
 ENCODER_DECODERS = ("t5", "mt5")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Linear:
     """`copies` linear layers of one name and size in a model."""
 
@@ -53,7 +53,7 @@ class Linear:
         return self.inputs * self.outputs + (self.outputs if self.bias else 0)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Shape:
     """The sizes that an estimate of activations needs. layers: encoder and decoder together."""
 
@@ -109,7 +109,7 @@ def adapted(config: Mapping[str, Any], targets: str | Iterable[str] = "all-linea
     if targets != "all-linear":
         names = {targets} if isinstance(targets, str) else set(targets)
         hidden = _size(config, "d_model" if _family(config) in ENCODER_DECODERS else "hidden_size")
-        layers += (Linear("lm_head", hidden, _size(config, "vocab_size"), 1),)
+        layers += (Linear(name="lm_head", inputs=hidden, outputs=_size(config, "vocab_size"), copies=1),)
         known = {layer.name for layer in layers}
         if not names or names - known:
             raise ValueError(
@@ -125,16 +125,16 @@ def shape(config: Mapping[str, Any]) -> Shape:
     if _family(config) in ENCODER_DECODERS:
         encoder, decoder = _t5_layers(config)
         return Shape(
-            encoder + decoder,
-            _size(config, "d_model"),
-            _size(config, "num_heads"),
-            _size(config, "vocab_size"),
+            layers=encoder + decoder,
+            hidden_size=_size(config, "d_model"),
+            heads=_size(config, "num_heads"),
+            vocab_size=_size(config, "vocab_size"),
         )
     return Shape(
-        _size(config, "num_hidden_layers"),
-        _size(config, "hidden_size"),
-        _size(config, "num_attention_heads"),
-        _size(config, "vocab_size"),
+        layers=_size(config, "num_hidden_layers"),
+        hidden_size=_size(config, "hidden_size"),
+        heads=_size(config, "num_attention_heads"),
+        vocab_size=_size(config, "vocab_size"),
     )
 
 
@@ -158,13 +158,13 @@ def _decoder_linears(config: Mapping[str, Any]) -> tuple[Linear, ...]:
     output_bias = attention_bias and family != "qwen2"
     mlp_bias = family == "llama" and bool(config.get("mlp_bias"))
     return (
-        Linear("q_proj", hidden, heads * head_dim, layers, attention_bias),
-        Linear("k_proj", hidden, kv_heads * head_dim, layers, attention_bias),
-        Linear("v_proj", hidden, kv_heads * head_dim, layers, attention_bias),
-        Linear("o_proj", heads * head_dim, hidden, layers, output_bias),
-        Linear("gate_proj", hidden, inner, layers, mlp_bias),
-        Linear("up_proj", hidden, inner, layers, mlp_bias),
-        Linear("down_proj", inner, hidden, layers, mlp_bias),
+        Linear(name="q_proj", inputs=hidden, outputs=heads * head_dim, copies=layers, bias=attention_bias),
+        Linear(name="k_proj", inputs=hidden, outputs=kv_heads * head_dim, copies=layers, bias=attention_bias),
+        Linear(name="v_proj", inputs=hidden, outputs=kv_heads * head_dim, copies=layers, bias=attention_bias),
+        Linear(name="o_proj", inputs=heads * head_dim, outputs=hidden, copies=layers, bias=output_bias),
+        Linear(name="gate_proj", inputs=hidden, outputs=inner, copies=layers, bias=mlp_bias),
+        Linear(name="up_proj", inputs=hidden, outputs=inner, copies=layers, bias=mlp_bias),
+        Linear(name="down_proj", inputs=inner, outputs=hidden, copies=layers, bias=mlp_bias),
     )
 
 
@@ -175,13 +175,13 @@ def _t5_linears(config: Mapping[str, Any]) -> tuple[Linear, ...]:
     attentions = encoder + 2 * decoder  # a decoder layer attends to itself and to the encoder
     gated = _feed_forward(config).startswith("gated-")
     return (
-        *(Linear(name, hidden, attention, attentions) for name in ("q", "k", "v")),
-        Linear("o", attention, hidden, attentions),
+        *(Linear(name=name, inputs=hidden, outputs=attention, copies=attentions) for name in ("q", "k", "v")),
+        Linear(name="o", inputs=attention, outputs=hidden, copies=attentions),
         *(
-            Linear(name, hidden, inner, encoder + decoder)
+            Linear(name=name, inputs=hidden, outputs=inner, copies=encoder + decoder)
             for name in (("wi_0", "wi_1") if gated else ("wi",))
         ),
-        Linear("wo", inner, hidden, encoder + decoder),
+        Linear(name="wo", inputs=inner, outputs=hidden, copies=encoder + decoder),
     )
 
 

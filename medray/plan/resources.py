@@ -35,7 +35,7 @@ class NodeSupply:
     memory_bytes: int = 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Supply:
     """What a cluster has. Without `nodes` it is taken for one machine that has it all."""
 
@@ -48,10 +48,10 @@ class Supply:
     def of(cls, *nodes: NodeSupply) -> Supply:
         """The sum of `nodes`."""
         return cls(
-            sum(n.cpus for n in nodes),
-            sum(n.gpus for n in nodes),
-            sum(n.memory_bytes for n in nodes),
-            tuple(nodes),
+            cpus=sum(n.cpus for n in nodes),
+            gpus=sum(n.gpus for n in nodes),
+            memory_bytes=sum(n.memory_bytes for n in nodes),
+            nodes=tuple(nodes),
         )
 
 

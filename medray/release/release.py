@@ -49,7 +49,7 @@ NO_CHECK = "not measured: --no-verify"
 DEFAULT_GGUF = "q8_0"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Wanted:
     """The options of `medray export`.
 
@@ -72,7 +72,7 @@ class Wanted:
         return self.dtype is not None or self.gguf is not None or self.format == "nf4"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Released:
     """comparison: None where the user asked for none. files: bytes of each file of the folder itself."""
 
@@ -192,7 +192,9 @@ class _Release:
         (self.folder / "README.md").write_text(card, encoding="utf-8")
         for note in self.notes:
             self.say("note", note)
-        return Released(target, comparison, checked, tuple(self.notes), {})
+        return Released(
+            folder=target, comparison=comparison, checked=checked, notes=tuple(self.notes), files={}
+        )
 
     def _usage(self, stored: str) -> Usage:
         """How these weights are asked: as the run's export says, or of an older one as its config says."""
@@ -216,7 +218,9 @@ class _Release:
         tokens = None
         if run.tokens is not None:
             index = SplitIndex.read(run.tokens / "train" / "index.json")
-            tokens = TokenSet(str(run.tokens / "train"), str(self.export), spec, index)
+            tokens = TokenSet(
+                folder=str(run.tokens / "train"), tokenizer=str(self.export), spec=spec, index=index
+            )
         generation = self.export / "generation_config.json"
         values = json.loads((self.base / "config.json").read_text())
         values |= json.loads(generation.read_text()) if generation.exists() else {}

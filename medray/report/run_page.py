@@ -182,11 +182,14 @@ def _loss_series(steps: list[Record], evaluations: list[Record]) -> list[Series]
         held_out = [
             (e["step"], e["metrics"][name]) for e in evaluations if _is_number(e.get("metrics", {}).get(name))
         ]
-        series.append(Series(label, points, colour))
+        series.append(Series(name=label, points=points, colour=colour))
         if held_out:
             series.append(
                 Series(
-                    f"{label}, validation" if len(names) > 1 else "validation", held_out, colour, marks=True
+                    name=f"{label}, validation" if len(names) > 1 else "validation",
+                    points=held_out,
+                    colour=colour,
+                    marks=True,
                 )
             )
     return [one for one in series if one.points]
@@ -221,9 +224,9 @@ def _small_charts(steps: list[Record]) -> str:
         if _is_number(r.get("tokens")) and r.get("seconds")
     ]
     columns = [
-        ("Learning rate", Series("learning rate", _column(steps, "lr"), 2, smooth=False)),
-        ("Tokens per second", Series("tokens per second", rate, 0)),
-        ("Gradient norm", Series("gradient norm", _column(steps, "grad_norm"), 3)),
+        ("Learning rate", Series(name="learning rate", points=_column(steps, "lr"), colour=2, smooth=False)),
+        ("Tokens per second", Series(name="tokens per second", points=rate, colour=0)),
+        ("Gradient norm", Series(name="gradient norm", points=_column(steps, "grad_norm"), colour=3)),
     ]
     charts = [
         (title, line_chart([one], width=330, height=150, y_ticks=3, x_ticks=4, label=title))

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from itertools import pairwise
 
@@ -23,7 +23,7 @@ SMOOTH_FROM = 60  # from this many points, a running mean is drawn over the pale
 Point = tuple[float, float]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Series:
     """Points in order of x, drawn as a line, or as circles if `marks` is true."""
 
@@ -34,7 +34,7 @@ class Series:
     smooth: bool = True
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class _Frame:
     """The mapping from data to the drawing's pixels."""
 
@@ -87,7 +87,14 @@ def line_chart(
     y_marks = ticks(min(ys), max(ys), y_ticks)
     wide = max(len(short(mark)) for mark in y_marks) * 7.0 + 12
     high_x = max(xs) if max(xs) > min(xs) else min(xs) + 1
-    frame = _Frame(wide, width - 10.0, 10.0, height - 26.0, (min(xs), y_marks[0]), (high_x, y_marks[-1]))
+    frame = _Frame(
+        left=wide,
+        right=width - 10.0,
+        top=10.0,
+        bottom=height - 26.0,
+        low=(min(xs), y_marks[0]),
+        high=(high_x, y_marks[-1]),
+    )
     parts = [f'<svg class="chart" viewBox="0 0 {width} {height}" role="img" aria-label="{escape(label)}">']
     parts += _axes(
         frame, y_marks, [m for m in ticks(min(xs), high_x, x_ticks) if min(xs) <= m <= high_x and m % 1 == 0]
@@ -99,7 +106,7 @@ def line_chart(
 
 def _finite(series: Series) -> Series:
     points = [(float(x), float(y)) for x, y in series.points if math.isfinite(x) and math.isfinite(y)]
-    return Series(series.name, points, series.colour % SERIES_COLOURS, series.marks, series.smooth)
+    return replace(series, points=points, colour=series.colour % SERIES_COLOURS)
 
 
 def _within_reach(drawn: list[Series]) -> list[float]:

@@ -44,7 +44,7 @@ def check_workers(config: Config) -> None:
 
     cluster = config.cluster
     cpus = max(os.cpu_count() or 1, 2)  # as the command line starts one
-    if lack := shortage(Request(cluster.fewest_workers, cluster.cpus_per_worker), Supply(cpus)):
+    if lack := shortage(Request(cluster.fewest_workers, cluster.cpus_per_worker), Supply(cpus=cpus)):
         raise InputError(lack.what, key="cluster.workers", value=cluster.workers, fix=lack.fix)
 
 

@@ -72,7 +72,12 @@ def lines(file: Path) -> list[dict[str, Any]]:
 def expected(made: Config, tokens: Path, shard_rows: tuple[int, ...], tokenizer: str) -> list[float]:
     """Losses of the oracle over the shards that the pipeline wrote."""
     pool = Corpus(tuple(range(len(shard_rows))), shard_rows)
-    spec = PlanSpec((pool,), made.run.seed, made.data.window_shards, made.train.global_batch_size)
+    spec = PlanSpec(
+        corpora=(pool,),
+        seed=made.run.seed,
+        window_shards=made.data.window_shards,
+        global_batch_size=made.train.global_batch_size,
+    )
     order = BatchPlan(spec, lambda shard: np.zeros(shard_rows[shard], np.int32))
     steps = made.train.max_steps or 0
     batches = [

@@ -149,10 +149,10 @@ def token_set(
     """Shards of `made`, written by the parts that the Ray Data pipeline runs."""
     target = folder / f"{architecture}-{name}"
     target.mkdir(parents=True, exist_ok=True)
-    source = FileSource(str(write_jsonl(target / f"{name}.jsonl", made)), "jsonl")
+    source = FileSource(path=str(write_jsonl(target / f"{name}.jsonl", made)), format="jsonl")
     found = index(source, shard_rows)
     asked = spec or encode_spec(architecture, tasks)
-    made_set = TokenSet(str(target), str(tokenizer(folder)), asked, found)
+    made_set = TokenSet(folder=str(target), tokenizer=str(tokenizer(folder)), spec=asked, index=found)
     for shard in found.shards:
         encode_shard(made_set, shard, source, truth=truth)
     return made_set

@@ -250,7 +250,9 @@ def test_files_of_records(name: str, tmp_path: Path) -> None:
         rng = random.Random(f"{name} {seed}")
         file.write_bytes(changed(data, rng) if rng.random() < 0.9 else data)
         form = "auto" if rng.random() < 0.7 else rng.choice(_FORMS)
-        source = FileSource(str(file), format, "rows", form=form, columns=rng.choice(_COLUMNS))
+        source = FileSource(
+            path=str(file), format=format, name="rows", form=form, columns=rng.choice(_COLUMNS)
+        )
         with guarded(f"{name} {seed}", outcomes):
             good, bad = _index(source, tmp_path / "plain")
             outcomes["good"] += good
@@ -273,7 +275,9 @@ def test_saved_data_sets(tmp_path: Path) -> None:
         path.unlink()  # a new file: the old one may still be mapped into memory
         path.write_bytes(changed(whole[path], rng))
         with guarded(seed, outcomes):
-            outcomes["good"] += _index(FileSource(str(folder), "huggingface"), tmp_path / "plain")[0]
+            outcomes["good"] += _index(
+                FileSource(path=str(folder), format="huggingface"), tmp_path / "plain"
+            )[0]
         path.unlink()
         path.write_bytes(whole[path])
     assert min(outcomes["good"], outcomes["refused"]) > 0, outcomes
@@ -327,7 +331,7 @@ def test_rows_of_every_form(tmp_path: Path) -> None:
         file.write_text(text, encoding="utf-8", errors="replace")
         form = "auto" if rng.random() < 0.7 else rng.choice(_FORMS)
         with guarded(seed, outcomes):
-            good, bad = _index(FileSource(str(file), "jsonl", form=form), tmp_path / "plain")
+            good, bad = _index(FileSource(path=str(file), format="jsonl", form=form), tmp_path / "plain")
             outcomes["good"] += good
             outcomes["bad"] += bad
     assert min(outcomes["good"], outcomes["bad"]) > ROW_INPUTS // 4, outcomes

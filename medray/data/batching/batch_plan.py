@@ -74,9 +74,11 @@ class BatchPlan:
         if self._windows is None:
             first, last = self._span(number)
             pairs = self._rows.take(epoch * self._rows.length + first, epoch * self._rows.length + last)
-            return Batch(epoch, pairs[:, 0], pairs[:, 1], np.arange(1, last - first + 1))
+            return Batch(
+                epoch=epoch, shards=pairs[:, 0], rows=pairs[:, 1], ends=np.arange(1, last - first + 1)
+            )
         pairs, ends = self._arranged(self._windows, epoch, number)
-        return Batch(epoch, pairs[:, 0], pairs[:, 1], ends)
+        return Batch(epoch=epoch, shards=pairs[:, 0], rows=pairs[:, 1], ends=ends)
 
     def upcoming(self, step: int) -> tuple[int, ...]:
         """Shards of the window of this step and of the next window, in the order of need, for read-ahead."""

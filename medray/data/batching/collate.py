@@ -16,7 +16,7 @@ Example = tuple[np.ndarray, np.ndarray]  # (input_ids, labels)
 Segment = tuple[int, np.ndarray, np.ndarray]  # (index of the task, input_ids, labels)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class MicroBatch:
     """One task of a micro-batch, int64.
 
@@ -31,7 +31,7 @@ class MicroBatch:
     labels: np.ndarray
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class MixedMicroBatch:
     """Rows of several tasks in the order of these, otherwise as MicroBatch.
 
@@ -44,7 +44,7 @@ class MixedMicroBatch:
     task_ids: np.ndarray
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class PackedMicroBatch:
     """All tasks of a micro-batch of packed sequences, for causal models; int64 [batch, seq], padded on the right.
 
@@ -76,7 +76,7 @@ def collate(
     labels, labelled = _pad([labels for _, labels in pairs], IGNORED, left=left)
     if architecture == "causal":
         labels[np.arange(len(pairs)), labelled.argmax(axis=1)] = IGNORED
-    return MicroBatch(task, ids, taken.astype(np.int64), labels)
+    return MicroBatch(task=task, input_ids=ids, attention_mask=taken.astype(np.int64), labels=labels)
 
 
 def collate_mixed(
@@ -85,7 +85,9 @@ def collate_mixed(
     """As `collate`, of (index of the task, example) pairs, whose indices do not fall."""
     micro = collate("", [example for _, example in rows], architecture, pad_id)
     task_ids = np.array([task for task, _ in rows], np.int64)
-    return MixedMicroBatch(micro.input_ids, micro.attention_mask, micro.labels, task_ids)
+    return MixedMicroBatch(
+        input_ids=micro.input_ids, attention_mask=micro.attention_mask, labels=micro.labels, task_ids=task_ids
+    )
 
 
 def collate_packed(sequences: Sequence[Sequence[Segment]], pad_id: int) -> PackedMicroBatch:
@@ -113,7 +115,12 @@ def collate_packed(sequences: Sequence[Sequence[Segment]], pad_id: int) -> Packe
 def prompts(ids: Sequence[np.ndarray], architecture: str, pad_id: int) -> MicroBatch:
     """What generation starts from: ids of each prompt, which end together for a causal model. No labels."""
     padded, taken = _pad(ids, pad_id, left=architecture == "causal")
-    return MicroBatch("prompt", padded, taken.astype(np.int64), np.empty((len(ids), 0), np.int64))
+    return MicroBatch(
+        task="prompt",
+        input_ids=padded,
+        attention_mask=taken.astype(np.int64),
+        labels=np.empty((len(ids), 0), np.int64),
+    )
 
 
 def _pad(rows: Sequence[np.ndarray], value: int, *, left: bool) -> tuple[np.ndarray, np.ndarray]:

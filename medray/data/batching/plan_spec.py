@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Batch:
     """One optimizer step, real rows only: filling up to equal slots a rank is the reader's matter.
 
@@ -52,7 +52,7 @@ class Sizes(Protocol):
     def __call__(self, shard: int, /) -> np.ndarray: ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class PlanSpec:
     """All that decides a plan but the sizes of rows.
 

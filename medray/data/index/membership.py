@@ -23,7 +23,7 @@ MADE_AGAIN = "delete it and run the same command again: it is made again from th
 _SHOWN = 3  # places of leaked rows in a message
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ShardSpec:
     """Shard `index` holds `rows` of the `raw_rows` rows of a source from `position` on.
 
@@ -60,7 +60,7 @@ class ShardSpec:
         return np.unpackbits(bits, count=self.raw_rows).astype(bool)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class SplitIndex:
     """What a split holds. rejects: bad rows, a reason each; dropped: good rows that are left out, a reason each.
 

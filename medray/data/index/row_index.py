@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Generator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -49,7 +49,7 @@ class Chunk:
     raw_rows: int
 
 
-@dataclass
+@dataclass(kw_only=True, slots=True)
 class RangeIndex:
     """What one range holds. Arrays have an entry a raw row, 0 where there is no record.
 
@@ -82,8 +82,9 @@ class RangeIndex:
             "columns_seen": self.columns_seen,
             "types_seen": self.types_seen,
         }
+        values = {one.name: getattr(self, one.name) for one in fields(self)}
         arrays: dict[str, Any] = {
-            name: value for name, value in vars(self).items() if isinstance(value, np.ndarray)
+            name: value for name, value in values.items() if isinstance(value, np.ndarray)
         }
         stream = io.BytesIO()
         np.savez(stream, plain=np.frombuffer(json.dumps(plain).encode(), np.uint8), **arrays)
@@ -171,21 +172,21 @@ def index_range(
         np.array(column, kind) for column, kind in zip(table, kinds, strict=True)
     )
     return RangeIndex(
-        chunks,
-        rejects,
-        getattr(reading, "lines", None)
+        chunks=chunks,
+        rejects=rejects,
+        lines=getattr(reading, "lines", None)
         or line,  # with the blank ones at the end, where a range is a part of a file
-        good,
-        ids,
-        inputs,
-        pairs,
-        groups,
-        labels,
-        contaminated,
-        rationale,
-        entities,
-        sorted(seen),
-        sorted(types),
+        good=good,
+        ids=ids,
+        inputs=inputs,
+        pairs=pairs,
+        groups=groups,
+        labels=labels,
+        contaminated=contaminated,
+        with_rationale=rationale,
+        with_entities=entities,
+        columns_seen=sorted(seen),
+        types_seen=sorted(types),
     )
 
 

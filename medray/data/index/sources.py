@@ -62,7 +62,7 @@ class Source(Protocol):
         """The source of the same rows that reads what `convert` wrote."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class FileSource:
     """A file, or a Hugging Face data set: `path` is its name or folder, split and subset are of it."""
 
@@ -111,7 +111,7 @@ class FileSource:
         return replace(self, path=str(target), format="converted")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class CorpusSource:
     """A split of a published corpus, from the files under `root`."""
 
@@ -152,10 +152,17 @@ class CorpusSource:
         readers.write_converted(rows, target)
 
     def plain_at(self, target: StoragePath) -> FileSource:
-        return FileSource(str(target), "converted", self.name, self.corpus, self.form, self.columns)
+        return FileSource(
+            path=str(target),
+            format="converted",
+            name=self.name,
+            corpus=self.corpus,
+            form=self.form,
+            columns=self.columns,
+        )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ClinicSource:
     seed: int
     size: str
@@ -205,7 +212,11 @@ def sources(config: Config, split: str, *, eos_token: str = "</s>") -> tuple[Sou
     data = config.data
     if data.dataset == "clinic":
         count = data.clinic.train_rows if split == "train" else data.clinic.validation_rows
-        return (ClinicSource(data.clinic.seed, data.clinic.size, split, count),) if count else ()
+        return (
+            (ClinicSource(seed=data.clinic.seed, size=data.clinic.size, split=split, count=count),)
+            if count
+            else ()
+        )
     if data.dataset is not None:
         return _published(config, data.dataset, split, eos_token)
     found = [
@@ -248,7 +259,11 @@ def _published(config: Config, name: str, split: str, eos_token: str) -> tuple[S
         eos_token=eos_token,
     )
     form = "taught" if options.label_source == "llm" else presets.form
-    return (CorpusSource(name, root, split, options, presets.columns, form),)
+    return (
+        CorpusSource(
+            corpus_name=name, root=root, split=split, options=options, columns=presets.columns, form=form
+        ),
+    )
 
 
 def _files_of(entry: SourceConfig, number: int, data: DataConfig, key: str) -> Iterator[FileSource]:
@@ -256,14 +271,30 @@ def _files_of(entry: SourceConfig, number: int, data: DataConfig, key: str) -> I
     _check_named_split(entry, key)
     if entry.format == "huggingface" and "://" not in entry.path and not os.path.exists(entry.path):
         yield FileSource(
-            entry.path, "huggingface", "", number, entry.form, columns, entry.split, entry.subset
+            path=entry.path,
+            format="huggingface",
+            name="",
+            corpus=number,
+            form=entry.form,
+            columns=columns,
+            split=entry.split,
+            subset=entry.subset,
         )
         return
     found = files.expand(entry.path, key=key)
     check_one_split(found, entry.path, key)
     for path in found:
         format_ = _format(path, key) if entry.format == "auto" else entry.format
-        yield FileSource(path, format_, "", number, entry.form, columns, entry.split, entry.subset)
+        yield FileSource(
+            path=path,
+            format=format_,
+            name="",
+            corpus=number,
+            form=entry.form,
+            columns=columns,
+            split=entry.split,
+            subset=entry.subset,
+        )
 
 
 def _check_named_split(entry: SourceConfig, key: str) -> None:

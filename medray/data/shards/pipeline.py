@@ -235,7 +235,10 @@ class Pipeline:
             sound = threads.map(lambda number: is_sound(shard_path(folder, number)), order)
             missing = [number for number, there in zip(order, sound, strict=True) if not there]
         group, truth = self.sources[origin], split == "validation"
-        target, tokenizer = replace(token_set, index=SplitIndex(())), self.tokenizer  # needs no other shards
+        target, tokenizer = (
+            replace(token_set, index=SplitIndex(shards=())),
+            self.tokenizer,
+        )  # needs no other shards
 
         def one(item: dict[str, Any]) -> dict[str, Any]:
             shard = ShardSpec.of(json.loads(item["shard"]))

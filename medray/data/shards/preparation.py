@@ -108,11 +108,11 @@ class Preparation:
 
     def token_set(self, split: str, index: SplitIndex) -> TokenSet:
         return TokenSet(
-            str(self.folder / split),
-            str(self.tokenizer),
-            self.spec,
-            index,
-            self.weights if split == "train" else (),
+            folder=str(self.folder / split),
+            tokenizer=str(self.tokenizer),
+            spec=self.spec,
+            index=index,
+            weights=self.weights if split == "train" else (),
         )
 
 

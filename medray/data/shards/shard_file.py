@@ -114,7 +114,7 @@ class _Ragged:
         return self.values[self.offsets[row] : self.offsets[row + 1]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class _Shard:
     """A shard in memory. tasks: of each (input_ids, spans or labels); texts: columns of strings."""
 
@@ -318,20 +318,20 @@ def _read(path: StoragePath) -> _Shard:
     tasks = [name.removesuffix(".input_ids") for name in names if name.endswith(".input_ids")]
     causal = any(name.endswith(".spans") for name in names)
     return _Shard(
-        causal,
-        {
+        causal=causal,
+        tasks={
             task: (
                 _ragged(table.column(f"{task}.input_ids")),
                 _ragged(table.column(f"{task}.{_second('causal' if causal else 'seq2seq')}")),
             )
             for task in tasks
         },
-        {
+        counts={
             f"{task}.{name}": _numbers(table.column(f"{task}.{name}"))
             for task in tasks
             for name in ("length", "loss_tokens", "cut")
         },
-        {
+        texts={
             name: table.column(name).combine_chunks()
             for name in ("id", "reference", "entities")
             if name in names

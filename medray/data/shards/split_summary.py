@@ -73,7 +73,7 @@ def _task(files: list[StoragePath], task: str) -> dict[str, Any]:
 _NAMES = ("length", "loss_tokens", "cut")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class SplitCounts:
     """Counts of all rows, shard by shard in the order of their numbers; arrays are [tasks, rows].
 
@@ -111,4 +111,4 @@ def split_counts(tokens: TokenSet) -> SplitCounts:
     length, loss, cut = (
         np.stack([np.concatenate(parts[f"{task}.{name}"]) for task in tasks]) for name in _NAMES
     )
-    return SplitCounts(tasks, length, loss, cut.astype(bool), starts)
+    return SplitCounts(tasks=tasks, length=length, loss=loss, cut=cut.astype(bool), starts=starts)

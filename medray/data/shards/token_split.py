@@ -16,7 +16,7 @@ from medray.data.shards.shard_file import ShardStore
 from medray.data.tokenizer import load_tokenizer
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class TokenSet:
     """A split's shards: their folder, index and tokenizer. Equal when they are of the same folder.
 

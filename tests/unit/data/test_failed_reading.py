@@ -29,7 +29,7 @@ def test_a_failed_reading_is_told_as_that(tmp_path: Path, data: dict[str, Any], 
     rows = [{"input": "q", "label": ""}] * 5 + [
         {"input": f"q{number}", "label": "a"} for number in range(good)
     ]
-    source = FileSource(str(tiny.write_jsonl(tmp_path / "a.jsonl", rows)), "jsonl")
+    source = FileSource(path=str(tiny.write_jsonl(tmp_path / "a.jsonl", rows)), format="jsonl")
     pipeline = object.__new__(Pipeline)  # its second half: the first has read the sources, in Ray tasks
     pipeline.config = Config.model_validate({"data": data})
     pipeline.folder, pipeline.sources = tmp_path, {"train": [source], "validation": []}

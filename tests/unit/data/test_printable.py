@@ -50,7 +50,7 @@ SECRETS = (
 )
 def test_names_that_look_like_values_are_counted_not_printed(tmp_path: Path, name: str, text: str) -> None:
     (tmp_path / name).write_text(text)
-    source = FileSource(str(tmp_path / name), name.partition(".")[2])
+    source = FileSource(path=str(tmp_path / name), format=name.partition(".")[2])
     index = index_range(source, 0, None, 10)
     with pytest.raises(InputError) as caught:
         check_columns(source, set(index.columns_seen), "data.train")

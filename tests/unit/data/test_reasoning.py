@@ -199,7 +199,9 @@ def test_inspection_says_which_mode_rows_are_in(qwen: Any, tmp_path: Path) -> No
         rows: Any = {
             ("train", "label"): [SampledRow("knee", target, False, 0, True, 0) for target in targets]
         }
-        sets: Any = {"train": TokenSet("", "", spec(**LABEL), SplitIndex(()))}
+        sets: Any = {
+            "train": TokenSet(folder="", tokenizer="", spec=spec(**LABEL), index=SplitIndex(shards=()))
+        }
         return [check for check in checks(sets, {}, rows, tokenizer) if check.name == "reasoning"]
 
     [mixed] = said(qwen, f"{THOUGHT}", "rash", "cough")

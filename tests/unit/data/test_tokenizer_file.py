@@ -152,7 +152,9 @@ def test_the_one_that_encoded_shards_is_kept_beside_them_as_it_was(
     made = str(changed(folder, tmp_path / "changed", change))
     theirs, tokens = (
         load_tokenizer(made),
-        TokenSet(str(tmp_path / "0a1b" / "train"), made, spec(), SplitIndex(())),
+        TokenSet(
+            folder=str(tmp_path / "0a1b" / "train"), tokenizer=made, spec=spec(), index=SplitIndex(shards=())
+        ),
     )
     keep_tokenizer(theirs, tmp_path / "0a1b")
     ours = tokenizer_of(tokens)

@@ -121,11 +121,15 @@ def test_activations_are_those_of_the_paper() -> None:
 
 
 def test_logits_of_8k_tokens_and_128k_words_are_6_gigabytes() -> None:
-    assert logits_bytes(Shape(1, 1, 1, 128_000), rows=2, length=4096) / 1e9 == pytest.approx(6.29, abs=0.01)
+    assert logits_bytes(
+        Shape(layers=1, hidden_size=1, heads=1, vocab_size=128_000), rows=2, length=4096
+    ) / 1e9 == pytest.approx(6.29, abs=0.01)
 
 
 def test_describe_names_each_part_that_there_is() -> None:
-    plan = MemoryPlan(22_200_000_000, 0, 1_500_000, logits=6_291_456_000, host=133_200_000_000)
+    plan = MemoryPlan(
+        weights=22_200_000_000, gradients=0, optimizer=1_500_000, logits=6_291_456_000, host=133_200_000_000
+    )
     assert plan.total == plan.device + 133_200_000_000
     assert plan.describe() == (
         "28.5 GB a worker: weights 22.2 + optimizer 0.0015 + logits 6.29; 133 GB of host memory"

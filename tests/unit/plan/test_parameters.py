@@ -187,7 +187,7 @@ def test_buffers_and_second_copies_are_not_counted(tmp_path: Path) -> None:
     save_file(weights | buffers, tmp_path / "model.safetensors")
     save_file(weights, tmp_path / "consolidated.safetensors")
     assert from_safetensors(tmp_path) == ParameterCount(
-        24, embedding=20, head=0, largest_layer=20, stored_bytes=88
+        total=24, embedding=20, head=0, largest_layer=20, stored_bytes=88
     )
 
 

@@ -168,7 +168,7 @@ def test_losses_that_are_not_finite_leave_a_readable_chart(tmp_path: Path) -> No
 
 
 def test_chart_maps_ends_of_the_data_to_ends_of_the_axes() -> None:
-    chart = line_chart([Series("loss", [(0, 0.0), (10, 4.0)])], width=200, height=100)
+    chart = line_chart([Series(name="loss", points=[(0, 0.0), (10, 4.0)])], width=200, height=100)
     points = re.search(r'points="([^"]*)"', chart)
     assert points is not None
     (x0, y0), (x1, y1) = (map(float, pair.split(",")) for pair in points[1].split())
@@ -179,7 +179,7 @@ def test_chart_maps_ends_of_the_data_to_ends_of_the_axes() -> None:
 
 def test_a_long_line_is_thinned_and_keeps_its_ends() -> None:
     chart = line_chart(
-        [Series("loss", [(n, float(n % 2)) for n in range(1, 100_001)])], width=200, height=100
+        [Series(name="loss", points=[(n, float(n % 2)) for n in range(1, 100_001)])], width=200, height=100
     )
     assert len(chart) < 40_000
     assert "190.0," in chart

@@ -205,7 +205,13 @@ def test_an_epoch_of_a_real_plan_trains_every_row_once(sizes: dict[str, int], pa
     def tokens(shard: int) -> np.ndarray:
         return np.sum([store.counts(shard, task, "length") for task in METHOD.tasks], axis=0)
 
-    spec = PlanSpec((Corpus(tuple(range(6)), (5,) * 6),), 7, 2, pack_tokens=64 if packed else None, **sizes)
+    spec = PlanSpec(
+        corpora=(Corpus(tuple(range(6)), (5,) * 6),),
+        seed=7,
+        window_shards=2,
+        pack_tokens=64 if packed else None,
+        **sizes,
+    )
     plan: Any = BatchPlan(spec, tokens)
     layout = BatchLayout(2, None)
     ids, found, counted = [], 0, 0

@@ -43,7 +43,9 @@ def some_spec(seed: int, mode: str, weighted: bool) -> PlanSpec:
         corpora.append(Corpus(tuple(range(first, first + len(rows))), rows, weight))
         first += len(rows)
     window = draw.choice([1, 2, 3, 100])
-    return PlanSpec(tuple(corpora), draw.choice([0, 7, 2**40]), window, **MODES[mode])  # type: ignore[arg-type]
+    return PlanSpec(
+        corpora=tuple(corpora), seed=draw.choice([0, 7, 2**40]), window_shards=window, **MODES[mode]
+    )  # type: ignore[arg-type]
 
 
 def plan(spec: PlanSpec) -> BatchPlan:
@@ -184,7 +186,9 @@ def test_no_shard_is_asked_for_before_its_window(mode: str, weighted: bool, seed
 
 
 def test_upcoming_shards_are_those_of_this_window_and_the_next() -> None:
-    spec = PlanSpec((Corpus(tuple(range(10, 16)), (4,) * 6),), 0, 2, global_batch_size=4)
+    spec = PlanSpec(
+        corpora=(Corpus(tuple(range(10, 16)), (4,) * 6),), seed=0, window_shards=2, global_batch_size=4
+    )
     found = plan(spec)
     order = found.shard_order().tolist()
     assert sorted(order) == list(range(10, 16))
@@ -231,7 +235,7 @@ def test_a_plan_of_rows_asks_for_no_sizes() -> None:
 
 
 def test_parts_of_epochs_count_as_written() -> None:
-    found = plan(PlanSpec((Corpus((0,), (30,)),), 0, 1, global_batch_size=1))
+    found = plan(PlanSpec(corpora=(Corpus((0,), (30,)),), seed=0, window_shards=1, global_batch_size=1))
     assert found.steps(0.1) == 3, "though 0.1 * 30 is above 3 in floating point"
     with pytest.raises(ValueError, match="more than 0"):
         found.steps(0)
@@ -240,13 +244,17 @@ def test_parts_of_epochs_count_as_written() -> None:
 @each_mode
 def test_repeats_are_passes_over_each_corpus(mode: str) -> None:
     corpora = (Corpus((0, 1), (12, 12), 3.0), Corpus((2,), (12,), 1.0), Corpus((3,), (2,), 1.0))
-    found = plan(PlanSpec(corpora, 0, 2, **MODES[mode]))  # type: ignore[arg-type]
+    found = plan(PlanSpec(corpora=corpora, seed=0, window_shards=2, **MODES[mode]))  # type: ignore[arg-type]
     # The third is used up first: picks at 2.5 and 7.5 of a time in which a step is one pick.
     steps = found.steps(4)
     counts = Counter(shard for step in range(steps) for shard in found.batch(step).shards.tolist())
     expected = {0: (counts[0] + counts[1]) / 24, 1: counts[2] / 12, 2: counts[3] / 2}
     assert found.repeats(steps) == pytest.approx(expected)
-    pool = plan(PlanSpec(tuple(replace(c, weight=None) for c in corpora), 0, 2, **MODES[mode]))  # type: ignore[arg-type]
+    pool = plan(
+        PlanSpec(
+            corpora=tuple(replace(c, weight=None) for c in corpora), seed=0, window_shards=2, **MODES[mode]
+        )
+    )  # type: ignore[arg-type]
     assert pool.repeats(pool.steps(2)) == {0: 2.0, 1: 2.0, 2: 2.0}
 
 
@@ -254,7 +262,7 @@ def test_a_late_step_of_a_large_corpus_costs_no_walk() -> None:
     """Ten million rows: the rows of step 10^9 in far less than a walk over a single epoch."""
     for weight in (None, 1.0):
         corpus = Corpus(tuple(range(5000)), (2048,) * 5000, weight)
-        found = BatchPlan(PlanSpec((corpus,), 0, 8, global_batch_size=64), never)
+        found = BatchPlan(PlanSpec(corpora=(corpus,), seed=0, window_shards=8, global_batch_size=64), never)
         batch = found.batch(10**9)
         assert batch.epoch == 10**9 // found.steps(1)
         assert len(set(pairs(batch))) == 64
@@ -275,7 +283,7 @@ def test_the_rows_of_a_step_are_the_same_for_any_number_of_workers(mode: str) ->
 
 def test_no_rows_make_no_steps() -> None:
     for mode in MODES.values():
-        empty = plan(PlanSpec((Corpus((0,), (0,)),), 0, 1, **mode))  # type: ignore[arg-type]
+        empty = plan(PlanSpec(corpora=(Corpus((0,), (0,)),), seed=0, window_shards=1, **mode))  # type: ignore[arg-type]
         assert empty.shard_order().tolist() == [0]
         for ask in (empty.steps, empty.batch, empty.epoch):
             with pytest.raises(ValueError, match="nothing to train on"):
@@ -293,6 +301,6 @@ def test_no_rows_make_no_steps() -> None:
     ],
 )
 def test_a_plan_that_contradicts_itself_is_refused(wrong: dict[str, object], message: str) -> None:
-    sound = PlanSpec((Corpus((0,), (4,)),), 0, 1, global_batch_size=2)
+    sound = PlanSpec(corpora=(Corpus((0,), (4,)),), seed=0, window_shards=1, global_batch_size=2)
     with pytest.raises(ValueError, match=message):
         replace(sound, **wrong)  # type: ignore[arg-type]

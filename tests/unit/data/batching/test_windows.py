@@ -17,14 +17,20 @@ from medray.data.batching.batch_plan import Batch, BatchPlan, Corpus, PlanSpec
 
 CORPORA = (Corpus(tuple(range(7)), (40, 40, 0, 40, 13, 40, 40)), Corpus((7, 8), (40, 21)))
 SPECS = {
-    "packed": PlanSpec(CORPORA, 3, 2, global_batch_size=2, pack_tokens=100),
-    "tokens": PlanSpec(CORPORA, 3, 2, global_batch_tokens=300, length_buckets=True),
-    "packed to tokens": PlanSpec(CORPORA, 3, 2, global_batch_tokens=300, pack_tokens=100),
-    "buckets": PlanSpec(CORPORA, 3, 2, global_batch_size=7, length_buckets=True),
+    "packed": PlanSpec(corpora=CORPORA, seed=3, window_shards=2, global_batch_size=2, pack_tokens=100),
+    "tokens": PlanSpec(
+        corpora=CORPORA, seed=3, window_shards=2, global_batch_tokens=300, length_buckets=True
+    ),
+    "packed to tokens": PlanSpec(
+        corpora=CORPORA, seed=3, window_shards=2, global_batch_tokens=300, pack_tokens=100
+    ),
+    "buckets": PlanSpec(corpora=CORPORA, seed=3, window_shards=2, global_batch_size=7, length_buckets=True),
     "weighted": PlanSpec(
-        tuple(replace(corpus, weight=weight) for corpus, weight in zip(CORPORA, (0.7, 0.3), strict=True)),
-        3,
-        2,
+        corpora=tuple(
+            replace(corpus, weight=weight) for corpus, weight in zip(CORPORA, (0.7, 0.3), strict=True)
+        ),
+        seed=3,
+        window_shards=2,
         global_batch_size=2,
         pack_tokens=100,
     ),
@@ -206,7 +212,10 @@ def test_buckets_change_no_count_and_put_like_to_like() -> None:
 
     def padding(buckets: bool) -> float:
         found = BatchPlan(
-            PlanSpec((corpus,), 1, 8, global_batch_size=10, length_buckets=buckets), lengths.__getitem__
+            PlanSpec(
+                corpora=(corpus,), seed=1, window_shards=8, global_batch_size=10, length_buckets=buckets
+            ),
+            lengths.__getitem__,
         )
         assert found.steps(1) == 100
         rows = [[int(lengths[s][r]) for s, r in pairs(found.batch(step))] for step in range(100)]
@@ -221,7 +230,9 @@ def test_buckets_change_no_count_and_put_like_to_like() -> None:
 def test_packed_lengths_do_not_run_down() -> None:
     draw = np.random.default_rng(0)
     lengths = {shard: np.clip(draw.lognormal(6, 0.7, 500), 1, 2048).astype(np.int32) for shard in range(2)}
-    spec = PlanSpec((Corpus((0, 1), (500, 500)),), 0, 2, global_batch_size=4, pack_tokens=2048)
+    spec = PlanSpec(
+        corpora=(Corpus((0, 1), (500, 500)),), seed=0, window_shards=2, global_batch_size=4, pack_tokens=2048
+    )
     found = BatchPlan(spec, lengths.__getitem__)
     batches = [found.batch(step) for step in range(found.steps(1))]
     rows = [batch.real for batch in batches]

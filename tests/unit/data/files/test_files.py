@@ -245,7 +245,7 @@ class TestSecrets:
         assert shown(path) == printed
 
     def test_a_source_is_named_without_its_query(self) -> None:
-        both = [FileSource(f"https://host/{folder}/a.jsonl?SECRET", "jsonl") for folder in "xy"]
+        both = [FileSource(path=f"https://host/{folder}/a.jsonl?SECRET", format="jsonl") for folder in "xy"]
         assert both[0].name == "a.jsonl"
         assert [each.name for each in _told_apart(both)] == ["x/a.jsonl", "y/a.jsonl"]
         with pytest.raises(InputError) as caught:

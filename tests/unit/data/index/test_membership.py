@@ -17,7 +17,7 @@ from medray.errors import InputError
 
 
 def source(folder: Path, rows: list[dict[str, Any]], name: str = "train") -> FileSource:
-    return FileSource(str(tiny.write_jsonl(folder / f"{name}.jsonl", rows)), "jsonl")
+    return FileSource(path=str(tiny.write_jsonl(folder / f"{name}.jsonl", rows)), format="jsonl")
 
 
 def row(number: int, **fields: Any) -> dict[str, Any]:
@@ -135,7 +135,7 @@ class TestLeakage:
 
     def test_of_real_corpora(self, corpora: Path, tmp_path: Path) -> None:
         train, held = (
-            FileSource(str(corpora / "medistill_d2n" / f"medqa_d2n_{name}.json"), "json")
+            FileSource(path=str(corpora / "medistill_d2n" / f"medqa_d2n_{name}.json"), format="json")
             for name in ("train", "valid")
         )
         with pytest.raises(InputError, match="2 training rows"):
@@ -159,9 +159,9 @@ class TestDuplicates:
         assert found.repeated_ids == 2
 
     def test_real_corpus_with_repeated_ids(self, corpora: Path) -> None:
-        made = FileSource(str(corpora / "medquad" / "medquad_2000.jsonl"), "jsonl")
+        made = FileSource(path=str(corpora / "medquad" / "medquad_2000.jsonl"), format="jsonl")
         columns = made.columns.model_copy(update={"input": "question", "label": "answer"})
-        found = tiny.index(FileSource(made.path, "jsonl", columns=columns, form="columns"), 512)
+        found = tiny.index(FileSource(path=made.path, format="jsonl", columns=columns, form="columns"), 512)
         assert (found.rows, found.repeated_ids) == (2000, 110)
 
 

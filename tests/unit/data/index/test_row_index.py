@@ -26,11 +26,11 @@ from medray.errors import InputError, RunFailedError
 def jsonl(file: Path, rows: list[Any]) -> FileSource:
     """A source of rows; a str is a line as it stands."""
     file.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
-    return FileSource(str(file), "jsonl")
+    return FileSource(path=str(file), format="jsonl")
 
 
 def of(file: Path, **columns: str | None) -> FileSource:
-    return FileSource(str(file), format_of(str(file)), columns=ColumnsConfig(**columns))  # type: ignore[arg-type]
+    return FileSource(path=str(file), format=format_of(str(file)), columns=ColumnsConfig(**columns))  # type: ignore[arg-type]
 
 
 def row(number: int) -> dict[str, Any]:
@@ -79,7 +79,12 @@ def test_a_source_that_changed_after_it_was_indexed_is_no_shorter_shard(change: 
     assert (len(index.shards), last.rows) == (3, 2)
     assert len(shard_records(source, last)) == 2
     (tmp_path / "a.jsonl").write_text("".join(change(lines)))
-    token_set = TokenSet(str(tmp_path / "tokens"), str(tiny.tokenizer(tmp_path)), tiny.encode_spec(), index)
+    token_set = TokenSet(
+        folder=str(tmp_path / "tokens"),
+        tokenizer=str(tiny.tokenizer(tmp_path)),
+        spec=tiny.encode_spec(),
+        index=index,
+    )
     with pytest.raises(
         RunFailedError, match=r"a\.jsonl changed while it was read: shard 2 has [01] rows, .* 2$"
     ):
@@ -204,7 +209,7 @@ class TestColumns:
         path = str(tmp_path / "a.parquet")
         parquet.write_table(pa.table({"0": ["a"], "1": ["b"]}), path)
         with pytest.raises(InputError, match="the names of its 2 columns are not shown") as caught:
-            tiny.index(FileSource(path, "parquet"), 7)
+            tiny.index(FileSource(path=path, format="parquet"), 7)
         assert caught.value.fix == "name one of its columns here, or write the table again with named columns"
 
     def test_a_default_that_no_row_has_is_absent_but_for_input_and_label(self, tmp_path: Path) -> None:

@@ -115,7 +115,7 @@ def test_a_converted_source_holds_the_same_rows(tmp_path: Path) -> None:
 
 
 def test_the_clinic_is_the_same_from_any_range() -> None:
-    clinic = ClinicSource(3, "small", "train", 20_000)
+    clinic = ClinicSource(seed=3, size="small", split="train", count=20_000)
     assert clinic.ranges() == [(0, 8192), (8192, 16384), (16384, 20000)]
     whole = [found.row for found, _ in zip(clinic.read(16_000), range(6), strict=False)]
     assert [found.row for found in clinic.read(16_002, 16_005)] == whole[2:5]
@@ -143,7 +143,7 @@ def test_what_simulate_writes_is_what_the_first_recipe_reads(tmp_path: Path, nam
         assert index.rejects == []
         assert (len(index.good), index.good.all(), index.with_rationale.all()) == (20, True, True)
         assert index.with_entities.all()
-        clinic_source = ClinicSource(0, "small", split, 20)
+        clinic_source = ClinicSource(seed=0, size="small", split=split, count=20)
         for (*_, ours), (*_, wanted) in zip(records(source), records(clinic_source), strict=True):
             assert isinstance(ours, Distill)
             assert isinstance(wanted, Distill)
@@ -196,7 +196,7 @@ class TestTeacher:
 class TestContentHashes:
     def test_are_kept_under_size_and_time_and_never_asked_for_twice(self, tmp_path: Path) -> None:
         file = tiny.write_jsonl(tmp_path / "a.jsonl", tiny.rows(3))
-        source = FileSource(str(file), "jsonl")
+        source = FileSource(path=str(file), format="jsonl")
         assert content_hashes([source], tmp_path / "cache", compute=False) is None
         first = content_hashes([source], tmp_path / "cache")
         assert content_hashes([source], tmp_path / "cache", compute=False) == first
@@ -205,7 +205,7 @@ class TestContentHashes:
         assert content_hashes([source], tmp_path / "cache") != first
 
     def test_a_damaged_entry_is_made_again(self, tmp_path: Path) -> None:
-        source = FileSource(str(tiny.write_jsonl(tmp_path / "a.jsonl", tiny.rows(3))), "jsonl")
+        source = FileSource(path=str(tiny.write_jsonl(tmp_path / "a.jsonl", tiny.rows(3))), format="jsonl")
         first = content_hashes([source], tmp_path / "cache")
         [entry] = (tmp_path / "cache").iterdir()
         entry.write_text('{"stamp": ')

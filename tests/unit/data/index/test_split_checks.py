@@ -19,7 +19,7 @@ REJECTS = Path("tokens/rejects.jsonl")
 
 def index(rows: int, rejects: dict[str, int], dropped: dict[str, int] | None = None) -> SplitIndex:
     shard = ShardSpec(index=0, source=0, position=0, first=0, raw_rows=rows, rows=rows)
-    return SplitIndex((shard,), rejects=rejects, dropped=dropped or {})
+    return SplitIndex(shards=(shard,), rejects=rejects, dropped=dropped or {})
 
 
 def refused(found: SplitIndex, limit: float = 0.01) -> InputError:
@@ -91,7 +91,7 @@ class TestLabels:
     @staticmethod
     def index(folder: Path, lines: str, **extraction: Any) -> tuple[Config, SplitIndex]:
         (folder / "a.conll").write_text(lines)
-        source = FileSource(str(folder / "a.conll"), "conll")
+        source = FileSource(path=str(folder / "a.conll"), format="conll")
         made = Config.model_validate({"data": {"extraction": extraction}})
         part = index_range(source, 0, None, 8, None, made.data.extraction)
         part = RangeIndex.from_bytes(part.to_bytes())

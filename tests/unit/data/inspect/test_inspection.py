@@ -466,7 +466,9 @@ def test_the_input_of_a_document_is_its_text(tmp_path: Path) -> None:
     ]
     found = Encoder(tokenizer, spec).encode(records)
     write_shard(tmp_path, 0, texts, found, "causal", truth=None)
-    store = TokenSet(str(tmp_path), "", spec, tiny.token_set(tmp_path, [row(0)]).index).store()
+    store = TokenSet(
+        folder=str(tmp_path), tokenizer="", spec=spec, index=tiny.token_set(tmp_path, [row(0)]).index
+    ).store()
     inputs = Inputs(tokenizer, spec)
     asked = inputs.texts([inputs.ids(store, 0, n, "label") for n in range(2)])
     assert [text.strip() for text in asked] == texts
@@ -487,7 +489,9 @@ def test_an_input_is_what_the_record_brought(tmp_path: Path, template: str, syst
     inputs = Inputs(tokenizer, spec)
     found = Encoder(tokenizer, spec).encode(records)
     write_shard(tmp_path, 0, texts, found, "causal", truth=None)
-    store = TokenSet(str(tmp_path), "", spec, tiny.token_set(tmp_path, [row(0)]).index).store()
+    store = TokenSet(
+        folder=str(tmp_path), tokenizer="", spec=spec, index=tiny.token_set(tmp_path, [row(0)]).index
+    ).store()
     for task in spec.tasks:
         assert [
             text.strip() for text in inputs.texts([inputs.ids(store, 0, n, task) for n in range(4)])
