@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -100,21 +101,22 @@ def files_that_read(facts: KeyFacts) -> list[str]:
     The file that declares the key counts only where there is no other.
     """
     *_, parent, name = ["config", *facts.key.replace(ENTRY, "").split(".")]
-    attribute = rf"\.{name}\b(?!\()"
-    patterns = (
-        rf"\b{parent}{attribute}",
-        rf"\b{parent}\b(?s:.*){attribute}|{attribute}(?s:.*)\b{parent}\b",
-        attribute,
-    )
-    texts = {
+    attribute = re.compile(rf"\.{name}\b(?!\()")
+    using = {path: text for path, text in _sources().items() if attribute.search(text)}
+    others = [path for path in using if path != facts.declared_in]
+    for pattern in (rf"\b{parent}\.{name}\b(?!\()", rf"\b{parent}\b"):
+        if found := [path for path in others if re.search(pattern, using[path])]:
+            return found
+    return others or list(using)
+
+
+@cache
+def _sources() -> dict[str, str]:
+    """Return the text of each source file of the package without its strings, by its path."""
+    return {
         path.relative_to(PACKAGE.parent).as_posix(): _STRING.sub('""', path.read_text(encoding="utf-8"))
         for path in sorted(PACKAGE.rglob("*.py"))
     }
-    declared = texts.pop(facts.declared_in)
-    for pattern in patterns:
-        if found := [path for path, text in texts.items() if re.search(pattern, text)]:
-            return found
-    return [facts.declared_in] if re.search(attribute, declared) else []
 
 
 def schema() -> dict[str, Any]:
