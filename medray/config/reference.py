@@ -130,7 +130,7 @@ def schema() -> dict[str, Any]:
 
 
 class _ForEditors(GenerateJsonSchema):
-    """Leaves out titles, which repeat the names, and allows an empty section, as `load` does."""
+    """Leaves out titles, which repeat the names, and allows an empty section, as `read` does."""
 
     def field_title_should_be_set(self, schema: Any) -> bool:
         return False

@@ -14,8 +14,7 @@ import yaml
 from jsonschema import Draft202012Validator
 
 from medray.cli.main import main
-from medray.config import Config
-from medray.config.load import load
+from medray.config import Config, read
 from medray.config.reference import all_keys, facts_of, files_that_read, keys_in, schema
 
 ROOT = Path(__file__).parents[3]
@@ -150,11 +149,11 @@ def test_recipes_name_the_schema_and_fit_it(validator: Draft202012Validator) -> 
         {"cluster": {"workers": [2, 8]}, "peft": {"type": "lora", "targets": ["q", "v"]}},
     ],
 )
-def test_the_schema_takes_what_load_takes(
+def test_the_schema_takes_what_read_takes(
     tree: dict[str, Any], validator: Draft202012Validator, tmp_path: Path
 ) -> None:
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(tree))
-    load(tmp_path / "run.yaml")
+    read(tmp_path / "run.yaml")
     assert not list(validator.iter_errors(tree))
 
 
@@ -167,7 +166,7 @@ def test_the_schema_takes_what_load_takes(
         {"data": {"train": [{"weight": 1}]}},
     ],
 )
-def test_the_schema_refuses_what_load_refuses(tree: dict[str, Any], validator: Draft202012Validator) -> None:
+def test_the_schema_refuses_what_read_refuses(tree: dict[str, Any], validator: Draft202012Validator) -> None:
     assert list(validator.iter_errors(tree))
 
 
