@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -83,9 +84,7 @@ def finished(
             name=split,
         )
         Path(sets[split].folder).rename(tokens / split)
-        moved = type(sets[split])(
-            str(tokens / split), sets[split].tokenizer, sets[split].spec, sets[split].index
-        )
+        moved = replace(sets[split], folder=str(tokens / split))
         (tokens / split / "manifest.json").write_text(json.dumps(summarize(moved)))
         moved.index.write(tokens / split / "index.json")
         sets[split] = moved
