@@ -1,1 +1,1 @@
-"""Running a config somewhere else: values of `cluster:` and `launch:` filled into the wrappers of slurm/ and k8s/."""
+"""Launchers that run a config elsewhere: they fill values of `cluster:` and `launch:` into the files of slurm/ and k8s/."""

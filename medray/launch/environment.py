@@ -1,4 +1,4 @@
-"""Which variables of the environment a launched run gets: those that `launch.env` allows, and secrets apart."""
+"""The environment variables that a launched run gets: those that `launch.env` allows, with secrets kept apart."""
 
 from __future__ import annotations
 
@@ -10,19 +10,23 @@ from medray.config.credentials import has_credentials, is_secret_name
 
 PYTHONS = ((3, 11), (3, 12))  # requires-python of pyproject.toml
 _KEY = re.compile(r"key$", re.IGNORECASE)
-_USER = re.compile(r"[^\s@]@[^\s@]")  # of a proxy without a scheme too: user:password@proxy:3128
+_USER = re.compile(r"[^\s@]@[^\s@]")  # also matches a proxy without a scheme: user:password@proxy:3128
 
 
 @dataclass(frozen=True)
 class Environment:
-    """plain: may stand in a manifest or on a job server. secret: may not, its values go by no file and no command line."""
+    """The variables of a launched run.
+
+    plain: variables that may be written to a manifest or sent to a job server. secret: variables whose values must not be
+    written to a file, a manifest or a command line.
+    """
 
     plain: dict[str, str]
     secret: dict[str, str]
 
 
 def allowed(names: Iterable[str], environ: Mapping[str, str]) -> Environment:
-    """The variables of `environ` that `names` allows; a name that ends with * allows all that begin so."""
+    """Return the variables of `environ` that `names` allows. A name that ends with * allows all names with that prefix."""
     exact = {name for name in names if not name.endswith("*")}
     starts = tuple(name[:-1] for name in names if name.endswith("*"))
     found = {
@@ -35,5 +39,5 @@ def allowed(names: Iterable[str], environ: Mapping[str, str]) -> Environment:
 
 
 def is_secret(name: str, value: str) -> bool:
-    """Whether a variable may hold a password or a token: by its name, or as its value has a user or a signature in it."""
+    """Return whether a variable may hold a password or a token: its name says so, or its value has a user or a signature."""
     return is_secret_name(name) or bool(_KEY.search(name) or _USER.search(value)) or has_credentials(value)

@@ -1,4 +1,4 @@
-"""What travels to the place where a run is launched: its config as text, and which of its paths are seen there."""
+"""The config as text for another machine, and the check that this machine sees the paths in it."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from medray.errors import InputError
 
 
 def config_text(config: Config) -> str:
-    """The keys that were given, with site values and overrides, and all paths absolute, as YAML for `medray train`."""
+    """Return the given keys, site values and overrides as YAML for `medray train`, with all paths absolute."""
     return write(config.model_dump(mode="json", exclude_unset=True))
 
 
 def paths(config: Config) -> Iterator[tuple[str, str]]:
-    """(key, path) of every path in the config that the run will read or write."""
+    """Yield (key, path) for every path in the config that the run will read or write."""
     yield "run.storage", config.run.storage
     data = config.data
     for split in ("train", "validation"):
@@ -37,16 +37,17 @@ def paths(config: Config) -> Iterator[tuple[str, str]]:
 
 
 def check_seen(config: Config, seen: Callable[[str], bool], *, where: str, fix: str) -> None:
-    """Raises InputError for the first path that the place `where` does not see; URLs are seen everywhere.
+    """Raise InputError for the first path that the cluster does not see; URLs are seen everywhere.
 
-    seen: of an absolute path. fix: what else than a bucket would work.
+    seen: returns whether the cluster sees an absolute path. where: name of the cluster for messages. fix: an instruction
+    that works besides using a bucket.
     """
     for key, path in paths(config):
         if is_url(path) or seen(path):
             continue
         bucket = "s3://bucket/prefix" if key == "run.storage" else f"s3://bucket/{Path(path).name}"
         raise InputError(
-            f"{path} is a path of this machine, which {where} does not see",
+            f"{path} is a path on this machine, which {where} does not see",
             key=key,
-            fix=f"override it, as in {key.replace('[0].path', '')}={bucket}; {fix}",
+            fix=f"override it, for example with {key.replace('[0].path', '')}={bucket}; {fix}",
         )

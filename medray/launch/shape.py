@@ -1,4 +1,4 @@
-"""How many nodes a run asks for, and how large: arithmetic on `cluster:`."""
+"""The number and the size of the nodes that a run asks for, computed from `cluster:`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from medray.plan.resources import DATA_CPUS, NodeSupply, Request, Supply, shorta
 
 @dataclass(frozen=True)
 class Shape:
-    """Equal nodes. workers: on one node at most."""
+    """A number of equal nodes. workers: most workers on one node. cpus, gpus: per node."""
 
     nodes: int
     workers: int
@@ -23,10 +23,10 @@ class Shape:
 def shape(
     config: Config, cpus_per_node: int | None = None, *, key: str = "launch.k8s.cpus_per_node"
 ) -> Shape:
-    """The nodes of a launched run; each has a CPU more than its workers, on which Ray Data reads and tokenizes.
+    """Return the nodes of a launched run. Each has one CPU more than its workers need, for Ray Data to read and tokenize.
 
-    Without cluster.nodes: a worker a GPU fills nodes of cluster.gpus_per_node; workers on CPUs share one node.
-    key: where cpus_per_node was given. Raises InputError where the workers do not fit.
+    Without cluster.nodes, workers with GPUs (one GPU per worker) fill nodes of cluster.gpus_per_node, and workers on CPUs
+    share one node. key: the key that sets cpus_per_node. Raises InputError if the workers do not fit.
     """
     cluster = config.cluster
     gpus = cluster.gpus_per_node or 0
@@ -36,14 +36,14 @@ def shape(
     workers = ceil(most / nodes)
     if gpus and workers > gpus:
         raise InputError(
-            f"{most} workers with a GPU each do not fit on {nodes} nodes of {gpus} GPUs",
+            f"{most} workers need {most} GPUs, but {nodes} nodes with {gpus} GPUs have only {nodes * gpus}",
             key="cluster.nodes",
             value=cluster.nodes,
-            fix=f"cluster.nodes: {ceil(most / gpus)}",
+            fix=f"set cluster.nodes: {ceil(most / gpus)}",
         )
     wanted = ceil(workers * (cluster.cpus_per_worker or 1)) + DATA_CPUS
     if cpus_per_node is not None:
-        # The run would find the same, but only when its nodes are there.
+        # The run would raise the same error, but only when its nodes have started.
         request = Request(cluster.fewest_workers, cluster.cpus_per_worker, 1 if gpus else 0)
         asked = Supply.of(*[NodeSupply(cpus_per_node, gpus)] * nodes)
         if lack := shortage(request, asked, "its nodes would have"):
@@ -51,7 +51,7 @@ def shape(
                 lack.what,
                 key=key,
                 value=cpus_per_node,
-                fix=f"{key}: {wanted}, or leave it out",
+                fix=f"set {key}: {wanted}, or remove the key",
             )
     return Shape(nodes, workers, cpus_per_node or wanted, gpus)
 
@@ -59,15 +59,15 @@ def shape(
 def _check_gpus(config: Config, gpus: int) -> None:
     if config.cluster.gpus and not gpus:
         raise InputError(
-            "each worker shall have a GPU (cluster.gpus), and no GPUs are asked for",
+            "cluster.gpus wants a GPU for each worker, but the nodes have no GPUs",
             key="cluster.gpus_per_node",
             value=config.cluster.gpus_per_node,
-            fix="cluster.gpus_per_node=4 for nodes of 4 GPUs, or leave cluster.gpus out",
+            fix="set cluster.gpus_per_node=4 for nodes with 4 GPUs, or remove cluster.gpus",
         )
     if config.cluster.gpus is False and gpus:
         raise InputError(
-            "no worker takes a GPU (cluster.gpus is false), and GPUs are asked for",
+            "cluster.gpus is false, so no worker uses a GPU, but the nodes would have GPUs",
             key="cluster.gpus_per_node",
             value=gpus,
-            fix="cluster.gpus_per_node=0 to train on CPUs, or leave cluster.gpus out",
+            fix="set cluster.gpus_per_node=0 to train on CPUs, or remove cluster.gpus",
         )

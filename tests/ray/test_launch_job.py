@@ -112,7 +112,7 @@ def test_no_token_is_wrong_input_and_a_file_of_it_does(
     for mode in ("token", "disabled"):
         monkeypatch.setenv("RAY_AUTH_MODE", mode)
         code, _, err = launch(cluster, sent, "--list")
-        assert (code, "asks for a token" in err, "RAY_AUTH_MODE=token" in err) == (2, True, True), err
+        assert (code, "requires a token" in err, "RAY_AUTH_MODE=token" in err) == (2, True, True), err
     (tmp_path / "token").write_text(token)
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "token"))
@@ -146,7 +146,7 @@ def test_a_stopped_job_goes_on_in_a_second_one_with_the_bits_of_a_calm_run(
     )
     environment = {"RAY_API_SERVER_ADDRESS": "http://127.0.0.1:9"}  # the config's comes first
     code, _, err = launch(cluster, sent, config, *elsewhere, **environment)
-    assert (code, "train.jsonl is a path of this machine" in err) == (2, True), err
+    assert (code, "train.jsonl is a path on this machine" in err) == (2, True), err
     second = start(cluster, sent, config, *elsewhere, "--with-data", **environment)
 
     def running() -> list[dict[str, Any]]:
@@ -155,7 +155,7 @@ def test_a_stopped_job_goes_on_in_a_second_one_with_the_bits_of_a_calm_run(
 
     until(lambda: bool(running()), "the second job", driver=second)
     code, _, err = launch(cluster, sent, config)
-    assert (code, "a job of this run is" in err, "--attach stopped" in err) == (2, True, True), err
+    assert (code, "already has a job" in err, "--attach stopped" in err) == (2, True, True), err
     _, err = second.communicate(timeout=200)
     assert second.returncode == 0, err
     assert f"resumed after step {steps}" in err

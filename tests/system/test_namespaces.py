@@ -57,7 +57,7 @@ def test_the_doctor_names_a_node_that_is_cut_off_or_slow(tmp_path: Path, closed:
         with third.slow(kilobits=1000):
             code, found = examined(cluster)
             assert code == 0, found
-            assert "n3 is slow from here" in found["network", "n1"]["detail"]
+            assert "n3 is slow from this node" in found["network", "n1"]["detail"]
             assert found["storage", "n3"]["state"] == "ok"
         code, found = examined(cluster)
         assert code == 0, found

@@ -19,6 +19,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 ROOMS = (
+    "medray/launch",
     "medray/errors.py",
     "k8s",
     "slurm",

@@ -1,1 +1,1 @@
-"""`medray doctor`: what this machine, or every node of a Ray cluster, has for a run, and what it lacks."""
+"""Checks for `medray doctor`: what a run needs, and whether this machine or every node of a Ray cluster has it."""

@@ -1,7 +1,7 @@
-"""Every node of a Ray cluster: an actor without CPUs, pinned to it, runs the checks there.
+"""Run the checks on every node of a Ray cluster, in an actor that needs no CPU and is pinned to the node.
 
-What hangs is left behind: a node is given up when its raylet takes no connection, when it starts no process, or when its
-checks have not answered. The code goes to the nodes by value, so none needs a medray to be examined.
+A node that hangs does not delay the others: it is given up if its raylet accepts no connection, if it starts no process,
+or if its checks do not answer in time. The code is pickled by value, so a node without medray can be examined too.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from medray.launch.doctor.network import Source, connects, reach
 from medray.launch.doctor.places import DRIVER, LOAD_SECONDS, ON_NODES, asked, ready
 from medray.plan.resources import SAME_VERSIONS
 
-CONNECT_SECONDS = 5.0  # to a port that a node of a cluster has open
-JOIN_SECONDS = 10.0  # Ray's own, once its head has answered
-START_SECONDS = 30.0  # of a first process on a node, whose Python may be on a slow disk
-MARGIN_SECONDS = 3.0  # of an answer on its way
-PEERS = 8  # nodes that each node connects to
+CONNECT_SECONDS = 5.0  # limit for a connection to an open port of a node
+JOIN_SECONDS = 10.0  # limit for Ray to join, once its head has answered
+START_SECONDS = 30.0  # limit for a first process on a node, whose Python may be on a slow disk
+MARGIN_SECONDS = 3.0  # extra time for an answer to arrive
+PEERS = 8  # number of nodes that each node connects to
 _PORT = re.compile(r"\[?([^\[\]/]+?)\]?:(\d{1,5})")
-_HEAD = "start one with: ray start --head; or correct the address, HOST:PORT of the head (6379 unless told otherwise)"
-_TOKEN = "export RAY_AUTH_MODE and RAY_AUTH_TOKEN_PATH as on the head"
-_GONE = "look at the node's power, link and firewall, and at raylet.out there; then ray start --address=… on it again"
+_HEAD = "start a head with `ray start --head`, or correct the address: HOST:PORT of the head (the default port is 6379)"
+_TOKEN = "set RAY_AUTH_MODE and RAY_AUTH_TOKEN_PATH to the values of the head"
+_GONE = "check the node's power, link and firewall, and its raylet.out; then run `ray start --address=…` on the node again"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Node:
-    """name: host name, with the address where several nodes have the same."""
+    """A node of the cluster. name: its host name, with its address if several nodes have the same host name."""
 
     name: str
     identity: str
@@ -51,7 +51,7 @@ class Node:
 
 
 class Probe:
-    """What runs on a node. Its methods are called at once, by several threads of the actor."""
+    """An actor that runs the checks on a node. Several threads of the actor call its methods at the same time."""
 
     def __init__(self, address: str) -> None:
         self._source = Source(address)
@@ -76,7 +76,7 @@ class Probe:
 
 
 def cluster(question: Question, emit: Callable[[Finding], None]) -> None:
-    """Examine all nodes of the cluster at question.address; findings go to `emit` as they come."""
+    """Examine all nodes of the cluster at question.address. Each finding is passed to `emit` as soon as it is known."""
     if problem := _join(question):
         emit(problem)
         return
@@ -84,7 +84,7 @@ def cluster(question: Question, emit: Callable[[Finding], None]) -> None:
     here = threading.Thread(
         target=examine, args=(asked(question, DRIVER), question, lambda one: emit(one.on(HERE))), daemon=True
     )
-    here.start()  # MLflow, beside the nodes
+    here.start()  # checks MLflow while the nodes are examined
     nodes, gone = _nodes()
     for one in gone:
         emit(one)
@@ -95,12 +95,12 @@ def cluster(question: Question, emit: Callable[[Finding], None]) -> None:
             {name: probe.describe.remote() for name, probe in probes.items()},
             START_SECONDS,
             emit,
-            "starts no process",
+            "it did not start a process",
         )
         nodes = [node for node in nodes if node.name in described]
         probes = {node.name: probes[node.name] for node in nodes}
         for node in nodes:
-            emit(ok("node", f"{node.cpus:g} CPUs, {node.gpus:g} GPUs of Ray").on(node.name))
+            emit(ok("node", f"Ray has {node.cpus:g} CPUs and {node.gpus:g} GPUs").on(node.name))
         _on_nodes(question, nodes, probes, described, emit)
     here.join(question.seconds + MARGIN_SECONDS)
 
@@ -108,10 +108,10 @@ def cluster(question: Question, emit: Callable[[Finding], None]) -> None:
 def _join(question: Question) -> Finding | None:
     """Connect this process to the cluster."""
     address = question.address or ""
-    place = _PORT.fullmatch(address)
-    if place and (why := connects(place[1], int(place[2]), CONNECT_SECONDS)):
+    found = _PORT.fullmatch(address)
+    if found and (why := connects(found[1], int(found[2]), CONNECT_SECONDS)):
         return fail("cluster", f"no Ray head at this address: {why}", _HEAD).on(HERE)
-    # Ray's own patience with a head that does not answer is a minute.
+    # By default, Ray waits a minute for a head that does not answer.
     os.environ.setdefault("RAY_gcs_rpc_server_connect_timeout_s", "5")
     import ray
 
@@ -125,17 +125,20 @@ def _join(question: Question) -> Finding | None:
                 log_to_driver=False,
                 namespace=f"doctor-{secrets.token_hex(4)}",
             )
-        except BaseException as error:  # of Ray's C++ too
+        except BaseException as error:  # errors of Ray's C++ code too
             failed.append(error)
 
     thread = threading.Thread(target=connect, daemon=True)
     thread.start()
     thread.join(JOIN_SECONDS)
     if thread.is_alive():
-        # Ray goes on trying for long where a token is refused, too.
-        why = f"something takes a connection, and Ray did not join within {JOIN_SECONDS:g} s: no Ray head, or another token"
+        # Ray keeps trying for a long time if a token is refused, too.
+        why = (
+            f"the address accepts a connection, but Ray did not join within {JOIN_SECONDS:g} s: it is not a Ray head, or the "
+            "head has another token"
+        )
         return fail(
-            "cluster", why, f"{_TOKEN}; or correct the address; or look at gcs_server.out on the head"
+            "cluster", why, f"{_TOKEN}, or correct the address, or look into gcs_server.out on the head"
         ).on(HERE)
     if not failed:
         return None
@@ -143,24 +146,24 @@ def _join(question: Question) -> Finding | None:
     if "ersion mismatch" in text:
         return fail(
             "cluster",
-            "its version of Ray or Python is another than here",
+            "its version of Ray or Python differs from that of this machine",
             "run medray doctor with the Python of the cluster, or install the same versions",
         ).on(HERE)
     if "uth" in text or "oken" in text:
         return fail(
             "cluster",
-            "it refuses this token, or wants one",
+            "it refuses the token of this machine, or requires one",
             _TOKEN,
         ).on(HERE)
     return fail(
         "cluster",
-        f"Ray cannot join it ({type(failed[0]).__name__}): is there a node of it on this machine?",
+        f"Ray cannot join it ({type(failed[0]).__name__}); this machine may not be a node of the cluster",
         _HEAD,
     ).on(HERE)
 
 
 def _nodes() -> tuple[list[Node], list[Finding]]:
-    """The living nodes, and a finding for each that died and has not come back."""
+    """Return the living nodes, and a finding for each node that died and has not come back."""
     import ray
 
     rows = ray.nodes()
@@ -241,7 +244,7 @@ def _on_nodes(
     described: dict[str, Any],
     emit: Callable[[Finding], None],
 ) -> None:
-    """The checks on the nodes that have answered, and those between them."""
+    """Run the checks on the nodes that have answered, and the checks between the nodes."""
     theirs = {name: told["versions"] for name, told in described.items()}
     for one in different_versions(theirs, versions(), refused=SAME_VERSIONS):
         emit(one)
@@ -259,7 +262,7 @@ def _on_nodes(
     }
     if len(nodes) > 1:
         calls = {name: probes[name].reach.remote(those, question.seconds) for name, those in peers.items()}
-        for name, answer in _answers(calls, seconds, emit, "did not try its links").items():
+        for name, answer in _answers(calls, seconds, emit, "it did not check its links").items():
             for row in answer:
                 emit(Finding(**row).on(name))
     with contextlib.ExitStack() as stack:
@@ -269,7 +272,7 @@ def _on_nodes(
             for number, node in enumerate(nodes)
         }
         calls = {name: probes[name].examine.remote(each) for name, each in asked_of.items()}
-        answers = _answers(calls, seconds + LOAD_SECONDS, emit, "did not answer")
+        answers = _answers(calls, seconds + LOAD_SECONDS, emit, "it did not answer")
         wrote = {}
         for name, answer in answers.items():
             for row in answer:
@@ -281,7 +284,7 @@ def _on_nodes(
 
 
 def _begun(question: Question, stack: contextlib.ExitStack, emit: Callable[[Finding], None]) -> Question:
-    """The question with the first file of its storage written, or without storage where that failed."""
+    """Write the first file to the storage. Returns the question for the nodes, without storage if writing failed."""
     if not question.storage:
         return question
     marked = replace(question, mark=shared.new_mark(), first=HERE)
@@ -318,7 +321,7 @@ def _look_back(question: Question, wrote: dict[str, str], emit: Callable[[Findin
 
 
 def _offset(probe: Any) -> tuple[float, float] | None:
-    """(seconds that the node's clock is ahead of this one's, how exact that is), the best of three; None: no answer."""
+    """Return (seconds that the node's clock is ahead of ours, accuracy), the best of three; None without an answer."""
     import ray
 
     best: tuple[float, float] | None = None
@@ -338,7 +341,7 @@ def _offset(probe: Any) -> tuple[float, float] | None:
 def _answers(
     calls: dict[str, Any], seconds: float, emit: Callable[[Finding], None], otherwise: str
 ) -> dict[str, Any]:
-    """What each node has answered; a finding for each that has not, in time."""
+    """Return the answer of each node, and emit a finding for each node that has not answered in time."""
     import ray
 
     ray.wait(list(calls.values()), num_returns=len(calls), timeout=seconds) if calls else None

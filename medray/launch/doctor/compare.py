@@ -1,4 +1,4 @@
-"""What must be the same on all nodes of a cluster: versions of packages, and clocks."""
+"""Compare what must be the same on all nodes of a cluster: versions of packages, and clocks."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ from collections.abc import Collection, Mapping
 from medray.launch.doctor.finding import Finding, fail, ok, warn
 
 HERE = "this machine"
-_SAME = "install the same versions on all nodes: make install, or one image for all of them"
-CLOCK_WARN, CLOCK_FAIL = 2.0, 300.0  # seconds; S3 and Kerberos refuse requests from 5 to 15 minutes on
+_SAME = "install the same versions on all nodes, with `make install` or with one image for all of them"
+CLOCK_WARN, CLOCK_FAIL = 2.0, 300.0  # seconds; S3 and Kerberos refuse requests that are 5 to 15 minutes off
 
 
 def different_versions(
     nodes: Mapping[str, Mapping[str, str]], here: Mapping[str, str], refused: Collection[str]
 ) -> list[Finding]:
-    """One finding for each node that differs from this machine, or one for all. Keys: python and package names.
+    """Return a finding for each node that differs from this machine, or one finding for all nodes if none differs.
 
-    refused: packages whose difference makes a run end before it begins; so does that of Python.
+    nodes, here: versions by name, "python" or a package. refused: packages that must not differ for a run to begin;
+    neither may Python.
     """
     import platform
 
@@ -32,39 +33,46 @@ def different_versions(
         if names == ["medray"] and "medray" not in theirs:
             one = warn(
                 "same versions",
-                "medray is not installed there",
-                "send it along with `medray launch job`, or install it there",
+                "medray is not installed on this node",
+                "use `medray launch job`, which sends medray along, or install it on the node",
             )
         elif {name for name in names if _release(mine, name) != _release(theirs, name)} & {
             "python",
             *refused,
         }:
-            one = fail("same versions", f"{table}: a run refuses such nodes", _SAME)
+            one = fail("same versions", f"{table}: a run refuses nodes with these differences", _SAME)
         else:
             one = warn("same versions", f"{table}: results may depend on the node", _SAME)
         found.append(one.on(node))
-    return found or [ok("same versions", f"the same {len(mine)} on all nodes and here")]
+    return found or [ok("same versions", f"the same {len(mine)} versions on all nodes and on {HERE}")]
 
 
 def _release(versions: Mapping[str, str], name: str) -> str:
-    """Without the build: 2.13.0 of 2.13.0+cpu."""
+    """Return the version without its build: 2.13.0 for 2.13.0+cpu."""
     return versions.get(name, "").partition("+")[0]
 
 
 def different_clocks(offsets: Mapping[str, tuple[float, float] | None]) -> list[Finding]:
-    """offsets: (seconds ahead of this machine, how exact), None where the node did not answer."""
+    """Return a finding for each node whose clock is wrong, or one finding if all clocks are right.
+
+    offsets: (seconds ahead of this machine, accuracy in seconds) of each node, None if the node did not answer.
+    """
     found = []
     for node, measured in offsets.items():
         if measured is None:
-            found.append(fail("clock", "did not tell its time", "look at the node's load and link").on(node))
+            found.append(fail("clock", "did not send its time", "check the node's load and link").on(node))
             continue
         ahead, exact = measured
         surely = max(abs(ahead) - exact, 0.0)
         detail = f"{abs(ahead):.1f} s {'ahead of' if ahead > 0 else 'behind'} {HERE}"
         way = "run a time service on all nodes (chrony, systemd-timesyncd)"
         if surely > CLOCK_FAIL:
-            found.append(fail("clock", f"{detail}: S3 and Kerberos refuse such requests", way).on(node))
+            found.append(fail("clock", f"{detail}: S3 and Kerberos refuse its requests", way).on(node))
         elif surely > CLOCK_WARN:
-            found.append(warn("clock", f"{detail}: logs and times of steps are out of order", way).on(node))
+            found.append(
+                warn("clock", f"{detail}: log lines and step times of the nodes are out of order", way).on(
+                    node
+                )
+            )
     most = max((exact for measured in offsets.values() if measured for exact in measured[1:]), default=0.0)
     return found or [ok("clock", f"all within {CLOCK_WARN + most:.1f} s of {HERE}")]

@@ -1,7 +1,7 @@
-"""A put to S3 that the service refuses where the object is there already (`If-None-Match: *`); pyarrow has none.
+"""A put to S3 that the service refuses if the object exists (`If-None-Match: *`), which pyarrow does not offer.
 
-Signed by hand (AWS Signature Version 4, docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv.html): one request of
-`medray doctor` is not worth a dependency on an SDK.
+The request is signed here (AWS Signature Version 4, docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv.html): one
+request of `medray doctor` is not worth a dependency on an SDK.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ NONE = hashlib.sha256(b"").hexdigest()
 
 @dataclass(frozen=True, repr=False)
 class Keys:
-    """access, secret, session: the last is empty for keys that last."""
+    """The credentials of AWS. session: the token of temporary credentials, empty for permanent ones."""
 
     access: str
     secret: str
@@ -31,7 +31,7 @@ class Keys:
 
 
 def keys() -> Keys | None:
-    """Those of the environment or the profile in ~/.aws; others (of a machine's role) are not looked for."""
+    """Return the credentials from the environment or from the profile in ~/.aws. A machine's role is not looked up."""
     found = [
         os.environ.get(f"AWS_{name}", "") for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY", "SESSION_TOKEN")
     ]
@@ -52,9 +52,9 @@ def keys() -> Keys | None:
 
 
 def put_new(bucket: str, key: str, using: Keys) -> int:
-    """Put an empty object unless there is one under `key`; returns the HTTP status, 412 where there was.
+    """Put an empty object unless `key` exists. Returns the HTTP status, which is 412 if the key existed.
 
-    Raises OSError where the service does not answer.
+    Raises OSError if the service does not answer.
     """
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
@@ -71,7 +71,7 @@ def put_new(bucket: str, key: str, using: Keys) -> int:
     if using.session:
         headers["x-amz-security-token"] = using.session
     headers["authorization"] = _signature(path, headers, now, region, using)
-    headers["content-type"] = "application/octet-stream"  # urllib would call it a form
+    headers["content-type"] = "application/octet-stream"  # urllib's default is a form
     request = urllib.request.Request(
         f"{parts.scheme}://{parts.netloc}{path}", data=b"", headers=headers, method="PUT"
     )

@@ -1,4 +1,4 @@
-"""The examination as a whole, for the command: a process that looks, and its end."""
+"""The whole examination, for the command line: start the process that runs the checks, read its findings, end it."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from dataclasses import asdict
 
 from medray.launch.doctor.finding import FAIL, OK, WARN, Finding, Question, fail
 
-START_SECONDS = 60.0  # of a Python on a slow disk, and its imports
-# All parts of an examination of a cluster one after another (cluster.py), each of which has an end of its own.
+START_SECONDS = 60.0  # limit for Python's start and imports, which may be on a slow disk
+# Limit for all parts of the examination of a cluster, one after the other (cluster.py); each part has its own limit too.
 CLUSTER_SECONDS = 180.0
 
 
 def examined(question: Question) -> list[Finding]:
-    """All findings. Raises nothing for what it finds; what does not answer is a finding too."""
+    """Run the examination and return all findings. A problem is a finding, not an exception, and so is a missing answer."""
     process = subprocess.Popen(
         [sys.executable, "-m", "medray.launch.doctor.probe"],
         stdin=subprocess.PIPE,
@@ -30,7 +30,7 @@ def examined(question: Question) -> list[Finding]:
         start_new_session=True,
     )
     assert process.stdin
-    with contextlib.suppress(OSError), process.stdin:  # one that has ended already
+    with contextlib.suppress(OSError), process.stdin:  # the process may have ended already
         process.stdin.write(json.dumps(asdict(question)))
     lines: queue.Queue[str] = queue.Queue()
     threading.Thread(target=_read, args=(process, lines), daemon=True).start()
@@ -47,12 +47,14 @@ def examined(question: Question) -> list[Finding]:
         pass
     finally:
         process.kill()
-        with contextlib.suppress(subprocess.TimeoutExpired):  # where a dead disk holds it, it is left behind
+        with contextlib.suppress(
+            subprocess.TimeoutExpired
+        ):  # a dead disk may hold the process: do not wait for it
             process.wait(1)
     if not complete:
-        detail = f"the examination did not end ({len(findings)} findings came)"
+        detail = f"the examination did not end ({len(findings)} findings arrived)"
         findings.append(
-            fail("doctor", detail, "run it again; if it stays so, look which check is the last above")
+            fail("doctor", detail, "run it again; if this repeats, see which check is the last one above")
         )
     return findings
 
@@ -66,6 +68,6 @@ def _read(process: subprocess.Popen[str], lines: queue.Queue[str]) -> None:
 
 
 def worst(findings: Iterable[Finding]) -> str:
-    """fail, warn or ok."""
+    """Return the worst state of the findings: fail, warn or ok."""
     states = {one.state for one in findings}
     return next(state for state in (FAIL, WARN, OK) if state in states or state == OK)

@@ -1,7 +1,7 @@
-"""What a check of `medray doctor` is asked and answers, and how all checks of a node are run at once.
+"""The input (Question) and the output (Finding) of a check of `medray doctor`, and a function that runs all checks at once.
 
-Everything in this folder that runs on a node is sent there by value (cluster.py), so that a node whose medray is missing
-or of another version is examined too. What it needs of medray it imports inside functions.
+Everything in this folder that runs on a node is pickled by value (cluster.py), so that a node can be examined even if
+medray is missing there or has another version. Therefore this code imports other parts of medray inside functions.
 """
 
 from __future__ import annotations
@@ -16,12 +16,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 
 OK, WARN, FAIL = "ok", "warn", "fail"
-CHECK_SECONDS = 10.0  # of any one check; what has not answered by then has failed
+CHECK_SECONDS = 10.0  # limit for a check; a check that has not answered by then has failed
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """state: ok, warn (a run works, read why it may disappoint) or fail. fix: an instruction; of ok, empty."""
+    """The result of a check.
+
+    state: ok, warn (a run works, but has the disadvantage in `detail`) or fail. fix: an instruction, empty for ok.
+    """
 
     name: str
     state: str
@@ -38,12 +41,13 @@ class Finding:
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """What is asked of a node.
+    """The subject of the checks on a node.
 
-    address: of the Ray cluster, None: this machine alone. storage: run.storage, as a path or URL. models: names or folders
-    of weights. tracking: MLflow's URI, "" for the one of the environment, None: not asked. mark: the folder in the storage
-    where the check of it writes; first: who has written a file there before; own: the name of the node's file. ray_folder:
-    Ray's files on the node. ray_gpus: what Ray offers on it. seconds: that one check may take.
+    address: address of the Ray cluster, None for this machine only. storage: run.storage, a path or URL. models: names or
+    folders of weights. tracking: MLflow's URI, "" for the one from the environment, None to skip the check. mark: the
+    folder in the storage for the files of the check; first: the machine that wrote the first file there; own: the name of
+    the node's own file. ray_folder: the folder of Ray's files on the node. ray_gpus: number of GPUs that Ray offers on the
+    node. seconds: limit for each check.
     """
 
     address: str | None = None
@@ -76,9 +80,9 @@ def fail(name: str, detail: str, fix: str) -> Finding:
 def examine(
     checks: Mapping[str, Check], question: Question, emit: Callable[[Finding], None] = lambda found: None
 ) -> list[Finding]:
-    """Run all checks at once, each in a thread that is left behind when its time is over.
+    """Run all checks at once, each in a thread that is abandoned when its time is over.
 
-    emit: called with each finding as it comes. Returns all, in the order of `checks`.
+    emit: called with each finding as soon as it is known. Returns all findings in the order of `checks`.
     """
     answers: queue.Queue[tuple[str, list[Finding]]] = queue.Queue()
 
@@ -107,12 +111,12 @@ def examine(
     return [one for name in checks for one in found[name]]
 
 
-_WHERE = "read docs/doctor.md on this line, and run `medray doctor` on that node itself"
+_WHERE = "read about this line in docs/doctor.md, and run `medray doctor` on the node itself"
 _LATE = {
-    "storage": "the file system or bucket hangs: look whether its server is up, with: df -h PATH",
-    "MLflow": "the server takes connections and does not answer: restart it, or set tracking.enabled: false",
-    "model": "the model hub does not answer: look at the network and proxy, or download the model and name its folder",
-    "gpu": "torch did not load, or the driver hangs: run it again, then try nvidia-smi",
+    "storage": "check whether the server of the file system or bucket is up, for example with `df -h PATH`",
+    "MLflow": "restart the server, which accepts connections but does not answer, or set tracking.enabled: false",
+    "model": "check the network and the proxy, or download the model and set model.name to its folder",
+    "gpu": "run it again, then try nvidia-smi: torch did not load, or the driver hangs",
 }
 
 
@@ -120,14 +124,14 @@ _NO_NAME = {socket.EAI_NONAME, getattr(socket, "EAI_NODATA", None)}
 
 
 def reason(error: BaseException) -> str:
-    """What may be told of an error whose text may quote a URL with a password."""
+    """Describe an error without its text, which may quote a URL with a password."""
     if known := re.search(r"AWS Error ([A-Z_]+)", str(error)):
         return known[1]
     if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] == "medray":
-        return "medray cannot be imported there"
-    if isinstance(error, socket.gaierror):  # its number is no errno
+        return "medray cannot be imported on the node"
+    if isinstance(error, socket.gaierror):  # its number is not an errno
         return (
-            "the name of the host is not known" if error.errno in _NO_NAME else "the name cannot be looked up"
+            "the name of the host is unknown" if error.errno in _NO_NAME else "the name cannot be looked up"
         )
     if isinstance(error, OSError) and isinstance(error.errno, int):
         return os.strerror(error.errno)

@@ -1,7 +1,7 @@
-"""The checks that look at one machine, each a function from a Question to a Finding, or to a list of them.
+"""The checks of one machine. Each is a function from a Question to a Finding or a list of Findings.
 
-To add one, write the function and name it in MACHINE; what asks something beyond the machine is in places.py. No finding
-tells the value of an environment variable.
+To add a check, write the function and list it in MACHINE; checks that reach beyond the machine are in `places.py`. No
+finding contains the value of an environment variable.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ PACKAGES = (
     *SAME_VERSIONS,
     *("mlflow", "datasets", "safetensors", "tokenizers", "pydantic", "numpy"),
 )
-# What `ray start --head` takes unless told otherwise, and the option that tells it.
+# The default ports of `ray start --head`, and the options that change them.
 PORTS = {6379: "--port", 8265: "--dashboard-port", 10001: "--ray-client-server-port"}
-DOCKER_SHM = 64 * MIB  # what a container gets unless it asks for more
+DOCKER_SHM = 64 * MIB  # the default size in a container
 ENOUGH_SHM = 1 * GIB
-FEWEST_FILES, ENOUGH_FILES = 1024, 8192  # Ray recommends the second
-RAY_DISK_SHARE = 0.95  # of a disk that is fuller than that Ray uses nothing more
-RAY_MEMORY_SHARE = 0.95  # where less is free, Ray ends processes
+FEWEST_FILES, ENOUGH_FILES = 1024, 8192  # Ray recommends the second number
+RAY_DISK_SHARE = 0.95  # Ray stops writing to a disk that is fuller than this
+RAY_MEMORY_SHARE = 0.95  # Ray ends processes if more memory than this is in use
 SPARE_DISK, SPARE_MEMORY = 10 * GIB, 4 * GIB
 
 
@@ -40,16 +40,16 @@ def python(question: Question) -> Finding:
     detail = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
     if sys.version_info[:2] in PYTHONS:
         return ok("python", detail)
-    return fail("python", f"{detail}; medray runs on 3.11 and 3.12", "install Python 3.11 and medray in it")
+    return fail("python", f"{detail}; medray runs on 3.11 and 3.12", "install Python 3.11, and medray in it")
 
 
 def versions() -> dict[str, str]:
-    """The version of each of PACKAGES; one that is absent, or a medray that cannot be imported, is left out."""
+    """Return the versions of PACKAGES. A package that is absent, or a medray that cannot be imported, is left out."""
     import importlib.metadata as metadata
 
     found = {}
     with contextlib.suppress(Exception):
-        import medray  # which may come from a package that was sent along, and was installed by nobody
+        import medray  # may be a package that was sent along with a job, without metadata of an installation
 
         found["medray"] = str(medray.__version__)
     for name in PACKAGES[1:]:
@@ -60,30 +60,32 @@ def versions() -> dict[str, str]:
 
 def packages(question: Question) -> Finding:
     found = versions()
-    wanted = PACKAGES[1:] if question.address else PACKAGES  # of a cluster, `same versions` tells of medray
+    wanted = PACKAGES[1:] if question.address else PACKAGES  # on a cluster, `same versions` checks medray
     if lacking := [name for name in wanted if name not in found]:
         return fail(
             "packages",
             f"not installed: {', '.join(lacking)}",
-            "pip install medray, or make install in a checkout",
+            "run `pip install medray`, or `make install` in a checkout",
         )
     if outside := _outside(found):
         text = "; ".join(f"{name} {found[name]} is not in {wanted}" for name, wanted in outside.items())
         return warn(
-            "packages", f"{text}: medray was not run with it", "install medray again, with its versions"
+            "packages",
+            f"{text}: medray is not tested with this version",
+            "install medray again, with the versions that it requires",
         )
     return ok("packages", ", ".join(f"{name} {found[name]}" for name in PACKAGES[:6] if name in found))
 
 
 def _outside(found: Mapping[str, str]) -> dict[str, str]:
-    """Packages whose version is not in the range that medray was run with."""
+    """Return the packages whose version is not in the range that medray requires, with that range."""
     import importlib.metadata as metadata
 
     from packaging.requirements import Requirement
 
     try:
         wanted = [Requirement(line) for line in metadata.requires("medray") or ()]
-    except metadata.PackageNotFoundError:  # run from its source
+    except metadata.PackageNotFoundError:  # medray runs from its source
         return {}
     return {
         one.name: str(one.specifier)
@@ -95,20 +97,20 @@ def _outside(found: Mapping[str, str]) -> dict[str, str]:
 
 
 def ray_authentication(question: Question) -> Finding:
-    name, way = "ray auth", "RAY_AUTH_MODE=token with RAY_AUTH_TOKEN_PATH, a file of mode 0600, on every node"
+    name, way = "ray auth", "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH, a file of mode 0600, on every node"
     mode = os.environ.get("RAY_AUTH_MODE", "").lower()
     if mode == "disabled":
         return warn(
             name,
-            "RAY_AUTH_MODE is disabled: whoever reaches a port of the cluster can run code as its user",
-            f"export {way}",
+            "RAY_AUTH_MODE is disabled: anybody who reaches a port of the cluster can run code as its user",
+            f"set {way}",
         )
     if mode != "token":
-        own = "" if question.address else " (a cluster that medray starts itself is always closed)"
+        own = "" if question.address else " (a cluster that medray starts itself always requires a token)"
         return warn(
             name,
-            f"RAY_AUTH_MODE is not set: `ray start` then opens the cluster to whoever reaches its ports{own}",
-            f"export {way} before ray start",
+            f"RAY_AUTH_MODE is not set: `ray start` then opens the cluster to anybody who reaches its ports{own}",
+            f"set {way} before `ray start`",
         )
     if os.environ.get("RAY_AUTH_TOKEN"):
         return ok(name, "by token, from RAY_AUTH_TOKEN")
@@ -121,14 +123,14 @@ def ray_authentication(question: Question) -> Finding:
         shared = file.stat().st_mode & 0o077
         file.read_bytes()
     except OSError as error:
-        return fail(name, f"the token file of {called} cannot be read ({reason(error)})", f"export {way}")
+        return fail(name, f"the token file of {called} cannot be read ({reason(error)})", f"set {way}")
     if shared:
-        return warn(name, f"other users may read the token file of {called}", "chmod 600 on that file")
+        return warn(name, f"other users may read the token file of {called}", "run `chmod 600` on that file")
     return ok(name, f"by token, from the file of {called}")
 
 
 def has_gpu() -> bool:
-    """Whether there is a device of NVIDIA's, or its program: torch is not imported to find that there is none."""
+    """Return whether NVIDIA's devices or nvidia-smi exist. It does not import torch, which takes seconds."""
     return bool(_devices()) or shutil.which("nvidia-smi") is not None
 
 
@@ -143,7 +145,7 @@ def gpu(question: Question) -> Finding:
         if question.ray_gpus:
             return fail(
                 "gpu",
-                f"Ray offers {question.ray_gpus:g} GPUs, and there is none",
+                f"Ray offers {question.ray_gpus:g} GPUs, but the machine has none",
                 "start Ray without --num-gpus",
             )
         return ok("gpu", "no GPU")
@@ -154,14 +156,14 @@ def gpu(question: Question) -> Finding:
     if torch.version.cuda is None and torch.version.hip is None:
         return fail(
             "gpu",
-            f"{max(devices, len(names))} GPUs, and torch {torch.__version__} is built for CPUs",
+            f"{max(devices, len(names))} GPUs, but torch {torch.__version__} is built for CPUs",
             "install a CUDA build of torch: make install TORCH_INDEX=…, as README.md says",
         )
     if not seen:
         return fail(
             "gpu",
             f"torch {torch.__version__} (CUDA {torch.version.cuda}) cannot use the GPUs; driver {driver}",
-            "install a newer driver, or a torch for an older CUDA; in a container, pass the GPUs on (--gpus all)",
+            "install a newer driver, or a torch for an older CUDA; in a container, pass the GPUs to it (--gpus all)",
         )
     detail = f"{seen} × {torch.cuda.get_device_name(0)}, driver {driver}, CUDA {torch.version.cuda}"
     if not torch.distributed.is_nccl_available():
@@ -171,13 +173,15 @@ def gpu(question: Question) -> Finding:
     detail += f", NCCL {'.'.join(map(str, torch.cuda.nccl.version()))}"
     if question.ray_gpus is not None and question.ray_gpus < seen:
         return warn(
-            "gpu", f"{detail}; Ray offers {question.ray_gpus:g} of them", f"start Ray with --num-gpus={seen}"
+            "gpu",
+            f"{detail}; Ray offers only {question.ray_gpus:g} of them",
+            f"start Ray with --num-gpus={seen}",
         )
     return ok("gpu", detail)
 
 
 def _nvidia_smi() -> tuple[str, list[str]] | None:
-    """(driver, names of the GPUs), or None where the program is absent or finds no GPU."""
+    """Return (driver, names of the GPUs), or None if nvidia-smi is absent or finds no GPU."""
     try:
         done = subprocess.run(
             ["nvidia-smi", "--query-gpu=driver_version,name", "--format=csv,noheader"],
@@ -200,7 +204,9 @@ def shared_memory(question: Question, folder: str = "/dev/shm") -> Finding:
         return ok(name, f"there is no {folder} on this system")
     whole, free = found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize
     detail = f"{folder} has {size(whole)}, {size(free)} free"
-    way = f"give it 30 % of the memory: docker run --shm-size=8g, or mount -o remount,size=8g {folder}"
+    way = (
+        f"give it 30 % of the memory, with `docker run --shm-size=8g` or `mount -o remount,size=8g {folder}`"
+    )
     if min(whole, free) <= DOCKER_SHM:
         if question.ray_gpus or _devices():
             return fail(name, f"{detail}: NCCL fails between the GPUs of this node", way)
@@ -214,26 +220,26 @@ def open_files(question: Question) -> Finding:
     import resource
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    # Ray's driver raises the soft limit to the hard one; what a cluster's processes have they keep.
+    # Ray's driver raises the soft limit to the hard one; processes of a running cluster keep their limits.
     limit = soft if question.address else max(soft, min(hard, 65536))
-    way = "ulimit -n 65536 before ray start (or LimitNOFILE of the service, nofile in limits.conf)"
+    way = "run `ulimit -n 65536` before `ray start` (or set LimitNOFILE of the service, or nofile in limits.conf)"
     if limit < FEWEST_FILES:
         return fail("open files", f"{limit} at most: Ray needs more", way)
     if limit < ENOUGH_FILES:
-        return warn("open files", f"{limit} at most: with many workers, Ray's connections break", way)
+        return warn("open files", f"{limit} at most: with many workers, Ray's connections fail", way)
     return ok("open files", f"{limit} at most")
 
 
 def ports(question: Question) -> Finding:
-    """Only on a machine without a cluster: on a node of one, Ray itself has them."""
+    """Check the ports of a Ray head. It runs only on a machine without a cluster: a cluster's head uses these ports."""
     taken = [port for port in PORTS if not _is_free(port)]
     if not taken:
         return ok("ports", f"{', '.join(map(str, PORTS))} are free for a Ray head")
     options = " ".join(f"{PORTS[port]}=…" for port in taken)
     return warn(
         "ports",
-        f"taken: {', '.join(map(str, taken))}: a second `ray start --head` fails here (medray train alone needs none of them)",
-        f"ray start --head {options}, or check the cluster that is there: medray doctor --address=HOST:PORT",
+        f"taken: {', '.join(map(str, taken))}: a second `ray start --head` fails here (medray train needs none of them)",
+        f"use `ray start --head {options}`, or check the running cluster with `medray doctor --address=HOST:PORT`",
     )
 
 
@@ -249,10 +255,12 @@ def _is_free(port: int) -> bool:
 
 
 def disk(question: Question) -> list[Finding]:
-    places = {"temporary files": question.ray_folder or os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()}
+    folders = {
+        "temporary files": question.ray_folder or os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
+    }
     if question.storage and "://" not in question.storage:
-        places["run.storage"] = question.storage
-    return [_disk(what, path) for what, path in places.items()]
+        folders["run.storage"] = question.storage
+    return [_disk(what, path) for what, path in folders.items()]
 
 
 def _disk(what: str, path: str) -> Finding:
@@ -264,11 +272,11 @@ def _disk(what: str, path: str) -> Finding:
     used = 1 - free / whole if whole else 0.0
     detail = f"{size(free)} free of {size(whole)} for {what}"
     if free < GIB or (what != "run.storage" and used > RAY_DISK_SHARE):
-        why = f"{used:.0%} used; Ray stops at {RAY_DISK_SHARE:.0%}" if free >= GIB else "a run fills that"
+        why = f"{used:.0%} used; Ray stops at {RAY_DISK_SHARE:.0%}" if free >= GIB else "a run needs more"
         way = (
-            "free space there"
+            "free space on this disk"
             if what == "run.storage"
-            else "free space, or a larger disk: RAY_TMPDIR, ray start --temp-dir"
+            else "free space, or use a larger disk with RAY_TMPDIR or `ray start --temp-dir`"
         )
         return fail("disk", f"{detail}: {why}", way)
     if free < SPARE_DISK:
@@ -283,25 +291,25 @@ def _disk(what: str, path: str) -> Finding:
 def memory(question: Question) -> Finding:
     whole, free = _memory()
     if not whole:
-        return ok("memory", "not known on this system")
+        return ok("memory", "unknown on this system")
     detail = f"{size(free)} free of {size(whole)}"
     if free < (1 - RAY_MEMORY_SHARE) * whole:
         return fail(
             "memory",
-            f"{detail}: Ray ends workers when less than 5 % are free",
-            "end other programs on that node, or give its container more memory",
+            f"{detail}: Ray ends workers if less than 5 % is free",
+            "end other programs on the node, or give its container more memory",
         )
     if free < SPARE_MEMORY:
         return warn(
             "memory",
-            f"{detail}: a run with two small workers takes some 3 GiB",
-            "end other programs on that node",
+            f"{detail}: a run with two small workers needs about 3 GiB",
+            "end other programs on the node",
         )
     return ok("memory", detail)
 
 
 def _memory() -> tuple[int, int]:
-    """(all, free) bytes of the machine, or of the control group where that has less; zeros where neither is known."""
+    """Return (total, free) bytes of the machine, or of its control group if that has less; zeros if unknown."""
     try:
         rows = (line.split() for line in Path("/proc/meminfo").read_text().splitlines())
         found = {row[0].rstrip(":"): int(row[1]) * 1024 for row in rows if len(row) > 1}
@@ -331,4 +339,4 @@ MACHINE: dict[str, Check] = {
     "disk": disk,
     "memory": memory,
 }
-ALONE: dict[str, Check] = {"ports": ports}  # where there is no cluster
+ALONE: dict[str, Check] = {"ports": ports}  # checks of a machine without a cluster

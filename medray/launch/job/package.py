@@ -1,6 +1,6 @@
-"""What travels to a job server: config.yaml, medray's own package and, where asked, data files.
+"""The package for a job server: config.yaml, medray itself and, if wanted, data files.
 
-Files are linked into a private folder, which Ray then packs: nothing else of this machine can be in the package.
+The files are linked into a private folder, which Ray then packs: no other file of this machine can get into the package.
 """
 
 from __future__ import annotations
@@ -23,16 +23,18 @@ if TYPE_CHECKING:
 CONFIG_FILE = "config.yaml"
 DATA_FOLDER = "data"
 IGNORE_FILES = (".gitignore", ".rayignore")
-IGNORE_GITIGNORE = "RAY_RUNTIME_ENV_IGNORE_GITIGNORE"  # Ray's own variable: 1 takes what .gitignore names
+IGNORE_GITIGNORE = (
+    "RAY_RUNTIME_ENV_IGNORE_GITIGNORE"  # Ray's variable: with 1, files in .gitignore are sent too
+)
 LARGEST_SHOWN = 3
 MB = 10**6
 
 
 @dataclass(frozen=True)
 class Package:
-    """folder: becomes the working directory of the job. modules: folder of medray's package, None where it stays here.
+    """The files to send. folder: the working directory of the job. modules: folder of medray, None if it is not sent.
 
-    sizes: of every file, in bytes before compression. config: text of config.yaml.
+    sizes: size of every file, in bytes before compression. config: text of config.yaml.
     """
 
     folder: Path
@@ -56,9 +58,9 @@ def pack(
 ) -> Package:
     """Link what the config needs into the folder `into`.
 
-    seen: whether the cluster sees an absolute path of this machine. where: name of the cluster in messages.
-    exclude: patterns, as in .gitignore, of files that stay here although a folder or a pattern of the config holds them.
-    Raises InputError for a path that the cluster does not see, and for a package above launch.job.max_package_mb.
+    seen: whether the cluster sees an absolute path of this machine. where: name of the cluster for messages.
+    exclude: .gitignore patterns of files that are not sent, although a folder or a pattern of the config contains them.
+    Raises InputError for a path that the cluster does not see, and for a package larger than launch.job.max_package_mb.
     """
     files: dict[str, Path] = {}
     if with_data:
@@ -67,9 +69,9 @@ def pack(
         config,
         lambda path: seen(path) or not os.path.isabs(path),
         where=where,
-        fix="name a folder that every node sees in launch.job.shared_folders, or send data files with --with-data",
+        fix="add a folder that every node sees to launch.job.shared_folders, or send data files with --with-data",
     )
-    # Without a corpus the root is the config's folder on this machine, and every other path is whole by now.
+    # Without a corpus, data.root is the config's folder on this machine; it is not needed, as all other paths are absolute.
     if config.data.dataset in (None, "clinic"):
         config = config.model_copy(update={"data": config.data.model_copy(update={"root": None})})
     text = config_text(config)
@@ -85,12 +87,12 @@ def pack(
     for name, path in files.items():
         link = (modules if name.startswith("medray/") else folder) / name
         link.parent.mkdir(parents=True, exist_ok=True)
-        link.symlink_to(path)  # Ray reads what a link leads to, so that no copy of a record is left here
+        link.symlink_to(path)  # Ray follows links, so no copy of a record is left on this machine
     return Package(folder, modules / "medray" if config.launch.job.send_package else None, sizes, text)
 
 
 def _own_files() -> Iterator[tuple[str, Path]]:
-    """Files of the running medray, a checkout's or an installed one's, without caches."""
+    """Yield the files of the running medray, from a checkout or an installation, without caches."""
     root = Path(medray.__file__).resolve().parent
     for path in sorted(root.rglob("*")):
         relative = path.relative_to(root)
@@ -109,15 +111,15 @@ def _check_size(sizes: dict[str, int], limit_mb: int) -> None:
         f"the package has {total / MB:,.1f} MB before compression; its largest files are {shown}",
         key="launch.job.max_package_mb",
         value=limit_mb,
-        fix="put large files into a bucket or a folder that every node sees, leave files out with --exclude PATTERN, or "
-        "raise the limit (Ray takes 500 MB at most)",
+        fix="put large files into a bucket or a folder that every node sees, exclude files with --exclude PATTERN, or "
+        "raise the limit (Ray allows at most 500 MB)",
     )
 
 
 def _with_data(
     config: Config, seen: Callable[[str], bool], exclude: Sequence[str], files: dict[str, Path]
 ) -> Config:
-    """The config with paths below DATA_FOLDER for what the cluster does not see; those files are added to `files`."""
+    """Move the paths that the cluster does not see below DATA_FOLDER. Returns the config and adds the files to `files`."""
     data = config.data
 
     def packed(key: str, path: str, number: int) -> str:
@@ -149,7 +151,10 @@ def _with_data(
 
 
 def _files_of(key: str, path: str, exclude: Sequence[str]) -> tuple[Path, list[Path]]:
-    """The folder that names stay relative to, and the files that a path of the config names, as the run expands it."""
+    """Return the files that a path of the config names, expanded as the run expands it, after their base folder.
+
+    The names of the sent files are relative to the base folder.
+    """
     from medray.data import files
 
     whole = Path(path)
@@ -160,7 +165,9 @@ def _files_of(key: str, path: str, exclude: Sequence[str]) -> tuple[Path, list[P
     elif whole.is_dir():
         base = whole
         expanded = [Path(each) for each in files.expand(path, key=key)]
-        found = _walk(whole, key) if expanded == [whole] else expanded  # a data set that `datasets` saved
+        found = (
+            _walk(whole, key) if expanded == [whole] else expanded
+        )  # the first: a data set saved by `datasets`
     else:
         found = [Path(each) for each in files.expand(path, key=key)]
         base = Path(os.path.commonpath([whole.parent, *(each.parent for each in found)]))
@@ -168,10 +175,10 @@ def _files_of(key: str, path: str, exclude: Sequence[str]) -> tuple[Path, list[P
     kept = [each for each in found if not ignored(each, named=each == whole)]
     if not kept:
         raise InputError(
-            f"every file of {path} is left out by --exclude, .gitignore or .rayignore",
+            f"--exclude, .gitignore or .rayignore exclude every file of {path}",
             key=key,
             value=path,
-            fix=f"name the file itself, or change the patterns; {IGNORE_GITIGNORE}=1 takes what .gitignore names",
+            fix=f"give the path of the file itself, change the patterns, or set {IGNORE_GITIGNORE}=1 to ignore .gitignore",
         )
     return base, kept
 
@@ -184,19 +191,19 @@ def _walk(folder: Path, key: str) -> list[Path]:
         found += [Path(parent) / name for name in sorted(names)]
         if len(found) > MOST_ENTRIES:
             raise InputError(
-                f"{folder} holds more than {MOST_ENTRIES:,} files",
+                f"{folder} contains more than {MOST_ENTRIES:,} files",
                 key=key,
                 value=str(folder),
-                fix="put it into a bucket or a folder that every node sees",
+                fix="put the folder into a bucket, or on a file system that every node sees",
             )
     return found
 
 
 class Ignored:
-    """Whether a file below `base` stays here: by a pattern of --exclude, or by an ignore file between `base` and it.
+    """A predicate that says whether a file below `base` is excluded, by --exclude or by an ignore file on the way to it.
 
-    Ray reads the same files of a working directory. A file that the config names itself travels whatever they say, and
-    only --exclude can leave it out.
+    Ray reads the same ignore files in a working directory. They do not exclude a file that the config names itself; only
+    --exclude does.
     """
 
     def __init__(self, base: Path, exclude: Sequence[str]) -> None:

@@ -1,4 +1,4 @@
-"""A Ray cluster's job server, as medray needs it: every request has an end, and every failure is one of ours."""
+"""A client of a Ray cluster's job server: every request has a time limit, and every failure is one of medray's errors."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from urllib.parse import urlsplit
 from medray.config.credentials import has_credentials
 from medray.errors import InputError, RunFailedError
 
-ADDRESS_VARIABLE = "RAY_API_SERVER_ADDRESS"  # Ray's own
+ADDRESS_VARIABLE = "RAY_API_SERVER_ADDRESS"  # Ray's variable
 ADDRESS_KEY = "launch.job.address"
-CONNECT_SECONDS, ANSWER_SECONDS = 10, 120  # an upload is answered when the head has stored it
-# What marks a job as one of ours, in Ray's metadata of it: text to text.
+CONNECT_SECONDS, ANSWER_SECONDS = 10, 120  # the head answers an upload only after storing it
+# Keys of Ray's job metadata that mark a job as medray's.
 RUN, STORAGE, VERB, VERSION = "medray_run", "medray_storage", "medray_verb", "medray_version"
 ACTIVE = ("PENDING", "RUNNING")
 
 
 class UnreachableError(RunFailedError):
-    """The job server gave no answer, or one that says to try later."""
+    """The job server did not answer, or answered that the request should be repeated later."""
 
 
 class UnknownJobError(RunFailedError):
-    """The cluster knows no such job."""
+    """The cluster does not know this job."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """A job that medray launched. exit_code: the driver's own, where Ray knows it. Times: seconds since the epoch."""
+    """A job that medray launched. exit_code: the driver's, if Ray knows it. started, ended: seconds since the epoch."""
 
     id: str
     run: str
@@ -52,7 +52,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Address:
-    """url: of the job server. key: where it was given, for messages."""
+    """The address of a job server. key: the option, key or variable that gave it, for messages."""
 
     url: str
     key: str = ADDRESS_KEY
@@ -64,30 +64,30 @@ class Address:
 
 
 def address_of(given: str | None, configured: str | None, environ: Mapping[str, str]) -> Address:
-    """The job server's address: the option's, else the config's, else that of Ray's variable.
+    """Return the address of the job server from the option, else from the config, else from Ray's variable.
 
-    Raises InputError where there is none, or one that is no http(s) URL without credentials.
+    Raises InputError if there is none, or if it is not an http(s) URL without credentials.
     """
-    places = (
+    sources = (
         (given, "--address"),
         (configured, ADDRESS_KEY),
         (environ.get(ADDRESS_VARIABLE), ADDRESS_VARIABLE),
     )
-    text, key = next(((text, key) for text, key in places if text), (None, ADDRESS_KEY))
+    text, key = next(((text, key) for text, key in sources if text), (None, ADDRESS_KEY))
     if text is None:
         raise InputError(
-            "no job server is named",
+            "no job server is given",
             key=key,
-            fix=f"{ADDRESS_KEY}=http://HOST:8265 in the config or the site file, --address, or {ADDRESS_VARIABLE} in the "
-            "environment; HOST is the head node",
+            fix=f"set {ADDRESS_KEY}=http://HOST:8265 in the config or the site file, use --address, or set "
+            f"{ADDRESS_VARIABLE} in the environment; HOST is the head node",
         )
     file = "environment" if key == ADDRESS_VARIABLE else None
     if has_credentials(text):
         raise InputError(
-            "holds credentials",
+            "the URL contains credentials",
             file=file,
             key=key,
-            fix="leave them out of the URL; a cluster that asks for a token reads RAY_AUTH_TOKEN_PATH",
+            fix="remove them from the URL; if the cluster requires a token, set RAY_AUTH_TOKEN_PATH",
         )
     url = text if "://" in text else f"http://{text}"
     try:
@@ -97,32 +97,35 @@ def address_of(given: str | None, configured: str | None, environ: Mapping[str, 
         usable = False
     if not usable:
         raise InputError(
-            "is no address of a job server",
+            "this is not the address of a job server",
             file=file,
             key=key,
             value=text[:200],
-            fix="use the dashboard's, http://HOST:8265; ray:// and the port 6379 are for drivers",
+            fix="use the address of the dashboard, http://HOST:8265; ray:// and port 6379 are for drivers",
         )
     return Address(url.rstrip("/"), key)
 
 
 class JobServer:
-    """Raises InputError at the start where nothing answers or the token is wrong; later UnreachableError."""
+    """A connection to a job server.
+
+    Creating it raises InputError if no server answers or the token is wrong; later calls raise UnreachableError.
+    """
 
     def __init__(self, address: Address) -> None:
         self.address = address.url
-        # `requests` would ask a proxy of the environment for this machine's own ports too.
+        # Otherwise `requests` uses a proxy from the environment for this machine's own ports too.
         self._proxies = {"no_proxy": urlsplit(address.url).hostname or ""} if address.loopback else {}
-        self._place = {"key": address.key, "value": address.url}
+        self._origin = {"key": address.key, "value": address.url}
         if address.key == ADDRESS_VARIABLE:
-            self._place["file"] = "environment"
+            self._origin["file"] = "environment"
         try:
             with self._errors():
                 self._client = _client(address.url, self._proxies)
         except UnreachableError as error:
             raise InputError(
                 f"{error}{self._by_proxy()}",
-                **self._place,
+                **self._origin,
                 fix="start the head with its dashboard (ray start --head), forward its port (ssh -L 8265:localhost:8265 HOST), "
                 "or correct the address",
             ) from None
@@ -136,7 +139,7 @@ class JobServer:
             )
 
     def jobs(self) -> list[Job]:
-        """Those that medray launched, oldest first."""
+        """Return the jobs that medray launched, oldest first."""
         with self._errors():
             found = self._client.list_jobs()
         ours = [_job(each) for each in found if each.submission_id and RUN in (each.metadata or {})]
@@ -159,11 +162,11 @@ class JobServer:
             return str(self._client.get_job_logs(job_id))
 
     def tail(self, job_id: str) -> AsyncIterator[str]:
-        """The log from its first character on, as it grows. It may end at any time, and raise anything."""
+        """Yield the log from its first character on, as it grows. The stream may end at any time, and raise anything."""
         return self._client.tail_job_logs(job_id)
 
     def versions(self) -> tuple[str, str]:
-        """Python and Ray of the head node; "" for what it does not tell."""
+        """Return the versions of Python and Ray on the head node, "" for an unknown one."""
         try:
             found = self._get("/api/v0/cluster_metadata")
         except (UnreachableError, UnknownJobError):
@@ -171,7 +174,7 @@ class JobServer:
         return str(found.get("pythonVersion", "")), str(found.get("rayVersion", ""))
 
     def hosts(self) -> frozenset[str]:
-        """Host names of the nodes that are alive; empty where the head does not tell."""
+        """Return the host names of the living nodes, empty if the head does not tell."""
         try:
             found = self._get("/nodes?view=hostNameList")
         except (UnreachableError, UnknownJobError):
@@ -198,9 +201,9 @@ class JobServer:
             raise self._refused(str(error)) from None
         except requests.exceptions.SSLError:
             raise InputError(
-                "its certificate is not signed by an authority that this machine trusts",
-                **self._place,
-                fix="export REQUESTS_CA_BUNDLE=FILE with the certificate of the authority",
+                "the server's certificate is not signed by an authority that this machine trusts",
+                **self._origin,
+                fix="set REQUESTS_CA_BUNDLE to a file with the certificate of the authority",
             ) from None
         except (requests.ConnectionError, requests.Timeout, ConnectionError):
             raise UnreachableError(f"no job server answers at {self.address}") from None
@@ -216,49 +219,54 @@ class JobServer:
             raise self._no_job_server(type(error).__name__) from None
 
     def _answer(self, status: int, text: str) -> RunFailedError | InputError:
-        if "already exists" in text:  # of a submission id
-            return InputError("a job with this id exists", key="run.name", fix="launch again in a second")
+        if "already exists" in text:  # the submission id
+            return InputError(
+                "a job with this id exists", key="run.name", fix="wait a second and launch again"
+            )
         if status == 404:
-            return UnknownJobError(f"the cluster at {self.address} knows no such job")
+            return UnknownJobError(f"the cluster at {self.address} does not know this job")
         last = text.strip().splitlines()[-1][:300] if text.strip() else ""
         what = f"the job server at {self.address} answered {status}{': ' if last else ''}{last}"
         return RunFailedError(what) if status < 500 else UnreachableError(what)
 
     def _no_job_server(self, why: str) -> InputError:
         return InputError(
-            f"what answers there is no job server of Ray ({why[:200]})",
-            **self._place,
-            fix="use the dashboard's address, http://HOST:8265",
+            f"the server at this address is not a job server of Ray ({why[:200]})",
+            **self._origin,
+            fix="use the address of the dashboard, http://HOST:8265",
         )
 
     def _by_proxy(self) -> str:
-        """A hint where a proxy was asked in the server's place."""
+        """Return a hint if the request went through a proxy, else an empty string."""
         from requests.utils import get_environ_proxies
 
         host = urlsplit(self.address).hostname or ""
         asked = get_environ_proxies(self.address, no_proxy=self._proxies.get("no_proxy"))
-        return f" (asked by way of a proxy: NO_PROXY={host} goes there directly)" if asked else ""
+        return f" (the request went through a proxy; NO_PROXY={host} avoids it)" if asked else ""
 
     def _refused(self, text: str) -> InputError:
-        """text: Ray's. Never shown, so that no part of a token can be in what is printed."""
+        """Return the error for a refused token. `text`, Ray's message, is not shown: it may contain part of a token."""
         if text.startswith("Authentication failed"):
             what = f"the cluster refuses the token of this machine{self._by_proxy()}"
         else:
-            what = "the cluster asks for a token, and none was sent"
+            what = "the cluster requires a token, but none was sent"
         return InputError(
             what,
-            **self._place,
-            fix="export RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH=FILE with the token that the head was started with "
-            "(mode 0600) or RAY_AUTH_TOKEN",
+            **self._origin,
+            fix="set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH to a file (mode 0600) with the token that the head was "
+            "started with, or RAY_AUTH_TOKEN to the token",
         )
 
 
 def _client(address: str, proxies: dict[str, str]) -> Any:
-    """Ray's client, with an end for every request, and for this address: its own prefers the environment's."""
+    """Return Ray's client with a time limit for every request.
+
+    Ray's address variables are hidden from it meanwhile: it would prefer them to `address`.
+    """
     from ray.job_submission import JobSubmissionClient
 
     for name in ("ray", "ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk"):
-        logging.getLogger(name).setLevel(logging.ERROR)  # what a user reads is medray's
+        logging.getLogger(name).setLevel(logging.ERROR)  # the user reads medray's messages instead
 
     class Client(JobSubmissionClient):
         def _do_request(self, method: str, endpoint: str, **options: Any) -> Any:
@@ -273,7 +281,7 @@ def _client(address: str, proxies: dict[str, str]) -> Any:
 
 
 def _certificates() -> str | bool:
-    """Certificates that `requests` would find by itself, and the log's stream would not."""
+    """Return the file of certificates for Ray's client: `requests` finds it by itself, but the log's stream does not."""
     file = os.environ.get("REQUESTS_CA_BUNDLE")
     return file if file and Path(file).exists() else True
 

@@ -1,8 +1,8 @@
-"""The manifests of a run on Kubernetes: k8s/ with the values of its config.
+"""The manifests of a run on Kubernetes: the files of k8s/, filled with the values of a config.
 
-k8s/ is the only copy of the manifests: its base and the overlays that `launch.k8s` chooses are built as kustomize would
-(kustomize.py), and names, sizes, the config and the environment are put where k8s/ has an example. The result is checked
-against the models (k8s_models.py) and the rules (k8s_rules.py), so that what is printed is what a cluster takes.
+k8s/ has the only copy of the manifests. Its base and the overlays that `launch.k8s` selects are built as kustomize does
+(kustomize.py); then names, sizes, the config and the environment replace the examples in k8s/. The result is checked
+against the models (models.py) and the rules (rules.py), so that a cluster accepts what is printed.
 """
 
 from __future__ import annotations
@@ -33,19 +33,17 @@ from medray.launch.k8s.names import rayjob_name
 from medray.launch.k8s.rules import KUEUE, check, shared_memory
 from medray.launch.shape import Shape, shape
 
-RUN_LABEL = "medray/run"  # on all that a launch makes, and on its pods
-CONTENT = (
-    "medray/content"  # annotation: digest of all that a launch sends, but for its time and its environment
-)
+RUN_LABEL = "medray/run"  # label of all objects that a launch creates, and of its pods
+CONTENT = "medray/content"  # annotation with a digest of all that a launch sends, except its time and its environment
 VOLCANO = "volcano.sh/queue-name"
-_GPU = "nvidia.com/gpu"  # as k8s/overlays/gpu has it
+_GPU = "nvidia.com/gpu"  # the name in k8s/overlays/gpu
 
 Manifest = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Launch:
-    """What runs: `manifests` in the order in which they are made, the RayJob last. notes: what a user should know."""
+    """The objects of a run. manifests: in the order of creation, the RayJob last. notes: messages for the user."""
 
     name: str
     namespace: str
@@ -59,7 +57,7 @@ class Launch:
         return self.manifests[-1]
 
     def text(self) -> str:
-        """The manifests as YAML for `kubectl apply -f`."""
+        """Return the manifests as YAML for `kubectl apply -f`."""
         return "".join(f"---\n{_yaml(manifest)}" for manifest in self.manifests)
 
 
@@ -70,10 +68,10 @@ def render(
     verb: str = "train",
     launched_at: int | None = None,
 ) -> Launch:
-    """The manifests of a run of `config`. environment: what `launch.env` allows of the launching machine's.
+    """Build the manifests of a run of `config`.
 
-    launched_at: seconds since 1970; a request to stop that is older is not obeyed.
-    Raises InputError for a config that cannot run on Kubernetes, with the key or the rule.
+    environment: the variables of this machine that `launch.env` allows. launched_at: seconds since 1970; the run ignores
+    requests to stop that are older. Raises InputError, with the key or the rule, if the config cannot run on Kubernetes.
     """
     settings = config.launch.k8s
     _check_settings(config)
@@ -97,7 +95,7 @@ def render(
     _fill_job(by_kind["RayJob"], config, name, " ".join(["sh /etc/medray/run.sh", *command]))
     _fill_workers(by_kind["RayJob"], config, nodes, fewest)
     by_kind["RayJob"]["metadata"]["annotations"] = {CONTENT: _digest(manifests, launched_at)}
-    # After the digest: another terminal has another environment, and follows the same job.
+    # After the digest: a launch from another terminal has another environment, but must find the same job.
     variables, notes = k8s_environment.variables(config, environment)
     _fill_policy(by_kind["NetworkPolicy"], name, k8s_environment.ports(config, variables))
     for group in _groups(by_kind["RayJob"]):
@@ -114,41 +112,41 @@ def _check_settings(config: Config) -> None:
         raise InputError(
             "the pods need an image with medray and Ray",
             key="launch.k8s.image",
-            fix="build one from the Dockerfile, push it, and name it: launch.k8s.image=registry.example.org/medray:0.1.0",
+            fix="build an image from the Dockerfile, push it, and set launch.k8s.image=registry.example.org/medray:0.1.0",
         )
     if settings.overlay and (settings.overlay == "gpu") != bool(gpus):
         raise InputError(
-            f"does not fit cluster.gpus_per_node of {gpus}",
+            f"this overlay does not fit cluster.gpus_per_node = {gpus}",
             key="launch.k8s.overlay",
             value=settings.overlay,
-            fix="leave launch.k8s.overlay out, and set cluster.gpus_per_node to the GPUs of a node",
+            fix="remove launch.k8s.overlay, and set cluster.gpus_per_node to the number of GPUs per node",
         )
     if settings.scheduler == "kueue" and not settings.queue:
         raise InputError(
-            "Kueue admits jobs of a queue",
+            "Kueue needs the name of a queue",
             key="launch.k8s.queue",
-            fix="name the LocalQueue of the namespace: launch.k8s.queue=NAME (kubectl get localqueues)",
+            fix="set launch.k8s.queue=NAME to a LocalQueue of the namespace (`kubectl get localqueues` lists them)",
         )
     if settings.scheduler == "none" and settings.queue:
         raise InputError(
-            "a queue belongs to a scheduler, and launch.k8s.scheduler is none",
+            "a queue needs a scheduler, but launch.k8s.scheduler is none",
             key="launch.k8s.queue",
             value=settings.queue,
-            fix="launch.k8s.scheduler: kueue or volcano",
+            fix="set launch.k8s.scheduler to kueue or volcano, or remove launch.k8s.queue",
         )
     if settings.autoscaling and isinstance(config.cluster.workers, int):
         raise InputError(
-            f"an autoscaler needs a range of workers, and cluster.workers is {config.cluster.workers}",
+            f"an autoscaler needs a range of workers, but cluster.workers is {config.cluster.workers}",
             key="launch.k8s.autoscaling",
-            fix=f"cluster.workers=[1,{max(2, config.cluster.workers)}], or launch.k8s.autoscaling=false",
+            fix=f"set cluster.workers=[1,{max(2, config.cluster.workers)}] or launch.k8s.autoscaling=false",
         )
     parcel.check_seen(
         config,
         lambda path: _on_claim(settings, path),
         where="a pod",
-        fix=f"or a path below {settings.mount_path}, where the claim {settings.volume_claim} is mounted"
+        fix=f"or use a path below {settings.mount_path}, where the claim {settings.volume_claim} is mounted"
         if settings.volume_claim
-        else f"or name a ReadWriteMany claim as launch.k8s.volume_claim, and a path below {settings.mount_path}",
+        else f"or set launch.k8s.volume_claim to a ReadWriteMany claim, and use a path below {settings.mount_path}",
     )
 
 
@@ -162,7 +160,7 @@ def _on_claim(settings: K8sLaunch, path: str) -> bool:
 
 
 def _check_tracking(config: Config, environment: Environment) -> None:
-    """Numbers that a pod writes to its own disk are lost with it."""
+    """Refuse a tracking URI on a pod's own disk: the metrics would be lost with the pod."""
     key, uri = "tracking.uri", config.tracking.uri
     if uri is None:
         key, uri = TRACKING_URI, environment.plain.get(TRACKING_URI)
@@ -173,15 +171,15 @@ def _check_tracking(config: Config, environment: Environment) -> None:
     path = uri if not mark else rest.removeprefix("/") if scheme.startswith("sqlite") else rest
     if local and not _on_claim(config.launch.k8s, path):
         raise InputError(
-            f"{path} is a path of this machine, or of a pod's own disk, which is lost with the pod",
+            f"{path} is a path on this machine or on a pod's own disk, which is lost with the pod",
             key=key,
-            fix="an MLflow server, as tracking.uri=http://mlflow:5000; or tracking.enabled=false: the run's own files "
-            "have the numbers too",
+            fix="use an MLflow server, such as tracking.uri=http://mlflow:5000, or set tracking.enabled=false: the run's "
+            "files have the metrics too",
         )
 
 
 def _shape(config: Config) -> Shape:
-    """The worker pods; an autoscaler adds and removes whole pods, so that on CPUs each worker has its own."""
+    """Return the worker pods. An autoscaler adds and removes whole pods, so on CPUs each worker gets its own pod."""
     settings, cluster = config.launch.k8s, config.cluster
     if settings.autoscaling and not cluster.nodes and not cluster.gpus_per_node:
         alone = cluster.model_copy(update={"nodes": cluster.most_workers})
@@ -190,7 +188,7 @@ def _shape(config: Config) -> Shape:
 
 
 def _fewest_nodes(config: Config, nodes: Shape) -> int:
-    """The nodes that a run starts with: all, or under an autoscaler those of the fewest workers."""
+    """Return the number of nodes that a run starts with: all, or with an autoscaler those of the fewest workers."""
     if not config.launch.k8s.autoscaling:
         return nodes.nodes
     return min(nodes.nodes, ceil(config.cluster.fewest_workers / nodes.workers))
@@ -210,16 +208,16 @@ def _overlays(config: Config) -> tuple[str, ...]:
 
 
 def _config_text(config: Config) -> str:
-    # Without a corpus the root is the config's folder on this machine, and every other path is whole by now.
+    # Without a corpus, data.root is the config's folder on this machine; it is not needed, as all other paths are absolute.
     if config.data.dataset in (None, "clinic"):
         config = config.model_copy(update={"data": config.data.model_copy(update={"root": None})})
     text = parcel.config_text(config)
     if len(text.encode()) > LARGEST_FILE:
         raise InputError(
-            f"the config has {len(text.encode()):,} bytes with all its paths absolute, and the pod reads at most "
+            f"the config has {len(text.encode()):,} bytes when all paths are absolute, but the pod reads at most "
             f"{LARGEST_FILE:,}",
             key="data.train",
-            fix="name data by patterns (s3://bucket/part-*.jsonl) in place of long lists",
+            fix="use patterns (s3://bucket/part-*.jsonl) instead of long lists of files",
         )
     return text
 
@@ -235,7 +233,7 @@ def _groups(job: Manifest) -> list[Manifest]:
 
 
 def _pods(job: Manifest) -> list[Manifest]:
-    """The three kinds of pods, as templates."""
+    """Return the templates of the three kinds of pods."""
     return [*(group["template"] for group in _groups(job)), job["spec"]["submitterPodTemplate"]]
 
 
@@ -296,7 +294,7 @@ def _fill_workers(job: Manifest, config: Config, nodes: Shape, fewest: int) -> N
 
 
 def _resize(group: Manifest, sizes: Mapping[str, str]) -> None:
-    """Requests and limits of the group's Ray container, and /dev/shm with them."""
+    """Set requests and limits of the group's Ray container, and the size of /dev/shm to match."""
     pod = group["template"]["spec"]
     for each in pod["containers"][0]["resources"].values():
         each.update(sizes)
@@ -329,7 +327,7 @@ def _fill_policy(policy: Manifest, name: str, ports: list[int]) -> None:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Text of several lines as a block, and in quotes what a YAML reader of another language could take for a number."""
+    """A YAML writer that puts text of several lines into a block, and quotes text that a reader may take for a number."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True

@@ -1,6 +1,6 @@
-"""Talking to a Kubernetes API server: make the objects of a launch, follow its RayJob, delete what a launch made.
+"""A client of a Kubernetes API server: create the objects of a launch, follow its RayJob, delete the objects.
 
-The RayJob's status decides; the log of the submitter's pod is read as far as it goes, as its tail may end early (ray#57002).
+The status of the RayJob decides. The log of the submitter's pod is only shown: following it may end early (ray#57002).
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ from medray.launch.k8s import CONTENT, RUN_LABEL, Launch, Manifest
 from medray.launch.k8s.log import PodLog, exit_code_in
 
 RAYJOB = ("ray.io", "v1")
-# What a launch makes besides the RayJob: kind, API, name in its methods. A volume claim is never among it.
+# The objects of a launch besides the RayJob: kind, API, name in its methods. A volume claim is never among them.
 _OTHERS = (
     ("ConfigMap", "core", "config_map"),
     ("NetworkPolicy", "networking", "network_policy"),
     ("ServiceAccount", "core", "service_account"),
 )
 ENDED = ("Complete", "Failed", "ValidationFailed")
-WATCH_SECONDS = 60  # of one watch; after it the job is read again, whatever was missed
+WATCH_SECONDS = 60  # duration of one watch; after it the job is read again, in case the watch missed a change
 PATIENCE_SECONDS = 600  # how long the API server may be silent
 REQUEST_SECONDS = 30
 HINT_SECONDS = 45
 BUSY = 429
-GONE = 410  # the server has forgotten what the watch starts from
+GONE = 410  # the server no longer has the version that the watch starts from
 
 
 @dataclass(frozen=True)
 class Status:
-    """A RayJob's status. job: of Ray. deployment: of the operator. failed: clusters that were given up."""
+    """The status of a RayJob. job: Ray's status. deployment: the operator's. failed: number of clusters that failed."""
 
     job: str = ""
     deployment: str = ""
@@ -65,8 +65,10 @@ class Status:
         return self.deployment in ENDED
 
     def line(self, retries: int) -> str:
-        """One line for a person."""
-        text = self.deployment or ("suspended: waits for its queue" if self.suspended else "not taken up yet")
+        """Return the status as one line for the user."""
+        text = self.deployment or (
+            "suspended: waiting for its queue" if self.suspended else "waiting for the operator"
+        )
         if self.job and self.job != self.deployment:
             text += f", Ray job {self.job}"
         if self.workers and not self.ended:
@@ -77,9 +79,9 @@ class Status:
 
 
 def outcome_code(status: Status, driver: int | None) -> int:
-    """The exit code of `medray launch` for a job that has ended. driver: the run's own exit code, where it was seen.
+    """Return the exit code of `medray launch` for a job that has ended. driver: the run's exit code, if it is known.
 
-    A Ray job that is STOPPED has exited with 2 (k8s/base/config.yaml), or somebody stopped it.
+    A Ray job with the status STOPPED has exited with 2 (k8s/base/config.yaml), or somebody stopped it.
     """
     if status.deployment == "Complete" and status.job == "SUCCEEDED":
         return 76 if driver == 76 else 0
@@ -89,7 +91,7 @@ def outcome_code(status: Status, driver: int | None) -> int:
 
 
 class Cluster:
-    """The API server of the current kubeconfig, or of the pod that this runs in."""
+    """A connection to the API server of the current kubeconfig, or of the pod that this process runs in."""
 
     def __init__(self, namespace: str, context: str | None = None) -> None:
         try:
@@ -98,7 +100,8 @@ class Cluster:
             raise InputError(
                 "is not installed",
                 file="the Python package kubernetes",
-                fix="pip install 'medray[k8s]', or print the manifests with --dry-run and kubectl apply -f them",
+                fix="run `pip install 'medray[k8s]'`, or print the manifests with --dry-run and apply them with "
+                "`kubectl apply -f`",
             ) from None
         configuration = _configuration(context)
         configuration.retries = 2
@@ -109,7 +112,7 @@ class Cluster:
         self._custom = kubernetes.client.CustomObjectsApi(client)
 
     def job(self, name: str) -> Manifest | None:
-        """The RayJob, or None."""
+        """Return the RayJob, or None if there is none."""
         try:
             return self._call(
                 self._custom.get_namespaced_custom_object, *RAYJOB, self.namespace, "rayjobs", name
@@ -120,28 +123,28 @@ class Cluster:
             raise
 
     def read(self, what: str, name: str) -> Any:
-        """An object of the core API by its name; raises ApiError."""
+        """Read an object of the core API by its name. Raises ApiError."""
         return self._call(getattr(self.core, f"read_namespaced_{what}"), name, self.namespace)
 
     def start(self, launch: Launch) -> bool:
-        """Make the objects of a launch; False where the same job is there already and has not ended.
+        """Create the objects of a launch. Returns False if the same job exists and has not ended.
 
-        What an earlier launch of the run has left is deleted first. Raises InputError where another job has the name.
+        Objects of an earlier launch of the run are deleted first. Raises InputError if another job has the name.
         """
-        there = self.job(launch.name)
-        if there is not None:
-            labels = there["metadata"].get("labels") or {}
+        found = self.job(launch.name)
+        if found is not None:
+            labels = found["metadata"].get("labels") or {}
             if labels.get(RUN_LABEL) != launch.name:
-                raise self._taken(f"the RayJob {launch.name} in {self.namespace} is not one of medray's")
-            if not Status.of(there).ended:
-                annotations = there["metadata"].get("annotations") or {}
+                raise self._taken(f"medray did not create the RayJob {launch.name} in {self.namespace}")
+            if not Status.of(found).ended:
+                annotations = found["metadata"].get("annotations") or {}
                 if annotations.get(CONTENT) == launch.job["metadata"]["annotations"][CONTENT]:
                     return False
                 raise InputError(
-                    f"the RayJob {launch.name} in {self.namespace} is {Status.of(there).deployment or 'waiting'}, with "
-                    "another config",
+                    f"the RayJob {launch.name} in {self.namespace} already exists with another config, and is "
+                    f"{Status.of(found).deployment or 'waiting'}",
                     key="run.name",
-                    fix="medray stop the run, or end it with --delete; or give this one another run.name",
+                    fix="stop the existing run with `medray stop`, end it with --delete, or use another run.name",
                 )
         self.delete(launch.name)
         for manifest in launch.manifests:
@@ -150,17 +153,18 @@ class Cluster:
             except ApiError as error:
                 if error.status == 409:
                     raise self._taken(
-                        f"{manifest['kind']} {launch.name} in {self.namespace} exists, and this launch did not make it"
+                        f"the {manifest['kind']} {launch.name} in {self.namespace} exists already, not created by medray"
                     ) from None
                 if error.status == 404 and manifest is launch.job:
                     raise RunFailedError(
-                        f"the cluster {self.host} knows no RayJob: install the KubeRay operator, version 1.7 or later"
+                        f"the cluster {self.host} does not support RayJobs. Fix: install the KubeRay operator, version 1.7 or "
+                        "later"
                     ) from None
                 raise
         return True
 
     def delete(self, name: str, say: Callable[[str], None] = lambda text: None) -> list[str]:
-        """Delete what launches of this name have made, the RayJob first, and return its names."""
+        """Delete all objects that launches of this name created, the RayJob first. Returns their kinds and names."""
         deleted = []
         job = self.job(name)
         if job is not None and (job["metadata"].get("labels") or {}).get(RUN_LABEL) == name:
@@ -199,10 +203,10 @@ class Cluster:
         retries: int,
         seconds: float,
     ) -> tuple[Status, int | None]:
-        """Wait until the RayJob has ended; return its status and the run's own exit code, where its log has it.
+        """Wait until the RayJob has ended. Returns its status and the run's exit code, None if the log does not have it.
 
-        say: gets a line whenever the status changes. log: gets the lines of the driver.
-        Raises RunFailedError after `seconds`, where the job is deleted, and where the server stays silent.
+        say: called with a line whenever the status changes. log: called with each line of the driver.
+        Raises RunFailedError after `seconds`, if the job is deleted, and if the server stops answering.
         """
         pods = PodLog(self.core, self.namespace, name, log)
         pods.start()
@@ -213,7 +217,10 @@ class Cluster:
                     say(f"RayJob {name}: {line}")
                     shown = line
                 elif not (last.deployment or last.suspended) and began + HINT_SECONDS < time.monotonic():
-                    say("no operator has taken the job up: does KubeRay run here, and watch this namespace?")
+                    say(
+                        "no operator has handled the job yet: check that KubeRay runs on this cluster and watches this "
+                        "namespace"
+                    )
                     began += 10 * HINT_SECONDS
                 if last.ended:
                     break
@@ -222,7 +229,7 @@ class Cluster:
         return last, pods.exit_code
 
     def _states(self, name: str, deadline: float) -> Iterator[Status]:
-        """The status now and after every change, whatever happens to the connection, until `deadline`."""
+        """Yield the status now and after every change until `deadline`, reconnecting when a connection breaks."""
         import kubernetes
         import urllib3
 
@@ -248,9 +255,7 @@ class Cluster:
                     answered = time.monotonic()
                     if event["object"]["metadata"]["name"] == name and event["type"] != "DELETED":
                         yield Status.of(event["object"])
-                if (
-                    time.monotonic() - now < 1
-                ):  # a server that ends every watch at once is not asked without a pause
+                if time.monotonic() - now < 1:  # pause, in case the server ends every watch at once
                     time.sleep(1)
             except ApiError as error:
                 if error.status < 500 and error.status != BUSY:
@@ -259,20 +264,20 @@ class Cluster:
             except kubernetes.client.ApiException as error:
                 if error.status not in (GONE, BUSY) and error.status < 500:
                     raise RunFailedError(
-                        f"the cluster {self.host} refuses to show the RayJob {name}: {error.reason}"
+                        f"the cluster {self.host} refuses access to the RayJob {name}: {error.reason}"
                     ) from None
                 self._be_patient(answered, name)
             except (_UnreachableError, urllib3.exceptions.HTTPError, OSError):
                 self._be_patient(answered, name)
         raise RunFailedError(
-            f"the RayJob {name} has not ended in time; run the same command again to follow it"
+            f"the RayJob {name} has not ended in time. Fix: run the same command again to follow it"
         )
 
     def _be_patient(self, answered: float, name: str) -> None:
         if time.monotonic() - answered > PATIENCE_SECONDS:
             raise RunFailedError(
-                f"the cluster {self.host} has not answered for {PATIENCE_SECONDS} s. The RayJob {name} may go on: run the same "
-                "command again to follow it"
+                f"the cluster {self.host} has not answered for {PATIENCE_SECONDS} s. The RayJob {name} may still be running. "
+                "Fix: run the same command again to follow it"
             )
         time.sleep(1)
 
@@ -286,12 +291,12 @@ class Cluster:
         self._call(getattr(self._apis[api], f"create_namespaced_{what}"), self.namespace, manifest)
 
     def _wait_until_gone(self, name: str, say: Callable[[str], None]) -> None:
-        """The operator lets the driver save, then takes its own mark off the job."""
+        """Wait until the operator has let the driver save and has removed its finalizer from the job."""
         end, said = time.monotonic() + 300, False
         while self.job(name) is not None:
             if time.monotonic() > end:
                 raise RunFailedError(
-                    f"the RayJob {name} is still there after 300 s: does the KubeRay operator run?"
+                    f"the RayJob {name} still exists after 300 s. Fix: check whether the KubeRay operator runs"
                 )
             if not said:
                 say(f"waiting for the operator to end the RayJob {name}")
@@ -317,14 +322,14 @@ class Cluster:
             raise _UnreachableError(self.host, error) from None
 
     def _taken(self, what: str) -> InputError:
-        return InputError(what, key="run.name", fix="give the run another run.name, or delete that object")
+        return InputError(what, key="run.name", fix="use another run.name, or delete that object")
 
 
 def _configuration(context: str | None) -> Any:
-    """The server and the credentials of the kubeconfig; without one, those that Kubernetes gives a pod."""
+    """Return the server and the credentials of the kubeconfig; without one, those that Kubernetes gives to a pod."""
     import kubernetes
 
-    # The client checks little of the file: what it meets there ends in any of these.
+    # The client hardly checks the file: wrong content raises any of these errors.
     unusable = (
         kubernetes.config.ConfigException,
         OSError,
@@ -349,14 +354,14 @@ def _configuration(context: str | None) -> Any:
                 file="kubeconfig",
                 key="--context" if context else None,
                 value=context,
-                fix="name a kubeconfig with KUBECONFIG=FILE and a context of it with --context, or print the manifests "
-                "with --dry-run and apply them elsewhere",
+                fix="set KUBECONFIG=FILE to a kubeconfig and --context to one of its contexts, or print the manifests with "
+                "--dry-run and apply them on another machine",
             ) from None
     return configuration
 
 
 class ApiError(RunFailedError):
-    """What the API server answers where it does not do as asked. status: of HTTP."""
+    """An error response of the API server. status: its HTTP status."""
 
     def __init__(self, host: str, error: Any) -> None:
         self.status: int = error.status or 0

@@ -1,4 +1,4 @@
-"""What of the launching machine's environment goes into the pods, and the ports that it and the config name."""
+"""The environment variables of this machine that the pods get, and the ports that they and the config name."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from medray.config import Config
 from medray.launch import parcel
 from medray.launch.environment import Environment
 
-# What no proxy reaches: the pod itself, and services of the cluster. Ray's own connections between pods ask no proxy.
+# Hosts that a proxy cannot reach: the pod itself, and services of the cluster. Ray's connections use no proxy anyway.
 INSIDE = ("127.0.0.1", "localhost", ".svc", ".cluster.local")
-_PROXIES = ("http_proxy", "https_proxy", "all_proxy")  # in small or large letters
+_PROXIES = ("http_proxy", "https_proxy", "all_proxy")  # in lower or upper case
 _PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306}
 
 
 def variables(config: Config, environment: Environment) -> tuple[dict[str, str], list[str]]:
-    """What of the environment goes into the manifests, and what is to be said of the rest."""
+    """Return the variables that go into the manifests, and messages about the others."""
     settings, notes = config.launch.k8s, []
     mount = PurePosixPath(settings.mount_path)
     plain: dict[str, str] = {}
@@ -30,16 +30,19 @@ def variables(config: Config, environment: Environment) -> tuple[dict[str, str],
         else:
             plain[name] = value
     if local:
-        notes.append(f"not sent, as pods do not see paths of this machine: {', '.join(local)}")
+        notes.append(f"not sent, because pods do not see paths of this machine: {', '.join(local)}")
     if unreadable:
-        notes.append(f"not sent, as a manifest is UTF-8 and their values are not: {', '.join(unreadable)}")
+        notes.append(
+            f"not sent, because their values are not UTF-8, as a manifest must be: {', '.join(unreadable)}"
+        )
     if environment.secret:
         names = ", ".join(sorted(environment.secret))
         notes.append(
-            f"{names} must be keys of {' or '.join(settings.secrets)}: a secret is never part of a manifest"
+            f"not sent, because a secret is never part of a manifest: {names}. {' or '.join(settings.secrets)} must have "
+            "these keys"
             if settings.secrets
-            else f"{names} will be missing in the pods: a secret is never part of a manifest. Make a Secret with these "
-            "keys (docs/kubernetes.md) and name it in launch.k8s.secrets"
+            else f"not sent, because a secret is never part of a manifest: {names}. Fix: create a Secret with these keys "
+            "(docs/kubernetes.md) and add its name to launch.k8s.secrets"
         )
     if {name.lower() for name in (*plain, *environment.secret)} & {*_PROXIES, "no_proxy"}:
         plain |= _exceptions(plain)
@@ -49,17 +52,17 @@ def variables(config: Config, environment: Environment) -> tuple[dict[str, str],
 def _is_utf8(text: str) -> bool:
     try:
         text.encode()
-    except UnicodeEncodeError:  # Python keeps other bytes of the environment as surrogates
+    except UnicodeEncodeError:  # Python represents other bytes of the environment by surrogates
         return False
     return True
 
 
 def _exceptions(plain: Mapping[str, str]) -> dict[str, str]:
-    """NO_PROXY under both of its names, as a program that finds one may not look for the other."""
+    """Return NO_PROXY in upper and in lower case, because a program that finds one may ignore the other."""
     small, large = plain.get("no_proxy"), plain.get("NO_PROXY")
 
     def widened(hosts: str) -> str:
-        if hosts.strip() == "*":  # everything; in a list it is no longer understood
+        if hosts.strip() == "*":  # it means all hosts, but only if it is alone
             return hosts
         known = [each.strip() for each in hosts.split(",") if each.strip()]
         return ",".join([*known, *(each for each in INSIDE if each not in known)])
@@ -68,10 +71,10 @@ def _exceptions(plain: Mapping[str, str]) -> dict[str, str]:
 
 
 def ports(config: Config, variables: Mapping[str, str]) -> list[int]:
-    """Ports of the addresses that the config and the environment name, for the network policy."""
+    """Return the ports of all addresses in the config and the environment, for the network policy."""
     texts = [*(path for _, path in parcel.paths(config)), config.tracking.uri or ""]
     for name, value in variables.items():
-        # HTTPS_PROXY=proxy:3128 is understood by most programs as http://proxy:3128.
+        # Most programs read HTTPS_PROXY=proxy:3128 as http://proxy:3128.
         bare = name.lower() in _PROXIES and value and "://" not in value
         texts.append(f"http://{value}" if bare else value)
     return sorted({port for text in texts for port in _port(text)})
@@ -82,7 +85,7 @@ def _port(text: str) -> Iterator[int]:
         try:
             url = urlsplit(text)
             port = url.port or _PORTS.get(url.scheme.partition("+")[0])
-        except ValueError:  # a port that is no number: who uses the address says so
+        except ValueError:  # the port is not a number: the code that uses the address reports it
             return
         if port:
             yield port

@@ -1,6 +1,6 @@
 """The part of kustomize that k8s/ uses: a base of resources, and components that patch them by RFC 6902.
 
-`kubectl kustomize` makes the same of the folders, which a test shows. Anything else that a kustomization can hold is refused.
+`kubectl kustomize` builds the same from the folders, which a test checks. Other features of kustomize are refused.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Manifest = dict[str, Any]
 
 
 def build(folder: Path, components: Iterable[str]) -> list[Manifest]:
-    """The resources of `folder`/base, in its order, as the components of `folder`/overlays patch them, in theirs."""
+    """Return the resources of `folder`/base, patched by `components` of `folder`/overlays. Both orders are kept."""
     base = folder / "base"
     manifests = [
         manifest
@@ -32,7 +32,7 @@ def build(folder: Path, components: Iterable[str]) -> list[Manifest]:
             chosen = [each for each in manifests if each["kind"] == patch["target"]["kind"]]
             if not chosen or set(patch["target"]) != {"kind"}:
                 raise _wrong(
-                    overlay / "kustomization.yaml", f"its target {patch['target']} is no kind of base/"
+                    overlay / "kustomization.yaml", f"its target {patch['target']} is not a kind in base/"
                 )
             for manifest in chosen:
                 for operation in _documents(file)[0]:
@@ -44,7 +44,7 @@ def _kustomization(folder: Path, kind: str, allowed: str) -> dict[str, Any]:
     file = folder / "kustomization.yaml"
     (tree,) = _documents(file)
     if tree.get("kind") != kind or set(tree) - {"apiVersion", "kind", allowed}:
-        raise _wrong(file, f"it is a {kind} with `{allowed}` only")
+        raise _wrong(file, f"it must be a {kind} with `{allowed}` only")
     return tree
 
 
@@ -56,7 +56,7 @@ def _documents(file: Path) -> list[Any]:
 
 
 def _apply(tree: Any, operation: dict[str, Any], file: Path) -> None:
-    """One operation of RFC 6902: add, replace, remove or test."""
+    """Apply an operation of RFC 6902 to `tree`: add, replace, remove or test."""
     *parents, last = (word.replace("~1", "/").replace("~0", "~") for word in operation["path"].split("/")[1:])
     try:
         for word in parents:
@@ -68,16 +68,18 @@ def _apply(tree: Any, operation: dict[str, Any], file: Path) -> None:
         if operation["op"] == "add":
             tree[key] = copy.deepcopy(operation["value"])
             return
-        there = tree[key]  # replace, remove and test want it to be there
+        old = tree[key]  # replace, remove and test require that the key exists
         if operation["op"] == "replace":
             tree[key] = copy.deepcopy(operation["value"])
         elif operation["op"] == "remove":
             del tree[key]
-        elif operation["op"] != "test" or there != operation["value"]:
+        elif operation["op"] != "test" or old != operation["value"]:
             raise ValueError
     except (KeyError, IndexError, TypeError, ValueError):
         raise _wrong(file, f"{operation['op']} {operation['path']} does not fit base/") from None
 
 
 def _wrong(file: Path, what: str) -> InputError:
-    return InputError(what, file=file, fix="restore the file: git checkout k8s, or install the wheel again")
+    return InputError(
+        what, file=file, fix="restore the file with `git checkout k8s`, or install the wheel again"
+    )

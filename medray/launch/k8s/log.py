@@ -1,4 +1,4 @@
-"""The log of a RayJob's submitter pod, which prints what the driver prints: read beside the status, as far as it goes."""
+"""The log of a RayJob's submitter pod, which prints the driver's output. Reading it is best effort: the status decides."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ from typing import Any
 
 from medray.errors import printable
 
-LONGEST_LINE = 20_000  # characters that are shown
+LONGEST_LINE = 20_000  # characters of a line that are shown
 _MARK = re.compile(
     r"^medray: exit code (\d{1,3})$", re.MULTILINE
 )  # written by run.sh of k8s/base/config.yaml
-_FAILED = re.compile(r"failed with exit code (\d{1,3})")  # Ray's own message of a job
+_FAILED = re.compile(r"failed with exit code (\d{1,3})")  # Ray's message about a job
 
 
 def exit_code_in(text: str) -> int | None:
-    """The exit code of the run that a log, or Ray's message of a failed job, names last."""
+    """Return the last exit code of the run that a log, or Ray's message about a failed job, contains."""
     found = _MARK.findall(text) or _FAILED.findall(text)
     return int(found[-1]) if found else None
 
 
 class PodLog(threading.Thread):
-    """Gives each line of the submitter's pods to `show`, one pod after another: each retry has one of its own."""
+    """A thread that passes the lines of the submitter's pods to `show`, one pod after the other: each retry has its own."""
 
     def __init__(self, core: Any, namespace: str, job: str, show: Callable[[str], None]) -> None:
         super().__init__(name=f"log of {job}", daemon=True)
         self.exit_code: int | None = None
         self._core, self._namespace, self._job, self._show = core, namespace, job, show
         self._ended = threading.Event()
-        self._lines: dict[str, int] = {}  # shown of each pod
-        self._whole: set[str] = set()  # pods whose log has ended
+        self._lines: dict[str, int] = {}  # number of lines shown of each pod
+        self._whole: set[str] = set()  # pods whose log is complete
 
     def run(self) -> None:
         while True:
@@ -48,13 +48,13 @@ class PodLog(threading.Thread):
             self._ended.wait(2)
 
     def end(self) -> None:
-        """Read what is there still, for some seconds at most, after the job has ended."""
+        """Read the rest of the log after the job has ended, for 15 s at most."""
         self._ended.set()
         if self.is_alive():
             self.join(timeout=15)
 
     def _pods(self) -> list[Any]:
-        """The submitter's pods, oldest first."""
+        """Return the submitter's pods, oldest first."""
         found = self._core.list_namespaced_pod(
             self._namespace, label_selector=f"job-name={self._job}", _request_timeout=10
         ).items
@@ -83,7 +83,7 @@ class PodLog(threading.Thread):
                 self._whole.add(uid)
         except (
             Exception
-        ):  # the container has not started, the connection broke: what was shown is not shown again
+        ):  # the container has not started, or the connection broke; shown lines are not shown again
             return
 
     def _line(self, uid: str, number: int, line: bytes) -> int:

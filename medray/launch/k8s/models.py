@@ -1,7 +1,7 @@
-"""Pydantic models of the manifests that medray sends: a misspelt field or a wrong type is found before any server is asked.
+"""Pydantic models of the manifests: they find a misspelt field or a wrong type before the manifests are sent to a server.
 
-They hold the fields of KubeRay 1.7 and of Kubernetes that k8s/ uses, and those beside them that a site may add there.
-Fields that only the operator's rules need (k8s_rules.py) are kept as plain trees.
+They have the fields of KubeRay 1.7 and of Kubernetes that k8s/ uses, and further fields that a site may add to its k8s/.
+Fields that only the operator's rules (rules.py) need are plain trees.
 """
 
 from __future__ import annotations
@@ -291,15 +291,15 @@ KINDS: dict[str, type[_Part]] = {
 
 
 def check_fields(manifests: Iterable[dict[str, Any]]) -> None:
-    """Raises InputError for a kind that medray does not send, and for a field that is misspelt or of a wrong type."""
+    """Raise InputError for a kind that medray does not send, and for a field that is misspelt or has a wrong type."""
     for manifest in manifests:
         kind = str(manifest.get("kind"))
         if kind not in KINDS:
             raise InputError(
-                f"{kind} is no kind that a run needs",
+                f"a run does not use the kind {kind}",
                 file="k8s/",
                 key="kind",
-                fix=f"use {', '.join(KINDS)}; apply other objects yourself",
+                fix=f"use only {', '.join(KINDS)}, and apply other objects yourself",
             )
         try:
             KINDS[kind].model_validate(manifest)
@@ -309,5 +309,5 @@ def check_fields(manifests: Iterable[dict[str, Any]]) -> None:
                 f"{first['msg'][:1].lower()}{first['msg'][1:]}",
                 file="k8s/",
                 key=".".join(map(str, (kind, *first["loc"]))),
-                fix="correct the field where it was changed in k8s/, or restore it: git checkout k8s",
+                fix="correct the field in k8s/, or restore the files with `git checkout k8s`",
             ) from None

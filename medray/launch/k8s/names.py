@@ -1,22 +1,22 @@
-"""Names in Kubernetes: what a RayJob is called that runs a config."""
+"""The name of a run's RayJob in Kubernetes."""
 
 from __future__ import annotations
 
 import hashlib
 import re
 
-LONGEST = 47  # characters of a RayJob's name: the operator adds six for the cluster's, and labels end at 63
+LONGEST = 47  # characters of a RayJob's name: the operator adds six for the cluster's name, and labels have at most 63
 RULE = (
-    f"a name in Kubernetes has at most {LONGEST} small letters, digits and '-', and begins with a letter; where run.name "
-    "had to be changed or cut, six digits of its SHA-256 tell it from others"
+    f"a name in Kubernetes has at most {LONGEST} lower-case letters, digits and '-', and begins with a letter; if run.name "
+    "does not, it is changed and six digits of its SHA-256 are added, so that names stay different"
 )
 
 
 def rayjob_name(run_name: str) -> str:
-    """The DNS-1035 name of the RayJob of a run, always the same for the same run.name.
+    """Return the DNS-1035 name of the RayJob of a run. It depends only on run.name.
 
-    Small letters, other characters as '-', a letter first; `-` and six hexadecimal digits of the SHA-256 of run.name
-    follow where this is not run.name itself, so that `Run_1` and `run-1` are two jobs.
+    Letters become lower case, other characters become '-', and the first character is a letter. If the result differs from
+    run.name, `-` and six hexadecimal digits of the SHA-256 of run.name follow, so that `Run_1` and `run-1` are two jobs.
     """
     plain = re.sub(r"[^a-z0-9]+", "-", run_name.lower()).strip("-")
     if not re.match(r"[a-z]", plain):

@@ -1,4 +1,4 @@
-"""What a run needs in the namespace before it is launched: without it, pods would wait until the deadline and say little."""
+"""The check of a namespace before a launch: without the objects that it needs, pods wait until the deadline and say little."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from medray.config.launch import K8sLaunch
 from medray.errors import InputError
 from medray.launch.k8s.client import ApiError, Cluster
 
-TOKEN_KEY = "auth_token"  # where the operator looks for Ray's token
+TOKEN_KEY = "auth_token"  # key in the Secret that the operator reads Ray's token from
 
 
 def check_needs(cluster: Cluster, settings: K8sLaunch, secret_variables: Iterable[str]) -> list[str]:
-    """Raises InputError for a Secret, claim or account that `launch.k8s` names and the namespace lacks.
+    """Raise InputError for a Secret, claim or service account that `launch.k8s` names and the namespace lacks.
 
-    What the user may not read is taken to be there. secret_variables: names of variables that the launching machine has
-    and a manifest may not hold. Returns what to say of those that no Secret has. Of a Secret only its keys are looked at.
+    Objects that the user may not read are assumed to exist. Only the keys of a Secret are read. secret_variables: names of
+    this machine's variables that must not be in a manifest. Returns messages about those that no Secret has.
     """
     keys: set[str] = set()
     unread = False
@@ -33,7 +33,8 @@ def check_needs(cluster: Cluster, settings: K8sLaunch, secret_variables: Iterabl
                 f"the Secret has no key {TOKEN_KEY}",
                 key="launch.k8s.token_secret",
                 value=settings.token_secret,
-                fix="leave launch.k8s.token_secret out: the operator then makes a token for each cluster",
+                fix=f"add the key {TOKEN_KEY} to the Secret, or remove launch.k8s.token_secret: the operator then creates a "
+                "token for each cluster",
             )
     if settings.service_account:
         _read(cluster, "service_account", settings.service_account, "launch.k8s.service_account")
@@ -41,19 +42,19 @@ def check_needs(cluster: Cluster, settings: K8sLaunch, secret_variables: Iterabl
         claim = _read(cluster, "persistent_volume_claim", settings.volume_claim, "launch.k8s.volume_claim")
         if claim is not None and "ReadWriteMany" not in (claim.spec.access_modes or ()):
             raise InputError(
-                f"the claim is {', '.join(claim.spec.access_modes or ())}, and head and workers on several nodes mount it",
+                f"the claim is {', '.join(claim.spec.access_modes or ())}, but head and workers on several nodes mount it",
                 key="launch.k8s.volume_claim",
                 value=settings.volume_claim,
-                fix="a ReadWriteMany claim, as in k8s/storage/claim.yaml; or a bucket as run.storage",
+                fix="use a ReadWriteMany claim, as in k8s/storage/claim.yaml, or a bucket as run.storage",
             )
     lacking = sorted(set(secret_variables) - keys)
     if lacking and settings.secrets and not unread:
-        return [f"no Secret of launch.k8s.secrets has {', '.join(lacking)}: the pods will not have it"]
+        return [f"the pods will lack {', '.join(lacking)}: no Secret in launch.k8s.secrets has these keys"]
     return []
 
 
 def _read(cluster: Cluster, what: str, name: str, key: str) -> Any:
-    """The object; None where it may not be read."""
+    """Return the object, or None if the user may not read it."""
     try:
         return cluster.read(what, name)
     except ApiError as error:
@@ -65,5 +66,5 @@ def _read(cluster: Cluster, what: str, name: str, key: str) -> Any:
             f"there is no {what.replace('_', ' ')} of this name in the namespace {cluster.namespace}",
             key=key,
             value=name,
-            fix="make it first (docs/kubernetes.md), or name one that `kubectl get` shows there",
+            fix="create it first (docs/kubernetes.md), or use one that `kubectl get` lists in the namespace",
         ) from None

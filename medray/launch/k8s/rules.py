@@ -1,8 +1,8 @@
-"""What no schema of KubeRay 1.7.0 says of a RayJob, as named rules: the operator's own, and medray's.
+"""The rules for a RayJob that the schema of KubeRay 1.7.0 does not contain: the operator's rules, and medray's.
 
-The API server takes a job that breaks one; it then fails, or does something else than was meant. Sources: the operator's
-validation (ray-operator/controllers/ray/utils/validation.go of v1.7.0, rules 1 to 21), Kueue's documentation, and the
-failures that users of KubeRay report.
+The API server accepts a job that breaks a rule, but the job then fails or does not do what it should. Sources: the
+operator's validation (ray-operator/controllers/ray/utils/validation.go of v1.7.0, rules 1 to 21), Kueue's documentation,
+and failures that users of KubeRay report.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from medray.errors import InputError
 from medray.launch.environment import is_secret
 
 GIB = 2**30
-WORKER_MEMORY = GIB  # bytes; below it Python, Ray and torch have no room
+WORKER_MEMORY = GIB  # bytes; Python, Ray and torch do not fit into less
 SCRATCH = GIB  # bytes
 HEAD_MEMORY = 5 * GIB  # bytes; heads of 2 GiB are killed for memory (kuberay#4287)
 SHARED_MEMORY = (
     2,
     5,
-)  # of a container's memory limit: Ray's object store takes 3 of 10, NCCL and loaders have the rest
+)  # 2/5 of a container's memory limit: Ray's object store uses 3/10 of the limit, NCCL and data loaders the rest
 _UNITS = {
     "m": 1e-3,
     "k": 1e3,
@@ -44,19 +44,19 @@ KUEUE = "kueue.x-k8s.io/queue-name"
 
 
 def amount(quantity: str) -> float:
-    """A quantity of Kubernetes as a number: bytes, CPUs or devices."""
+    """Convert a quantity of Kubernetes to a number of bytes, CPUs or devices."""
     number, unit = re.fullmatch(r"([0-9.]+)([A-Za-z]*)", str(quantity)).groups()  # type: ignore[union-attr]
     return float(number) * _UNITS.get(unit, 1)
 
 
 def shared_memory(limit: str) -> str:
-    """The size of /dev/shm of a container with this memory limit, in whole MiB; it is counted in the limit."""
+    """Return the size of /dev/shm for a container with this memory limit, in whole MiB. It counts towards the limit."""
     part, whole = SHARED_MEMORY
     return f"{int(amount(limit)) * part // (whole * 2**20)}Mi"
 
 
 class _Job:
-    """A RayJob's tree, with what several rules ask of it."""
+    """The tree of a RayJob, with the parts that several rules read."""
 
     def __init__(self, tree: dict[str, Any]) -> None:
         self.name: str = tree["metadata"]["name"]
@@ -99,7 +99,11 @@ def _params(group: dict[str, Any]) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Rule:
-    """number: of the operator's rules, 0 for medray's own. broken: whether a RayJob breaks it. key: the key to change."""
+    """A rule for RayJobs.
+
+    number: its number among the operator's rules, 0 for medray's own. says: the rule as a sentence. broken: whether a
+    RayJob breaks it. key: the key to change. fix: an instruction.
+    """
 
     name: str
     number: int
@@ -110,12 +114,12 @@ class Rule:
 
 
 def check(tree: dict[str, Any]) -> None:
-    """Raises InputError, with the name of the rule, for the first rule that a RayJob breaks."""
+    """Raise InputError, with the name of the rule, for the first rule that a RayJob breaks."""
     job = _Job(tree)
     for rule in RULES:
         if rule.broken(job):
             raise InputError(
-                f"{rule.says} (rule {rule.name})",
+                f"this breaks the rule {rule.name}: {rule.says}",
                 file=None if rule.key.startswith("launch.") else "k8s/",
                 key=rule.key,
                 fix=rule.fix,
@@ -272,99 +276,99 @@ def _bad_image(job: _Job) -> bool:
     return any("@sha256:" not in each and (":" not in each or each.endswith(":latest")) for each in images)
 
 
-_KEEP = "leave it as it is in k8s/base/rayjob.yaml"
+_KEEP = "restore the value of k8s/base/rayjob.yaml"
 _TEMPLATE = "RayJob.spec.rayClusterSpec"
 RULES = (
     Rule("rayjob-name", 1, "the name of a RayJob is a DNS-1035 label of at most 47 characters",
          lambda job: len(job.name) > 47 or not re.fullmatch(r"[a-z]([a-z0-9-]*[a-z0-9])?", job.name),
-         "RayJob.metadata.name", "use small letters, digits and '-', beginning with a letter"),
-    Rule("cluster-or-selector", 2, "either rayClusterSpec or clusterSelector; a selector names ray.io/cluster and excludes suspend, SidecarMode and backoffLimit",
+         "RayJob.metadata.name", "use lower-case letters, digits and '-', beginning with a letter"),
+    Rule("cluster-or-selector", 2, "a RayJob has either rayClusterSpec or clusterSelector; a selector names ray.io/cluster and excludes suspend, SidecarMode and backoffLimit",
          _bad_selector, "RayJob.spec.clusterSelector", _KEEP),
     Rule("suspend-needs-shutdown", 3, "suspend needs shutdownAfterJobFinishes",
          lambda job: job.spec.get("suspend") and not job.spec.get("shutdownAfterJobFinishes"),
-         "RayJob.spec.suspend", "shutdownAfterJobFinishes: true"),
+         "RayJob.spec.suspend", "set shutdownAfterJobFinishes: true"),
     Rule("ttl-needs-shutdown", 4, "ttlSecondsAfterFinished is at least 0, and above 0 only with shutdownAfterJobFinishes",
          lambda job: (ttl := job.spec.get("ttlSecondsAfterFinished", 0)) < 0 or (ttl and not job.spec.get("shutdownAfterJobFinishes")),
-         "RayJob.spec.ttlSecondsAfterFinished", "shutdownAfterJobFinishes: true"),
+         "RayJob.spec.ttlSecondsAfterFinished", "set shutdownAfterJobFinishes: true"),
     Rule("deletion-rules", 5, "deletionRules exclude shutdownAfterJobFinishes, onSuccess and onFailure; each has one of jobStatus and jobDeploymentStatus, and ttlSeconds of at least 0",
-         _bad_deletion, "RayJob.spec.deletionStrategy", "leave deletionStrategy out"),
-    Rule("deletion-order", 6, "a condition and policy stand once; of one condition, workers go before the cluster, and that before the job",
-         _bad_order, "RayJob.spec.deletionStrategy", "leave deletionStrategy out"),
-    Rule("deletion-context", 7, "DeleteWorkers is not for autoscaling; DeleteWorkers and DeleteCluster are not for a clusterSelector",
+         _bad_deletion, "RayJob.spec.deletionStrategy", "remove deletionStrategy"),
+    Rule("deletion-order", 6, "each pair of condition and policy occurs once; for one condition, workers are deleted before the cluster, and the cluster before the job",
+         _bad_order, "RayJob.spec.deletionStrategy", "remove deletionStrategy"),
+    Rule("deletion-context", 7, "DeleteWorkers excludes autoscaling; DeleteWorkers and DeleteCluster exclude a clusterSelector",
          lambda job: any((each["policy"] == "DeleteWorkers" and job.autoscaling) or (each["policy"] in _ORDER[:2] and job.spec.get("clusterSelector")) for each in job.deletions),
-         "RayJob.spec.deletionStrategy", "leave deletionStrategy out"),
+         "RayJob.spec.deletionStrategy", "remove deletionStrategy"),
     Rule("submission-mode", 8, "submissionMode is K8sJobMode, HTTPMode, InteractiveMode (without backoffLimit) or SidecarMode (without submitterPodTemplate and submitterConfig, head restartPolicy Never)",
-         _bad_mode, "RayJob.spec.submissionMode", "submissionMode: K8sJobMode"),
+         _bad_mode, "RayJob.spec.submissionMode", "set submissionMode: K8sJobMode"),
     Rule("values-in-range", 9, "runtimeEnvYAML is a YAML map, deadlines are above 0, backoffLimit at least 0",
          _bad_values, "RayJob.spec", _KEEP),
-    Rule("containers", 10, "head and workers have a container each, Ray's first",
+    Rule("containers", 10, "head and workers have at least one container, and Ray's is the first",
          lambda job: not all(map(_first, job.groups)), f"{_TEMPLATE}", _KEEP),
-    Rule("replicas", 11, "minReplicas and maxReplicas of workers are set, at least 0 and in order",
+    Rule("replicas", 11, "workers have minReplicas and maxReplicas, both at least 0, and minReplicas is at most maxReplicas",
          _bad_replicas, f"{_TEMPLATE}.workerGroupSpecs", _KEEP),
-    Rule("group-resources", 12, "resources of a group exclude num-cpus, num-gpus, memory and resources in rayStartParams, which never hold labels",
+    Rule("group-resources", 12, "resources of a group exclude num-cpus, num-gpus, memory and resources in rayStartParams, which must not have labels",
          lambda job: any("labels" in _params(each) or (each.get("resources") and {"num-cpus", "num-gpus", "memory", "resources"} & set(_params(each))) for each in job.groups),
-         f"{_TEMPLATE} resources", "leave resources and labels of the group out"),
+         f"{_TEMPLATE} resources", "remove resources and labels of the group"),
     Rule("group-labels", 13, "labels of a group follow the syntax of Kubernetes",
          lambda job: any(not re.fullmatch(_LABEL_KEY, key) or not re.fullmatch(rf"({_LABEL_NAME})?", value) for each in job.groups for key, value in (each.get("labels") or {}).items()),
-         f"{_TEMPLATE} labels", "use letters, digits, '-', '_' and '.', at most 63"),
-    Rule("gcs-options-alone", 14, "gcsFaultToleranceOptions exclude the annotations, parameters and variables that say the same",
-         _bad_gcs, f"{_TEMPLATE}.gcsFaultToleranceOptions", "leave the others out"),
-    Rule("redis-options", 15, "Redis is set up by gcsFaultToleranceOptions only; storage and backend rocksdb need a feature gate",
-         _bad_redis, f"{_TEMPLATE}.gcsFaultToleranceOptions", "leave them out: a run resumes from its own checkpoints"),
+         f"{_TEMPLATE} labels", "use at most 63 letters, digits, '-', '_' and '.'"),
+    Rule("gcs-options-alone", 14, "gcsFaultToleranceOptions exclude the annotations, parameters and variables for the same settings",
+         _bad_gcs, f"{_TEMPLATE}.gcsFaultToleranceOptions", "remove these annotations, parameters and variables"),
+    Rule("redis-options", 15, "only gcsFaultToleranceOptions set up Redis; storage and backend rocksdb need a feature gate",
+         _bad_redis, f"{_TEMPLATE}.gcsFaultToleranceOptions", "remove these settings: a run resumes from its own checkpoints"),
     Rule("autoscaler-variable", 16, "RAY_enable_autoscaler_v2 needs enableInTreeAutoscaling, and no autoscalerOptions.version",
          lambda job: (value := _env(job.head).get("RAY_enable_autoscaler_v2")) is not None and ((value in ("1", "true") and not job.autoscaling) or (job.autoscaling and "version" in job.options)),
-         f"{_TEMPLATE}.headGroupSpec env", "leave the variable out: autoscalerOptions.version says it"),
-    Rule("autoscaler-v2", 17, "the autoscaler v2 wants restartPolicy Never; idleTimeoutSeconds (at least 0) and priority of a group want version: v2",
-         _bad_v2, f"{_TEMPLATE}.autoscalerOptions", "version: v2, and restartPolicy: Never in all groups"),
-    Rule("suspended-group", 18, "a worker group is not suspended under an autoscaler",
+         f"{_TEMPLATE}.headGroupSpec env", "remove the variable, and set autoscalerOptions.version instead"),
+    Rule("autoscaler-v2", 17, "the autoscaler v2 needs restartPolicy Never; idleTimeoutSeconds (at least 0) and priority of a group need version: v2",
+         _bad_v2, f"{_TEMPLATE}.autoscalerOptions", "set version: v2, and restartPolicy: Never in all groups"),
+    Rule("suspended-group", 18, "with an autoscaler, a worker group must not be suspended",
          lambda job: job.autoscaling and any(each.get("suspend") for each in job.workers),
-         f"{_TEMPLATE}.workerGroupSpecs", "leave suspend out"),
-    Rule("token-auth", 19, "token authentication needs rayVersion 2.52.0 or later; enableK8sTokenAuth is not for a RayJob",
-         _bad_auth, f"{_TEMPLATE}.authOptions", "mode: token, and rayVersion as the image has it"),
+         f"{_TEMPLATE}.workerGroupSpecs", "remove suspend"),
+    Rule("token-auth", 19, "token authentication needs rayVersion 2.52.0 or later; a RayJob does not support enableK8sTokenAuth",
+         _bad_auth, f"{_TEMPLATE}.authOptions", "set mode: token, and rayVersion to the version in the image"),
     Rule("feature-gates", 20, "networkPolicy, tlsOptions and historyServerOptions of the cluster need feature gates that are off",
          lambda job: {"networkPolicy", "tlsOptions", "historyServerOptions"} & set(job.cluster),
-         _TEMPLATE, "leave them out: k8s/base/network.yaml is a NetworkPolicy"),
-    Rule("upgrade-strategy", 21, "upgradeStrategy is not for the cluster of a RayJob",
-         lambda job: job.cluster.get("upgradeStrategy"), f"{_TEMPLATE}.upgradeStrategy", "leave it out"),
+         _TEMPLATE, "remove them: k8s/base/network.yaml is a NetworkPolicy"),
+    Rule("upgrade-strategy", 21, "the cluster of a RayJob does not support upgradeStrategy",
+         lambda job: job.cluster.get("upgradeStrategy"), f"{_TEMPLATE}.upgradeStrategy", "remove it"),
     Rule("token-required", 0, "without token authentication any pod may run code on the cluster",
-         lambda job: job.auth.get("mode") != "token", f"{_TEMPLATE}.authOptions", "mode: token"),
-    Rule("head-memory", 0, "a head with less than 5Gi is killed for memory",
+         lambda job: job.auth.get("mode") != "token", f"{_TEMPLATE}.authOptions", "set mode: token"),
+    Rule("head-memory", 0, "a head with less than 5Gi runs out of memory and is killed",
          lambda job: amount(_first(job.head)["resources"]["limits"]["memory"]) < HEAD_MEMORY,
-         "launch.k8s.head_memory", "launch.k8s.head_memory: 8Gi"),
-    Rule("worker-memory", 0, "a worker with less than 1Gi is killed for memory",
+         "launch.k8s.head_memory", "set launch.k8s.head_memory: 8Gi"),
+    Rule("worker-memory", 0, "a worker with less than 1Gi runs out of memory and is killed",
          lambda job: any(amount(_first(each)["resources"]["limits"]["memory"]) < WORKER_MEMORY for each in job.workers),
-         "launch.k8s.memory_per_node", "launch.k8s.memory_per_node: 16Gi"),
-    Rule("head-without-work", 0, 'the head has num-cpus "0": what trains there takes the memory of Ray\'s services',
-         lambda job: _params(job.head).get("num-cpus") != "0", f"{_TEMPLATE}.headGroupSpec.rayStartParams", 'num-cpus: "0"'),
+         "launch.k8s.memory_per_node", "set launch.k8s.memory_per_node: 16Gi"),
+    Rule("head-without-work", 0, 'the head has num-cpus "0": training on it would use the memory that Ray\'s services need',
+         lambda job: _params(job.head).get("num-cpus") != "0", f"{_TEMPLATE}.headGroupSpec.rayStartParams", 'set num-cpus: "0"'),
     Rule("requests-equal-limits", 0, "requests equal limits, so that a pod is among the last to be evicted",
          lambda job: any(each["resources"].get("requests") != each["resources"].get("limits") for each in job.containers()),
-         f"{_TEMPLATE} resources", "write the same under requests and limits"),
-    Rule("shared-memory", 0, "/dev/shm of head and workers is an emptyDir in memory of two fifths of the memory limit",
+         f"{_TEMPLATE} resources", "set requests and limits to the same values"),
+    Rule("shared-memory", 0, "/dev/shm of head and workers is an emptyDir in memory whose size is two fifths of the memory limit",
          _bad_shared_memory, f"{_TEMPLATE} volumes", _KEEP),
     Rule("limited-scratch", 0, "/tmp/ray is mounted, and every emptyDir has a sizeLimit: a full node evicts the head",
          _bad_scratch, f"{_TEMPLATE} volumes", _KEEP),
-    Rule("scratch-size", 0, "a folder on disk of less than 1Gi is soon full, and its pod is then evicted",
-         _small_scratch, "launch.k8s.disk_per_node", "launch.k8s.disk_per_node: 50Gi"),
+    Rule("scratch-size", 0, "a folder on disk with less than 1Gi is soon full, and its pod is then evicted",
+         _small_scratch, "launch.k8s.disk_per_node", "set launch.k8s.disk_per_node: 50Gi"),
     Rule("gang", 0, "without autoscaling replicas, minReplicas and maxReplicas are equal: all workers or none",
          lambda job: not job.autoscaling and any(not each.get("minReplicas") == each["replicas"] == each.get("maxReplicas") for each in job.workers),
          f"{_TEMPLATE}.workerGroupSpecs", _KEEP),
-    Rule("one-submitter", 0, "a second submitter would submit the same id again",
+    Rule("one-submitter", 0, "backoffLimit of the submitter is 0: a second submitter would submit the same job id again",
          lambda job: job.mode in _MODES[:2] and (job.spec.get("submitterConfig") or {}).get("backoffLimit") != 0,
-         "RayJob.spec.submitterConfig.backoffLimit", "backoffLimit: 0"),
+         "RayJob.spec.submitterConfig.backoffLimit", "set backoffLimit: 0"),
     Rule("clean-up", 0, "without shutdownAfterJobFinishes and activeDeadlineSeconds a broken job keeps its GPUs",
          lambda job: not (job.spec.get("shutdownAfterJobFinishes") and job.spec.get("activeDeadlineSeconds")),
          "RayJob.spec", _KEEP),
-    Rule("kueue-autoscaling", 0, "Kueue admits a fixed number of pods, so it takes no job with an autoscaler",
+    Rule("kueue-autoscaling", 0, "Kueue admits a fixed number of pods, so it does not support an autoscaler",
          lambda job: KUEUE in job.labels and job.autoscaling,
-         "launch.k8s.autoscaling", "launch.k8s.autoscaling: false, and a fixed number as cluster.workers"),
-    Rule("kueue-owns-the-job", 0, "Kueue wants shutdownAfterJobFinishes, no clusterSelector, and sets suspend itself",
+         "launch.k8s.autoscaling", "set launch.k8s.autoscaling: false, and cluster.workers to a fixed number"),
+    Rule("kueue-owns-the-job", 0, "Kueue needs shutdownAfterJobFinishes, allows no clusterSelector, and sets suspend itself",
          lambda job: KUEUE in job.labels and (not job.spec.get("shutdownAfterJobFinishes") or job.spec.get("clusterSelector") or "suspend" in job.spec),
          "RayJob.spec", _KEEP),
-    Rule("restricted-pods", 0, "pods run without root, capabilities, a way to more rights or a writable root, with the seccomp profile RuntimeDefault",
+    Rule("restricted-pods", 0, "pods run without root, capabilities, privilege escalation or a writable root file system, and with the seccomp profile RuntimeDefault",
          _bad_pod, "RayJob securityContext", _KEEP),
-    Rule("pinned-image", 0, "an image without a tag, or with :latest, may be another one on the next node",
-         _bad_image, "launch.k8s.image", "name a version, as in registry.example.org/medray:0.1.0, or a digest"),
-    Rule("no-secret-value", 0, "a variable that is a secret has its value in the manifest",
+    Rule("pinned-image", 0, "an image without a tag, or with :latest, may differ from node to node",
+         _bad_image, "launch.k8s.image", "use an image with a version, such as registry.example.org/medray:0.1.0, or with a digest"),
+    Rule("no-secret-value", 0, "a manifest must not contain the value of a secret variable",
          lambda job: any(is_secret(each["name"], each["value"] or "") for one in job.containers() for each in one.get("env", ()) if "value" in each),
-         "RayJob env", "put it into a Secret and name that in launch.k8s.secrets"),
+         "RayJob env", "put the variable into a Secret, and add the name of the Secret to launch.k8s.secrets"),
 )  # fmt: skip

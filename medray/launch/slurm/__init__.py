@@ -1,7 +1,7 @@
-"""A config on SLURM: what sbatch is told, by its command line, the job's environment and files in a private folder.
+"""Submit a config to SLURM: the command line of sbatch, the job's environment, and files in a private folder.
 
-slurm/medray.sbatch is static. Options of sbatch are on its command line, where everybody may read them; all else reaches the
-script by names of variables (`--export=NAME,…`), so no value is on a command line.
+slurm/medray.sbatch is static. The command line of sbatch, which everybody may read, has only sbatch's options. All other
+values reach the script in environment variables that `--export=NAME,…` names, so that no value is on a command line.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from medray.launch.shape import shape
 from medray.launch.slurm.options import check_passed, passes, without_ours
 
 SCRIPT = "medray.sbatch"
-# Of the shell that submits: where programs and the home folder are. `--export` with names leaves out all else.
+# Variables of the submitting shell that the job needs to find programs and the home folder: `--export` drops all others.
 SHELL = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LC_ALL")
 NAME = re.compile(
     r"[A-Za-z_][A-Za-z0-9_]*"
-)  # of a variable: a comma in it would be read as a second one by sbatch
-# What sbatch says where it may be SLURM that fails, and where the job may be in the queue all the same.
+)  # name of a variable: sbatch would read a comma in it as the start of a second name
+# Messages of sbatch if SLURM may have failed (NO_ANSWER), and if the job may be in the queue all the same (UNSURE).
 NO_ANSWER = re.compile(
     r"unable to contact|timed out|zero bytes|connect failure|connection (refused|failure)", re.I
 )
@@ -44,11 +44,11 @@ _JOB = re.compile(r"^(?:Submitted batch job )?(\d+)(?:;\S+)?\s*$", re.M)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Submission:
-    """What would run.
+    """A job that is ready to be submitted.
 
-    command: of sbatch. variables: that the script reads. names: further variables of this environment that the job gets;
-    their values may be secret. folder: made with mode 0700, gets `files` by name. log: as sbatch reads it, with %j
-    where the job's id will be and %% for %.
+    command: the command line of sbatch. variables: environment variables for the script. names: names of further variables
+    of this environment that the job gets; their values may be secret. folder: created with mode 0700, gets `files` by name.
+    log: path of the log in sbatch's notation, with %j for the job's id and %% for %.
     """
 
     command: tuple[str, ...]
@@ -59,17 +59,17 @@ class Submission:
     log: str
 
     def log_of(self, job: str) -> str:
-        """The path of the log of a job."""
+        """Return the path of the log of a job."""
         return re.sub(r"%([%j])", lambda found: "%" if found[1] == "%" else job, self.log)
 
     def text(self) -> str:
-        """All of it for a reader, as the shell would take it."""
-        lines = [f"# folder {self.folder} (mode 0700), made when the job is submitted, with:"]
+        """Return the whole submission as text that a shell could run, for --dry-run."""
+        lines = [f"# folder {self.folder} (mode 0700), created when the job is submitted, with:"]
         for name, content in self.files.items():
             lines += [f"# {name}:", *(f"#   {line}" for line in content.splitlines())]
         lines += [f"export {name}={shlex.quote(value)}" for name, value in self.variables.items()]
         if self.names:
-            lines.append(f"# and by name, from this environment: {' '.join(self.names)}")
+            lines.append(f"# variables passed by name from this environment: {' '.join(self.names)}")
         return "\n".join([*lines, shlex.join(self.command)])
 
 
@@ -81,10 +81,10 @@ def prepare(
     folder: str | None = None,
     environ: Mapping[str, str] = os.environ,
 ) -> Submission:
-    """Computes what to submit; nothing is written or run.
+    """Prepare a submission without writing or running anything.
 
-    passed: further options for sbatch. folder: where launch folders are made; default: launch/ in run.storage.
-    Raises InputError where an option or the storage does not fit.
+    passed: further options for sbatch. folder: parent of the launch folders; default: launch/ in run.storage.
+    Raises InputError if an option or the storage does not fit.
     """
     check_passed(passed)
     _check_time(config)
@@ -150,23 +150,23 @@ def _base(config: Config, folder: str | None) -> Path:
     if is_url(where):
         name = "run.storage" if folder is None else "--folder"
         raise InputError(
-            f"the job needs a folder that all nodes see, for its config, token and log, and {name} is a bucket",
+            f"the job needs a folder that all nodes see, for its config, token and log, but {name} is a bucket",
             key="--folder",
             value=folder,
-            fix="--folder /a/shared/folder",
+            fix="use --folder /a/shared/folder",
         )
     if folder is None:
         return Path(where) / "launch"
     try:
         return Path(folder).expanduser().absolute()
-    except RuntimeError as error:  # ~name of nobody
+    except RuntimeError as error:  # ~name of an unknown user
         raise InputError(
-            str(error).lower().rstrip("."), key="--folder", value=folder, fix="give the whole path"
+            str(error).lower().rstrip("."), key="--folder", value=folder, fix="give the absolute path"
         ) from None
 
 
 def _mounts(config: Config) -> list[str]:
-    """Folders of the config's own paths, and what the user mounts; the script adds the launch folder."""
+    """Return the mounts: the user's, and the folders of the config's paths. The script adds the launch folder."""
     found = dict.fromkeys(config.launch.slurm.container_mounts)
     for key, path in paths(config):
         if not is_url(path):
@@ -183,15 +183,17 @@ def _check_time(config: Config) -> None:
     slurm = config.launch.slurm
     if seconds(slurm.time) < 2 * slurm.warning_seconds:
         raise InputError(
-            f"of {seconds(slurm.time)} s, launch.slurm.warning_seconds = {slurm.warning_seconds} leaves too little to train",
+            f"the limit of {seconds(slurm.time)} s leaves too little time to train: launch.slurm.warning_seconds is "
+            f"{slurm.warning_seconds}",
             key="launch.slurm.time",
             value=slurm.time,
-            fix="hours:minutes:seconds of at least twice the warning, or a warning from 60 s on",
+            fix="set launch.slurm.time (hours:minutes:seconds) to at least twice the warning, or launch.slurm.warning_seconds "
+            "to a smaller number, at least 60",
         )
 
 
 def seconds(limit: str) -> int:
-    """Seconds of [days-]hours:minutes[:seconds], or of minutes:seconds, as SLURM reads it without days."""
+    """Convert a time limit of SLURM to seconds: [days-]hours:minutes:seconds, days-hours:minutes or minutes:seconds."""
     days, dash, clock = limit.rpartition("-")
     parts = [int(part) for part in clock.split(":")]
     if len(parts) == 2:
@@ -200,10 +202,10 @@ def seconds(limit: str) -> int:
 
 
 def submit(submission: Submission, environ: Mapping[str, str] = os.environ) -> str | None:
-    """Submits and returns the job's id; None where sbatch was told to test only.
+    """Submit the job and return its id, or None if sbatch got --test-only.
 
-    Raises InputError where there is no sbatch or it refuses, RunFailedError where SLURM does not answer. The launch folder
-    stays wherever a job may be in the queue.
+    Raises InputError if sbatch is missing or refuses the job, RunFailedError if SLURM does not answer. The launch folder
+    is kept whenever a job may be in the queue.
     """
     _make_folder(submission)
     try:
@@ -211,35 +213,37 @@ def submit(submission: Submission, environ: Mapping[str, str] = os.environ) -> s
     except FileNotFoundError:
         storage.remove_tree(submission.folder)
         raise InputError(
-            "sbatch is not on PATH: this machine is no login node of a SLURM cluster",
+            "sbatch is not on PATH: this machine is not a login node of a SLURM cluster",
             key="sbatch",
-            fix="run the command on a login node, or see what would run with --dry-run",
+            fix="run the command on a login node, or add --dry-run to see what would be submitted",
         ) from None
-    look = f"squeue --me says whether the job is there; if not, {submission.folder} can be removed"
+    look = (
+        f"Fix: check with `squeue --me` whether the job is in the queue; if not, remove {submission.folder}"
+    )
     if done is None:
-        raise RunFailedError(f"sbatch did not answer within {ANSWER_SECONDS} s: {look}")
+        raise RunFailedError(f"sbatch did not answer within {ANSWER_SECONDS} s. {look}")
     sys.stderr.write(done.stderr)
     if done.returncode:
         lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
         said = lines[-1][:300] if lines else f"sbatch ended with {done.returncode}"
         if UNSURE.search(said):
-            raise RunFailedError(f"{said}: {look}")
+            raise RunFailedError(f"{said}. {look}")
         storage.remove_tree(submission.folder)
         if NO_ANSWER.search(said):
             raise RunFailedError(
-                f"{said}: SLURM's controller does not answer. Try again later (scontrol ping)"
+                f"{said}: SLURM's controller does not answer. Fix: try again when `scontrol ping` shows that it is up"
             )
         raise InputError(
             said,
             key="sbatch",
-            fix="correct launch.slurm (partition, account, qos, time, ...) or what follows --; sinfo lists partitions",
+            fix="correct launch.slurm (partition, account, qos, time, ...) or the options after --; sinfo lists partitions",
         )
-    if job := _JOB.search(done.stdout):  # a site's own sbatch may say more
+    if job := _JOB.search(done.stdout):  # the sbatch of a site may print other lines too
         return job[1]
     if passes(submission.command, "--test-only"):
         storage.remove_tree(submission.folder)
         return None
-    raise RunFailedError(f"sbatch ended well and named no job: {look}")
+    raise RunFailedError(f"sbatch succeeded but did not print the id of the job. {look}")
 
 
 def _make_folder(submission: Submission) -> None:
@@ -251,15 +255,15 @@ def _make_folder(submission: Submission) -> None:
             storage.write(folder / name, text)
     except OSError as error:
         raise InputError(
-            f"cannot make the launch folder ({error.strerror})",
+            f"cannot create the launch folder ({error.strerror})",
             key="--folder",
             value=str(folder),
-            fix="--folder with a shared folder that you may write to",
+            fix="use --folder with a shared folder that you may write to",
         ) from None
 
 
 def _sbatch(command: Sequence[str], environ: Mapping[str, str]) -> subprocess.CompletedProcess[str] | None:
-    """None where it has not ended in time."""
+    """Run sbatch. Returns None if it has not ended in time."""
     try:
         return subprocess.run(
             command,

@@ -1,4 +1,4 @@
-"""Jobs of SLURM that were submitted: their state and exit code, and following a log. By scontrol alone: many sites have no sacct."""
+"""Submitted jobs of SLURM: read their state and exit code, and follow their log. Uses scontrol: many sites lack sacct."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ENDED = frozenset(
         "REVOKED",
     ]
 )
-# Reasons for which a job would wait for ever.
+# Reasons for which a job would wait forever.
 HOPELESS = (
     "DependencyNeverSatisfied",
     "BadConstraints",
@@ -35,13 +35,13 @@ HOPELESS = (
     "InvalidQOS",
     "launch_failed",
 )
-FIRST_PAUSE, LONGEST_PAUSE = 1.0, 10.0  # seconds between two questions: slurmctld serves all users
-UNANSWERED_SECONDS = 600  # scontrol fails for as long while slurmctld restarts
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 10.0  # seconds between two queries: slurmctld serves all users
+UNANSWERED_SECONDS = 600  # scontrol may fail for this time while slurmctld restarts
 
 
 @dataclass(frozen=True)
 class Job:
-    """state: SLURM's word. code: exit code of the job as a shell would give it. log: its output file."""
+    """A job of SLURM. state: SLURM's word. code: exit code of the job in a shell's notation. log: its output file."""
 
     state: str
     reason: str
@@ -55,7 +55,7 @@ class Job:
 
 
 def parse(said: str) -> Job:
-    """The job of one line of `scontrol show job ID -o`."""
+    """Parse the line that `scontrol show job ID -o` prints."""
 
     def field(name: str) -> str:
         found = re.search(rf"(?:^|\s){name}=(\S*)", said)
@@ -65,13 +65,13 @@ def parse(said: str) -> Job:
     code, _, signal = field("ExitCode").partition(":")
     number = int(code or 0) or (128 + int(signal) if signal not in ("", "0") else 0)
     if state in ENDED and state != "COMPLETED":
-        number = number or 1  # a job that was cancelled in the queue has 0:0
+        number = number or 1  # a job that is cancelled in the queue has the code 0:0
     log = re.search(r"\sStdOut=(.*?)(?:\s[A-Z]\w+=|\s*$)", said)
     return Job(state, field("Reason"), number, int(field("Restarts") or 0), log[1] if log else "")
 
 
 def ask(number: str) -> Job | None:
-    """The job; None where scontrol does not answer or knows it no more."""
+    """Return the job, or None if scontrol does not answer or no longer knows it."""
     try:
         done = subprocess.run(
             ["scontrol", "show", "job", number, "-o"], capture_output=True, text=True, timeout=60, check=False
@@ -82,17 +82,19 @@ def ask(number: str) -> Job | None:
 
 
 def follow(number: str, log: Path, output: BinaryIO, say: Callable[[str], None]) -> Job:
-    """Copies the log to `output` until the job has ended and is not in the queue again.
+    """Copy the log to `output` until the job has ended and is not requeued.
 
-    Raises RunFailedError where SLURM says nothing of it for ten minutes, or the job waits for what will never come.
+    Raises RunFailedError if SLURM does not answer about the job for ten minutes, or if the job can never start.
     """
     at, shown, pause, answered = 0, "", FIRST_PAUSE, time.monotonic()
     while True:
-        job = ask(number)  # before the log is read: what a job that has ended wrote is all there
+        job = ask(number)  # asked before the log is read, so that the log of a job that has ended is complete
         before, at = at, _copy(log, at, output)
         if job is None:
             if time.monotonic() - answered > UNANSWERED_SECONDS:
-                raise RunFailedError(f"SLURM says nothing of job {number}; its log is {log}")
+                raise RunFailedError(
+                    f"SLURM has not answered about job {number} for {UNANSWERED_SECONDS} s; its log is {log}"
+                )
         else:
             answered = time.monotonic()
             state = f"{job.state} ({job.reason})" if job.state == "PENDING" else job.state
@@ -103,7 +105,7 @@ def follow(number: str, log: Path, output: BinaryIO, say: Callable[[str], None])
                 return job
             if job.state == "PENDING" and job.reason.startswith(HOPELESS):
                 raise RunFailedError(
-                    f"job {number} will never start ({job.reason}); remove it with: scancel {number}"
+                    f"job {number} can never start ({job.reason}). Fix: remove it with `scancel {number}`"
                 )
         pause = FIRST_PAUSE if at > before else min(pause * 1.5, LONGEST_PAUSE)
         time.sleep(pause)

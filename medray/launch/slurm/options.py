@@ -1,4 +1,4 @@
-"""Options of sbatch that a user passes, and variables of the environment that stand for them."""
+"""The options of sbatch that a user passes, and the environment variables that set the same options."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 
 from medray.errors import InputError
 
-# Options that medray sets itself, or that contradict what it has computed, and what to use in their place.
+# Options that medray sets itself or that contradict what it computes, and the instruction for what to use instead.
 OURS = {
-    "--export": "name the variables in launch.env",
-    "--export-file": "name the variables in launch.env",
-    "--array": "launch once for each run, each with a run.name of its own",
+    "--export": "list the variables in launch.env",
+    "--export-file": "list the variables in launch.env",
+    "--array": "launch each run by itself, with its own run.name",
     "--nodes": "use cluster.nodes=2",
     "--ntasks": "use cluster.workers=2; a node has one task, which is Ray",
     "--ntasks-per-node": "use cluster.workers=2; a node has one task, which is Ray",
@@ -19,10 +19,14 @@ OURS = {
     "--gpus-per-node": "use cluster.gpus_per_node=4",
     "--time": "use launch.slurm.time=8:00:00",
     "--signal": "use launch.slurm.warning_seconds=300",
-    "--wrap": "leave it out: medray has a script",
-    "--wait": "use --follow, which stands before --",
+    "--wrap": "remove it: medray submits its own script",
+    "--wait": "use --follow, before --",
 }
-OTHERS = ("--output", "--test-only", "--wait-all-nodes")  # that are asked for here, or begin as one of ours
+OTHERS = (
+    "--output",
+    "--test-only",
+    "--wait-all-nodes",
+)  # options that medray looks for, or that begin like one of OURS
 SHORT = {
     "a": "--array",
     "G": "--gpus",
@@ -33,8 +37,8 @@ SHORT = {
     "t": "--time",
     "W": "--wait",
 }
-WITHOUT_VALUE = "hHIkOQsuvVW"  # short options that others may follow in one word
-# Of OURS, by the names of SLURM's manual. What the command line says anyway (time, signal, export) takes precedence.
+WITHOUT_VALUE = "hHIkOQsuvVW"  # short options without a value: others may follow in the same word
+# The variables of OURS in SLURM's manual. The options on medray's command line (time, signal, export) take precedence.
 VARIABLES = frozenset(
     [
         "SBATCH_ARRAY_INX",
@@ -51,7 +55,7 @@ VARIABLES = frozenset(
 
 
 def named(word: str) -> list[str]:
-    """The options of OURS and OTHERS that sbatch may take `word` for: it knows shortened names, and short ones in a row."""
+    """Return the options of OURS and OTHERS that `word` may set: sbatch allows shortened names and joined short options."""
     if word.startswith("--"):
         name = word.partition("=")[0]
         known = [*OURS, *OTHERS]
@@ -70,10 +74,10 @@ def passes(passed: Sequence[str], option: str) -> bool:
 
 
 def check_passed(passed: Sequence[str]) -> None:
-    """Raises InputError for an option that medray sets itself, and for a word that is none."""
+    """Raise InputError for an option that medray sets itself, and for a word that is not an option."""
     for word in passed:
         if word == ":":
-            raise InputError("this begins a second job", key="-- :", fix="launch once for each run")
+            raise InputError("this starts a second job", key="-- :", fix="launch each run by itself")
         for name in named(word):
             if name in OURS:
                 what = "medray sets this option of sbatch itself"
@@ -82,14 +86,14 @@ def check_passed(passed: Sequence[str]) -> None:
                 raise InputError(what, key=f"-- {word}"[:80], fix=OURS[name])
     if passed and not passed[0].startswith("-"):
         raise InputError(
-            "what follows -- are options of sbatch",
+            "the words after -- must be options of sbatch",
             key=f"-- {passed[0]}"[:80],
-            fix="as in -- --mail-type=END --dependency=singleton",
+            fix="start them with -, for example: -- --mail-type=END --dependency=singleton",
         )
 
 
 def without_ours(environ: Mapping[str, str]) -> dict[str, str]:
-    """The environment of sbatch: without variables of another job, inside which it may run, and those for options of ours."""
+    """Return the environment for sbatch, without variables of a job that it runs in, and without those of OURS."""
     return {
         name: value
         for name, value in environ.items()

@@ -90,7 +90,7 @@ def test_an_examination_that_ends_early(monkeypatch: pytest.MonkeyPatch) -> None
     assert (found.name, found.state, found.detail) == (
         "doctor",
         "fail",
-        "the examination did not end (0 findings came)",
+        "the examination did not end (0 findings arrived)",
     )
 
 

@@ -47,7 +47,7 @@ def test_a_host_of_no_name_is_said_so() -> None:
     with pytest.raises(socket.gaierror) as caught:
         socket.create_connection(("no host has spaces", 1), 5)
     assert reason(caught.value).startswith("the name ")
-    assert reason(socket.gaierror(socket.EAI_NONAME, SECRET)) == "the name of the host is not known"
+    assert reason(socket.gaierror(socket.EAI_NONAME, SECRET)) == "the name of the host is unknown"
 
 
 def test_python(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,7 +76,9 @@ def test_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_ray_authentication(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
         monkeypatch.delenv(name, raising=False)
-    assert "a cluster that medray starts itself is always closed" in warned(machine.ray_authentication(ALONE))
+    assert "a cluster that medray starts itself always requires a token" in warned(
+        machine.ray_authentication(ALONE)
+    )
     assert "is not set" in warned(machine.ray_authentication(NODE))
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     assert "run code" in warned(machine.ray_authentication(NODE))
@@ -99,7 +101,7 @@ def test_gpu_that_torch_cannot_use(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("PATH", str(tmp_path))
     if not list(Path("/dev").glob("nvidia[0-9]*")):
         assert fine(machine.gpu(ALONE)) == "no GPU"
-        assert "Ray offers 2 GPUs, and there is none" in failed(machine.gpu(Question(ray_gpus=2.0)))
+        assert "Ray offers 2 GPUs, but the machine has none" in failed(machine.gpu(Question(ray_gpus=2.0)))
     (program := tmp_path / "nvidia-smi").write_text("#!/bin/sh\necho '550.54, NVIDIA H200'\n")
     program.chmod(0o755)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
@@ -220,7 +222,7 @@ def test_versions_that_differ() -> None:
     here, refused = {"medray": "1.0", "ray": "2.60.0", "numpy": "2.1"}, ("medray", "ray", "peft")
     python = {"python": platform.python_version()}
     (same,) = different_versions({"n1": {**python, **here}}, here, refused)
-    assert fine(same) == "the same 4 on all nodes and here"
+    assert fine(same) == "the same 4 versions on all nodes and on this machine"
     nodes = {
         "n1": {**python, **here},
         "n2": {**python, **here, "ray": "2.59.0", "peft": "0.2"},
@@ -245,7 +247,7 @@ def test_clocks_that_differ() -> None:
     later, wrong, silent = different_clocks({"n1": (-7.0, 0.1), "n2": (4000.0, 0.1), "n3": None})
     assert warned(later).startswith("7.0 s behind")
     assert failed(wrong).startswith("4000.0 s ahead of")
-    assert failed(silent) == "did not tell its time"
+    assert failed(silent) == "did not send its time"
     assert (later.node, wrong.node, silent.node) == ("n1", "n2", "n3")
 
 
@@ -267,5 +269,5 @@ def test_links() -> None:
         peers = [("n2", "127.0.0.1", source.port), ("n3", "127.0.0.1", slow.getsockname()[1])]
         closed, late = reach(peers, 10.0)
         thread.join()
-    assert failed(closed).startswith("does not reach n2")
-    assert warned(late).startswith("n3 is slow from here")
+    assert failed(closed).startswith("cannot reach n2")
+    assert warned(late).startswith("n3 is slow from this node")

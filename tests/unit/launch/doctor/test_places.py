@@ -48,12 +48,12 @@ def test_a_folder_that_nodes_do_not_share(tmp_path: Path) -> None:
         assert missing_here(question, {"node-1": "n2", "node-2": "n3"}) == ["n3"]
     assert list(tmp_path.iterdir()) == []
     told = only("fail", of_node(question)).detail
-    assert "is not shared: what n1 wrote is not there" in told
+    assert "is not shared: the file that n1 wrote does not exist" in told
     (tmp_path / ".mark").mkdir()
     (tmp_path / ".mark" / FIRST).write_bytes(CONTENT)  # and nobody's lock is seen
-    assert "the lock that n1 holds is not seen" in only("warn", of_node(question)).detail
+    assert "the lock that n1 holds has no effect" in only("warn", of_node(question)).detail
     (tmp_path / ".mark" / FIRST).write_bytes(b"of yesterday")
-    assert "reads as something else" in only("fail", of_node(question)).detail
+    assert "has other content" in only("fail", of_node(question)).detail
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
 
 def test_a_bucket(s3: S3Server) -> None:
     question = Question(storage="s3://bucket/runs")
-    assert "moved, listed, put on condition" in only("ok", storage(question)).detail
+    assert "moved, listed, conditional put" in only("ok", storage(question)).detail
     with s3.without_conditions():
         assert "HTTP 200, 200" in only("warn", storage(question)).detail
     from medray import storage as bucket
@@ -212,7 +212,7 @@ def test_models_of_a_hub(tmp_path: Path) -> None:
         }
         open_, gated = asked_of_hub(tmp_path, "open/model", "gated/model", **there)
         hub.shutdown()
-    assert "can be fetched: 3.0 GiB" in only("ok", open_).detail
+    assert "can be downloaded: 3.0 GiB" in only("ok", open_).detail
     assert "HTTP 403" in only("fail", gated).detail
     (dead,) = asked_of_hub(tmp_path, "open/model", **there)
     assert "the hub cannot be reached" in only("fail", dead).detail

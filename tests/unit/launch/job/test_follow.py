@@ -88,7 +88,7 @@ def test_a_server_that_is_away_for_a_while_is_waited_for(state: State, url: str)
 
 def test_the_wait_for_a_server_has_an_end(state: State, url: str) -> None:
     state.answers = ["RUNNING", None]
-    with pytest.raises(RunFailedError, match="The job may go on: look with --attach"):
+    with pytest.raises(RunFailedError, match=r"may still be running\. Fix: use --attach"):
         Followed(state, url, patience=0.1).follower.until_ended()
 
 
@@ -164,12 +164,12 @@ def test_a_proxy_is_not_asked_for_this_machine_and_named_where_it_is(
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     assert JobServer(Address(url)).job(ID).status == "SUCCEEDED"
-    with pytest.raises(InputError, match=r"by way of a proxy: NO_PROXY=head\.invalid"):
+    with pytest.raises(InputError, match=r"went through a proxy; NO_PROXY=head\.invalid"):
         JobServer(Address("http://head.invalid:8265"))
 
 
 def test_what_is_no_job_server_is_wrong_input(state: State, url: str) -> None:
     state.page = "<html>a proxy</html>"
-    with pytest.raises(InputError, match="no job server of Ray") as caught:
+    with pytest.raises(InputError, match="not a job server of Ray") as caught:
         JobServer(Address(url))
     assert caught.value.value == url

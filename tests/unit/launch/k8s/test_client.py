@@ -89,7 +89,7 @@ def test_a_job_that_runs_is_followed_and_not_made_again(
     cluster.start(launch)
     server.set_status("first", **RUNNING)
     assert cluster.start(launch) is False
-    with pytest.raises(InputError, match="is Running, with another config"):
+    with pytest.raises(InputError, match="with another config, and is Running"):
         cluster.start(launched(tmp_path, "train.max_steps=3"))
     assert len(server(lambda: list(server.kmock["post"]))) == 4
 
@@ -109,7 +109,8 @@ def test_a_job_that_has_ended_is_replaced(
 
 
 @pytest.mark.parametrize(
-    ("resource", "what"), [(RAYJOBS, "not one of medray's"), ("v1/configmaps", "did not make it")]
+    ("resource", "what"),
+    [(RAYJOBS, "medray did not create the RayJob"), ("v1/configmaps", "not created by medray")],
 )
 def test_objects_of_others_are_left_alone(
     resource: str, what: str, server: KubernetesServer, launch: Launch
@@ -129,7 +130,9 @@ def test_a_cluster_without_kuberay_is_named(
     with KubernetesServer(tmp_path, kuberay=False) as server:
         monkeypatch.setenv("KUBECONFIG", str(server.kubeconfig))
         server(lambda: server.kmock["post", kmock.resource(RAYJOBS)] << 404)
-        with pytest.raises(RunFailedError, match="knows no RayJob: install the KubeRay operator"):
+        with pytest.raises(
+            RunFailedError, match=r"does not support RayJobs\. Fix: install the KubeRay operator"
+        ):
             Cluster("default").start(launch)
 
 
@@ -168,7 +171,7 @@ def test_a_broken_watch_loses_nothing(
     status, code, said, _ = follow(server, [RUNNING, COMPLETE])
     assert (status.deployment, outcome_code(status, code)) == ("Complete", 0)
     assert said == [f"RayJob first: {line}" for line in (
-        "not taken up yet", "Running, Ray job RUNNING", "Complete, Ray job SUCCEEDED")]  # fmt: skip
+        "waiting for the operator", "Running, Ray job RUNNING", "Complete, Ray job SUCCEEDED")]  # fmt: skip
     assert len(server(lambda: list(server.kmock[kmock.action.WATCH]))) == 2
 
 
@@ -261,7 +264,10 @@ def test_a_job_that_nobody_takes_up_is_explained(
     Cluster("default").start(launch)
     fault(server, (b"",))
     _, _, said, _ = follow(server, [{}, COMPLETE])
-    assert said[1] == "no operator has taken the job up: does KubeRay run here, and watch this namespace?"
+    assert (
+        said[1]
+        == "no operator has handled the job yet: check that KubeRay runs on this cluster and watches this namespace"
+    )
 
 
 def test_a_wait_has_an_end(server: KubernetesServer, launch: Launch, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -334,7 +340,7 @@ def test_what_the_namespace_has_or_hides_is_no_error(server: KubernetesServer, t
     settings = read(config_file(tmp_path), overrides).launch.k8s
     assert check_needs(Cluster("default"), settings, ["HF_TOKEN"]) == []
     (note,) = check_needs(Cluster("default"), settings, ["HF_TOKEN", "AWS_SECRET_ACCESS_KEY"])
-    assert note.startswith("no Secret of launch.k8s.secrets has AWS_SECRET_ACCESS_KEY:")
+    assert note.startswith("the pods will lack AWS_SECRET_ACCESS_KEY:")
     server(lambda: server.kmock["get", kmock.resource("v1/secrets")] << 403)
     assert check_needs(Cluster("default"), settings, ["AWS_SECRET_ACCESS_KEY"]) == []
 

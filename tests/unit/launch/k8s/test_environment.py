@@ -110,7 +110,9 @@ def test_a_value_that_is_not_utf8_is_not_sent(tmp_path: Path) -> None:
     env = {each["name"]: each["value"] for each in worker(launch)["containers"][0]["env"]}
     assert "NCCL_DEBUG" not in env
     assert env["NCCL_IB_HCA"] == "caf\u00e9"
-    assert launch.notes == ("not sent, as a manifest is UTF-8 and their values are not: NCCL_DEBUG",)
+    assert launch.notes == (
+        "not sent, because their values are not UTF-8, as a manifest must be: NCCL_DEBUG",
+    )
     launch.text().encode()
 
 

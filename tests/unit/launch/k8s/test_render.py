@@ -166,7 +166,7 @@ def test_nothing_of_the_examples_in_k8s_is_left(tmp_path: Path) -> None:
         (["launch.k8s.queue=team"], "launch.k8s.queue", "scheduler", "kueue or volcano"),
         (["launch.k8s.autoscaling=true"], "launch.k8s.autoscaling", "range", "cluster.workers=[1,2]"),
         (["launch.k8s.autoscaling=true", "cluster.workers=[1,2]", "launch.k8s.scheduler=kueue", "launch.k8s.queue=q"], "launch.k8s.autoscaling", "rule kueue-autoscaling", "false"),
-        (["cluster.workers=9", "cluster.nodes=2", "cluster.gpus_per_node=4"], "cluster.nodes", "do not fit", "3"),
+        (["cluster.workers=9", "cluster.nodes=2", "cluster.gpus_per_node=4"], "cluster.nodes", "2 nodes with 4 GPUs have only 8", "3"),
         (["launch.k8s.memory_per_node=0Gi"], "launch.k8s.memory_per_node", "rule worker-memory", "16Gi"),
         (["launch.k8s.memory_per_node='500'"], "launch.k8s.memory_per_node", "rule worker-memory", "16Gi"),
         (["launch.k8s.disk_per_node=0Gi"], "launch.k8s.disk_per_node", "rule scratch-size", "50Gi"),

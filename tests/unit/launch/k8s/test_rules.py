@@ -133,7 +133,7 @@ BROKEN = [
 def test_a_broken_rule_is_named(name: str, change: Callable[[Tree], Any], tmp_path: Path) -> None:
     job = copy.deepcopy(launched(tmp_path).job)
     change(job)
-    with pytest.raises(InputError, match=rf"\(rule {name}\)") as raised:
+    with pytest.raises(InputError, match=f"breaks the rule {name}: ") as raised:
         check(job)
     assert raised.value.fix
 

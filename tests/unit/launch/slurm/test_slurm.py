@@ -136,15 +136,15 @@ def test_options_after_the_dashes_go_to_sbatch(config: Path, capsys: pytest.Capt
     ("option", "instead"),
     [
         ("--export=ALL", "launch.env"),
-        ("--array=0-3", "launch once for each run"),
-        ("-a0-3", "launch once for each run"),
-        ("--arra=0-3", "launch once for each run"),
-        ("-Ha0-3", "launch once for each run"),
-        ("--wra=id", "medray has a script"),
+        ("--array=0-3", "launch each run by itself"),
+        ("-a0-3", "launch each run by itself"),
+        ("--arra=0-3", "launch each run by itself"),
+        ("-Ha0-3", "launch each run by itself"),
+        ("--wra=id", "medray submits its own script"),
         ("--export-f=vars", "launch.env"),
         ("-G4", "cluster.gpus_per_node"),
         ("--", "sbatch may take it for"),
-        (":", "launch once for each run"),
+        (":", "launch each run by itself"),
         ("-N", "cluster.nodes=2"),
         ("--signal=USR1@60", "launch.slurm.warning_seconds"),
         ("partition", "options of sbatch"),
@@ -161,9 +161,9 @@ def test_an_option_that_would_contradict_is_refused(
     [
         (
             ["launch.slurm.cpus_per_node=1"],
-            "its nodes would have 2\n  Fix: launch.slurm.cpus_per_node: 9, or",
+            "its nodes would have 2\n  Fix: set launch.slurm.cpus_per_node: 9, or",
         ),
-        (["cluster.gpus_per_node=0", "cluster.gpus=true"], "cluster.gpus_per_node=4 for nodes of 4 GPUs"),
+        (["cluster.gpus_per_node=0", "cluster.gpus=true"], "cluster.gpus_per_node=4 for nodes with 4 GPUs"),
         (["cluster.gpus=false"], "cluster.gpus_per_node=0 to train on CPUs"),
         (["cluster.workers=3", "train.global_batch_size=8", "train.micro_batch_size=4"], "leave both out"),
         (["data.train=absent.jsonl"], "absent.jsonl"),
@@ -186,7 +186,7 @@ def test_fewer_cpus_than_by_default_are_taken_where_the_run_can_do_with_them(
 
 def test_a_time_that_the_warning_uses_up_is_refused(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     said = refused(config, capsys, "--dry-run", "launch.slurm.time='8:00'")
-    assert "of 480 s, launch.slurm.warning_seconds = 300" in said
+    assert "limit of 480 s leaves too little time to train: launch.slurm.warning_seconds is 300" in said
     assert [slurm.seconds(text) for text in ("2-1:00", "1:00:01", "90:00")] == [176_400, 3601, 5400]
 
 
@@ -237,11 +237,11 @@ def sbatch(folder: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> Path:
             "sbatch did not create a job",
             False,
         ),
-        ("echo thank you", [], 1, "named no job: squeue --me", True),
+        ("echo thank you", [], 1, "did not print the id of the job. Fix: check with `squeue --me`", True),
         ("echo 'sbatch: error: invalid partition' >&2; exit 1", [], 2, "correct launch.slurm", False),
         ("echo 'failed: Unable to contact slurm controller' >&2; exit 1", [], 1, "scontrol ping", False),
         ("echo 'failed: Socket timed out on send/recv' >&2; exit 1", [], 1, "squeue --me", True),
-        ("exec sleep 60", [], 1, "did not answer within 1 s: squeue --me", True),
+        ("exec sleep 60", [], 1, "did not answer within 1 s. Fix: check with `squeue --me`", True),
     ],
 )
 def test_the_folder_stays_where_a_job_may_be_in_the_queue(
