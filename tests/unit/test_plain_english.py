@@ -21,6 +21,7 @@ ROOT = Path(__file__).parents[2]
 ROOMS = (
     "medray/launch",
     "medray/errors.py",
+    "configs",
     "k8s",
     "slurm",
     "Dockerfile",
