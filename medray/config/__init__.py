@@ -1,6 +1,6 @@
-"""What a YAML may say: one pydantic model a section, one file each. Imports neither torch nor Ray.
+"""The schema of a config file: one pydantic model per section, one file each. Imports neither torch nor Ray.
 
-`read` makes a Config of a file, `Config.override` a changed copy, `dump` the file again.
+`read` loads a Config from a file, `Config.override` returns a changed copy, and `dump` writes a Config as YAML.
 """
 
 from medray.config.load import dump, read

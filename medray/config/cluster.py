@@ -10,49 +10,49 @@ Workers = Annotated[int, Field(ge=1)]
 
 
 class ClusterConfig(Section):
-    """Where a run runs. Nothing here changes what it computes."""
+    """The cluster on which a run is computed. No key here changes the results."""
 
     workers: Workers | tuple[Workers, Workers] = key(
         1,
-        "Ray Train workers: one a GPU, or one a share of the CPUs. [fewest, most]: as many as the cluster has, now and "
-        "after every loss or gain of a node.",
+        "Number of Ray Train workers, one per GPU or per share of the CPUs. [fewest, most]: as many as the cluster allows, "
+        "also after it loses or gains a node.",
         resumable=True,
     )
     cpus_per_worker: float | None = key(
         None,
-        "CPUs a worker reserves of Ray, whatever its threads; default: all but one, shared out evenly.",
+        "CPUs that a worker reserves in Ray, independent of its threads; default: an even share of all CPUs except one.",
         ge=0.01,
         resumable=True,
     )
     gpus: bool | None = key(
-        None, "Give each worker one GPU; default: if the cluster has them.", resumable=True
+        None, "Give each worker one GPU; default: true if the cluster has GPUs.", resumable=True
     )
     nodes: int | None = key(
         None,
-        "Nodes that the cluster has when it is complete; launchers ask for so many, and the run waits for them. Default: as "
-        "many as the workers need.",
+        "Number of nodes of the complete cluster; launchers ask for this many, and the run waits for them. Default: as many "
+        "as the workers need.",
         ge=1,
         le=10_000,
         resumable=True,
     )
     gpus_per_node: int | None = key(
-        None, "GPUs that launchers ask of each node; default: none.", ge=0, le=64, resumable=True
+        None, "GPUs per node that launchers ask for; default: none.", ge=0, le=64, resumable=True
     )
     address: str | None = key(
         None,
-        "Ray cluster to join; default: RAY_ADDRESS (set inside a Ray job), else a local one.",
+        "Address of the Ray cluster to join; default: RAY_ADDRESS (set inside a Ray job), else a local cluster.",
         resumable=True,
     )
-    max_failures: int = key(3, "Times that a failed group of workers is started again.", ge=0, resumable=True)
+    max_failures: int = key(3, "How often a failed group of workers is restarted.", ge=0, resumable=True)
     hang_seconds: int = key(
         900,
-        "A step that takes longer hangs: its worker is ended and the group started again.",
+        "Time-out of a step: a worker that takes longer is ended, and the group is restarted.",
         ge=1,
         resumable=True,
     )
     start_timeout_seconds: int = key(
         600,
-        "How long a run waits for the nodes that it needs, and then for its workers to start.",
+        "Time-out for the nodes that a run needs, and then for the start of its workers.",
         ge=1,
         resumable=True,
     )
@@ -68,7 +68,7 @@ class ClusterConfig(Section):
     @classmethod
     def _in_order(cls, value: int | tuple[int, int]) -> int | tuple[int, int]:
         if isinstance(value, tuple) and value[0] > value[1]:
-            raise ValueError("the first number is the fewest workers, the second the most")
+            raise ValueError("the first number must be the fewest workers, the second the most")
         return value
 
     @property

@@ -1,7 +1,7 @@
-"""Credentials in a config: refused wherever they stand, since a run writes its config down and sends it to MLflow.
+"""The refusal of credentials in a config: a run writes its config to disk and sends it to MLflow.
 
-Looked for are a password in front of the host of a URL, and a parameter of its query that is named like a secret. The
-refusal tells the key and the way out, and never the value.
+The checks find a password before the host of a URL, and a query parameter with the name of a secret. The error names the key
+and the fix, and never the value.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from urllib.parse import unquote
 from medray.config.dotted import under, walk
 from medray.errors import InputError
 
-# user:password@ in front of a host; host:port/path@ is none. Passwords may hold a slash that was not encoded.
+# user:password@ before a host, but not host:port/path@. Passwords may contain a slash that was not encoded.
 _PASSWORD = re.compile(r"//[^/\s:@?#]*:(?!\d+(?:[/?#]|$))\S*@")
-# A user alone may be a token on the web. A database wants one: its password has a file or a variable of its own.
+# On the web, a user alone may be a token. A database needs a user: its password is in a separate file or variable.
 _WEB_USER = re.compile(r"\bhttps?:/*[^/\s@?#]+@", re.IGNORECASE)
 _PARAMETER = re.compile(r"[?&;#]([^=&;#?\s]{1,80})=(?=[^&;#\s])")
-# Parameters without a value that are no secret; and what ends a pattern, as s3://bucket/part-?.jsonl.
+# Parameters without a value that are not secret, and the end of a pattern such as s3://bucket/part-?.jsonl.
 _PLAIN = frozenset(("", "dl", "download", "inline", "raw"))
 _PATTERN_END = re.compile(r"[?*\]]$|\.[a-z]{2,8}(\.(gz|zst|bz2|xz))?$", re.IGNORECASE)
 _SECRET_NAME = re.compile(
@@ -30,23 +30,23 @@ _SECRET_NAME = re.compile(
 
 _S3 = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment, or a profile in ~/.aws"
 _WAYS = {
-    "tracking.uri": "leave the password out and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD for a server, or "
-    "PGPASSFILE for PostgreSQL; or leave tracking.uri out and set the whole URL as MLFLOW_TRACKING_URI in the environment",
-    "run.storage": f"run.storage: s3://bucket/prefix, with {_S3}",
-    "cluster.address": "leave it out of the URL; a cluster that asks for a token reads RAY_AUTH_TOKEN_PATH from the environment",
-    "model.": "a name on the hub with HF_TOKEN in the environment, or download the model first and name its folder",
-    "data.": f"a URL without it, with {_S3} for s3://; download a file that needs a signed URL or a password first, and "
-    "name the local copy; in a pattern write * in place of ?",
+    "tracking.uri": "remove the password and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD for a server, or "
+    "PGPASSFILE for PostgreSQL; or remove tracking.uri and set the whole URL as MLFLOW_TRACKING_URI in the environment",
+    "run.storage": f"set run.storage: s3://bucket/prefix, with {_S3}",
+    "cluster.address": "remove it from the URL; for a cluster that needs a token, set RAY_AUTH_TOKEN_PATH in the environment",
+    "model.": "use a name on the hub and set HF_TOKEN in the environment, or download the model and use its folder",
+    "data.": f"use a URL without it, with {_S3} for s3://; download a file that needs a signed URL or a password, and use the "
+    "local copy; in a pattern, write * instead of ?",
 }
-_OTHERWISE = "leave it out of the config: credentials belong in environment variables"
+_OTHERWISE = "remove it from the config: credentials belong in environment variables"
 
 
 def refuse_credentials(
     tree: Any, file: object, overridden: tuple[str, ...] = (), given: object = None
 ) -> None:
-    """Raises InputError where a text in a tree of a config holds credentials.
+    """Raise InputError if a text in a config contains credentials.
 
-    overridden: dotted keys that the command line gave; given: what names it in place of the file.
+    overridden: dotted keys from the command line. given: the name of the command line in messages, instead of the file.
     """
     for key, text in _texts(tree):
         if what := _found(text):
@@ -54,7 +54,7 @@ def refuse_credentials(
                 key == one or key.startswith((f"{one}.", f"{one}[")) for one in overridden
             )
             raise InputError(
-                f"holds {what}; a run writes its config down, and sends it to MLflow",
+                f"contains {what}; a run writes its config to disk and sends it to MLflow",
                 file=given if from_command_line else file,
                 key=_without_credentials(key),
                 fix=next((way for start, way in _WAYS.items() if key.startswith(start)), _OTHERWISE),
@@ -62,12 +62,12 @@ def refuse_credentials(
 
 
 def has_credentials(text: str) -> bool:
-    """Whether a text holds a URL with a password, or a parameter named like a secret."""
+    """Return whether a text contains a URL with a password, or a parameter with the name of a secret."""
     return _found(text) is not None
 
 
 def is_secret_name(name: str) -> bool:
-    """Whether a variable or a parameter is named like a secret."""
+    """Return whether a variable or parameter has the name of a secret."""
     return bool(_SECRET_NAME.search(name))
 
 
@@ -85,7 +85,7 @@ def _found(text: str) -> str | None:
 
 
 def _bare_parameter(text: str) -> bool:
-    """Whether a text is a URL with a parameter that has no name: https://host/a.jsonl?s3cr3t or /a.jsonl;s3cr3t."""
+    """Return whether a text is a URL with a parameter without a name: https://host/a.jsonl?s3cr3t or /a.jsonl;s3cr3t."""
     if not re.fullmatch(r"[a-z][\w+.-]*(::[^\s?;]*)?://\S*", text, re.IGNORECASE):
         return False
     given = re.sub(r"^[^?;]*[?;]?", "", text.partition("#")[0])
@@ -96,7 +96,7 @@ def _bare_parameter(text: str) -> bool:
 
 
 def _texts(tree: Any) -> Iterator[tuple[str, str]]:
-    """Yield (dotted key, text) of every text, keys of mappings too."""
+    """Yield (dotted key, text) for every text and every key."""
     for key, value in walk(tree):
         if isinstance(value, str):
             yield key, value
@@ -105,5 +105,5 @@ def _texts(tree: Any) -> Iterator[tuple[str, str]]:
 
 
 def _without_credentials(key: str) -> str:
-    """A key of a mapping may be the text that holds them."""
+    """Return a key that is safe to show: a key of a mapping may itself contain credentials."""
     return "a key" if has_credentials(key) else key[:200]

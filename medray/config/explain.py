@@ -1,4 +1,4 @@
-"""What pydantic found wrong in a config, in plain words: where it stands, what was expected, and what would work."""
+"""Plain messages for pydantic's errors in a config: the key, the expected value, and a fix."""
 
 from __future__ import annotations
 
@@ -77,20 +77,20 @@ ALIASES = {
 def explain(
     error: ValidationError, tree: Mapping[str, Any], file: object, overridden: Iterable[str]
 ) -> InputError:
-    """The first of pydantic's errors about `tree`, and how many more there are.
+    """Return the first of pydantic's errors about `tree`, with the number of further ones.
 
-    overridden: dotted keys that the command line gave; an error there does not blame the file.
+    overridden: dotted keys from the command line; an error in them does not name the file.
     """
     found: dict[tuple[str | int, ...], list[Any]] = {}
     for item in error.errors(include_url=False):
         if isinstance(item["input"], str):
             item["input"] = _without_secrets(item["input"])
         found.setdefault(_place(item["loc"], tree), []).append(item)
-    # Of a union that takes a word or a list, the wrong entry of a list says more than that it is not the word.
+    # For a union of a word and a list, an error about a list entry is more specific than "this is not the word".
     outer = {place[:length] for place in found for length in range(len(place))}
     places = [place for place in found if place not in outer]
     place, items = places[0], found[places[0]]
-    # Of one that takes a number or a list, a number beyond its limit was still meant as a number.
+    # For a union of a number and a list, a number beyond its limit was still meant as a number.
     items = [item for item in items if item["type"] in _LIMITS] or items
     also = f" (and {len(places) - 1} more)" if len(places) > 1 else ""
     dotted = ".".join(part for part in place if isinstance(part, str))
@@ -108,7 +108,7 @@ def explain(
 
 
 def _place(loc: Sequence[str | int], tree: object) -> tuple[str | int, ...]:
-    """Pydantic's location without the branches of unions that it tried: those stand in no tree."""
+    """Return pydantic's location without the names of union branches, which are not part of the tree."""
     place: list[str | int] = []
     for part in loc:
         if isinstance(tree, dict) and part in tree:
@@ -122,14 +122,14 @@ def _place(loc: Sequence[str | int], tree: object) -> tuple[str | int, ...]:
 
 
 def _without_secrets(text: str) -> str:
-    """A URL without user, password and query: one under a misspelled key is quoted too."""
+    """Return a URL without user, password and query: a URL under a misspelled key is quoted too."""
     if "://" not in text:
         return text
     return re.sub(r"[?#;].*", "?***", re.sub(r"://.*@", "://***@", text, flags=re.DOTALL), flags=re.DOTALL)
 
 
 def _shown(value: object) -> tuple[object, str]:
-    """(value to print, "") or (None, what it is in YAML)."""
+    """Return (value to print, "") or (None, description of the YAML value)."""
     if value is None or isinstance(value, bool):
         return None, {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, str):
@@ -137,7 +137,7 @@ def _shown(value: object) -> tuple[object, str]:
     if isinstance(value, float) or (isinstance(value, int) and value.bit_length() < 100):
         return value, ""
     if isinstance(value, int):
-        return None, "a number of so many digits"
+        return None, "a number with too many digits"
     kinds: tuple[tuple[Any, str], ...] = (((list, tuple), "a list"), (dict, "keys with values"))
     return None, next((name for kind, name in kinds if isinstance(value, kind)), type(value).__name__)
 
@@ -155,7 +155,7 @@ def _sentence(items: Sequence[Any], kind: str) -> str:
     if item["type"] == "missing":
         name = item["loc"][-1]
         return f"{name} is missing" if isinstance(name, str) else "an entry of this list is missing"
-    own = context.get("error")  # raised by a validator of ours: what is wrong, and perhaps what would work
+    own = context.get("error")  # raised by a validator of medray: the message, and perhaps a fix
     message = str(own.args[0] if type(own) is ValueError else item["msg"])
     return f"{message[0].lower()}{message[1:]}"
 
@@ -176,7 +176,9 @@ def _fix(items: Sequence[Any], key: str, place: Sequence[str | int], given: bool
         known = _fields_at([part for part in place if isinstance(part, str)])
         leading = next((name for name in ("name", "type") if name in known and word), None)
         return (
-            f"{key}.{leading}{sign}{value}" if leading else f"{key} has the keys {', '.join(sorted(known))}"
+            f"set {key}.{leading}{sign}{value}"
+            if leading
+            else f"use the keys of {key}: {', '.join(sorted(known))}"
         )
     for item in items:
         if item["type"] == "literal_error" and (near := _near_word(value, str(item["ctx"]["expected"]))):
@@ -187,23 +189,23 @@ def _fix(items: Sequence[Any], key: str, place: Sequence[str | int], given: bool
     if "string_type" in kinds and isinstance(value, int | float | dict):  # 5 is a number, "a: b" is a key
         return "put it in quotes" + (f": {key}='\"…\"'" if given and "[" not in key else "")
     if "tuple_type" in kinds and word and not {"int_type", "int_parsing"} & set(kinds):
-        return f"{key}{sign}[{value}]"
+        return f"set {key}{sign}[{value}]"
     if "int_type" in kinds and isinstance(value, float) and value.is_integer() and value < 1e15:
-        return f"{key}{sign}{int(value)}"
+        return f"set {key}{sign}{int(value)}"
     own = items[0].get("ctx", {}).get("error")
     if type(own) is ValueError and len(own.args) == 2:
         return str(own.args[1])
     if kinds[0] == "missing" and isinstance(items[0]["loc"][-1], str):
-        return f"{key}.{items[0]['loc'][-1]}: …"
+        return f"set {key}.{items[0]['loc'][-1]}: …"
     return _what_fits(names, key, sign)
 
 
 def _what_fits(names: Sequence[str], key: str, sign: str) -> str:
-    """The limits of the key at `names`, and its default."""
+    """Return a fix with the limits of the key at `names`, and its default."""
     section = section_at(Config, names[:-1]) if names else None
     field = section.model_fields.get(names[-1]) if section else None
     if field is None:
-        return "another value"
+        return "use another value"
     limits = [
         f"{words.removeprefix('must be ')} {getattr(one, name):g}"
         for one in field.metadata
@@ -214,15 +216,18 @@ def _what_fits(names: Sequence[str], key: str, sign: str) -> str:
     if field.is_required() or isinstance(default, BaseModel):
         by_default = []
     elif default in (None, (), {}):
-        by_default = ["leave the key out for its default"]
+        by_default = ["remove the key to use its default"]
     else:
         shown = default if isinstance(default, str) else json.dumps(default)
-        by_default = [f"{key.partition('[')[0]}{sign}{shown}, its default"]
-    return ", or ".join([" and ".join(limits)] * bool(limits) + by_default) or "another value"
+        by_default = [f"set {key.partition('[')[0]}{sign}{shown}, its default"]
+    return (
+        ", or ".join([f"use a number that is {' and '.join(limits)}"] * bool(limits) + by_default)
+        or "use another value"
+    )
 
 
 def _near_word(value: object, expected: str) -> str | None:
-    """Of the words in pydantic's "'a', 'b' or 'c'" the one that was probably meant."""
+    """Return the word of pydantic's "'a', 'b' or 'c'" that was probably meant."""
     words = re.findall(r"'([^']*)'", expected)
     if value in (None, False) and "none" in words:  # `type: null`, `offload: no`
         return "none"
@@ -232,7 +237,7 @@ def _near_word(value: object, expected: str) -> str | None:
 
 
 def nearest(names: list[str]) -> str:
-    """The key that was probably meant: what peers call so, of the same name elsewhere, or spelt alike."""
+    """Return the key that was probably meant: by a name of other frameworks, the same name elsewhere, or spelling."""
     section, name = names[:-1], names[-1][:_LONGEST].lower().replace("-", "_")
     here = sorted(_fields_at(section))
     everywhere = list(keys())
@@ -251,7 +256,7 @@ def nearest(names: list[str]) -> str:
     for guess in guesses:
         if guess:
             return f"did you mean {guess[0]}?"
-    return f"{'.'.join(section) or 'a config'} has the keys {', '.join(here)}"
+    return f"use a key of {'.'.join(section) or 'a config'}: {', '.join(here)}"
 
 
 def _fields_at(names: Sequence[str]) -> set[str]:

@@ -1,4 +1,4 @@
-"""A YAML file and `key=value` overrides become a checked Config; whatever is wrong becomes one InputError."""
+"""Loading of a YAML file and `key=value` overrides into a checked Config. The first error becomes an InputError."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from medray.config.site import check_sections
 from medray.config.yaml_text import NotYamlError, parse, write
 from medray.errors import InputError
 
-LARGEST_FILE = 256 * 1024  # bytes; a recipe has 2,000, and what is larger is a corpus given by mistake
+LARGEST_FILE = 256 * 1024  # bytes; a recipe has 2,000, and a larger file is a corpus given by mistake
 DEEPEST = 64  # levels in a section; train.deepspeed may need five
 
 
 def read(path: str | Path, overrides: Iterable[str] = (), *, site: Path | None = None) -> Config:
-    """The config of `path` with `a.b=c` overrides (later wins) and absolute paths.
+    """Return the config of `path` with `a.b=c` overrides (later wins) and absolute paths.
 
-    Relative paths resolve against the folder of the file, never the working directory. site: a file whose values hold
-    where the config has none.
-    Raises InputError for a file that cannot be read, is not YAML, holds credentials, or does not fit the schema.
+    Relative paths resolve against the folder of the file, never the working directory. site: a file whose values are used
+    for keys that the config lacks.
+    Raises InputError for a file that cannot be read, is not YAML, contains credentials, or does not fit the schema.
     """
     path = Path(path)
     tree = _read_tree(path)
@@ -46,12 +46,12 @@ def read(path: str | Path, overrides: Iterable[str] = (), *, site: Path | None =
 
 
 def load_site(file: Path) -> Config:
-    """What a site file alone says, with defaults for the rest. Raises InputError."""
+    """Return the config of a site file alone, with defaults for the rest. Raises InputError."""
     return Config.model_validate(_tree_of_site(file))
 
 
 def _tree_of_site(file: Path) -> dict[str, Any]:
-    """Checked alone, so that what is wrong in it is not said of the config."""
+    """Read a site file and check it separately, so that errors name this file and not the config."""
     tree = _read_tree(file)
     check_sections(tree, file)
     _check_depth(tree, file)
@@ -64,7 +64,7 @@ def _tree_of_site(file: Path) -> dict[str, Any]:
 
 
 def dump(config: Config) -> str:
-    """The resolved config as YAML, from which `read` makes the same config again."""
+    """Return the resolved config as YAML, which `read` loads as the same config."""
     return write(config.model_dump(mode="json"))
 
 
@@ -89,19 +89,19 @@ def _read_tree(path: Path) -> dict[str, Any]:
         raise InputError("there is no such config file", file=path, fix=_near_file(path)) from None
     except IsADirectoryError:
         raise InputError(
-            "is a folder, not a config file", file=path, fix="name the YAML file in it"
+            "is a folder, not a config file", file=path, fix="use the path of a YAML file in it"
         ) from None
     except (OSError, ValueError) as error:
         raise InputError(
             f"cannot be read ({getattr(error, 'strerror', error)})",
             file=path,
-            fix="name a file that you may read",
+            fix="use a file that you may read",
         ) from None
     if len(data) > LARGEST_FILE:
         raise InputError(
-            f"has more than {LARGEST_FILE:,} bytes, so it is no config",
+            f"has more than {LARGEST_FILE:,} bytes, so it is not a config",
             file=path,
-            fix="name the YAML file that describes the run; data files stand in it as data.train",
+            fix="use the YAML file that describes the run, and set the data files in it as data.train",
         )
     try:
         tree = parse(data.decode("utf-8"))
@@ -113,14 +113,14 @@ def _read_tree(path: Path) -> dict[str, Any]:
         raise InputError(
             f"not valid YAML: {error}",
             file=path,
-            fix="correct it there; text with ': ', '#', brackets or quotes in it belongs in quotes",
+            fix="correct it there; put text with ': ', '#', brackets or quotes in quotes",
         ) from None
     if tree is None:
         return {}
     if not isinstance(tree, dict):
         kind = "a list" if isinstance(tree, list) else "one value"
         raise InputError(
-            f"a config is sections with keys, this is {kind}",
+            f"a config consists of sections with keys, but this is {kind}",
             file=path,
             fix="begin with a section, as in configs/quickstart.yaml",
         )
@@ -128,7 +128,7 @@ def _read_tree(path: Path) -> dict[str, Any]:
 
 
 def _check_depth(tree: dict[str, Any], path: Path | None) -> None:
-    """Every library that walks a tree has a depth at which it gives up, each another and each in its own words."""
+    """Raise InputError for a tree that is too deep: libraries fail at different depths and with different messages."""
     for section, value in tree.items():
         level = [value]
         for _ in range(DEEPEST):
@@ -148,7 +148,7 @@ def _check_depth(tree: dict[str, Any], path: Path | None) -> None:
                 f"is nested more than {DEEPEST} levels deep",
                 file=path,
                 key=section[:80],
-                fix="no key needs more than five",
+                fix="use fewer levels; no key needs more than five",
             )
 
 
@@ -156,14 +156,14 @@ def _near_file(path: Path) -> str:
     try:
         near = difflib.get_close_matches(path.name, os.listdir(path.parent), n=1)
     except OSError:
-        return f"there is no folder {path.parent} either"
-    return f"did you mean {path.parent / near[0]}?" if near else f"a YAML file in {path.parent}"
+        return f"check the path; there is no folder {path.parent} either"
+    return f"did you mean {path.parent / near[0]}?" if near else f"use a YAML file in {path.parent}"
 
 
 def _override(tree: dict[str, Any], override: str) -> str:
-    """Sets what `section.key=value` says in `tree` and returns the dotted key. A value that is no YAML is text."""
+    """Set the value of `section.key=value` in `tree` and return the dotted key. A value that is not YAML is text."""
     name, equals, text = override.partition("=")
-    # Before any message that shows a part of it; as a whole too, which may be a URL without a key.
+    # Check for credentials before any message shows a part of it; also check the whole, which may be a URL without a key.
     for tree_of_it in ({name: text}, {"an override": override}):
         refuse_credentials(tree_of_it, COMMAND_LINE)
     *parents, last = name.split(".")
@@ -171,11 +171,11 @@ def _override(tree: dict[str, Any], override: str) -> str:
         raise InputError(
             f"{override[:80]!r} is not of the form section.key=value",
             file=COMMAND_LINE,
-            fix="as in train.max_steps=100; quotes keep a value with spaces together",
+            fix="write it as in train.max_steps=100, and put a value with spaces in quotes",
         )
-    if not text.strip():  # an empty shell variable; YAML would take it for null
+    if not text.strip():  # an empty shell variable, which YAML would read as null
         raise InputError(
-            "is empty", file=COMMAND_LINE, key=name, fix=f"{name}=null for its default, or a value"
+            "is empty", file=COMMAND_LINE, key=name, fix=f"use {name}=null for its default, or give a value"
         )
     try:
         value = parse(text)
@@ -186,30 +186,30 @@ def _override(tree: dict[str, Any], override: str) -> str:
 
 
 def _put(tree: dict[str, Any], dotted: str, value: Any, file: object) -> None:
-    """Set the value of a dotted key in `tree`. Raises InputError where a key on the way has a value of its own."""
+    """Set the value of a dotted key in `tree`. Raises InputError if a parent key already has a value."""
     *parents, last = dotted.split(".")
     for parent in parents:
         branch = tree.get(parent)
         if branch is not None and not isinstance(branch, dict):
             raise InputError(
-                f"{parent} has a value, so it has no keys",
+                f"{parent} has a value, so it cannot have keys",
                 file=file,
                 key=dotted,
                 value=str(value)[:80],
-                fix="give the value or the keys",
+                fix="give either the value or the keys",
             )
-        tree[parent] = dict(branch or {})  # a copy: an anchor of YAML may have put it elsewhere too
+        tree[parent] = dict(branch or {})  # a copy: a YAML anchor may use the same dict elsewhere
         tree = tree[parent]
     tree[last] = value
 
 
 def looks_like_path(name: str) -> bool:
-    """Whether a model name means a folder: it says so itself (./, ../, ~, /)."""
+    """Return whether a model name is a folder by its beginning (./, ../, ~, /)."""
     return name.startswith((".", "/", "~"))
 
 
 def is_url(path: str) -> bool:
-    """Whether a path names where it lies by a protocol: s3://, https://, …"""
+    """Return whether a path has a protocol: s3://, https://, and so on."""
     return "://" in path
 
 
@@ -221,7 +221,7 @@ def _absolute(config: Config, path: Path) -> Config:
             return Path(text).expanduser()
         except RuntimeError as error:
             raise InputError(
-                str(error).lower().rstrip("."), file=path, key=key, value=text, fix="give the whole path"
+                str(error).lower().rstrip("."), file=path, key=key, value=text, fix="use the full path"
             ) from None
 
     def resolve(text: str, key: str) -> str:
@@ -229,14 +229,18 @@ def _absolute(config: Config, path: Path) -> Config:
             return str((folder / user(text, key)).resolve())
         except (OSError, RuntimeError, ValueError):  # a loop of links, a null byte
             raise InputError(
-                "is no usable path", file=path, key=key, value=text, fix="a path that this system takes"
+                "is not a valid path",
+                file=path,
+                key=key,
+                value=text,
+                fix="use a path that is valid on this system",
             ) from None
 
     data = config.data
     root = data.root or str(folder)
     root = root if is_url(root) else resolve(root, "data.root")
 
-    def under_root(text: str, key: str) -> str:  # links stay: what they lead to may have no ending
+    def under_root(text: str, key: str) -> str:  # links are not resolved: their targets may lack the ending
         if is_url(text):
             return text
         return f"{root.rstrip('/')}/{text}" if is_url(root) else str(Path(root) / user(text, key))

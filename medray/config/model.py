@@ -8,7 +8,7 @@ from medray.config.section import Section, key
 
 @dataclass(frozen=True)
 class PackagedModel:
-    """Weights that install from a package index: distribution, its module, version and the file inside."""
+    """Weights that are installed from a package index: the package, its module, its version and the file in it."""
 
     package: str
     module: str
@@ -29,7 +29,7 @@ PACKAGED_MODELS = {
 
 
 class ModelConfig(Section):
-    """Which weights a run starts from."""
+    """The weights that a run starts from."""
 
     name: str | None = key(
         "smollm2-135m-instruct",
@@ -37,19 +37,20 @@ class ModelConfig(Section):
     )
     init: Literal["pretrained", "random"] = key(
         "pretrained",
-        "pretrained loads weights; random builds `preset` (or the config of `name`) with new ones.",
+        "pretrained loads weights; random builds `preset` (or the config of `name`) with new weights.",
     )
     preset: Literal["t5-tiny", "llama-tiny"] | None = key(None, "A small architecture for init: random.")
     adapter: str | None = key(
         None,
-        "A folder with an adapter of peft.type to go on from; its own settings hold, those of peft aside.",
+        "A folder with an adapter of type peft.type from which training continues; the adapter's own settings are used, "
+        "not those of peft.",
     )
     quantization: Literal["none", "nf4"] = key(
-        "none", "nf4 keeps the frozen weights in 4 bits (QLoRA); an adapter is trained beside them."
+        "none", "nf4 keeps the frozen weights in 4 bits (QLoRA) and trains an adapter on top."
     )
     double_quantization: bool = key(
-        True, "nf4: the scales of blocks of weights are quantized too: 0.4 bit a weight less."
+        True, "nf4: also quantize the scales of weight blocks, which saves 0.4 bits per weight."
     )
     compute_dtype: Literal["auto", "fp32", "bf16", "fp16"] = key(
-        "auto", "nf4: what products are computed in; auto: as train.precision."
+        "auto", "nf4: type of matrix products; auto: as train.precision."
     )

@@ -8,11 +8,11 @@ from medray.config.section import Section, key
 from medray.errors import InputError
 
 Beta = Annotated[float, Field(gt=0, lt=1)]
-# Virtual tokens in front of a sequence: nothing in the model's own matrices changes.
+# Types that add virtual tokens before a sequence; the model's own matrices stay unchanged.
 PROMPT_TYPES = ("prefix", "prompt", "multitask_prompt")
 LOW_RANK_TYPES = ("lora", "adalora")
 
-# Of each type the keys that it reads; a key of another type is refused, see check_adapter.
+# Adapter type → the keys that it uses; a key of another type is refused, see check_adapter.
 _OF_TYPE: dict[str, tuple[str, ...]] = {
     "none": (),
     "lora": ("rank", "alpha", "dropout", "targets", "rslora", "dora"),
@@ -25,7 +25,7 @@ _OF_TYPE: dict[str, tuple[str, ...]] = {
 
 
 class AdaLoraConfig(Section):
-    """Ranks that shrink where they matter least (Zhang et al. 2023, AdaLoRA)."""
+    """AdaLoRA's settings: ranks shrink where they matter least (Zhang et al. 2023)."""
 
     init_rank: int = key(12, "Rank of every layer's update at the start.", ge=2)
     target_rank: int = key(8, "Mean rank of the updates at the end.", ge=1)
@@ -44,49 +44,51 @@ class AdaLoraConfig(Section):
     )
 
     def fixed_steps(self, total_steps: int) -> tuple[int, int]:
-        """Steps before ranks shrink and after, of a run of so many. Raises InputError where none is left between."""
+        """Return the number of steps before ranks shrink, and after. Raises InputError if no step is left in between."""
         tinit = total_steps // 10 if self.tinit is None else self.tinit
         tfinal = 3 * total_steps // 10 if self.tfinal is None else self.tfinal
         if tinit >= total_steps - tfinal:
             raise InputError(
-                f"of {total_steps} steps {tinit} pass before ranks shrink and {tfinal} after: none is left between",
+                f"of {total_steps} steps, {tinit} come before ranks shrink and {tfinal} after: no step is left in between",
                 key="peft.adalora.tinit" if self.tinit is not None else "peft.adalora.tfinal",
                 value=self.tinit if self.tinit is not None else self.tfinal,
-                fix="fewer of them, or more steps (train.max_steps)",
+                fix="use a smaller number, or more steps (train.max_steps)",
             )
         return tinit, tfinal
 
 
 class PeftConfig(Section):
-    """Which parameters are trained beside, or in place of, the model's own."""
+    """The adapter: parameters that are trained instead of the model's own."""
 
     type: Literal["none", "lora", "adalora", "ia3", "prefix", "prompt", "multitask_prompt"] = key(
         "none",
-        "none trains every parameter; lora, adalora and ia3 change the model's layers; prefix, prompt and "
-        "multitask_prompt put virtual tokens before the text.",
+        "none trains every parameter; lora, adalora and ia3 adapt the model's layers; prefix, prompt and "
+        "multitask_prompt add virtual tokens before the text.",
     )
     rank: int = key(16, "lora: rank of the low-rank update.", ge=1)
     alpha: float = key(32.0, "lora, adalora: the update is scaled by alpha / rank.", gt=0)
     dropout: float = key(0.0, "lora, adalora: dropout on the adapter's input.", ge=0, lt=1)
     targets: Literal["all-linear"] | tuple[str, ...] = key(
-        "all-linear", "lora, adalora: module names, or every linear layer but the output head."
+        "all-linear", "lora, adalora: module names, or every linear layer except the output head."
     )
     rslora: bool = key(False, "lora: scale by alpha / sqrt(rank), so that a high rank learns as fast.")
-    dora: bool = key(False, "lora: train the norm of each weight's columns beside their direction.")
+    dora: bool = key(
+        False, "lora: train the norm of each weight's columns separately from their direction (DoRA)."
+    )
     adalora: AdaLoraConfig = Field(default_factory=AdaLoraConfig)
     virtual_tokens: int = key(20, "prefix, prompt, multitask_prompt: length of the prompt.", ge=1)
     init_text: str | None = key(
         None,
-        "prompt, multitask_prompt: text whose embeddings the prompt begins with; default: words drawn at random.",
+        "prompt, multitask_prompt: text whose embeddings initialize the prompt; default: random words.",
         min_length=1,
     )
-    task_rank: int = key(1, "multitask_prompt: rank of what tells the tasks' prompts apart.", ge=1)
+    task_rank: int = key(1, "multitask_prompt: rank of the difference between the tasks' prompts.", ge=1)
 
     @property
     def without_effect(self) -> tuple[str, ...]:
-        """Keys that are not at their default and that this type does not read.
+        """Return the keys that were changed but that this type does not use.
 
-        `peft.type=none`, where it is said, switches the whole section off and so turns any recipe into full tuning.
+        An explicit `peft.type=none` switches the whole section off, and so turns any recipe into full tuning.
         """
         if self.type == "none" and "type" in self.model_fields_set:
             return ()
@@ -99,7 +101,7 @@ class PeftConfig(Section):
         return tuple(name for name in changed if name != "type" and name not in _OF_TYPE[self.type])
 
     def describe(self) -> str:
-        """For people: `lora rank 16`."""
+        """Return a description for people: `lora rank 16`."""
         size: dict[str, Any] = {
             "lora": f" rank {self.rank}",
             "adalora": f" rank {self.adalora.init_rank} to {self.adalora.target_rank}",

@@ -1,4 +1,4 @@
-"""Facts about every key of a config, for `medray config`, docs/reference.md and the JSON schema for editors.
+"""The meaning of each key of a config, for `medray config`, docs/reference.md and the JSON schema for editors.
 
 Everything is read from the pydantic models of the sections, so that no second list of keys exists.
 """
@@ -41,10 +41,10 @@ _SIGNS = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤"}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class KeyFacts:
-    """The answer to `medray config KEY`.
+    """The facts about one key.
 
-    key: dotted name, with `[]` for the entries of a list of sections. section: whether it has keys of its own.
-    default: as JSON; empty where a value is required. resumable: a run may resume after this key has changed.
+    key: dotted name, with `[]` for the entries of a list of sections. section: whether it contains other keys.
+    default: as JSON; empty if a value is required. resumable: a run may resume after this key has changed.
     """
 
     key: str
@@ -122,15 +122,13 @@ def _sources() -> dict[str, str]:
 def schema() -> dict[str, Any]:
     """Return the JSON schema of a config file, for editors."""
     tree: dict[str, Any] = Config.model_json_schema(schema_generator=_ForEditors)
-    size = tree["$defs"]["TrainConfig"]["properties"][
-        "global_batch_size"
-    ]  # null takes back the one of a file
+    size = tree["$defs"]["TrainConfig"]["properties"]["global_batch_size"]  # null removes the value of a file
     size["type"] = [size["type"], "null"]
     return {"$schema": GenerateJsonSchema.schema_dialect, **tree}
 
 
 class _ForEditors(GenerateJsonSchema):
-    """Leaves out titles, which repeat the names, and allows an empty section, as `read` does."""
+    """A schema generator that omits titles, which repeat the names, and allows an empty section, as `read` does."""
 
     def field_title_should_be_set(self, schema: Any) -> bool:
         return False
@@ -145,7 +143,7 @@ class _ForEditors(GenerateJsonSchema):
 
 
 def _section_of(field: FieldInfo) -> tuple[type[BaseModel] | None, bool]:
-    """Return (the model of the section that a field holds, whether it holds a list of them)."""
+    """Return the model of the section that a field holds, if any, and whether the field holds a list of them."""
     for annotation in (field.annotation, *get_args(field.annotation)):
         if isinstance(annotation, type) and issubclass(annotation, BaseModel):
             return annotation, get_origin(field.annotation) is tuple
@@ -177,7 +175,7 @@ def _type(field: FieldInfo) -> str:
 
 
 def _words(annotation: Any, limits: str = "") -> str:
-    """Return a type in the words of YAML. limits: of its number."""
+    """Return the type in words that fit YAML. limits: appended to the number type."""
     origin, inner = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         return _words(inner[0], _limits(inner[1:]) or limits)
@@ -203,7 +201,7 @@ def _plural(annotation: Any) -> str:
 
 
 def _limits(metadata: Any) -> str:
-    """Return `≥ 0 and < 1` for the constraints of a field, or of an annotation that has its own Field."""
+    """Return the constraints of a field, or of an annotation with a Field, as `≥ 0 and < 1`."""
     found = [
         f"{sign} {getattr(one, name):,}"
         for outer in metadata

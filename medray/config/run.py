@@ -6,10 +6,11 @@ from pydantic import field_validator
 
 from medray.config.section import Section, key
 
-# ASCII, so bytes too: what every file system, object store and scheduler takes as a name, and a terminal shows as it is.
+# Characters of ASCII, so also bytes: every file system, object store and scheduler accepts such a name, and a terminal shows
+# it unchanged.
 LONGEST_NAME = 100
-# What lies beside the runs and is of all of them: launch folders, token shards, tokenizers, MLflow's artifacts and database,
-# and the files that SQLite has beside that.
+# Names in the storage that all runs share: launch folders, token shards, tokenizers, MLflow's artifacts and database, and
+# the extra files of SQLite.
 RESERVED = frozenset(
     {
         "launch",
@@ -25,13 +26,13 @@ RESERVED = frozenset(
 
 
 class RunConfig(Section):
-    """Where a run lives and which seed it follows."""
+    """The folder of a run, and its seed."""
 
     storage: str = key(
         "runs", "Folder of all runs, relative to the config file, or s3://bucket/prefix.", resumable=True
     )
     name: str = key(
-        "run", "Folder of this run inside the storage; the same name again resumes.", resumable=True
+        "run", "Folder of this run inside the storage; a run with the same name resumes.", resumable=True
     )
     seed: int = key(0, "Seeds data order, weights of new modules and dropout.", ge=0, lt=2**31)
 
@@ -44,6 +45,6 @@ class RunConfig(Section):
                 f"use 1 to {LONGEST_NAME} letters, digits, '.', '_' or '-', beginning with a letter or digit",
                 f"run.name: {plain or 'run'}",
             )
-        if name.lower() in RESERVED:  # some file systems take Tokens for tokens
+        if name.lower() in RESERVED:  # some file systems treat Tokens and tokens as the same name
             raise ValueError("medray keeps files of all runs under this name", f"run.name: {name}-run")
         return name

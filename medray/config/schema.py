@@ -21,7 +21,7 @@ from medray.config.train import TrainConfig
 
 
 class Config(Section):
-    """One run. Everything has a default; a recipe states what differs."""
+    """The config of one run. Every key has a default; a recipe states the differences."""
 
     run: RunConfig = Field(default_factory=RunConfig)
     model: ModelConfig = Field(default_factory=ModelConfig)
@@ -37,11 +37,13 @@ class Config(Section):
     def override(self, values: Mapping[str, Any]) -> Config:
         """Return a validated copy with other values, such as `config.override({"train.max_steps": 10})`.
 
-        values: dotted keys with what a YAML file could say there; a later key wins, and a section takes a dict of all its
-        keys. Keys that were not given in this config keep their defaults and count as not given in the copy. Paths are
-        taken as they are: relative ones belong to the working directory, not to a config file.
+        values: dotted keys with values as in a YAML file; a later key wins, and a section takes a dict of all its keys.
+        Keys that were not given in this config keep their defaults and count as not given in the copy. Paths are not
+        changed: relative paths belong to the working directory, not to the folder of a config file.
         Raises InputError that names the key, as `read` does.
         """
-        from medray.config.load import overridden  # which explains errors by the keys of this class
+        from medray.config.load import (
+            overridden,  # imported here, because it needs this class to explain errors
+        )
 
         return overridden(self, values)

@@ -1,4 +1,4 @@
-"""What every section of a config has in common: no unknown keys, immutable, and fields that say what they may do."""
+"""The base of all sections of a config: no unknown keys, immutable, and fields with a description."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ LARGEST_INT = 2**63 - 1
 
 
 class Section(BaseModel):
-    """A frozen pydantic model in which an unknown key is an error, and so is `true` or "2" for a number."""
+    """A frozen pydantic model that refuses unknown keys, and `true` or "2" for a number."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod
     def _empty(cls, value: object) -> object:
-        """A section of which every key is commented out is null in YAML."""
+        """Accept null, which YAML gives for a section whose keys are all commented out."""
         return {} if value is None else value
 
     @field_validator("*", mode="before")
@@ -28,7 +28,7 @@ class Section(BaseModel):
         return tuple(value) if isinstance(value, list) else value
 
     def gives(self, dotted: str) -> bool:
-        """Whether the key `dotted`, as in section.key or section.key[0], was given and is no default."""
+        """Return whether the key `dotted`, such as section.key or section.key[0], was given by the user."""
         name, _, rest = dotted.partition(".")
         name = name.partition("[")[0]
         if name not in self.model_fields_set:
@@ -38,5 +38,5 @@ class Section(BaseModel):
 
 
 def key(default: Any, description: str, *, resumable: bool = False, **constraints: Any) -> Any:
-    """A field with its sentence. resumable: a run may go on from its checkpoint after this key has changed."""
+    """Return a field with its description. resumable: a run may resume from its checkpoint after this key has changed."""
     return Field(default, description=description, json_schema_extra={"resumable": resumable}, **constraints)

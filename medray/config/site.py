@@ -1,4 +1,4 @@
-"""The site file: what a cluster wants of everybody who launches there, beside the configs of single runs."""
+"""The site file: settings of a cluster that apply to all its users, in addition to the configs of single runs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SECTIONS = ("launch", "cluster")
 
 
 def default_file() -> Path | None:
-    """The site file of the user, else of the machine, where there is one."""
+    """Return the site file of the user, else of the machine, or None."""
     home = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
     for file in (home / "medray" / "site.yaml", Path("/etc/medray/site.yaml")):
         if file.is_file():
@@ -21,12 +21,12 @@ def default_file() -> Path | None:
 
 
 def check_sections(site: dict[str, Any], file: Path) -> None:
-    """Raises InputError for a section that is of a single run."""
+    """Raise InputError for a section that belongs to a single run."""
     for name in site:
         if name not in SECTIONS:
             raise InputError(
-                f"a site file has the sections {' and '.join(SECTIONS)} only",
+                f"a site file may only have the sections {' and '.join(SECTIONS)}",
                 file=file,
                 key=str(name)[:80],
-                fix="put it into the config of the run",
+                fix="move it to the config of the run",
             )

@@ -12,17 +12,17 @@ Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class OptimizerGroup(Section):
-    """Parameters with a learning rate or weight decay of their own."""
+    """A group of parameters with a separate learning rate or weight decay."""
 
     match: str = Field(
-        description="Regular expression, searched for in the names of trained parameters; the first group that "
-        "matches has a parameter.",
+        description="Regular expression that is searched for in the names of trained parameters; a parameter belongs to the "
+        "first group that matches.",
         json_schema_extra={"resumable": False},
         min_length=1,
     )
     lr: float | None = key(None, "Peak learning rate of these parameters.", ge=0)
     lr_scale: float | None = key(
-        None, "The same as a multiple of train.optimizer.lr (LoRA+: 16 for lora_B).", ge=0
+        None, "Peak learning rate as a multiple of train.optimizer.lr (LoRA+: 16 for lora_B).", ge=0
     )
     weight_decay: float | None = key(None, "Decoupled weight decay of these parameters.", ge=0)
 
@@ -38,7 +38,7 @@ class OptimizerGroup(Section):
     @model_validator(mode="after")
     def _says_something_once(self) -> OptimizerGroup:
         if self.lr is not None and self.lr_scale is not None:
-            raise ValueError("lr and lr_scale say the same thing; one of them is enough")
+            raise ValueError("lr and lr_scale both set the learning rate; remove one of them")
         if self.lr is None and self.lr_scale is None and self.weight_decay is None:
             raise ValueError("a group needs lr, lr_scale or weight_decay")
         return self
@@ -49,40 +49,42 @@ class OptimizerConfig(Section):
 
     name: Literal["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit"] = key(
         "adamw",
-        "AdamW with decoupled weight decay. 8bit: its moments in 8 bits. paged: they move to host memory where the "
-        "GPU's is full (bitsandbytes).",
+        "AdamW with decoupled weight decay. 8bit: moments in 8 bits. paged: moments move to host memory when the GPU's "
+        "memory is full (bitsandbytes).",
     )
     lr: float = key(5e-5, "Peak learning rate.", gt=0)
     weight_decay: float = key(0.0, "Decoupled weight decay.", ge=0)
     decay_norms_and_biases: bool = key(
-        True, "false: parameters of one dimension (norms, biases) have no weight decay."
+        True, "false: no weight decay for parameters with one dimension (norms, biases)."
     )
     groups: tuple[OptimizerGroup, ...] = key(
-        (), "Parameters with a learning rate or weight decay of their own, told by their names."
+        (), "Groups of parameters, chosen by name, with a separate learning rate or weight decay."
     )
     betas: tuple[Beta, Beta] = key((0.9, 0.999), "Decay rates of the two moments.")
-    eps: float = key(1e-8, "Added to the root of the second moment.", gt=0)
+    eps: float = key(1e-8, "Constant added to the square root of the second moment.", gt=0)
 
 
 class SchedulerConfig(Section):
-    """The course of the learning rate over the steps."""
+    """The learning rate schedule."""
 
     name: Literal["linear", "cosine", "constant", "constant_with_warmup", "wsd"] = key(
-        "linear", "Course of the learning rate after warm-up; wsd: constant, and at the end a decay."
+        "linear", "Schedule of the learning rate after warm-up; wsd: constant, with a decay at the end."
     )
     warmup_steps: int | None = key(None, "Steps of linear warm-up.", ge=0)
-    warmup_ratio: float = key(0.0, "The same as a share of all steps; warmup_steps goes before.", ge=0, lt=1)
+    warmup_ratio: float = key(
+        0.0, "Warm-up as a share of all steps; warmup_steps takes precedence.", ge=0, lt=1
+    )
     min_lr_ratio: float = key(
-        0.0, "Where linear, cosine and wsd end, as a share of the peak learning rate.", ge=0, le=1
+        0.0, "linear, cosine and wsd: final learning rate, as a share of the peak.", ge=0, le=1
     )
     decay_steps: int | None = key(None, "wsd only: steps of the decay at the end.", ge=1)
     decay_ratio: float = key(
-        0.1, "wsd only: the same as a share of all steps; decay_steps goes before.", gt=0, le=1
+        0.1, "wsd only: decay as a share of all steps; decay_steps takes precedence.", gt=0, le=1
     )
-    decay_shape: Literal["linear", "cosine", "1-sqrt"] = key("1-sqrt", "wsd only: course of the decay.")
+    decay_shape: Literal["linear", "cosine", "1-sqrt"] = key("1-sqrt", "wsd only: shape of the decay.")
 
 
-# Of DeepSpeed's config, the key of ours that says the same.
+# Key of DeepSpeed's config → the medray key that sets it.
 _OWN_KEYS = {
     "optimizer": "train.optimizer",
     "scheduler": "train.scheduler",
@@ -96,33 +98,35 @@ _OWN_KEYS = {
 
 
 class TrainConfig(Section):
-    """How long, in what batches and with which engine a model is trained."""
+    """Training: its length, batches, optimizer, engine and checkpoints."""
 
-    epochs: float = key(1.0, "Passes over the data; a part of one is allowed.", gt=0, resumable=True)
-    max_steps: int | None = key(None, "Optimizer steps; goes before epochs.", ge=1, resumable=True)
+    epochs: float = key(1.0, "Passes over the data; may be a fraction.", gt=0, resumable=True)
+    max_steps: int | None = key(
+        None, "Number of optimizer steps; takes precedence over epochs.", ge=1, resumable=True
+    )
     global_batch_size: int = key(
         8,
-        "Rows of one optimizer step over all workers; with data.pack_tokens: sequences of packed rows.",
+        "Rows per optimizer step over all workers; with data.pack_tokens: sequences of packed rows.",
         ge=1,
     )
     global_batch_tokens: int | None = key(
-        None, "Tokens of one optimizer step, in place of a number of rows.", ge=1
+        None, "Tokens per optimizer step, instead of a number of rows.", ge=1
     )
     micro_batch_size: int | None = key(
-        None, "Rows a worker holds at once; default: follows from the batch.", ge=1, resumable=True
+        None, "Rows that a worker processes at once; default: derived from the batch.", ge=1, resumable=True
     )
     gradient_accumulation_steps: int | None = key(
-        None, "Micro-batches of a step; default: follows.", ge=1, resumable=True
+        None, "Micro-batches per step and worker; default: derived from the batch.", ge=1, resumable=True
     )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = key(
         "auto",
-        "auto: bf16 where a GPU has it, else fp32; a run keeps the one that it began with.",
+        "auto: bf16 if the GPU supports it, else fp32; a run keeps the precision that it began with.",
         resumable=True,
     )
     zero_stage: int = key(
         2,
-        "What DeepSpeed shards: 1 optimizer, 2 gradients, 3 parameters. One worker in float32 trains without DeepSpeed at "
-        "1 and 2, which shard nothing there.",
+        "ZeRO stage: 1 shards optimizer state, 2 also gradients, 3 also parameters. A single worker in float32 trains "
+        "without DeepSpeed at stages 1 and 2, because there is nothing to shard.",
         ge=0,
         le=3,
         resumable=True,
@@ -136,32 +140,32 @@ class TrainConfig(Section):
     )
     optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig)
     scheduler: SchedulerConfig = Field(default_factory=SchedulerConfig)
-    clip_grad_norm: float = key(1.0, "Largest gradient norm; 0 does not clip.", ge=0)
+    clip_grad_norm: float = key(1.0, "Largest gradient norm; 0 disables clipping.", ge=0)
     label_smoothing: float = key(
-        0.0, "Share of each target that all tokens get alike; evaluation has none.", ge=0, lt=1
+        0.0, "Share of each target that is spread evenly over all tokens; not used in evaluation.", ge=0, lt=1
     )
     loss_chunk_tokens: int | None = key(
         None,
-        "Tokens whose logits exist at once; default: so many that they have 2^25 values, where a micro-batch has "
-        "more than four times as many. 0: always all.",
+        "Number of tokens whose logits are in memory at once. Default: all; if a micro-batch has more than 4 * 2^25 logits, "
+        "as many tokens as have 2^25. 0: always all.",
         ge=0,
         resumable=True,
     )
     save_every_steps: int | None = key(
         None,
-        "Steps between checkpoints, beside those of evaluations; default: ten a run.",
+        "Steps between checkpoints, in addition to those at evaluations; default: a tenth of the run.",
         ge=1,
         resumable=True,
     )
-    keep_checkpoints: int = key(2, "Newest checkpoints that are kept.", ge=1, resumable=True)
+    keep_checkpoints: int = key(2, "Number of newest checkpoints to keep.", ge=1, resumable=True)
     keep_best: str | None = key(
         None,
-        "Metric of evaluations (loss, rougeL, …) whose best checkpoint is kept too, and exported at the end.",
+        "Metric of evaluations (loss, rougeL, …) by which the best checkpoint is also kept, and exported at the end.",
         resumable=True,
     )
     save_patience_minutes: float = key(
         30.0,
-        "How long a checkpoint may fail to be written, while training goes on, or to be read at a start, before the "
+        "Minutes for which writing a checkpoint (while training continues) or reading it at a start is retried before the "
         "run fails.",
         gt=0,
         resumable=True,
@@ -170,14 +174,14 @@ class TrainConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _null_is_not_given(cls, value: object) -> object:
-        """So that an override can take back the batch size of a file: global_batch_size=null."""
+        """Drop a null batch size, so that the override global_batch_size=null removes the one of a file."""
         if isinstance(value, dict) and value.get("global_batch_size", 0) is None:
             return {name: each for name, each in value.items() if name != "global_batch_size"}
         return value
 
     @model_serializer(mode="wrap")
     def _without_the_unused_size(self, written: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """With batches by tokens the default number of rows decides nothing, and beside them it is refused."""
+        """Write null for the default number of rows if batches are by tokens: both together are refused."""
         tree: dict[str, Any] = written(self)
         unused = self.global_batch_tokens is not None and "global_batch_size" not in self.model_fields_set
         return tree | {"global_batch_size": None} if unused and "global_batch_size" in tree else tree
@@ -188,15 +192,16 @@ class TrainConfig(Section):
         try:
             json.dumps(value, allow_nan=False)
         except (TypeError, ValueError, RecursionError):
-            raise ValueError(
-                "expected what JSON can hold: text, finite numbers, lists, keys with values"
-            ) from None
+            raise ValueError("expected JSON values: text, finite numbers, lists, keys with values") from None
         owned = {
             *("train_batch_size", "train_micro_batch_size_per_gpu"),
             *("gradient_accumulation_steps", "managed_gradient_accumulation"),
         }
         if clash := sorted(owned & set(value)):
-            raise ValueError(f"{clash[0]} is derived; set train.global_batch_size and its neighbours")
+            raise ValueError(
+                f"{clash[0]} is derived; set train.global_batch_size, train.micro_batch_size or "
+                "train.gradient_accumulation_steps instead"
+            )
         zero = value.get("zero_optimization", {})
         if not isinstance(zero, dict):
             raise ValueError(
@@ -204,5 +209,5 @@ class TrainConfig(Section):
             )
         given = {*value, *(f"zero_optimization.{name}" for name in zero)}
         if clash := sorted(_OWN_KEYS.keys() & given):
-            raise ValueError(f"{clash[0]} has a key of its own, which is checked; set {_OWN_KEYS[clash[0]]}")
+            raise ValueError(f"{clash[0]} must not be set here; set {_OWN_KEYS[clash[0]]} instead")
         return value

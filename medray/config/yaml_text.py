@@ -1,4 +1,4 @@
-"""YAML as medray reads and writes it. Whatever the text, reading it ends soon: with values, or with what is wrong."""
+"""Reading and writing of YAML. Reading is bounded: any text soon gives values or an error."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Any
 
 import yaml
 
-LARGEST_TREE = 100_000  # values, anchors counted wherever they are used; a recipe has 100
-LONGEST_SEXAGESIMAL = 100  # characters; 1:30:00 is a number, and reading one takes the square of its length
+LARGEST_TREE = 100_000  # values, counting each use of an anchor; a recipe has 100
+LONGEST_SEXAGESIMAL = 100  # characters; 1:30:00 is a number, and parsing takes quadratic time
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML in which a key given twice is an error, 1e-3 is a number (YAML 1.1 wants 1.0e-3) and a date is text."""
+    """A YAML loader in which a repeated key is an error, 1e-3 is a number (YAML 1.1 needs 1.0e-3) and a date is text."""
 
     yaml_implicit_resolvers = {  # noqa: RUF012
         first: [found for found in resolvers if found[0] != "tag:yaml.org,2002:timestamp"]
@@ -21,7 +21,7 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes the text "1e-3", which `_Loader` would take for a number."""
+    """A YAML dumper that quotes the text "1e-3", which `_Loader` would read as a number."""
 
 
 for _kind in (_Loader, _Dumper):
@@ -35,13 +35,13 @@ for _kind in (_Loader, _Dumper):
 def _mapping_without_doubles(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
     seen: set[str] = set()
     for key_node, _ in node.value if isinstance(node, yaml.MappingNode) else ():
-        if key_node.tag == "tag:yaml.org,2002:merge":  # <<: what it brings, the mapping's own keys replace
+        if key_node.tag == "tag:yaml.org,2002:merge":  # <<: the mapping's own keys replace merged ones
             continue
         name = loader.construct_object(key_node, deep=True)
         if not isinstance(name, str):
             raise yaml.MarkedYAMLError(None, None, "a key is not text; put it in quotes", key_node.start_mark)
         if name in seen:
-            raise yaml.MarkedYAMLError(None, None, f"the key {name[:80]!r} stands twice", key_node.start_mark)
+            raise yaml.MarkedYAMLError(None, None, f"the key {name[:80]!r} is repeated", key_node.start_mark)
         seen.add(name)
     return yaml.SafeLoader.construct_mapping(loader, node, deep=True)
 
@@ -51,7 +51,7 @@ _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping
 
 def _number(loader: _Loader, node: yaml.ScalarNode) -> Any:
     if ":" in node.value and len(node.value) > LONGEST_SEXAGESIMAL:
-        raise yaml.MarkedYAMLError(None, None, "a number of too many digits", node.start_mark)
+        raise yaml.MarkedYAMLError(None, None, "a number with too many digits", node.start_mark)
     kind = node.tag.rpartition(":")[2]
     return yaml.SafeLoader.yaml_constructors[f"tag:yaml.org,2002:{kind}"](loader, node)
 
@@ -61,13 +61,15 @@ for _name in ("int", "float"):
 
 
 def _check_size(root: yaml.Node) -> None:
-    """Anchors of anchors make billions of values out of ten lines: counted here, where each stands once yet."""
+    """Raise an error for too many values, before anchors are expanded: ten lines of anchors can make billions of values."""
     sizes: dict[int, int] = {}
 
     def size(node: yaml.Node) -> int:
         if id(node) in sizes:
             if not sizes[id(node)]:
-                raise yaml.MarkedYAMLError(None, None, "a recursive anchor: it holds itself", node.start_mark)
+                raise yaml.MarkedYAMLError(
+                    None, None, "a recursive anchor, which contains itself", node.start_mark
+                )
             return sizes[id(node)]
         sizes[id(node)], found = 0, 1
         if isinstance(node, yaml.CollectionNode):
@@ -75,7 +77,7 @@ def _check_size(root: yaml.Node) -> None:
                 found += sum(map(size, item)) if isinstance(item, tuple) else size(item)
         if found > LARGEST_TREE:
             raise yaml.MarkedYAMLError(
-                None, None, f"more than {LARGEST_TREE:,} values, as anchors repeat them", node.start_mark
+                None, None, f"more than {LARGEST_TREE:,} values, because anchors repeat them", node.start_mark
             )
         sizes[id(node)] = found
         return found
@@ -83,22 +85,22 @@ def _check_size(root: yaml.Node) -> None:
     size(root)
 
 
-# The commonest of PyYAML's sentences, in plain words.
+# The most common messages of PyYAML, in plain words.
 _PROBLEMS = {
-    "found character '\\t' that cannot start any token": "a tab; YAML is indented by spaces",
-    "mapping values are not allowed here": "a second ': ' in one line, or keys that are not indented alike",
-    "special characters are not allowed": "a character that does not belong in text",
-    "but found another document": "a second document; a config is one, without --- in between",
-    "expected <block end>, but found '<block mapping start>'": "keys that are not indented alike",
+    "found character '\\t' that cannot start any token": "a tab; indent YAML with spaces",
+    "mapping values are not allowed here": "a second ': ' in one line, or keys with different indentation",
+    "special characters are not allowed": "a character that is not allowed in text",
+    "but found another document": "a second document; a config is a single one, without ---",
+    "expected <block end>, but found '<block mapping start>'": "keys with different indentation",
 }
 
 
 class NotYamlError(Exception):
-    """The sentence that says why, beginning with the line where it is known."""
+    """An error of YAML text. Its message is a sentence that begins with the line, if known."""
 
 
 def parse(text: str) -> Any:
-    """The values of `text`; raises NotYamlError."""
+    """Return the values of `text`. Raises NotYamlError."""
     loader: Any = None
     try:
         loader = _Loader(text)
@@ -107,7 +109,7 @@ def parse(text: str) -> Any:
             return None
         _check_size(root)
         return loader.construct_document(root)
-    except Exception as error:  # an odd tag makes PyYAML raise anything: KeyError for `!!bool x`
+    except Exception as error:  # with an unusual tag, PyYAML may raise any error: KeyError for `!!bool x`
         problem = getattr(error, "problem", None) or getattr(error, "reason", None)
         if isinstance(error, RecursionError):
             problem = "it is nested too deeply"
@@ -123,5 +125,5 @@ def parse(text: str) -> Any:
 
 
 def write(tree: Any) -> str:
-    """YAML from which `parse` makes the same tree again."""
+    """Return YAML that `parse` reads back as the same tree."""
     return yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True)

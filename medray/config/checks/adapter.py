@@ -1,4 +1,4 @@
-"""What the keys of `peft` and `model` contradict each other in, adapters and 4-bit weights above all."""
+"""Checks for contradictions between keys of `peft` and `model`, mainly about adapters and 4-bit weights."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from medray.errors import InputError
 
 
 def check_adapter(config: Config) -> None:
-    """Raises InputError for the first thing that cannot work."""
+    """Raise InputError for the first setting that cannot work."""
     _check_keys(config)
     _check_adalora(config)
     _check_dora(config)
@@ -29,16 +29,16 @@ def _check_keys(config: Config) -> None:
             f"has no effect with peft.type: {peft.type}",
             key=f"peft.{names[0]}",
             value=None if names[0] in ("adalora", "init_text") else getattr(peft, names[0]),
-            fix="leave it out, or set the peft.type that it is for",
+            fix="remove it, or set the peft.type that uses it",
         )
     if peft.type in ("lora", "adalora") and not peft.targets:
-        raise InputError("names no module", key="peft.targets", value=[], fix="peft.targets: all-linear")
+        raise InputError("names no module", key="peft.targets", value=[], fix="set peft.targets: all-linear")
     if peft.type == "multitask_prompt" and len(config.method.tasks) < 2:
         raise InputError(
-            "tells a label task and a rationale task apart, and this run has one task",
+            "needs a label task and a rationale task, but this run has one task",
             key="peft.type",
             value=peft.type,
-            fix="peft.type: prompt, or method.name: distill with method.mode: task_prefix",
+            fix="set peft.type: prompt, or method.name: distill with method.mode: task_prefix",
         )
 
 
@@ -49,36 +49,36 @@ def _check_adalora(config: Config) -> None:
     ranks = peft.adalora
     if ranks.target_rank >= ranks.init_rank:
         raise InputError(
-            f"ranks shrink from peft.adalora.init_rank, which is {ranks.init_rank}",
+            f"must be below peft.adalora.init_rank, which is {ranks.init_rank}, because ranks shrink",
             key="peft.adalora.target_rank",
             value=ranks.target_rank,
-            fix=f"peft.adalora.target_rank: {ranks.init_rank // 2}, or peft.type: lora for a fixed rank",
+            fix=f"set peft.adalora.target_rank: {ranks.init_rank // 2}, or peft.type: lora for a fixed rank",
         )
-    if train.max_steps is not None:  # else the data decide how many there are
+    if train.max_steps is not None:  # otherwise the number of steps depends on the data
         ranks.fixed_steps(train.max_steps)
     if train.zero_stage > 0:
         raise InputError(
-            "adalora decides by whole gradients, which ZeRO has sharded: above stage 0 its ranks would never change",
+            "adalora needs full gradients, but ZeRO stage 1 and above shards them, so its ranks would never change",
             key="train.zero_stage",
             value=train.zero_stage,
-            fix="train.zero_stage: 0, or peft.type: lora",
+            fix="set train.zero_stage: 0, or peft.type: lora",
         )
     if train.precision in ("bf16", "fp16"):
         raise InputError(
-            "adalora needs the gradients of a float32 run",
+            "adalora needs float32 gradients",
             key="train.precision",
             value=train.precision,
-            fix="train.precision: fp32, or peft.type: lora",
+            fix="set train.precision: fp32, or peft.type: lora",
         )
 
 
 def _check_dora(config: Config) -> None:
     if config.peft.dora and config.train.zero_stage == 3:
         raise InputError(
-            "dora needs the norms of whole weights, which stage 3 has sharded",
+            "dora needs the norms of full weights, but ZeRO stage 3 shards them",
             key="train.zero_stage",
             value=3,
-            fix="train.zero_stage: 2, or peft.rslora in place of peft.dora",
+            fix="set train.zero_stage: 2, or use peft.rslora instead of peft.dora",
         )
 
 
@@ -91,23 +91,23 @@ def _check_prompts(config: Config) -> None:
             f"rows that are packed together would share one {peft.type}",
             key="data.pack_tokens",
             value=data.pack_tokens,
-            fix="data.pack_tokens: null and data.length_buckets: true, or peft.type: lora",
+            fix="set data.pack_tokens: null and data.length_buckets: true, or peft.type: lora",
         )
     if config.method.variant == "cosine":
         raise InputError(
-            "a prefix reaches the decoder alone, and what it compares is the encoder's"
+            "it compares encodings of the encoder, but a prefix changes the decoder only"
             if peft.type == "prefix"
-            else f"the encodings that it compares would be those of the virtual tokens of peft.type: {peft.type} too",
+            else f"the encodings that it compares would include the virtual tokens of peft.type: {peft.type}",
             key="method.variant",
             value="cosine",
-            fix="peft.type: lora, or another method.variant",
+            fix="set peft.type: lora, or another method.variant",
         )
     if peft.type == "prefix" and train.gradient_checkpointing:
         raise InputError(
-            "a prefix lies in the cache of keys and values, which is not there when activations are recomputed",
+            "a prefix is in the cache of keys and values, which does not exist when activations are recomputed",
             key="train.gradient_checkpointing",
             value=True,
-            fix="train.gradient_checkpointing: false, or peft.type: lora or prompt",
+            fix="set train.gradient_checkpointing: false, or peft.type: lora or prompt",
         )
 
 
@@ -123,7 +123,7 @@ def _check_quantization(config: Config) -> None:
                     "has no effect with model.quantization: none",
                     key=f"model.{name}",
                     value=value,
-                    fix="leave it out, or model.quantization: nf4",
+                    fix="remove it, or set model.quantization: nf4",
                 )
         return
 
@@ -131,24 +131,26 @@ def _check_quantization(config: Config) -> None:
         return InputError(what, key="model.quantization", value=model.quantization, fix=fix)
 
     if config.peft.type == "none":
-        raise refused("4-bit weights cannot be trained themselves", "peft.type: lora")
+        raise refused("4-bit weights cannot be trained without an adapter", "set peft.type: lora")
     if model.init == "random":
-        raise refused("random weights are made, not loaded", "model.init: pretrained")
+        raise refused(
+            "only pretrained weights can be quantized, not random ones", "set model.init: pretrained"
+        )
     if train.zero_stage == 3:
         raise InputError(
-            "4-bit weights are whole on every worker, and stage 3 would shard them: that has not been shown to be right",
+            "not supported: ZeRO stage 3 would shard 4-bit weights, which is untested",
             key="train.zero_stage",
             value=3,
-            fix="train.zero_stage: 2, or model.quantization: none",
+            fix="set train.zero_stage: 2, or model.quantization: none",
         )
     if importlib.util.find_spec("bitsandbytes") is None:
         raise refused(
-            "the package bitsandbytes is not installed", "pip install 'medray[quant]', on every node"
+            "the package bitsandbytes is not installed", "run pip install 'medray[quant]' on every node"
         )
 
 
 def _check_start(config: Config) -> None:
-    """The adapter that a run goes on from."""
+    """Raise InputError if the run cannot start from model.adapter."""
     name, peft = config.model.adapter, config.peft
     if name is None:
         return
@@ -158,25 +160,25 @@ def _check_start(config: Config) -> None:
 
     if config.model.init == "random":
         raise refused(
-            "was trained beside certain weights, and model.init: random draws others",
-            "model.init: pretrained, with the base of that adapter as model.name",
+            "was trained for the weights of its base model, but model.init is random",
+            "set model.init: pretrained, and model.name to the base model of the adapter",
         )
     settings = _settings(name)
     for key, plain in (("modules_to_save", (None, [])), ("bias", (None, "none"))):
         if settings.get(key) not in plain:
             raise refused(
-                f"its {key} makes it more than an adapter: such weights are neither counted nor merged",
-                "merge it into the model, or begin without model.adapter",
+                f"its {key} adds weights that are neither counted nor merged",
+                "merge it into the model, or remove model.adapter",
             )
     kind = PEFT_NAMES[settings["peft_type"]]
     if kind == "adalora":
         raise refused(
-            "the ranks of an adalora adapter are cut already and cannot shrink again",
-            "merge it into the model, or begin without model.adapter",
+            "the ranks of an adalora adapter are already reduced and cannot shrink again",
+            "merge it into the model, or remove model.adapter",
         )
     if kind != peft.type:
         raise refused(
-            f"the adapter there is of type {kind}, and peft.type is {peft.type}", f"peft.type: {kind}"
+            f"the adapter has the type {kind}, but peft.type is {peft.type}", f"set peft.type: {kind}"
         )
     fields = type(peft).model_fields
     for key in fields:
@@ -186,10 +188,10 @@ def _check_start(config: Config) -> None:
             value, own = sorted(value), sorted(own)
         if key != "type" and value not in (default, own):
             raise InputError(
-                "the adapter that the run goes on from has settings of its own",
+                "differs from the setting of the adapter that the run starts from",
                 key=f"peft.{key}",
                 value=value,
-                fix="leave it out, or begin without model.adapter",
+                fix="remove it, or remove model.adapter",
             )
     read_adapter(Path(name))
 
@@ -197,16 +199,16 @@ def _check_start(config: Config) -> None:
 def _settings(folder: str) -> dict[str, Any]:
     if not is_adapter(folder):
         raise InputError(
-            "is no folder with adapter_config.json and adapter_model.safetensors",
+            "is not a folder with adapter_config.json and adapter_model.safetensors",
             key="model.adapter",
             value=folder,
-            fix="the folder `export` of a run with an adapter",
+            fix="use the folder `export` of a run with an adapter",
         )
     return read_settings(Path(folder))
 
 
 def _in_adapter(settings: dict[str, Any], key: str) -> Any:
-    """What the adapter itself has for a key of `peft`."""
+    """Return the adapter's own value for a key of `peft`."""
     names = {
         "rank": "r",
         "alpha": "lora_alpha",

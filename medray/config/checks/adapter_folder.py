@@ -1,7 +1,7 @@
-"""An adapter folder from anywhere, checked before peft reads it. Imports neither torch nor peft.
+"""Checks of an untrusted adapter folder before peft reads it. Imports neither torch nor peft.
 
-peft believes its settings: some of them import a module by name, unpickle a file, or load a tokenizer from another
-folder. So those that medray knows are checked one by one, and any other must be empty (docs/models.md).
+The peft library trusts its settings: some of them import a module by name, unpickle a file, or load a tokenizer from another
+folder. So the settings that medray knows are checked one by one, and all others must be empty (docs/models.md).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from medray.errors import InputError
 
 FLOATS = ("F64", "F32", "F16", "BF16")
 SETTINGS, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-# Names of peft's own for what peft.type says.
+# peft.type → the name in peft.
 PEFT_NAMES = {
     "LORA": "lora",
     "ADALORA": "adalora",
@@ -27,13 +27,13 @@ PEFT_NAMES = {
     "PROMPT_TUNING": "prompt",
     "MULTITASK_PROMPT_TUNING": "multitask_prompt",
 }
-AGAIN = "copy or download the adapter again, or name another as model.adapter"
+AGAIN = "copy or download the adapter again, or set another as model.adapter"
 _LONGEST_NAME = 1000
-_MOST = 1_000_000  # of any count in the settings
+_MOST = 1_000_000  # upper limit of any count in the settings
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
-    """Return the checked content of adapter_config.json. Raises InputError that names the file and the key."""
+    """Return the checked content of adapter_config.json. Raises InputError with the file and the key."""
     file = folder / SETTINGS
     try:
         settings = storage.read_json(file, fix=AGAIN)
@@ -42,7 +42,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
     kind = settings.get("peft_type")
     if not isinstance(kind, str) or kind not in PEFT_NAMES:
         raise _wrong(
-            file, "peft_type", kind, "is not a type that medray trains", f"one of {', '.join(PEFT_NAMES)}"
+            file, "peft_type", kind, "is not a type that medray trains", f"use one of {', '.join(PEFT_NAMES)}"
         )
     for key, value in settings.items():
         rule = _RULES.get(key)
@@ -61,7 +61,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
 
 
 def read_tensors(folder: Path) -> dict[str, Tensor]:
-    """Return the tensors of adapter_model.safetensors by name, from its header. Raises InputError where it is damaged."""
+    """Return the tensors of adapter_model.safetensors by name, from its header. Raises InputError if it is damaged."""
     file = folder / WEIGHTS
     try:
         tensors = read_header(file)
@@ -70,7 +70,7 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or type(error).__name__
         raise InputError(
-            f"cannot be read ({reason}); other forms of an adapter's weights are not read",
+            f"cannot be read ({reason}); other formats of an adapter's weights are not supported",
             file=file,
             fix=AGAIN,
         ) from None
@@ -78,9 +78,9 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
 
 
 def read_adapter(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Return (settings, tensors) of an adapter whose settings ask for no more memory than its weights fill."""
+    """Return (settings, tensors) of an adapter. Its settings must not need more memory than its weights have."""
     settings, tensors = read_settings(folder), read_tensors(folder)
-    # AdaLoRA may leave a layer no rank at all.
+    # AdaLoRA may leave a layer without any rank.
     if not tensors or (
         settings["peft_type"] != "ADALORA" and not all(each.elements for each in tensors.values())
     ):
@@ -88,12 +88,12 @@ def read_adapter(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     for name, tensor in tensors.items():
         if tensor.dtype not in FLOATS:
             raise InputError(
-                f"has a tensor of {tensor.dtype}, which no training weights are: {name[:100]}",
+                f"has a tensor of type {tensor.dtype}, which is not a type for training: {name[:100]}",
                 file=folder / WEIGHTS,
                 fix=AGAIN,
             )
     widest = max(size for tensor in tensors.values() for size in (*tensor.shape, 1))
-    if settings["peft_type"] == "ADALORA":  # a layer's pattern keeps the ranks that training cut
+    if settings["peft_type"] == "ADALORA":  # the rank pattern keeps the ranks that training left
         pattern = (settings.get("rank_pattern") or {}).values()
         widest = max(widest, *(len(kept) for kept in pattern if isinstance(kept, list)), 1)
     for key in ("r", "init_r", "num_virtual_tokens"):
@@ -102,14 +102,14 @@ def read_adapter(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
                 folder / SETTINGS,
                 key,
                 settings[key],
-                f"does not fit its weights, whose widest is {widest:,}",
+                f"does not fit its weights, of which the widest has {widest:,}",
                 AGAIN,
             )
     return settings, tensors
 
 
 def is_adapter(folder: str) -> bool:
-    """Whether the folder has the two files of an adapter; False for a path that no system takes."""
+    """Return whether the folder has the two files of an adapter; False for an invalid path."""
     return all(os.path.isfile(os.path.join(folder, name)) for name in (SETTINGS, WEIGHTS))
 
 
@@ -151,7 +151,7 @@ def _names(value: Any) -> bool:
 
 
 def _pattern(value: Any) -> bool:
-    """A regular expression that ends: no repeated group, which could take for ever on a name."""
+    """Return whether a regular expression is safe: without repeated groups, which could run forever on a name."""
     if not _name(value) or re.search(r"\)\s*[*+{]", value):
         return False
     try:
@@ -172,7 +172,7 @@ def _by_module(inner: Callable[[Any], bool]) -> Callable[[Any], bool]:
 
 
 def _ranks(value: Any) -> bool:
-    """lora: a rank; adalora: which ranks were kept."""
+    """Return whether a value is a rank (lora), or a list of flags for the kept ranks (adalora)."""
     return _count(value) or (isinstance(value, list) and bool(value) and all(map(_flag, value)))
 
 
@@ -200,12 +200,12 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "target_modules": _MODULES,
     "exclude_modules": _MODULES,
     "feedforward_modules": _MODULES,
-    # peft fills it for the experts of a Mixtral, whose weights are parameters of one module
+    # peft sets it for the experts of a Mixtral, whose weights are parameters of one module
     "target_parameters": (_names, "a list of parameter names"),
     "fan_in_fan_out": _A_FLAG,
     "init_lora_weights": (
         lambda value: value in (True, False, "gaussian", "orthogonal"),
-        "a start that leaves the base's weights as they are (true, false, gaussian or orthogonal)",
+        "an initialization that keeps the base weights unchanged (true, false, gaussian or orthogonal)",
     ),
     "use_rslora": _A_FLAG,
     "use_dora": _A_FLAG,
@@ -239,8 +239,8 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
         "a list of token ids, or an object of module names and such lists",
     ),
 }
-# Settings for the start of a training that is over, which models/adapters/__init__.py takes away before peft builds the adapter
-# once more; and those without effect unless another, which is refused, is set.
+# Settings for the start of the earlier training, which models/adapters/__init__.py removes before peft builds the adapter
+# again, and settings that have an effect only with another one that is refused.
 _IGNORED = (
     "revision",
     "auto_mapping",

@@ -1,4 +1,4 @@
-"""What the keys of `data` contradict each other in. Whether their sources are there, `medray.data.index.sources` asks."""
+"""Checks for contradictions between keys of `data`. Whether the sources exist is checked in `medray.data.index.sources`."""
 
 from __future__ import annotations
 
@@ -8,11 +8,18 @@ from medray.config import Config
 from medray.config.data import TEMPLATE_FILES, TEMPLATES, DataConfig
 from medray.errors import InputError
 
-TAUGHT = ("cqa", "svamp", "asdiv", "esnli", "anli1", "generic")  # corpora that come with a teacher's words
+TAUGHT = (
+    "cqa",
+    "svamp",
+    "asdiv",
+    "esnli",
+    "anli1",
+    "generic",
+)  # corpora that include a teacher's completions
 
 
 def check_data(config: Config, *, seq2seq: bool) -> None:
-    """Raises InputError for the first thing that cannot work. seq2seq: the model is known to be one."""
+    """Raise InputError for the first setting that cannot work. seq2seq: whether the model is known to be one."""
     data = config.data
     _check_sources(data)
     _check_split(config)
@@ -26,16 +33,16 @@ def _check_sources(data: DataConfig) -> None:
     if data.dataset is not None and (data.train or data.validation):
         key = "data.train" if data.train else "data.validation"
         raise InputError(
-            "a named dataset and files of your own exclude each other",
+            "a named dataset and your own files cannot be used together",
             key="data.dataset",
             value=data.dataset,
-            fix=f"data.dataset: null, or no {key}",
+            fix=f"set data.dataset: null, or remove {key}",
         )
     if data.dataset is None and not data.train:
         raise InputError(
-            "no training data is named",
+            "no training data is set",
             key="data.train",
-            fix="data.train: my.jsonl, or data.dataset: clinic for the simulated clinic",
+            fix="set data.train: my.jsonl, or data.dataset: clinic for the simulated clinic",
         )
     if (
         data.dataset not in (None, "clinic")
@@ -43,21 +50,21 @@ def _check_sources(data: DataConfig) -> None:
         and not os.path.isdir(str(data.root))
     ):
         raise InputError(
-            f"there is no such folder, and the files of {data.dataset} shall lie in it",
+            f"there is no such folder, but it should contain the files of {data.dataset}",
             key="data.root",
             value=data.root,
-            fix="the folder of the published files",
+            fix="use the folder of the published files",
         )
     weighed = [entry.weight is not None for entry in data.train]
     if any(weighed) and not all(weighed):
         raise InputError(
-            f"{sum(weighed)} of {len(weighed)} sources have a weight",
+            f"only {sum(weighed)} of {len(weighed)} sources have a weight",
             key="data.train",
             fix="give a weight to every source, or to none",
         )
     if any(entry.weight is not None for entry in data.validation):
         raise InputError(
-            "validation sees every row once, so a weight has no meaning there",
+            "validation uses every row once, so a weight has no effect",
             key="data.validation",
             fix="remove the weight",
         )
@@ -67,17 +74,17 @@ def _check_split(config: Config) -> None:
     data = config.data
     if data.split.validation and data.validation:
         raise InputError(
-            "validation rows come from data.validation already",
+            "validation rows already come from data.validation",
             key="data.split.validation",
             value=data.split.validation,
-            fix="data.split.validation: 0, or no data.validation",
+            fix="set data.split.validation: 0, or remove data.validation",
         )
     if data.split.validation and data.dataset == "clinic":
         raise InputError(
-            "the clinic makes its own validation rows",
+            "the clinic generates its own validation rows",
             key="data.split.validation",
             value=data.split.validation,
-            fix="data.clinic.validation_rows: 100",
+            fix="set data.clinic.validation_rows: 100",
         )
 
 
@@ -89,10 +96,10 @@ def _check_teacher(config: Config) -> None:
     ):
         if given and data.dataset not in TAUGHT:
             raise InputError(
-                f"only {', '.join(TAUGHT)} bring the words of a teacher with them",
+                f"only {', '.join(TAUGHT)} include completions of a teacher",
                 key=f"method.{name}",
                 value=value,
-                fix="for files of your own name the teacher's column as data.columns.label",
+                fix="set data.columns.label to the teacher's column, if you use your own files",
             )
 
 
@@ -101,17 +108,17 @@ def _check_rendering(config: Config, seq2seq: bool) -> None:
     if data.template not in TEMPLATES:
         if not data.template.endswith(TEMPLATE_FILES):
             raise InputError(
-                "is no known template",
+                "is not a known template",
                 key="data.template",
                 value=data.template,
-                fix=f"one of {', '.join(TEMPLATES)}, or a file that ends in .jinja",
+                fix=f"use one of {', '.join(TEMPLATES)}, or a file that ends in .jinja",
             )
         if not os.path.isfile(data.template):
             raise InputError(
                 "there is no such file",
                 key="data.template",
                 value=data.template,
-                fix="relative paths begin at the folder of the config",
+                fix="check the path; a relative path begins at the folder of the config",
             )
     if not seq2seq:
         return
@@ -122,10 +129,10 @@ def _check_rendering(config: Config, seq2seq: bool) -> None:
     ):
         if value != default:
             raise InputError(
-                "is for causal models; an encoder-decoder reads a prefix and writes its target",
+                "is for causal models, not for encoder-decoders",
                 key=key,
                 value=value,
-                fix=f"{key}: {'null' if default is None else default}",
+                fix=f"set {key}: {'null' if default is None else default}",
             )
 
 
@@ -133,10 +140,10 @@ def _check_batches(config: Config, seq2seq: bool) -> None:
     data, train = config.data, config.train
     if data.pack_tokens is not None and data.length_buckets:
         raise InputError(
-            "packed sequences are of one length already",
+            "packed sequences already have the same length",
             key="data.length_buckets",
             value=True,
-            fix="data.length_buckets: false, or data.pack_tokens: null",
+            fix="set data.length_buckets: false, or data.pack_tokens: null",
         )
     if (
         data.pack_tokens is not None
@@ -144,24 +151,24 @@ def _check_batches(config: Config, seq2seq: bool) -> None:
         and train.global_batch_tokens < data.pack_tokens
     ):
         raise InputError(
-            f"one packed sequence may hold {data.pack_tokens} tokens, more than a batch",
+            f"one packed sequence may have {data.pack_tokens} tokens, more than a batch",
             key="train.global_batch_tokens",
             value=train.global_batch_tokens,
-            fix=f"train.global_batch_tokens: {8 * data.pack_tokens}, or a smaller data.pack_tokens",
+            fix=f"set train.global_batch_tokens: {8 * data.pack_tokens}, or a smaller data.pack_tokens",
         )
     if train.global_batch_tokens is not None and "global_batch_size" in train.model_fields_set:
         raise InputError(
-            f"train.global_batch_size = {train.global_batch_size} is given too, and a batch is of rows or of tokens",
+            f"train.global_batch_size = {train.global_batch_size} is set too, but a batch counts either rows or tokens",
             key="train.global_batch_tokens",
             value=train.global_batch_tokens,
-            fix="train.global_batch_tokens: null, or train.global_batch_size: null",
+            fix="set train.global_batch_tokens: null, or train.global_batch_size: null",
         )
     if train.global_batch_tokens is not None and train.gradient_accumulation_steps is not None:
         raise InputError(
-            "with batches by tokens the accumulation follows from each batch",
+            "with batches by tokens, the accumulation is derived from each batch",
             key="train.gradient_accumulation_steps",
             value=train.gradient_accumulation_steps,
-            fix="leave it out; train.micro_batch_size bounds the rows that a worker holds at once",
+            fix="remove it; train.micro_batch_size limits the rows that a worker processes at once",
         )
 
 
@@ -172,21 +179,21 @@ def _check_metrics(config: Config) -> None:
             "entity_f1 compares with data.columns.entities, which is null",
             key="eval.metrics",
             value="entity_f1",
-            fix="name the column, or remove the metric",
+            fix="set the column, or remove the metric",
         )
     if config.method.reads_rationales and data.dataset is None and data.columns.rationale is None:
         raise InputError(
-            "method.variant: two_step reads a rationale"
+            "method.variant: two_step needs a rationale"
             if config.method.variant == "two_step"
-            else "distill in mode task_prefix trains on a rationale",
+            else "distill in mode task_prefix needs a rationale",
             key="data.columns.rationale",
             fix="name the column, or set method.mode: standard and method.variant: null",
         )
     if data.dataset == "clinic":
-        validated, fix = bool(data.clinic.validation_rows), "data.clinic.validation_rows: 100"
+        validated, fix = bool(data.clinic.validation_rows), "set data.clinic.validation_rows: 100"
     else:
         validated = bool(data.validation or data.split.validation or data.dataset)
-        fix = "data.validation: my_other.jsonl, or data.split.validation: 0.1"
+        fix = "set data.validation: my_other.jsonl, or data.split.validation: 0.1"
     if config.eval.every_steps and not validated:
         raise InputError(
             "there are no validation rows to evaluate on",

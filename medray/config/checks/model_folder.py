@@ -1,7 +1,7 @@
-"""Checks of a model folder from anywhere, made before a library reads it. Imports neither torch nor transformers.
+"""Checks of an untrusted model folder before a library reads it. Imports neither torch nor transformers.
 
-Nothing in such a folder is run, fetched or unpickled: docs/models.md states the rules, and the checks here enforce
-those that a library does not.
+Nothing in such a folder is run, fetched or unpickled: docs/models.md states the rules, and the checks here enforce those
+that the libraries do not.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from medray.storage import COPY_AGAIN
 CONFIG, GENERATION = "config.json", "generation_config.json"
 TOKENIZER, TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
 TOKENIZER_BYTES = 64 << 20
-# Settings whose value transformers takes for code to fetch, or for other files to read.
+# Settings whose value makes transformers fetch code or read other files.
 _FETCHED = ("kernel_config", "fusion_config", "distributed_config", "transformers_weights")
 _ATTENTION = ("attn_implementation", "_attn_implementation", "_attn_implementation_internal")
 _EXPERTS = ("experts_implementation", "_experts_implementation", "_experts_implementation_internal")
-# Transformers makes an object or a list entry of each.
+# Settings for which transformers creates an object or a list entry per unit.
 _COUNTED = (
     (re.compile(r"layers?$|blocks?$"), 2_000),
     (re.compile(r"experts$"), 10_000),
@@ -75,19 +75,19 @@ _BUILT_IN: dict[str, str | None] = {
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """Return the content of the folder's config.json. Raises InputError that names the file."""
+    """Return the content of the folder's config.json. Raises InputError with the file."""
     return _read(folder / CONFIG, storage.JSON_BYTES)
 
 
 def check_config(config: dict[str, Any], file: object) -> None:
-    """Raise InputError for settings that would fetch a kernel, read weights elsewhere, or fill the memory."""
+    """Raise InputError for settings that would fetch a kernel, read weights from elsewhere, or fill the memory."""
     _check_numbers(config, file)
     for settings in _levels(config):
         _check_values(settings, _TOKENS, _is_token, _A_TOKEN, file)
         for key in _FETCHED:
             if settings.get(key) is not None:
                 raise InputError(
-                    "asks transformers for other code or other files, which medray does not fetch",
+                    "makes transformers fetch other code or files, which medray does not allow",
                     file=file,
                     key=key,
                     fix=f"remove {key} from the file",
@@ -96,7 +96,7 @@ def check_config(config: dict[str, Any], file: object) -> None:
             for name, most in _COUNTED:
                 if type(value) is int and value > most and name.search(key):
                     raise InputError(
-                        f"is more than {most:,}, which no model has",
+                        f"is more than {most:,}, the largest value of any model",
                         file=file,
                         key=key[:100],
                         fix=COPY_AGAIN,
@@ -112,9 +112,9 @@ def check_folder(folder: Path) -> None:
         check_config(read_config(folder), folder / CONFIG)
         if "adapter_config.json" in names:
             raise InputError(
-                "the folder holds a model and an adapter, which transformers would load with it unasked",
+                "the folder contains a model and an adapter, which transformers would load without being asked",
                 file=folder / "adapter_config.json",
-                fix="move the adapter to a folder of its own and name that as model.adapter",
+                fix="move the adapter to a separate folder and set model.adapter to it",
             )
     for name in (
         GENERATION,
@@ -131,7 +131,7 @@ def check_folder(folder: Path) -> None:
 
 
 def check_tokenizer_file(folder: Path) -> None:
-    """Raise InputError where tokenizer.json is there and is not the file of a tokenizer."""
+    """Raise InputError if tokenizer.json exists but is not the file of a tokenizer."""
     if TOKENIZER not in _names(folder):
         return
     content = _read(folder / TOKENIZER, TOKENIZER_BYTES)
@@ -145,9 +145,9 @@ def check_tokenizer_file(folder: Path) -> None:
 
 
 def refuse_code(file: object, key: str, named: object) -> InputError:
-    """The error for a folder that works only with Python code of its own."""
+    """Return the error for a folder that works only with its own Python code."""
     return InputError(
-        f"asks for code of its own ({str(named)[:100]}), and its code is not run",
+        f"needs its own Python code ({str(named)[:100]}), which is not run",
         file=file,
         key=key,
         fix="use a model and a tokenizer that transformers has classes for, saved without auto_map",
@@ -184,9 +184,9 @@ def _check_values(
 
 
 def _check_numbers(value: Any, file: object, key: str = "") -> None:
-    """Raise InputError for NaN and Infinity, which JSON has no numbers for and Python's reader takes all the same.
+    """Raise InputError for NaN and Infinity, which are not JSON but which Python's parser accepts.
 
-    Mamba 2 and its kin are published with an Infinity in time_step_limit, which means no limit.
+    Mamba 2 and related models are published with an Infinity in time_step_limit, which means no limit.
     """
     if isinstance(value, dict):
         for name, each in value.items():
@@ -208,7 +208,7 @@ def _check_implementation(value: Any, key: str, file: object) -> None:
             continue
         if not isinstance(each, str) or each not in _BUILT_IN:
             raise InputError(
-                "names a kernel that transformers would fetch and run, and its code is not run",
+                "names a kernel that transformers would fetch and run, which is not allowed",
                 file=file,
                 key=key,
                 value=str(each)[:100],
@@ -226,7 +226,7 @@ def _check_implementation(value: Any, key: str, file: object) -> None:
 
 
 def _levels(config: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The config and the configs inside it, such as text_config."""
+    """Yield the config and the configs inside it, such as text_config."""
     yield config
     for value in config.values():
         if isinstance(value, dict):
@@ -240,7 +240,7 @@ def _names(folder: Path) -> set[str]:
         raise InputError(
             f"the folder cannot be read ({getattr(error, 'strerror', None) or error})",
             file=folder,
-            fix="a folder that exists and that you may read",
+            fix="use a folder that exists and that you may read",
         ) from None
 
 

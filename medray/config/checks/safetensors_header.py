@@ -1,4 +1,4 @@
-"""The header of a safetensors file, which may come from anywhere: nothing in it is believed before it is checked.
+"""The header of an untrusted safetensors file: nothing in it is used before it is checked.
 
 A file opens with the length of its header (8 bytes, little-endian) and the header itself, a JSON object of name to
 {dtype, shape, data_offsets} (https://huggingface.co/docs/safetensors, "Format"). The checks are those of the library, and
@@ -37,7 +37,7 @@ BITS = {
 
 @dataclass(frozen=True)
 class Tensor:
-    """What a header says of one tensor. elements: the product of its shape."""
+    """The description of one tensor in a header. elements: the product of its shape."""
 
     dtype: str
     elements: int
@@ -45,22 +45,23 @@ class Tensor:
 
 
 class HeaderError(ValueError):
-    """Why a file is not whole, as a sentence that the file's name begins."""
+    """An error of a file. Its message is the rest of a sentence that begins with the name of the file."""
 
 
 def read_header(file: Path) -> dict[str, Tensor]:
-    """The tensors of `file` by name. Raises HeaderError for a file that is none or not whole, OSError as `open` does.
+    """Return the tensors of `file` by name.
 
-    Takes no more memory than a header of the file's own size needs, whatever length or shape the file claims.
+    Needs no more memory than a header of the file's real size, whatever length or shape the file claims. Raises
+    HeaderError if this is not a complete safetensors file, OSError as `open` does.
     """
     size, text = file.stat().st_size, None
-    if size >= 8:  # a pipe has none, and to open it would wait
+    if size >= 8:  # a pipe has no size, and opening it would block
         with file.open("rb") as stream:
             length = int.from_bytes(stream.read(8), "little")
             text = stream.read(length) if length <= min(size - 8, LONGEST_HEADER) else None
     if text is None:
         raise HeaderError(
-            f"({size:,} bytes) is not a safetensors file: a pointer of Git LFS, or copied in part"
+            f"({size:,} bytes) is not a safetensors file: perhaps a Git LFS pointer, or copied in part"
         )
     try:
         header = json.loads(text)
@@ -74,8 +75,8 @@ def read_header(file: Path) -> dict[str, Tensor]:
     for number, (begin, after, _) in enumerate(sorted(places, key=lambda place: place[:2]), 1):
         if begin != end:
             raise HeaderError(
-                f"is not a safetensors file: of its {len(places)} tensors number {number} begins at byte {begin:,}, "
-                f"the one before ends at {end:,}"
+                f"is not a safetensors file: tensor {number} of {len(places)} begins at byte {begin:,}, but the one before "
+                f"ends at {end:,}"
             )
         end = after
     if 8 + length + end != size:
@@ -84,7 +85,7 @@ def read_header(file: Path) -> dict[str, Tensor]:
 
 
 def index_files(index: Path) -> list[str]:
-    """The names of the files that an index of weights tells of, sorted. Raises HeaderError where it is none."""
+    """Return the sorted names of the files in an index of weights. Raises HeaderError if it is not an index."""
     if index.stat().st_size > LONGEST_HEADER:
         raise HeaderError("is not an index of weights: it is too large")
     try:
@@ -94,29 +95,31 @@ def index_files(index: Path) -> list[str]:
     if not names or not all(isinstance(name, str) for name in names):
         raise HeaderError("is not an index of weights")
     if any("/" in name or not name.isprintable() or not name.endswith(".safetensors") for name in names):
-        raise HeaderError("is not an index of weights: it names other files than *.safetensors beside it")
+        raise HeaderError(
+            "is not an index of weights: it names files that are not *.safetensors in the same folder"
+        )
     return sorted(names)
 
 
 def _place(tensor: Any, size: int) -> tuple[int, int, Tensor]:
-    """(first byte, byte after the last, tensor) of an entry whose shape fills exactly these bytes."""
+    """Return (first byte, byte after the last, tensor) for an entry. Its shape must fill exactly these bytes."""
     try:
         dtype, shape, (begin, end) = tensor["dtype"], tensor["shape"], tensor["data_offsets"]
         bits = BITS[dtype]
         numbers = [begin, end, *shape]
     except (LookupError, TypeError, ValueError):
         raise HeaderError(
-            "is not a safetensors file: its header lacks dtype, shape or place of a tensor"
+            "is not a safetensors file: its header lacks dtype, shape or offsets of a tensor"
         ) from None
     if not isinstance(shape, list) or any(type(each) is not int or each < 0 for each in numbers):
-        raise HeaderError("is not a safetensors file: a shape or place in its header is no whole number")
+        raise HeaderError("is not a safetensors file: a shape or offset in its header is not a whole number")
     elements = 0 if 0 in shape else 1
     for dimension in shape:
         elements *= dimension
-        if elements > 8 * size:  # more than one a bit: no need to multiply on
+        if elements > 8 * size:  # more than one element per bit: stop multiplying
             break
     if elements * bits != 8 * (end - begin):
         raise HeaderError(
-            "has a tensor that does not fill its place: not a safetensors file, or copied in part"
+            "has a tensor that does not fit its offsets: not a safetensors file, or copied in part"
         )
     return begin, end, Tensor(dtype, elements, tuple(shape))

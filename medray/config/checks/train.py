@@ -1,4 +1,4 @@
-"""Optimizers and schedules that cannot be what was meant: known before anything heavy is imported."""
+"""Checks of optimizers, schedules and checkpoints that need no heavy import."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ WSD_KEYS = ("decay_steps", "decay_ratio", "decay_shape")
 
 
 def check_train(config: Config) -> None:
-    """Raises InputError for the first of them."""
+    """Raise InputError for the first setting that cannot work."""
     _check_scheduler(config.train.scheduler, config.train.max_steps)
     _check_optimizer(config)
     _check_best(config)
@@ -21,7 +21,7 @@ def check_train(config: Config) -> None:
 
 
 def learning_rate_notes(config: Config) -> tuple[str, ...]:
-    """Sentences on learning rates that are allowed and destroy a model."""
+    """Return warnings about learning rates that are allowed but destroy a model."""
     optimizer, found = config.train.optimizer, []
     rates = {"train.optimizer.lr": optimizer.lr}
     for number, group in enumerate(optimizer.groups):
@@ -30,7 +30,7 @@ def learning_rate_notes(config: Config) -> tuple[str, ...]:
     for name, rate in rates.items():
         if rate > LARGEST_USUAL_LR:
             found.append(
-                f"{name}: a learning rate of {rate:g} is far above what AdamW is used with, 1e-6 to 1e-2, and "
+                f"{name}: a learning rate of {rate:g} is far above the usual range of AdamW, 1e-6 to 1e-2, and "
                 f"{'destroys' if rate >= 1 else 'probably destroys'} the model. Fix: use a value such as 1e-4"
             )
     return tuple(found)
@@ -39,40 +39,40 @@ def learning_rate_notes(config: Config) -> tuple[str, ...]:
 def _check_loss_scale(train: TrainConfig) -> None:
     if train.precision == "fp16" and train.zero_stage == 0:
         raise InputError(
-            "without sharding DeepSpeed never scales the loss of fp16, and divides its gradients as if it had",
+            "without sharding, DeepSpeed does not scale the fp16 loss, but unscales its gradients as if it had",
             key="train.zero_stage",
             value=0,
-            fix="train.zero_stage: 1",
+            fix="set train.zero_stage: 1",
         )
 
 
 def _check_best(config: Config) -> None:
-    """A best checkpoint needs evaluations that have its number."""
+    """Raise InputError if no evaluation has the metric of train.keep_best."""
     best, evaluation, method = config.train.keep_best, config.eval, config.method
     if best is None:
         return
     if evaluation.every_steps is None:
         raise InputError(
-            "only evaluations during training tell which checkpoint is best",
+            "the best checkpoint is found by evaluations during training, but there are none",
             key="train.keep_best",
             value=best,
-            fix="eval.every_steps: 100, or train.keep_best: null",
+            fix="set eval.every_steps: 100, or train.keep_best: null",
         )
     if best == "loss" and method.dynamic:
         raise InputError(
-            "alpha moves, so the loss of one evaluation weighs its parts unlike that of another",
+            "alpha changes during training, so the total losses of two evaluations cannot be compared",
             key="train.keep_best",
             value=best,
-            fix="train.keep_best: loss_label",
+            fix="set train.keep_best: loss_label",
         )
     terms = [*method.tasks, *(["cosine"] if method.variant == "cosine" else [])]
     there = ["loss", *(f"loss_{term}" for term in terms), *evaluation.numbers]
     if best not in there:
         raise InputError(
-            "no evaluation of this run gives a number of this name",
+            "evaluations of this run have no metric of this name",
             key="train.keep_best",
             value=best,
-            fix=f"one of {', '.join(there)}; eval.metrics adds others",
+            fix=f"use one of {', '.join(there)}; eval.metrics adds others",
         )
 
 
@@ -86,28 +86,30 @@ def _check_scheduler(scheduler: SchedulerConfig, max_steps: int | None) -> None:
         scheduler.warmup_steps is None and scheduler.warmup_ratio > 0
     )
     if scheduler.name == "constant" and has_warmup:
-        # transformers' `constant` leaves out a warm-up without a word; here nothing that was written is left out.
-        raise wrong("constant has no warm-up", "name", "train.scheduler.name: constant_with_warmup")
+        # In transformers, `constant` silently ignores a warm-up; here no setting is ignored.
+        raise wrong("constant has no warm-up", "name", "set train.scheduler.name: constant_with_warmup")
     if scheduler.name.startswith("constant") and scheduler.min_lr_ratio:
-        raise wrong("a constant learning rate does not end lower", "min_lr_ratio", "wsd, cosine or linear")
+        raise wrong(
+            "a constant learning rate does not end lower", "min_lr_ratio", "use wsd, cosine or linear"
+        )
     unchanged = SchedulerConfig()
     if scheduler.name != "wsd":
         for name in WSD_KEYS:
             if getattr(scheduler, name) != getattr(unchanged, name):
-                raise wrong(f"{scheduler.name} has no decay of its own", name, "train.scheduler.name: wsd")
+                raise wrong(f"{scheduler.name} has no separate decay", name, "set train.scheduler.name: wsd")
         return
     warmup = scheduler.warmup_steps if scheduler.warmup_steps is not None else scheduler.warmup_ratio
     decay = scheduler.decay_steps if scheduler.decay_steps is not None else scheduler.decay_ratio
     if scheduler.warmup_steps is None and scheduler.decay_steps is None and warmup + decay > 1:
         raise wrong(
-            f"warm-up ({warmup:g}) and decay have more than all steps",
+            f"warm-up ({warmup:g}) and decay are longer than the run",
             "decay_ratio",
             "fewer steps of warm-up or of decay",
         )
     if max_steps is not None and _steps(warmup, max_steps) + _steps(decay, max_steps) > max_steps:
         name = "decay_steps" if scheduler.decay_steps is not None else "decay_ratio"
         raise wrong(
-            f"warm-up and decay have more than all {max_steps} steps",
+            f"warm-up and decay are longer than the {max_steps} steps of the run",
             name,
             "fewer steps of warm-up or of decay",
         )
@@ -126,31 +128,31 @@ def _check_optimizer(config: Config) -> None:
             "the package bitsandbytes is not installed",
             key="train.optimizer.name",
             value=name,
-            fix="pip install 'medray[quant]', or train.optimizer.name: adamw",
+            fix="run pip install 'medray[quant]', or set train.optimizer.name: adamw",
         )
     if train.zero_stage == 3:
         raise InputError(
-            "checkpoints cannot hold its moments where stage 3 shards them",
+            "checkpoints cannot store its moments when ZeRO stage 3 shards them",
             key="train.optimizer.name",
             value=name,
-            fix="train.zero_stage: 0, 1 or 2, or train.optimizer.name: adamw",
+            fix="set train.zero_stage: 0, 1 or 2, or train.optimizer.name: adamw",
         )
     if train.offload == "cpu":
         raise InputError(
-            "it keeps its moments on the GPU, and offload keeps them in host memory",
+            "it keeps its moments on the GPU, but offload keeps them in host memory",
             key="train.offload",
             value="cpu",
-            fix="train.offload: none, or train.optimizer.name: adamw",
+            fix="set train.offload: none, or train.optimizer.name: adamw",
         )
     if name.startswith("paged") and config.cluster.gpus is False:
         raise paged_without_gpu(name)
 
 
 def paged_without_gpu(name: str) -> InputError:
-    """bitsandbytes would go on unpaged, with a warning."""
+    """Return the error for a paged optimizer without a GPU: bitsandbytes would only warn and not use pages."""
     return InputError(
-        "pages move between a GPU and host memory, and there is no GPU",
+        "pages move between a GPU and host memory, but there is no GPU",
         key="train.optimizer.name",
         value=name,
-        fix="train.optimizer.name: adamw or adamw_8bit",
+        fix="set train.optimizer.name: adamw or adamw_8bit",
     )

@@ -91,8 +91,8 @@ def test_without_a_key_the_sections_are_listed(capsys: pytest.CaptureFixture[str
         ("train.epoch", "did you mean train.epochs?"),
         ("max_steps", "did you mean train.max_steps?"),
         ("data.train.weigth", "did you mean data.train.weight?"),
-        ("nothing_of_the_kind", "a config has the keys"),
-        ("", "a config has the keys"),
+        ("nothing_of_the_kind", "use a key of a config:"),
+        ("", "use a key of a config:"),
     ],
 )
 def test_an_unknown_key_names_the_nearest_one(

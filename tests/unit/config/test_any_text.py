@@ -1,4 +1,4 @@
-"""Whatever stands in a YAML file or an override: a config comes of it, or an InputError."""
+"""Any text in a YAML file or an override gives a config or an InputError."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ _SCALARS = (
 
 
 def _text(rng: random.Random, names: list[str]) -> str:
-    """Noise, broken recipes, or keys that exist with their defaults and now and then with anything."""
+    """Return noise, a broken recipe, or existing keys with their defaults and sometimes with random values."""
     kind = rng.randrange(4)
     if kind == 0:
         return "".join(rng.choices(string.printable + "é…\x00\ufeff", k=rng.randrange(60)))
@@ -116,7 +116,7 @@ def _block(tree: dict[str, Any], indent: str) -> str:
     return "\n".join(lines)
 
 
-def test_nothing_but_a_config_or_an_input_error(tmp_path: Path) -> None:
+def test_any_text_gives_a_config_or_an_input_error(tmp_path: Path) -> None:
     names = list(keys())
     leaves = [name for name in names if not any(other.startswith(f"{name}.") for other in names)]
     outcomes = {"config": 0, "refused": 0}

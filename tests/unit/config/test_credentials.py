@@ -1,4 +1,4 @@
-"""No config with a password or a signature is taken, and no message, file or parameter of a run holds one."""
+"""A config with a password or a signature is refused, and no message, file or parameter of a run contains one."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ PLACES: dict[str, Any] = {
 
 
 def tree(key: str, value: Any) -> Any:
-    """{section: …} with `value` at a dotted key; [n] makes a list."""
+    """Return {section: …} with `value` at a dotted key; [n] makes a list."""
     for part in reversed(key.replace("[", ".[").split(".")):
         value = ["x"] * int(part[1:-1]) + [value] if part.startswith("[") else {part: value}
     return value
@@ -88,21 +88,21 @@ def refusal(file: Path, *overrides: str) -> str:
 def test_every_form_is_refused(url: str, tmp_path: Path) -> None:
     file = tmp_path / "run.yaml"
     file.write_text(write({"tracking": {"uri": url}}))
-    assert refusal(file).startswith(f"{file}: tracking.uri: holds a ")
+    assert refusal(file).startswith(f"{file}: tracking.uri: contains a ")
     file.write_text("")
-    assert refusal(file, f"tracking.uri={url}").startswith("command line: tracking.uri: holds a ")
+    assert refusal(file, f"tracking.uri={url}").startswith("command line: tracking.uri: contains a ")
     refusal(file, url)  # a whole URL as an override
 
 
 @pytest.mark.parametrize("key", PLACES)
-def test_every_key_is_looked_at_and_says_the_way_out(key: str, tmp_path: Path) -> None:
+def test_every_key_is_checked_and_has_a_fix(key: str, tmp_path: Path) -> None:
     (tmp_path / "run.yaml").write_text(write(tree(key, URLS[0])))
     said = refusal(tmp_path / "run.yaml")
-    assert f": {key}: holds a user or a password in a URL" in said
+    assert f": {key}: contains a user or a password in a URL" in said
     assert PLACES[key] in said
 
 
-def test_a_key_of_a_mapping_and_an_anchor_are_looked_at_too(tmp_path: Path) -> None:
+def test_keys_of_mappings_and_anchors_are_checked_too(tmp_path: Path) -> None:
     (tmp_path / "run.yaml").write_text(write({"tracking": {"tags": {URLS[0]: "x"}}}))
     refusal(tmp_path / "run.yaml")
     (tmp_path / "run.yaml").write_text(f"a: &a [{URLS[0]!r}]\ndata: {{train: *a}}\n")
@@ -110,14 +110,14 @@ def test_a_key_of_a_mapping_and_an_anchor_are_looked_at_too(tmp_path: Path) -> N
 
 
 def test_a_config_that_was_made_in_python_is_checked(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"tracking\.uri: holds a user or a password"):
+    with pytest.raises(InputError, match=r"tracking\.uri: contains a user or a password"):
         check(Config.model_validate({"tracking": {"uri": URLS[0]}}))
 
 
 @pytest.mark.parametrize(
     "text",
     [
-        "postgresql://user@db:5432/x",  # its password has a file: PGPASSFILE
+        "postgresql://user@db:5432/x",  # its password is in a file: PGPASSFILE
         "http://mlflow:5000",
         "http://mlflow:5000/#/experiments/1",
         "https://host:8080/data/a@b.jsonl",
@@ -137,7 +137,7 @@ def test_a_config_that_was_made_in_python_is_checked(tmp_path: Path) -> None:
         "{% if x == 'token=a' %}",
     ],
 )
-def test_what_holds_none_is_taken(text: str) -> None:
+def test_text_without_credentials_is_accepted(text: str) -> None:
     assert not has_credentials(text)
 
 

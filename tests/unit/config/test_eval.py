@@ -1,4 +1,4 @@
-"""Which of two values of a metric is the better one."""
+"""The direction in which a metric gets better."""
 
 from __future__ import annotations
 

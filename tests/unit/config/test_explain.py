@@ -1,4 +1,4 @@
-"""Keys that do not exist and values that do not fit, in plain words."""
+"""Unknown keys and wrong values are explained in plain words."""
 
 from __future__ import annotations
 
@@ -79,11 +79,11 @@ def test_an_unknown_key_names_the_nearest(tmp_path: Path, text: str, key: str, n
     assert (error.key, error.what, error.fix) == (key, "there is no such key", f"did you mean {near}?")
 
 
-def test_a_key_like_no_other_is_answered_by_what_there_is(tmp_path: Path) -> None:
+def test_for_an_unfamiliar_key_the_existing_keys_are_listed(tmp_path: Path) -> None:
     error = refused(tmp_path, "peft: {name: lora}")
     assert (
         error.fix
-        == "peft has the keys adalora, alpha, dora, dropout, init_text, rank, rslora, targets, task_rank, type, virtual_tokens"
+        == "use a key of peft: adalora, alpha, dora, dropout, init_text, rank, rslora, targets, task_rank, type, virtual_tokens"
     )
     assert (error.value, error.file) == ("lora", tmp_path / "run.yaml")
     assert "cluster, data, eval" in str(refused(tmp_path, "qqqq: 1").fix)
@@ -115,14 +115,17 @@ def test_names_of_other_projects_lead_to_keys_that_exist() -> None:
         ("cluster: {workers: 0}", "cluster.workers = 0: must be at least 1"),
         (
             "train: {zero_stage: 4}",
-            "train.zero_stage = 4: must be at most 3\n  Fix: at least 0 and at most 3, or train.zero_stage: 2, its default",
+            "train.zero_stage = 4: must be at most 3\n  Fix: use a number that is at least 0 and at most 3, or set train.zero_stage: 2, its default",
         ),
-        ("train: {max_steps: 0}", "Fix: at least 1, or leave the key out for its default"),
-        ("train: {precision: int8}", "Fix: train.precision: auto, its default"),
-        ("train: {optimizer: {betas: [0.9]}}", "Fix: train.optimizer.betas: [0.9, 0.999], its default"),
+        (
+            "train: {max_steps: 0}",
+            "Fix: use a number that is at least 1, or remove the key to use its default",
+        ),
+        ("train: {precision: int8}", "Fix: set train.precision: auto, its default"),
+        ("train: {optimizer: {betas: [0.9]}}", "Fix: set train.optimizer.betas: [0.9, 0.999], its default"),
         (
             "train: {optimizer: {groups: [{lr: 1.0}]}}",
-            "train.optimizer.groups[0]: match is missing\n  Fix: train.optimizer.groups[0].match: …",
+            "train.optimizer.groups[0]: match is missing\n  Fix: set train.optimizer.groups[0].match: …",
         ),
         ("train: {zero_stage: true}", "train.zero_stage: expected a whole number, not true"),
         ("train: {optimizer: {betas: [0.9]}}", "train.optimizer.betas[1]: an entry of this list is missing"),
@@ -146,19 +149,22 @@ def test_names_of_other_projects_lead_to_keys_that_exist() -> None:
             "peft.targets = 'all_linear': expected 'all-linear' or a list\n  Fix: did you",
         ),
         ("peft: {targets: [q_proj, 1]}", "peft.targets[1] = 1: expected text\n  Fix: put it in quotes"),
-        ("peft: lora", "peft = 'lora': expected a section with keys of its own\n  Fix: peft.type: lora"),
-        ("model: org/name", "Fix: model.name: org/name"),
+        ("peft: lora", "peft = 'lora': expected a section with keys of its own\n  Fix: set peft.type: lora"),
+        ("model: org/name", "Fix: set model.name: org/name"),
         ("cluster: {workers: two}", "cluster.workers = 'two': expected a whole number or a list"),
-        ("cluster: {workers: [2, 1]}", "cluster.workers: the first number is the fewest workers"),
+        ("cluster: {workers: [2, 1]}", "cluster.workers: the first number must be the fewest workers"),
         ("cluster: {workers: [1, 0]}", "cluster.workers[1] = 0: must be at least 1"),
         (
             "train: 5",
-            "train = 5: expected a section with keys of its own\n  Fix: train has the keys clip_grad_norm,",
+            "train = 5: expected a section with keys of its own\n  Fix: use the keys of train: clip_grad_norm,",
         ),
         ("train: []", "train: expected a section with keys of its own, not a list"),
         ("run: {name: 5}", "run.name = 5: expected text\n  Fix: put it in quotes"),
         ("run: {name: a b}", "run.name = 'a b': use 1 to 100 letters"),
-        ("eval: {metrics: rouge}", "eval.metrics = 'rouge': expected a list\n  Fix: eval.metrics: [rouge]"),
+        (
+            "eval: {metrics: rouge}",
+            "eval.metrics = 'rouge': expected a list\n  Fix: set eval.metrics: [rouge]",
+        ),
         (
             "eval: {metrics: [rouge, rogue]}",
             "eval.metrics[1] = 'rogue': expected 'rouge', 'accuracy' or 'entity_f1'",
@@ -167,15 +173,15 @@ def test_names_of_other_projects_lead_to_keys_that_exist() -> None:
         ("tracking: {tags: [a]}", "tracking.tags: expected keys with values, not a list"),
         ("tracking: {enabled: 1}", "tracking.enabled = 1: expected true or false"),
         ("data: {train: {a: b}}", "data.train.a = 'b': there is no such key"),
-        ("data: {train: [a.jsonl, 5]}", "data.train[1] = 5: expected a path, or keys with a path among them"),
+        ("data: {train: [a.jsonl, 5]}", "data.train[1] = 5: expected a path, or keys that include path"),
         ("data: {prompts: {label: 'a': b}}", "not valid YAML: line 1"),
         ("run: {seed: 2147483648}", "must be below 2.14748e+09"),
-        ("train: {deepspeed: {a: .nan}}", "train.deepspeed: expected what JSON can hold"),
-        ("train: {deepspeed: {a: !!binary aGk=}}", "train.deepspeed: expected what JSON can hold"),
+        ("train: {deepspeed: {a: .nan}}", "train.deepspeed: expected JSON values"),
+        ("train: {deepspeed: {a: !!binary aGk=}}", "train.deepspeed: expected JSON values"),
         ("train: {deepspeed: {train_batch_size: 1}}", "train.deepspeed: train_batch_size is derived"),
         (
             "train: {deepspeed: {zero_optimization: {stage: 3}}}",
-            "zero_optimization.stage has a key of its own",
+            "zero_optimization.stage must not be set here",
         ),
         ("train: {deepspeed: {fp16: {enabled: true}}}", "set train.precision"),
         (f"train: {{max_steps: 0x{'f' * 9000}}}", "train.max_steps: the number is too large"),
@@ -194,7 +200,7 @@ def test_a_wrong_value_is_shown_with_what_was_expected(tmp_path: Path, text: str
     assert len(message) < 600
 
 
-def test_text_with_a_colon_on_the_command_line_is_told_about_quotes(tmp_path: Path) -> None:
+def test_text_with_a_colon_on_the_command_line_needs_quotes(tmp_path: Path) -> None:
     error = refused(tmp_path, "", "data.prompts.label=Note: write")
     assert error.fix == "put it in quotes: data.prompts.label='\"…\"'"
     assert (
@@ -226,7 +232,7 @@ def test_text_with_a_colon_on_the_command_line_is_told_about_quotes(tmp_path: Pa
         ("a\u2028b", "a-b"),
     ],
 )
-def test_a_run_name_that_is_no_plain_name_of_a_folder(tmp_path: Path, name: str, plain: str) -> None:
+def test_a_run_name_that_is_not_a_plain_folder_name(tmp_path: Path, name: str, plain: str) -> None:
     error = refused(tmp_path, json.dumps({"run": {"name": name}}))
     assert error.key == "run.name"
     assert error.what.startswith("use 1 to 100 letters, digits,")
@@ -239,7 +245,7 @@ def test_a_run_name_that_is_no_plain_name_of_a_folder(tmp_path: Path, name: str,
 @pytest.mark.parametrize(
     "name", ["tokens", "Tokens", "tokenizers", "mlartifacts", "mlflow.db", "mlflow.db-journal"]
 )
-def test_a_run_name_under_which_files_of_all_runs_lie(tmp_path: Path, name: str) -> None:
+def test_a_run_name_that_is_reserved_for_shared_files(tmp_path: Path, name: str) -> None:
     error = refused(tmp_path, f"run: {{name: {name}}}")
     assert error.key == "run.name"
     assert error.what == "medray keeps files of all runs under this name"
@@ -247,7 +253,7 @@ def test_a_run_name_under_which_files_of_all_runs_lie(tmp_path: Path, name: str)
     assert read(tmp_path / "run.yaml", [f"run.name={name}-run"]).run.name == f"{name}-run"
 
 
-def test_no_key_value_or_file_name_reaches_the_terminal_as_it_is(tmp_path: Path) -> None:
+def test_no_key_value_or_file_name_reaches_the_terminal_unescaped(tmp_path: Path) -> None:
     for text in ('"\\e[2J\\n": 1', 'train: {"\\u202e": 1}', 'tracking: {tags: {"\\a": 1}}'):
         message = str(refused(tmp_path, text))
         assert message.replace("\n  Fix: ", "").isprintable()

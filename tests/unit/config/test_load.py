@@ -1,4 +1,4 @@
-"""YAML and overrides: what becomes a config, and how what does not is said."""
+"""YAML and overrides become a config, or an error in plain words."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_a_dump_means_the_same_to_us_and_to_any_yaml_reader(tmp_path: Path) -> N
     assert plain["tracking"]["tags"]["b"] == "2024-01-01"
 
 
-def test_relative_paths_begin_at_the_config_and_never_at_the_working_directory(
+def test_relative_paths_resolve_against_the_config_not_the_working_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home, elsewhere = tmp_path / "home", tmp_path / "elsewhere"
@@ -89,7 +89,7 @@ def test_relative_paths_begin_at_the_config_and_never_at_the_working_directory(
     assert paths(moved.train) == [str(elsewhere / "a.jsonl")]
 
 
-def test_urls_and_names_of_published_sets_are_no_paths(tmp_path: Path) -> None:
+def test_urls_and_names_of_published_sets_are_not_paths(tmp_path: Path) -> None:
     text = "data: {train: [s3://b/a.jsonl, {path: org/set, format: huggingface}], validation: c.jsonl}\n"
     data = read(write(tmp_path, text)).data
     assert paths(data.train) == ["s3://b/a.jsonl", "org/set"]
@@ -102,7 +102,7 @@ def paths(entries: Any) -> list[str]:
     return [entry.path for entry in entries]
 
 
-def test_a_link_to_data_keeps_its_name_for_that_tells_the_format(tmp_path: Path) -> None:
+def test_a_link_to_data_keeps_its_name_which_decides_the_format(tmp_path: Path) -> None:
     (tmp_path / "blob").write_text("{}\n")
     (tmp_path / "train.jsonl").symlink_to("blob")
     assert paths(read(write(tmp_path, "data: {train: train.jsonl}")).data.train) == [
@@ -120,7 +120,7 @@ def test_a_model_name_is_a_folder_where_it_says_so(tmp_path: Path, name: str, ab
 
 
 def test_yaml_beyond_version_1_1(tmp_path: Path) -> None:
-    """1e-3 is a number, a date is text, and merged anchors give way to a mapping's own keys."""
+    """Read 1e-3 as a number and a date as text, and prefer a mapping's own keys to merged anchors."""
     text = (
         "run: {name: 2024-01-01}\n"
         "train: {optimizer: {lr: 1e-3, eps: 1.e-8}, deepspeed: {a: &a {x: 1, y: 2}, b: {<<: *a, x: 3}}}\n"
@@ -184,7 +184,7 @@ def test_the_last_override_wins_and_an_anchor_is_not_changed_with_its_copy(tmp_p
 @pytest.mark.parametrize(
     "override", ["=x", "a..b=1", "train", ".=1", "train.=1", ".train=1", "=", "", "other.yaml"]
 )
-def test_what_is_no_override(tmp_path: Path, override: str) -> None:
+def test_an_invalid_override(tmp_path: Path, override: str) -> None:
     error = refused(tmp_path, "", override)
     assert error.file == "command line"
     assert "section.key=value" in str(error)
@@ -193,8 +193,8 @@ def test_what_is_no_override(tmp_path: Path, override: str) -> None:
 
 
 @pytest.mark.parametrize("override", ["train.max_steps=", "train= "])
-def test_an_empty_value_is_not_taken_for_null(tmp_path: Path, override: str) -> None:
-    """Of a shell variable that is not set: 10 steps must not become an epoch."""
+def test_an_empty_value_is_not_read_as_null(tmp_path: Path, override: str) -> None:
+    """A shell variable that is not set must not turn 10 steps into an epoch."""
     error = refused(tmp_path, "", override)
     assert (error.file, error.key) == ("command line", override.partition("=")[0])
     assert "is empty" in str(error)
@@ -212,23 +212,23 @@ def test_thousands_of_unknown_keys_are_answered_soon(tmp_path: Path) -> None:
     assert error.what == "there is no such key (and 9999 more)"
     assert (
         time.process_time() - began < 5
-    )  # seconds; 25,000 keys took 68 when places were compared with one another
+    )  # seconds; 25,000 keys took 68 when locations were compared with each other
 
 
-def test_an_error_blames_the_file_or_the_command_line(tmp_path: Path) -> None:
+def test_an_error_names_the_file_or_the_command_line(tmp_path: Path) -> None:
     assert refused(tmp_path, "train: {epochs: x}").file == tmp_path / "run.yaml"
     assert refused(tmp_path, "train: {epochs: 1}", "train.epochs=x").file == "command line"
     assert refused(tmp_path, "", "train={epochs: x}").file == "command line"
     assert refused(tmp_path, "", "foo.bar=1").file == "command line"
     assert refused(tmp_path, "train: {epochs: x}", "train.max_steps=1").file == tmp_path / "run.yaml"
-    assert "has no keys" in str(refused(tmp_path, "", "train=5", "train.epochs=1"))
+    assert "cannot have keys" in str(refused(tmp_path, "", "train=5", "train.epochs=1"))
 
 
 # ---- files that are none
 
 
 def bomb(first: str, of: str) -> str:
-    """Fifty lines of anchors, each of which holds the one before three times: 3^50 values."""
+    """Return fifty lines of anchors, each with three uses of the one before: 3^50 values."""
     lines = [f"a{n}: &a{n} {of.format(', '.join([f'*a{n - 1}'] * 3))}" for n in range(1, 50)]
     return "\n".join([f"a0: &a0 {first}", *lines])
 
@@ -241,10 +241,10 @@ def bomb(first: str, of: str) -> str:
         ("hello\n", "this is one value"),
         ("5", "this is one value"),
         ("run: {}\n---\nrun: {}\n", "line 2: a second document"),
-        ("run:\n  name: x\n seed: 2\n", "line 3: keys that are not indented alike"),
+        ("run:\n  name: x\n seed: 2\n", "line 3: keys with different indentation"),
         ("run: name: x\n", "line 1: a second ': ' in one line"),
-        ("run: {name: x}\nrun: {seed: 1}\n", "line 2: the key 'run' stands twice"),
-        ("run: {name: x, name: y}\n", "line 1: the key 'name' stands twice"),
+        ("run: {name: x}\nrun: {seed: 1}\n", "line 2: the key 'run' is repeated"),
+        ("run: {name: x, name: y}\n", "line 1: the key 'name' is repeated"),
         ("1: 2\n", "line 1: a key is not text"),
         ("? [a]\n: 1\n", "line 1: a key is not text"),
         ("null: 1\n", "line 1: a key is not text"),
@@ -261,24 +261,24 @@ def bomb(first: str, of: str) -> str:
         ("%YAML 9", "not valid YAML"),
         ("run: " + "[" * 3000, "nested too deeply"),
         ("run: " + "[" * 70 + "]" * 70, "is nested more than 64 levels deep"),
-        (f"run: {{seed: {'1:' * 100}1}}", "a number of too many digits"),
+        (f"run: {{seed: {'1:' * 100}1}}", "a number with too many digits"),
         ("run: " + "{a: " * 3000, "nested too deeply"),
         (f"train: {{max_steps: {'9' * 5000}}}", "not valid YAML"),
-        ("run: {}\n\x07\n", "line 2: a character that does not belong in text"),
+        ("run: {}\n\x07\n", "line 2: a character that is not allowed in text"),
         (b"\xff\xfer\x00u\x00n\x00", "is not UTF-8 text (byte 0)"),
         (b"run: \xe9\n", "is not UTF-8 text (byte 5)"),
         (b"\x89PNG\r\n\x1a\n\x00\x00", "is not UTF-8 text"),
-        (b"\x00\x01\x02", "a character that does not belong in text"),
-        (b'{"input": "x"}\n' * (LARGEST_FILE // 15 + 2), "so it is no config"),
+        (b"\x00\x01\x02", "a character that is not allowed in text"),
+        (b'{"input": "x"}\n' * (LARGEST_FILE // 15 + 2), "so it is not a config"),
     ],
 )
-def test_a_file_that_is_no_config(tmp_path: Path, text: str | bytes, says: str) -> None:
+def test_a_file_that_is_not_a_config(tmp_path: Path, text: str | bytes, says: str) -> None:
     error = refused(tmp_path, text)
     assert says in str(error)
     assert error.file == tmp_path / "run.yaml"
 
 
-def test_a_config_that_is_not_there(tmp_path: Path) -> None:
+def test_a_missing_config(tmp_path: Path) -> None:
     file = write(tmp_path, "")
     with pytest.raises(InputError, match="no such config file") as caught:
         read(tmp_path / "runn.yaml")
@@ -298,12 +298,12 @@ def test_a_config_that_is_not_there(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("key", ["run.storage", "data.root", "model.name"])
 @pytest.mark.parametrize("path", [r"./a\0b", r"./\ud800"])
-def test_a_path_that_no_system_takes(tmp_path: Path, key: str, path: str) -> None:
+def test_an_invalid_path(tmp_path: Path, key: str, path: str) -> None:
     section, name = key.split(".")
     error = refused(tmp_path, f'{section}: {{{name}: "{path}"}}')
-    assert (error.key, error.what) == (key, "is no usable path")
+    assert (error.key, error.what) == (key, "is not a valid path")
 
 
-def test_the_home_of_nobody(tmp_path: Path) -> None:
+def test_the_home_of_an_unknown_user(tmp_path: Path) -> None:
     error = refused(tmp_path, "data: {train: ~no-such-user/a.jsonl}")
     assert (error.key, error.value) == ("data.train", "~no-such-user/a.jsonl")

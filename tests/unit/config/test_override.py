@@ -1,4 +1,4 @@
-"""The exports of `medray.config`, and changed copies of a config."""
+"""The package `medray.config` exports a fixed set of names, and a config can be copied with changes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ RECIPES = sorted((Path(__file__).parents[3] / "configs").glob("*.yaml"))
 
 
 def given(model: BaseModel) -> dict[str, Any]:
-    """The keys that were given, of each section on its own."""
+    """Return the keys that were given, for each section separately."""
     found: dict[str, Any] = {}
     for name in model.model_fields_set:
         value = getattr(model, name)
@@ -24,7 +24,7 @@ def given(model: BaseModel) -> dict[str, Any]:
     return found
 
 
-def test_what_the_room_exports() -> None:
+def test_the_exports_of_the_package() -> None:
     assert sorted(medray.config.__all__) == ["Config", "Section", "dump", "read"]
     assert all(hasattr(medray.config, name) for name in medray.config.__all__)
 

@@ -1,4 +1,4 @@
-"""Adapters and 4-bit weights: combinations that cannot work are refused by name, and say what would."""
+"""Combinations of adapters and 4-bit weights that cannot work are refused, with the key and a fix."""
 
 from __future__ import annotations
 
@@ -55,12 +55,12 @@ DISTILL = {"name": "distill"}
                 "train": STAGE_0 | {"max_steps": 4},
             },
             "peft.adalora.tinit",
-            "none is left between",
+            "no step is left in between",
         ),
         (
             {"peft": {"type": "lora", "dora": True}, "train": {"zero_stage": 3}},
             "train.zero_stage",
-            "norms of whole weights",
+            "norms of full weights",
         ),
         (
             {"peft": {"type": "adalora"}, "train": STAGE_0 | {"precision": "bf16"}},
@@ -75,11 +75,11 @@ DISTILL = {"name": "distill"}
         ),
         ({"model": {"double_quantization": False}}, "model.double_quantization", "no effect"),
         ({"model": {"compute_dtype": "bf16"}}, "model.compute_dtype", "no effect"),
-        ({"model": {"quantization": "nf4"}}, "model.quantization", "cannot be trained themselves"),
+        ({"model": {"quantization": "nf4"}}, "model.quantization", "cannot be trained without an adapter"),
         (
             {"model": {"quantization": "nf4", "init": "random"}, "peft": {"type": "lora"}},
             "model.quantization",
-            "made, not loaded",
+            "not random ones",
         ),
         (
             {
@@ -88,11 +88,11 @@ DISTILL = {"name": "distill"}
                 "train": {"zero_stage": 3},
             },
             "train.zero_stage",
-            "stage 3 would shard them",
+            "stage 3 would shard 4-bit weights",
         ),
     ],
 )
-def test_what_cannot_be(sections: dict[str, Any], key: str, said: str) -> None:
+def test_combinations_that_cannot_work(sections: dict[str, Any], key: str, said: str) -> None:
     error = refused(**sections)
     assert error.key == key
     assert said in str(error)
@@ -111,9 +111,7 @@ def test_what_cannot_be(sections: dict[str, Any], key: str, said: str) -> None:
         {"peft": {"type": "lora"}, "model": {"quantization": "nf4", "compute_dtype": "bf16"}},
     ],
 )
-def test_what_can_be_is_what_it_was_after_writing_and_reading(
-    sections: dict[str, Any], tmp_path: Path
-) -> None:
+def test_combinations_that_work_survive_writing_and_reading(sections: dict[str, Any], tmp_path: Path) -> None:
     config = Config.model_validate(sections)
     check_adapter(config)
     file = tmp_path / "config.yaml"
@@ -138,7 +136,7 @@ def adapter(folder: Path, **settings: Any) -> Path:
     return folder
 
 
-def test_an_adapter_to_go_on_from(tmp_path: Path) -> None:
+def test_an_adapter_to_start_from(tmp_path: Path) -> None:
     lora = adapter(tmp_path / "lora", peft_type="LORA", r=4, lora_alpha=8, target_modules=["q", "v"])
     for peft in (
         {"type": "lora"},
@@ -147,24 +145,24 @@ def test_an_adapter_to_go_on_from(tmp_path: Path) -> None:
     ):
         check_adapter(Config.model_validate({"peft": peft, "model": {"adapter": str(lora)}}))
     for peft, key, said in (
-        ({"type": "prefix"}, "model.adapter", "is of type lora, and peft.type is prefix"),
-        ({}, "model.adapter", "is of type lora, and peft.type is none"),
-        ({"type": "lora", "rank": 8}, "peft.rank", "settings of its own"),
-        ({"type": "lora", "targets": ["v"]}, "peft.targets", "settings of its own"),
+        ({"type": "prefix"}, "model.adapter", "has the type lora, but peft.type is prefix"),
+        ({}, "model.adapter", "has the type lora, but peft.type is none"),
+        ({"type": "lora", "rank": 8}, "peft.rank", "differs from the setting of the adapter"),
+        ({"type": "lora", "targets": ["v"]}, "peft.targets", "differs from the setting of the adapter"),
     ):
         error = refused(peft=peft, model={"adapter": str(lora)})
         assert (error.key, said in str(error)) == (key, True), str(error)
     drawn = refused(peft={"type": "lora"}, model={"adapter": str(lora), "init": "random"})
-    assert "draws others" in str(drawn)
+    assert "but model.init is random" in str(drawn)
     for key, value in (("modules_to_save", ["lm_head"]), ("bias", "all")):
         more = adapter(tmp_path / key, peft_type="LORA", **{key: value})
-        assert f"its {key} makes it more" in str(refused(peft={"type": "lora"}, model={"adapter": str(more)}))
+        assert f"its {key} adds weights" in str(refused(peft={"type": "lora"}, model={"adapter": str(more)}))
     shrunk = adapter(tmp_path / "adalora", peft_type="ADALORA")
     error = refused(peft={"type": "adalora"}, train=STAGE_0, model={"adapter": str(shrunk)})
     assert "cannot shrink again" in str(error)
     other = adapter(tmp_path / "other", peft_type="VERA")
     assert "'VERA'" in str(refused(peft={"type": "lora"}, model={"adapter": str(other)}))
-    assert "no folder with" in str(refused(peft={"type": "lora"}, model={"adapter": str(tmp_path)}))
+    assert "not a folder with" in str(refused(peft={"type": "lora"}, model={"adapter": str(tmp_path)}))
     (lora / "adapter_config.json").write_text("{")
     assert "not readable" in str(refused(peft={"type": "lora"}, model={"adapter": str(lora)}))
 
@@ -175,7 +173,7 @@ def test_a_relative_adapter_begins_at_the_config(tmp_path: Path) -> None:
     assert read(file).model.adapter == str(tmp_path / "old" / "export")
 
 
-def test_what_people_read() -> None:
+def test_the_description_of_an_adapter() -> None:
     assert PeftConfig(type="lora", rank=4).describe() == "lora rank 4"
     assert PeftConfig(type="adalora").describe() == "adalora rank 12 to 8"
     assert PeftConfig(type="ia3").describe() == "ia3"

@@ -1,4 +1,4 @@
-"""An adapter folder from anywhere: each setting that peft would act on is checked, and so is the header of its weights."""
+"""Every setting of an untrusted adapter folder that peft would use is checked, and so is the header of its weights."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def refused(folder: Path) -> InputError:
         ("lora_dropout", 2),
         ("lora_dropout", float("nan")),
         ("target_modules", "q_proj("),
-        ("target_modules", "(a+)+$"),  # takes for ever on some names
+        ("target_modules", "(a+)+$"),  # runs forever on some names
         ("target_modules", [5]),
         ("target_modules", "q" * 3000),
         ("target_modules", ["q" * 3000]),
@@ -60,7 +60,7 @@ def refused(folder: Path) -> InputError:
         ("peft_type", ["LORA"]),
     ],
 )
-def test_a_setting_that_is_not_one(key: str, value: Any, tmp_path: Path) -> None:
+def test_a_setting_that_is_refused(key: str, value: Any, tmp_path: Path) -> None:
     error = refused(adapter(tmp_path, LORA | {key: value}))
     assert (error.file, error.key) == (tmp_path / "adapter_config.json", key)
     assert len(str(error)) < 600
@@ -73,10 +73,10 @@ def test_settings_as_peft_writes_them(tmp_path: Path) -> None:
     assert settings["r"] == 4
     assert [tensor.shape for tensor in tensors.values()] == [(4, 16)]
     assert is_adapter(str(tmp_path))
-    assert not is_adapter("x" * 3000)  # no system takes such a name
+    assert not is_adapter("x" * 3000)  # a name that is too long for any system
 
 
-def test_an_adalora_whose_training_was_long_or_cut_its_ranks(tmp_path: Path) -> None:
+def test_an_adalora_after_a_long_training_or_with_reduced_ranks(tmp_path: Path) -> None:
     steps = {"total_step": 3_000_000, "deltaT": 30_000, "tfinal": 2_000_000}
     settings = {
         "peft_type": "ADALORA",
@@ -89,7 +89,7 @@ def test_an_adalora_whose_training_was_long_or_cut_its_ranks(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("dtype", [np.int8, np.int32, np.uint16, np.bool_])
-def test_a_tensor_that_no_training_has_is_refused_as_in_a_base(dtype: Any, tmp_path: Path) -> None:
+def test_a_tensor_of_a_type_that_cannot_be_trained_is_refused(dtype: Any, tmp_path: Path) -> None:
     file = adapter(tmp_path, LORA) / "adapter_model.safetensors"
     save_file({"q_proj.lora_A.weight": np.ones((4, 16), dtype)}, file)
     assert refused(tmp_path).file == file

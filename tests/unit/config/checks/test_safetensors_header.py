@@ -1,4 +1,4 @@
-"""Headers of weights that come from outside: a broken one is refused, in little time and memory."""
+"""Broken headers of untrusted weights are refused, in little time and memory."""
 
 from __future__ import annotations
 
@@ -46,20 +46,23 @@ def test_what_the_library_writes_is_read(tmp_path: Path) -> None:
 
 HALF = tensor(shape=[1], end=4)
 BROKEN: dict[str, tuple[Any, str]] = {
-    "dtype": ({"a": tensor("F33")}, "lacks dtype, shape or place"),
-    "dtype is a list": ({"a": tensor(["F32"])}, "lacks dtype, shape or place"),  # type: ignore[arg-type]
-    "no place": ({"a": {"dtype": "F32", "shape": [2]}}, "lacks dtype, shape or place"),
-    "three offsets": ({"a": tensor() | {"data_offsets": [0, 4, 8]}}, "lacks dtype, shape or place"),
-    "no object": ({"a": 5}, "lacks dtype, shape or place"),
-    "shape is text": ({"a": tensor(shape="2")}, "no whole number"),
-    "negative": ({"a": tensor(shape=[-1, -2])}, "no whole number"),
-    "fraction": ({"a": tensor(shape=[2.0])}, "no whole number"),
-    "true": ({"a": tensor(shape=[2, True])}, "no whole number"),
-    "begins before the file": ({"a": tensor(begin=-8, end=0)}, "no whole number"),
-    "shape too large": ({"a": tensor(shape=[3])}, "does not fill its place"),
-    "shape beyond all memory": ({"a": tensor(shape=[10**4000] * 2000)}, "does not fill its place"),
-    "overlap": ({"a": HALF, "b": HALF}, "number 2 begins at byte 0, the one before ends at 4"),
-    "hole": ({"a": tensor(shape=[1], begin=4)}, "number 1 begins at byte 4, the one before ends at 0"),
+    "dtype": ({"a": tensor("F33")}, "lacks dtype, shape or offsets"),
+    "dtype is a list": ({"a": tensor(["F32"])}, "lacks dtype, shape or offsets"),  # type: ignore[arg-type]
+    "no place": ({"a": {"dtype": "F32", "shape": [2]}}, "lacks dtype, shape or offsets"),
+    "three offsets": ({"a": tensor() | {"data_offsets": [0, 4, 8]}}, "lacks dtype, shape or offsets"),
+    "no object": ({"a": 5}, "lacks dtype, shape or offsets"),
+    "shape is text": ({"a": tensor(shape="2")}, "is not a whole number"),
+    "negative": ({"a": tensor(shape=[-1, -2])}, "is not a whole number"),
+    "fraction": ({"a": tensor(shape=[2.0])}, "is not a whole number"),
+    "true": ({"a": tensor(shape=[2, True])}, "is not a whole number"),
+    "begins before the file": ({"a": tensor(begin=-8, end=0)}, "is not a whole number"),
+    "shape too large": ({"a": tensor(shape=[3])}, "does not fit its offsets"),
+    "shape beyond all memory": ({"a": tensor(shape=[10**4000] * 2000)}, "does not fit its offsets"),
+    "overlap": ({"a": HALF, "b": HALF}, "tensor 2 of 2 begins at byte 0, but the one before ends at 4"),
+    "hole": (
+        {"a": tensor(shape=[1], begin=4)},
+        "tensor 1 of 1 begins at byte 4, but the one before ends at 0",
+    ),
     "end before begin": ({"a": tensor(shape=[0], begin=8, end=8)}, "begins at byte 8"),
     "past the end": ({"a": tensor(shape=[2**60], end=2**62)}, "copied or loaded only in part"),
     "less than the file": ({"a": HALF}, "copied or loaded only in part"),
@@ -71,7 +74,7 @@ BROKEN: dict[str, tuple[Any, str]] = {
 
 
 @pytest.mark.parametrize(("header", "says"), BROKEN.values(), ids=BROKEN.keys())
-def test_a_broken_header_is_refused_by_us_as_by_the_library(header: Any, says: str, tmp_path: Path) -> None:
+def test_a_broken_header_is_refused_here_and_by_the_library(header: Any, says: str, tmp_path: Path) -> None:
     file = file_of(tmp_path, header)
     with pytest.raises(HeaderError, match=says):
         read_header(file)
@@ -80,7 +83,7 @@ def test_a_broken_header_is_refused_by_us_as_by_the_library(header: Any, says: s
 
 
 @pytest.mark.parametrize("length", [2**64 - 1, 2**63, 10**11, 100_000_001, 200])
-def test_a_length_that_the_file_has_not_is_not_allocated(length: int, tmp_path: Path) -> None:
+def test_a_claimed_length_beyond_the_file_is_not_allocated(length: int, tmp_path: Path) -> None:
     file = file_of(tmp_path, {"a": tensor()}, length=length)
     tracemalloc.start()
     try:
@@ -91,7 +94,7 @@ def test_a_length_that_the_file_has_not_is_not_allocated(length: int, tmp_path: 
         tracemalloc.stop()
 
 
-def test_whatever_bytes_change_we_take_no_file_that_the_library_refuses(tmp_path: Path) -> None:
+def test_no_changed_bytes_are_accepted_that_the_library_refuses(tmp_path: Path) -> None:
     save_file({"ab": np.ones((2, 3), np.float32), "c": np.ones(4, np.int8)}, tmp_path / "x.safetensors")
     whole = (tmp_path / "x.safetensors").read_bytes()
     file, taken, refused = tmp_path / "y.safetensors", 0, 0

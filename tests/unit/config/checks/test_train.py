@@ -1,4 +1,4 @@
-"""Optimizers and schedules that cannot be meant are refused before anything starts, with what would work."""
+"""Optimizers and schedules that cannot work are refused before a run starts, with a fix."""
 
 from __future__ import annotations
 
@@ -83,12 +83,12 @@ def test_optimizers(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     "group", [{}, {"match": "x"}, {"match": "x", "lr": 1.0, "lr_scale": 2.0}, {"match": "(", "lr": 1.0}]
 )
-def test_groups_that_say_nothing_or_too_much(group: dict[str, Any]) -> None:
+def test_groups_that_set_nothing_or_too_much(group: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         config({"optimizer": {"groups": [group]}})
 
 
-def test_a_learning_rate_that_destroys_a_model_is_said_before_training() -> None:
+def test_a_learning_rate_that_destroys_a_model_gives_a_warning() -> None:
     assert learning_rate_notes(config({"optimizer": {"lr": 0.1}})) == ()
     [said] = learning_rate_notes(config({"optimizer": {"lr": 100.0}}))
     assert said.startswith("train.optimizer.lr: a learning rate of 100 is far above")
@@ -111,7 +111,7 @@ EVALUATED = {"every_steps": 5, "metrics": ["accuracy"]}
 @pytest.mark.parametrize(
     ("best", "sections", "says"),
     [
-        ("loss", {}, "only evaluations during training"),
+        ("loss", {}, "found by evaluations during training"),
         ("rougel", {"eval": EVALUATED}, "one of loss, loss_label, accuracy"),
         ("rougeL", {"eval": EVALUATED}, "eval.metrics adds others"),
         ("accuracy", {"eval": {**EVALUATED, "generation": {"rows": 0}}}, "one of loss, loss_label;"),
@@ -119,17 +119,17 @@ EVALUATED = {"every_steps": 5, "metrics": ["accuracy"]}
         (
             "loss",
             {"eval": EVALUATED, "method": {"name": "distill", "variant": "dynamic_alpha"}},
-            "alpha moves",
+            "alpha changes",
         ),
     ],
 )
-def test_a_best_checkpoint_needs_a_number_of_evaluations(
+def test_a_best_checkpoint_needs_a_metric_of_evaluations(
     best: str, sections: dict[str, Any], says: str
 ) -> None:
     assert says in str(refused({"keep_best": best}, **sections))
 
 
-def test_the_numbers_that_evaluations_give() -> None:
+def test_the_metrics_of_evaluations() -> None:
     for best, sections in (
         ("loss", {"eval": EVALUATED}),
         ("accuracy", {"eval": EVALUATED}),

@@ -281,7 +281,7 @@ def test_adalora_takes_its_settings_and_derives_the_rest() -> None:
     assert (given.tinit, given.tfinal, given.deltaT, given.beta1, given.beta2) == (3, 5, 7, 0.5, 0.6)
     assert (given.init_r, given.target_r, given.orth_reg_weight) == (4, 2, 0.0)
     assert (given.lora_alpha, given.lora_dropout) == (9.0, 0.1)
-    with pytest.raises(InputError, match="none is left between"):
+    with pytest.raises(InputError, match="no step is left in between"):
         settings(10, tinit=6, tfinal=4)
     assert settings(1, tinit=0).total_step == 1
 
