@@ -1,1 +1,1 @@
-"""What a run will cost and whether it fits: parameters, bytes, workers, steps. Arithmetic alone."""
+"""The cost of a run and whether it fits: parameters, bytes, workers, steps. Only arithmetic."""

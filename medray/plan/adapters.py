@@ -1,6 +1,6 @@
-"""How many parameters an adapter trains, and what a frozen base in 4 bits takes; counts from a model's config.
+"""The number of parameters that an adapter trains, and the size of a frozen base in 4 bits, from a model's config.
 
-`tests/unit/plan` compares them with what peft builds on torch's meta device.
+`tests/unit/plan` compares the numbers with adapters that peft builds on torch's meta device.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from medray.config.peft import PeftConfig
 from medray.plan import parameters
 from medray.plan.parameters import ENCODER_DECODERS, Linear
 
-TASKS = 2  # of a multitask prompt
-# Which layers IA3 scales the output of, and which the input of: peft's choice, a family each.
+TASKS = 2  # tasks of a multitask prompt
+# Family → the layers of which IA3 scales the output, and those of which it scales the input, as in peft.
 _IA3 = {
     "llama": (("k_proj", "v_proj"), ("down_proj",)),
     "mistral": (("k_proj", "v_proj"), ("down_proj",)),
@@ -25,9 +25,9 @@ _IA3 = {
 
 
 def trained(config: Mapping[str, Any], peft: PeftConfig) -> int:
-    """Trained parameters of the adapter; for `none` those of the model. config: the dict of `config.json`.
+    """Return the trained parameters of the adapter; for `none`, those of the model. config: the dict of `config.json`.
 
-    Raises ValueError for a family that cannot be counted from its config, or a layer that it has not.
+    Raises ValueError for a family that cannot be counted from its config, or for a layer that it does not have.
     """
     kind, width = peft.type, _width(config)
     if kind == "none":
@@ -51,17 +51,17 @@ def trained(config: Mapping[str, Any], peft: PeftConfig) -> int:
 
 
 def counters(config: Mapping[str, Any], peft: PeftConfig) -> int:
-    """Frozen numbers that come with the adapter: AdaLoRA keeps the rank of each layer as one."""
+    """Return the number of frozen values in the adapter: AdaLoRA stores the rank of each layer as a value."""
     if peft.type != "adalora":
         return 0
     return sum(layer.copies for layer in parameters.adapted(config, peft.targets))
 
 
 def nf4_bytes(config: Mapping[str, Any], weight_bytes: int, *, double: bool) -> int:
-    """Bytes of the frozen weights in NF4: 4 bits, and a scale for each 64 of them (Dettmers et al. 2023, section 3).
+    """Return the bytes of frozen weights in NF4: 4 bits, and a scale per 64 weights (Dettmers et al. 2023, section 3).
 
-    A scale is a float32; double: 8 bits, and a float32 for each 256 scales. What is no linear layer, and the head, stay
-    at `weight_bytes`.
+    A scale is a float32; with `double` it has 8 bits, plus a float32 per 256 scales. The head and all other layers that
+    are not linear keep `weight_bytes`.
     """
     packed = sum(layer.inputs * layer.outputs * layer.copies for layer in parameters.linears(config))
     whole = parameters.from_config(config).total - packed
@@ -74,7 +74,7 @@ def _width(config: Mapping[str, Any]) -> int:
 
 
 def _cache_width(config: Mapping[str, Any]) -> int:
-    """Numbers of the keys of one token in all layers (of the decoder)."""
+    """Return the size of one token's keys in all layers (of the decoder)."""
     layers = parameters.linears(config)
     seq2seq = config.get("model_type") in ENCODER_DECODERS
     keys = next(layer for layer in layers if layer.name == ("k" if seq2seq else "k_proj"))

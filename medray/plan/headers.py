@@ -1,4 +1,4 @@
-"""Parameters counted in weight files, of which only the headers are read."""
+"""The number of parameters in weight files, from their headers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from medray.config.checks.safetensors_header import Tensor
 
 FLOATS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
-BUFFERS = ("I64", "U64", "BOOL")  # position ids and masks: not parameters
+BUFFERS = ("I64", "U64", "BOOL")  # position ids and masks, which are not parameters
 EMBEDDINGS = (
     "embed_tokens.weight",
     "shared.weight",
@@ -22,16 +22,16 @@ EMBEDDINGS = (
     "word_embeddings.weight",
 )
 HEADS = ("lm_head.weight", "embed_out.weight")
-COPIES = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")  # always T5's shared.weight again
+COPIES = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")  # always copies of T5's shared.weight
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ParameterCount:
     """Numbers of parameters.
 
-    total: every parameter, a tied head counted once. embedding: the input embedding. head: the output head,
-    0 when tied. largest_layer: the most parameters that one module owns itself, which ZeRO-3 gathers at
-    once. stored_bytes: bytes of the weights as they lie on disk, None when counted from a config.
+    total: all parameters, with a tied head counted once. embedding: the input embedding. head: the output head, 0 if it is
+    tied. largest_layer: the largest number of parameters in one module itself, which ZeRO-3 gathers at once.
+    stored_bytes: bytes of the weights on disk, or None if counted from a config.
     """
 
     total: int
@@ -42,15 +42,15 @@ class ParameterCount:
 
 
 def from_safetensors(folder: Path) -> ParameterCount:
-    """Counts the weights in `folder`: those of its index, else of `model.safetensors`, else of all files.
+    """Count the weights in `folder`: those in its index, else in `model.safetensors`, else in all files.
 
-    So a second copy in another layout (Mistral's `consolidated.safetensors`) is not counted. A head stored
-    beside the embedding counts, for only a comparison of values could tell that the two are one.
+    So a second copy in another format (Mistral's `consolidated.safetensors`) is not counted. A head that is stored in
+    addition to the embedding is counted: only comparing the values could show that the two are equal.
 
-    Raises InputError when there is no file to count, or one that is no safetensors file or cut short, and
-    ValueError for packed weights (4 or 8 bits, whose header does not tell the number of parameters).
+    Raises InputError if there is no file to count, or if one is not a complete safetensors file, and ValueError for packed
+    weights (4 or 8 bits, whose header does not give the number of parameters).
     """
-    # The rest of planning needs nothing of what config imports.
+    # Imported here, because the rest of planning needs none of the imports of config.
     from medray.config.checks.safetensors_header import BITS
 
     sizes: dict[str, int] = {}
@@ -61,12 +61,12 @@ def from_safetensors(folder: Path) -> ParameterCount:
                 continue
             if tensor.dtype not in FLOATS:
                 raise ValueError(
-                    f"{file}: {name} is {tensor.dtype}: packed weights, of which the header does not tell the number"
+                    f"{file}: {name} is {tensor.dtype}: packed weights, whose header does not give the number of parameters"
                 )
             sizes[name] = tensor.elements
             stored += sizes[name] * BITS[tensor.dtype] // 8
     if not sizes:
-        raise ValueError(f"{folder}: the safetensors files hold no weights")
+        raise ValueError(f"{folder}: the safetensors files contain no weights")
     if any(name.endswith("shared.weight") for name in sizes):
         sizes = {name: size for name, size in sizes.items() if not name.endswith(COPIES)}
     modules: defaultdict[str, int] = defaultdict(int)
@@ -91,7 +91,9 @@ def _files(folder: Path) -> list[Path]:
         except HeaderError as error:
             raise _broken(index, str(error)) from None
         if missing := [file.name for file in files if not file.is_file()]:
-            raise _broken(index, f"names {len(files)} files, {len(missing)} are not there: {missing[0]}")
+            raise _broken(
+                index, f"lists {len(files)} files, of which {len(missing)} are missing, such as {missing[0]}"
+            )
         return files
     whole = folder / "model.safetensors"
     files = [whole] if whole.is_file() else sorted(folder.glob("*.safetensors"))

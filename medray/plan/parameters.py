@@ -1,16 +1,15 @@
-"""How many parameters a model has, from its config or from the headers of its weight files.
+"""The number of parameters of a model, from its config or from the headers of its weight files.
 
-Nothing is built and no weight is read: a 70B model is counted in a millisecond. Counts from a config follow
-the module definitions of transformers 5 for the families below; `tests/unit/plan` compares them with models
-on torch's meta device.
+No model is built and no weight is read: counting a 70B model takes a millisecond. Counts from a config follow the module
+definitions of transformers 5 for the families below; `tests/unit/plan` compares them with models on torch's meta device.
 
 | family | biases | norms | head |
 |---|---|---|---|
-| llama | `attention_bias` on q, k, v, o; `mlp_bias` | 2 a layer + 1 | as the config says, else own |
+| llama | `attention_bias` on q, k, v, o; `mlp_bias` | 2 per layer + 1 | as the config says, else untied |
 | mistral | none | same | same |
 | qwen2 | always on q, k, v, never on o | same | same |
 | gemma | `attention_bias` | same | tied unless the config says not |
-| t5, mt5 | none | 2 an encoder layer, 3 a decoder layer, 1 a stack | tied unless the config says not |
+| t5, mt5 | none | 2 per encoder layer, 3 per decoder layer, 1 per stack | tied unless the config says not |
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ ENCODER_DECODERS = ("t5", "mt5")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Linear:
-    """`copies` linear layers of one name and size in a model."""
+    """A group of `copies` linear layers with the same name and size in a model."""
 
     name: str
     inputs: int
@@ -49,13 +48,13 @@ class Linear:
 
     @property
     def parameters(self) -> int:
-        """Parameters of one copy."""
+        """Return the parameters of one copy."""
         return self.inputs * self.outputs + (self.outputs if self.bias else 0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Shape:
-    """The sizes that an estimate of activations needs. layers: encoder and decoder together."""
+    """The sizes for an estimate of activations. layers: encoder and decoder together."""
 
     layers: int
     hidden_size: int
@@ -64,15 +63,14 @@ class Shape:
 
 
 def from_config(config: Mapping[str, Any], *, tied: bool | None = None) -> ParameterCount:
-    """Counts the language model that Hugging Face config `config` (the dict of `config.json`) describes.
+    """Count the parameters of the language model with the Hugging Face config `config` (the dict of `config.json`).
 
-    tied: whether head and embedding are one tensor; None follows the config. Give True for a T5 that
-    transformers 5 builds at random: it ties the head whatever the config says, and unties it only when a
-    checkpoint brings another head, as those of T5 1.1, Flan-T5 and mT5 do. A config that transformers 5
-    wrote says `tie_word_embeddings: true` for them; for T5, `scale_decoder_outputs: false` still tells, for
-    mT5 only `from_safetensors` does.
+    tied: whether head and embedding are one tensor; None follows the config. Use True for a T5 that transformers 5
+    initializes at random: it ties the head whatever the config says, and unties it only if a checkpoint has a separate
+    head, as those of T5 1.1, Flan-T5 and mT5 have. A config written by transformers 5 says `tie_word_embeddings: true` for
+    them; for T5, `scale_decoder_outputs: false` still shows it, but for mT5 only `from_safetensors` does.
 
-    Raises ValueError for another family, or when a size is missing.
+    Raises ValueError for another family, or if a size is missing.
     """
     layers = linears(config)
     seq2seq = _family(config) in ENCODER_DECODERS
@@ -89,22 +87,22 @@ def from_config(config: Mapping[str, Any], *, tied: bool | None = None) -> Param
 
 
 def lora(config: Mapping[str, Any], rank: int, targets: str | Iterable[str] = "all-linear") -> int:
-    """Trainable parameters of a LoRA adapter: rank * (inputs + outputs) over all adapted layers (Hu et al.
+    """Return the trainable parameters of a LoRA adapter: rank * (inputs + outputs) over all adapted layers (Hu et al.
     2021, 4.1).
 
-    targets: `all-linear`, which as in peft leaves the output head out, or names of linear layers (`q_proj`,
-    `wi_0`), where `lm_head` may be named. DoRA, rank patterns and trained biases are not counted.
+    targets: `all-linear`, which as in peft excludes the output head, or names of linear layers (`q_proj`, `wi_0`), which
+    may include `lm_head`. DoRA, rank patterns and trained biases are not counted.
 
-    Raises ValueError for a rank below 1 or a name that the model has not.
+    Raises ValueError for a rank below 1 or a name that the model does not have.
     """
     if rank < 1:
-        raise ValueError(f"a LoRA rank of {rank}: it must be at least 1")
+        raise ValueError(f"a LoRA rank of {rank}: must be at least 1")
     layers = adapted(config, targets)
     return rank * sum((layer.inputs + layer.outputs) * layer.copies for layer in layers)
 
 
 def adapted(config: Mapping[str, Any], targets: str | Iterable[str] = "all-linear") -> tuple[Linear, ...]:
-    """The linear layers that `targets` names, see `lora`. Raises ValueError for a name that the model has not."""
+    """Return the linear layers in `targets`, see `lora`. Raises ValueError for a name that the model does not have."""
     layers = linears(config)
     if targets != "all-linear":
         names = {targets} if isinstance(targets, str) else set(targets)
@@ -121,7 +119,7 @@ def adapted(config: Mapping[str, Any], targets: str | Iterable[str] = "all-linea
 
 
 def shape(config: Mapping[str, Any]) -> Shape:
-    """The sizes of config `config` that `memory.activation_bytes` and `memory.logits_bytes` take."""
+    """Return the sizes of `config` for `memory.activation_bytes` and `memory.logits_bytes`."""
     if _family(config) in ENCODER_DECODERS:
         encoder, decoder = _t5_layers(config)
         return Shape(
@@ -139,7 +137,7 @@ def shape(config: Mapping[str, Any]) -> Shape:
 
 
 def linears(config: Mapping[str, Any]) -> tuple[Linear, ...]:
-    """Every linear layer but the output head. Raises ValueError as `from_config`."""
+    """Return every linear layer except the output head. Raises ValueError like `from_config`."""
     return _t5_linears(config) if _family(config) in ENCODER_DECODERS else _decoder_linears(config)
 
 
@@ -186,7 +184,7 @@ def _t5_linears(config: Mapping[str, Any]) -> tuple[Linear, ...]:
 
 
 def _t5_rest(config: Mapping[str, Any], hidden: int) -> int:
-    """Layer norms, and the relative position biases that the first layer of each stack owns."""
+    """Return the parameters of layer norms and of the relative position biases in the first layer of each stack."""
     encoder, decoder = _t5_layers(config)
     norms = (2 * encoder + 1 + 3 * decoder + 1) * hidden
     return norms + 2 * int(config.get("relative_attention_num_buckets") or 32) * _size(config, "num_heads")
@@ -222,5 +220,5 @@ def _family(config: Mapping[str, Any]) -> str:
 def _size(config: Mapping[str, Any], name: str) -> int:
     value = config.get(name)
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"the model's config needs {name} as a whole number above 0, it has {value!r}")
+        raise ValueError(f"the model's config needs {name} as a whole number above 0, but has {value!r}")
     return value

@@ -1,7 +1,7 @@
-"""The one function through which every `from_pretrained` of transformers and peft goes.
+"""The only caller of `from_pretrained` of transformers and peft.
 
-A folder or hub repository is untrusted input. No Python code of it is run and nobody is asked whether to run it; no
-pickle is read; a local folder never makes a library ask a hub. docs/models.md states the rules. A test holds that no
+A folder or hub repository is untrusted input. None of its Python code is run, and the user is never asked whether to run it;
+no pickle is read; for a local folder, no library contacts a hub. docs/models.md states the rules. A test checks that no
 other file calls `from_pretrained`.
 """
 
@@ -17,12 +17,12 @@ from medray.errors import InputError, MedrayError
 
 
 def from_pretrained(auto: Any, place: str | Path | None, **settings: Any) -> Any:
-    """Return what `auto.from_pretrained` makes of a local folder or a hub id.
+    """Return the result of `auto.from_pretrained` for a local folder or a hub id.
 
     auto: a class of transformers (for a config, tokenizer or model) or of peft. place: None for a model whose config
-    and state_dict are among the settings. settings: passed on; `model` is the model under a peft adapter.
+    and state_dict are in the settings. settings: passed on; `model` is the base model of a peft adapter.
 
-    Raises InputError where the folder needs code of its own, holds pickled weights, or is not what it seems.
+    Raises InputError if the folder needs its own code, contains pickled weights, or cannot be loaded.
     """
     family = "peft" if auto.__module__.startswith("peft.") else "transformers"
     local = place is not None and os.path.isdir(place)
@@ -42,7 +42,7 @@ def from_pretrained(auto: Any, place: str | Path | None, **settings: Any) -> Any
             "local_files_only",
             "trust_remote_code",
             "is_local",
-        ):  # else they are saved with the tokenizer
+        ):  # otherwise they would be saved with the tokenizer
             made.init_kwargs.pop(name, None)
     return made
 
@@ -59,7 +59,7 @@ def _tried(auto: Any, place: str | Path | None, *values: Any, **settings: Any) -
 
 
 def _tells_of_input(error: Exception) -> bool:
-    """Whether a failed load of weights is due to the files; a GPU without memory is not."""
+    """Return whether the files caused a failed load of weights, and not, for example, a full GPU."""
     text = str(error)
     known = ("size mismatch", "ignore_mismatched_sizes", "conversion of the weights", "safetensors")
     return isinstance(error, OSError | ValueError | TypeError | KeyError | AttributeError) or any(
@@ -71,17 +71,19 @@ def _refusal(auto: Any, place: str | Path | None, error: Exception) -> InputErro
     if "trust_remote_code" in str(error):
         return folders.refuse_code(place, "auto_map", "a class that transformers does not have")
     reason = type(error).__name__
-    if field := re.search(r"field '(\w{1,60})'", str(error)):  # of transformers' own checks of a config
+    if field := re.search(
+        r"field '(\w{1,60})'", str(error)
+    ):  # an error of transformers' own checks of a config
         reason = f"{reason}: {field[1]}"
     if isinstance(error, ImportError):
         reason = f"{reason}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
     fix = {
-        "tokenizer": "a folder with the files that tokenizer.save_pretrained writes, or a hub id that can be reached",
-        "config": "a folder or hub id with a config.json that the installed transformers knows",
-        "adapter": "the folder that an export of an adapter wrote",
+        "tokenizer": "use a folder with the files that tokenizer.save_pretrained writes, or a hub id that can be reached",
+        "config": "use a folder or hub id with a config.json that the installed transformers knows",
+        "adapter": "use the folder that an export of an adapter wrote",
     }.get(
         _kind(auto),
-        "a folder as save_pretrained writes it, with *.safetensors, or a hub id that can be reached",
+        "use a folder that save_pretrained wrote, with *.safetensors, or a hub id that can be reached",
     )
     return InputError(
         f"cannot load the {_kind(auto)} ({reason})", key="model.name", value=str(place), fix=fix
@@ -103,7 +105,7 @@ def _check(auto: Any, place: str, *, local: bool, family: str) -> None:
     if family == "peft":
         if not local:
             raise InputError(
-                "an adapter is read from a local folder",
+                "an adapter must be in a local folder",
                 value=place,
                 key="model.adapter",
                 fix="download it first",
@@ -121,7 +123,7 @@ def _check(auto: Any, place: str, *, local: bool, family: str) -> None:
 
 
 def refuse_code_of_config(config: dict[str, Any], file: object) -> None:
-    """Raise InputError where a config names code of its own and transformers has no class for its model_type."""
+    """Raise InputError if a config needs its own code and transformers has no class for its model_type."""
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
     named = config.get("auto_map")

@@ -1,7 +1,7 @@
-"""Whether workers fit on a cluster, and what would: pure functions over counts.
+"""Checks whether workers fit on a cluster, and what would fit. Pure functions of counts.
 
-Ray Data runs beside training and its tasks take one CPU each. Where training has reserved every CPU they
-wait for ever and nothing says so. So one whole CPU always stays free.
+Ray Data runs in parallel with training, and its tasks need one CPU each. If training has reserved all CPUs, they wait
+forever without a message. So one whole CPU always stays free.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from math import floor
 from medray.plan.memory import gigabytes
 
 DATA_CPUS = 1
-# Packages whose versions must be the same on all nodes: a run refuses to begin where they differ.
+# Packages whose versions must be the same on all nodes: a run is refused if they differ.
 SAME_VERSIONS = ("medray", "ray", "torch", "transformers", "deepspeed", "peft", "pyarrow")
-SMALLEST_SHARE = 0.5  # CPUs of a worker where there are fewer than one for each
+SMALLEST_SHARE = 0.5  # CPUs per worker if there is less than one for each
 
 
 @dataclass(frozen=True)
 class Request:
-    """Workers of one run, and what each reserves; `resolve` replaces a cpus_per_worker of None."""
+    """The workers of one run, and the resources that each reserves. `resolve` replaces a cpus_per_worker of None."""
 
     workers: int
     cpus_per_worker: float | None = None
@@ -28,7 +28,7 @@ class Request:
 
 @dataclass(frozen=True)
 class NodeSupply:
-    """What one node has. memory_bytes: 0 where unknown."""
+    """The resources of one node. memory_bytes: 0 if unknown."""
 
     cpus: float
     gpus: float = 0
@@ -37,7 +37,7 @@ class NodeSupply:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Supply:
-    """What a cluster has. Without `nodes` it is taken for one machine that has it all."""
+    """The resources of a cluster. Without `nodes`, it is treated as one machine that has all of them."""
 
     cpus: float
     gpus: float = 0
@@ -46,7 +46,7 @@ class Supply:
 
     @classmethod
     def of(cls, *nodes: NodeSupply) -> Supply:
-        """The sum of `nodes`."""
+        """Return the sum of `nodes`."""
         return cls(
             cpus=sum(n.cpus for n in nodes),
             gpus=sum(n.gpus for n in nodes),
@@ -64,17 +64,17 @@ class Shortage:
 
 
 def resolve(request: Request, supply: Supply) -> Request:
-    """`request` with cpus_per_worker filled in.
+    """Return `request` with cpus_per_worker filled in.
 
-    On CPU workers share all CPUs but one: the largest whole number each that can be placed on the nodes, or
-    half a CPU each where that is less than one. A worker with a GPU computes there and takes one CPU, so
-    that the others tokenize. A number that was given stays. The result may not fit: `shortage` says so.
+    Workers on CPUs share all CPUs except one: each gets the largest whole number that can be placed on the nodes, or half
+    a CPU if that is less than one. A worker with a GPU computes on it and takes one CPU, so that the others tokenize. A
+    given number is kept. The result may not fit: see `shortage`.
     """
     _check(request)
     if request.cpus_per_worker is not None:
         return request
     most = 1 if request.gpus_per_worker else floor((supply.cpus - DATA_CPUS) / request.workers)
-    # Where GPUs are what lacks, fewer CPUs would not help.
+    # If GPUs are missing, fewer CPUs would not help.
     gpus = request.gpus_per_worker if request.workers * request.gpus_per_worker <= supply.gpus else 0
     for cpus in range(most, 0, -1):
         if _capacity(supply, cpus, gpus) >= request.workers:
@@ -85,9 +85,9 @@ def resolve(request: Request, supply: Supply) -> Request:
 def threads(request: Request, supply: Supply) -> int:
     """Return the compute threads of each worker: the CPUs of its node, shared by the workers on it, at least 1.
 
-    What a worker reserves of Ray does not limit its threads: the CPU that stays free for data is busy for seconds only.
-    Which node gets which worker is not known before they start, so every node counts with as many workers as it can
-    hold, and the smallest share holds for all: equal threads keep numbers equal wherever a worker is placed.
+    The CPUs that a worker reserves in Ray do not limit its threads: the CPU that stays free for data is busy only for
+    seconds. It is unknown in advance which node gets which worker, so every node counts with as many workers as it can
+    hold, and the smallest share is used for all: equal threads give equal numbers wherever a worker is placed.
     """
     request = resolve(request, supply)
     cpus, gpus = request.cpus_per_worker or SMALLEST_SHARE, request.gpus_per_worker
@@ -114,12 +114,12 @@ def shortage(request: Request, supply: Supply, owner: str = "this cluster has") 
         lack = f"{needs} {need} (one stays free for data), {owner} {supply.cpus:g}"
     else:
         each = ", ".join(_has(node, gpus) for node in _nodes(supply))
-        lack = f"cannot be placed on its nodes with one CPU left free for data, they have {each}"
+        lack = f"cannot be placed on its nodes with one CPU left free for data; the nodes have {each}"
     return Shortage(f"{asked} {lack}", _fix(request, supply, cpus))
 
 
 def asked(request: Request) -> str:
-    """What a run asks for, as a part of a sentence; a share that the cluster decides is left out."""
+    """Return what a run asks for, as part of a sentence, without a share that the cluster decides."""
     workers = plural(request.workers, "worker")
     parts = [_count(request.cpus_per_worker, "CPU")] if request.cpus_per_worker else []
     parts += [_count(request.gpus_per_worker, "GPU")] if request.gpus_per_worker else []
@@ -136,27 +136,27 @@ def memory_shortage(
     if plan_bytes_per_worker < 0 or workers_per_node < 1 or node_memory_bytes < 1:
         raise ValueError(
             f"{workers_per_node} workers of {plan_bytes_per_worker} bytes on a node of {node_memory_bytes} bytes "
-            "are not numbers of a run"
+            "are impossible numbers"
         )
     needed = plan_bytes_per_worker * workers_per_node
     if needed <= node_memory_bytes:
         return None
     most = node_memory_bytes // plan_bytes_per_worker
     fix = (
-        f"use at most {plural(most, 'worker')} a node"
+        f"use at most {plural(most, 'worker')} per node"
         if most
         else "use a smaller model or micro-batch, peft.type: lora, or train.zero_stage: 3 on more nodes"
     )
     workers = plural(workers_per_node, "worker")
     return Shortage(
         f"{workers} of {gigabytes(plan_bytes_per_worker)} GB on one node need {gigabytes(needed)} GB of memory, "
-        f"the node has {gigabytes(node_memory_bytes)} GB",
+        f"but the node has {gigabytes(node_memory_bytes)} GB",
         fix,
     )
 
 
 def _capacity(supply: Supply, cpus: float, gpus: float) -> int:
-    """The most equal workers that can be placed while some node keeps a whole CPU free for data."""
+    """Return how many equal workers can be placed while some node keeps a whole CPU free for data."""
     nodes = _nodes(supply)
     everywhere = [_holds(node.cpus, node.gpus, cpus, gpus) for node in nodes]
     beside_data = [
@@ -179,12 +179,12 @@ def _fix(request: Request, supply: Supply, cpus: float) -> str:
     share = resolve(replace(request, cpus_per_worker=None), supply).cpus_per_worker or SMALLEST_SHARE
     if share < cpus and _capacity(supply, share, gpus) >= request.workers:
         return f"set cluster.cpus_per_worker: {share:g}"
-    # As asked if GPUs are what lacks; else in the smallest share, which the most workers can have.
+    # With the requested CPUs if GPUs are missing; else with the smallest share, which allows the most workers.
     sizes = [size for size in ((cpus, 1.0, SMALLEST_SHARE) if gpus else (SMALLEST_SHARE,)) if size <= cpus]
     size = max(sizes, key=lambda each: _capacity(supply, each, gpus), default=cpus)
     if most := _capacity(supply, size, gpus):
         return f"use at most {_workers(most, size, gpus)}"
-    return f"give the cluster at least {DATA_CPUS + 1} CPUs, by ray start --num-cpus={DATA_CPUS + 1} on one machine"
+    return f"give the cluster at least {DATA_CPUS + 1} CPUs; on one machine, use ray start --num-cpus={DATA_CPUS + 1}"
 
 
 def _nodes(supply: Supply) -> tuple[NodeSupply, ...]:
@@ -210,8 +210,8 @@ def plural(number: int | None, word: str) -> str:
 
 def _check(request: Request) -> None:
     if request.workers < 1:
-        raise ValueError(f"cluster.workers: {request.workers} workers, there must be at least 1")
+        raise ValueError(f"cluster.workers: {request.workers} workers, but there must be at least 1")
     if request.cpus_per_worker is not None and request.cpus_per_worker <= 0:
-        raise ValueError(f"cluster.cpus_per_worker: {request.cpus_per_worker:g}, it must be above 0")
+        raise ValueError(f"cluster.cpus_per_worker: {request.cpus_per_worker:g}, but it must be above 0")
     if request.gpus_per_worker < 0:
-        raise ValueError(f"{request.gpus_per_worker:g} GPUs a worker: it cannot be negative")
+        raise ValueError(f"{request.gpus_per_worker:g} GPUs per worker: must not be negative")

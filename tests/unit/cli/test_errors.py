@@ -93,7 +93,7 @@ def make_model(folder: Path, *, model_type: str = "llama", weights: str = "model
         (SOUND, ["train.offload=cpu", "train.zero_stage=0"], "command line: train.offload = 'cpu'", "sharded", "zero_stage"),
         (SOUND, ["train.micro_batch_size=4", "train.gradient_accumulation_steps=4"],
          "{file}: train.global_batch_size = 8",
-         "1 workers x micro_batch_size 4 x gradient_accumulation_steps 4 hold 16 rows", "leave both out"),
+         "1 workers x micro_batch_size 4 x gradient_accumulation_steps 4 hold 16 rows", "remove both"),
     ],
 )  # fmt: skip
 def test_wrong_input_is_exit_code_2_with_one_message(

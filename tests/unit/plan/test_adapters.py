@@ -1,4 +1,4 @@
-"""Trained parameters of every adapter: against what peft builds on torch's meta device, and published numbers."""
+"""The trained parameters of every adapter equal those that peft builds on torch's meta device, and published numbers."""
 
 from __future__ import annotations
 

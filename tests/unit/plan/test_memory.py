@@ -1,4 +1,4 @@
-"""Bytes against the published table of ZeRO stages and against DeepSpeed's own estimators."""
+"""The numbers of bytes equal the published table of ZeRO stages and DeepSpeed's own estimators."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_the_table_of_stages_on_8_workers(stage: int, big: int, xxl: int) -> Non
         )
 
 
-def test_gradients_of_four_bytes_make_18_bytes_a_parameter() -> None:
+def test_gradients_of_four_bytes_need_18_bytes_per_parameter() -> None:
     assert zero_bytes(100, 100, stage=0, world_size=1, gradient_bytes=4).total == 1800
 
 
@@ -97,13 +97,13 @@ def test_offload_moves_the_optimizer_and_loses_nothing(stage: int) -> None:
     [
         ({"stage": 4}, "ZeRO stage 4"),
         ({"world_size": 0}, "0 workers"),
-        ({"weight_bytes": 1}, "1 bytes a weight"),
+        ({"weight_bytes": 1}, "1 bytes per weight"),
         ({"trainable": 11}, "11 of 10 parameters"),
         ({"stage": 0, "offload": "cpu"}, "offload needs ZeRO stage"),
         ({"offload": "nvme"}, "offload 'nvme'"),
     ],
 )
-def test_numbers_of_no_run_are_refused(kwargs: dict[str, Any], complaint: str) -> None:
+def test_impossible_numbers_are_refused(kwargs: dict[str, Any], complaint: str) -> None:
     run = {"total": 10, "trainable": 10, "stage": 2, "world_size": 1} | kwargs
     with pytest.raises(ValueError, match=complaint):
         zero_bytes(**run)
@@ -132,10 +132,12 @@ def test_describe_names_each_part_that_there_is() -> None:
     )
     assert plan.total == plan.device + 133_200_000_000
     assert plan.describe() == (
-        "28.5 GB a worker: weights 22.2 + optimizer 0.0015 + logits 6.29; 133 GB of host memory"
+        "28.5 GB per worker: weights 22.2 + optimizer 0.0015 + logits 6.29; 133 GB of host memory"
     )
     assert (
-        zero_bytes(BIG, BIG, stage=0, world_size=8).describe().startswith("1,120 GB a worker: weights 140 +")
+        zero_bytes(BIG, BIG, stage=0, world_size=8)
+        .describe()
+        .startswith("1,120 GB per worker: weights 140 +")
     )
 
 

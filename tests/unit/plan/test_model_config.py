@@ -1,4 +1,4 @@
-"""Who decides the class of a model: its config's `is_encoder_decoder` and what transformers lists, never a name."""
+"""The class of a model follows from `is_encoder_decoder` and the lists of transformers, never from a name."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_the_class_is_what_the_config_says(config: dict[str, Any], kind: str) ->
         ({}, "does not know this type"),
     ],
 )
-def test_what_no_class_writes_text_with_is_refused(config: dict[str, Any], says: str) -> None:
+def test_a_model_that_cannot_write_text_is_refused(config: dict[str, Any], says: str) -> None:
     with pytest.raises(InputError, match=says) as caught:
         auto_class(config)
     assert caught.value.key == "model_type"

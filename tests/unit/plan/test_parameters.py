@@ -1,4 +1,4 @@
-"""Counts against models on torch's meta device, against peft, and against published totals."""
+"""The counts equal models on torch's meta device, adapters of peft, and published totals."""
 
 from __future__ import annotations
 
@@ -148,10 +148,10 @@ def test_lora_equals_peft(name: str, targets: str | tuple[str, ...]) -> None:
     assert lora(ALL[name], 3, targets) == sum(p.numel() for p in model.parameters() if p.requires_grad) > 0
 
 
-def test_what_cannot_be_counted_says_what_is_missing() -> None:
+def test_a_config_that_cannot_be_counted_names_what_is_missing() -> None:
     with pytest.raises(ValueError, match="model_type 'gpt2' cannot be counted"):
         from_config({"model_type": "gpt2"})
-    with pytest.raises(ValueError, match="needs intermediate_size as a whole number above 0, it has None"):
+    with pytest.raises(ValueError, match="needs intermediate_size as a whole number above 0, but has None"):
         from_config({k: v for k, v in SMOLLM2.items() if k != "intermediate_size"})
     with pytest.raises(ValueError, match="rank of 0"):
         lora(SMOLLM2, 0)
@@ -221,5 +221,7 @@ def test_files_that_cannot_be_counted_are_named(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors.index.json").write_text(
         json.dumps({"weight_map": {"a": "model-1.safetensors"}})
     )
-    with pytest.raises(InputError, match=r"names 1 files, 1 are not there: model-1\.safetensors"):
+    with pytest.raises(
+        InputError, match=r"lists 1 files, of which 1 are missing, such as model-1\.safetensors"
+    ):
         from_safetensors(tmp_path)

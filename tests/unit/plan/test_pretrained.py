@@ -1,4 +1,4 @@
-"""The one way to transformers' and peft's `from_pretrained`: nothing of a folder is run, and nobody is asked."""
+"""The only caller of `from_pretrained` runs nothing from a folder, and asks no questions."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CODE = "import pathlib\npathlib.Path({mark!r}).touch()\nclass Config: pass\nclas
 
 @pytest.fixture
 def yes(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
-    """A user, or a pipe, that says yes to every question."""
+    """Answer every question with yes, like a user or a pipe."""
     answers = io.StringIO("y\n" * 100)
     monkeypatch.setattr(sys, "stdin", answers)
     return answers
@@ -44,7 +44,7 @@ def test_code_of_a_model_folder_is_not_run(tmp_path: Path, yes: io.StringIO) -> 
         tmp_path / "model", tmp_path / "ran", config={"model_type": "unheard_of", "auto_map": named}
     )
     for auto in (AutoConfig, AutoModelForCausalLM):
-        with pytest.raises(InputError, match="its code is not run") as caught:
+        with pytest.raises(InputError, match="which is not run") as caught:
             from_pretrained(auto, folder)
         assert (caught.value.file, caught.value.key) == (folder / "config.json", "auto_map")
     assert not (tmp_path / "ran").exists()
@@ -59,14 +59,14 @@ def test_code_of_a_tokenizer_is_not_run(named: Any, tmp_path: Path, yes: io.Stri
         config={"model_type": "llama"},
         tokenizer_config={"tokenizer_class": "Tokenizer", "auto_map": named},
     )
-    with pytest.raises(InputError, match="its code is not run") as caught:
+    with pytest.raises(InputError, match="which is not run") as caught:
         load_tokenizer(str(folder))
     assert (caught.value.file, caught.value.key) == (folder / "tokenizer_config.json", "auto_map")
     assert not (tmp_path / "ran").exists()
     assert yes.tell() == 0
 
 
-def test_a_class_that_transformers_has_is_taken_in_the_place_of_the_folder_s(tmp_path: Path) -> None:
+def test_a_class_of_transformers_is_used_instead_of_the_folders(tmp_path: Path) -> None:
     from transformers import AutoConfig, LlamaConfig
 
     named = {"AutoConfig": "own.Config", "AutoModelForCausalLM": "own.Model"}
@@ -81,11 +81,11 @@ def test_a_kernel_that_a_config_names_is_not_fetched(tmp_path: Path) -> None:
     from transformers import AutoConfig
 
     (tmp_path / "config.json").write_text('{"model_type": "llama", "_attn_implementation": "org/kernel"}')
-    with pytest.raises(InputError, match="its code is not run"):
+    with pytest.raises(InputError, match="which is not allowed"):
         from_pretrained(AutoConfig, tmp_path)
 
 
-def test_what_a_library_cannot_read_is_refused_without_its_traceback(tmp_path: Path) -> None:
+def test_a_folder_that_a_library_cannot_read_is_refused_without_a_traceback(tmp_path: Path) -> None:
     folder = tiny.tokenizer(tmp_path)
     saved = load_tokenizer(str(folder))
     assert not {"local_files_only", "is_local", "trust_remote_code"} & set(saved.init_kwargs)

@@ -64,7 +64,7 @@ def test_workers_fit_the_nodes_and_not_only_the_sum() -> None:
     assert resolve(Request(2), supply).cpus_per_worker == 2
     assert resolve(Request(3), supply).cpus_per_worker == 1
     assert shortage(Request(1, 4), supply) == Shortage(
-        "1 worker of 4 CPUs cannot be placed on its nodes with one CPU left free for data, they have "
+        "1 worker of 4 CPUs cannot be placed on its nodes with one CPU left free for data; the nodes have "
         "2 CPUs, 2 CPUs, 2 CPUs",
         "set cluster.cpus_per_worker: 2",
     )
@@ -92,7 +92,7 @@ def test_too_many_workers_are_told_how_many_work() -> None:
 def test_one_cpu_cannot_train_and_tokenize() -> None:
     assert shortage(Request(1), Supply(cpus=1)) == Shortage(
         "1 worker of 0.5 CPU needs 1.5 CPUs (one stays free for data), this cluster has 1",
-        "give the cluster at least 2 CPUs, by ray start --num-cpus=2 on one machine",
+        "give the cluster at least 2 CPUs; on one machine, use ray start --num-cpus=2",
     )
 
 
@@ -138,11 +138,11 @@ def test_the_fix_that_is_named_works(supply: Supply, request_: Request) -> None:
 def test_memory() -> None:
     assert memory_shortage(8 * 10**9, 2, 16 * 10**9) is None
     assert memory_shortage(8 * 10**9, 3, 16 * 10**9) == Shortage(
-        "3 workers of 8 GB on one node need 24 GB of memory, the node has 16 GB",
-        "use at most 2 workers a node",
+        "3 workers of 8 GB on one node need 24 GB of memory, but the node has 16 GB",
+        "use at most 2 workers per node",
     )
     assert "use a smaller model or micro-batch" in str(memory_shortage(20 * 10**9, 1, 16 * 10**9))
-    with pytest.raises(ValueError, match="not numbers of a run"):
+    with pytest.raises(ValueError, match="are impossible numbers"):
         memory_shortage(1, 1, 0)
 
 

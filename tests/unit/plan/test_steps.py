@@ -68,7 +68,7 @@ def test_splits(batch: int, workers: int, given: dict[str, int], split: tuple[in
     assert split_batch(batch, workers, **given) == BatchSplit(*split)
 
 
-def test_nothing_given_pads_as_little_as_the_workers_allow() -> None:
+def test_by_default_padding_is_as_small_as_the_workers_allow() -> None:
     for batch, workers in itertools.product(range(1, 60), range(1, 9)):
         split = split_batch(batch, workers)
         assert split.slots == workers * split.micro_batch_size * split.gradient_accumulation_steps
@@ -86,10 +86,10 @@ def test_nothing_given_pads_as_little_as_the_workers_allow() -> None:
             2,
             (2, 1),
             "2 workers x micro_batch_size 2 x gradient_accumulation_steps 1 hold 4 rows, less than .* 8 needs\n  Fix: "
-            "leave both out, or set train.micro_batch_size: 4 or train.gradient_accumulation_steps: 2",
+            "remove both, or set train.micro_batch_size: 4 or train.gradient_accumulation_steps: 2",
         ),
         (8, 2, (2, 3), "hold 12 rows, more than (?s:.*) or set train.gradient_accumulation_steps: 2"),
-        (8, 2, (8, None), "hold 16 rows, more than (?s:.*) leave both out, or set train.micro_batch_size: 4"),
+        (8, 2, (8, None), "hold 16 rows, more than (?s:.*)remove both, or set train.micro_batch_size: 4"),
         (8, 2, (3, 2), "hold 12 rows, more than (?s:.*) set train.micro_batch_size: 2$"),
         (8, 3, (None, 4), "hold 12 rows, more than (?s:.*) set train.gradient_accumulation_steps: 3"),
         (8, 2, (0, None), "train.micro_batch_size: 0"),

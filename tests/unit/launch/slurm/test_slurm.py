@@ -165,7 +165,7 @@ def test_an_option_that_would_contradict_is_refused(
         ),
         (["cluster.gpus_per_node=0", "cluster.gpus=true"], "cluster.gpus_per_node=4 for nodes with 4 GPUs"),
         (["cluster.gpus=false"], "cluster.gpus_per_node=0 to train on CPUs"),
-        (["cluster.workers=3", "train.global_batch_size=8", "train.micro_batch_size=4"], "leave both out"),
+        (["cluster.workers=3", "train.global_batch_size=8", "train.micro_batch_size=4"], "remove both"),
         (["data.train=absent.jsonl"], "absent.jsonl"),
     ],
 )
