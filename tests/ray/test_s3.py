@@ -108,7 +108,7 @@ def test_a_bucket_that_is_away_for_a_while(cluster: Any, s3: S3Server, tmp_path:
     until(lambda: saved(folder) >= 10, "a checkpoint", driver=driver)
     with s3.away():  # training goes on, and its checkpoints are tried again
         last = shown(config)
-        until(lambda: "is tried again" in config.with_suffix(".log").read_text(), "a failed upload")
+        until(lambda: ", retrying: " in config.with_suffix(".log").read_text(), "a failed upload")
         until(lambda: shown(config) > last, "steps without storage")
     until(lambda: saved(folder) > last, "a checkpoint after storage came back")
     driver.send_signal(signal.SIGKILL)

@@ -1,14 +1,14 @@
-"""Checkpoints: complete or not there. The manifest, written last, is the only authority.
+"""Checkpoints of a run. A checkpoint counts only if it is complete; its manifest, which is written last, decides that.
 
     checkpoints/step-00000040-67408f1c/     the step, and which start of the workers wrote it
-        rank-00000.safetensors              what each rank held, by name and place: train/checkpoint/state_files.py
-        rank-00000.json                     its size and hash, written when the rank's file is on storage
-        manifest.json                       all of them, how far the run had come, and the metrics of an evaluation at
-                                            this step; written by rank 0, last
+        rank-00000.safetensors              the state of one rank, by name and position: train/checkpoint/state_files.py
+        rank-00000.json                     size and hash of that file, written when the file is on storage
+        manifest.json                       the files of all ranks, the progress of the run, and the metrics of an
+                                            evaluation at this step; written by rank 0, last
 
-Each start of the workers writes into folders of its own, so nothing that a killed one left can mix with what is written
-now. A folder without a manifest, or whose files are not what its manifest says, is never read. The manifest carries a hash of
-itself, and its step must be that of its folder's name.
+Each start of the workers writes to its own folders, so its files never mix with those of a killed start. A folder is never
+read if it has no manifest or if its files differ from the manifest. The manifest contains a hash of itself, and its step must
+match the step in the folder's name.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint whose files are all there in their sizes.
+    """A checkpoint whose files all exist with the sizes that its manifest lists.
 
-    metrics: of the evaluation at this step, {} where there was none. files: {name: {"bytes": …, "sha256": …}}.
+    metrics: metrics of the evaluation at this step, {} if there was none. files: {name: {"bytes": …, "sha256": …}}.
     """
 
     folder: StoragePath
@@ -59,28 +59,29 @@ def folder_of(root: StoragePath, step: int, attempt: int) -> StoragePath:
 
 
 def complete(root: StoragePath) -> list[Checkpoint]:
-    """All complete checkpoints, oldest first."""
+    """Return all complete checkpoints, oldest first."""
     found = [_read(folder) for folder in _folders(root)]
     return [checkpoint for checkpoint in found if checkpoint]
 
 
 def newest(root: StoragePath) -> Checkpoint | None:
-    """The newest complete checkpoint; its hashes have not been looked at."""
+    """Return the newest complete checkpoint, or None. Its hashes are not checked here."""
     found = complete(root)
     return found[-1] if found else None
 
 
 def were_there(root: StoragePath) -> bool:
-    """Whether any checkpoint ever was whole, damaged or not since."""
+    """Return whether the run ever completed a checkpoint, even if it was damaged later."""
     return any((folder / name).exists() for folder in _folders(root) for name in (MANIFEST, DAMAGED))
 
 
 def resume(root: StoragePath, engine: Engine, skipped: Callable[[str], None], patience: Retries) -> Progress:
-    """Collective: loads the newest checkpoint that is what its manifest says; without one a run begins at step 0.
+    """Load the newest checkpoint that matches its manifest. Without one, the run begins at step 0. Collective.
 
-    Written by any number of ranks at any ZeRO stage. skipped: told on rank 0 of each one that cannot be used.
-    Raises RunFailedError where a checkpoint is sound and of another model, and OSError where storage cannot be read
-    for longer than the patience: that says nothing about what it holds.
+    The checkpoint may have been written by any number of ranks at any ZeRO stage. skipped: called on rank 0 with a
+    message about each checkpoint that cannot be used. Raises RunFailedError if a sound checkpoint belongs to a different
+    model, and OSError if storage cannot be read for longer than the time limit of `patience`. An unreadable checkpoint is
+    not treated as damaged.
     """
     loaded = _load_first(patience.attempt(_folders, root)[::-1], root, engine, skipped, patience)
     return loaded.progress if loaded else Progress()
@@ -89,7 +90,10 @@ def resume(root: StoragePath, engine: Engine, skipped: Callable[[str], None], pa
 def load_best(
     root: StoragePath, metric: str, engine: Engine, skipped: Callable[[str], None], patience: Retries
 ) -> Checkpoint | None:
-    """Collective: the same with the checkpoint that is best by `metric`; None where no evaluation has rated one."""
+    """Load the checkpoint with the best value of `metric`, as `resume` does. Collective.
+
+    Returns None if no checkpoint has this metric.
+    """
     folders = [one.folder for one in _ranked(patience.attempt(complete, root), metric)]
     return _load_first(folders, root, engine, skipped, patience)
 
@@ -101,7 +105,10 @@ def _load_first(
     skipped: Callable[[str], None],
     patience: Retries,
 ) -> Checkpoint | None:
-    """The first of them that is sound. Rank 0 says which they are: others may have listed storage a moment earlier."""
+    """Load the first sound checkpoint of `folders`.
+
+    Rank 0's list decides, because other ranks may have listed storage a moment earlier.
+    """
     for place in range(_from_rank_0(engine, len(folders))):
         step, attempt = _named(folders[place]) if engine.rank == 0 else (0, 0)
         folder = folder_of(root, _from_rank_0(engine, step), _from_rank_0(engine, attempt))
@@ -113,9 +120,9 @@ def _load_first(
             _restore(checkpoint, engine, patience)
             return checkpoint
         if engine.rank == 0:
-            with suppress(OSError):  # so that it is not counted among those that are kept
+            with suppress(OSError):  # so that it does not count as one of the `keep` newest
                 storage.move(folder / MANIFEST, folder / DAMAGED)
-            skipped(f"the checkpoint {folder.name} is not whole and was skipped")
+            skipped(f"the checkpoint {folder.name} is incomplete or damaged and was skipped")
     return None
 
 
@@ -126,7 +133,10 @@ def write_manifest(
     metrics: Mapping[str, float],
     records: Sequence[Mapping[str, Any]],
 ) -> None:
-    """records: of all ranks, as in rank-00000.json."""
+    """Write the manifest, which completes a checkpoint.
+
+    records: the records of all ranks, as in rank-00000.json.
+    """
     manifest = {
         "format": FORMAT,
         "progress": asdict(progress),
@@ -139,14 +149,20 @@ def write_manifest(
 
 
 def rate(folder: StoragePath, metrics: Mapping[str, float]) -> None:
-    """Of a complete checkpoint: an evaluation at its step came after it. One that was retired meanwhile stays gone."""
+    """Add the metrics of a later evaluation at the same step to a complete checkpoint.
+
+    A checkpoint that was retired meanwhile is not written again.
+    """
     with suppress(FileNotFoundError, InputError):
         manifest = json_files.read_sealed(folder / MANIFEST) | {"metrics": dict(metrics)}
         json_files.write_sealed(folder / MANIFEST, manifest, indent=1, durable=True)
 
 
 def retire(root: StoragePath, *, keep: int, best: str | None) -> None:
-    """Deletes all but the `keep` newest and the best by the metric `best`: what killed starts have left too."""
+    """Delete all checkpoints except the `keep` newest and the best by the metric `best`.
+
+    Incomplete checkpoints of killed starts are deleted too.
+    """
     found = complete(root)
     if not found:
         return
@@ -155,12 +171,14 @@ def retire(root: StoragePath, *, keep: int, best: str | None) -> None:
         kept.add(ranked[0].folder)
     for folder in _folders(root):
         if folder not in kept:
-            (folder / MANIFEST).unlink(missing_ok=True)  # first: half of a checkpoint must not look whole
+            (folder / MANIFEST).unlink(
+                missing_ok=True
+            )  # first, so that a half-deleted one never looks complete
             storage.remove_tree(folder)
 
 
 def _ranked(found: Sequence[Checkpoint], metric: str) -> list[Checkpoint]:
-    """Those with a rating, the best first; of equals the earliest."""
+    """Return the checkpoints that have `metric`, best first; among equals, the earliest comes first."""
     sign = 1 if lower_is_better(metric) else -1
     rated = [one for one in found if metric in one.metrics]
     return sorted(rated, key=lambda one: sign * one.metrics[metric])
@@ -186,18 +204,18 @@ def _from_rank_0(engine: Engine, value: int) -> int:
 
 
 def _folders(root: StoragePath) -> list[StoragePath]:
-    """Of all checkpoints, whole or not, oldest first."""
+    """Return the folders of all checkpoints, complete or not, oldest first."""
     return sorted(root.glob("step-*"), key=lambda folder: folder.name)
 
 
 def _named(folder: StoragePath) -> tuple[int, int]:
-    """(step, attempt); (0, 0) is nobody's."""
+    """Return (step, attempt) from a folder's name; (0, 0), which no checkpoint has, for any other name."""
     found = re.fullmatch(r"step-(\d+)-([0-9a-f]+)", folder.name)
     return (int(found[1]), int(found[2], 16)) if found else (0, 0)
 
 
 def _read(folder: StoragePath) -> Checkpoint | None:
-    """None for one that is not whole. Raises InputError for one of another version of medray."""
+    """Read a checkpoint; None if it is incomplete. Raises InputError if a different version of medray wrote it."""
     try:
         manifest = json_files.read_sealed(folder / MANIFEST)
     except (FileNotFoundError, NotADirectoryError, InputError):
@@ -206,27 +224,30 @@ def _read(folder: StoragePath) -> Checkpoint | None:
         return None
     if version != FORMAT:
         raise InputError(
-            "it was written by another version of medray",
+            f"the checkpoint has format {version}, which a different version of medray wrote; this one reads {FORMAT}",
             file=folder,
-            fix="go on with that version, or use another run.name",
+            fix="resume with that version, or use another run.name",
         )
     try:
         found = _checkpoint(folder, manifest)
     except (LookupError, TypeError, AttributeError):
         return None
-    there = sizes(folder)  # of files in this very folder: a name that leads out of it is not among them
+    there = sizes(folder)  # only files directly in this folder, so a name that leads out of it is not found
     return found if all(there.get(name) == file["bytes"] for name, file in found.files.items()) else None
 
 
 def _checkpoint(folder: StoragePath, manifest: Mapping[str, Any]) -> Checkpoint:
-    """Return the checkpoint that a manifest describes. Raises LookupError, TypeError or AttributeError where it cannot be what medray wrote."""
+    """Return the checkpoint that a manifest describes.
+
+    Raises LookupError, TypeError or AttributeError if medray cannot have written this manifest.
+    """
     progress = Progress(**manifest["progress"])
     counts = [progress.samples, progress.tokens, progress.loss_tokens, progress.evaluated]
     metrics, files = manifest["metrics"], manifest["files"]
     sound = (
         is_count(progress.step)
         and progress.step
-        == _named(folder)[0]  # the manifest of another step would leave out what lies between
+        == _named(folder)[0]  # with a manifest of a different step, the run would skip the steps in between
         and all(map(is_count, counts))
         and isinstance(progress.order, str)
         and is_count(manifest["world_size"])

@@ -1,7 +1,8 @@
-"""A checkpoint's state on storage: a safetensors file a rank, and reading any run of elements out of all of them.
+"""The state of a checkpoint on storage: one safetensors file per rank, and a reader of any slice across all files.
 
-A tensor is named `kind/parameter`; where in the parameter it begins stands in the file's metadata. Files are written as a
-stream, hashed on the way, and read by ranges: neither needs a second copy in memory or on a disk, wherever storage is.
+A tensor is named `kind/parameter`; the file's metadata holds the index of its first element within the parameter. Files are
+written as a stream, hashed while they are written, and read by byte ranges: on local and remote storage, neither direction
+needs a second copy in memory or on disk.
 """
 
 from __future__ import annotations
@@ -26,14 +27,14 @@ from medray.train.engine.state import EXTRA, KINDS, Slice, TrainState
 
 _STARTS = "starts"
 _WIDTH = 4  # bytes of a float32
-_PIECE_BYTES = 16 << 20  # written and hashed at once
+_PIECE_BYTES = 16 << 20  # written and hashed per call
 
 LONGEST_PAUSE_SECONDS = 15.0
 T = TypeVar("T")
 
 
 def snapshot(state: TrainState, rank: int, world_size: int) -> dict[str, tuple[int, Tensor]]:
-    """Copies of what this rank writes, in host memory: {kind/parameter: (start, float32 [elements])}."""
+    """Copy what this rank writes to host memory: {kind/parameter: (start, float32 [elements])}."""
     held = {
         f"{kind}/{run.name}": (run.start, run.get(kind).detach().to("cpu", torch.float32, copy=True))
         for run in _written(state, rank, world_size)
@@ -46,7 +47,7 @@ def snapshot(state: TrainState, rank: int, world_size: int) -> dict[str, tuple[i
 
 
 def _written(state: TrainState, rank: int, world_size: int) -> Iterable[Slice]:
-    """What all ranks hold alike is written once, in about equal shares."""
+    """Return the slices that this rank writes. Replicated parameters are written once, in about equal shares."""
     if not state.replicated:
         return [run for run in state.runs if run.stop > run.start]
     loads, mine = [0] * world_size, []
@@ -59,10 +60,10 @@ def _written(state: TrainState, rank: int, world_size: int) -> Iterable[Slice]:
 
 
 def write(file: StoragePath, held: dict[str, tuple[int, Tensor]]) -> tuple[int, str]:
-    """Writes and returns (bytes, sha256). Raises OSError where storage does; what is there then is not whole.
+    """Write tensors to a file and return (bytes, sha256). Raises OSError if storage fails; the file is then incomplete.
 
-    The format is safetensors' own (https://huggingface.co/docs/safetensors, "Format"): the length of a JSON header, the
-    header, the tensors one after the other. Its library can write to local files only, and hashes nothing.
+    The format is safetensors (https://huggingface.co/docs/safetensors, "Format"): the length of a JSON header, the
+    header, the tensors one after the other. The safetensors library writes local files only and computes no hash.
     """
     header: dict[str, Any] = {
         "__metadata__": {_STARTS: json.dumps({name: start for name, (start, _) in held.items()})}
@@ -72,7 +73,7 @@ def write(file: StoragePath, held: dict[str, tuple[int, Tensor]]) -> tuple[int, 
         begin, end = end, end + values.numel() * _WIDTH
         header[name] = {"dtype": "F32", "shape": [values.numel()], "data_offsets": [begin, end]}
     text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)  # readers map what follows as numbers
+    text += b" " * (-len(text) % 8)  # the tensors must be aligned for readers that map them into memory
     digest, size = hashlib.sha256(), 0
     with _writing(file) as stream:
         for piece in _pieces(len(text).to_bytes(8, "little") + text, held):
@@ -107,9 +108,9 @@ def sha256(stream: IO[bytes]) -> str:
 
 
 class StateReader:
-    """Runs of elements out of the files of all ranks that wrote a checkpoint. A context: it holds them open.
+    """A reader of slices across the files of all ranks that wrote a checkpoint. As a context, it keeps the files open.
 
-    The files are the run's own and their hashes have been compared: their headers are believed.
+    It trusts the headers, because the files belong to the run and their hashes were checked.
     """
 
     def __init__(self, files: Sequence[StoragePath]) -> None:
@@ -134,42 +135,47 @@ class StateReader:
         self._open.close()
 
     def read(self, kind: str, name: str, start: int, stop: int) -> Tensor:
-        """Elements start to stop, float32. Raises RunFailedError where the files do not hold them all, each once."""
+        """Return elements start to stop, float32. Raises RunFailedError unless the files hold each of them once."""
         found = torch.empty(stop - start)
         filled, each_once = 0, True
         pieces = sorted(self._pieces.get(f"{kind}/{name}", ()), key=lambda piece: piece[:2])
         for begin, end, stream, place in pieces:
             first, last = max(begin, start), min(end, stop)
             if first < last:
-                each_once &= first == start + filled  # an overlap may be as long as a gap elsewhere
+                each_once &= (
+                    first == start + filled
+                )  # `filled` alone misses an overlap as long as a gap elsewhere
                 stream.seek(place + (first - begin) * _WIDTH)
                 data = bytearray(stream.read((last - first) * _WIDTH))
                 found[first - start : last - start] = torch.frombuffer(data, dtype=torch.float32)
                 filled += last - first
         if filled != stop - start or not each_once:
             raise RunFailedError(
-                f"the checkpoint holds {filled} of {stop - start} values of {kind} {name}: it is of another model or "
-                "adapter"
+                f"the checkpoint holds {filled} of {stop - start} values of {kind} {name}: it belongs to a different "
+                "model or adapter"
             )
         return found
 
 
 class Retries:
-    """Of one task: its seconds begin now. troubled: told once, with the system's reason; what: what cannot be done."""
+    """Retries of one operation within a time limit, which starts now.
+
+    what: the failing operation, for messages. troubled: called once, with `what` and the system's error.
+    """
 
     def __init__(self, seconds: float, what: str, troubled: Callable[[str], None]) -> None:
         self._until, self._what, self._troubled = time.monotonic() + seconds, what, troubled
         self._told, self._pause = False, 0.5
 
     def attempt(self, act: Callable[..., T], *arguments: Any) -> T:
-        """What `act` returns of the arguments. Raises TimeoutError with the last reason when the time is up."""
+        """Call `act` until it succeeds, and return its result. Raises TimeoutError with the last error at the limit."""
         while True:
             try:
                 return act(*arguments)
             except OSError as error:
                 reason = reason_of(error)
                 if not self._told:
-                    self._troubled(f"{self._what} and is tried again: {reason}")
+                    self._troubled(f"{self._what}, retrying: {reason}")
                     self._told = True
                 self.pause(self._pause, reason)
                 self._pause = min(2 * self._pause, LONGEST_PAUSE_SECONDS)
@@ -181,7 +187,7 @@ class Retries:
 
 
 def reason_of(error: BaseException) -> str:
-    """In one line. Of a patience that ended: what was tried, as a sentence."""
+    """Return an error as one line. A TimeoutError already contains a sentence."""
     if isinstance(error, TimeoutError):
         return str(error)
     return storage.summary(error) if isinstance(error, OSError) else str(error) or type(error).__name__

@@ -1,7 +1,7 @@
-"""Writes checkpoints beside training: a copy in host memory is all that a step waits for.
+"""The checkpoint writer. It writes in the background: a training step only waits for a copy to host memory.
 
-Each rank's thread writes its file, and then a record of it; rank 0's waits for the records of all, and writes the
-manifest. Where storage fails, a thread tries again until the user's patience ends; meanwhile training goes on.
+One thread per rank writes the rank's file, then a record of it. Rank 0's thread waits for the records of all ranks and
+writes the manifest. If storage fails, a thread retries for `train.save_patience_minutes`; training continues meanwhile.
 """
 
 from __future__ import annotations
@@ -30,7 +30,10 @@ POLL_SECONDS = 0.05
 
 @dataclass(frozen=True)
 class WriterOptions:
-    """keep, best: see `checkpoint.retire`. patience_seconds: how long a checkpoint may fail before the run does."""
+    """The options of a writer.
+
+    keep, best: see `checkpoint.retire`. patience_seconds: how long writing may fail before the run fails.
+    """
 
     keep: int
     best: str | None
@@ -38,11 +41,11 @@ class WriterOptions:
 
 
 class CheckpointWriter:
-    """Of one rank. Its methods are collective: all ranks call them at the same steps.
+    """The checkpoint writer of one rank. Its methods are collective: all ranks call them at the same steps.
 
-    before_manifest, written: called on rank 0's thread, before a manifest and after it, with the step. The first may
-    raise OSError and is tried again.
-    troubled: called once a checkpoint on each rank's thread when storage fails.
+    before_manifest: called on rank 0's thread before a manifest is written. If it raises OSError, it is retried.
+    written: called on rank 0's thread after a manifest was written, with the step.
+    troubled: called on each rank's thread when storage fails, once per checkpoint.
     """
 
     def __init__(
@@ -57,18 +60,18 @@ class CheckpointWriter:
     ) -> None:
         self._root, self._engine, self._options = root, engine, options
         self._before_manifest, self._written, self._troubled = before_manifest, written, troubled
-        # Not the time: a clock may jump, and two starts must never write into one folder.
+        # Random rather than the time: a clock may jump, and two starts must never write to the same folder.
         self._attempt = self._agree(secrets.randbits(32) if engine.rank == 0 else 0)
         self._thread: Thread | None = None
         self._failure: str | None = None
         self._last_step = -1
 
     def save(self, progress: Progress, metrics: Mapping[str, float], *, wait: bool = False) -> bool:
-        """Begins a checkpoint and returns; False where the one before is still being written, and this one is left out.
+        """Start writing a checkpoint, and return True; skip it and return False while the previous one is being written.
 
-        At the step of the one before only metrics are new: they are added to it.
-        wait: for the one before, so that this one is never left out. Raises RunFailedError on all ranks when storage
-        failed for longer than the patience.
+        If the previous checkpoint has the same step, only its metrics are updated.
+        wait: wait for the previous checkpoint, so that this one is never skipped. Raises RunFailedError on all ranks if
+        storage failed for longer than `patience_seconds`.
         """
         if progress.step == self._last_step:
             if metrics and self._engine.rank == 0:
@@ -89,7 +92,7 @@ class CheckpointWriter:
         return True
 
     def finish(self) -> None:
-        """Returns when the last checkpoint that was begun is complete. Raises RunFailedError where it cannot be."""
+        """Wait until the last started checkpoint is complete. Raises RunFailedError if it could not be written."""
         self._join()
         self._agree(0)
         self._check()
@@ -109,7 +112,7 @@ class CheckpointWriter:
                 )
                 self._written(progress.step)
                 options = self._options
-                with suppress(OSError):  # the next one retires what this one could not
+                with suppress(OSError):  # the next checkpoint retires what remains
                     checkpoint.retire(self._root, keep=options.keep, best=options.best)
 
     def _rate(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -118,15 +121,15 @@ class CheckpointWriter:
 
     @contextmanager
     def _trying(self, step: int) -> Iterator[Retries]:
-        """What fails inside for longer than the patience is told to all ranks at the next checkpoint."""
+        """Give the block a `Retries`, and keep its failure, which all ranks learn at the next checkpoint."""
         try:
             yield Retries(self._options.patience_seconds, "a checkpoint cannot be written", self._troubled)
         except Exception as error:
             self._failure = f"the checkpoint of step {step} could not be written: {reason_of(error)}"
-            if isinstance(error, TimeoutError):  # of the patience
+            if isinstance(error, TimeoutError):  # raised by Retries
                 self._failure += (
-                    f" (in {self._root}, for longer than train.save_patience_minutes). Mend it, and run the same "
-                    "command again"
+                    f" (in {self._root}, for longer than train.save_patience_minutes). Fix the storage, and run the "
+                    "same command again"
                 )
 
     def _start(self, work: Callable[..., None], *arguments: Any) -> None:
@@ -141,14 +144,14 @@ class CheckpointWriter:
         storage.write(folder / f"{name}.json", json.dumps(record), durable=True)
 
     def _records(self, folder: StoragePath, patience: Retries) -> list[dict[str, Any]]:
-        """Of all ranks, when all have written."""
+        """Wait until all ranks have written their files, and return their records in the order of ranks."""
         found: dict[int, dict[str, Any]] = {}
         while len(found) < self._engine.world_size:
             for rank in set(range(self._engine.world_size)) - found.keys():
                 with suppress(OSError):
                     found[rank] = storage.read_json(folder / f"rank-{rank:05d}.json")
             if len(found) < self._engine.world_size:
-                patience.pause(POLL_SECONDS, "other workers have not written their part")
+                patience.pause(POLL_SECONDS, "other workers have not written their files")
         return [found[rank] for rank in sorted(found)]
 
     def _join(self) -> None:
@@ -157,9 +160,9 @@ class CheckpointWriter:
 
     def _check(self) -> None:
         if self._agree(int(self._failure is not None)):
-            raise RunFailedError(self._failure or "another worker could not write its part of a checkpoint")
+            raise RunFailedError(self._failure or "another worker could not write its file of a checkpoint")
 
     def _agree(self, value: int) -> int:
-        """The sum over all ranks."""
+        """Return the sum of a value over all ranks."""
         values = torch.tensor([value], dtype=torch.int64, device=self._engine.device)
         return int(self._engine.sum(values).item())

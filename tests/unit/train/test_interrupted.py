@@ -146,7 +146,7 @@ def test_checkpoints_that_cannot_be_read_for_a_while_are_waited_for(
     patient = Recorder()
     loop.run(made, patient)
     assert patient.resumed == [5]
-    assert told(patient) == ["worker 0: a checkpoint cannot be read and is tried again: Input/output error"]
+    assert told(patient) == ["worker 0: a checkpoint cannot be read, retrying: Input/output error"]
 
 
 def test_a_note_of_a_start_that_cannot_be_written_ends_nothing(tmp_path: Path, tokens: TokenSet) -> None:

@@ -58,10 +58,10 @@ def losses(seen: dict[str, Any]) -> list[float]:
     ("peft", "among"),
     [("lora", SOME), *(pytest.param(one, WAYS, marks=pytest.mark.long) for one in ("lora", "none"))],
 )
-def test_what_some_ranks_wrote_others_read(
+def test_a_checkpoint_resumes_on_any_number_of_ranks_and_stage(
     peft: str, among: tuple[tuple[int, int], ...], tmp_path: Path
 ) -> None:
-    """Every way of sharding resumes what every other one has written."""
+    """Resume with every way of sharding from the checkpoints of every other one."""
     calm = make(tmp_path, (2, 2), STEPS, peft)
     first = {ways: make(tmp_path, ways, STOPPED, peft) for ways in among}
     for ranks in sorted({ranks for ranks, _ in among}):
@@ -72,7 +72,7 @@ def test_what_some_ranks_wrote_others_read(
     for ranks in sorted({ranks for ranks, _ in among}):
         resumed = {}
         for place, ways in enumerate(ways for ways in among if ways[0] == ranks):
-            # Each reads one or two others.
+            # Each way of sharding reads the checkpoints of one or two others.
             for other in {among[(place + ranks) % len(among)], among[-1 - place]}:
                 plan = make(tmp_path, ways, STEPS, peft)
                 folder = tmp_path / f"{peft}-{other}-then-{ways}"
@@ -85,8 +85,8 @@ def test_what_some_ranks_wrote_others_read(
     )
 
 
-def test_a_stopped_run_ends_with_the_bits_of_one_that_was_not(tmp_path: Path) -> None:
-    """With dropout, at every stage: equal ranks give equal bits."""
+def test_a_resumed_run_ends_with_the_bits_of_an_uninterrupted_run(tmp_path: Path) -> None:
+    """Train with dropout at every stage: the same number of ranks gives the same bits."""
     ways = ((2, 0), (2, 1), (2, 2), (2, 3))
     options = {"save_every_steps": 3, "keep_checkpoints": 9}
     calm = {str(one): make(tmp_path, one, STEPS, "lora", **options) for one in ways}
@@ -94,7 +94,7 @@ def test_a_stopped_run_ends_with_the_bits_of_one_that_was_not(tmp_path: Path) ->
     cut = {}
     for name, plan in calm.items():
         folder = Path(plan.run_folder).with_name(f"cut-{name}")
-        # A busy machine leaves checkpoints out while the one before is written.
+        # On a busy machine, a checkpoint is skipped while the previous one is being written.
         *earlier, _ = sorted((Path(plan.run_folder) / "checkpoints").iterdir())
         for source in earlier[:2]:
             shutil.copytree(source, folder / "checkpoints" / source.name)
@@ -107,7 +107,7 @@ def test_a_stopped_run_ends_with_the_bits_of_one_that_was_not(tmp_path: Path) ->
 
 
 def last(run_folder: Path) -> list[str]:
-    """Hashes of the state after the last step."""
+    """Return the hashes of the state after the last step."""
     found = checkpoint.newest(run_folder / "checkpoints")
     assert found is not None
     assert found.progress.step == STEPS
@@ -123,7 +123,7 @@ def steps_of(plan: WorkerPlan) -> list[int]:
 
 
 @pytest.mark.parametrize("damage", ["cut", "bits", "manifest", "manifest bit", "file gone"])
-def test_a_damaged_one_is_skipped_and_the_one_before_is_used(damage: str, tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_is_skipped_and_the_previous_one_is_used(damage: str, tmp_path: Path) -> None:
     plan = small(tmp_path)
     loop.run(plan, Recorder(saves_every=3))
     calm = last(Path(plan.run_folder))
@@ -149,7 +149,7 @@ def test_a_damaged_one_is_skipped_and_the_one_before_is_used(damage: str, tmp_pa
     assert recorder.resumed == [9]
     assert [record["step"] for record in recorder.steps] == [10, 11, 12]
     told = [event["text"] for event in recorder.events if event["kind"] == "message"]
-    assert told == ([f"the checkpoint {newest.folder.name} is not whole and was skipped"])
+    assert told == ([f"the checkpoint {newest.folder.name} is incomplete or damaged and was skipped"])
     assert last(Path(plan.run_folder)) == calm
     assert steps_of(plan) == [6, 9, 12]
 
@@ -180,7 +180,7 @@ def _progress(**changes: Any) -> dict[str, Any]:
     ids=str,
 )
 @pytest.mark.parametrize("hashed", [True, False])  # an earlier version wrote none
-def test_a_manifest_that_cannot_be_true_is_not_whole(
+def test_a_checkpoint_with_an_impossible_manifest_is_incomplete(
     hashed: bool, change: dict[str, Any], tmp_path: Path
 ) -> None:
     folder = checkpoint.folder_of(tmp_path, 20, 7)
@@ -197,7 +197,7 @@ def test_a_manifest_that_cannot_be_true_is_not_whole(
         assert bool(checkpoint.newest(tmp_path)) is whole
 
 
-def test_what_is_no_manifest_is_not_whole_and_nothing_waits_for_it(tmp_path: Path) -> None:
+def test_a_checkpoint_without_a_regular_manifest_is_incomplete_and_never_blocks(tmp_path: Path) -> None:
     folder = checkpoint.folder_of(tmp_path, 20, 7)
     for make in (
         lambda path: os.mkfifo(path),
@@ -213,19 +213,19 @@ def test_what_is_no_manifest_is_not_whole_and_nothing_waits_for_it(tmp_path: Pat
         assert checkpoint.newest(tmp_path) is None
 
 
-def test_one_of_another_version_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+def test_a_checkpoint_of_another_version_is_refused_and_left_unchanged(tmp_path: Path) -> None:
     plan = small(tmp_path)
     loop.run(plan, Recorder(saves_every=3))
     newest = checkpoint.newest(Path(plan.run_folder) / "checkpoints")
     assert newest is not None
     manifest = newest.folder / checkpoint.MANIFEST
     json_files.write_sealed(manifest, json_files.read_sealed(manifest) | {"format": 99})
-    with pytest.raises(InputError, match="written by another version of medray"):
+    with pytest.raises(InputError, match="a different version of medray wrote"):
         loop.run(plan, Recorder(saves_every=3))
     assert manifest.exists()
 
 
-def test_storage_that_cannot_be_read_does_not_make_a_checkpoint_a_damaged_one(
+def test_a_checkpoint_on_unreadable_storage_is_not_marked_damaged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan = small(tmp_path, save_patience_minutes=0.01)
@@ -244,7 +244,9 @@ def test_storage_that_cannot_be_read_does_not_make_a_checkpoint_a_damaged_one(
 
 
 class TestRetention:
-    def test_the_newest_are_kept_and_what_killed_starts_left_is_not(self, tmp_path: Path) -> None:
+    def test_the_newest_are_kept_and_incomplete_ones_of_killed_starts_are_deleted(
+        self, tmp_path: Path
+    ) -> None:
         plan = make(tmp_path, (1, 0), 9, "none", save_every_steps=2, keep_checkpoints=2)
         root = Path(plan.run_folder) / "checkpoints"
         orphan = root / "step-00000003-00000001"
@@ -258,10 +260,10 @@ class TestRetention:
         ("metric", "lr", "exported"),
         [(None, 1.0, "the last"), ("loss", 1.0, "an earlier"), ("loss", 1e-3, "the last")],
     )
-    def test_the_best_is_kept_and_exported_where_that_is_asked_for(
+    def test_the_best_is_kept_and_exported_if_the_config_asks_for_it(
         self, metric: str | None, lr: float, exported: str, tmp_path: Path
     ) -> None:
-        """With a rate so high that the run gets worse, and with one that lets it learn to the end."""
+        """Train with a learning rate that makes the run worse, and with one that lets it learn to the end."""
         plan = make(tmp_path, (1, 0), 6, "none", keep_checkpoints=1, keep_best=metric, optimizer={"lr": lr})
         plan, recorder = evaluated(plan, every=1), Recorder(saves_every=1)
         outcome = loop.run(plan, recorder)
@@ -273,7 +275,7 @@ class TestRetention:
         assert outcome.evaluated["loss"] == found[best]
         assert len(recorder.evaluations) == 6, "the best has its metrics, and is not evaluated again"
         assert written(plan) == stored(plan, best)
-        # A start that only makes the export anew exports the same.
+        # A start that only repeats the export exports the same checkpoint.
         shutil.rmtree(Path(plan.run_folder) / "export")
         assert loop.run(plan, Recorder()).exported == best
         assert written(plan) == stored(plan, best)
@@ -287,7 +289,7 @@ class TestRetention:
         assert best.metrics["loss"] < last.metrics["loss"]
         assert written(plan) == stored(plan, best.progress.step)
 
-    def test_a_best_that_is_damaged_gives_way_to_the_next(self, tmp_path: Path) -> None:
+    def test_the_next_best_is_used_if_the_best_is_damaged(self, tmp_path: Path) -> None:
         plan = make(tmp_path, (1, 0), 6, "none", keep_checkpoints=9, keep_best="loss", optimizer={"lr": 1.0})
         plan, recorder = evaluated(plan, every=1), Recorder(saves_every=1)
         best = loop.run(plan, recorder).exported
@@ -297,7 +299,7 @@ class TestRetention:
         second = loop.run(plan, Recorder()).exported
         assert [best, second] == sorted(found, key=found.__getitem__)[:2]
 
-    def test_an_evaluation_after_a_notices_checkpoint_rates_it(self, tmp_path: Path) -> None:
+    def test_an_evaluation_rates_a_checkpoint_that_a_notice_caused_before_it(self, tmp_path: Path) -> None:
         plan = evaluated(make(tmp_path, (1, 0), 6, "none", keep_checkpoints=9), every=4)
         recorder = Recorder(gone_after=4)
         assert loop.run(plan, recorder).progress.step == 5
@@ -323,7 +325,7 @@ class TestRetention:
 
 
 def evaluated(plan: WorkerPlan, *, every: int) -> WorkerPlan:
-    """With its training rows as validation split."""
+    """Return the plan with the training rows as validation split."""
     often = plan.config.eval.model_copy(update={"every_steps": every})
     return replace(plan, config=plan.config.model_copy(update={"eval": often}), validation=plan.train)
 
@@ -334,9 +336,9 @@ def of_step(plan: WorkerPlan, step: int | None) -> checkpoint.Checkpoint:
 
 
 def stored(plan: WorkerPlan, step: int) -> dict[str, list[float]]:
-    """Weights of a checkpoint, flat."""
+    """Return the weights of a checkpoint, flat."""
     found: dict[str, list[float]] = defaultdict(list)
-    for file in of_step(plan, step).state_files:  # a rank each, its part of each weight
+    for file in of_step(plan, step).state_files:  # one file per rank, with its slice of each weight
         for name, one in load_file(file).items():
             kind, _, parameter = name.partition("/")
             if kind == "weight":
@@ -345,13 +347,13 @@ def stored(plan: WorkerPlan, step: int) -> dict[str, list[float]]:
 
 
 def written(plan: WorkerPlan) -> dict[str, list[float]]:
-    """The same of the export."""
+    """Return the weights of the export, flat."""
     file = load_file(Path(plan.run_folder) / "export" / "model.safetensors")
     return {name: one.flatten().tolist() for name, one in file.items()}
 
 
 def on_a_small_disk(plan: WorkerPlan, freed_after: int) -> dict[str, Any]:
-    """What `full_disk.py` saw, in a mount namespace of its own."""
+    """Run `full_disk.py` in its own mount namespace, and return what it reports."""
     work = Path(plan.run_folder) / "plan.pickle"
     work.write_bytes(pickle.dumps(plan))
     script = Path(full_disk.__file__)
@@ -378,8 +380,8 @@ def on_a_small_disk(plan: WorkerPlan, freed_after: int) -> dict[str, Any]:
 
 
 class TestTrouble:
-    def test_storage_that_fails_for_a_while_stops_nothing(self, tmp_path: Path) -> None:
-        """A file stands where the folder of checkpoints shall be; it is taken away after the third step."""
+    def test_a_run_survives_storage_that_fails_for_a_while(self, tmp_path: Path) -> None:
+        """Put a file at the path of the checkpoints folder, and remove it after the third step."""
         plan = make(tmp_path, (1, 0), 9, "none", save_every_steps=1)
         blocked = Path(plan.run_folder) / "checkpoints"
         blocked.write_text("in the way")
@@ -395,10 +397,10 @@ class TestTrouble:
         assert outcome.status == "done"
         assert steps_of(plan)[-1] == 9
         told = [event["text"] for event in recorder.events if event["kind"] == "message"]
-        assert "worker 0: a checkpoint cannot be written and is tried again: Not a directory" in told
+        assert "worker 0: a checkpoint cannot be written, retrying: Not a directory" in told
         assert "the checkpoint of step 2 was left out: the one before is not written yet" in told
 
-    def test_patience_ends_the_run_with_the_reason(self, tmp_path: Path) -> None:
+    def test_the_run_fails_with_the_reason_after_save_patience_minutes(self, tmp_path: Path) -> None:
         plan = make(tmp_path, (1, 0), 9, "none", save_every_steps=1, save_patience_minutes=0.01)
         (Path(plan.run_folder) / "checkpoints").write_text("in the way")
         with pytest.raises(RunFailedError, match="the checkpoint of step 1 could not be written: Not a dir"):
@@ -421,5 +423,5 @@ class TestTrouble:
         plan = make(tmp_path, (1, 0), STOPPED, "none")
         loop.run(plan, Recorder())
         other = make(tmp_path, (1, 0), STEPS, "lora")
-        with pytest.raises(RunFailedError, match="it is of another model or adapter"):
+        with pytest.raises(RunFailedError, match="it belongs to a different model or adapter"):
             loop.run(replace(other, run_folder=plan.run_folder), Recorder())

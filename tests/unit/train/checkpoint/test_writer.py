@@ -1,4 +1,4 @@
-"""In which order a checkpoint comes to be and goes, and what several ranks must agree on."""
+"""The order in which a checkpoint is written and deleted, and what several ranks must agree on."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def nothing(*_: Any) -> None:
 
 
 class Killed(BaseException):
-    """Ends the writer's thread as the end of its process would: no handler of `Exception` sees it."""
+    """The end of the writer's thread, like the end of its process: no handler of `Exception` sees it."""
 
 
 def writer(
@@ -53,7 +53,7 @@ def writer(
 
 
 def save(root: Path, ranks: Ranks, *steps: int, **options: Any) -> None:
-    """A start of the workers that writes a checkpoint at each of the steps; weights are the step's number."""
+    """Write a checkpoint at each step, as one start of the workers does. All weights equal the step's number."""
 
     def work(engine: RankEngine) -> None:
         one = writer(root, engine, **options)
@@ -72,7 +72,7 @@ def fill(engine: RankEngine, value: float) -> None:
 
 
 def resume(root: Path, ranks: Ranks) -> tuple[list[Progress], list[str]]:
-    """What each rank resumed from, and what rank 0 was told was skipped."""
+    """Resume on all ranks; return the step of each rank and the messages to rank 0 about skipped checkpoints."""
     told: list[str] = []
 
     def work(engine: RankEngine) -> Progress:
@@ -87,7 +87,7 @@ def folders(root: Path) -> list[Path]:
 
 
 def test_the_ledger_is_flushed_before_the_manifest_and_the_event_comes_after_it(tmp_path: Path) -> None:
-    """A manifest without the steps that it counts would leave a gap in steps.jsonl after a kill between the two."""
+    """Avoid a gap in steps.jsonl after a kill: a manifest must not count steps that are not on disk yet."""
     order: list[str] = []
 
     def manifests() -> list[Path]:
@@ -104,7 +104,7 @@ def test_the_ledger_is_flushed_before_the_manifest_and_the_event_comes_after_it(
     assert order == ["flushed, 0 manifests", "step 3 is announced, 1 manifests"]
 
 
-def test_a_ledger_that_cannot_be_flushed_holds_the_manifest_back(tmp_path: Path) -> None:
+def test_the_manifest_waits_until_the_ledger_is_flushed(tmp_path: Path) -> None:
     tries: list[int] = []
 
     def flush() -> None:
@@ -120,12 +120,14 @@ def test_a_ledger_that_cannot_be_flushed_holds_the_manifest_back(tmp_path: Path)
 def test_every_file_is_on_the_disk_before_the_next_begins(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After a power cut a manifest must not stand beside files that were still in memory."""
+    """Avoid a manifest, after a power cut, whose files were still in memory."""
     synced, fsync = list[str](), os.fsync
 
     def looks(descriptor: int) -> None:
         name = Path(os.readlink(f"/proc/self/fd/{descriptor}")).name
-        synced.append(re.sub(r"^\.(.+)\.\d+-\w+$", r"\1", name))  # as storage.write names what it then moves
+        synced.append(
+            re.sub(r"^\.(.+)\.\d+-\w+$", r"\1", name)
+        )  # storage.write writes to this name, then moves the file
         fsync(descriptor)
 
     monkeypatch.setattr(os, "fsync", looks)
@@ -136,7 +138,7 @@ def test_every_file_is_on_the_disk_before_the_next_begins(
     assert synced[3:] == [MANIFEST]
 
 
-def test_the_older_is_retired_only_after_the_newer_is_whole(tmp_path: Path) -> None:
+def test_the_older_is_retired_only_after_the_newer_is_complete(tmp_path: Path) -> None:
     seen: list[list[int]] = []
 
     def written(step: int) -> None:
@@ -147,10 +149,10 @@ def test_the_older_is_retired_only_after_the_newer_is_whole(tmp_path: Path) -> N
     assert [found.progress.step for found in checkpoint.complete(tmp_path)] == [3]
 
 
-def test_one_that_is_retired_loses_its_manifest_first(
+def test_a_retired_checkpoint_loses_its_manifest_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A kill between the two must not leave a manifest beside half of its files."""
+    """Avoid a manifest with half of its files after a kill."""
     save(tmp_path, Ranks(1), 1, 2)
     (older, newer), remove = folders(tmp_path), storage.remove_tree
     seen: list[tuple[str, list[str]]] = []
@@ -167,7 +169,7 @@ def test_one_that_is_retired_loses_its_manifest_first(
 
 @pytest.mark.parametrize("readers", [1, 2, 3])
 def test_every_file_of_a_checkpoint_is_compared_with_its_hash(readers: int, tmp_path: Path) -> None:
-    """One changed bit in the part of any rank, on as many, fewer and more ranks than wrote it."""
+    """Change one bit in the file of any rank; read on the same number of ranks, on fewer and on more."""
     for damaged in range(3):
         root = tmp_path / str(damaged)
         save(root, Ranks(3), 1, 2)
@@ -178,13 +180,13 @@ def test_every_file_of_a_checkpoint_is_compared_with_its_hash(readers: int, tmp_
         ranks = Ranks(readers)
         found, told = resume(root, ranks)
         assert [one.step for one in found] == [1] * readers, damaged
-        assert told == [f"the checkpoint {file.parent.name} is not whole and was skipped"]
+        assert told == [f"the checkpoint {file.parent.name} is incomplete or damaged and was skipped"]
         for engine in ranks.engines:
             assert all((parameter == 1).all() for parameter in engine.model.parameters())
 
 
 def test_a_start_never_writes_into_the_folder_of_another(tmp_path: Path) -> None:
-    """The first is killed before its manifest; the second is at the same step, with other weights."""
+    """Kill the first start before its manifest; the second is at the same step, with different weights."""
 
     def killed() -> None:
         raise Killed
@@ -213,10 +215,10 @@ def test_a_start_never_writes_into_the_folder_of_another(tmp_path: Path) -> None
     assert all((parameter == 4).all() for parameter in ranks.engines[0].model.parameters())
 
 
-def test_the_part_of_a_rank_that_is_late_is_waited_for(
+def test_the_manifest_waits_for_the_file_of_a_late_rank(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What an earlier start left at this step is not taken for it: rank 1 writes after rank 0 has looked."""
+    """Ignore the files of an earlier start at this step: rank 1 writes after rank 0 has looked."""
     save(tmp_path, Ranks(2), 4)
     looked, write_mine = threading.Event(), CheckpointWriter._write_mine
 
@@ -242,11 +244,11 @@ def test_the_part_of_a_rank_that_is_late_is_waited_for(
 def test_a_rank_that_cannot_write_ends_the_run_on_all_ranks(
     failing: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Rank 1 fails at its part, for which rank 0 waits in vain; rank 0 at the manifest, which rank 1 never sees."""
+    """Let rank 1 fail at its file, for which rank 0 waits; let rank 0 fail at the manifest, which rank 1 never sees."""
     write_mine = CheckpointWriter._write_mine
 
     def refuses(*_: Any) -> None:
-        raise RuntimeError("refused")  # no OSError: it is not tried again
+        raise RuntimeError("refused")  # not an OSError, so it is not retried
 
     def part(one: CheckpointWriter, folder: Path, held: dict[str, Any]) -> None:
         (refuses if one._engine.rank == failing == 1 else write_mine)(one, folder, held)
@@ -263,16 +265,16 @@ def test_a_rank_that_cannot_write_ends_the_run_on_all_ranks(
 
     told = Ranks(2).run(work)
     assert told[failing] == "the checkpoint of step 4 could not be written: refused"
-    other = "another worker could not write its part" if failing == 0 else "other workers have not written"
+    other = "another worker could not write its file" if failing == 0 else "other workers have not written"
     assert other in told[1 - failing]
     assert checkpoint.complete(tmp_path) == []
 
 
 @pytest.mark.parametrize("slow", [0, 1])
-def test_a_checkpoint_is_left_out_on_all_ranks_where_one_is_still_writing(
+def test_all_ranks_skip_a_checkpoint_while_one_is_still_writing(
     slow: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And none where it is asked to wait. Ranks that disagreed would write two halves of different steps."""
+    """Skip none with `wait`. Ranks that disagreed would write two halves of different steps."""
     go, write_mine = threading.Event(), CheckpointWriter._write_mine
 
     def part(one: CheckpointWriter, folder: Path, held: dict[str, Any]) -> None:
@@ -286,7 +288,7 @@ def test_a_checkpoint_is_left_out_on_all_ranks_where_one_is_still_writing(
         one = writer(tmp_path, engine)
         begun = [one.save(Progress(1), {})]
         if engine.rank == 1 and slow == 0:
-            one._join()  # it has nothing more to do, and says no all the same
+            one._join()  # this rank has finished writing, and must skip too
         begun.append(one.save(Progress(2), {}))
         go.set()
         begun.append(one.save(Progress(3), {}, wait=True))
@@ -297,7 +299,7 @@ def test_a_checkpoint_is_left_out_on_all_ranks_where_one_is_still_writing(
     assert [found.progress.step for found in checkpoint.complete(tmp_path)] == [1, 3]
 
 
-def test_what_is_written_is_the_state_at_the_call_and_not_what_training_made_of_it(tmp_path: Path) -> None:
+def test_the_state_at_the_call_is_written_although_training_changes_it(tmp_path: Path) -> None:
     go = threading.Event()
     ranks, progress = Ranks(1), Progress(1, samples=5)
     (engine,) = ranks.engines
@@ -314,7 +316,7 @@ def test_what_is_written_is_the_state_at_the_call_and_not_what_training_made_of_
 
 
 def test_all_ranks_resume_what_rank_0_lists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another rank may have listed storage before the newest was there."""
+    """Let another rank list storage before the newest checkpoint exists."""
     save(tmp_path, Ranks(2), 1, 2)
     listed = checkpoint._folders
     ranks, late = Ranks(2), threading.local()
@@ -332,7 +334,7 @@ def test_all_ranks_resume_what_rank_0_lists(tmp_path: Path, monkeypatch: pytest.
 
 
 class TestPieces:
-    """Elements of one parameter out of several files: each of them exactly once."""
+    """Reading the elements of one parameter from several files, each exactly once."""
 
     @staticmethod
     def files(folder: Path, *pieces: tuple[int, int]) -> list[Any]:
@@ -353,10 +355,10 @@ class TestPieces:
     @pytest.mark.parametrize(
         "pieces",
         [
-            [(0, 10), (0, 10)],  # a file twice
+            [(0, 10), (0, 10)],  # the same file twice
             [(0, 6), (4, 10)],
             [(0, 4), (5, 10)],
-            [(0, 6), (4, 8)],  # as many values as there should be: two are there twice, two not at all
+            [(0, 6), (4, 8)],  # the right number of values: two exist twice, two are missing
             [(1, 10)],
             [(0, 9)],
             [(0, 10), (3, 4)],
@@ -366,7 +368,7 @@ class TestPieces:
     def test_overlaps_and_gaps_are_refused(self, pieces: list[tuple[int, int]], tmp_path: Path) -> None:
         with (
             StateReader(self.files(tmp_path, *pieces)) as reader,
-            pytest.raises(RunFailedError, match="weight w: it is of another model or adapter"),
+            pytest.raises(RunFailedError, match="weight w: it belongs to a different model or adapter"),
         ):
             reader.read("weight", "w", 0, 10)
 
@@ -388,7 +390,7 @@ def test_a_rating_that_comes_later_keeps_the_rest_of_the_manifest(tmp_path: Path
 
 
 def test_the_manifest_says_what_is_on_storage(tmp_path: Path) -> None:
-    """Sizes and hashes are those of independent reads."""
+    """Compare sizes and hashes with those of independent reads."""
     save(tmp_path, Ranks(2), 3)
     (folder,) = folders(tmp_path)
     manifest = json.loads((folder / MANIFEST).read_text())
