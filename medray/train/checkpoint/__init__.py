@@ -109,8 +109,8 @@ def _load_first(
 
     Rank 0's list decides, because other ranks may have listed storage a moment earlier.
     """
-    for place in range(_from_rank_0(engine, len(folders))):
-        step, attempt = _named(folders[place]) if engine.rank == 0 else (0, 0)
+    for index in range(_from_rank_0(engine, len(folders))):
+        step, attempt = _named(folders[index]) if engine.rank == 0 else (0, 0)
         folder = folder_of(root, _from_rank_0(engine, step), _from_rank_0(engine, attempt))
         checkpoint = patience.attempt(_read, folder)
         files = sorted(checkpoint.files)[engine.rank :: engine.world_size] if checkpoint else []

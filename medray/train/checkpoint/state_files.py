@@ -36,12 +36,12 @@ T = TypeVar("T")
 def snapshot(state: TrainState, rank: int, world_size: int) -> dict[str, tuple[int, Tensor]]:
     """Copy what this rank writes to host memory: {kind/parameter: (start, float32 [elements])}."""
     held = {
-        f"{kind}/{run.name}": (run.start, run.get(kind).detach().to("cpu", torch.float32, copy=True))
-        for run in _written(state, rank, world_size)
+        f"{kind}/{part.name}": (part.start, part.get(kind).detach().to("cpu", torch.float32, copy=True))
+        for part in _written(state, rank, world_size)
         for kind in KINDS
     }
-    if state.beside and rank == 0:
-        for name, one in state.beside.tensors().items():
+    if state.extra and rank == 0:
+        for name, one in state.extra.tensors().items():
             held[f"{EXTRA}/{name}"] = (0, one.detach().flatten().to("cpu", torch.float32, copy=True))
     return held
 
@@ -49,13 +49,13 @@ def snapshot(state: TrainState, rank: int, world_size: int) -> dict[str, tuple[i
 def _written(state: TrainState, rank: int, world_size: int) -> Iterable[Slice]:
     """Return the slices that this rank writes. Replicated parameters are written once, in about equal shares."""
     if not state.replicated:
-        return [run for run in state.runs if run.stop > run.start]
+        return [part for part in state.slices if part.stop > part.start]
     loads, mine = [0] * world_size, []
-    for run in sorted(state.runs, key=lambda run: run.start - run.stop):
+    for part in sorted(state.slices, key=lambda part: part.start - part.stop):
         owner = loads.index(min(loads))
-        loads[owner] += run.stop - run.start
+        loads[owner] += part.stop - part.start
         if owner == rank:
-            mine.append(run)
+            mine.append(part)
     return mine
 
 
@@ -126,8 +126,8 @@ class StateReader:
             starts = json.loads(header.pop("__metadata__")[_STARTS])
             for name, entry in header.items():
                 start, (elements,) = starts[name], entry["shape"]
-                place = 8 + length + entry["data_offsets"][0]
-                self._pieces[name].append((start, start + elements, stream, place))
+                offset = 8 + length + entry["data_offsets"][0]
+                self._pieces[name].append((start, start + elements, stream, offset))
         return self
 
     def __exit__(self, *reason: object) -> None:
@@ -139,13 +139,13 @@ class StateReader:
         found = torch.empty(stop - start)
         filled, each_once = 0, True
         pieces = sorted(self._pieces.get(f"{kind}/{name}", ()), key=lambda piece: piece[:2])
-        for begin, end, stream, place in pieces:
+        for begin, end, stream, offset in pieces:
             first, last = max(begin, start), min(end, stop)
             if first < last:
                 each_once &= (
                     first == start + filled
                 )  # `filled` alone misses an overlap as long as a gap elsewhere
-                stream.seek(place + (first - begin) * _WIDTH)
+                stream.seek(offset + (first - begin) * _WIDTH)
                 data = bytearray(stream.read((last - first) * _WIDTH))
                 found[first - start : last - start] = torch.frombuffer(data, dtype=torch.float32)
                 filled += last - first

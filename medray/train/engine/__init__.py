@@ -1,4 +1,4 @@
-"""What turns losses into weights: DeepSpeed, or plain torch as the second form and as the oracle of tests."""
+"""The training engines: DeepSpeed, and plain torch for one process, which tests also use as their reference."""
 
 from __future__ import annotations
 
@@ -14,57 +14,57 @@ from medray.config.dotted import merged
 from medray.config.train import TrainConfig
 from medray.models.adapters.adalora import rank_allocation
 from medray.train.engine.optimizers import make_optimizer, rates_in_force, set_rate
-from medray.train.engine.state import Beside, TrainState, train_state
+from medray.train.engine.state import ExtraState, TrainState, train_state
 
-# Larger than any gradient norm: DeepSpeed computes the norm only where it may clip.
+# Larger than any gradient norm: DeepSpeed computes the norm only if clipping is enabled.
 _NO_CLIP = 1e30
 
 
 class Engine(Protocol):
-    """A model under training. Losses are shares of one global loss: gradients add up over backwards and ranks."""
+    """A model in training. Each loss is a share of the global loss: gradients sum over backward calls and ranks."""
 
     model: Any
     rank: int
     world_size: int
     device: torch.device
-    gathers: bool  # forwards are collectives: every rank must run the same number of them
-    beside: Beside | None  # neither weight nor moment: sums of AdaLoRA, the scale of fp16
+    gathers: bool  # forward passes are collective: every rank must run the same number of them
+    extra: ExtraState | None  # neither weight nor moment: the sums of AdaLoRA, the loss scale of fp16
 
     def backward(self, loss: Tensor) -> None:
-        """Adds the gradient of this rank's share of the global loss."""
+        """Add the gradient of this rank's share of the global loss."""
 
     def step(self, lr: float) -> float:
-        """Updates the weights with learning rate `lr`; returns the gradient's norm before clipping.
+        """Update the weights with learning rate `lr`, and return the gradient norm before clipping.
 
-        DeepSpeed leaves the weights as they are, without a word, where the norm is not finite.
+        DeepSpeed silently skips the update if the norm is not finite.
         """
 
     def rates(self) -> dict[str, float]:
-        """Learning rates in force, as the optimizer has them: by the pattern of a group, "" for the rest."""
+        """Return the optimizer's current learning rates by the pattern of their group; "" is the remaining parameters."""
 
     def sum(self, values: Tensor) -> Tensor:
-        """The sum of `values` over all ranks."""
+        """Return the sum of `values` over all ranks."""
 
     def state(self) -> TrainState:
-        """What this rank holds of the trained weights and the optimizer's moments, by name, and of `beside`."""
+        """Return this rank's slices of the trained weights and optimizer moments, by name, and the extra state."""
 
 
 class TorchEngine:
-    """One process, torch alone."""
+    """The engine for one process. It uses torch only."""
 
     rank, world_size, gathers = 0, 1, False
 
     def __init__(self, model: nn.Module, train: TrainConfig, device: torch.device) -> None:
         self.model, self.device, self._clip = model.to(device), device, train.clip_grad_norm
         self.optimizer = make_optimizer(model, train)
-        self.beside: Beside | None = rank_allocation(self.model, self.optimizer)
+        self.extra: ExtraState | None = rank_allocation(self.model, self.optimizer)
 
     def backward(self, loss: Tensor) -> None:
         loss.backward()
 
     def step(self, lr: float) -> float:
         for parameter in trainable(self.model):
-            if parameter.grad is None:  # no forward of this step has used it: DeepSpeed counts that as 0
+            if parameter.grad is None:  # no forward pass of this step used it: like DeepSpeed, count it as 0
                 parameter.grad = torch.zeros_like(parameter)
         norm = nn.utils.clip_grad_norm_(trainable(self.model), self._clip or _NO_CLIP)
         set_rate(self.optimizer.param_groups, lr)
@@ -79,11 +79,11 @@ class TorchEngine:
         return values
 
     def state(self) -> TrainState:
-        return train_state(self.model, self.optimizer, self.beside)
+        return train_state(self.model, self.optimizer, self.extra)
 
 
 class DeepSpeedEngine:
-    """ZeRO stages 0 to 3 over the process group that is already there."""
+    """The engine for ZeRO stages 0 to 3. It uses the existing process group."""
 
     def __init__(
         self, model: nn.Module, train: TrainConfig, ds_config: dict[str, Any], device: torch.device
@@ -102,10 +102,10 @@ class DeepSpeedEngine:
         ):  # stage 0 in float32: DeepSpeed keeps no norm
             self.model.optimizer.register_step_pre_hook(self._clip_summed_gradients)
         optimizer = self.model.optimizer
-        self.beside: Beside | None = rank_allocation(self.model, optimizer) or loss_scale(optimizer)
+        self.extra: ExtraState | None = rank_allocation(self.model, optimizer) or loss_scale(optimizer)
 
     def backward(self, loss: Tensor) -> None:
-        # DeepSpeed averages over ranks; ours is a sum of shares.
+        # DeepSpeed averages over ranks, but the global loss is a sum of shares.
         self.model.backward(loss * self.world_size, scale_wrt_gas=False)
 
     def step(self, lr: float) -> float:
@@ -125,7 +125,7 @@ class DeepSpeedEngine:
         return values
 
     def state(self) -> TrainState:
-        return train_state(self.model, self.model.optimizer, self.beside)
+        return train_state(self.model, self.model.optimizer, self.extra)
 
 
 def trainable(model: nn.Module) -> list[nn.Parameter]:
@@ -135,13 +135,13 @@ def trainable(model: nn.Module) -> list[nn.Parameter]:
 def deepspeed_config(
     train: TrainConfig, *, micro_batch_size: int, world_size: int, precision: str
 ) -> dict[str, Any]:
-    """DeepSpeed's config of a run; `train.deepspeed` overrides it key by key."""
+    """Return the DeepSpeed config of a run. `train.deepspeed` overrides it key by key."""
     own_clipping = train.zero_stage == 0 and precision == "fp32"  # see DeepSpeedEngine
     config: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": micro_batch_size,
         "train_batch_size": micro_batch_size * world_size,
         "gradient_accumulation_steps": 1,
-        # We call step() at the end of a global batch, however many forwards it took.
+        # medray calls step() at the end of a global batch, after any number of forward passes.
         "managed_gradient_accumulation": False,
         "gradient_clipping": 0.0 if own_clipping else train.clip_grad_norm or _NO_CLIP,
         "steps_per_print": None,
@@ -159,15 +159,15 @@ def deepspeed_config(
 
 
 def choose_accelerator() -> None:
-    """DeepSpeed asks once, when it is imported; left alone it looks around and says what it found."""
+    """Tell DeepSpeed which accelerator to use. It reads this once, on import; otherwise it probes the machine and logs."""
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
 
 
 def prepare_process(threads: int) -> None:
-    """Before anything else in a process: threads, and none of DeepSpeed's extensions compiled on the first start.
+    """Set the number of threads, and initialize DeepSpeed without compiling an extension. Call this first in a process.
 
-    On a CPU, init_distributed would compile shm_comm for minutes; gloo does without. The table of compatible ops is
-    DeepSpeed's own but private: a test fails the day it moves.
+    On a CPU, init_distributed would compile shm_comm for minutes, which gloo does not need. DeepSpeed's table of
+    compatible ops is private: a test fails if DeepSpeed moves it.
     """
     torch.set_num_threads(threads)
     if torch.cuda.is_available():  # workers of one node see all its GPUs
@@ -184,7 +184,7 @@ def prepare_process(threads: int) -> None:
 
 
 def gathered(engine: Engine, parameters: list[nn.Parameter]) -> AbstractContextManager[Any]:
-    """Whole parameters on every rank, where stage 3 has sharded them."""
+    """Return a context in which every rank has the full parameters, which ZeRO stage 3 has sharded."""
     if not engine.gathers:
         return nullcontext()
     import deepspeed
@@ -192,18 +192,18 @@ def gathered(engine: Engine, parameters: list[nn.Parameter]) -> AbstractContextM
     return deepspeed.zero.GatheredParameters(parameters)
 
 
-# cur_hysteresis: overflows until the factor halves.
+# cur_hysteresis: overflows until the scale is halved.
 _COUNTS = ("cur_iter", "last_overflow_iter", "cur_hysteresis")
 
 
 class LossScale:
-    """All ranks skip a step together, so every rank holds the same."""
+    """The dynamic loss scale of fp16. All ranks skip the same steps, so it is equal on every rank."""
 
     def __init__(self, scaler: Any) -> None:
         self._scaler = scaler
 
     def tensors(self) -> dict[str, Tensor]:
-        """A power of two and whole numbers below 2^24: float32 holds them as they are."""
+        """Return the scale and its counters. They are a power of two and integers below 2^24: exact in float32."""
         return {name: torch.tensor([float(getattr(self._scaler, name))]) for name in ("cur_scale", *_COUNTS)}
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
@@ -213,6 +213,6 @@ class LossScale:
 
 
 def loss_scale(optimizer: Any) -> LossScale | None:
-    """Of a ZeRO optimizer in fp16; None for every other."""
+    """Return the loss scale of a ZeRO optimizer in fp16; None for any other optimizer."""
     scaler = getattr(optimizer, "loss_scaler", None)
     return LossScale(scaler) if getattr(scaler, "dynamic", False) else None

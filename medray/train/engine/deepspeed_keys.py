@@ -1,4 +1,4 @@
-"""What `train.deepspeed` may say: keys that DeepSpeed reads, with values that it takes, asked of DeepSpeed itself."""
+"""The check of `train.deepspeed`: DeepSpeed itself says which keys it reads and which values it accepts."""
 
 from __future__ import annotations
 
@@ -15,12 +15,14 @@ from medray.config.train import TrainConfig
 from medray.errors import InputError
 from medray.train.engine import choose_accelerator, deepspeed_config
 
+_DOCUMENTED = "use a key and a value that DeepSpeed's documentation lists"
+
 
 def check_deepspeed_keys(train: TrainConfig, precision: str) -> None:
-    """Raises InputError for the first key or value of `train.deepspeed` that DeepSpeed does not take.
+    """Check `train.deepspeed`. Raises InputError for the first key or value that DeepSpeed does not accept.
 
-    Its sections refuse what they do not know. On the top level it leaves that out without a word, so the keys that it asks
-    for are noted.
+    DeepSpeed rejects unknown keys in sections, but silently ignores them at the top level. So the top-level keys that it
+    reads are recorded, and all others are rejected here.
     """
     if not train.deepspeed:  # importing DeepSpeed takes seconds
         return
@@ -43,13 +45,16 @@ def check_deepspeed_keys(train: TrainConfig, precision: str) -> None:
             raise InputError(
                 "DeepSpeed reads no such key",
                 key=f"train.deepspeed.{name}",
-                fix=f"train.deepspeed.{near[0]}" if near else "leave it out",
+                fix=f"did you mean train.deepspeed.{near[0]}?" if near else "remove it",
             )
 
 
 @contextmanager
 def _own_environment() -> Iterator[None]:
-    """A cluster that is started here takes the environment over, and its workers may have other devices than the driver."""
+    """Restore the environment variables at the end of the block.
+
+    A Ray cluster that the driver starts later inherits them, and its workers may have other devices than the driver.
+    """
     before = dict(os.environ)
     try:
         yield
@@ -59,7 +64,7 @@ def _own_environment() -> Iterator[None]:
 
 
 def _of_section(error: ValidationError, overrides: dict[str, Any], sections: Any) -> InputError:
-    """sections: the class of all of them; which one it was, the error says by name."""
+    """Return the InputError for DeepSpeed's validation error. sections: the base class of DeepSpeed's sections."""
     first = error.errors(include_input=False, include_url=False)[0]
     *above, name = (str(part) for part in first["loc"])
     fields: Iterable[str] = next(
@@ -67,24 +72,24 @@ def _of_section(error: ValidationError, overrides: dict[str, Any], sections: Any
     )
     near = [] if above else difflib.get_close_matches(name, fields, n=1)
     return InputError(
-        f"DeepSpeed does not take it ({first['msg'][0].lower()}{first['msg'][1:]})",
+        f"DeepSpeed does not accept it ({first['msg'][0].lower()}{first['msg'][1:]})",
         key=next(
             (key for key, _ in walk(overrides, key="train.deepspeed") if key.endswith(f".{name}")), name
         ),
-        fix=f"did you mean {near[0]}?" if near and near[0] != name else "as DeepSpeed's documentation has it",
+        fix=f"did you mean {near[0]}?" if near and near[0] != name else _DOCUMENTED,
     )
 
 
 def _refusal(reason: str) -> InputError:
     return InputError(
-        f"DeepSpeed does not take it ({reason})",
+        f"DeepSpeed does not accept it ({reason})",
         key="train.deepspeed",
-        fix="as DeepSpeed's documentation has it",
+        fix=_DOCUMENTED,
     )
 
 
 class _Noted(dict[str, Any]):
-    """A dict that knows which keys it was asked for; so do its copies."""
+    """A dict that records which keys are read, from it and from its copies."""
 
     def __init__(self, values: dict[str, Any]) -> None:
         super().__init__(values)
@@ -102,5 +107,5 @@ class _Noted(dict[str, Any]):
         self.asked.add(str(key))
         return super().__contains__(key)
 
-    def keys(self) -> Any:  # what DeepSpeed does with them is ask for one
+    def keys(self) -> Any:  # DeepSpeed only tests whether a key is in them
         return self

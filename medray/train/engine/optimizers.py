@@ -1,7 +1,7 @@
-"""The optimizer of a run: which one, over which groups of parameters, and the learning rates in force.
+"""The optimizer of a run, its parameter groups, and the learning rate of each step.
 
-Both engines step on it, so a group is a plain entry of `param_groups` and ZeRO makes a flat group of each. What tells
-groups apart stands in them: `match`, its pattern, and `lr_scale`, the group's share of the learning rate in force.
+Both engines use this optimizer, so a group is a plain entry of `param_groups`, and ZeRO makes one flat group of each. Two
+keys tell groups apart: `match`, the group's pattern, and `lr_scale`, which multiplies the current learning rate.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from medray.config.checks.train import paged_without_gpu
 from medray.config.train import OptimizerConfig, SchedulerConfig, TrainConfig
 from medray.errors import InputError
 
-REST = ""  # the pattern of the parameters that no group asks for
+REST = ""  # the pattern of the parameters that match no group
 
 
 def make_optimizer(model: nn.Module, train: TrainConfig) -> torch.optim.Optimizer:
-    """The optimizer over the trainable parameters of `model`. Raises InputError for a group that gets none.
+    """Make the optimizer over the trainable parameters of `model`. Raises InputError for a group without parameters.
 
-    Torch's AdamW, fused on a GPU; of offloaded state DeepSpeed's CPU Adam where its extension can be built beside a
-    GPU: on a machine without one, compiling it takes minutes and wins nothing.
+    This is torch's AdamW, fused on a GPU. Offloaded state uses DeepSpeed's CPU Adam if there is a GPU and its extension
+    compiles; on a machine without a GPU, compiling takes minutes and gains nothing.
     """
     options, groups = train.optimizer, parameter_groups(model, train.optimizer)
     values: dict[str, Any] = {
@@ -44,44 +44,44 @@ def make_optimizer(model: nn.Module, train: TrainConfig) -> torch.optim.Optimize
 
 
 def parameter_groups(model: nn.Module, options: OptimizerConfig) -> list[dict[str, Any]]:
-    """The trainable parameters, each in one group, in the order of the config and those without a group last."""
+    """Return the trainable parameters in groups, in the order of the config; parameters without a group come last."""
     taken: dict[tuple[int, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        place = next(
-            (place for place, group in enumerate(options.groups) if re.search(group.match, name)),
+        index = next(
+            (index for index, group in enumerate(options.groups) if re.search(group.match, name)),
             len(options.groups),
         )
         undecayed = not options.decay_norms_and_biases and _dimensions(parameter) < 2
-        taken.setdefault((place, undecayed), []).append(parameter)
-    for place, group in enumerate(options.groups):
-        if not {(place, True), (place, False)} & taken.keys():
+        taken.setdefault((index, undecayed), []).append(parameter)
+    for index, group in enumerate(options.groups):
+        if not {(index, True), (index, False)} & taken.keys():
             raise InputError(
-                "no trained parameter has such a name, or groups before it have them all",
-                key=f"train.optimizer.groups[{place}].match",
+                "no trained parameter matches this pattern, or earlier groups have taken all that do",
+                key=f"train.optimizer.groups[{index}].match",
                 value=group.match,
-                fix=f"one of {', '.join(_parts_of_names(model))}, or more of a name",
+                fix=f"use one of {', '.join(_parts_of_names(model))}, or a longer part of a name",
             )
     return [
-        _group(options, place, undecayed, parameters)
-        for (place, undecayed), parameters in sorted(taken.items(), key=lambda item: item[0])
+        _group(options, index, undecayed, parameters)
+        for (index, undecayed), parameters in sorted(taken.items(), key=lambda item: item[0])
     ]
 
 
 def _parts_of_names(model: nn.Module) -> list[str]:
-    """What the names of trained parameters are made of, numbers and wrappers left out."""
+    """Return the parts of the names of trained parameters, without numbers and wrappers."""
     names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     wrappers = {"base_model", "model", "default"}
     return sorted({part for name in names for part in name.split(".") if not part.isdigit()} - wrappers)
 
 
 def _group(
-    options: OptimizerConfig, place: int, undecayed: bool, parameters: list[nn.Parameter]
+    options: OptimizerConfig, index: int, undecayed: bool, parameters: list[nn.Parameter]
 ) -> dict[str, Any]:
     scale, decay, match = 1.0, options.weight_decay, REST
-    if place < len(options.groups):
-        group = options.groups[place]
+    if index < len(options.groups):
+        group = options.groups[index]
         match = group.match
         if group.lr is not None:
             scale = group.lr / options.lr
@@ -98,18 +98,18 @@ def _group(
 
 
 def set_rate(groups: Iterable[dict[str, Any]], lr: float) -> None:
-    """`lr`: in force in parameters without a group; the others have their share of it."""
+    """Set the learning rate of each group: `lr` times the group's scale, which is 1 for parameters without a group."""
     for group in groups:
         group["lr"] = lr * group["lr_scale"]
 
 
 def rates_in_force(groups: Iterable[dict[str, Any]]) -> dict[str, float]:
-    """The learning rate of each group as the optimizer has it, by the group's pattern; "" for the rest."""
+    """Return the optimizer's current learning rate of each group, by the group's pattern; "" for the rest."""
     return {group["match"]: float(group["lr"]) for group in groups}
 
 
 def _dimensions(parameter: nn.Parameter) -> int:
-    """Under stage 3 a parameter is flat."""
+    """Return the number of dimensions of a parameter before ZeRO stage 3 flattened it."""
     return len(getattr(parameter, "ds_shape", parameter.shape))
 
 
@@ -126,7 +126,7 @@ def _of_bitsandbytes(
 
 
 def _cpu_adam(groups: list[dict[str, Any]], values: dict[str, Any]) -> torch.optim.Optimizer | None:
-    """None where this machine cannot compile it."""
+    """Make DeepSpeed's CPU Adam; None if this machine cannot compile it."""
     from deepspeed.ops.adam import DeepSpeedCPUAdam
     from deepspeed.ops.op_builder import CPUAdamBuilder
 
@@ -140,10 +140,10 @@ def _cpu_adam(groups: list[dict[str, Any]], values: dict[str, Any]) -> torch.opt
 
 
 def learning_rate(step: int, total_steps: int, peak: float, schedule: SchedulerConfig) -> float:
-    """The rate in force in 0-based `step`: linear warm-up to `peak`, then the schedule's course.
+    """Return the learning rate of the 0-based `step`: linear warm-up to `peak`, then the schedule.
 
-    Warm-up reaches the peak in its last step: transformers' schedulers begin it at 0, which trains nothing in the first
-    step. Behind it, step by step, theirs and ours are the same.
+    Warm-up reaches the peak in its last step. The schedulers of transformers begin warm-up at 0, so that the first step
+    trains nothing; after warm-up, they give the same rate in each step.
     """
     warmup = warmup_steps(total_steps, schedule)
     if step < warmup:
@@ -159,7 +159,7 @@ def warmup_steps(total_steps: int, schedule: SchedulerConfig) -> int:
 
 
 def _course(step: int, warmup: int, total_steps: int, schedule: SchedulerConfig) -> float:
-    """1 at the peak, 0 where the schedule ends."""
+    """Return the schedule's factor after warm-up: 1 at the peak, 0 at the end."""
     if schedule.name in ("constant", "constant_with_warmup"):
         return 1.0
     shape: str

@@ -1,9 +1,9 @@
-"""AdamW's moments as bitsandbytes keeps them, read and set as float32: checkpoints hold moments by name in float32.
+"""The moments of bitsandbytes' AdamW, read and set as float32, because checkpoints store moments by name in float32.
 
-In 8 bits a moment is a code of one byte an element and a scale, the largest magnitude, for each 256 elements of the
-flat tensor (Dettmers et al. 2022, 8-bit optimizers via block-wise quantization, section 2): value = map[code] * scale.
-An update reads nothing but these products. So what is put back is exact where the products are: the scale of a block
-is found again from its products, and only moments that were cut into other blocks since are rounded once more.
+An 8-bit moment has a one-byte code per element, and a scale (the largest magnitude) per 256 elements of the flat tensor
+(Dettmers et al. 2022, 8-bit optimizers via block-wise quantization, section 2): value = map[code] * scale. An update reads
+only these products. So restoring a checkpoint is exact: the scale of a block is recomputed from its products. Only if the
+blocks are cut differently than before, moments are rounded once more.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from torch import Tensor
 from torch.nn import functional as F
 
 BLOCK = 256
-# Rounding of a product of two float32: the scale found from a product is that far off at most.
+# A product of two float32 is rounded, so a scale computed from it is off by at most this number of float32 steps.
 _STEPS = 4
 
 
 class QuantizedSlot(dict[str, Any]):
-    """The state of one tensor as torch's AdamW names it: step, exp_avg, exp_avg_sq (float32, like the tensor).
+    """The state of one tensor under the names of torch's AdamW: step, exp_avg, exp_avg_sq (float32, shaped like the tensor).
 
-    Moments in 8 bits are copies; `put_back` writes them, and step, into the optimizer.
+    8-bit moments are dequantized copies; `put_back` writes them, and step, to the optimizer.
     """
 
     def __init__(self, optimizer: Any, tensor: Tensor) -> None:
         state = optimizer.state[tensor]
         if not state:
-            optimizer.init_state(*_place(optimizer, tensor))
+            optimizer.init_state(*_position(optimizer, tensor))
         super().__init__(
             step=state["step"],
             exp_avg=_values(state, "1"),
@@ -51,16 +51,17 @@ def is_of_bitsandbytes(optimizer: Any) -> bool:
 
 
 def dequantize(codes: Tensor, scales: Tensor, values: Tensor) -> Tensor:
-    """Float32 of the shape of `codes`. scales: one a block; values: those of the 256 codes, ascending."""
+    """Return float32 values in the shape of `codes`. scales: one per block; values: the values of the 256 codes, ascending."""
     flat = values[codes.reshape(-1).to(values.device).long()]
     return (flat * scales.repeat_interleave(BLOCK)[: flat.numel()]).reshape(codes.shape)
 
 
 def quantize(moments: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-    """(codes [elements], scales [blocks]) whose products are nearest to `moments`: the same, where they were products.
+    """Return (codes [elements], scales [blocks]) whose products are nearest to `moments`.
 
-    The largest of a block has the last code, which is 1, or, where it is negative, the first one, which is not quite
-    -1: then the scale is a quotient, and one of the numbers beside it gives the products.
+    They are equal to `moments` if those were such products. The largest element of a block has the last code, whose value
+    is 1; if it is negative, it has the first code, whose value is not exactly -1. Then the scale is a quotient, and one
+    of the float32 numbers next to it gives the products.
     """
     flat = moments.reshape(-1).float().to(values.device)
     blocks = F.pad(flat, (0, -len(flat) % BLOCK)).reshape(-1, BLOCK)
@@ -81,7 +82,7 @@ def quantize(moments: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _codes(blocks: Tensor, scales: Tensor, values: Tensor) -> Tensor:
-    """The code of the nearest value, [blocks, BLOCK]."""
+    """Return the code of the nearest value for each element, [blocks, BLOCK]."""
     shares = blocks / scales.clamp_min(torch.finfo(torch.float32).tiny)[:, None]
     return torch.bucketize(shares, (values[1:] + values[:-1]) / 2).to(torch.uint8)
 
@@ -97,10 +98,10 @@ def _values(state: dict[str, Any], number: str) -> Tensor:
     return dequantize(kept, state[f"absmax{number}"], state[f"qmap{number}"])
 
 
-def _place(optimizer: Any, tensor: Tensor) -> tuple[dict[str, Any], Tensor, int, int]:
-    """What bitsandbytes calls a tensor by: (group, tensor, number of the group, number within it)."""
+def _position(optimizer: Any, tensor: Tensor) -> tuple[dict[str, Any], Tensor, int, int]:
+    """Return how bitsandbytes refers to a tensor: (group, tensor, index of the group, index within the group)."""
     for number, group in enumerate(optimizer.param_groups):
-        for place, one in enumerate(group["params"]):
+        for index, one in enumerate(group["params"]):
             if one is tensor:
-                return group, one, number, place
-    raise ValueError("the optimizer does not step on this tensor")
+                return group, one, number, index
+    raise ValueError("the optimizer does not update this tensor")

@@ -1,8 +1,9 @@
-"""What an engine trains, by name: each rank's runs of each parameter, with the optimizer's moments of them.
+"""The training state of an engine by name: each rank's slice of each trained parameter, with its optimizer moments.
 
-ZeRO gives a rank a run of elements of a parameter, seen flat: all of them at stage 0, what its partition of the flat
-group happens to cover at stages 1 and 2, an equal share at stage 3. Runs are named by parameter and place, so what one
-number of ranks and one stage has written, another reads, without a conversion in between and without the frozen base.
+ZeRO gives a rank a slice of each flattened parameter: all elements at stage 0, the elements in its partition of the flat
+group at stages 1 and 2, an equal share at stage 3. A slice is identified by its parameter and position. So a checkpoint can
+be read with a different number of ranks or a different stage than it was written with, without a conversion, and it
+does not contain the frozen base.
 """
 
 from __future__ import annotations
@@ -18,52 +19,52 @@ from medray.train.engine.quantized_moments import QuantizedSlot, is_of_bitsandby
 
 WEIGHT, MOMENTS = "weight", ("exp_avg", "exp_avg_sq")
 KINDS = (WEIGHT, *MOMENTS)
-EXTRA = "extra"  # the kind of what is beside them
+EXTRA = "extra"  # the kind of `ExtraState`
 
-# (kind, parameter, first element, element behind the last) -> float32 values
+# (kind, parameter, index of the first element, index after the last one) -> float32 values
 Read = Callable[[str, str, int, int], Tensor]
 
 
-class Beside(Protocol):
-    """State that every rank holds alike and that is neither weight nor moment. Names and shapes never change."""
+class ExtraState(Protocol):
+    """State that is neither weight nor moment, and the same on every rank. Names and shapes never change."""
 
     def tensors(self) -> dict[str, Tensor]: ...
     def load(self, tensors: Mapping[str, Tensor]) -> None: ...
 
 
 class Slice(Protocol):
-    """Elements start to stop of one parameter, seen flat. The weight is the float32 master copy where there is one."""
+    """Elements start to stop of one flattened parameter. The weight is the float32 master copy, if there is one."""
 
     name: str
     start: int
     stop: int
 
     def get(self, kind: str) -> Tensor:
-        """The elements, [stop - start] on the engine's device or the host; may be a view."""
+        """Return the elements, [stop - start], on the engine's device or the host. They may be a view."""
 
     def set(self, kind: str, values: Tensor) -> None: ...
 
 
 @dataclass
 class TrainState:
-    """The runs that this rank holds. replicated: every rank holds all of every parameter."""
+    """The parameter slices of this rank. replicated: every rank holds every parameter in full."""
 
-    runs: list[Slice]
+    slices: list[Slice]
     replicated: bool
-    _slots: list[dict[str, Any]]  # of the optimizer, one a tensor that it steps on
-    _publish: Callable[[], None]  # makes what forwards read follow the runs
-    beside: Beside | None = None
+    _slots: list[dict[str, Any]]  # the optimizer's state, one per tensor that it updates
+    _publish: Callable[[], None]  # copies the slices to the weights that the forward pass reads
+    extra: ExtraState | None = None
 
     @property
     def optimizer_step(self) -> float:
         return float(self._slots[0]["step"]) if self._slots else 0.0
 
     def load(self, read: Read, optimizer_step: float) -> None:
-        """Collective: weights and moments become what `read` gives, on all ranks."""
+        """Set weights, moments and extra state to what `read` returns. Collective."""
         with torch.no_grad():
-            for run in self.runs:
+            for part in self.slices:
                 for kind in KINDS:
-                    run.set(kind, read(kind, run.name, run.start, run.stop))
+                    part.set(kind, read(kind, part.name, part.start, part.stop))
             for slot in self._slots:
                 if isinstance(slot["step"], Tensor):
                     slot["step"].fill_(optimizer_step)
@@ -72,21 +73,21 @@ class TrainState:
                 if isinstance(slot, QuantizedSlot):
                     slot.put_back()
             self._publish()
-            if self.beside:
-                self.beside.load(
+            if self.extra:
+                self.extra.load(
                     {
                         name: read(EXTRA, name, 0, one.numel()).reshape(one.shape)
-                        for name, one in self.beside.tensors().items()
+                        for name, one in self.extra.tensors().items()
                     }
                 )
 
 
-def train_state(model: Any, optimizer: Any, beside: Beside | None = None) -> TrainState:
-    """The state of a torch model with its optimizer, or of a DeepSpeed engine with its ZeRO optimizer.
+def train_state(model: Any, optimizer: Any, extra: ExtraState | None = None) -> TrainState:
+    """Return the state of a torch model with its optimizer, or of a DeepSpeed engine with its ZeRO optimizer.
 
-    beside: goes with it.
+    extra: state to save and load with it.
     """
-    return replace(_trained(model, optimizer), beside=beside)
+    return replace(_trained(model, optimizer), extra=extra)
 
 
 def _trained(model: Any, optimizer: Any) -> TrainState:
@@ -104,7 +105,7 @@ def _trained(model: Any, optimizer: Any) -> TrainState:
 
 
 def _copied(named: list[tuple[str, Any]], optimizer: Any) -> TrainState:
-    """Stage 0 in 16 bits: every rank steps on a float32 copy of each whole parameter."""
+    """Return the state at stage 0 in 16 bits: every rank updates a float32 copy of each full parameter."""
     pairs = [
         pair
         for low, high in zip(optimizer.fp16_groups, optimizer.fp32_groups, strict=True)
@@ -113,7 +114,7 @@ def _copied(named: list[tuple[str, Any]], optimizer: Any) -> TrainState:
     copies = {id(low): high for low, high in pairs}
     masters = [copies[id(one)] for _, one in named]
     slots = [_slot(optimizer.optimizer, one) for one in masters]
-    runs: list[Slice] = [
+    slices: list[Slice] = [
         _Whole(name, master, slot) for (name, _), master, slot in zip(named, masters, slots, strict=True)
     ]
 
@@ -121,7 +122,7 @@ def _copied(named: list[tuple[str, Any]], optimizer: Any) -> TrainState:
         for low, high in pairs:
             low.data.copy_(high)
 
-    return TrainState(runs, True, slots, publish)
+    return TrainState(slices, True, slots, publish)
 
 
 class _Whole:
@@ -137,26 +138,28 @@ class _Whole:
 
 
 def _partitioned(named: list[tuple[str, Any]], optimizer: Any) -> TrainState:
-    """Stages 1 and 2, and DeepSpeed's bf16 optimizer: a rank steps on one piece of each flat group."""
+    """Return the state at stages 1 and 2, and of DeepSpeed's bf16 optimizer: a rank updates one part of each flat group."""
     flats = getattr(optimizer, "single_partition_of_fp32_groups", None)
     if flats is None:
         flats = optimizer.fp32_groups_flat_partition
     slots = [_slot(optimizer.optimizer, flat) for flat in flats]
-    runs: list[Slice] = []
+    slices: list[Slice] = []
     for name, parameter in named:
         mapping = parameter._hp_mapping
-        if mapping is not None:  # else no element of it is this rank's
-            group, place = mapping.param_group_index, mapping.hp_fragment_address
-            runs.append(
-                _Part(name, mapping.lp_fragment_address.start, place, {WEIGHT: flats[group], **slots[group]})
+        if mapping is not None:  # else this rank has no element of it
+            group, address = mapping.param_group_index, mapping.hp_fragment_address
+            slices.append(
+                _Part(
+                    name, mapping.lp_fragment_address.start, address, {WEIGHT: flats[group], **slots[group]}
+                )
             )
-    return TrainState(runs, False, slots, optimizer.update_lp_params)
+    return TrainState(slices, False, slots, optimizer.update_lp_params)
 
 
 class _Part:
-    def __init__(self, name: str, start: int, place: Any, flats: dict[str, Any]) -> None:
-        self.name, self.start, self.stop = name, start, start + place.numel
-        self._begin, self._flats = place.start, flats
+    def __init__(self, name: str, start: int, address: Any, flats: dict[str, Any]) -> None:
+        self.name, self.start, self.stop = name, start, start + address.numel
+        self._begin, self._flats = address.start, flats
 
     def get(self, kind: str) -> Tensor:
         found: Tensor = self._flats[kind].detach().narrow(0, self._begin, self.stop - self.start)
@@ -167,19 +170,19 @@ class _Part:
 
 
 def _sharded(named: list[tuple[str, Any]], optimizer: Any) -> TrainState:
-    """Stage 3: a rank has an equal share of each parameter, the last ones filled up with what is no element."""
+    """Return the state at stage 3: a rank has an equal share of each parameter, and the last shares are padded."""
     slots = [_slot(optimizer.optimizer, flat) for flat in optimizer.fp32_partitioned_groups_flat]
     rank = torch.distributed.get_rank()
-    runs: list[Slice] = [_Share(name, parameter, rank) for name, parameter in named]
+    slices: list[Slice] = [_Share(name, parameter, rank) for name, parameter in named]
     parameters = [parameter for _, parameter in named]
 
     def publish() -> None:
-        optimizer.checkpoint_event_prologue()  # small parameters are whole on every rank
-        for parameter, run in zip(parameters, runs, strict=True):
-            parameter.ds_tensor.data[: run.stop - run.start].copy_(run.get(WEIGHT))
+        optimizer.checkpoint_event_prologue()  # stage 3 keeps small parameters in full on every rank
+        for parameter, part in zip(parameters, slices, strict=True):
+            parameter.ds_tensor.data[: part.stop - part.start].copy_(part.get(WEIGHT))
         optimizer.checkpoint_event_epilogue()
 
-    return TrainState(runs, False, slots, publish)
+    return TrainState(slices, False, slots, publish)
 
 
 class _Share:
@@ -214,7 +217,7 @@ class _Share:
 
 
 def _slot(optimizer: Any, tensor: Tensor) -> dict[str, Any]:
-    """The optimizer's state of one tensor, made where no step has made it yet."""
+    """Return the optimizer's state of one tensor. If no step has created it yet, create it."""
     if is_of_bitsandbytes(optimizer):
         return QuantizedSlot(optimizer, tensor)
     slot: dict[str, Any] = optimizer.state[tensor]

@@ -91,8 +91,8 @@ def test_importance_and_its_uncertainty_decay_by_their_own_rates(betas: tuple[fl
     for now in seen:
         mean = betas[0] * mean + (1 - betas[0]) * now
         spread = betas[1] * spread + (1 - betas[1]) * (now - mean).abs()
-    assert made.beside is not None
-    sums = made.beside.tensors()
+    assert made.extra is not None
+    sums = made.extra.tensors()
     (found,) = [
         one for one in sums if one.startswith("exp_avg_ipt/") and name.endswith(one.partition("/")[2])
     ]

@@ -1,4 +1,4 @@
-"""What a run computes in, where its state lies and what DeepSpeed is told: one rank in this process, on a CPU."""
+"""The engines with one rank in this process, on a CPU: precision, the device of the state, and DeepSpeed's config."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ BY_DEEPSPEED = {"steps_per_print": 1_000_000}
 
 @pytest.fixture(scope="module")
 def one_rank(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A process group of this process alone: no port, and none left behind."""
+    """Make a process group of this process alone, without a port, and destroy it afterwards."""
     store = distributed.FileStore(str(tmp_path_factory.mktemp("group") / "store"), 1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("LOCAL_RANK", "0")  # DeepSpeed asks for it
+        patch.setenv("LOCAL_RANK", "0")  # DeepSpeed reads it
         patch.setenv("DS_ACCELERATOR", "cpu")
         distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
         yield
@@ -45,7 +45,7 @@ class Ran:
 
 
 def run(folder: Path, name: str, **train: Any) -> Ran:
-    """Four steps at stage 2, in the precision that the driver would choose on CPUs."""
+    """Return a plan of four steps at stage 2, in the precision that the driver chooses on CPUs."""
     tokens = tiny.token_set(folder, tiny.rows(9))
     plan = tiny.plan(folder / name, tokens, "llama-tiny", workers=1, max_steps=4, train=train)
     recorder = Recorder()
@@ -55,7 +55,7 @@ def run(folder: Path, name: str, **train: Any) -> Ran:
 
 
 def in_fp16(folder: Path, stage: int, *, steps: int) -> Any:
-    """A loop that has not begun."""
+    """Return a loop that has not begun."""
     tokens = tiny.token_set(folder, tiny.rows(9))
     train = {"zero_stage": stage}
     plan = tiny.plan(folder / "run", tokens, "llama-tiny", workers=1, max_steps=steps, train=train)
@@ -87,7 +87,7 @@ class TestDeepSpeed:
     def test_a_resumed_run_scales_fp16_losses_as_it_did(self, stage: int, tmp_path: Path) -> None:
         first = in_fp16(tmp_path, stage, steps=3)
         optimizer = first.engine.model.optimizer
-        optimizer.loss_scaler.cur_scale = 2.0**40  # of gradients that no 16 bits can hold
+        optimizer.loss_scaler.cur_scale = 2.0**40  # the scaled gradients overflow in 16 bits
         first.run()
         moved = vars(optimizer.loss_scaler)
         assert moved["cur_scale"] < 2.0**40
@@ -97,7 +97,7 @@ class TestDeepSpeed:
         assert vars(then.engine.model.optimizer.loss_scaler) == moved
 
     def test_deepspeed_scales_no_loss_without_sharding(self, tmp_path: Path) -> None:
-        """Why fp16 at stage 0 is refused; the day this fails, it can be had."""
+        """Show why fp16 at stage 0 is refused. When this test fails, it can be allowed."""
         running = in_fp16(tmp_path, 0, steps=1)
         running.engine.model.optimizer.loss_scale_config.cur_scale = 2.0**40
         running.run()
@@ -105,7 +105,7 @@ class TestDeepSpeed:
 
     @pytest.mark.parametrize("stage", [2, 3])
     @pytest.mark.filterwarnings("ignore:`torch.distributed:FutureWarning")  # deepspeed 0.19 calls them
-    def test_offloaded_state_is_in_host_memory_and_trains_alike(self, stage: int, tmp_path: Path) -> None:
+    def test_offloaded_state_is_in_host_memory_and_trains_the_same(self, stage: int, tmp_path: Path) -> None:
         stay, moved = (
             run(tmp_path, offload, zero_stage=stage, offload=offload, deepspeed=BY_DEEPSPEED)
             for offload in ("none", "cpu")
@@ -115,7 +115,7 @@ class TestDeepSpeed:
         assert [one and one.device for one in parameters] == [None, "cpu" if stage == 3 else None]
         assert moved.losses == pytest.approx(stay.losses, abs=1e-4)
 
-    def test_raw_overrides_go_before_our_own_and_leave_the_others(self, tmp_path: Path) -> None:
+    def test_raw_overrides_replace_single_keys_of_our_config(self, tmp_path: Path) -> None:
         own = run(tmp_path, "own", deepspeed={"wall_clock_breakdown": False})
         raw = {"steps_per_print": 1_000_000, "zero_optimization": {"reduce_bucket_size": 1000}}
         other = run(tmp_path, "other", deepspeed=raw)
@@ -139,7 +139,7 @@ class TestDeepSpeed:
     def test_one_worker_trains_the_same_without_deepspeed(
         self, stage: int, preset: str, peft: str, tmp_path: Path
     ) -> None:
-        """Losses and norms, and each goes on from the other's checkpoint."""
+        """Compare losses and norms; each engine also resumes from the other's checkpoint."""
         tokens = tiny.token_set(
             tmp_path, tiny.rows(9), architecture="seq2seq" if preset == "t5-tiny" else "causal"
         )
@@ -176,7 +176,7 @@ class TestDeepSpeed:
 
     @pytest.mark.filterwarnings("ignore:`torch.distributed:FutureWarning")  # deepspeed 0.19 calls them
     def test_peft_cannot_make_dora_of_sharded_weights(self, tmp_path: Path) -> None:
-        """Why it is refused at stage 3; the day this fails, it can be had."""
+        """Show why DoRA is refused at stage 3. When this test fails, it can be allowed."""
         tokens = tiny.token_set(tmp_path, tiny.rows(9))
         raw = {"zero_optimization": {"stage3_param_persistence_threshold": 0}}
         plan = tiny.plan(
@@ -203,25 +203,25 @@ class TestDeepSpeed:
         ({"train": {"precision": "fp16"}}, "cuda", "fp16"),
     ],
 )
-def test_a_precision_that_nobody_asked_for_is_the_devices(
+def test_the_default_precision_depends_on_the_device(
     sections: dict[str, Any], device: str, chosen: str
 ) -> None:
     assert precision(Config.model_validate(sections), device) == chosen
 
 
 @pytest.mark.parametrize(("clip", "left"), [(0.5, 0.5), (1e6, 10.0), (0.0, 10.0)])
-def test_gradients_are_clipped_to_the_norm_that_is_asked_for_and_0_is_none(clip: float, left: float) -> None:
+def test_gradients_are_clipped_to_clip_grad_norm_and_0_disables_it(clip: float, left: float) -> None:
     model = nn.Linear(2, 1, bias=False)
     engine = TorchEngine(model, TrainConfig(clip_grad_norm=clip), CPU)
     seen: list[float] = []
     engine.optimizer.register_step_pre_hook(lambda *_: seen.append(float(model.weight.grad.norm())))  # type: ignore[union-attr]
     engine.backward((model.weight * torch.tensor([[6.0, 8.0]])).sum())
-    assert engine.step(1e-3) == pytest.approx(10.0)  # as it was before
+    assert engine.step(1e-3) == pytest.approx(10.0)  # the norm before clipping
     assert seen == pytest.approx([left], rel=1e-5)
 
 
-def test_a_parameter_that_no_forward_has_used_counts_as_one_whose_gradient_is_0() -> None:
-    """As under DeepSpeed, so that the number of workers does not decide: AdamW moves it by decay and momentum."""
+def test_a_parameter_that_no_forward_pass_used_has_gradient_0() -> None:
+    """Match DeepSpeed, so that the result does not depend on the number of workers: AdamW still applies decay and momentum."""
     model = nn.ModuleDict({"used": nn.Linear(2, 1), "unused": nn.Linear(2, 1, bias=False)})
     before = model["unused"].weight.detach().clone()
     engine = TorchEngine(model, TrainConfig.model_validate({"optimizer": {"weight_decay": 0.25}}), CPU)

@@ -62,7 +62,7 @@ def make(folder: Path, name: str, stage: int, workers: int, **train: Any) -> Wor
 
 
 def expected(plan: WorkerPlan) -> tuple[list[float], list[float]]:
-    """(losses, norms) by plain torch: rows one by one, whole logits, groups written out by hand."""
+    """Return (losses, norms) from plain torch: rows one by one, all logits at once, groups written by hand."""
     order, train = plan.train.plan(plan.config), plan.config.train
     tables = {
         int(file.stem.split("-")[1]): oracle.pq.read_table(file).to_pylist()
@@ -126,7 +126,7 @@ def last(plan: WorkerPlan) -> list[str]:
 
 
 def cut(plan: WorkerPlan, of: WorkerPlan, name: str) -> WorkerPlan:
-    """A run that has the checkpoint of step CUT of another one."""
+    """Return a run with a copy of another run's checkpoint of step CUT."""
     folder = Path(plan.run_folder).with_name(name.replace(" ", "-"))
     (source,) = (Path(of.run_folder) / "checkpoints").glob(f"step-{CUT:08d}-*")
     shutil.copytree(source, folder / "checkpoints" / source.name)
@@ -151,10 +151,10 @@ def test_groups_clipping_smoothing_and_chunks_at_every_stage(tmp_path: Path) -> 
         assert column(found, "grad_norm") == pytest.approx(norms, rel=1e-3), name
         scheduled = [learning_rate(s, STEPS, 1e-2, plain.config.train.scheduler) for s in range(STEPS)]
         assert column(found, "lr") == scheduled, name
-        assert column(found, "lr")[2] == 1e-2  # the first behind the warm-up is the YAML's
+        assert column(found, "lr")[2] == 1e-2  # the first rate after the warm-up is the one of the config
         assert column(found, "lr/mlp") == pytest.approx([0.3 * rate for rate in scheduled])
         assert column(found, "lr/embed_tokens_lm_head") == pytest.approx([0.25 * rate for rate in scheduled])
-    # Each stage goes on from its own checkpoint with the same bits, and from the next one's with the same numbers.
+    # Each stage resumes from its own checkpoint with the same bits, and from the next stage's with the same numbers.
     resumed = {f"own {name}": cut(plan, plan, f"own {name}") for name, plan in (plans | eight).items()}
     for stage in range(4):
         other = plans[f"stage {(stage + 1) % 4}"]
@@ -166,8 +166,8 @@ def test_groups_clipping_smoothing_and_chunks_at_every_stage(tmp_path: Path) -> 
         assert column(again[f"other {stage}"], "loss") == pytest.approx(losses[CUT:], abs=1e-4), stage
 
 
-# Tensors of fewer than 4,096 elements stay in 32 bits: one of this model's has more (the embedding), and the flat
-# groups of stages 1 and 2 do.
+# Tensors of fewer than 4,096 elements stay in 32 bits. One tensor of this model has more (the embedding), and the flat
+# groups of stages 1 and 2 have more.
 EIGHT_BIT: dict[str, Any] = {
     "optimizer": {"name": "adamw_8bit", "lr": 1e-2},
     "scheduler": {"name": "constant"},
@@ -219,7 +219,7 @@ def test_each_trained_parameter_is_in_one_group() -> None:
     assert rates_in_force(groups) == {"weight": 0.5, "first": 0.25, "": 0.25}
 
 
-def test_a_group_may_have_a_rate_and_a_decay_of_its_own_whatever_the_others_have() -> None:
+def test_a_group_may_have_its_own_rate_and_decay() -> None:
     own = {"match": "norm", "lr": 0.5, "weight_decay": 0.3}
     for lr in (1.0, 0.01):
         options = OptimizerConfig(lr=lr, weight_decay=0.1, groups=[own])  # type: ignore[arg-type]
@@ -234,7 +234,7 @@ DEFAULTS: dict[str, Any] = {"lr": 0.1, "betas": (0.9, 0.999), "eps": 1e-8, "weig
 def adamw(
     gradients: list[float], *, lr: float, betas: tuple[float, float], eps: float, weight_decay: float
 ) -> float:
-    """A weight of 1 after these gradients: Loshchilov and Hutter 2019, algorithm 2, in plain numbers."""
+    """Return a weight of 1 after these gradients: Loshchilov and Hutter 2019, algorithm 2, in plain numbers."""
     weight, first, second = 1.0, 0.0, 0.0
     for step, gradient in enumerate(gradients, start=1):
         first = betas[0] * first + (1 - betas[0]) * gradient

@@ -16,7 +16,7 @@ TOTAL, WARMUP, PEAK = 23, 4, 3e-4
 
 
 def rates(made: Callable[[Any], Any]) -> list[float]:
-    """Of a transformers scheduler, TOTAL + 1 steps."""
+    """Return the rates of a transformers scheduler, TOTAL + 1 steps."""
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=PEAK)
     scheduler, found = made(optimizer), []
     for _ in range(TOTAL + 1):
@@ -51,8 +51,8 @@ CASES: dict[str, tuple[dict[str, Any], Callable[[Any], Any]]] = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_each_step_is_that_of_transformers(name: str) -> None:
-    """Theirs begins the warm-up at 0, ours one step later on the same line; their wsd begins it at the floor."""
+def test_each_rate_matches_the_one_of_transformers(name: str) -> None:
+    """Compare shifted by one step: transformers begins warm-up at 0 (wsd: at the floor), medray one step later on that line."""
     values, made = CASES[name]
     schedule = SchedulerConfig(**values, warmup_steps=WARMUP)
     wanted = rates(made)
