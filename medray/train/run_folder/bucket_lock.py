@@ -1,15 +1,17 @@
-"""One driver a run in a bucket: an object that says who has the run, written anew every few seconds while its holder lives.
+"""The lock of a run in a bucket: at most one driver holds a run, by an object (a claim) that it rewrites every few seconds.
 
-A bucket has no lock that a kernel frees. So each start puts a claim of its own, and looks at the others: a claim that is
-written anew is of a start that lives, and the newcomer is refused; one that stays as it is for LEASE_SECONDS is of one that
-was killed, and goes. Two that come at the same moment see each other, since S3 lists what was put before, and both are
-refused: never do two hold one run. Ages are told by the times that the server gives, not by any clock of ours.
+A bucket has no lock that a kernel releases. So each start writes its own claim and reads those of other starts. If another
+claim is rewritten meanwhile, its start is alive, and the new start is refused. A claim that is not rewritten for
+LEASE_SECONDS belongs to a killed start and is deleted. Two starts at the same moment see each other's claims, because S3
+lists every object that was written before, and both are refused: two starts never hold the same run. Ages are computed from
+the server's timestamps, not from a local clock.
 
-Claims lie beside the run's folder, `<storage>/.lock/<run>/<claim>`, so a run that is put aside takes none along; and a
-start removes its own and those of killed ones, never the folder: another's may have come into it that very moment.
+Claims are stored outside the run's folder, at `<storage>/.lock/<run>/<claim>`, so moving a run folder away moves no claim. A
+start deletes its own claim and those of killed starts, but never the claims folder, where another start may write at any
+moment.
 
-Not covered: a holder that stands still, or cannot reach storage, for longer than the lease, and then goes on. Its checkpoints
-are in folders of its own, so even then none is mixed with another's.
+Not covered: a holder that hangs, or cannot reach storage, for longer than the lease and then continues. Its checkpoints
+are in its own folders, so even then they never mix with those of another start.
 """
 
 from __future__ import annotations
@@ -32,17 +34,17 @@ FOLDER = ".lock"
 LEASE_SECONDS, RENEW_SECONDS, LOOK_SECONDS = 20.0, 4.0, 1.0
 SKEW_SECONDS = 30.0
 
-_held: dict[S3Path, int] = {}  # of this process: the thread that has the run
+_held: dict[S3Path, int] = {}  # runs that this process holds, and the id of the thread that holds each
 
 
 @contextmanager
 def held(
     folder: S3Path, refusal: Callable[[str], InputError], say: Callable[[str], None] = lambda text: None
 ) -> Iterator[None]:
-    """The run is this thread's until the block ends; it may take it again inside.
+    """Hold the lock of a run for this thread until the block ends. The same thread may take it again inside.
 
-    refusal: the error for a run that another start has, from a part of a sentence that says which. say: told once where
-    a killed start's claim is waited for. Raises InputError where storage cannot be asked.
+    refusal: makes the error for a run that another start holds, from a clause that names the holder. say: called once
+    while waiting for the claim of a start that may have been killed. Raises InputError if storage cannot be reached.
     """
     if _held.get(folder) == threading.get_ident():
         yield
@@ -62,19 +64,19 @@ def held(
         _held.pop(folder)
         ended.set()
         renewal.join()
-        with suppress(OSError):  # one that stays goes with its lease
+        with suppress(OSError):  # a claim that remains expires with its lease
             claim.unlink(missing_ok=True)
 
 
 def claims_of(folder: S3Path) -> S3Path:
-    """Where the claims on a run's folder lie."""
+    """Return the folder of the claims on a run."""
     return folder.parent / FOLDER / folder.name
 
 
 def holder(folder: S3Path) -> str | None:
-    """Who has the run now, as a part of a sentence; None where nobody has written a claim within the lease.
+    """Return who holds the run now, as a clause; None if no claim was written within the lease.
 
-    By this machine's clock: one that is wrong by more than SKEW_SECONDS tells a living start from a dead one wrongly.
+    This uses the local clock: if it is off by more than SKEW_SECONDS, the answer may be wrong.
     """
     now = time.time()
     alive = [
@@ -92,7 +94,7 @@ def _take(claim: S3Path, refusal: Callable[[str], InputError], say: Callable[[st
         _put(claim)
         claims = _claims(claim.parent)
         now = claims.pop(claim.name, None)
-        if now is None:  # we stood still between the two for so long that another took us for killed
+        if now is None:  # this process hung between the two calls, so another start deleted its claim
             continue
         for name in [name for name, written in claims.items() if now - written >= LEASE_SECONDS]:
             (claim.parent / name).unlink(missing_ok=True)
@@ -101,7 +103,7 @@ def _take(claim: S3Path, refusal: Callable[[str], InputError], say: Callable[[st
             return
         if seen is None:
             seen = claims
-            say("another start had this run a moment ago: waiting until it is known whether it lives")
+            say("another start held this run a moment ago: waiting to see whether it is still alive")
         if alive := [name for name, written in claims.items() if written != seen.get(name)]:
             holder = _holder(claim.parent / alive[0])
             claim.unlink(missing_ok=True)
@@ -110,7 +112,7 @@ def _take(claim: S3Path, refusal: Callable[[str], InputError], say: Callable[[st
 
 
 def _claims(folder: S3Path) -> dict[str, float]:
-    """When each claim was written, in the server's seconds."""
+    """Return when each claim was written, in seconds of the server's clock."""
     from pyarrow import fs
 
     found = folder.filesystem.get_file_info(fs.FileSelector(folder.key, allow_not_found=True))
@@ -124,7 +126,7 @@ def _put(claim: S3Path) -> None:
 
 def _renew(claim: S3Path, ended: threading.Event) -> None:
     while not ended.wait(RENEW_SECONDS):
-        with suppress(OSError):  # storage that is away for a while ends no run
+        with suppress(OSError):  # a short storage outage must not end the run
             _put(claim)
 
 

@@ -1,4 +1,4 @@
-"""Reading what a run has left in its folder: nothing in these files is believed before it was checked."""
+"""Readers for the files that a run writes to its folder. Nothing in these files is used before it is checked."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from medray.storage.json_files import is_count, read_lines
 
 SUMMARY, DATA, CONFIG, ATTEMPTS = "summary.json", "data.json", "config.yaml", "attempts.jsonl"
 LARGEST_CONFIG = 1 << 20  # bytes
-# What a run writes into its folder itself, besides checkpoints and the export.
+# The files that a run writes to its folder, in addition to checkpoints and the export.
 FILES = (
     *(CONFIG, DATA, SUMMARY, ATTEMPTS, "steps.jsonl", "evals.jsonl", "report.html", "predictions.jsonl"),
     *("mlflow_run.json", "mlflow_unsent", "console.log"),
@@ -42,7 +42,7 @@ class _Memory(_Checked):
 
 
 class _Done(_Checked):
-    """The summary of a run that is done: keys that a version has not written may be absent."""
+    """The summary of a finished run. Keys that an older version did not write may be missing."""
 
     steps: Count
     eval: _Evaluations
@@ -62,7 +62,7 @@ class _Done(_Checked):
 
 
 class _Adapter(_Checked):
-    """The settings of an exported adapter, as far as medray itself uses them."""
+    """The settings of an exported adapter that medray reads."""
 
     base_model_name_or_path: str | None = None
     r: Count | None = None
@@ -71,7 +71,7 @@ class _Adapter(_Checked):
 
 
 def read_summary(folder: StoragePath) -> dict[str, Any] | None:
-    """The summary of a run; None where it has none. Raises InputError where it is damaged."""
+    """Return the summary of a run; None if it has none. Raises InputError if the file is damaged."""
     file = folder / SUMMARY
     try:
         tree = storage.read_json(file, fix=_RUN_AGAIN)
@@ -83,9 +83,12 @@ def read_summary(folder: StoragePath) -> dict[str, Any] | None:
 
 
 def read_adapter(export: StoragePath) -> dict[str, Any] | None:
-    """peft's settings of an exported adapter; None where all weights were trained. Raises InputError."""
+    """Return peft's settings of an exported adapter; None if all weights were trained.
+
+    Raises InputError if the file is damaged.
+    """
     file = export / "adapter_config.json"
-    fix = "delete the folder and run `medray train` with the run's config: it exports again"
+    fix = "delete the folder, and run `medray train` with the run's config to export again"
     try:
         return _checked(_Adapter, storage.read_json(file, fix=fix), file, fix)
     except FileNotFoundError:
@@ -93,24 +96,30 @@ def read_adapter(export: StoragePath) -> dict[str, Any] | None:
 
 
 def read_data_notes(file: StoragePath) -> dict[str, str]:
-    """Return what data.json says of the run's data; empty where there is none. Raises InputError where it is damaged."""
-    fix = "bring the file back, use another run.name, or start from scratch with --overwrite"
+    """Return the values of data.json, which describes the run's data; empty without one.
+
+    Raises InputError if the file is damaged.
+    """
+    fix = "restore the file, use another run.name, or start from scratch with --overwrite"
     try:
         tree = storage.read_json(file, fix=fix)
     except FileNotFoundError:
         return {}
     if not all(isinstance(value, str) or is_count(value) for value in tree.values()):
-        raise InputError("a value in it is neither text nor a number", file=file, fix=fix)
+        raise InputError("a value is neither text nor an integer", file=file, fix=fix)
     return {name: str(value) for name, value in tree.items()}
 
 
 def read_config(file: StoragePath) -> str:
-    """The text of a run's config.yaml. Raises InputError, ValueError for what is no UTF-8, OSError as `open` does."""
+    """Return the text of a run's config.yaml.
+
+    Raises InputError if it is too large, ValueError if it is not UTF-8, and OSError as `open` does.
+    """
     return storage.read_bounded(file, LARGEST_CONFIG).decode("utf-8")
 
 
 def attempts(folder: StoragePath) -> int:
-    """How many starts of the workers the run has recorded."""
+    """Return the number of worker starts that the run has recorded."""
     try:
         return len(read_lines(folder / ATTEMPTS).records)
     except (OSError, InputError):
@@ -118,7 +127,7 @@ def attempts(folder: StoragePath) -> int:
 
 
 def check_files(folder: StoragePath) -> None:
-    """Raises InputError where a pipe, a device or a folder has the name of a file that the run will write."""
+    """Raise InputError if a pipe, a device or a folder has the name of a file that the run will write."""
     if not isinstance(folder, Path):
         return
     for name in FILES:
@@ -129,7 +138,7 @@ def check_files(folder: StoragePath) -> None:
         raise InputError("is not a folder", file=path, fix="remove it, or use another run.name")
 
 
-_RUN_AGAIN = "run `medray train` with the run's config: it writes the file again"
+_RUN_AGAIN = "run `medray train` with the run's config to write the file again"
 
 
 def _checked(schema: type[BaseModel], tree: dict[str, Any], file: StoragePath, fix: str) -> dict[str, Any]:
@@ -142,6 +151,6 @@ def _checked(schema: type[BaseModel], tree: dict[str, Any], file: StoragePath, f
 
 
 def number(line: Mapping[str, Any], name: str) -> float:
-    """A number of a record, 0 where it lacks it."""
+    """Return a number of a record; 0 if it is missing."""
     value = line.get(name)
     return 0.0 if value is None else value

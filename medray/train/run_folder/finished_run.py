@@ -1,4 +1,4 @@
-"""A run's folder as it is when the run is done: read, never written. Imports nothing heavy."""
+"""The reader of a finished run's folder. It writes nothing and imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -26,10 +26,11 @@ EXPORT = "export"
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """summary: as in summary.json. steps: lines of steps.jsonl. tokens: folder of its token shards, None where gone.
+    """A finished run.
 
-    manifests: of each split there what it holds, see data/split_summary. adapter: peft's settings of the exported
-    adapter, None where all weights were trained. precision: fp32, bf16 or fp16, what the run was trained in.
+    summary: as in summary.json. steps: lines of steps.jsonl. tokens: folder of its token shards, None if it is gone.
+    manifests: the manifest of each split in `tokens`, see data/shards/split_summary.py. adapter: peft's settings of the
+    exported adapter, None if all weights were trained. precision: fp32, bf16 or fp16, as used in training.
     """
 
     folder: StoragePath
@@ -47,22 +48,22 @@ class FinishedRun:
 
     @property
     def adapter_type(self) -> str | None:
-        """As peft.type names it, for one that this run has."""
+        """Return `peft.type` of the run's adapter; None if all weights were trained."""
         return None if self.adapter is None else self.config.peft.type
 
 
-def finished_run(place: str) -> FinishedRun:
-    """The run at a folder or s3:// URL. Raises InputError where none is there, or it is not done, or has no export."""
-    folder = storage.at(place)
+def finished_run(location: str) -> FinishedRun:
+    """Return the run at a folder or s3:// URL. Raises InputError if there is no run, or if it is unfinished or has no export."""
+    folder = storage.at(location)
     storage.check_reachable(folder)
     config, summary = _config(folder), read_summary(folder)
-    again = "run `medray train` with its config once more: it goes on where it was"
+    again = "run `medray train` with its config again: it resumes from its last checkpoint"
     if not summary or summary["status"] != "done":
         status = f"its status is {summary['status']}" if summary else "it has no summary.json"
         raise InputError(f"the run is not finished: {status}", file=folder, fix=again)
     if not has_export(folder):
         raise InputError(
-            "the run has no export, or a file of its weights is gone", file=folder / EXPORT, fix=again
+            "the run has no export, or a file of its weights is missing", file=folder / EXPORT, fix=again
         )
     adapter = read_adapter(folder / EXPORT)
     tokens = _tokens(folder)
@@ -72,9 +73,9 @@ def finished_run(place: str) -> FinishedRun:
 
 
 def has_export(folder: StoragePath) -> bool:
-    """Whether the run in `folder` has written a model or an adapter, and nobody has taken a file of its weights away.
+    """Return whether the run in `folder` has exported a model or an adapter, with all files of its weights.
 
-    An adapter beside random weights has these in a folder of its own.
+    An adapter on a randomly initialized base has the base's weights in the subfolder "base".
     """
     export = folder / EXPORT
     if (export / SETTINGS).exists():
@@ -100,33 +101,33 @@ def _config(folder: StoragePath) -> Config:
         text = read_config(file)
     except (OSError, ValueError):
         raise InputError(
-            "no run is here", file=folder, fix="the folder of a run: <run.storage>/<run.name>"
+            "this folder holds no run", file=folder, fix="use the folder of a run: <run.storage>/<run.name>"
         ) from None
     try:
         return Config.model_validate(parse(text))
     except (NotYamlError, ValidationError):
         raise InputError(
-            "the config of this run cannot be read by this version",
+            "this version of medray cannot read the config of this run",
             file=file,
-            fix="the version that made the run",
+            fix="use the version of medray that wrote it",
         ) from None
 
 
 def _tokens(folder: StoragePath) -> StoragePath | None:
-    """Where data.json says, or beside the run where the storage has moved."""
+    """Return the token folder that data.json names; if storage was moved, the one in the parent of the run folder."""
     said = read_data_notes(folder / DATA).get("tokens")
     if said is None:
         return None
     stated = storage.at(said.rstrip("/")).parent
-    for place in (stated, folder.parent / "tokens" / stated.name):
-        with suppress(OSError):  # a name that is too long
-            if (place / "train" / MANIFEST).exists():
-                return place
+    for candidate in (stated, folder.parent / "tokens" / stated.name):
+        with suppress(OSError):  # the name may be too long
+            if (candidate / "train" / MANIFEST).exists():
+                return candidate
     return None
 
 
 def _precision(folder: StoragePath, config: Config) -> str:
-    """The precision that the run recorded; of a run that recorded none, the config's, else the one that loses nothing."""
+    """Return the recorded precision of the run; if there is none, the config's, else fp32, which loses nothing."""
     for found in (read_data_notes(folder / DATA).get("precision"), config.train.precision):
         if found in ("fp32", "bf16", "fp16"):
             return str(found)
@@ -134,7 +135,7 @@ def _precision(folder: StoragePath, config: Config) -> str:
 
 
 def _manifests(tokens: StoragePath | None) -> dict[str, dict[str, Any]]:
-    from medray.data.shards.split_summary import read_manifest  # it knows pyarrow
+    from medray.data.shards.split_summary import read_manifest  # this imports pyarrow
 
     found = {}
     for split in ("train", "validation"):
@@ -145,5 +146,5 @@ def _manifests(tokens: StoragePath | None) -> dict[str, dict[str, Any]]:
 
 
 def local_export(run: FinishedRun) -> Path:
-    """The run's export on this machine."""
+    """Return the folder of the run's export on this machine, downloading it if needed."""
     return storage.local(run.export)

@@ -1,13 +1,14 @@
-"""One driver a run folder: a lock that the kernel frees when its holder dies, however it dies.
+"""The lock of a run folder: at most one driver holds it, and the kernel releases it however the holder dies.
 
-The lock is flock(2) on `<run folder>/.lock`. Host, process and time of the holder stand in the file, for the message alone:
-what they say is never trusted. The file goes when the holder ends in order; what a killed one leaves locks nothing. A bucket has no such lock: train/run_folder/bucket_lock.py.
+The lock is flock(2) on `<run folder>/.lock`. The file contains the holder's host, process id and time, for messages only;
+they are never trusted. The holder removes the file at a normal end; the file of a killed holder locks nothing. A bucket has
+no such lock: see train/run_folder/bucket_lock.py.
 
-Covered: two drivers on one machine; two hosts on a shared folder whose file system passes flock on (NFS 3 with its lock
-service, NFS 4, Lustre mounted with `flock`, CephFS, GPFS). Of a host that lost its power an NFS server forgets the lock
-when its lease runs out, after a minute or two. Not covered: mounts that lock on their own host alone (`nolock`,
-`local_lock=flock`, Lustre's `localflock`) or not at all (the console says so), and the workers that a killed driver leaves
-on a cluster of others: Ray ends them seconds later.
+Covered: two drivers on one machine; two hosts on a shared folder whose file system supports flock across hosts (NFS 3 with
+its lock service, NFS 4, Lustre mounted with `flock`, CephFS, GPFS). If a host loses power, an NFS server releases its lock
+when the lease expires, after a minute or two. Not covered: mounts that lock only within one host (`nolock`,
+`local_lock=flock`, Lustre's `localflock`) or not at all (the console says so), and the workers of a killed driver on a
+cluster that others started: Ray ends them seconds later.
 """
 
 from __future__ import annotations
@@ -31,43 +32,43 @@ from medray.train.run_folder import bucket_lock
 
 FILE = ".lock"
 _NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
-_TRIES = 100  # each lost to a holder that ended in that very moment
+_TRIES = 100  # a try is lost only if the previous holder ends at the same moment
 
 
 @dataclass(frozen=True)
 class _Held:
-    """made: the folder was not there before."""
+    """A lock that this process holds. made: the folder did not exist before."""
 
     descriptor: int
     thread: int
     made: bool
 
 
-_held: dict[Path, _Held] = {}  # of this process, by resolved folder
+_held: dict[Path, _Held] = {}  # locks of this process, by resolved folder
 
 
 @contextmanager
 def held(folder: StoragePath, say: Callable[[str], None] = lambda text: None) -> Iterator[None]:
-    """The run folder is this thread's until the block ends; it may take it again inside. Makes the folder.
+    """Lock the run folder for this thread until the block ends. The same thread may take the lock again inside.
 
-    say: told once where the file system knows no locks; the run then goes on without one. Raises InputError, at once,
-    where another driver has the folder, or when it cannot be written.
+    The folder is created if it does not exist. say: called once if the file system does not support locks; the run then
+    continues without one. Raises InputError immediately if another driver holds the folder, or if it cannot be written.
     """
     if not isinstance(folder, Path):
         with bucket_lock.held(folder, lambda holder: _refusal(folder, holder), say):
             yield
         return
-    place = folder.resolve()
-    mine = _held.get(place)
+    resolved = folder.resolve()
+    mine = _held.get(resolved)
     if mine and mine.thread == threading.get_ident():
         yield
         return
     taken = _take(folder, say)
-    _held[place] = taken
+    _held[resolved] = taken
     try:
         yield
     finally:
-        if _held.pop(place, None) is taken:  # else this is a forked child, and the folder is its parent's
+        if _held.pop(resolved, None) is taken:  # else this is a forked child, whose parent holds the folder
             _release(folder, taken)
 
 
@@ -77,11 +78,11 @@ def _take(folder: Path, say: Callable[[str], None]) -> _Held:
         descriptor = -1
         try:
             made = _make(folder) or made
-            # O_CLOEXEC: what the driver starts, a local Ray cluster first of all, may live longer than it does.
+            # O_CLOEXEC: processes that the driver starts, such as a local Ray cluster, may outlive the driver.
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
             descriptor = os.open(folder / FILE, flags, 0o600)
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except FileNotFoundError:  # removed between the two
+        except FileNotFoundError:  # the folder was removed between the two calls
             continue
         except BlockingIOError:
             holder = _holder(descriptor)
@@ -92,8 +93,10 @@ def _take(folder: Path, say: Callable[[str], None]) -> _Held:
                 if descriptor >= 0:
                     os.close(descriptor)
                 raise _unusable(folder, f"cannot be locked ({error.strerror})") from None
-            say("this file system knows no locks: see to it yourself that this run is started once at a time")
-        # A file that is no longer there under its name locks nothing: the one before has removed or moved it.
+            say(
+                "this file system does not support locks: make sure that only one start of this run is active"
+            )
+        # The file locks nothing if the previous holder has removed or moved it.
         if _is_at(descriptor, folder / FILE):
             _write_holder(descriptor)
             return _Held(descriptor, threading.get_ident(), made)
@@ -102,7 +105,7 @@ def _take(folder: Path, say: Callable[[str], None]) -> _Held:
 
 
 def holder(folder: StoragePath) -> str | None:
-    """Who has the run now, as a part of a sentence; None where nobody has it, or storage does not say."""
+    """Return who holds the run now, as a clause; None if nobody does, or if storage cannot tell."""
     if not isinstance(folder, Path):
         return bucket_lock.holder(folder)
     try:
@@ -125,8 +128,8 @@ def _make(folder: Path) -> bool:
         folder.mkdir(mode=0o700, parents=True)
     except FileExistsError:
         return False
-    except FileNotFoundError:  # of a file system that takes no folders: the parents would be made
-        raise _unusable(folder, "cannot be made") from None
+    except FileNotFoundError:  # this file system accepts no folders, else the parents would have been created
+        raise _unusable(folder, "cannot be created") from None
     return True
 
 
@@ -135,17 +138,17 @@ def _unusable(folder: Path, why: str) -> InputError:
         f"the run folder {folder} {why}",
         key="run.storage",
         value=str(folder.parent),
-        fix="name a folder that you may write",
+        fix="use a folder that you may write to",
     )
 
 
 def _release(folder: Path, taken: _Held) -> None:
-    """Removed while it is locked, so that whoever opened it meanwhile sees that it is no longer the one."""
+    """Remove the lock file while it is locked, so that a start that has just opened it sees that it is outdated."""
     with suppress(OSError):
         if _is_at(taken.descriptor, folder / FILE):
             (folder / FILE).unlink()
             if taken.made:
-                folder.rmdir()  # where nothing came into it
+                folder.rmdir()  # this succeeds only if the folder is empty
     os.close(taken.descriptor)
 
 
@@ -162,13 +165,13 @@ def _write_holder(descriptor: int) -> None:
         "pid": os.getpid(),
         "time": datetime.now().astimezone().isoformat(sep=" ", timespec="seconds"),
     }
-    with suppress(OSError):  # a full disk makes the message of the second start poorer, and stops nothing
+    with suppress(OSError):  # on a full disk, the message of a second start only lacks the holder
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, json.dumps(holder).encode(), 0)
 
 
 def _holder(descriptor: int) -> str:
-    """Who has it, as a part of a sentence; empty where it has not said so yet."""
+    """Return who holds the lock, as a clause; empty if the holder has not written it yet."""
     try:
         found = storage.parse_json(os.pread(descriptor, 1000, 0), FILE)
         return f" on host {found['host']}, pid {found['pid']}, since {found['time']}"
@@ -186,7 +189,7 @@ def _refusal(folder: StoragePath, holder: str) -> InputError:
 
 
 def _forget() -> None:
-    """A forked child shares the open file, and with it the lock, until it closes it."""
+    """Close the lock files in a forked child: it shares them, and with them the locks, until it closes them."""
     for one in _held.values():
         with suppress(OSError):
             os.close(one.descriptor)

@@ -1,4 +1,4 @@
-"""What a run leaves behind: summary.json, predictions.jsonl, report.html."""
+"""The result files of a run: summary.json, predictions.jsonl, report.html."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def write_results(
     total_seconds: float,
     manifests: dict[str, Any],
 ) -> RunResult:
-    """Writes the run's files and returns the summary. Raises RunFailedError for a run that trained nothing."""
+    """Write the result files, and return the folder and the summary. Raises RunFailedError if nothing was trained."""
     folder, config = storage.at(plan.run_folder), plan.config
     steps, evaluations = read_records(folder / STEPS_FILE), read_records(folder / EVALS_FILE)
     progress = outcome["progress"]
@@ -99,13 +99,13 @@ def write_results(
     )
     if outcome["exported"] is not None:
         write_card(plan, summary, manifests)
-    # Last: with it the run is done, and no other start writes what is missing.
+    # summary.json is last: with it the run is done, and no later start writes a missing file.
     storage.write(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
     return RunResult(folder, summary)
 
 
 def early_summary(plan: WorkerPlan, outcome: dict[str, Any]) -> dict[str, Any]:
-    """Return what the card of an export says before it is evaluated, named as in summary.json."""
+    """Return the values of the model card before the export is evaluated, named as in summary.json."""
     progress = outcome["progress"]
     return {
         "steps": progress["step"],
@@ -122,7 +122,7 @@ def early_summary(plan: WorkerPlan, outcome: dict[str, Any]) -> dict[str, Any]:
 
 
 def write_failure(config: Config, reason: str) -> dict[str, Any]:
-    """The summary of a run that failed: how far it came, and why it ended."""
+    """Write the summary of a failed run, with its steps and the reason, and return it."""
     folder = folder_of(config)
     steps = read_records(folder / STEPS_FILE)
     summary = {
@@ -140,7 +140,7 @@ def write_failure(config: Config, reason: str) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Versions of what computes, and of Python."""
+    """Return the versions of Python and of the packages that affect the numbers."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -151,13 +151,13 @@ def versions() -> dict[str, str]:
 
 
 def _vocabulary(model: dict[str, Any]) -> int | None:
-    """The number of tokens that the model chooses from; a model with several parts has it in that of text."""
+    """Return the vocabulary size; a multimodal config has it in its part for text."""
     size = model.get("vocab_size") or (model.get("text_config") or {}).get("vocab_size")
     return size if isinstance(size, int) else None
 
 
 def _passes(plan: WorkerPlan, batches: BatchPlan, step: int) -> dict[str, float]:
-    """How often each corpus was gone through, where they are mixed by weight: small ones repeat."""
+    """Return the number of passes over each corpus if corpora are mixed by weight, which repeats small ones."""
     names = [entry.path.rsplit("/", 1)[-1] for entry in plan.config.data.train]
     if not plan.train.weights:
         return {}
@@ -167,7 +167,10 @@ def _passes(plan: WorkerPlan, batches: BatchPlan, step: int) -> dict[str, float]
 def _seconds(
     worker: dict[str, float], driver: dict[str, float], total: float, steps: list[dict[str, Any]]
 ) -> dict[str, float]:
-    """setup is what the workers' time leaves: starting the group, imports, loading the model."""
+    """Return the duration of each phase in seconds.
+
+    setup: the rest of the workers' time, which is starting the group, imports and loading the model.
+    """
     train = sum(number(line, "seconds") for line in steps)
     inside = worker.get("train", 0) + worker.get("export", 0) + worker.get("evaluate", 0)
     return {
@@ -205,16 +208,17 @@ def _data_tables(manifests: dict[str, Any]) -> tuple[list[tuple[str, str]], dict
 
 
 def write_records(run: FinishedRun, folder: Path) -> None:
-    """trainer_stats.json, loss.csv and memory.json into `folder`."""
+    """Write trainer_stats.json, loss.csv and memory.json to `folder`."""
     for name, tree in (("trainer_stats.json", trainer_stats(run)), ("memory.json", memory(run))):
         (folder / name).write_text(json.dumps(tree, indent=2) + "\n")
     (folder / "loss.csv").write_text(loss_table(run))
 
 
 def trainer_stats(run: FinishedRun) -> dict[str, Any]:
-    """Names as transformers' Trainer has them. train_runtime: seconds of all steps, waiting for data included.
+    """Return statistics under the names of transformers' Trainer.
 
-    train_loss: mean over the steps. total_flos is left out: medray counts no operations.
+    train_runtime: seconds of all steps, including the wait for data. train_loss: mean over the steps. total_flos is
+    missing, because medray does not count operations.
     """
     seconds = sum(number(line, "seconds") + number(line, "data_wait_seconds") for line in run.steps)
     losses = [line["loss"] for line in run.steps if line.get("loss") is not None]
@@ -230,14 +234,14 @@ def trainer_stats(run: FinishedRun) -> dict[str, Any]:
 
 
 def loss_table(run: FinishedRun) -> str:
-    """CSV, a row an optimizer step."""
+    """Return a CSV table of losses, one row per optimizer step."""
     return "Step,Loss\n" + "".join(
         f"{line['step']},{line['loss']!r}\n" for line in run.steps if "loss" in line
     )
 
 
 def memory(run: FinishedRun) -> dict[str, Any]:
-    """Of the first worker, in bytes and in percent of what its device has. All null where the run recorded none."""
+    """Return the memory of the first worker in bytes, and in percent of its device's memory; all None if not recorded."""
     found: dict[str, Any] = run.summary.get("memory") or {}
     total, before, peak = found.get("total_bytes"), found.get("before_bytes"), found.get("peak_bytes")
     training = found["peak_bytes"] - found["before_bytes"] if found else None

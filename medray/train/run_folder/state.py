@@ -1,4 +1,4 @@
-"""What a run is doing, read from its folder: from another terminal, another machine, after it has ended."""
+"""The state of a run, read from its folder: from another terminal, from another machine, or after its end."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ STATES = ("running", "done", "stopped", "failed", "not running")
 
 @dataclass(frozen=True)
 class RunState:
-    """state: of STATES; `not running` is a run that was killed, or has not begun. Times are seconds since the epoch."""
+    """The state of a run. Times are seconds since the epoch.
+
+    state: one of STATES; a run is `not running` if it was killed or has not begun.
+    """
 
     folder: str
     state: str
@@ -42,11 +45,11 @@ class RunState:
         return asdict(self)
 
     def rows(self) -> list[tuple[str, ...]]:
-        """For a table of the console."""
+        """Return the rows of a table for the console."""
         state = f"running{self.holder}" if self.state == "running" else self.state
         rows: list[tuple[str, ...]] = [("state", state)]
         if self.stop_asked_at is not None and self.state != "done":
-            rows.append(("stop", f"asked for {_clock(self.stop_asked_at)}"))
+            rows.append(("stop", f"requested {_clock(self.stop_asked_at)}"))
         if self.reason:
             rows.append(("reason", self.reason))
         of = f" of {self.steps:,}" if self.steps else ""
@@ -65,7 +68,7 @@ class RunState:
 
 
 def read(folder: StoragePath) -> RunState:
-    """Raises OSError where storage cannot be asked, InputError where the folder holds no run."""
+    """Read the state of a run. Raises OSError if storage cannot be reached, InputError if the folder holds no run."""
     holder = lock.holder(folder)
     steps, evaluations = (read_records(folder / name) for name in ("steps.jsonl", "evals.jsonl"))
     try:
@@ -75,13 +78,13 @@ def read(folder: StoragePath) -> RunState:
     asked = stop.asked_at(folder)
     if holder is None and not summary and asked is None and not (folder / files.CONFIG).exists():
         raise InputError(
-            "holds no run", file=folder, fix="name <run.storage>/<run.name>, or the run's config"
+            "this folder holds no run", file=folder, fix="use <run.storage>/<run.name>, or the run's config"
         )
     step = int(steps[-1]["step"]) if steps else 0
     total = _total(folder)
     ended = str(summary.get("status", "not running"))
     if holder is None and ended != "done" and step > int(summary.get("steps") or 0):
-        ended = "not running"  # a later start went on, and was killed
+        ended = "not running"  # a later start resumed, and was killed
     state = "running" if holder is not None else ended if ended in STATES else "not running"
     return RunState(
         folder=str(folder),
@@ -102,7 +105,7 @@ def read(folder: StoragePath) -> RunState:
 
 
 def log_text(folder: StoragePath) -> str:
-    """The run's console, with the part that was cut off before the newest. Empty where there is none, or it is not ours."""
+    """Return the run's console log, with the older part that was rotated out. Empty if there is none, or it cannot be used."""
     found = ""
     for name in (f"{run_log.FILE}.1", run_log.FILE):
         with suppress(FileNotFoundError, InputError):
@@ -134,4 +137,4 @@ def _clock(seconds: float) -> str:
     try:
         return datetime.fromtimestamp(seconds).strftime("at %Y-%m-%d %H:%M:%S")
     except (OverflowError, ValueError, OSError):
-        return "at a time that cannot be read"
+        return "at an unreadable time"

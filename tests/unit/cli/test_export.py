@@ -309,7 +309,7 @@ def test_what_a_run_cannot_give_is_refused_with_the_reason(
         assert "Traceback" not in error
         return error
 
-    assert "no run is here" in refused(tmp_path, "--format", "merged")
+    assert "this folder holds no run" in refused(tmp_path, "--format", "merged")
     for form in ("merged", "nf4", "gguf"):
         assert "virtual tokens beside the model" in refused(run, "--format", form)
     assert "no effect with --format adapter" in refused(run, "--format", "adapter", "--dtype", "bf16")

@@ -88,7 +88,7 @@ def folder(tmp_path: Path) -> Path:
         (["data", "simulate", "--help"], 0, "usage: medray data simulate"),
         (["ui", "--help"], 0, "usage: medray ui"),
         (["export", "--help"], 0, "usage: medray export"),
-        (["export", ".", "--format", "merged"], 2, "no run is here"),
+        (["export", ".", "--format", "merged"], 2, "this folder holds no run"),
         ([], 2, "usage: medray"),
         (["train"], 2, "usage: medray train"),
         (["train", "nowhere.yaml"], 2, "no such config file"),

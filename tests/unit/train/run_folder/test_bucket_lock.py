@@ -1,4 +1,4 @@
-"""One driver a run in a bucket: claims on a real S3 server, their holders ended in every way."""
+"""The lock of a run in a bucket: claims on a real S3 server, whose holders end in every way."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from medray.storage import S3Path
 from medray.train.run_folder import bucket_lock, lock
 from medray.train.run_folder.previous_run import set_aside
 
-# As they are outside of tests, which shorten them.
+# The values outside of tests; the tests shorten them.
 LEASE, RENEW, LOOK = bucket_lock.LEASE_SECONDS, bucket_lock.RENEW_SECONDS, bucket_lock.LOOK_SECONDS
 
 HOLDER = """
@@ -42,7 +42,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A lease that no pause of a busy machine outlasts; the test of a killed holder has a short one."""
+    """Set a lease that no pause of a busy machine outlasts; the test of a killed holder uses a short one."""
     monkeypatch.setattr(bucket_lock, "LEASE_SECONDS", 600.0)
     monkeypatch.setattr(bucket_lock, "RENEW_SECONDS", 0.5)
     monkeypatch.setattr(bucket_lock, "LOOK_SECONDS", 0.2)
@@ -50,7 +50,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def holder(server: S3Server, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    """Another start that has the run of this test."""
+    """Start a process that holds the run of this test."""
     command = [sys.executable, "-c", HOLDER, f"s3://bucket/{tmp_path.name}"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as started:
         assert started.stdout is not None
@@ -63,8 +63,8 @@ def claims(run: S3Path) -> list[S3Path]:
     return list(bucket_lock.claims_of(run).iterdir())
 
 
-def test_a_lease_outlives_renewals_that_fail() -> None:
-    """A holder that lives must be seen to: three renewals in a row may be lost, and a look falls between any two."""
+def test_a_lease_survives_failed_renewals() -> None:
+    """Three renewals in a row may fail, and a new start looks at least once between two renewals."""
     assert 0 < 3 * RENEW < LEASE - LOOK
     assert 0 < LOOK < RENEW
     assert LEASE <= 60, "a start after a kill waits that long"
@@ -78,17 +78,17 @@ def test_a_second_start_is_refused_while_the_first_lives(
         lock.held(run, said.append).__enter__()
     assert (caught.value.key, caught.value.value) == ("run.name", tmp_path.name)
     assert len(said) == 1
-    assert len(claims(run)) == 1  # of the one that lives
+    assert len(claims(run)) == 1  # the claim of the live holder
     assert holder.stdin is not None
     holder.stdin.close()
     holder.wait(30)
     with lock.held(run, said.append):
         pass
-    assert len(said) == 1  # one that ended in order leaves nothing to wait for
+    assert len(said) == 1  # a holder that ended normally leaves no claim to wait for
     assert claims(run) == []
 
 
-def test_a_killed_holder_is_waited_for_and_no_longer(
+def test_a_start_waits_for_a_killed_holder_only_until_its_lease_ends(
     holder: subprocess.Popen[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bucket_lock, "LEASE_SECONDS", 2.0)
@@ -101,7 +101,7 @@ def test_a_killed_holder_is_waited_for_and_no_longer(
     assert len(said) == 1
 
 
-def test_an_end_leaves_the_claim_of_a_start_that_came_meanwhile(server: S3Server, tmp_path: Path) -> None:
+def test_the_end_of_a_run_keeps_the_claim_of_a_new_start(server: S3Server, tmp_path: Path) -> None:
     run = S3Path(f"bucket/{tmp_path.name}")
     newcomer = bucket_lock.claims_of(run) / "newcomer"
     with lock.held(run):
@@ -109,7 +109,7 @@ def test_an_end_leaves_the_claim_of_a_start_that_came_meanwhile(server: S3Server
     assert claims(run) == [newcomer]
 
 
-def test_a_claim_that_was_taken_for_a_killed_starts_is_put_anew(
+def test_a_claim_that_another_start_deleted_is_written_again(
     server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run, put = S3Path(f"bucket/{tmp_path.name}"), storage.write
@@ -124,7 +124,7 @@ def test_a_claim_that_was_taken_for_a_killed_starts_is_put_anew(
         assert len(claims(run)) == 1
 
 
-def test_a_run_that_is_put_aside_stays_claimed(
+def test_a_run_whose_folder_is_moved_away_stays_claimed(
     server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bucket_lock, "RENEW_SECONDS", 600.0)
@@ -142,9 +142,7 @@ def test_a_run_that_is_put_aside_stays_claimed(
     assert not run.exists()
 
 
-def test_storage_that_cannot_be_asked_is_an_input_error(
-    server: S3Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unreachable_storage_is_an_input_error(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     with pytest.raises(InputError, match="NETWORK_CONNECTION"):
         lock.held(storage.at("s3://bucket/away")).__enter__()

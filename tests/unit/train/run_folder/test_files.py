@@ -1,4 +1,4 @@
-"""Whatever stands in a run folder, reading it ends soon: with values that can be used, or with the name of the file."""
+"""Reading a run folder with any content ends soon: with usable values, or with an error that names the file."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def config(tmp_path: Path) -> Config:
 
 @pytest.fixture
 def folder(config: Config, tmp_path: Path) -> Path:
-    """What a finished run leaves, without the weights."""
+    """Write the files of a finished run, without the weights."""
     made = tmp_path / "r"
     (made / "export").mkdir(parents=True)
     for name, text in {
@@ -140,9 +140,7 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_each_reader_ends_with_values_or_with_the_name_of_the_file(
-    damage: str, folder: Path, config: Config
-) -> None:
+def test_each_reader_returns_values_or_names_the_file(damage: str, folder: Path, config: Config) -> None:
     whole = folder.with_name("whole")
     shutil.copytree(folder, whole)
     for reader, (read, names) in READERS.items():
@@ -158,19 +156,19 @@ def test_each_reader_ends_with_values_or_with_the_name_of_the_file(
                 said = str(error)
                 assert Path(name).name in said or str(folder) in said, (reader, name, said)
                 assert len(said) < 1000, (reader, name)
-            except OSError:  # what `medray` itself turns into a sentence with the folder's name
+            except OSError:  # `medray` turns it into a message with the folder's name
                 if damage not in ("folder", "link to itself", "pipe", "zeros"):
                     raise
 
 
-def test_a_folder_that_is_whole_is_read(folder: Path, config: Config) -> None:
+def test_a_complete_folder_is_read(folder: Path, config: Config) -> None:
     assert finished(config)
     _export(folder, config)
     assert (folder.parent / "target" / "loss.csv").read_text() == "Step,Loss\n1,2.0\n2,2.0\n"
     _ui(folder, config)
 
 
-def test_lines_that_were_torn_are_left_out_and_counted(tmp_path: Path) -> None:
+def test_torn_lines_are_skipped_and_counted(tmp_path: Path) -> None:
     file = tmp_path / "steps.jsonl"
     long = b'{"step": 3, "x": "' + b"x" * (3 << 20) + b'"}\n'
     file.write_bytes(b'{"step": 1}\n{"st\n\n' + long + b'[1]\n{"step": 2}\n{"step": 4}')
@@ -179,13 +177,13 @@ def test_lines_that_were_torn_are_left_out_and_counted(tmp_path: Path) -> None:
     assert found.unreadable == 4
 
 
-def test_a_summary_is_refused_by_the_key_that_is_wrong(folder: Path) -> None:
+def test_the_error_about_a_summary_names_the_wrong_key(folder: Path) -> None:
     (folder / "summary.json").write_text(json.dumps(SUMMARY | {"parameters": {"total": "many"}}))
     with pytest.raises(InputError, match=r"summary\.json: parameters\.total is missing or of the wrong type"):
         finished_run(str(folder))
 
 
-def test_a_file_that_grows_while_it_is_read_is_bounded(tmp_path: Path) -> None:
+def test_reading_a_growing_file_is_bounded(tmp_path: Path) -> None:
     with (tmp_path / "sparse.json").open("wb") as stream:
         stream.truncate(1 << 40)
     with pytest.raises(InputError, match=r"sparse\.json: is larger than"):

@@ -1,4 +1,4 @@
-"""Two drivers of one run folder: one goes on, one is refused. The holders are processes of their own."""
+"""Two drivers of one run folder: one continues, one is refused. The holders are separate processes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import pytest
 from medray.errors import InputError
 from medray.train.run_folder import lock
 
-# Takes the lock, does what its second argument says, then says so and waits for a line or the end of its input.
+# Takes the lock, does what its second argument says, then prints a line and waits for a line or the end of its input.
 HOLDER = """
 import os, subprocess, sys
 from pathlib import Path
@@ -62,13 +62,13 @@ class Holder:
         for pipe in (
             self.process.stdin,
             self.process.stdout,
-        ):  # a child may have them too: there is no end to read to
+        ):  # a child may have the pipes open too, so reading to their end would block
             assert pipe is not None
             pipe.close()
 
 
 def refused(folder: Path) -> str:
-    """The message of a second start; its exit code is 2."""
+    """Return the error message of a second start; its exit code is 2."""
     with pytest.raises(InputError) as caught, lock.held(folder):
         pass
     assert caught.value.exit_code == 2
@@ -76,7 +76,7 @@ def refused(folder: Path) -> str:
     return str(caught.value)
 
 
-def test_the_second_is_refused_with_who_has_it_until_the_first_ends(tmp_path: Path) -> None:
+def test_the_second_start_is_refused_with_the_holder_until_the_first_ends(tmp_path: Path) -> None:
     folder = tmp_path / "runs" / "one"
     holder = Holder(folder)
     assert (folder / ".lock").stat().st_mode & 0o777 == 0o600
@@ -97,7 +97,7 @@ def test_the_second_is_refused_with_who_has_it_until_the_first_ends(tmp_path: Pa
         pass
 
 
-def test_a_killed_holder_frees_it_and_what_it_wrote_locks_nothing(tmp_path: Path) -> None:
+def test_the_lock_of_a_killed_holder_is_free_although_its_file_remains(tmp_path: Path) -> None:
     holder = Holder(tmp_path / "run")
     holder.kill()
     assert (tmp_path / "run" / ".lock").read_text()
@@ -107,7 +107,7 @@ def test_a_killed_holder_frees_it_and_what_it_wrote_locks_nothing(tmp_path: Path
 
 
 @pytest.mark.parametrize("does", ["subprocess", "fork"])
-def test_a_child_that_outlives_the_holder_does_not_hold_it(tmp_path: Path, does: str) -> None:
+def test_a_child_that_outlives_the_holder_does_not_keep_the_lock(tmp_path: Path, does: str) -> None:
     holder = Holder(tmp_path / "run", does)
     os.kill(holder.child, signal.SIGSTOP)  # else the forked one ends with the holder
     try:
@@ -118,7 +118,7 @@ def test_a_child_that_outlives_the_holder_does_not_hold_it(tmp_path: Path, does:
         os.kill(holder.child, signal.SIGKILL)
 
 
-def test_a_forked_child_that_leaves_the_block_does_not_free_it(tmp_path: Path) -> None:
+def test_a_forked_child_that_leaves_the_block_does_not_release_the_lock(tmp_path: Path) -> None:
     with lock.held(tmp_path / "run"):
         code = (
             "import os, sys; from pathlib import Path; from medray.train.run_folder import lock\n"
@@ -131,7 +131,7 @@ def test_a_forked_child_that_leaves_the_block_does_not_free_it(tmp_path: Path) -
     assert not (tmp_path / "other").exists()
 
 
-def test_its_own_thread_may_take_it_again_and_no_other(tmp_path: Path) -> None:
+def test_only_the_holding_thread_may_take_the_lock_again(tmp_path: Path) -> None:
     messages: list[str] = []
     with lock.held(tmp_path / "run"):
         with lock.held(tmp_path / "sub" / ".." / "run"):
@@ -143,7 +143,7 @@ def test_its_own_thread_may_take_it_again_and_no_other(tmp_path: Path) -> None:
         assert (tmp_path / "run" / ".lock").exists()
 
 
-def test_a_folder_that_nothing_came_into_does_not_stay(tmp_path: Path) -> None:
+def test_an_empty_folder_that_the_lock_created_is_removed(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="wrong"), lock.held(tmp_path / "new"):
         raise InputError("wrong")
     assert not (tmp_path / "new").exists()
@@ -153,7 +153,7 @@ def test_a_folder_that_nothing_came_into_does_not_stay(tmp_path: Path) -> None:
     assert (tmp_path / "mine").is_dir()
 
 
-def test_a_lock_on_a_folder_that_was_moved_is_no_lock_on_the_new_one(tmp_path: Path) -> None:
+def test_the_lock_of_a_moved_folder_does_not_lock_the_new_one(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     holder = Holder(folder)
     folder.rename(tmp_path / "aside")
@@ -162,10 +162,10 @@ def test_a_lock_on_a_folder_that_was_moved_is_no_lock_on_the_new_one(tmp_path: P
     holder.end()
 
 
-def test_a_file_that_was_removed_while_it_was_opened_is_not_taken(
+def test_a_lock_file_that_was_removed_while_it_was_opened_is_not_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first holder ends between the second's open and its flock, and a third makes the file anew."""
+    """End the first holder between the second's open and flock, and let a third create the file again."""
     folder, real = tmp_path / "run", fcntl.flock
     others: list[Holder] = []
 
@@ -182,7 +182,7 @@ def test_a_file_that_was_removed_while_it_was_opened_is_not_taken(
 
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS])
-def test_a_file_system_without_locks_is_said_once_and_stops_nothing(
+def test_a_file_system_without_locks_is_reported_once_and_the_run_continues(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     def flock(descriptor: int, operation: int) -> None:
@@ -197,14 +197,14 @@ def test_a_file_system_without_locks_is_said_once_and_stops_nothing(
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"host": "x"}'])
-def test_a_holder_that_has_not_said_who_it_is(tmp_path: Path, content: str) -> None:
+def test_a_holder_whose_lock_file_is_unreadable(tmp_path: Path, content: str) -> None:
     holder = Holder(tmp_path / "run")
     (tmp_path / "run" / ".lock").write_text(content)
     assert "in use by another start of this run\n" in refused(tmp_path / "run")
     holder.end()
 
 
-def test_a_folder_that_cannot_be_made_is_wrong_input(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_created_is_an_input_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     assert "Not a directory" in refused(tmp_path / "file" / "run")
     (tmp_path / "run").mkdir()
@@ -213,6 +213,6 @@ def test_a_folder_that_cannot_be_made_is_wrong_input(tmp_path: Path) -> None:
     assert not (tmp_path / "elsewhere").exists()
 
 
-def test_a_place_that_takes_no_folders() -> None:
-    with pytest.raises(InputError, match="cannot be made"), lock.held(Path("/proc/nope/r")):
+def test_a_file_system_that_accepts_no_folders() -> None:
+    with pytest.raises(InputError, match="cannot be created"), lock.held(Path("/proc/nope/r")):
         pass

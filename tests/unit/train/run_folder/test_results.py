@@ -1,4 +1,4 @@
-"""What a run leaves when its model is destroyed: status done, and the warnings in the summary and on the page."""
+"""The results of a run whose model is destroyed: status done, and warnings in the summary and on the page."""
 
 from __future__ import annotations
 

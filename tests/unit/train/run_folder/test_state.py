@@ -27,7 +27,7 @@ def run_folder(folder: Path, steps: int, **summary: Any) -> Path:
     return folder
 
 
-def test_a_run_that_goes_on_says_how_far_it_is(tmp_path: Path) -> None:
+def test_a_running_run_reports_its_progress(tmp_path: Path) -> None:
     run_folder(tmp_path, steps=10)
     with lock.held(tmp_path):
         state = read(tmp_path)
@@ -43,10 +43,10 @@ def test_a_run_that_goes_on_says_how_far_it_is(tmp_path: Path) -> None:
         ({"status": "done"}, "done"),
         ({"status": "stopped"}, "stopped"),
         ({"status": "failed", "reason": "a worker died"}, "failed"),
-        ({"status": "stopped", "later_steps": 6}, "not running"),  # a later start went on, and was killed
+        ({"status": "stopped", "later_steps": 6}, "not running"),  # a later start resumed, and was killed
     ],
 )
-def test_a_run_that_has_ended(summary: dict[str, Any], state: str, tmp_path: Path) -> None:
+def test_the_state_of_a_run_that_has_ended(summary: dict[str, Any], state: str, tmp_path: Path) -> None:
     later = summary.pop("later_steps", 0)
     run_folder(tmp_path, steps=10 - later, **summary)
     found = read(run_folder(tmp_path, steps=10))
@@ -60,16 +60,16 @@ def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert main(["status", str(folder)]) == 0
     assert "10 of 40, loss 0.1" in capsys.readouterr().out
     assert main(["logs", str(folder), "--lines", "1", "--follow"]) == 0, (
-        "a run that has ended is not waited for"
+        "--follow must not wait for a run that has ended"
     )
     assert capsys.readouterr().out == "[ 2 s] step 10/40\n"
     assert main(["stop", str(folder)]) == 0
     assert "the run is not running now" in capsys.readouterr().err
     assert stop.asked_at(folder) is not None
-    assert "asked for" in dict(read(folder).rows())["stop"]
+    assert "requested" in dict(read(folder).rows())["stop"]
 
 
-def test_a_run_that_is_done_is_not_asked_to_stop(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_finished_run_cannot_be_stopped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = run_folder(tmp_path, steps=10, status="done")
     assert main(["stop", str(folder)]) == 0
     assert not (folder / "stop").exists()
@@ -83,7 +83,7 @@ def test_no_such_run(verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[st
 
 
 def test_a_planned_run_can_be_stopped_by_its_config(tmp_path: Path) -> None:
-    """Its job waits in a queue."""
+    """Stop a run whose job still waits in a queue."""
     (tmp_path / "mine.yaml").write_text("run: {name: mine}\n")
     assert main(["stop", str(tmp_path / "mine.yaml")]) == 0
     assert stop.begin(tmp_path / "runs" / "mine", launched_at=0)
@@ -92,17 +92,19 @@ def test_a_planned_run_can_be_stopped_by_its_config(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("verb", ["status", "logs", "stop"])
-def test_a_folder_that_is_no_run_is_left_alone(
+def test_a_folder_that_holds_no_run_is_not_changed(
     verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The storage of all runs, say, which is an easy slip."""
+    """Use the storage folder of all runs, which is an easy mistake."""
     run_folder(mkdir(tmp_path / "a"), steps=1)
     assert main([verb, str(tmp_path)]) == 2
     assert "not the folder of a run" in capsys.readouterr().err
     assert not (tmp_path / "stop").exists()
 
 
-def test_what_is_shown_and_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_output_has_no_control_characters_no_nan_and_no_credentials(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run_folder(tmp_path, steps=10)
     (tmp_path / "console.log").write_text("line\n\x1b]0;title\x07\n")
     (tmp_path / "evals.jsonl").write_text('{"step": 10, "metrics": {"loss": NaN}}\n')
@@ -115,7 +117,9 @@ def test_what_is_shown_and_told(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert main(["status", str(tmp_path), "run.name=x"]) == 2
 
 
-def test_a_place_that_may_not_be_read_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_without_read_permission_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refused(*arguments: object) -> None:
         raise PermissionError(13, "Permission denied", str(tmp_path))
 
@@ -134,8 +138,8 @@ def mkdir(folder: Path) -> Path:
     [
         ([], ["a"], 0),
         (["a"], ["a", "b"], 1),
-        (["a", "b"], ["b", "c"], 1),  # the oldest are gone
-        (["a"], ["x", "y"], 0),  # all of them are
+        (["a", "b"], ["b", "c"], 1),  # the oldest line was rotated out
+        (["a"], ["x", "y"], 0),  # all known lines were
     ],
 )
 def test_no_line_is_shown_twice(shown: list[str], lines: list[str], known: int) -> None:
