@@ -1,4 +1,4 @@
-"""Files that a run writes into its export with the weights: how they are asked, and the card."""
+"""Files in a run's export that describe the weights: how to prompt the model, and the model card."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RUNS_OWN = "the run's own: see the metrics above"
 
 
 def usage_of_plan(plan: WorkerPlan, tokenizer: Any, model: Any) -> Usage:
-    """How the weights of a run are asked. model: the transformers model, without wrappers."""
+    """Return how to prompt the model of a run. model: the transformers model, without wrappers."""
     config = plan.config
     settings = (model.config.to_dict(), model.generation_config.to_dict())
     tuned, asked = config.peft.type, config.eval.generation
@@ -46,9 +46,9 @@ def usage_of_plan(plan: WorkerPlan, tokenizer: Any, model: Any) -> Usage:
 
 
 def write_card(plan: WorkerPlan, summary: dict[str, Any], manifests: dict[str, Any]) -> None:
-    """Write the card of a run's export, in the place of the blank one that peft writes.
+    """Write the model card of a run's export. It replaces the empty card of peft.
 
-    summary: as in summary.json, as far as it is known. Nothing is written where the run has no export.
+    summary: the values of summary.json that are known so far. Nothing is written if the run has no export.
     """
     folder = storage.at(plan.run_folder)
     found = read_usage(folder / EXPORT)

@@ -1,10 +1,10 @@
-"""Warnings about a run that ended and whose model is probably of no use, from its recorded numbers alone.
+"""Warnings about a finished run whose model is probably useless, from its recorded numbers alone.
 
-A run is done when it trained, saved and exported. That says nothing about the model: a learning rate of 100 runs to the
-end as well. Each rule below looks at the numbers of the run and returns one sentence, or None. A rule changes neither
-the status nor the exit code. `docs/what-done-means.md` lists the rules for users.
+A run is done when it has trained, saved and exported. That says nothing about the model: a run with a learning rate of 100
+finishes too. Each rule below reads the numbers of the run and returns one sentence, or None. A rule changes neither the
+status nor the exit code. `docs/what-done-means.md` lists the rules for users.
 
-No sentence holds text of a record. Imports no torch.
+No sentence contains text of a record. This module does not import torch.
 """
 
 from __future__ import annotations
@@ -20,27 +20,27 @@ from medray.data.reasoning import answer_only
 from medray.evaluate.words import words
 
 LAST_STEPS = 3  # one step without a gradient may be an accident
-WINDOW = 10  # most steps that are averaged at each end of the training loss
-LOSS_ROSE = 1.1  # noise of batches is below it
-FEW_STEPS, LOSS_ROSE_IN_FEW = 4, 2.0  # in fewer steps a batch is compared with a batch
-NEAR_ZERO = 0.1  # a training loss below it is that of a few hard words
-LEARNED = 1e-3  # loss: nothing is left to learn, so nothing need change
+WINDOW = 10  # largest number of steps to average at each end of the training loss
+LOSS_ROSE = 1.1  # factor; the noise of batches is smaller
+FEW_STEPS, LOSS_ROSE_IN_FEW = 4, 2.0  # with fewer steps, single batches are compared
+NEAR_ZERO = 0.1  # a training loss below this comes from a few hard words
+LEARNED = 1e-3  # loss below which nothing is left to learn, so no weight needs to change
 GUESSING = 0.99  # share of ln(vocabulary)
 EQUAL = 1e-7  # relative: the same weights on the same rows give the same loss
-WORSE = 1e-3  # relative, and absolute: more than another order of sums or a first small step changes
-MOST = 0.5  # share of the rows that a rule about predictions needs
+WORSE = 1e-3  # relative and absolute: more than a different order of sums or a small first step changes
+MOST = 0.5  # share of the rows above which a rule about predictions applies
 ONE_ANSWER = 0.9  # share of the rows with the same prediction
 FEW_ROWS = 5  # fewer rows may get the same answer by chance
 FEW_LOSS_TOKENS = 1.5  # per example: little more than the token that ends an answer
-COPIED = 0.8  # share of a reference's words that its prompt has
-LOOP_WORDS, LOOP_DISTINCT = 20, 0.2  # words of a prediction, and the share of different ones
-EXPORT_DIFFERS = 0.2  # relative: another precision changes a few answers, not a fifth of a metric
+COPIED = 0.8  # share of a reference's words that also occur in its prompt
+LOOP_WORDS, LOOP_DISTINCT = 20, 0.2  # number of words of a prediction, and the share of distinct ones
+EXPORT_DIFFERS = 0.2  # relative: a different precision changes a few answers, not a fifth of a metric
 LOSS_DIFFERS, ROUGE_DIFFERS = 0.01, 1.0  # absolute: small numbers differ by rounding
 
 
 @dataclass(frozen=True)
 class Answer:
-    """One generated text, with the prompt as the model read it and the reference."""
+    """A generated text, with its prompt as the model read it and its reference answer."""
 
     prompt: str
     reference: str
@@ -51,10 +51,10 @@ class Answer:
 class Evidence:
     """The numbers that a run recorded.
 
-    steps: lines of steps.jsonl. before, after: metrics of the validation split; {} where there are none.
+    steps: lines of steps.jsonl. before, after: metrics of the validation split; {} if there are none.
     export: metrics of the export that differ from those measured at the same step during training.
-    vocabulary: size of the model's, None where it is not known. tasks: of the training split, by task, the counts `rows`,
-    `truncated` and `loss_tokens`.
+    vocabulary: size of the model's vocabulary, None if unknown. tasks: for each task of the training split, the counts
+    `rows`, `truncated` and `loss_tokens`.
     """
 
     steps: Sequence[Mapping[str, Any]] = ()
@@ -67,7 +67,7 @@ class Evidence:
 
 
 def warnings(evidence: Evidence) -> list[dict[str, str]]:
-    """Return `{"name", "text"}` for each rule that found something, in the order of RULES."""
+    """Return `{"name", "text"}` for each rule that applies, in the order of RULES."""
     found = ((name, rule(evidence)) for name, rule in RULES.items())
     return [{"name": name, "text": text} for name, text in found if text]
 
@@ -79,7 +79,7 @@ def not_finite(evidence: Evidence) -> str | None:
 
 def validation_loss_rose(evidence: Evidence) -> str | None:
     before, after = evidence.before, evidence.after
-    # With a moving alpha two totals weigh the tasks differently.
+    # With a scheduled alpha, the two total losses weight the tasks differently.
     names = ["loss_label"] if before.get("alpha") != after.get("alpha") else ["loss", "loss_label"]
     rose = [
         f"{name} from {before[name]:.4g} to {after[name]:.4g}"
@@ -95,13 +95,13 @@ def training_loss_rose(evidence: Evidence) -> str | None:
     losses = _training_losses(evidence)
     name = "loss_label" if "loss_label" in evidence.after else "loss"
     if name in evidence.before and evidence.after.get(name, math.inf) < evidence.before[name]:
-        return None  # all validation rows say more than a few batches
+        return None  # the loss of all validation rows is more reliable than that of a few batches
     if len(losses) < 2:
         return None
     window = min(max(len(losses) // 4, 1), WINDOW)
     first, last = fmean(losses[:window]), fmean(losses[-window:])
     rise = LOSS_ROSE_IN_FEW if len(losses) < FEW_STEPS else LOSS_ROSE
-    # One hard batch at the end is no rise.
+    # One hard batch at the end does not count as a rise.
     sure = min(losses[-2:]) if len(losses) >= FEW_STEPS and window == 1 else last
     if sure <= max(rise * first, NEAR_ZERO):
         return None
@@ -118,8 +118,8 @@ def no_better_than_guessing(evidence: Evidence) -> str | None:
     if loss is None or loss < GUESSING * guessing:
         return None
     return (
-        f"the loss, {loss:.4g}, is that of a model that knows nothing: guessing among {evidence.vocabulary:,} tokens "
-        f"has {guessing:.4g}"
+        f"the loss, {loss:.4g}, is no better than that of random guessing, which is {guessing:.4g} with "
+        f"{evidence.vocabulary:,} tokens"
     )
 
 
@@ -129,7 +129,7 @@ def zero_gradients(evidence: Evidence) -> str | None:
     if not last or any(norm != 0 for norm in last) or (losses and max(losses) < LEARNED):
         return None
     steps = "the last step" if len(last) == 1 else f"the last {len(last)} steps"
-    return f"the gradient of {steps} is exactly 0, so nothing was learned there"
+    return f"the gradient of {steps} is exactly 0, so the model learned nothing there"
 
 
 def skipped_steps(evidence: Evidence) -> str | None:
@@ -137,7 +137,7 @@ def skipped_steps(evidence: Evidence) -> str | None:
     skipped = sum(norm is None for norm in norms)
     if not norms or (skipped <= MOST * len(norms) and any(norm is not None for norm in norms[-LAST_STEPS:])):
         return None
-    return f"{skipped} of {len(norms)} steps overflowed in fp16 and changed nothing. Try train.precision: bf16 or fp32"
+    return f"{skipped} of {len(norms)} steps overflowed in fp16 and changed no weight. Try train.precision: bf16 or fp32"
 
 
 def nothing_moved(evidence: Evidence) -> str | None:
@@ -150,7 +150,7 @@ def nothing_moved(evidence: Evidence) -> str | None:
     if before is None or after is None or after < LEARNED or not math.isclose(before, after, rel_tol=EQUAL):
         return None
     return (
-        f"the validation loss is exactly what it was before training ({after:.6g}): no weight seems to have changed. "
+        f"the validation loss is the same as before training ({after:.6g}): no weight seems to have changed. "
         "Try a higher train.optimizer.lr, or more steps"
     )
 
@@ -160,8 +160,8 @@ def few_loss_tokens(evidence: Evidence) -> str | None:
         if counts["rows"] and counts["loss_tokens"] < FEW_LOSS_TOKENS * counts["rows"]:
             mean = counts["loss_tokens"] / counts["rows"]
             return (
-                f"{task}: an example has {mean:.1f} tokens in the loss on average, so there is hardly anything to learn. "
-                "`medray data inspect` shows which"
+                f"{task}: an example has {mean:.1f} loss tokens on average, so there is hardly anything to learn. "
+                "`medray data inspect` shows which tokens they are"
             )
     return None
 
@@ -191,28 +191,28 @@ def same_prediction(evidence: Evidence) -> str | None:
     right = sum(one == other for one, other in zip(given, wanted, strict=True))
     if right > MOST * len(given) or (
         right and len(given) < FEW_ROWS
-    ):  # most rows of a corpus may be of one class
+    ):  # most rows of a corpus may have the same class
         return None
-    return f"{count} of {len(given)} predictions are the same text, and the references differ"
+    return f"{count} of {len(given)} predictions are the same text, although the references differ"
 
 
 def echoed_prompts(evidence: Evidence) -> str | None:
-    return _of_most(evidence.answers, _echoes, "predictions repeat their prompt, and the references do not")
+    return _of_most(evidence.answers, _echoes, "predictions repeat their prompt, but the references do not")
 
 
 def repeating_predictions(evidence: Evidence) -> str | None:
     return _of_most(
         evidence.answers,
         lambda answer: _loops(answer.prediction) and not _loops(answer.reference),
-        "predictions repeat a few words over and over, and the references do not",
+        "predictions repeat a few words over and over, but the references do not",
     )
 
 
 def metric_fell_to_zero(evidence: Evidence) -> str | None:
     references = [words(answer_only(answer.reference)) for answer in evidence.answers]
-    if len(references) == 1:  # the answer to one question may be wrong
+    if len(references) == 1:  # a single answer may be wrong by chance
         return None
-    # Where no word agreed, ROUGE is 0; but that of pairs is 0 for answers of one word, and of an answer such as "+" all is.
+    # ROUGE is 0 if no word matches. But ROUGE-2 is 0 for one-word answers, and all ROUGE is 0 for an answer such as "+".
     ever = "rouge1" if "rouge1" in evidence.after else "rougeL"
     no_word = evidence.after.get(ever) == 0 and (not references or any(references))
     names = [
@@ -227,7 +227,7 @@ def metric_fell_to_zero(evidence: Evidence) -> str | None:
 
 def export_differs(evidence: Evidence) -> str | None:
     far = [
-        f"{name} {value:.4g} against {evidence.after[name]:.4g}"
+        f"{name} is {value:.4g} instead of {evidence.after[name]:.4g}"
         for name, value in evidence.export.items()
         if abs(value - evidence.after[name])
         > max(
@@ -235,7 +235,7 @@ def export_differs(evidence: Evidence) -> str | None:
             _noise(name, len(evidence.answers)),
         )
     ]
-    return f"the export answers unlike the model that was trained: {', '.join(far)}" if far else None
+    return f"the export's answers differ from those of the trained model: {', '.join(far)}" if far else None
 
 
 Rule = Callable[[Evidence], str | None]
@@ -262,13 +262,13 @@ RULES: dict[str, Rule] = {
 
 
 def _training_losses(evidence: Evidence) -> list[float]:
-    """The loss of the answers in each step: the weights of other tasks may change."""
+    """Return the loss of each step on the label task if it is recorded, because the weights of other tasks may change."""
     name = "loss/label" if any("loss/label" in step for step in evidence.steps) else "loss"
     return [float(step[name]) for step in evidence.steps if step.get(name) is not None]
 
 
 def _noise(name: str, rows: int) -> float:
-    """The difference of a metric that says nothing: rounding of a loss, one other answer in a share of rows."""
+    """Return the difference of a metric that is only noise: rounding of a loss, or one different answer."""
     if name.startswith("loss"):
         return LOSS_DIFFERS
     if name.startswith("rouge"):
@@ -283,9 +283,10 @@ def _of_most(answers: Iterable[Answer], is_so: Callable[[Answer], bool], what: s
 
 
 def _echoes(answer: Answer) -> bool:
-    """Whether the prediction is most of the prompt, and the reference is something else.
+    """Return whether the prediction copies most of the prompt, and the reference does not.
 
-    A reference that is nearly all words of the prompt is not: in a corpus of corrections a good answer repeats much.
+    If the reference also consists mostly of the prompt's words, this is False: in a corpus of corrections, a good answer
+    repeats much of its prompt.
     """
     prompt, said, wanted = (text.strip() for text in (answer.prompt, answer.prediction, answer.reference))
     if not said or said == wanted or said not in prompt or len(said) < MOST * len(prompt):

@@ -1,4 +1,4 @@
-"""Evaluation of what a run exports, after its workers have given their resources back."""
+"""The evaluation of a run's export, after its workers have released their resources."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BEAT_SECONDS = 0.2
 
 @dataclass(frozen=True)
 class TextSample:
-    """One prediction beside what it should have been. Text of a record: shown only where the config says so."""
+    """A prediction with its prompt and reference. They contain text of a record: show them only if the config allows it."""
 
     id: str
     prompt: str
@@ -32,17 +32,17 @@ def at_exported_step(evaluated: Mapping[str, float], after: Mapping[str, float])
     """Return all metrics of the exported weights: one value for each name.
 
     evaluated: measured at that step during training, and logged. after: measured on the export. With train.keep_best
-    both have the text metrics. The logged value stays, because MLflow keeps only one value for a step.
+    both contain the text metrics; the logged value is used, because MLflow keeps only one value per step.
     """
-    return {**evaluated, **after, **evaluated}  # the losses first
+    return {**evaluated, **after, **evaluated}  # this order puts the losses first
 
 
 def evaluate_export(
     plan: WorkerPlan, granted: Resources, beat: Callable[[], None]
 ) -> tuple[dict[str, float], list[TextSample]]:
-    """Metrics of what the exported weights write for the validation split, and the texts themselves.
+    """Generate text for the validation split with the exported weights, and return (metrics, texts).
 
-    beat: called while the Ray Data job runs. Both are empty where nothing is to be generated.
+    beat: called repeatedly while the Ray Data job runs. Both results are empty if the config asks for no generation.
     """
     evaluation, tokens = plan.config.eval, plan.validation
     rows = min(evaluation.generation.rows, tokens.index.rows) if tokens else 0
@@ -69,7 +69,7 @@ def evaluate_export(
     except Exception as error:
         raise RunFailedError(f"evaluating the export failed: {last_line(error)}") from error
     store = tokens.store()
-    references = [reference(store, *place) for place in tokens.rows()[:rows]]
+    references = [reference(store, *row) for row in tokens.rows()[:rows]]
     metrics = score(evaluation.metrics, [found.prediction for found in predictions], references)
     samples = [
         TextSample(found.id, found.prompt, truth.text, found.prediction)

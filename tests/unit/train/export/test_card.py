@@ -1,4 +1,4 @@
-"""How an export says to be asked: the example of its card is run, and must answer as medray's own evaluation does."""
+"""The example in an export's model card: it is run, and must give the same answer as medray's evaluation."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def conversation(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def with_begin_token(folder: Path) -> None:
-    """The tokenizer that `tiny.token_set` will find, with a begin token that it puts before every text."""
+    """Make the tokenizer that `tiny.token_set` uses, with a begin token that it puts before every text."""
     from tokenizers.processors import TemplateProcessing
 
     place = tiny.tokenizer(folder)
@@ -57,7 +57,7 @@ def with_begin_token(folder: Path) -> None:
 
 
 def move(model: Any) -> None:
-    """Changes what is trained at random."""
+    """Change the trained weights at random."""
     torch.manual_seed(1)
     with torch.no_grad():
         for one in model.parameters():
@@ -67,7 +67,7 @@ def move(model: Any) -> None:
 def exported(
     folder: Path, *, architecture: str = "causal", peft: dict[str, Any] | None = None, spec: dict[str, Any]
 ) -> tuple[TokenSet, Path]:
-    """Token shards and an export whose answers are noise, but always the same noise."""
+    """Make token shards and an export whose answers are noise, but always the same noise."""
     rows = [row | {"input": " ".join(row["input"].split()[:12])} for row in tiny.rows(5)]
     made = [conversation(row) for row in rows] if spec.pop("talks", False) else rows
     asked = replace(tiny.encode_spec(architecture), max_input_tokens=300, **spec)
@@ -77,7 +77,7 @@ def exported(
     )
     tokenizer = tokens.load_tokenizer()
     loaded: Any = load_export(folder / "base", CPU)
-    move(loaded)  # so that its answers are long
+    move(loaded)  # random weights give long answers
     loaded.save_pretrained(folder / "base")
     kind = PeftConfig.model_validate(peft or {"type": "none"})
     loaded = add_adapter(loaded, kind, seq2seq=architecture == "seq2seq", seed=0, tokenizer=tokenizer)
@@ -101,7 +101,7 @@ def exported(
 
 
 def answered(tokens: TokenSet, folder: Path) -> str:
-    """What medray itself generates for the first row."""
+    """Return what medray generates for the first row."""
     tokenizer = load_tokenizer(str(folder))
     asked = prompts([tokens.store().prompt(0, 0)], tokens.spec.architecture, tokenizer.pad_token_id)
     return generate(load_export(folder, CPU), tokenizer, asked, max_new_tokens=9, device=CPU)[0]
@@ -163,7 +163,7 @@ def test_an_unreadable_or_newer_description_is_refused(tmp_path: Path) -> None:
             read_usage(tmp_path)
 
 
-def test_a_base_has_the_name_that_others_know_it_by() -> None:
+def test_a_base_is_named_by_its_public_id() -> None:
     def base(**model: Any) -> tuple[str, str, str | None]:
         found = base_of_model(Config.model_validate({"model": model}).model, "/cache/x")
         return found.kind, found.name, found.revision
@@ -178,7 +178,7 @@ def test_a_base_has_the_name_that_others_know_it_by() -> None:
 
 
 def test_a_run_writes_the_card_of_its_export(tmp_path: Path) -> None:
-    """In the place of peft's blank one, which names a folder of a cache as the base."""
+    """Replace peft's empty card, which names a folder of a cache as the base."""
     tokens = tiny.token_set(tmp_path / "tokens", tiny.rows(12), tasks=("label",), truth=True)
     cache = tmp_path / "models--org--tiny" / "snapshots" / ("0a" * 20)
     made = tiny.plan(

@@ -1,4 +1,4 @@
-"""Each rule about a run whose model is probably of no use: recorded numbers in, one warning out. Nothing is trained."""
+"""The rules about a run whose model is probably useless: recorded numbers in, one warning out. Nothing is trained."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def said(*predictions: str) -> list[Answer]:
 
 
 def answers(references: str, predictions: str) -> list[Answer]:
-    """One answer for each word of the two."""
+    """Return one answer for each pair of words of the two texts."""
     return [Answer("is it?", *pair) for pair in zip(references.split(), predictions.split(), strict=True)]
 
 
@@ -57,14 +57,14 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
     ("validation_loss_rose", {"after": AFTER | {"loss": 2.3}}, "loss from 2.2 to 2.3"),
     ("validation_loss_rose", {"after": AFTER | {"loss_label": 2.21}}, "loss_label from 2.2 to 2.21"),
     ("training_loss_rose", {"after": {}, "steps": steps(2.2, 2.3, 3.0, 4.0)}, "from 2.2 to 4. Try"),
-    ("no_better_than_guessing", {"before": {}, "after": {"loss": 10.8}}, "10.8, is that of a model that knows"),
-    ("no_better_than_guessing", {"before": {}, "after": {"loss": 26.8}}, "among 49,152 tokens has 10.8"),
-    ("no_better_than_guessing", {"before": {}, "after": {}, "steps": steps(10.75, 10.74)}, "knows nothing"),
+    ("no_better_than_guessing", {"before": {}, "after": {"loss": 10.8}}, "10.8, is no better than"),
+    ("no_better_than_guessing", {"before": {}, "after": {"loss": 26.8}}, "which is 10.8 with 49,152 tokens"),
+    ("no_better_than_guessing", {"before": {}, "after": {}, "steps": steps(10.75, 10.74)}, "random guessing"),
     ("zero_gradients", {"steps": [*FALLING[:3], *steps(1.5, 1.4, 1.3, grad_norm=0.0)]}, "last 3 steps is exactly 0"),
     ("skipped_steps", {"steps": [*FALLING[:3], *steps(1.5, 1.4, 1.3, grad_norm=None)]}, "3 of 6 steps overflowed"),
-    ("nothing_moved", {"after": AFTER | {"loss": 2.2}}, "exactly what it was before training (2.2)"),
+    ("nothing_moved", {"after": AFTER | {"loss": 2.2}}, "the same as before training (2.2)"),
     ("nothing_moved", {"steps": steps(2.2, 2.1, lr=0.0, **{"lr/lora_B": 0.0})}, "was 0 in every step"),
-    ("few_loss_tokens", {"tasks": {"label": {"rows": 9, "truncated": 0, "loss_tokens": 9}}}, "has 1.0 tokens"),
+    ("few_loss_tokens", {"tasks": {"label": {"rows": 9, "truncated": 0, "loss_tokens": 9}}}, "has 1.0 loss tokens"),
     ("all_truncated", {"tasks": {"label": {"rows": 9, "truncated": 9, "loss_tokens": 99}}}, "every training example"),
     ("empty_predictions", {"answers": said("", " \n", "no cough")}, "2 of 3 predictions are empty"),
     ("same_prediction", {"answers": said("the", "the", "the ")}, "3 of 3 predictions are the same text"),
@@ -75,12 +75,12 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
     ("metric_fell_to_zero", {"before": {}, "after": {"rougeL": 0.0, "accuracy": 0.0}}, "training: rougeL"),
     ("metric_fell_to_zero", {"before": {}, "after": {"rouge1": 0.0, "rouge2": 0.0}}, "training: rouge1"),
     ("training_loss_rose", {"before": {}, "after": {}, "steps": steps(2.2, 5.8)}, "from 2.2 to 5.8"),
-    ("export_differs", {"export": {"rougeL": 12.0, "accuracy": 0.0}}, "rougeL 12 against 41"),
+    ("export_differs", {"export": {"rougeL": 12.0, "accuracy": 0.0}}, "rougeL is 12 instead of 41"),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("name", "changes", "says"), CASES)
-def test_a_collapse_is_named_and_nothing_else_is(name: str, changes: dict[str, Any], says: str) -> None:
+def test_each_collapse_gives_exactly_its_warning(name: str, changes: dict[str, Any], says: str) -> None:
     [warning] = warnings(replace(SOUND, **changes))
     assert (warning["name"], says in warning["text"]) == (name, True), warning
 
@@ -94,12 +94,12 @@ def test_every_rule_has_a_case() -> None:
     [
         {},
         {"before": {}, "after": {}, "answers": [], "tasks": {}, "vocabulary": None},
-        {"after": BEFORE | {"loss": 2.2 * (1 + 1e-5)}},  # another order of sums, or weights that hardly moved
-        # With a moving alpha the totals weigh the tasks differently; the label is better.
+        {"after": BEFORE | {"loss": 2.2 * (1 + 1e-5)}},  # a different order of sums, or weights that hardly changed
+        # With a scheduled alpha, the totals weight the tasks differently; the label loss is better.
         {"before": BEFORE | {"alpha": 0.1}, "after": AFTER | {"alpha": 0.9, "loss": 3.0}},
         {"steps": steps(2.2, 2.0, 2.9)},  # one hard batch at the end, and the validation loss fell
         {"steps": [*FALLING[:5], *steps(1.4, grad_norm=0.0)]},
-        {"steps": [*steps(2.2, grad_norm=None), *FALLING]},  # fp16 looks for its scale
+        {"steps": [*steps(2.2, grad_norm=None), *FALLING]},  # fp16 searches for its loss scale
         {"answers": [replace(one, reference="no", prediction="no") for one in ANSWERS]},
         {"answers": [*ANSWERS, replace(ANSWERS[0], prediction="")]},
         {"export": {"rougeL": 40.0}},
@@ -111,10 +111,10 @@ def test_every_rule_has_a_case() -> None:
         {"before": {"entity_f1": 0.0, "accuracy": 0.0}, "after": {"entity_f1": 0.0, "accuracy": 0.0}},
         {"before": {"rouge1": 100.0, "accuracy": 1.0}, "after": {"rouge1": 0.0, "accuracy": 0.0},
          "answers": answers("yes", "no")},
-        {"answers": answers("no no no no no no no yes", "no no no no no no no no")},  # most rows are of one class
+        {"answers": answers("no no no no no no no yes", "no no no no no no no no")},  # most rows have the same class
         {"answers": answers("no yes", "no no")},
         {"answers": answers("no no no no", "no no no no")},
-        # A model that knows it all: losses near 0 differ by rounding.
+        # A model with nothing left to learn: losses near 0 differ by rounding.
         {"before": {"loss": 2e-4}, "after": {"loss": 6e-4}, "steps": steps(2e-4, 3e-4, 9e-4, 9e-4, grad_norm=0.0),
          "export": {"loss": 9e-4}},
         {"before": {"loss": 0.0}, "after": {"loss": 0.0}, "steps": steps(0.0, 0.0, grad_norm=0.0)},
@@ -132,7 +132,7 @@ def test_a_sound_run_has_no_warning(changes: dict[str, Any]) -> None:
 
 
 def test_a_learning_rate_of_100_in_the_quickstart() -> None:
-    """The numbers of that run: loss 2.22, 26.8, 10.80, no gradient, empty predictions. It used to be a plain "done"."""
+    """Use the numbers of that run: loss 2.22, 26.8, 10.80, no gradient, empty predictions."""
     destroyed = replace(
         SOUND,
         steps=[*steps(2.22, 26.8, 14.0), *steps(10.9, 10.8, 10.8, grad_norm=0.0)],
