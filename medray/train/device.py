@@ -1,4 +1,4 @@
-"""What a worker computes on, and its memory: for the run's summary and the memory report of an export."""
+"""The device of a worker and its memory, for the run's summary and the memory report of an export."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import torch
 
 @dataclass(frozen=True)
 class DeviceMemory:
-    """In bytes. Of a GPU what torch's allocator has reserved; without one the process's resident memory.
+    """The memory of a worker in bytes: what torch's allocator reserved on a GPU, or the process's resident memory on a CPU.
 
-    device: the GPU's name, or "CPU". total_bytes: of the GPU, or of the machine. before_bytes: at the first look, when
-    model and optimizer stood. peak_bytes: over the process's life.
+    device: the GPU's name, or "CPU". total_bytes: memory of the GPU, or of the machine. before_bytes: memory after the
+    model and the optimizer were built. peak_bytes: largest value since the process started.
     """
 
     device: str
@@ -31,7 +31,7 @@ def this_device() -> torch.device:
 
 
 def used_bytes() -> int:
-    """Now."""
+    """Return the memory in use now, in bytes, as `DeviceMemory` counts it."""
     if torch.cuda.is_available():
         return torch.cuda.memory_reserved()
     pages = int(Path("/proc/self/statm").read_text().split()[1])

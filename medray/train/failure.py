@@ -1,6 +1,6 @@
-"""Why a run or a group of workers failed, in one line, and whether starting it again may help.
+"""The cause of a failed run or worker group in one line, and whether a restart may help.
 
-Ray wraps a worker's error in its own, with tracebacks and tables inside the message.
+Ray wraps a worker's error in its own errors, whose messages contain tracebacks and tables.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ _LOST = (
     ray.exceptions.RpcError,
     ray.exceptions.WorkerCrashedError,
 )
-# Ray Data raises an error of its own from ours, and only the traceback in its message still has ours.
+# Ray Data replaces our error by its own, and only the traceback in its message still contains ours.
 _RAISED = re.compile(r"^((?:\w+\.)*(?!UserCode|RayTask)\w*(?:Error|Exception)\b.*)$", re.MULTILINE)
 
 
 class FailureNews(UserCallback):
-    """Tells the ledger why a group of workers ended. Ray Train runs it in its controller, before it starts another."""
+    """A callback that tells the ledger why a worker group ended. Ray Train calls it in its controller before a restart."""
 
     def __init__(self, ledger: Any) -> None:
         self._ledger = ledger
@@ -37,25 +37,25 @@ class FailureNews(UserCallback):
 
 
 def first_failure(error: BaseException) -> str:
-    """The first worker's own error, in one line."""
+    """Return the first worker's error in one line."""
     failures = getattr(error, "worker_failures", None)
     return said_of_workers(failures) if failures else last_line(error)
 
 
 def said_of_workers(failures: dict[int, Any]) -> str:
-    """One line of errors by rank: of the cause where it is known, for the others fail only because one did."""
+    """Return one line for errors by rank: the one with a known cause, because the other ranks fail as a consequence."""
     ranks = sorted(failures)
     known = next((rank for rank in ranks if known_cause(failures[rank])), ranks[0])
     return f"worker {known}: {last_line(failures[known])}"
 
 
 def last_line(error: BaseException) -> str:
-    """Kind and message, without the traceback that Ray writes into messages."""
+    """Return the type and the message of an error, without the traceback that Ray writes into messages."""
     if known := known_cause(error):
         return known
     outermost, (*_, error) = error, _chain(error)
     if isinstance(error, _LOST):
-        # Ray's own text has 500 characters of addresses and stacks.
+        # The text of Ray has 500 characters of addresses and stacks.
         return f"Ray lost a process of this run: its node or the Ray cluster ended or does not answer ({type(error).__name__})"
     if isinstance(error, ray.exceptions.UserCodeException) and (found := _RAISED.findall(str(outermost))):
         return str(found[-1])[:_LONGEST]
@@ -64,14 +64,14 @@ def last_line(error: BaseException) -> str:
 
 
 def known_cause(error: BaseException) -> str | None:
-    """What happened, where Ray knows it: memory ran out, or a node was taken away."""
+    """Return the cause if Ray knows it: memory ran out, or a node was preempted."""
     for one in _chain(error):
         if isinstance(one, ray.exceptions.OutOfMemoryError):
             found = _USED.search(str(one))
             used = f" ({found[1]} of {found[2]} used)" if found else ""
             return (
-                f"ended by Ray, as its node's memory was full{used}: use a smaller train.micro_batch_size, "
-                "fewer workers a node or a node with more memory"
+                f"ended by Ray because its node's memory was full{used}: use a smaller train.micro_batch_size, "
+                "fewer workers per node or a node with more memory"
             )
         if isinstance(one, ray.exceptions.RayActorError) and one.preempted:
             return "its node was taken away (preempted)"
@@ -79,10 +79,11 @@ def known_cause(error: BaseException) -> str | None:
 
 
 def lost_controller(error: BaseException) -> bool:
-    """Whether something that Ray Train itself needs has died: its own retries do not cover that, another `fit` does.
+    """Return whether Ray Train's own controller has died. Ray Train does not retry this, but another `fit` may succeed.
 
-    Ray 2.60 counts a worker that was ended for memory so too: its clean-up of the old group does not expect that error.
-    An actor that only does not answer is none of these: where the whole cluster has died, another `fit` would wait for it.
+    Ray 2.60 also ends this way if a worker ran out of memory, because its clean-up of the old group does not expect that
+    error. An actor that only does not answer is not included: if the whole cluster has died, another `fit` would wait
+    for it.
     """
     if isinstance(error, ray.train.ControllerError):
         error = error.controller_failure
@@ -90,7 +91,7 @@ def lost_controller(error: BaseException) -> bool:
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """An error and those that it wraps, outermost first."""
+    """Yield an error and the errors that it wraps, outermost first."""
     wrapped: Any = error
     while isinstance(wrapped, BaseException):
         yield wrapped

@@ -1,6 +1,6 @@
-"""The process group on a cluster of this machine alone: the ranks meet in a file, and no port is open to other machines.
+"""The process group of a cluster on this machine alone: ranks meet through a file, so no port is open to other machines.
 
-torch's TCPStore, by which Ray Train makes ranks meet, listens on every interface and asks for no password.
+Ray Train lets ranks meet through torch's TCPStore, which listens on every interface without a password.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ray.train.torch.config import (
 
 
 def on_loopback() -> bool:
-    """Whether the connected cluster is one node that only this machine can reach."""
+    """Return whether the connected cluster is one node that only this machine can reach."""
     if not ray.is_initialized():
         return False
     return [node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]] == ["127.0.0.1"]
@@ -36,7 +36,7 @@ class OneMachineConfig(TorchConfig):
 
 class _FileBackend(_TorchBackend):
     def on_start(self, worker_group: Any, backend_config: Any) -> None:
-        """Makes the group anew at each start of the workers: a file of an earlier one would be joined."""
+        """Make the group at each start of the workers, with a new file: ranks would join the group of an existing one."""
         ranks = len(worker_group)
         backend = "nccl" if worker_group.get_resources_per_worker().get("GPU") else "gloo"
         meeting = Path(tempfile.mkdtemp(prefix="ranks-", dir=_session_folder())) / "store"
@@ -58,6 +58,6 @@ class _FileBackend(_TorchBackend):
 
 
 def _session_folder() -> str:
-    """The session folder of the cluster, which is removed when the cluster ends."""
+    """Return the session folder of the cluster, which is removed when the cluster ends."""
     node: Any = ray._private.worker._global_node
     return os.fspath(node.get_session_dir_path())

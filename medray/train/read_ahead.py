@@ -1,4 +1,4 @@
-"""Arrays made ahead of time: one side thread fills a short queue while steps are computed."""
+"""Prefetching of arrays: a side thread fills a short queue while steps are computed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ WAITING_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class Ready(Generic[T]):
-    """A step's arrays. waited: seconds that the consumer stood still for them."""
+    """The arrays of a step. waited: seconds that the consumer waited for them."""
 
     step: int
     prepared: T
@@ -25,11 +25,11 @@ class Ready(Generic[T]):
 
 
 class ReadAhead(Generic[T]):
-    """Iterates over `steps` in order, at most `depth` of them made and not yet taken.
+    """An iterator over `steps` in order, which prepares at most `depth` steps ahead of the consumer.
 
-    A context manager: leaving it ends the side thread, however many steps were taken. What `prepare` raises is raised
-    by the iteration, after the steps that were made before. waiting: called every WAITING_SECONDS while the consumer
-    stands still.
+    As a context manager, it ends the side thread on exit, however many steps were taken. An exception of `prepare` is
+    raised by the iteration, after the steps that were prepared before it. waiting: called every WAITING_SECONDS while
+    the consumer waits.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class ReadAhead(Generic[T]):
         self._changed = Condition()
         self._closed = self._ended = False
         self._error: BaseException | None = None
-        # A daemon: a shard that never comes must not keep the process alive.
+        # A daemon thread, so that a shard that never arrives does not keep the process alive.
         self._thread = Thread(target=self._fill, name="read-ahead", daemon=True)
 
     def __enter__(self) -> Self:

@@ -1,4 +1,6 @@
-"""Work in a side thread, so that the main thread keeps signals and console: Ray's `fit()` installs no handlers there."""
+"""A side thread for blocking work. The main thread keeps signals and console; in a side thread, Ray's `fit()` installs no
+signal handlers.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,7 @@ from typing import Any
 
 
 class SideThread:
-    """Starts `action` at once. A daemon: an end of the main thread does not wait for it."""
+    """A thread that starts `action` immediately. It is a daemon: the process ends without waiting for it."""
 
     def __init__(self, action: Callable[[], Any]) -> None:
         self._action = action
@@ -18,12 +20,12 @@ class SideThread:
         self._thread.start()
 
     def running(self, wait_seconds: float) -> bool:
-        """Whether it still runs after at most `wait_seconds`."""
+        """Wait for the end of `action` for at most `wait_seconds`, and return whether it is still running."""
         self._thread.join(wait_seconds)
         return self._thread.is_alive()
 
     def result(self) -> Any:
-        """What `action` returned; raises what it raised."""
+        """Wait for `action`, and return its result or raise its exception."""
         self._thread.join()
         if self._error is not None:
             raise self._error

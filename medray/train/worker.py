@@ -1,4 +1,4 @@
-"""The worker loop inside Ray Train: its reporter sends news to the ledger and waits for nothing on the step path."""
+"""The worker loop inside Ray Train. Its reporter sends records to the ledger, and no step waits for an answer."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from medray.train.engine import choose_accelerator
 from medray.train.loop import run
 from medray.train.worker_plan import WorkerPlan
 
-LOOK_SECONDS = 1.0  # asking is a barrier of all ranks, through an actor: not every step
+LOOK_SECONDS = 1.0  # a look is a barrier of all ranks, through an actor, which is too slow for every step
 
 
 class LedgerReporter:
-    """News of rank 0 to the run's ledger actor, without waiting. The ledger's death never stops training."""
+    """A reporter that sends records of rank 0 to the ledger actor without waiting. The ledger's death never stops training."""
 
     def __init__(self, ledger: Any) -> None:
         self._line = LedgerLine(ledger)
@@ -64,13 +64,14 @@ class LedgerReporter:
 
 
 def worker(payload: dict[str, Any]) -> dict[str, Any]:
-    """What TorchTrainer runs on every rank. Errors that medray explains travel as values: a retry mends none."""
+    """Train on one rank; TorchTrainer calls this. Errors that medray explains are returned, because a retry fixes none."""
     plan: WorkerPlan = payload["plan"]
     import_libraries(plan, ray.train.get_context().get_world_size())
     try:
         outcome = run(plan, LedgerReporter(payload["ledger"]))
     except DamagedShardError as error:
-        # Other ranks may have read it a moment earlier and wait for this one. Ray ends them, and the next start hears the reason.
+        # Other ranks may have read the shard a moment earlier and wait for this rank. Ray ends them,
+        # and the next start reports the reason.
         if ray.train.get_context().get_world_size() > 1:
             raise
         return {"run_error": str(error)}
@@ -82,11 +83,11 @@ def worker(payload: dict[str, Any]) -> dict[str, Any]:
 
 
 def import_libraries(plan: WorkerPlan, world_size: int) -> None:
-    """What a rank will need, in the shortest time: imports are most of what a group that starts again waits for.
+    """Import the libraries that a rank needs, quickly: imports take most of the time of a restart.
 
-    What they make lives as long as the process, so Python's collector would look through it again and again for
-    nothing, a quarter of the time. DeepSpeed and peft import these two wherever they are installed; None says that
-    they are not.
+    Imported objects live as long as the process, so the garbage collector is off meanwhile: it would spend a quarter of
+    the time scanning them for nothing. DeepSpeed and peft import mlflow and bitsandbytes if they are installed; None in
+    `sys.modules` makes them look uninstalled.
     """
     train, quantized = plan.config.train, plan.config.model.quantization != "none"
     unused = ["mlflow"] if quantized or train.optimizer.name != "adamw" else ["mlflow", "bitsandbytes"]

@@ -1,4 +1,4 @@
-"""What the driver hands to every rank."""
+"""The plan that the driver passes to every rank."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from medray.methods.loss import Method
 
 @dataclass(frozen=True)
 class WorkerPlan:
-    """All that a rank needs to know. precision: fp32, bf16 or fp16; model: the Hugging Face config as a dict."""
+    """The settings and data of a rank. precision: fp32, bf16 or fp16; model: the Hugging Face config as a dict."""
 
     config: Config
     run_folder: str
@@ -28,11 +28,11 @@ class WorkerPlan:
         return Method.of(self.config.method)
 
     def plain_torch(self, world_size: int) -> bool:
-        """Whether the plain torch engine does the same as DeepSpeed: one process in float32 that shards nothing.
+        """Return whether plain torch does the same as DeepSpeed: one process in float32, with nothing to shard.
 
-        Stages 1 and 2 shard between processes only, and checkpoints hold state by name, which every stage reads. In 16
-        bits DeepSpeed steps on float32 copies, and moments in 8 bits are quantized in blocks of its flat groups: both
-        stay with DeepSpeed.
+        Stages 1 and 2 shard between processes only, and every stage can read a checkpoint, which stores state by name.
+        Two cases need DeepSpeed: with 16 bits it updates float32 copies of the weights, and with 8-bit moments it
+        quantizes blocks of its flat groups.
         """
         train = self.config.train
         if world_size > 1 or self.precision != "fp32" or train.deepspeed or train.offload != "none":

@@ -1,4 +1,4 @@
-"""Figures of this process, which has no GPU here."""
+"""The memory figures of this process, which has no GPU in tests."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from medray.train.device import device_memory, used_bytes
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="figures of a process without a GPU")
 
 
-def test_memory_that_was_given_back_is_in_the_peak_and_not_in_use() -> None:
+def test_released_memory_counts_in_the_peak_but_not_as_used() -> None:
     before = used_bytes()
     assert before == pytest.approx(psutil.Process().memory_info().rss, rel=0.05)
     pages = mmap.mmap(-1, 3 * before)

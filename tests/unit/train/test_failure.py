@@ -1,4 +1,4 @@
-"""Why a run failed, in one line, of errors as Ray raises them; and which of them another start of Ray Train may fix."""
+"""The cause of a failed run in one line, from errors as Ray raises them, and which of them a restart of Ray Train may fix."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def preempted() -> ray.exceptions.RayActorError:
         (IN_RAY_DATA, ("OSError: [Errno 28] No space left on device",)),
     ],
 )
-def test_the_cause_is_said_in_one_line(error: Exception, says: tuple[str, ...]) -> None:
+def test_the_cause_is_reported_in_one_line(error: Exception, says: tuple[str, ...]) -> None:
     said = first_failure(error)
     assert all(part in said for part in says), said
     assert "\n" not in said
@@ -81,19 +81,17 @@ def test_the_cause_is_said_in_one_line(error: Exception, says: tuple[str, ...]) 
         (ControllerError(FULL), True),
         (FULL, True),
         (ActorDiedError(), True),
-        (ActorUnavailableError("no answer", None), False),  # so when the head has died
+        (ActorUnavailableError("no answer", None), False),  # Ray raises this when the head has died
         (ControllerError(ValueError("wrong")), False),
-        (WorkerGroupError("…", {0: ENDED}), False),  # Ray Train has started these again, as often as it may
+        (WorkerGroupError("…", {0: ENDED}), False),  # Ray Train has used up its own retries for these
         (ValueError("wrong"), False),
     ],
 )
-def test_only_the_death_of_what_ray_train_needs_is_mended_by_another_start(
-    error: Exception, mends: bool
-) -> None:
+def test_another_start_helps_only_if_ray_trains_controller_died(error: Exception, mends: bool) -> None:
     assert lost_controller(error) is mends
 
 
-def test_the_ledger_is_told_why_workers_are_started_again() -> None:
+def test_the_ledger_is_told_why_workers_restart() -> None:
     told: list[Any] = []
 
     class Method:

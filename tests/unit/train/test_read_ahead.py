@@ -1,4 +1,4 @@
-"""Steps made ahead of time: their order, how many, what waiting costs, and how it ends."""
+"""Prefetched steps: their order, their number, the time spent waiting, and the end of the thread."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def test_all_steps_come_in_order_and_the_thread_ends() -> None:
     assert side_threads() == []
 
 
-def test_no_step_is_nothing() -> None:
+def test_an_empty_range_gives_no_steps() -> None:
     with ReadAhead(lambda step: step, range(5, 5)) as ahead:
         assert list(ahead) == []
 
 
-def test_no_more_than_depth_are_made_and_not_taken() -> None:
+def test_at_most_depth_steps_are_prepared_ahead() -> None:
     made, begun = [], Semaphore(0)
 
     def prepare(step: int) -> int:
@@ -48,7 +48,7 @@ def test_no_more_than_depth_are_made_and_not_taken() -> None:
     assert side_threads() == []
 
 
-def test_steps_are_made_while_one_is_computed() -> None:
+def test_steps_are_prepared_while_one_is_computed() -> None:
     second = Event()
 
     def prepare(step: int) -> int:
@@ -87,8 +87,8 @@ def test_an_exception_comes_after_the_steps_before_it() -> None:
     assert side_threads() == []
 
 
-def test_waiting_is_counted_where_the_consumer_stood_still(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By a clock that moves only while the first step is made, after the consumer has begun to wait for it."""
+def test_the_time_that_the_consumer_waited_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Use a clock that advances only while the first step is prepared, after the consumer has begun to wait for it."""
     now, waiting = 100.0, Event()
 
     def clock() -> float:

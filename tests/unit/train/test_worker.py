@@ -1,4 +1,4 @@
-"""What a rank's process imports before it trains: each case in a process of its own."""
+"""The imports of a rank's process before it trains. Each case runs in its own process."""
 
 from __future__ import annotations
 
