@@ -1,1 +1,1 @@
-"""Weights in and out: packaged models, presets, loading under ZeRO, adapters, export."""
+"""Models: packaged models, presets, loading under ZeRO, adapters, export."""

@@ -1,9 +1,9 @@
-"""One forward of one micro-batch: logits exactly where there is something to predict.
+"""The forward pass of one micro-batch. Logits are computed only at the positions that have a target.
 
-A causal model's head is a fifth of a small model's arithmetic and its logits are the largest tensor of a step
-(tokens x vocabulary), yet prompts carry no loss. Sequences are padded on the left, so the columns with a target lie
-together at the end and the head runs on those alone. In packed sequences targets lie everywhere: there the hidden
-states are picked out place by place before they enter the head.
+The head of a small causal model takes a fifth of its arithmetic, and its logits are the largest tensor of a step
+(tokens x vocabulary), but prompts have no loss. Sequences are padded on the left, so the columns with a target are
+together at the end, and the head runs on those only. In packed sequences, targets can be at any position, so the hidden
+states at these positions are selected before the head.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ def loss_logits(
     tasks: Sequence[str] = (),
     head_loss: HeadLoss | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """(logits [batch, targets, vocab], labels [batch, targets]), aligned. Shapes in: [batch, seq], see MicroBatch.
+    """Return (logits [batch, targets, vocab], labels [batch, targets]), aligned. Inputs are [batch, seq], see MicroBatch.
 
-    tasks: of each row, for an adapter that tells tasks apart. head_loss: (losses [targets], labels [targets]) in
-    their place, computed by it.
+    tasks: the task of each row, for an adapter that distinguishes tasks. head_loss: if given, it computes the losses at
+    the head, and (losses [targets], labels [targets]) are returned instead.
     """
     extra = task_inputs(model, tasks, input_ids.device)
     if seq2seq:
@@ -45,7 +45,7 @@ def loss_logits(
             shown = _shown_targets(model, input_ids, attention_mask, labels)
             return _losses(model, shown | extra, labels.flatten(), head_loss)
         return _seq2seq(model, input_ids, attention_mask, labels, extra).logits, labels
-    # Position t predicts label t + 1; at least one column stays, so that every rank computes something.
+    # Position t predicts label t + 1. At least one column is kept, so that every rank computes something.
     columns = (labels[:, 1:] != IGNORED).any(dim=0).nonzero().flatten()
     if not len(columns):
         columns = torch.zeros(1, dtype=torch.long, device=labels.device)
@@ -59,20 +59,20 @@ def loss_logits(
     if head_loss is not None:
         return _losses(model, inputs, F.pad(labels[:, 1:], (0, 1), value=IGNORED).flatten(), head_loss)
     inputs["use_cache"] = False
-    places = columns + leading(model)
+    indices = columns + leading(model)
     if _keeps_logits(model):
-        logits = model(**inputs, logits_to_keep=places).logits
+        logits = model(**inputs, logits_to_keep=indices).logits
     else:
-        logits = model(**inputs).logits[:, places]
+        logits = model(**inputs).logits[:, indices]
     return logits, next_labels[:, columns]
 
 
 def encoded_logits(
     model: Any, input_ids: Tensor, attention_mask: Tensor, labels: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """(logits [batch, targets, vocab], encodings [batch, hidden]) of an encoder-decoder, in one forward.
+    """Return (logits [batch, targets, vocab], encodings [batch, hidden]) of an encoder-decoder from one forward pass.
 
-    An encoding is the mean of the encoder's last states over a row's own tokens, in float32; padding is left out.
+    An encoding is the mean of the encoder's last hidden states over the tokens of a row, without padding, in float32.
     """
     out = _seq2seq(model, input_ids, attention_mask, labels, {})
     mask = attention_mask[..., None]
@@ -83,7 +83,7 @@ def encoded_logits(
 def _seq2seq(
     model: Any, input_ids: Tensor, attention_mask: Tensor, labels: Tensor, extra: dict[str, Tensor]
 ) -> Any:
-    """The output of an encoder-decoder that is shown each target up to the token that it shall write."""
+    """Return the output of an encoder-decoder whose decoder sees each target up to the token to predict."""
     if drops_decoder_ids(model):
         return model(
             input_ids=input_ids, attention_mask=attention_mask, labels=labels, use_cache=False, **extra
@@ -94,7 +94,7 @@ def _seq2seq(
 def _shown_targets(
     model: Any, input_ids: Tensor, attention_mask: Tensor, labels: Tensor
 ) -> dict[str, Tensor]:
-    """Inputs of an encoder-decoder that is shown each target up to the token that it shall write."""
+    """Return the inputs of an encoder-decoder whose decoder sees each target up to the token to predict."""
     start = torch.full_like(labels[:, :1], _config(model).decoder_start_token_id)
     shifted = torch.cat([start, labels[:, :-1]], dim=1)
     return {
@@ -113,65 +113,65 @@ def packed_logits(
     *,
     head_loss: HeadLoss | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(logits [targets, vocab], labels [targets], tasks [targets]) of packed sequences, ordered by task.
+    """Return (logits [targets, vocab], labels [targets], tasks [targets]) of packed sequences, ordered by task.
 
-    Shapes in: [batch, seq], see PackedMicroBatch. No attention mask is given: transformers then finds the segments
-    where position_ids restart, and lets none see another, in windows of sliding attention too; `keeps_boundaries`
-    tells whether a model does. Where nothing has a label, one place that has none is left, so that every rank
-    computes something. head_loss: losses [targets] in the place of logits, computed by it.
+    Inputs are [batch, seq], see PackedMicroBatch. No attention mask is passed: transformers then separates the segments
+    where position_ids restart, also within sliding windows; `keeps_boundaries` checks that a model does this. If
+    no position has a label, one position without a label is kept, so that every rank computes something. head_loss: if
+    given, it computes losses [targets], which are returned instead of logits.
     """
     # Position t predicts label t + 1.
     next_labels, next_tasks = (
         F.pad(values[:, 1:], (0, 1), value=fill).flatten()
         for values, fill in ((labels, IGNORED), (task_ids, 0))
     )
-    places = (next_labels != IGNORED).nonzero().flatten()
-    if not len(places):
-        places = torch.zeros(1, dtype=torch.long, device=labels.device)
-    tasks, order = next_tasks[places].clamp_min(0).sort(stable=True)
-    places = places[order]
+    indices = (next_labels != IGNORED).nonzero().flatten()
+    if not len(indices):
+        indices = torch.zeros(1, dtype=torch.long, device=labels.device)
+    tasks, order = next_tasks[indices].clamp_min(0).sort(stable=True)
+    indices = indices[order]
     if "flash" in str(getattr(_config(model), "_attn_implementation", "")):
-        # FlashAttention reads restarting positions in a batch of one row only.
+        # FlashAttention supports restarting positions only in a batch of one row.
         input_ids, position_ids = input_ids.reshape(1, -1), position_ids.reshape(1, -1)
     if head_loss is not None:
         packed = {"input_ids": input_ids, "position_ids": position_ids}
-        found = losses_at_head(model, packed, next_labels[places], places, head_loss)
-        return found, next_labels[places], tasks
-    with _head_at(model, places):
+        found = losses_at_head(model, packed, next_labels[indices], indices, head_loss)
+        return found, next_labels[indices], tasks
+    with _head_at(model, indices):
         logits = model(input_ids=input_ids, position_ids=position_ids, use_cache=False).logits
-    if logits.shape[:2] == (1, len(places)):
+    if logits.shape[:2] == (1, len(indices)):
         logits = logits[0]
-    else:  # the head is no module of its own
-        logits = logits.flatten(0, 1)[places]
-    return logits, next_labels[places], tasks
+    else:  # the head is not a separate module
+        logits = logits.flatten(0, 1)[indices]
+    return logits, next_labels[indices], tasks
 
 
 def _losses(model: Any, inputs: dict[str, Any], labels: Tensor, head_loss: HeadLoss) -> tuple[Tensor, Tensor]:
-    """(losses, labels) where labels [batch * seq] has a target; of one place that has none where nothing has."""
-    places = (labels != IGNORED).nonzero().flatten()
-    if not len(places):
-        places = torch.zeros(1, dtype=torch.long, device=labels.device)
-    return losses_at_head(model, inputs, labels[places], places, head_loss), labels[places]
+    """Return (losses, labels) at the positions of labels [batch * seq] with a target; if there is none, at one position."""
+    indices = (labels != IGNORED).nonzero().flatten()
+    if not len(indices):
+        indices = torch.zeros(1, dtype=torch.long, device=labels.device)
+    return losses_at_head(model, inputs, labels[indices], indices, head_loss), labels[indices]
 
 
 def losses_at_head(
-    model: Any, inputs: dict[str, Any], labels: Tensor, places: Tensor, head_loss: HeadLoss
+    model: Any, inputs: dict[str, Any], labels: Tensor, indices: Tensor, head_loss: HeadLoss
 ) -> Tensor:
-    """Losses [places] of one forward of `inputs`, with something else in the place of the head's own forward.
+    """Return losses [indices] from one forward pass of `inputs`, in which `head_loss` replaces the head's forward.
 
-    The model is run as it is, so what it does to hidden states before its head (T5 with tied weights scales them) is
-    done, and so are the hooks of the head's module (by one, stage 3 gathers its weight: once, whatever stands in its
-    place). What a model does to its logits would be done to losses: `head_probe.takes_losses` tells whether it does.
+    The rest of the model runs unchanged: it may transform hidden states before its head (T5 with tied weights scales
+    them), and the hooks of the head's module run once (one of them gathers the weight at stage 3). If a model
+    transforms its logits, it would transform the losses: `probes.takes_losses` checks this.
 
-    labels: [places]. places: indices into [batch * seq] of the hidden states that the head reads.
-    Raises ValueError where the model gives something else: its head is no module of its own.
+    labels: [indices]. indices: indices into [batch * seq] of the hidden states that the head reads.
+    Raises ValueError if the model returns something else, because its head is not a separate module.
     """
     head: Any = unwrap(model).get_output_embeddings()
     own = None if head is None else head.__dict__.get("forward")
     forward: Any = None if head is None else head.forward
 
     def in_place_of_the_head(hidden: Tensor) -> Tensor:
-        return head_loss(forward, hidden.flatten(0, -2)[places], labels)[None, :, None]
+        return head_loss(forward, hidden.flatten(0, -2)[indices], labels)[None, :, None]
 
     if head is not None:
         head.forward = in_place_of_the_head
@@ -182,20 +182,20 @@ def losses_at_head(
             head.forward = own
         elif head is not None:
             del head.forward
-    if losses.shape != (1, len(places), 1) or losses.dtype != torch.float32:
-        raise ValueError("the model does not end with its head")
+    if losses.shape != (1, len(indices), 1) or losses.dtype != torch.float32:
+        raise ValueError("the output of the model is not the output of its head")
     return losses[0, :, 0]
 
 
 @contextmanager
-def _head_at(model: Any, places: Tensor) -> Iterator[None]:
-    """The head reads the hidden states of `places`, indices into [batch * seq], in their order: [1, places, hidden]."""
+def _head_at(model: Any, indices: Tensor) -> Iterator[None]:
+    """Let the head read only the hidden states at `indices` into [batch * seq], in their order: [1, indices, hidden]."""
     head = unwrap(model).get_output_embeddings()
     if head is None:
         yield
         return
     hook = head.register_forward_pre_hook(
-        lambda _, inputs: (inputs[0].flatten(0, -2)[places][None], *inputs[1:])
+        lambda _, inputs: (inputs[0].flatten(0, -2)[indices][None], *inputs[1:])
     )
     try:
         yield
@@ -204,7 +204,7 @@ def _head_at(model: Any, places: Tensor) -> Iterator[None]:
 
 
 def unwrap(model: Any) -> Any:
-    """The transformers model inside a DeepSpeed engine and a peft wrapper."""
+    """Return the transformers model inside a DeepSpeed engine and a peft wrapper."""
     model = getattr(model, "module", model)
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 

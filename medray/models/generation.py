@@ -1,7 +1,7 @@
-"""Rules of generation: which tokens end an answer, and which settings an evaluation uses.
+"""The rules of generation: which tokens end an answer, and which settings an evaluation uses.
 
-Every place that generates or writes an export asks here, so that a number during training, a number after it and the
-exported model stop at the same tokens.
+All code that generates text or writes an export uses these rules, so that evaluations during and after training and
+the exported model stop at the same tokens.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from medray.data.encode.text_ids import TextIds
 from medray.errors import InputError
 from medray.models.forward import unwrap
 
-# Settings that say how the architecture begins, pads and ends a text. All others are a choice of how to write.
+# Settings that say how the architecture begins, pads and ends a text. All others choose a way of writing.
 _PROTOCOL = ("bos_token_id", "decoder_start_token_id", "forced_bos_token_id")
 _NO_CHOICE = (
     *_PROTOCOL,
@@ -29,8 +29,8 @@ _NO_CHOICE = (
     "transformers_version",
     "cache_implementation",
 )
-# What `base_settings` takes: penalties, shortest lengths, suppressed and forced tokens. Sampling, beams and longest lengths
-# are `eval.generation`'s own choice; any other setting needs a tokenizer, another model, or another way of decoding.
+# The settings that `base_settings` uses: penalties, minimum lengths, suppressed and forced tokens. `eval.generation` sets
+# sampling, beams and maximum lengths; any other setting needs a tokenizer, a second model, or a different decoding method.
 _TAKEN = (
     "bad_words_ids",
     "begin_suppress_tokens",
@@ -52,12 +52,12 @@ _TAKEN = (
 
 
 def end_tokens(model: Any, tokenizer: Any, spec: EncodeSpec) -> tuple[int, ...]:
-    """Return the ids that end an answer, without repetition: the tokenizer's end token first, then the token that
-    the template of `spec` ends an answer with, then those of the model's generation_config and config.
+    """Return the ids that end an answer, each once.
 
-    An id of the model that is ordinary text or the unknown token to the tokenizer is left out: a config without end
-    token has its class's default, such as 2, which may be a word. model: may be inside a DeepSpeed engine and a peft
-    wrapper.
+    The order is: the tokenizer's end token, the token at the end of an answer in the template of `spec`, the end tokens of
+    the model's generation_config and config. An id of the model is skipped if it is ordinary text or the unknown
+    token in the tokenizer: a config without an end token has the default of its class, such as 2, which may be a word.
+    model: may be inside a DeepSpeed engine and a peft wrapper.
     """
     inner = unwrap(model)
     known = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder} - {tokenizer.unk_token_id}
@@ -71,10 +71,10 @@ def end_tokens(model: Any, tokenizer: Any, spec: EncodeSpec) -> tuple[int, ...]:
 
 
 def keep_protocol(model: Any, tokenizer: Any, spec: EncodeSpec) -> None:
-    """Write how answers begin and end in training into the model's generation_config, where generation and the export
-    find it: `end_tokens`, and for an encoder-decoder the tokens that its decoder starts with.
+    """Set how answers begin and end in the model's generation_config, which generation and the export read.
 
-    Raises InputError for an encoder-decoder whose decoder has no start token.
+    These are `end_tokens`, and for an encoder-decoder the tokens that its decoder starts with. Raises InputError for an
+    encoder-decoder whose decoder has no start token.
     """
     inner = unwrap(model)
     ends = end_tokens(model, tokenizer, spec)
@@ -82,12 +82,12 @@ def keep_protocol(model: Any, tokenizer: Any, spec: EncodeSpec) -> None:
     if spec.architecture != "seq2seq":
         return
     before, after = TextIds(tokenizer).around(target=True)
-    # mBART's targets end with their language, which their decoder starts from; others' with the end token.
+    # Targets of mBART end with their language token, which the decoder starts from; other targets end with the end token.
     if len(after) > 1 and after[-1] not in ends:
         inner.config.decoder_start_token_id = after[-1]
     if inner.config.decoder_start_token_id is None:
         raise InputError(
-            "its config.json names no decoder_start_token_id, so there is nothing that a target follows",
+            "its config.json has no decoder_start_token_id, so its decoder has no token to start from",
             key="model.name",
             value=str(tokenizer.name_or_path),
             fix="set decoder_start_token_id in config.json, or use another model",
@@ -101,8 +101,8 @@ def evaluation_settings(
 ) -> Any:
     """Return the GenerationConfig of an evaluation: greedy, or by beams, and never sampled.
 
-    From the model's own generation_config it takes what is part of the architecture (`decoder_start_token_id`,
-    `forced_bos_token_id` and the like) and the end tokens. base_settings: it takes those of `_TAKEN` too.
+    It uses the settings of the model's generation_config that belong to the architecture (`decoder_start_token_id`,
+    `forced_bos_token_id` and similar ones) and the end tokens. base_settings: it also uses the settings in `_TAKEN`.
     """
     from transformers import GenerationConfig
 
@@ -122,7 +122,7 @@ def evaluation_settings(
 
 
 def stated_settings(settings: Any) -> dict[str, Any]:
-    """Return the arguments of GenerationConfig that make `settings`, of `evaluation_settings`, once more."""
+    """Return the arguments of GenerationConfig that reproduce `settings`, a result of `evaluation_settings`."""
     stated = {"do_sample": settings.do_sample, "num_beams": settings.num_beams}
     chosen = {
         name: value
@@ -133,8 +133,10 @@ def stated_settings(settings: Any) -> dict[str, Any]:
 
 
 def unused_settings(model: Any) -> dict[str, Any]:
-    """Return the settings of the model's generation_config that decide how it writes and differ from plain greedy
-    decoding. An evaluation leaves them out unless it is asked for them."""
+    """Return the settings of the model's generation_config that affect its text and differ from plain greedy decoding.
+
+    An evaluation ignores them, unless `base_settings` is set.
+    """
     base = unwrap(model).generation_config
     defaults = base._get_default_generation_params()
     return {
@@ -149,7 +151,7 @@ def unused_settings(model: Any) -> dict[str, Any]:
 
 
 def unused_note(model: Any, *, base_settings: bool) -> str | None:
-    """Return a sentence on the settings of the base that evaluations do not use; None where all are used."""
+    """Return a sentence about the settings of the base that evaluations do not use; None if all are used."""
     unused = unused_settings(model)
     if base_settings:
         unused = {name: value for name, value in unused.items() if name not in _TAKEN}
@@ -163,7 +165,7 @@ def unused_note(model: Any, *, base_settings: bool) -> str | None:
 
 @contextmanager
 def generating_with(model: Any, settings: Any) -> Iterator[None]:
-    """Put `settings` in the place of the model's own generation_config, which transformers would fill gaps from."""
+    """Replace the model's generation_config by `settings`; transformers would use it to fill missing settings."""
     inner = unwrap(model)
     own = inner.generation_config
     inner.generation_config = settings
@@ -174,7 +176,7 @@ def generating_with(model: Any, settings: Any) -> Iterator[None]:
 
 
 def before_end(ids: Tensor, ends: Sequence[int], pad_id: int) -> Tensor:
-    """Return generated ids [batch, tokens] with `pad_id` in the place of each row's first end token and all after it."""
+    """Return generated ids [batch, tokens]; in each row, `pad_id` replaces the first end token and all tokens after it."""
     ended = torch.isin(ids, torch.tensor(list(ends), device=ids.device)).cumsum(dim=1) > 0
     return ids.masked_fill(ended, pad_id)
 

@@ -1,4 +1,4 @@
-"""A model ready to be trained: weights, adapter, and under ZeRO-3 each rank's part only."""
+"""Loading a model for training. Under ZeRO-3 each rank keeps only its slice of the weights."""
 
 from __future__ import annotations
 
@@ -28,10 +28,11 @@ def load_model(
     seed: int,
     zero3: dict[str, Any] | None = None,
 ) -> nn.Module:
-    """The model in `dtype`. zero3: DeepSpeed's config where stage 3 shards the parameters while they are loaded.
+    """Load or initialize the model in `dtype`.
 
-    Random weights depend on `seed` alone, so they are made whole on every rank and sharded afterwards: under
-    `zero.Init` the draws would depend on the sharding.
+    zero3: DeepSpeed's config if stage 3 shards the parameters while they are loaded. Random weights depend only on
+    `seed`, so every rank makes all of them and shards them afterwards: under `zero.Init`, the random numbers would
+    depend on the sharding.
     """
     if model.init == "pretrained":
         four_bit = quantization(model, dtype)
@@ -47,9 +48,9 @@ def load_model(
 
 
 def skeleton(config: dict[str, Any]) -> nn.Module:
-    """The model on torch's meta device: its modules, and its parameters' names and shapes, without a weight.
+    """Build the model on torch's meta device: its modules, and the names and shapes of its parameters, without weights.
 
-    Raises InputError where `config` describes none: no heads, a negative size, a text for a number.
+    Raises InputError if no model can be built from `config`: no heads, a negative size, a text for a number.
     """
     auto = auto_class(config)
     try:
@@ -59,7 +60,7 @@ def skeleton(config: dict[str, Any]) -> nn.Module:
         raise
     except Exception as error:
         raise InputError(
-            f"its config.json describes no model that can be built ({type(error).__name__})",
+            f"no model can be built from its config.json ({type(error).__name__})",
             key="model.name",
             value=config.get("model_type"),
             fix="copy or download the model's config.json again",
@@ -69,7 +70,7 @@ def skeleton(config: dict[str, Any]) -> nn.Module:
 def _made(auto: Any, config: dict[str, Any], dtype: torch.dtype) -> nn.Module:
     from transformers import AutoConfig
 
-    # A config names where its own weights came from: an adapter would take that for its base.
+    # The name in a config is where its weights came from; an adapter would record that as its base.
     values = {name: value for name, value in config.items() if name not in ("model_type", "_name_or_path")}
     settings = AutoConfig.for_model(config["model_type"], **values)
     made: nn.Module = auto.from_config(settings, dtype=dtype, trust_remote_code=False)
@@ -78,7 +79,10 @@ def _made(auto: Any, config: dict[str, Any], dtype: torch.dtype) -> nn.Module:
 
 @contextmanager
 def _sharded_loading(zero3: dict[str, Any] | None) -> Iterator[None]:
-    """transformers loads under `zero.Init` while a DeepSpeed config of stage 3 is alive; it keeps a weak reference."""
+    """Let transformers load under `zero.Init`, as it does while a DeepSpeed config of stage 3 exists.
+
+    It keeps a weak reference to that config, so the config is kept alive here.
+    """
     if zero3 is None:
         yield
         return
@@ -94,22 +98,23 @@ def _sharded_loading(zero3: dict[str, Any] | None) -> Iterator[None]:
 
 
 def give_back_freed_memory() -> None:
-    """From here on, what this process frees goes back to the system.
+    """Make this process return freed memory to the system from now on.
 
-    glibc keeps freed blocks below a threshold that grows with them, up to 32 MiB: of a model that was loaded whole, a tensor
-    at a time, and kept in parts, as much would stay as without sharding (benchmarks/sharded_loading.py).
+    glibc keeps freed blocks below a threshold, which grows with their size up to 32 MiB. When full tensors are loaded one
+    by one and only slices are kept, the process would use as much memory as without sharding
+    (benchmarks/sharded_loading.py).
     """
     libc = ctypes.CDLL(None)
-    if hasattr(libc, "mallopt"):  # other C libraries do not keep so much
+    if hasattr(libc, "mallopt"):  # other C libraries keep less freed memory
         for parameter in (_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD):
             libc.mallopt(parameter, 1 << 20)
 
 
 def with_vocabulary(model: Any, tokenizer: Any, seed: int) -> Any:
-    """The model, its embeddings and head enlarged where the tokenizer has tokens beyond them.
+    """Return the model, with enlarged embeddings and head if the tokenizer has more tokens than they have rows.
 
-    New rows begin at the mean of the old ones with their spread, drawn from `seed`: the same on every rank. Many models
-    have more rows than their tokenizer has tokens; those stay.
+    New rows are drawn with the mean and spread of the old ones, from `seed`: the same on every rank. Many models
+    have more rows than their tokenizer has tokens; those rows are kept.
     """
     known = 0 if tokenizer is None else len(tokenizer)
     if known <= rows(model):
@@ -121,17 +126,17 @@ def with_vocabulary(model: Any, tokenizer: Any, seed: int) -> Any:
 
 
 def refuse_untrained_tokens(model: Any, peft_type: str) -> None:
-    """Raises InputError where an adapter would leave new tokens at their random embeddings."""
+    """Raise InputError if an adapter would leave new tokens at their random embeddings."""
     if getattr(model, "medray_resized", False):
         raise InputError(
             f"the tokenizer has tokens that the model has no embeddings for, and {peft_type} would not train the new ones",
             key="peft.type",
             value=peft_type,
-            fix="peft.type: none, or enlarge and train the model's embeddings first",
+            fix="set peft.type: none, or enlarge and train the model's embeddings first",
         )
 
 
 def rows(model: Any) -> int:
-    """Rows of the input embeddings, also where ZeRO-3 has sharded them."""
+    """Return the number of rows of the input embeddings, also if ZeRO-3 has sharded them."""
     weight = model.get_input_embeddings().weight
     return int(getattr(weight, "ds_shape", weight.shape)[0])

@@ -1,8 +1,8 @@
-"""How many positions a model has, read from the model itself: its modules on the meta device, without weights.
+"""The number of positions of a model, read from its modules on the meta device, without weights.
 
-A table with one row a position (an embedding, or a buffer of sines) raises an IndexError past its end, which a GPU
-reports as an assert of the device. Rotary positions are computed, so a longer row runs on, past what the model has
-seen. Relative positions (T5), ALiBi and recurrent models have no limit.
+A table with one row per position (an embedding, or a buffer of sines) raises an IndexError past its end, which a GPU
+reports as a device-side assert. Rotary positions are computed, so a longer row still runs, at positions that the model was
+not trained on. Relative positions (T5), ALiBi and recurrent models have no limit.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ _OFFSETS = 8  # rows that a table may have more than positions (OPT and BART: 2)
 
 @dataclass(frozen=True)
 class Positions:
-    """The longest sequences that a model reads, in tokens; None: no limit.
+    """The maximum sequence lengths of a model in tokens; None means no limit.
 
-    source: of a causal model's whole sequence, or of an encoder's input. target: of a decoder's target (seq2seq).
-    hard: a longer row cannot be computed. Otherwise it can, but the model was not made for it.
+    source: limit of a causal model's sequence, or of an encoder's input. target: limit of a decoder's target (seq2seq).
+    hard: a longer row cannot be computed. Otherwise it can be, but the model was not made for it.
     """
 
     source: int | None = None
@@ -32,8 +32,10 @@ class Positions:
 
 
 def positions(config: dict[str, Any]) -> Positions:
-    """Return the positions of the model with this `config.json`. Builds the model on the meta device unless its
-    positions are rotary."""
+    """Return the positions of the model with this `config.json`.
+
+    Unless its positions are rotary, this builds the model on the meta device.
+    """
     resolved = _resolved(config)
     text = resolved.get_text_config(decoder=True)
     if text.model_type == "mpt":  # ALiBi from a table of this length
@@ -55,12 +57,12 @@ def positions(config: dict[str, Any]) -> Positions:
 
 
 def _without_the_next(resolved: Any, limit: int | None) -> int | None:
-    """ProphetNet's decoder predicts two tokens at once: it reads the position after a row's last, too."""
+    """Return the limit, minus 1 for ProphetNet: its decoder predicts two tokens at once, so it reads one more position."""
     return limit - 1 if limit is not None and "prophetnet" in resolved.model_type else limit
 
 
 def _resolved(config: dict[str, Any]) -> Any:
-    """The config as transformers completes it with defaults of its class."""
+    """Return the config, completed with the defaults of its transformers class."""
     from transformers import AutoConfig
 
     values = {name: value for name, value in config.items() if name not in ("model_type", "_name_or_path")}
@@ -68,7 +70,7 @@ def _resolved(config: dict[str, Any]) -> Any:
 
 
 def _sizes(*configs: Any) -> set[int]:
-    """Numbers of positions that the config names, under whatever key."""
+    """Return all numbers in the configs that may be a number of positions, under any key."""
     found = {getattr(config, "max_position_embeddings", None) for config in configs}
     for config in configs:
         found |= {value for name, value in config.to_dict().items() if "position" in name or name == "n_ctx"}
@@ -76,20 +78,20 @@ def _sizes(*configs: Any) -> set[int]:
 
 
 def _limit(module: nn.Module, sizes: set[int]) -> tuple[bool, int | None]:
-    """(whether a longer sequence fails, positions of the smallest table), of a model or of one half of it."""
+    """Return (whether a longer sequence fails, positions of the smallest table) of a model, an encoder or a decoder."""
     hard: list[int] = []
     soft: list[int] = []
     for rows, padding, grows in _tables(module):
         fitting = [size for size in sizes if 0 <= rows - size <= _OFFSETS]
         if fitting:
-            # RoBERTa and FSMT count positions from behind their padding token; FSMT's table has rows for that.
-            behind = rows if padding is None else rows - padding - 1
-            (soft if grows else hard).append(min(max(fitting), behind))
+            # RoBERTa and FSMT count positions from the index after their padding token; FSMT's table has rows for that.
+            usable = rows if padding is None else rows - padding - 1
+            (soft if grows else hard).append(min(max(fitting), usable))
     return bool(hard), min(hard or soft, default=None)
 
 
 def _tables(module: nn.Module) -> Iterator[tuple[int, int | None, bool]]:
-    """(rows, padding index, whether it grows when a longer sequence comes) of what may be a table of positions."""
+    """Yield (rows, padding index, whether it grows for a longer sequence) for each possible table of positions."""
     for name, child in _named(module):
         grows = hasattr(child, "make_weights") or hasattr(child, "make_weight")  # FSMT
         if isinstance(child, nn.Embedding):
@@ -100,6 +102,6 @@ def _tables(module: nn.Module) -> Iterator[tuple[int, int | None, bool]]:
 
 
 def _named(module: nn.Module) -> Iterable[tuple[str, nn.Module]]:
-    """Modules without those of the vocabulary, whose size may be that of the positions by chance."""
+    """Return the named modules except those of the vocabulary, whose size may equal the number of positions by chance."""
     words = getattr(module, "get_input_embeddings", lambda: None)()
     return (pair for pair in module.named_modules() if pair[1] is not words and "tokens" not in pair[0])

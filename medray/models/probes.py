@@ -1,9 +1,9 @@
-"""Whether a model keeps the boundaries between packed documents: asked of the live model, before it is trained.
+"""Probes of a live model before training: does it keep the boundaries of packed documents, see ahead, accept losses?
 
-A list of architectures would go out of date: masks are built by each model's own code, recurrent and convolutional
-layers see none, and some read no position ids. So two things are measured on a few tokens. A document's logits are
-the same packed and alone; and they do not change when the document before it does. The second is the sharper one: it
-does not depend on rounding, because a place that is masked adds exactly nothing.
+A list of architectures would become outdated: each model builds its own masks, recurrent and convolutional layers have
+none, and some models read no position ids. So packing is tested by two measurements on a few tokens: a document's logits
+are the same when it is packed and alone, and they do not change when the document before it changes. The second test is
+sharper, because it does not depend on rounding: a masked position adds exactly nothing.
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ from medray.models.adapters.virtual_tokens import drops_decoder_ids
 from medray.models.forward import loss_logits, losses_at_head, packed_logits, unwrap
 
 _LENGTHS = (5, 7, 8)
-# Share of the largest logit that rounding may change: float32 leaves room for TF32.
+# The share of the largest logit that rounding may change. The value of float32 allows for TF32.
 _ROUNDING = {torch.float64: 1e-6, torch.float32: 1e-3}
 _ROUNDING_16_BIT = 5e-2
-# A mixture of experts rounds differently with other tokens in the batch: so many times what a document in another row
-# shows, which nothing can reach, is still no leak.
+# A mixture of experts rounds differently if other tokens of the batch change. A document in a different row, which cannot
+# see the change, shows how much: up to this multiple of it is not a leak.
 _NOISE = 4
 
 _LENGTH = 8
-_LEAK_NOISE = 4  # times what an unreachable change moves
+_LEAK_NOISE = 4  # a multiple of the effect of a change that the row cannot see
 _LEAK_SHARE = 1e-5  # share of the largest logit
 _TOKENS = 12
 
 
 @torch.no_grad()
 def keeps_boundaries(model: Any, device: torch.device) -> bool:
-    """True where packed documents get the logits that they get alone.
+    """Return whether packed documents get the same logits as single documents.
 
-    model: as it is trained, in an engine and with an adapter. All ranks must call it: forwards may be collectives.
-    Training mode, gradients and random generators stay as they are.
+    model: as in training, in an engine and with an adapter. All ranks must call this, because forward passes may be
+    collective. Training mode, gradients and random generators do not change.
     """
     if "position_ids" not in inspect.signature(unwrap(model).forward).parameters:
         return False
@@ -59,13 +59,13 @@ def keeps_boundaries(model: Any, device: torch.device) -> bool:
 
 
 def _document(model: Any, length: int, start: int) -> np.ndarray:
-    """Some tokens, others for each `start`."""
+    """Return a document of arbitrary tokens, which differ for each `start`."""
     vocabulary = unwrap(model).get_input_embeddings().num_embeddings
     return (17 * start + 29 * np.arange(1, length + 1)) % vocabulary
 
 
 def _logits(model: Any, device: torch.device, sequences: list[list[np.ndarray]]) -> Tensor:
-    """[targets, vocab] of all documents, in order."""
+    """Return the logits [targets, vocab] of all documents, in order."""
     micro = collate_packed([[(0, ids, ids) for ids in sequence] for sequence in sequences], pad_id=0)
     arrays = (micro.input_ids, micro.position_ids, micro.task_ids, micro.labels)
     logits, _, _ = packed_logits(model, *(torch.from_numpy(array).to(device) for array in arrays))
@@ -77,14 +77,14 @@ def _largest(values: Tensor) -> float:
 
 
 def _rounding(model: Any, logits: Tensor) -> float:
-    """Of the coarser of the weights' and the logits' types: logits are often raised to float32."""
+    """Return the rounding of the coarser of two types, the weights' and the logits': logits are often cast to float32."""
     weights = unwrap(model).get_input_embeddings().weight.dtype
     return max(_ROUNDING.get(dtype, _ROUNDING_16_BIT) for dtype in (weights, logits.dtype))
 
 
 @contextmanager
 def undisturbed(model: Any, device: torch.device) -> Iterator[None]:
-    """Evaluation mode, without a trace of it afterwards."""
+    """Put the model in evaluation mode, and restore its modes and the random generators afterwards."""
     modes = [(module, module.training) for module in model.modules()]
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         model.eval()
@@ -97,10 +97,10 @@ def undisturbed(model: Any, device: torch.device) -> Iterator[None]:
 
 @torch.no_grad()
 def sees_ahead(model: Any, device: torch.device) -> bool:
-    """True where a later token moves an earlier logit of a causal model.
+    """Return whether a later token changes an earlier logit of a causal model.
 
-    model: as it is trained, in an engine and with an adapter. All ranks must call it: forwards may be collectives.
-    Training mode, gradients and random generators stay as they are.
+    model: as in training, in an engine and with an adapter. All ranks must call this, because forward passes may be
+    collective. Training mode, gradients and random generators do not change.
     """
     vocabulary = unwrap(model).get_input_embeddings().num_embeddings
     rows = (29 * torch.arange(1, 2 * _LENGTH + 1, device=device) % vocabulary).view(2, _LENGTH)
@@ -114,18 +114,18 @@ def sees_ahead(model: Any, device: torch.device) -> bool:
 
 
 def refuse_sight_ahead(model: Any, device: torch.device) -> None:
-    """Raise InputError for a causal model that sees the tokens after a position."""
+    """Raise InputError for a causal model that sees later tokens."""
     if sees_ahead(model, device):
         raise InputError(
-            "in this model a token sees those after it: it would see its own labels, and not learn to write",
+            "each token of this model sees the tokens after it, so the model would see its labels and not learn to write",
             key="model.name",
             value=type(unwrap(model)).__name__,
-            fix="a decoder such as Llama, or an encoder-decoder such as T5 or BART",
+            fix="use a decoder such as Llama, or an encoder-decoder such as T5 or BART",
         )
 
 
 def _first_row(model: Any, ids: torch.Tensor) -> torch.Tensor:
-    """[tokens - 1, vocab]: the logits at every position of the first row but the last."""
+    """Return the logits [tokens - 1, vocab] of the first row at all positions except the last."""
     logits, _ = loss_logits(model, ids, torch.ones_like(ids), ids, seq2seq=False, tasks=("label", "label"))
     return logits[0].float()
 
@@ -135,9 +135,10 @@ _TOLERANCE, _TOLERANCE_16_BIT = 1e-3, 2e-2
 
 @torch.no_grad()
 def takes_losses(model: Any, device: torch.device, *, seq2seq: bool) -> bool:
-    """True where losses may stand in the place of logits. All ranks must call it: forwards may be collectives.
+    """Return whether the model can return losses instead of logits, see `forward.losses_at_head`.
 
-    Training mode, gradients and random generators stay as they are.
+    All ranks must call this, because forward passes may be collective. Training mode, gradients and random generators do
+    not change.
     """
     head = unwrap(model).get_output_embeddings()
     if head is None or _gathers_in_pieces(head) or drops_decoder_ids(model):
@@ -146,34 +147,36 @@ def takes_losses(model: Any, device: torch.device, *, seq2seq: bool) -> bool:
     ids = torch.from_numpy(29 * np.arange(1, _TOKENS + 1) % vocabulary)[None].to(device)
     inputs = {"input_ids": ids} | ({"decoder_input_ids": ids} if seq2seq else {})
     labels = ids[0].flip(0)
-    places = torch.arange(_TOKENS, device=device)
+    indices = torch.arange(_TOKENS, device=device)
 
     def plain(forward: Callable[[Tensor], Tensor], hidden: Tensor, wanted: Tensor) -> Tensor:
         return F.cross_entropy(forward(hidden).float(), wanted, reduction="none")
 
     with undisturbed(model, device):
         logits = model(**inputs, use_cache=False).logits[0]
-        if len(logits) != _TOKENS:  # an adapter puts tokens of its own before the others
+        if len(logits) != _TOKENS:  # an adapter puts virtual tokens before the others
             return False
         wanted = F.cross_entropy(logits.float(), labels, reduction="none")
         try:
-            found = losses_at_head(model, inputs, labels, places, plain)
+            found = losses_at_head(model, inputs, labels, indices, plain)
         except (ValueError, RuntimeError, TypeError, IndexError):
-            return False  # what it does with logits does not fit losses; all ranks see the same
+            return False  # the model uses its logits in a way that losses do not allow; all ranks fail the same way
     exact = logits.dtype == unwrap(model).get_input_embeddings().weight.dtype == torch.float32
     tolerance = (_TOLERANCE if exact else _TOLERANCE_16_BIT) * float(wanted.abs().max())
     return float((found - wanted).abs().max()) <= tolerance
 
 
 def vocabulary_size(model: Any) -> int:
-    """Rows of the head's weight, whole where stage 3 has sharded it."""
+    """Return the number of rows of the head's weight, also if stage 3 has sharded it."""
     inner = unwrap(model)
     head = inner.get_output_embeddings()
     return int(getattr(head, "out_features", None) or inner.config.vocab_size)
 
 
 def _gathers_in_pieces(head: Any) -> bool:
-    """Under stage 3 each forward of a module inside the head (an adapter's) is a collective, and ranks run as many
-    as they have chunks."""
+    """Return whether the head contains modules (of an adapter) with parameters that stage 3 shards.
+
+    Each forward pass of such a module is collective, but the number of passes depends on a rank's number of chunks.
+    """
     inside = [parameter for child in head.children() for parameter in child.parameters()]
     return any(hasattr(parameter, "ds_id") for parameter in inside)

@@ -1,6 +1,6 @@
-"""Frozen weights in 4 bits: NF4 with quantized scales (QLoRA, Dettmers et al. 2023), by bitsandbytes.
+"""Frozen 4-bit weights: NF4 with quantized scales (QLoRA, Dettmers et al. 2023), by bitsandbytes.
 
-Every worker holds all of them. Embeddings, norms and the output head stay as they are.
+Every worker holds all of them. Embeddings, norms and the output head are not quantized.
 """
 
 from __future__ import annotations
@@ -18,13 +18,16 @@ from medray.errors import InputError
 from medray.plan.model_config import auto_class
 from medray.plan.pretrained import from_pretrained
 
-# Beside an adapter: without it the adapter would be applied to other weights than it was trained on.
+# A file in the adapter's folder. Without it, the adapter would be applied to different weights than in training.
 FILE = "quantization_config.json"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def quantization(model: ModelConfig, dtype: torch.dtype) -> dict[str, Any]:
-    """What from_pretrained needs to load `model` in 4 bits; nothing where it shall not. dtype: of the run."""
+    """Return the arguments of from_pretrained that load `model` in 4 bits; empty if it is not quantized.
+
+    dtype: the type of the run, the default of `model.compute_dtype`.
+    """
     if model.quantization == "none":
         return {}
     from transformers import BitsAndBytesConfig
@@ -40,10 +43,10 @@ def quantization(model: ModelConfig, dtype: torch.dtype) -> dict[str, Any]:
 
 
 def keep_packed_form(model: nn.Module) -> None:
-    """Keep 4-bit weights as they were packed.
+    """Keep the packing of 4-bit weights.
 
-    On a CPU with AVX512-BF16 the first forward in evaluation mode would pack them anew, with scales rounded to bfloat16:
-    training would go on over other weights, and widths that are no multiple of a block fail.
+    On a CPU with AVX512-BF16, the first forward pass in evaluation mode would repack them, with scales rounded to bfloat16:
+    training would continue with different weights, and widths that are not a multiple of a block fail.
     """
     layer: Any
     for layer in model.modules():
@@ -52,7 +55,7 @@ def keep_packed_form(model: nn.Module) -> None:
 
 
 def write_quantization(model: Any, folder: Path) -> None:
-    """Puts the settings of a 4-bit base beside its adapter; nothing where the base is not one."""
+    """Write the settings of a 4-bit base to the folder of its adapter; nothing if the base is not in 4 bits."""
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     if settings := getattr(base.config, "quantization_config", None):
         values = settings if isinstance(settings, dict) else settings.to_dict()
@@ -60,7 +63,7 @@ def write_quantization(model: Any, folder: Path) -> None:
 
 
 def read_quantization(folder: Path) -> dict[str, Any]:
-    """What from_pretrained needs for the base of the adapter in `folder`."""
+    """Return the arguments of from_pretrained for the base of the adapter in `folder`."""
     file = folder / FILE
     if not file.exists():
         return {}
@@ -71,7 +74,7 @@ def read_quantization(folder: Path) -> dict[str, Any]:
         settings = BitsAndBytesConfig.from_dict(storage.read_json(file))
     except (ValueError, TypeError, AttributeError, ImportError) as error:
         raise InputError(
-            f"holds no settings of 4-bit weights ({type(error).__name__})",
+            f"the file holds no valid settings of 4-bit weights ({type(error).__name__})",
             file=file,
             fix="export the run again",
         ) from None
@@ -79,7 +82,7 @@ def read_quantization(folder: Path) -> dict[str, Any]:
 
 
 def elements(parameter: nn.Parameter) -> int:
-    """Elements of a parameter before it was sharded or packed: two 4-bit weights lie in a byte."""
+    """Return the number of elements of a parameter before sharding and packing: a byte holds two 4-bit weights."""
     sharded = getattr(parameter, "ds_numel", None)
     if sharded is not None:
         return int(sharded)
@@ -90,7 +93,7 @@ def elements(parameter: nn.Parameter) -> int:
 
 
 def write_nf4(merged: Path, folder: Path, shard_bytes: int) -> None:
-    """A 16- or 32-bit model's linear layers in 4 bits, as transformers loads them with bitsandbytes. Lossy."""
+    """Write a 16- or 32-bit model with its linear layers in 4 bits, for transformers with bitsandbytes. This is lossy."""
     from transformers import AutoConfig, BitsAndBytesConfig
 
     check_package("--format")
@@ -109,7 +112,7 @@ def write_nf4(merged: Path, folder: Path, shard_bytes: int) -> None:
 
 
 def load_nf4(folder: Path) -> Any:
-    """What `write_nf4` wrote, computing in float32, ready for inference."""
+    """Load a model that `write_nf4` wrote, for inference, computing in float32."""
     from transformers import AutoConfig
 
     config: Any = from_pretrained(AutoConfig, folder)
@@ -125,7 +128,7 @@ def check_package(key: str = "model.quantization") -> None:
             "the package bitsandbytes is not installed here",
             key=key,
             value="nf4",
-            fix="pip install 'medray[quant]', on every node",
+            fix="run pip install 'medray[quant]' on every node",
         ) from None
 
 

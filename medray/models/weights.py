@@ -1,8 +1,8 @@
-"""Whether the tensors of weight files are those of the model: none missing, none too many, none of another shape.
+"""Checks that weight files fit the model: no tensor is missing, unknown, or of a different shape.
 
-transformers draws what is missing at random and leaves out what it has no place for, and says so in a log only. Its own
-account is read here, after a load, and before a run starts: then the model is loaded on torch's meta device from the
-files' headers alone, so that renamed and converted tensors are judged as they are in a load.
+transformers initializes missing tensors at random and ignores unknown ones, and only logs it. Its report of a load is checked
+here, in two cases: after a load, and before a run starts. In the second case, the model is loaded on torch's meta device from
+the headers of the files only, so that renamed and converted tensors are treated as in a real load.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from medray.plan.model_config import auto_class, model_folder
 from medray.plan.pretrained import from_pretrained
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
-# Buffers that earlier versions of transformers saved, and every version computes: masks, positions, frequencies.
+# Buffers that earlier versions of transformers saved, although every version computes them: masks, positions, frequencies.
 _LEFT_OVER = re.compile(
     r"(^|\.)(position_ids|inv_freq|masked_bias|(attn|attention)\.bias|(encoder|decoder)\.version|final_logits_bias"
     r"|embed_positions\.weights?|num_batches_tracked)$"
 )
-# Types whose final_logits_bias is zeros in every published file, so that some leave it out. Marian trains its own.
+# Model types whose final_logits_bias is all zeros, so that some published files do not contain it. Marian trains it.
 _ZERO_BIAS = (
     "bart",
     "bigbird_pegasus",
@@ -47,31 +47,31 @@ _ZERO_BIAS = (
 _LAYERS = ("encoder_layers", "decoder_layers", "num_encoder_layers", "num_decoder_layers", "num_layers")
 _EXPERT = re.compile(r"(.*experts\.)(\d+)(\..*)")
 _SENSES = re.compile(r"vision|visual|image|audio|speech|multi_?modal|(^|\.)mm_")
-_SHOWN, _LONGEST_NAME = 3, 100  # of names in a message
+_SHOWN, _LONGEST_NAME = 3, 100  # limits for names in a message
 
 
-def load_weights(auto: Any, place: str | Path, **settings: Any) -> Any:
-    """Return the model at a folder or hub id, whole. Raises InputError where its weights are not those of the model."""
-    stored = _tensors(Path(place)) if _is_folder(place) else {}
+def load_weights(auto: Any, source: str | Path, **settings: Any) -> Any:
+    """Return the model at a folder or hub id with all its weights. Raises InputError if the weights do not fit the model."""
+    stored = _tensors(Path(source)) if _is_folder(source) else {}
     try:
-        model, found = from_pretrained(auto, place, output_loading_info=True, **settings)
+        model, found = from_pretrained(auto, source, output_loading_info=True, **settings)
     except InputError:
         if what := _odd_expert(stored):
-            raise _unfit(what, str(place)) from None
+            raise _unfit(what, str(source)) from None
         raise
-    refuse_unfit(model, found, str(place))
-    _refuse_no_start(model.config, str(place))
-    _refuse_silent_tie(model, _stored_config(model, str(place)), stored, str(place))
+    refuse_unfit(model, found, str(source))
+    _refuse_no_start(model.config, str(source))
+    _refuse_silent_tie(model, _stored_config(model, str(source)), stored, str(source))
     if stored:
-        _refuse_no_bias(model, stored, str(place))
+        _refuse_no_bias(model, stored, str(source))
     keep_packed_form(model)
     return model
 
 
 def check_weights(model: ModelConfig, config: dict[str, Any]) -> None:
-    """Raise InputError where a local folder's weights are not those of its config.json; reads headers alone.
+    """Raise InputError if a local folder's weights do not fit its config.json. Only headers are read.
 
-    A hub's files are not on this machine yet; they are checked by `load_weights` in the worker.
+    Files of a hub are not on this machine yet; `load_weights` checks them in the worker.
     """
     folder = model_folder(model)
     if model.init != "pretrained" or folder is None or not os.path.isdir(folder):
@@ -98,23 +98,23 @@ def check_weights(model: ModelConfig, config: dict[str, Any]) -> None:
     _refuse_no_bias(made, tensors, folder)
 
 
-def refuse_unfit(model: nn.Module, found: Mapping[str, Any], place: str) -> None:
-    """Raise InputError for what transformers' account of a load, `found`, says is missing, surplus or of another shape."""
+def refuse_unfit(model: nn.Module, found: Mapping[str, Any], source: str) -> None:
+    """Raise InputError if transformers' report of a load, `found`, lists missing, unknown or differently shaped tensors."""
     shapes = sorted(found.get("mismatched_keys") or (), key=lambda each: str(each[0]))
     if shapes:
         name, has, wants = shapes[0]
         raise _unfit(
-            f"{len(shapes)} of its tensors have another shape than config.json says: {str(name)[:_LONGEST_NAME]} "
+            f"the shape of {len(shapes)} of its tensors differs from config.json: {str(name)[:_LONGEST_NAME]} "
             f"is {tuple(has)} and should be {tuple(wants)}",
-            place,
+            source,
         )
     modules = dict(model.named_modules())
     missing = [name for name in found.get("missing_keys") or () if not _computed(model, modules, name)]
     if missing:
         raise _unfit(
-            f"{len(missing):,} of {len(model.state_dict()):,} tensors of its model are missing and would be drawn at random: "
+            f"{len(missing):,} of {len(model.state_dict()):,} tensors of its model are missing and would be random: "
             f"{some_names(missing)}",
-            place,
+            source,
         )
     surplus = [
         name
@@ -123,29 +123,29 @@ def refuse_unfit(model: nn.Module, found: Mapping[str, Any], place: str) -> None
     ]
     if surplus:
         raise _unfit(
-            f"{len(surplus)} of its tensors have no place in a {type(model).__name__}, the model of its config.json: "
+            f"{len(surplus)} of its tensors do not belong to {type(model).__name__}, the model of its config.json: "
             f"{some_names(surplus)}",
-            place,
+            source,
         )
 
 
-def _refuse_no_start(settings: Any, place: str) -> None:
+def _refuse_no_start(settings: Any, source: str) -> None:
     """Raise InputError for an encoder-decoder whose decoder has no token to start from, such as mBART without a language."""
     for key in ("decoder_start_token_id", "pad_token_id"):
         if getattr(settings, "is_encoder_decoder", False) and getattr(settings, key, None) is None:
             raise InputError(
-                f"its config.json has no {key}, which the decoder needs",
+                f"its config.json has no {key}, which its decoder needs",
                 key="model.name",
-                value=place,
+                value=source,
                 fix=f"add {key} to its config.json; for mBART the start is the id of the language to write in",
             )
 
 
-def _unfit(what: str, place: str) -> InputError:
+def _unfit(what: str, source: str) -> InputError:
     return InputError(
         what,
         key="model.name",
-        value=place,
+        value=source,
         fix="copy or download the model again, or correct model_type and sizes in its config.json",
     )
 
@@ -157,7 +157,7 @@ def some_names(names: Collection[str]) -> str:
 
 
 def _computed(model: Any, modules: Mapping[str, nn.Module], name: str) -> bool:
-    """Whether a tensor that is absent has one value only: zeros that shift no logit, or sines of positions."""
+    """Return whether a missing tensor has a known value: a bias of zeros, or sines of positions."""
     if name.endswith("final_logits_bias"):
         bias = model.get_buffer(name)
         return model.config.model_type in _ZERO_BIAS and (bias.is_meta or not bias.any())
@@ -166,10 +166,10 @@ def _computed(model: Any, modules: Mapping[str, nn.Module], name: str) -> bool:
 
 
 def _refuse_more_layers(settings: Any, names: Collection[str], folder: str) -> None:
-    """Raise InputError where config.json has more layers than the files, before a model of them all is built."""
+    """Raise InputError if config.json has more layers than the files, before a model with all of them is built."""
     if getattr(settings, "is_encoder_decoder", False):
         layers = {key: getattr(settings, key, None) for key in _LAYERS}
-    else:  # BART's decoder alone has an encoder's number too
+    else:  # a decoder of BART alone has the number of encoder layers too
         text = settings.get_text_config(decoder=True)
         key = "decoder_layers" if hasattr(text, "decoder_layers") else "num_hidden_layers"
         layers = {key: getattr(text, key, None)}
@@ -187,43 +187,46 @@ def _refuse_more_layers(settings: Any, names: Collection[str], folder: str) -> N
             )
 
 
-def _refuse_silent_tie(model: Any, raw: Mapping[str, Any], names: Collection[str], place: str) -> None:
-    """Raise InputError where transformers used the embeddings for a head that config.json keeps apart and no file has,
-    as it does for every T5."""
+def _refuse_silent_tie(model: Any, raw: Mapping[str, Any], names: Collection[str], source: str) -> None:
+    """Raise InputError if transformers uses the embeddings as a head that config.json says is separate, but no file has.
+
+    It does so for every T5.
+    """
     head, words = model.get_output_embeddings(), model.get_input_embeddings()
     if raw.get("tie_word_embeddings") is not False or head is None or head.weight is not words.weight:
         return
     own = next(f"{name}.weight" for name, module in model.named_modules() if module is head)
     if own not in names:
         raise _unfit(
-            f"{own} is missing, and its config.json says that it is not the embeddings (tie_word_embeddings: false)",
-            place,
+            f"{own} is missing, but its config.json says that it is separate from the embeddings "
+            "(tie_word_embeddings: false)",
+            source,
         )
 
 
-def _refuse_no_bias(model: Any, names: Collection[str], place: str) -> None:
-    """Raise InputError where the trained final_logits_bias of a Marian is absent: transformers takes zeros for it."""
+def _refuse_no_bias(model: Any, names: Collection[str], source: str) -> None:
+    """Raise InputError if the trained final_logits_bias of a Marian is missing, for which transformers would use zeros."""
     kind = model.config.model_type
     wanted = [name for name, _ in model.named_buffers() if name.endswith("final_logits_bias")]
     if kind not in _ZERO_BIAS and (lost := [name for name in wanted if name not in names]):
-        raise _unfit(f"{some_names(lost)} is missing, which a {kind} is trained with", place)
+        raise _unfit(f"{some_names(lost)} is missing, which a model of type {kind} trains", source)
 
 
-def _is_folder(place: str | Path) -> bool:
-    """Whether `place` is a local folder with files that `_tensors` reads; transformers tells what is wrong with another."""
-    return any(os.path.isfile(os.path.join(place, name)) for name in (WEIGHTS, INDEX))
+def _is_folder(source: str | Path) -> bool:
+    """Return whether `source` is a local folder with files that `_tensors` reads. transformers reports errors of others."""
+    return any(os.path.isfile(os.path.join(source, name)) for name in (WEIGHTS, INDEX))
 
 
-def _stored_config(model: Any, place: str) -> dict[str, Any]:
-    """The content of config.json, which transformers' class may change: T5's always says that the head is tied."""
-    if os.path.isdir(place):
-        return read_config(Path(place))
-    stored, _ = type(model.config).get_config_dict(place)
+def _stored_config(model: Any, source: str) -> dict[str, Any]:
+    """Return the content of config.json, which the config class may change: that of T5 always ties the head."""
+    if os.path.isdir(source):
+        return read_config(Path(source))
+    stored, _ = type(model.config).get_config_dict(source)
     return dict(stored)
 
 
 def _odd_expert(tensors: Mapping[str, Tensor]) -> str | None:
-    """A sentence on the first expert that lacks a tensor, or has one of another shape than most experts have.
+    """Return a sentence about the first expert that lacks a tensor, or has one of a different shape than most experts.
 
     transformers stacks the experts of a layer and does not say which one does not fit.
     """
@@ -239,25 +242,25 @@ def _odd_expert(tensors: Mapping[str, Tensor]) -> str | None:
     for begin, number, end, shape in found:
         usual = shapes[end].most_common(1)[0][0]
         if shape != usual:
-            return f"a tensor has another shape than its like: {begin}{number}{end} is {shape}, the others are {usual}"
+            return f"the shape of {begin}{number}{end} is {shape}, but that of the other experts is {usual}"
     return None
 
 
 def _other_part(model: Any, name: str) -> bool:
-    """Whether `model` is the text part of one that sees or hears too, and the tensor is of another part of that."""
+    """Return whether `model` is the text part of a multimodal model, and the tensor belongs to a different part of it."""
     return str(getattr(model.config, "model_type", "")).endswith("_text") and bool(_SENSES.search(name))
 
 
 def _tensors(folder: Path) -> dict[str, Tensor]:
-    """The tensors of the files that transformers reads, by name."""
+    """Return the tensors of the files that transformers reads, by name."""
     try:
         if (folder / WEIGHTS).is_file():
             return read_header(folder / WEIGHTS)
         if not (folder / INDEX).is_file():
             raise InputError(
-                f"has neither {WEIGHTS} nor {INDEX}",
+                f"the folder has neither {WEIGHTS} nor {INDEX}",
                 file=folder,
-                fix="a folder as save_pretrained writes it",
+                fix="use a folder that save_pretrained wrote",
             )
         return {
             name: tensor
@@ -266,7 +269,7 @@ def _tensors(folder: Path) -> dict[str, Tensor]:
         }
     except HeaderError as error:
         raise InputError(
-            f"its weights are damaged: a file {error}", file=folder, fix="copy or download it again"
+            f"its weights are damaged: a file {error}", file=folder, fix="copy or download the folder again"
         ) from None
 
 
@@ -278,7 +281,7 @@ def _refuse_packed(tensors: Mapping[str, Tensor], folder: str) -> None:
     ]
     if packed:
         raise _unfit(
-            f"{len(packed)} of its tensors are {tensors[packed[0]].dtype}, which no training weights are: {some_names(packed)}",
+            f"{len(packed)} of its tensors are {tensors[packed[0]].dtype}, which cannot be trained: {some_names(packed)}",
             folder,
         )
 
@@ -294,14 +297,14 @@ def _on_meta(auto: Any, settings: Any, state: dict[str, torch.Tensor]) -> tuple[
         device_map={"": "meta"},
         dtype=torch.float32,
         output_loading_info=True,
-        ignore_mismatched_sizes=True,  # only here, where there are no values: to name them all
+        ignore_mismatched_sizes=True,  # meta tensors have no values, so all mismatches can be reported
     )
     return made, found
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """No progress bar and no report of transformers for a load that is none."""
+    """Hide the progress bar and the report of transformers, which would describe a load that loads nothing."""
     from transformers.utils import logging
 
     level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()

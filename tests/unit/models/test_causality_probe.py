@@ -1,4 +1,4 @@
-"""Whether a causal model sees the tokens that it is trained to predict."""
+"""The probe whether a causal model sees the tokens that it is trained to predict."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def test_decoders_see_no_later_token(name: str) -> None:
     assert not sees_ahead(decoder(name), CPU)
 
 
-def test_neither_with_an_adapter_nor_in_16_bits_and_nothing_of_the_model_changes() -> None:
+def test_no_later_token_is_seen_with_an_adapter_or_in_16_bits_and_the_model_is_unchanged() -> None:
     model = with_lora(decoder("llama-tiny", dtype=torch.bfloat16, dropout=0.5))
     state = torch.get_rng_state()
     assert not sees_ahead(model, CPU)
@@ -28,7 +28,7 @@ def test_neither_with_an_adapter_nor_in_16_bits_and_nothing_of_the_model_changes
 
 
 @pytest.mark.parametrize("decodes", [False, True])
-def test_an_encoder_sees_them_and_one_that_decodes_does_not(decodes: bool) -> None:
+def test_an_encoder_sees_later_tokens_unless_it_is_a_decoder(decodes: bool) -> None:
     from transformers import BertConfig, BertLMHeadModel
 
     torch.manual_seed(1)

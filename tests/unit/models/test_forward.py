@@ -1,4 +1,4 @@
-"""Logits of packed sequences: which places, in which order, and on every way through the model."""
+"""Logits of packed sequences: their positions, their order, and every code path through the model."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def arrays(sequences: list[list[Row]]) -> list[Tensor]:
 
 
 def alone(model: Any, task: str) -> tuple[Tensor, Tensor]:
-    """Logits and labels of the rows' task, one row at a time, of all sequences in order."""
+    """Return the logits and labels of one task, from one row at a time, of all sequences in order."""
     logits, labels = [], []
     for row in MADE:
         ids, wanted = (torch.from_numpy(array).long() for array in row[task])
@@ -52,12 +52,12 @@ def assert_alone(model: Any, found: tuple[Tensor, Tensor, Tensor]) -> None:
 
 
 @pytest.mark.parametrize("sequences", [[MADE], [MADE[:1], MADE[1:5], MADE[5:]]], ids=["one", "three"])
-def test_logits_are_those_of_rows_alone_ordered_by_task(sequences: list[list[Row]]) -> None:
+def test_logits_equal_those_of_single_rows_ordered_by_task(sequences: list[list[Row]]) -> None:
     model = decoder("llama-tiny", "sdpa")
     assert_alone(model, packed_logits(model, *arrays(sequences)))
 
 
-def test_the_head_runs_on_places_with_a_label_alone() -> None:
+def test_the_head_runs_only_on_positions_with_a_label() -> None:
     model = decoder("llama-tiny")
     seen: list[torch.Size] = []
     model.lm_head.register_forward_hook(lambda module, inputs, output: seen.append(output.shape))
@@ -68,13 +68,13 @@ def test_the_head_runs_on_places_with_a_label_alone() -> None:
     assert not model.lm_head._forward_pre_hooks
 
 
-def test_a_head_that_is_no_module_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_head_that_is_not_a_separate_module(monkeypatch: pytest.MonkeyPatch) -> None:
     model = decoder("llama-tiny")
     monkeypatch.setattr(model, "get_output_embeddings", lambda: None)
     assert_alone(model, packed_logits(model, *arrays([MADE[:3], MADE[3:]])))
 
 
-def test_nothing_to_predict_still_computes_one_place_with_gradients() -> None:
+def test_without_labels_one_position_is_computed_with_gradients() -> None:
     model = decoder("llama-tiny")
     for batch in (arrays([[]]), arrays([[{"label": pair} for pair in [MADE[0]["label"]]], []])):
         batch[3] = torch.full_like(batch[3], IGNORED)
@@ -85,7 +85,7 @@ def test_nothing_to_predict_still_computes_one_place_with_gradients() -> None:
 
 
 def test_flash_attention_gets_one_row_with_restarting_positions() -> None:
-    """A stand-in that reads restarting positions as FlashAttention does, and no mask."""
+    """Use a substitute that reads restarting positions as FlashAttention does, and no mask."""
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import flash_attention_mask
 

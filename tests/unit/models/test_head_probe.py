@@ -1,4 +1,4 @@
-"""Losses at the head: the same loss and gradients as from whole logits, and a refusal where they would not be."""
+"""Losses at the head: the same loss and gradients as from full logits, and models that do not support them."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def t5(tied: bool) -> Any:
 
 
 def head_lora() -> Any:
-    """An adapter in the head too, that already does something."""
+    """Add an adapter, also in the head, whose weights are not zero."""
     from peft import LoraConfig, get_peft_model
 
     model = get_peft_model(
@@ -93,7 +93,7 @@ MODELS: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_chunks_have_the_loss_and_gradients_of_whole_logits(name: str) -> None:
+def test_chunks_have_the_loss_and_gradients_of_full_logits(name: str) -> None:
     model, seq2seq = MODELS[name](), name.startswith("t5")
     assert takes_losses(model, CPU, seq2seq=seq2seq)
     assert model.training
@@ -116,7 +116,7 @@ def test_chunks_have_the_loss_and_gradients_of_whole_logits(name: str) -> None:
                 torch.testing.assert_close(gradients[key], value, rtol=1e-4, atol=1e-5, msg=key)
 
 
-def test_models_that_change_their_logits_are_found_out() -> None:
+def test_models_that_transform_their_logits_are_detected() -> None:
     assert takes_losses(
         model_of("gemma2", **SHAPE, head_dim=8, final_logit_softcapping=None), CPU, seq2seq=False
     )
@@ -125,7 +125,7 @@ def test_models_that_change_their_logits_are_found_out() -> None:
     assert not takes_losses(model_of("cohere", **SHAPE), CPU, seq2seq=False)
 
 
-def test_a_head_that_is_no_module_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_head_that_is_not_a_separate_module(monkeypatch: pytest.MonkeyPatch) -> None:
     model = decoder("llama-tiny")
     monkeypatch.setattr(model, "get_output_embeddings", lambda: None)
     assert not takes_losses(model, CPU, seq2seq=False)

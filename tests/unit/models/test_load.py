@@ -1,4 +1,4 @@
-"""Which weights a run starts from, by each key of `model`: a folder's or new ones, whole or in 4 bits."""
+"""The weights that a run starts from, by each key of `model`: pretrained or random, in full or in 4 bits."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ IDS = torch.tensor([[5, 6, 7, 8]])
 
 
 def saved(folder: Path, name: str, seed: int) -> Path:
-    """A Llama with random weights, and a tokenizer beside it."""
+    """Return a folder with a Llama of random weights and a tokenizer."""
     known = load_tokenizer(str(tiny.tokenizer(folder)))
     model = Config.model_validate({"model": {"name": None, "init": "random", "preset": "llama-tiny"}}).model
     made: Any = load_model(model, PRESETS["llama-tiny"], known, dtype=torch.float32, seed=seed)
@@ -29,7 +29,7 @@ def saved(folder: Path, name: str, seed: int) -> Path:
 
 
 def loaded(folder: Path, *, seed: int = 0, dtype: torch.dtype = torch.float32, **model: Any) -> Any:
-    """As a worker loads it; folder: of the tokenizer."""
+    """Load a model as a worker does. folder: the folder of the tokenizer."""
     config = Config.model_validate({"model": {"name": None} | model}).model
     known = load_tokenizer(str(tiny.tokenizer(folder)))
     return load_model(config, model_config(config, len(known)), known, dtype=dtype, seed=seed).eval()
@@ -40,7 +40,7 @@ def words(model: Any) -> torch.Tensor:
     return found
 
 
-def test_pretrained_weights_are_those_of_the_named_folder_whatever_the_seed(tmp_path: Path) -> None:
+def test_pretrained_weights_come_from_the_folder_for_every_seed(tmp_path: Path) -> None:
     one, other = saved(tmp_path, "one", seed=1), saved(tmp_path, "other", seed=2)
     first = loaded(tmp_path, name=str(one))
     again = loaded(tmp_path, name=str(one), seed=9).state_dict()
@@ -68,8 +68,8 @@ def test_a_preset_is_the_architecture(preset: str, kind: str, tmp_path: Path) ->
     assert len(words(model)) == len(load_tokenizer(str(tiny.tokenizer(tmp_path))))
 
 
-def test_products_with_4_bit_weights_are_computed_in_the_type_that_is_asked_for(tmp_path: Path) -> None:
-    """The weights are the same bits; what is computed with them is not. In training: CPUs have a way of their own else."""
+def test_products_with_4_bit_weights_are_computed_in_compute_dtype(tmp_path: Path) -> None:
+    """Compare outputs of the same 4-bit weights. In training mode, because CPUs have a special kernel for evaluation."""
     folder = str(saved(tmp_path, "base", seed=1))
     found: dict[str, torch.Tensor] = {}
     bits: dict[str, torch.Tensor] = {}

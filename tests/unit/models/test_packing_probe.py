@@ -1,4 +1,4 @@
-"""Which models keep the boundaries between packed documents, found out by trying, and without a trace."""
+"""The probe whether a model keeps the boundaries between packed documents, without changing the model."""
 
 from __future__ import annotations
 
@@ -17,17 +17,19 @@ CPU = torch.device("cpu")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @pytest.mark.parametrize("name", ["llama-tiny", "gpt2", "qwen2", "mistral-window"])
-def test_masked_attention_keeps_them(name: str, attention: str, dtype: torch.dtype) -> None:
+def test_masked_attention_keeps_the_boundaries(name: str, attention: str, dtype: torch.dtype) -> None:
     assert keeps_boundaries(decoder(name, attention, dtype=dtype), CPU)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("name", ["mamba", "rwkv", "lfm2", "opt"])
-def test_recurrence_convolution_and_unread_positions_do_not(name: str, dtype: torch.dtype) -> None:
+def test_recurrence_convolution_and_unread_positions_lose_the_boundaries(
+    name: str, dtype: torch.dtype
+) -> None:
     assert not keeps_boundaries(decoder(name, dtype=dtype), CPU)
 
 
-def test_a_model_that_takes_no_positions_is_not_tried() -> None:
+def test_a_model_without_position_ids_is_not_run() -> None:
     class Counts(nn.Module):
         def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Any:
             raise AssertionError("it was called")
@@ -36,8 +38,8 @@ def test_a_model_that_takes_no_positions_is_not_tried() -> None:
 
 
 @pytest.mark.parametrize("name", ["llama-tiny", "gpt2"])
-def test_an_attention_that_gets_no_mask_does_not(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An implementation that transformers knows no mask for."""
+def test_attention_without_a_mask_loses_the_boundaries(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Use an implementation of attention for which transformers makes no mask."""
     from transformers import AttentionInterface
 
     def unmasked(
@@ -55,8 +57,8 @@ def test_an_attention_that_gets_no_mask_does_not(name: str, monkeypatch: pytest.
     assert not keeps_boundaries(model, CPU)
 
 
-def test_positions_that_a_model_overrides_are_noticed() -> None:
-    """The mask is right, but the learned positions go on: only documents alone can tell."""
+def test_a_model_that_overrides_positions_is_detected() -> None:
+    """Detect positions that continue over documents, although the mask is right: only single documents show it."""
     model = decoder("gpt2", "eager")
     table = model.transformer.wpe
     table.forward = lambda positions: nn.functional.embedding(  # type: ignore[method-assign]
@@ -66,7 +68,7 @@ def test_positions_that_a_model_overrides_are_noticed() -> None:
 
 
 @pytest.mark.parametrize("wrap", [with_lora, lambda model: model], ids=["lora", "bare"])
-def test_the_model_is_left_as_it_was(wrap: Any) -> None:
+def test_the_probe_does_not_change_the_model(wrap: Any) -> None:
     model = wrap(decoder("qwen2", dropout=0.3))
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     list(model.modules())[-1].eval()

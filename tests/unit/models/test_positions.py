@@ -1,4 +1,4 @@
-"""The positions that models have, of every kind, from tiny configs."""
+"""The number of positions of models of every kind, from tiny configs."""
 
 from __future__ import annotations
 
@@ -80,8 +80,8 @@ def test_positions_are_read_from_the_model(kind: str) -> None:
 @pytest.mark.parametrize(
     "kind", ["learned", "learned, two rows more", "sines in a buffer", "alibi in a table"]
 )
-def test_a_longer_row_fails_and_one_of_that_length_does_not(kind: str) -> None:
-    """What `hard` means, asked of the model."""
+def test_a_row_of_the_limit_runs_and_a_longer_one_fails_if_the_limit_is_hard(kind: str) -> None:
+    """Run the model to check what `hard` says."""
     config, wanted = KINDS[kind]
     assert wanted.source is not None
     model = skeleton(config).to_empty(device="cpu")
@@ -93,7 +93,7 @@ def test_a_longer_row_fails_and_one_of_that_length_does_not(kind: str) -> None:
             model(torch.ones((1, wanted.source + 1), dtype=torch.long))
 
 
-def test_a_target_that_is_longer_than_prophetnet_reads_fails_and_one_of_that_length_does_not() -> None:
+def test_a_prophetnet_target_of_the_limit_runs_and_a_longer_one_fails() -> None:
     config, wanted = KINDS["a decoder that reads the next position"]
     model = skeleton(config).to_empty(device="cpu")
     source = torch.ones((1, 4), dtype=torch.long)

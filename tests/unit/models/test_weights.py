@@ -1,4 +1,4 @@
-"""Weights that are not those of the model: missing, too many, of another shape. Before a run starts, and in a load."""
+"""Weights that do not fit the model: missing, unknown, or of a different shape. Before a run starts, and in a load."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ TYPES["many-parts"] = {
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """A folder with a tiny model of a kind, made once."""
+    """Return a function that gives a folder with a tiny model of a kind, made once."""
     root, made = tmp_path_factory.mktemp("models"), set()
 
     def of(kind: str) -> Path:
@@ -113,14 +113,16 @@ def refused(folder: Path, says: str) -> None:
 
 
 @pytest.mark.parametrize("kind", TYPES)
-def test_whole_weights_are_loaded_as_they_were_saved(kind: str, saved: Callable[[str], Path]) -> None:
+def test_complete_weights_are_loaded_as_they_were_saved(kind: str, saved: Callable[[str], Path]) -> None:
     check(saved(kind))
     whole = model(TYPES[kind]).state_dict()
     assert all(torch.equal(value, whole[name]) for name, value in load(saved(kind)).state_dict().items())
 
 
 @pytest.mark.parametrize("kind", TYPES)
-def test_a_missing_tensor_is_never_drawn(kind: str, saved: Callable[[str], Path], tmp_path: Path) -> None:
+def test_a_missing_tensor_is_never_initialized_at_random(
+    kind: str, saved: Callable[[str], Path], tmp_path: Path
+) -> None:
     def lose(weights: dict[str, Tensor]) -> None:
         weights.pop(
             next(name for name in sorted(weights) if "mlp" in name or "fc1" in name or "experts" in name)
@@ -133,19 +135,19 @@ def test_a_missing_tensor_is_never_drawn(kind: str, saved: Callable[[str], Path]
         load(folder)
 
 
-def test_what_is_told_of_missing_surplus_and_other_tensors(
+def test_the_messages_about_missing_unknown_and_differently_shaped_tensors(
     saved: Callable[[str], Path], tmp_path: Path
 ) -> None:
     name = "model.layers.1.self_attn.q_proj.weight"
     folder = saved("llama-tiny")
     refused(
         spoiled(folder, tmp_path / "missing", lambda weights: weights.pop(name)),
-        f"1 of 21 tensors of its model are missing and would be drawn at random: {name}",
+        f"1 of 21 tensors of its model are missing and would be random: {name}",
     )
-    refused(spoiled(folder, tmp_path / "none", dict.clear), "missing and would be drawn at random")
+    refused(spoiled(folder, tmp_path / "none", dict.clear), "missing and would be random")
     refused(
         spoiled(folder, tmp_path / "surplus", lambda weights: weights.update(own=torch.ones(3))),
-        "1 of its tensors have no place in a LlamaForCausalLM",
+        "1 of its tensors do not belong to LlamaForCausalLM",
     )
     refused(
         spoiled(folder, tmp_path / "shape", lambda weights: weights.update({name: torch.ones(3, 5)})),
@@ -161,7 +163,7 @@ def test_what_is_told_of_missing_surplus_and_other_tensors(
         )
 
 
-def test_a_wrong_model_type_is_surplus(saved: Callable[[str], Path], tmp_path: Path) -> None:
+def test_a_wrong_model_type_leaves_unknown_tensors(saved: Callable[[str], Path], tmp_path: Path) -> None:
     folder = tmp_path / "qwen2"
     shutil.copytree(saved("untied"), folder)
     config = json.loads((folder / "config.json").read_text())
@@ -173,7 +175,7 @@ def test_a_wrong_model_type_is_surplus(saved: Callable[[str], Path], tmp_path: P
     refused(tmp_path / "gpt2", "h.1.")
 
 
-def test_a_head_may_be_absent_only_where_it_is_tied(saved: Callable[[str], Path], tmp_path: Path) -> None:
+def test_a_head_may_be_missing_only_if_it_is_tied(saved: Callable[[str], Path], tmp_path: Path) -> None:
     assert "lm_head.weight" not in load_file(saved("llama-tiny") / "model.safetensors")
     without_head = spoiled(saved("untied"), tmp_path / "base", lambda weights: weights.pop("lm_head.weight"))
     refused(without_head, "lm_head.weight")
@@ -241,26 +243,28 @@ def test_the_modules_are_listed_once_however_many_tensors_are_missing(
 
 
 @pytest.mark.parametrize("kind", ["t5", "mt5"])
-def test_a_head_apart_that_no_file_has_is_not_tied_in_silence(kind: str, tmp_path: Path) -> None:
+def test_a_separate_head_that_no_file_has_is_refused(kind: str, tmp_path: Path) -> None:
     model(T5 | {"model_type": kind}).save_pretrained(tmp_path / "tied")
     check(tmp_path / "tied")
     load(tmp_path / "tied")
     folder = with_config(tmp_path / "tied", tmp_path / "apart", tie_word_embeddings=False)
-    refused(folder, "lm_head.weight is missing, and its config.json says that it is not the embeddings")
+    refused(
+        folder, "lm_head.weight is missing, but its config.json says that it is separate from the embeddings"
+    )
     head = torch.ones(VOCABULARY, 16)
     whole = spoiled(folder, tmp_path / "whole", lambda held: held.update({"lm_head.weight": head}))
     check(whole)
     assert torch.equal(load(whole).lm_head.weight, head)
 
 
-def test_only_a_bias_of_zeros_may_be_absent(saved: Callable[[str], Path], tmp_path: Path) -> None:
+def test_only_a_bias_of_zeros_may_be_missing(saved: Callable[[str], Path], tmp_path: Path) -> None:
     without = spoiled(saved("bart"), tmp_path / "bart", lambda held: held.pop("final_logits_bias"))
     check(without)
     load(without)
     model(TYPES["bart"] | {"model_type": "marian"}).save_pretrained(tmp_path / "saved")
     check(tmp_path / "saved")
     marian = spoiled(tmp_path / "saved", tmp_path / "marian", lambda held: held.pop("final_logits_bias"))
-    refused(marian, "final_logits_bias is missing, which a marian is trained with")
+    refused(marian, "final_logits_bias is missing, which a model of type marian trains")
 
 
 def test_an_expert_that_does_not_fit_is_named(saved: Callable[[str], Path], tmp_path: Path) -> None:
@@ -268,14 +272,14 @@ def test_an_expert_that_does_not_fit_is_named(saved: Callable[[str], Path], tmp_
     lost = spoiled(saved("experts"), tmp_path / "lost", lambda held: held.pop(name))
     refused(lost, f"a tensor of its model is missing: {name}")
     other = spoiled(saved("experts"), tmp_path / "other", lambda held: held.update({name: torch.ones(3, 5)}))
-    refused(other, f"{name} is (3, 5), the others are (64, 32)")
+    refused(other, f"the shape of {name} is (3, 5), but that of the other experts is (64, 32)")
 
 
 @pytest.mark.parametrize(
     "changed",
     [{"num_attention_heads": 0}, {"hidden_size": -8}, {"num_hidden_layers": "two"}, {"rope_parameters": 5}],
 )
-def test_a_config_that_describes_no_model(
+def test_a_config_from_which_no_model_can_be_built(
     changed: dict[str, Any], saved: Callable[[str], Path], tmp_path: Path
 ) -> None:
     folder = tmp_path / "model"
