@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from medray.data.batching.collate import NO_TASK, collate, collate_packed, prompts
-from medray.data.encode.encoder import IGNORED
+from medray.data.encode import IGNORED
 
 PAD = 9
 EMPTY = (np.array([], np.int32), np.array([], np.int32))

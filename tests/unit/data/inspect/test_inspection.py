@@ -13,7 +13,8 @@ import pytest
 import tiny
 
 from medray.config import Config
-from medray.data.encode.encoder import IGNORED, Encoder, TaskColumns
+from medray.data.encode import IGNORED
+from medray.data.encode.encoder import Encoder, TaskColumns
 from medray.data.inspect.checks import Check
 from medray.data.inspect.decoded import Inputs, drawn_rows, find_row, samples
 from medray.data.inspect.inspection import Inspection, inspect

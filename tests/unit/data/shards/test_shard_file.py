@@ -15,7 +15,8 @@ import pytest
 from encoding import bpe, chat, distill, ids_of, spec, targets_of
 
 from medray import storage
-from medray.data.encode.encoder import IGNORED, Encoder, TaskColumns
+from medray.data.encode import IGNORED
+from medray.data.encode.encoder import Encoder, TaskColumns
 from medray.data.shards import shard_file
 from medray.data.shards.seal import FAILED, MANIFEST, DamagedShardError, is_sound
 from medray.data.shards.shard_file import ShardStore, shard_path, shard_table, write_shard
