@@ -21,6 +21,7 @@ from pydantic.json_schema import GenerateJsonSchema
 
 import medray
 from medray.config import Config
+from medray.config.dotted import fields, model_of, section_at
 from medray.config.explain import nearest
 from medray.errors import InputError
 
@@ -56,23 +57,22 @@ class KeyFacts:
     declared_in: str
 
 
-def all_keys(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[KeyFacts]:
+def all_keys() -> Iterator[KeyFacts]:
     """Yield the facts of every key, each section before the keys in it."""
-    for name, field in model.model_fields.items():
-        inner, is_list = _section_of(field)
-        key = f"{prefix}{name}"
-        plain = inner is not None and not is_list
+    for key, field in fields(Config):
+        section = model_of(field)
+        plain = section is not None and get_origin(field.annotation) is not tuple
+        *above, _ = key.replace(ENTRY, "").split(".")
+        owner = section_at(Config, above)
         yield KeyFacts(
             key=key,
             type="section" if plain else _type(field),
             default="" if plain else _default(field),
-            meaning=_meaning(field, inner),
+            meaning=_meaning(field, section),
             resumable=_resumable(field),
-            section=inner is not None,
-            declared_in=Path(inspect.getfile(model)).relative_to(PACKAGE.parent).as_posix(),
+            section=section is not None,
+            declared_in=Path(inspect.getfile(owner or Config)).relative_to(PACKAGE.parent).as_posix(),
         )
-        if inner is not None:
-            yield from all_keys(inner, f"{key}{ENTRY if is_list else ''}.")
 
 
 def facts_of(key: str) -> KeyFacts:
@@ -142,17 +142,9 @@ class _ForEditors(GenerateJsonSchema):
         return found
 
 
-def _section_of(field: FieldInfo) -> tuple[type[BaseModel] | None, bool]:
-    """Return the model of the section that a field holds, if any, and whether the field holds a list of them."""
-    for annotation in (field.annotation, *get_args(field.annotation)):
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            return annotation, get_origin(field.annotation) is tuple
-    return None, False
-
-
-def _meaning(field: FieldInfo, inner: type[BaseModel] | None) -> str:
+def _meaning(field: FieldInfo, section: type[BaseModel] | None) -> str:
     """Return the description of a field, the docstring of a section, or both for a list of sections."""
-    of_section = " ".join(str(inner.__doc__ or "").split()) if inner else ""
+    of_section = " ".join(str(section.__doc__ or "").split()) if section else ""
     return f"{field.description or ''} {of_section}".strip()
 
 
