@@ -49,7 +49,7 @@ def apply(step: Step, folder: Path) -> None:
     file.write_text(text, encoding="utf-8")
 
 
-@pytest.mark.parametrize("title", ["Add a reader"])
+@pytest.mark.parametrize("title", ["Add a reader", "Add a method"])
 def test_a_walk_leads_to_passing_tests(title: str, tmp_path: Path) -> None:
     shutil.copytree(ROOT / "medray", tmp_path / "medray", ignore=shutil.ignore_patterns("__pycache__"))
     walk = steps(title)
