@@ -27,7 +27,7 @@ LONGEST_LINE = 1 << 20  # bytes; a record of a step has 1,000
 
 @dataclass(frozen=True)
 class Lines:
-    """records: the objects of a JSON-lines file in their order. unreadable: how many lines held none."""
+    """The objects of a JSON-lines file in their order. unreadable: number of lines without one."""
 
     records: list[dict[str, Any]]
     unreadable: int
@@ -73,12 +73,12 @@ def read_lines(path: StoragePath) -> Lines:
 
 
 def is_number(value: object) -> bool:
-    """Whether a JSON value is a number; true and false are none."""
+    """Return whether a JSON value is a number; true and false are none."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def is_count(value: object, most: int = 2**53) -> bool:
-    """Whether a JSON value is a whole number from 0 on."""
+    """Return whether a JSON value is a whole number from 0 on."""
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= most
 
 

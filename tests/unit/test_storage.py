@@ -12,7 +12,7 @@ from s3_server import S3Server, s3_server
 
 from medray import storage
 from medray.errors import InputError
-from medray.storage import S3Path, StoragePath
+from medray.storage import S3Path, StoragePath, bucket
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +90,7 @@ class Watched:
 
 def watch_copies(monkeypatch: pytest.MonkeyPatch, copied: Callable[[str], None]) -> None:
     real = storage.s3_filesystem
-    monkeypatch.setattr(storage, "s3_filesystem", lambda bucket: Watched(real(bucket), copied))
+    monkeypatch.setattr(bucket, "s3_filesystem", lambda bucket: Watched(real(bucket), copied))
 
 
 def test_what_another_writes_while_a_folder_is_moved_stays(
@@ -109,7 +109,7 @@ def test_what_another_writes_while_a_folder_is_moved_stays(
 def test_an_object_too_large_for_the_servers_copy_is_moved_as_a_stream(
     server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(storage, "LARGEST_COPY", 1000)
+    monkeypatch.setattr(bucket, "LARGEST_COPY", 1000)
     place, copies = S3Path(f"bucket/{tmp_path.name}"), list[str]()
     large = bytes(range(256)) * 80_000  # more than one part of an upload
     for name, data in (("small", b"x" * 1000), ("large", large)):
