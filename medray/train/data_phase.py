@@ -6,7 +6,7 @@ import json
 import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import ray
 
@@ -22,18 +22,12 @@ from medray.data.tokenizer_file import keep_tokenizer
 from medray.errors import InputError, MedrayError, RunFailedError
 from medray.plan.model_config import ModelDescription
 from medray.train.failure import last_line
+from medray.train.observer import Observer
 from medray.train.side_thread import SideThread
 
 POLL_SECONDS = 0.2
 RESTARTS = 3
 DEATH = f"its process was killed more than {RESTARTS} times; is the node of the driver short of memory?"
-
-
-class Observer(Protocol):
-    """Who is told what goes on. beat: called often while something is waited for."""
-
-    def phase(self, name: str, detail: str = "") -> None: ...
-    def beat(self) -> None: ...
 
 
 @dataclass
@@ -66,11 +60,11 @@ class Encoding:
         except ray.exceptions.RayError:
             return  # it has said so itself
 
-    def manifests(self, watch: Observer) -> dict[str, Any]:
+    def manifests(self, observer: Observer) -> dict[str, Any]:
         """What each split holds, when all of it is there."""
         if self.reference is None:
             return manifests(self.sets)
-        found: dict[str, Any] = answer(self.reference, watch.beat)
+        found: dict[str, Any] = answer(self.reference, observer.beat)
         return found
 
     def shards(self, split: str) -> tuple[int, int]:
@@ -80,9 +74,9 @@ class Encoding:
         return sum(store.has(shard.index) for shard in tokens.index.shards), len(tokens.index.shards)
 
 
-def begin(config: Config, model: ModelDescription, watch: Observer) -> Encoding:
+def begin(config: Config, model: ModelDescription, observer: Observer) -> Encoding:
     """Indexes what is not indexed yet and starts the encoding. Raises InputError for data that cannot be used."""
-    watch.phase("data", "reading")
+    observer.phase("data", "reading")
     found = ready(config, model.architecture, model.folder)
     if found is not None:
         encoding = Encoding(found)
@@ -100,43 +94,43 @@ def begin(config: Config, model: ModelDescription, watch: Observer) -> Encoding:
         tokenizer = None
         if config.data.tokenizer == "model" and model.folder:
             tokenizer = load_tokenizer(model.folder)  # while it indexes
-        sets: dict[str, TokenSet] = answer(indexing, watch.beat)
+        sets: dict[str, TokenSet] = answer(indexing, observer.beat)
         if tokenizer is None:
             tokenizer = load_tokenizer(sets["train"].tokenizer)
         keep_tokenizer(tokenizer, storage.at(sets["train"].folder).parent)
         # To unpickle it takes a task a quarter of the time of loading it.
         encoding = Encoding(sets, pipeline, pipeline.encode.remote(pickle.dumps(tokenizer)))
-    watch.phase("data", "; ".join(_described(split, tokens) for split, tokens in encoding.sets.items()))
-    watch.phase("prompts", prompts_said(config))
+    observer.phase("data", "; ".join(_described(split, tokens) for split, tokens in encoding.sets.items()))
+    observer.phase("prompts", prompts_said(config))
     if warning := one_label(encoding.sets["train"].index):
-        watch.phase("warning", warning)
+        observer.phase("warning", warning)
     return encoding
 
 
 def prepare(
     config: Config,
     model: ModelDescription,
-    watch: Observer,
+    observer: Observer,
     progress: Callable[[Encoding], None] = lambda encoding: None,
 ) -> Encoding:
     """Every shard of every split, without training. progress: called while they are written."""
-    encoding = begin(config, model, watch)
+    encoding = begin(config, model, observer)
     while not encoding.done(POLL_SECONDS):
         progress(encoding)
-        watch.beat()
-    encoding.manifests(watch)  # raises where the pass has failed
+        observer.beat()
+    encoding.manifests(observer)  # raises where the pass has failed
     progress(encoding)
     return encoding
 
 
-def check_first_shard(config: Config, encoding: Encoding, watch: Observer) -> None:
+def check_first_shard(config: Config, encoding: Encoding, observer: Observer) -> None:
     """Waits for the first shard: a loss mask that is empty is known before any worker starts."""
     tokens = encoding.sets["train"]
     store, first = tokens.store(), int(tokens.plan(config).shard_order()[0])
     while not store.has(first):
         if encoding.done(POLL_SECONDS):
-            encoding.manifests(watch)  # raises where the pass has failed
-        watch.beat()
+            encoding.manifests(observer)  # raises where the pass has failed
+        observer.beat()
     found = {task: store.counts(first, task, "loss_tokens") for task in config.method.tasks}
     keys = [name for task in found if (name := task.partition("/")[2])]
     if keys and not any(found[f"rationale/{name}"].any() for name in keys):
@@ -158,7 +152,7 @@ def check_first_shard(config: Config, encoding: Encoding, watch: Observer) -> No
             )
 
 
-def steps(config: Config, encoding: Encoding, watch: Observer) -> int:
+def steps(config: Config, encoding: Encoding, observer: Observer) -> int:
     """Optimizer steps of the run. Where they depend on lengths, all shards are waited for, showing progress."""
     plan = encoding.sets["train"].plan(config)
     if config.train.max_steps is not None:
@@ -169,13 +163,13 @@ def steps(config: Config, encoding: Encoding, watch: Observer) -> int:
     while not encoding.done(POLL_SECONDS):
         written, every = encoding.shards("train")
         if written != shown:
-            watch.phase("data", f"{written} of {every} shards, whose lengths decide the number of steps")
+            observer.phase("data", f"{written} of {every} shards, whose lengths decide the number of steps")
             shown = written
-        watch.beat()
-    encoding.manifests(watch)
+        observer.beat()
+    encoding.manifests(observer)
     planning = SideThread(lambda: plan.steps(config.train.epochs))
     while planning.running(POLL_SECONDS):
-        watch.beat()
+        observer.beat()
     return int(planning.result())
 
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -23,6 +23,7 @@ from medray.config.cluster import ClusterConfig
 from medray.errors import InputError, RunFailedError
 from medray.plan.resources import DATA_CPUS, SAME_VERSIONS, Request, Supply, asked, plural, shortage
 from medray.report.console import duration
+from medray.train.observer import Observer
 from medray.train.one_machine import on_loopback
 from medray.train.prepare import supply
 
@@ -30,16 +31,9 @@ LOOK_SECONDS = 0.5
 VERSION_SECONDS = 60  # in which a node answers which versions it has
 
 
-class Observer(Protocol):
-    """Who is told what goes on. beat: called often while something is waited for; raises where the run shall stop."""
-
-    def phase(self, name: str, detail: str = "") -> None: ...
-    def beat(self) -> None: ...
-
-
 @contextmanager
 def awaited(
-    config: Config, gpus: int | None, watch: Observer, look: Callable[[], Supply] = supply
+    config: Config, gpus: int | None, observer: Observer, look: Callable[[], Supply] = supply
 ) -> Iterator[Supply]:
     """What the cluster has, as soon as that is enough; what was asked of an autoscaler is withdrawn when the block ends.
 
@@ -57,13 +51,13 @@ def awaited(
             if lacking != said:
                 said = lacking
                 limit = duration(cluster.start_timeout_seconds)
-                watch.phase("nodes", f"{lacking}; waiting up to {limit} (cluster.start_timeout_seconds)")
+                observer.phase("nodes", f"{lacking}; waiting up to {limit} (cluster.start_timeout_seconds)")
             if time.monotonic() - began > cluster.start_timeout_seconds:
                 raise RunFailedError(
                     f"after {duration(cluster.start_timeout_seconds)} the cluster still has too little: {lacking}. Run the "
                     "same command again when its nodes are there, or set cluster.nodes to the number that it will have"
                 )
-            watch.beat()
+            observer.beat()
             time.sleep(LOOK_SECONDS)
         yield have
     finally:

@@ -11,7 +11,8 @@ from medray.config.peft import PROMPT_TYPES
 from medray.data.shards.token_split import TokenSet
 from medray.errors import InputError
 from medray.models.positions import Positions, positions
-from medray.train.data_phase import POLL_SECONDS, Encoding, Observer
+from medray.train.data_phase import POLL_SECONDS, Encoding
+from medray.train.observer import Observer
 
 _MARGIN = 32  # left for the template in an advice
 _TEMPLATE_TOKENS = 256  # more than a template and its prompts add, for a warning that waits for no shard
@@ -30,7 +31,7 @@ class _Side:
     answer: tuple[str, int] | None = None
 
 
-def check_positions(config: Config, model: dict[str, Any], encoding: Encoding, watch: Observer) -> None:
+def check_positions(config: Config, model: dict[str, Any], encoding: Encoding, observer: Observer) -> None:
     """Refuse rows longer than the model's positions, or say so where it would run on.
 
     model: the dict of `config.json`. Waits for all shards where the limits of the config allow longer rows than the
@@ -44,15 +45,15 @@ def check_positions(config: Config, model: dict[str, Any], encoding: Encoding, w
     ):
         return
     while not encoding.done(POLL_SECONDS):
-        watch.beat()
+        observer.beat()
     if encoding.reference is not None:
-        encoding.manifests(watch)  # raises where the pass has failed
+        encoding.manifests(observer)  # raises where the pass has failed
     for side in _sides(config, have, encoding):
         if side.limit is None or side.longest <= side.limit:
             continue
         if have.hard:
             raise _refusal(side)
-        watch.phase(
+        observer.phase(
             "note",
             f"{side.what}: {side.longest} tokens, but the model was made for {side.limit} positions and may write "
             f"worse past them. To stay within: {_advice(side)}",

@@ -10,18 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from medray.config import Config
 from medray.errors import InputError, StoppedError
-from medray.train import driver, read_ahead, stop
+from medray.train import observer, read_ahead, stop
 
 
-def test_a_stop_is_left_to_workers_that_step_and_else_ends_the_run(tmp_path: Path) -> None:
-    config = Config.model_validate(
-        {"run": {"storage": str(tmp_path), "name": "r"}, "model": {"init": "random", "preset": "t5-tiny"},
-         "data": {"dataset": "clinic", "tokenizer": "train"}}
-    )  # fmt: skip
-    switch = driver.StopSwitch()
-    running = driver._Driver(config, [], None, switch)
+def test_a_stop_is_left_to_workers_that_step_and_else_ends_the_run() -> None:
+    switch = stop.StopSwitch()
+    running = observer.RunObserver(None, switch)
     running.beat()
     switch.request(signal.SIGTERM)
     with pytest.raises(StoppedError, match="the same command again"):
@@ -40,14 +35,14 @@ def test_a_stop_is_left_to_workers_that_step_and_else_ends_the_run(tmp_path: Pat
 
 def test_a_stop_is_heard_while_the_workers_wait_for_their_data(monkeypatch: pytest.MonkeyPatch) -> None:
     """No worker looks at the stop until its step has come: the driver ends the run, after a while in which it may come."""
-    switch, clock = driver.StopSwitch(), [100.0]
-    monkeypatch.setattr(driver.time, "monotonic", lambda: clock[0])
-    running = driver._Driver(Config(), [], None, switch)
+    switch, clock = stop.StopSwitch(), [100.0]
+    monkeypatch.setattr(observer.time, "monotonic", lambda: clock[0])
+    running = observer.RunObserver(None, switch)
     running.hear({"kind": "phase", "name": "training"})
     running.hear({"kind": "waiting", "text": "the token shard 7"})
     switch.request(15)
     running.beat()
-    clock[0] += driver.STOP_SECONDS + 1
+    clock[0] += observer.STOP_SECONDS + 1
     running.hear({"kind": "message", "text": "a checkpoint cannot be written"})
     with pytest.raises(StoppedError, match="while the workers waited for the token shard 7"):
         running.beat()
