@@ -15,7 +15,31 @@ from medray.evaluate.validation import Validation
 from medray.methods.chunked_loss import TokenLoss
 from medray.methods.loss import Method
 from medray.models.generation import unused_note
+from medray.train.build import Built
 from medray.train.engine import Engine
+from medray.train.news import News
+from medray.train.step import Progress
+
+
+def evaluate(
+    built: Built, news: News, asked: EvalConfig, method: Method, progress: Progress, *, generate: bool
+) -> dict[str, float]:
+    """Evaluate the validation split, and report it as that of the last step; {} where there is no such split.
+
+    Collective. method: as in the last step. generate: also score generated text.
+    """
+    if built.validation is None:
+        return {}
+    news.phase("evaluation")
+    with news.timed("evaluate"):
+        metrics = losses(built.validation, built.engine, method, built.loss)
+        if generate:
+            metrics |= text_metrics(built.validation, built.engine, built.tokenizer, asked)
+    progress.evaluated = progress.step
+    if built.engine.rank == 0:
+        news.reporter.evaluation({"step": progress.step, "metrics": metrics})
+    news.reporter.sync({"step": progress.step, **metrics})
+    return metrics
 
 
 def losses(validation: Validation, engine: Engine, method: Method, loss: TokenLoss) -> dict[str, float]:
@@ -68,7 +92,7 @@ def text_metrics(
     return score(asked.metrics, [texts[number] for number in range(count)], references)
 
 
-def say_unused(
+def tell_unused_settings(
     validation: Validation | None, engine: Engine, asked: EvalConfig, say: Callable[[str], None]
 ) -> None:
     """Tell which settings of the base generated metrics do not use, where there are any."""

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import threading
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from medray.train.finish import WorkerResult
+    from medray.train.worker_plan import WorkerPlan
 
 
 class Recorder:
@@ -60,3 +64,19 @@ class Recorder:
 
     def sync(self, metrics: dict[str, Any]) -> None:
         self.syncs.append(metrics)
+
+
+class Rank:
+    """A worker loop in two halves, so that a test can look at what was built: `built`, then `run`."""
+
+    def __init__(self, plan: WorkerPlan, recorder: Recorder) -> None:
+        from medray.train.build import build
+        from medray.train.news import News
+
+        self.plan, self.news = plan, News(recorder)
+        self.built = build(plan, self.news)
+
+    def run(self) -> WorkerResult:
+        from medray.train.loop import train
+
+        return train(self.plan, self.built, self.news)

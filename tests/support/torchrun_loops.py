@@ -13,11 +13,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from recorder import Recorder
+from recorder import Rank, Recorder
 from torch import distributed
 
 from medray.models import load
-from medray.train import loop
+from medray.train import build
 from medray.train.worker_plan import WorkerPlan
 
 
@@ -47,15 +47,16 @@ def run(work: str, result: str) -> None:
             loaded.append(all(hasattr(parameter, "ds_id") for parameter in model.parameters()))
             return model
 
-        loop.load_model = watched  # type: ignore[attr-defined]
+        build.load_model = watched  # type: ignore[attr-defined]
         recorder = Recorder()
-        running = loop._Loop(plan, recorder)
+        running = Rank(plan, recorder)
         outcome = running.run()
         held = sum(
-            getattr(parameter, "ds_tensor", parameter).numel() for parameter in running._inner().parameters()
+            getattr(parameter, "ds_tensor", parameter).numel()
+            for parameter in running.built.model.parameters()
         )
         held_by_rank = _gather(held)
-        if running.engine.rank == 0:
+        if running.built.engine.rank == 0:
             seen[name] = {
                 "steps": recorder.steps,
                 "held": held_by_rank,

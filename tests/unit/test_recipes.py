@@ -14,7 +14,7 @@ import recipes
 import tiny
 import torch
 from recipes import MODELS, RECIPES, Recipe
-from recorder import Recorder
+from recorder import Rank, Recorder
 from torch import nn
 from torchrun import run_loops
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
@@ -29,9 +29,8 @@ from medray.models.quantized import elements
 from medray.plan import adapters, parameters
 from medray.plan.memory import MemoryPlan, gigabytes, zero_bytes
 from medray.plan.model_config import model_config
-from medray.train import loop
 from medray.train.engine.optimizers import learning_rate
-from medray.train.loop import WorkerPlan
+from medray.train.worker_plan import WorkerPlan
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning"),  # peft calls it
@@ -203,7 +202,7 @@ def check_run(plan: WorkerPlan, steps: list[dict[str, Any]]) -> None:
 )
 def test_a_tiny_model_of_the_family_runs(name: str, tmp_path: Path) -> None:
     plan, recorder = shrunk(BY_NAME[name], tmp_path), Recorder()
-    running = loop._Loop(plan, recorder)
+    running = Rank(plan, recorder)
     outcome = running.run()
     assert outcome.status == "done"
     check_run(plan, recorder.steps)
@@ -217,11 +216,11 @@ def test_a_tiny_model_of_the_family_runs(name: str, tmp_path: Path) -> None:
             name: torch.tensor([[5, 6, 7, 8]]) for name in ("input_ids", "decoder_input_ids")
         }
         with torch.no_grad():
-            found, wanted = (model(**asked).logits for model in (again, running._inner().eval()))
+            found, wanted = (model(**asked).logits for model in (again, running.built.model.eval()))
         torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
         return
     stored = dict(again.named_parameters())
-    for parameter, value in running._inner().named_parameters():
+    for parameter, value in running.built.model.named_parameters():
         assert not value.requires_grad or torch.equal(stored[parameter], value), parameter
 
 

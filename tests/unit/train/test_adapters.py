@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
-from recorder import Recorder
+from recorder import Rank, Recorder
 from safetensors.torch import load_file
 from torchrun import ROOT, SUPPORT, run_loops
 
@@ -64,9 +64,9 @@ def make(
 def train(plan: WorkerPlan, stop_after: int | None = None) -> tuple[Any, list[dict[str, Any]]]:
     """(the loop's model in evaluation mode, its steps)."""
     recorder = Recorder(stop_after)
-    running = loop._Loop(plan, recorder)
+    running = Rank(plan, recorder)
     running.run()
-    return running._inner().eval(), recorder.steps
+    return running.built.model.eval(), recorder.steps
 
 
 def logits(model: Any, preset: str) -> torch.Tensor:

@@ -7,10 +7,9 @@ from typing import Any
 
 import pytest
 import tiny
-from recorder import Recorder
+from recorder import Rank, Recorder
 
 from medray.config import Config
-from medray.train import loop
 from medray.train.data_phase import Encoding, steps
 
 
@@ -44,12 +43,12 @@ def ran(
         folder / name, tokens, "llama-tiny", workers=1, max_steps=steps, train={"zero_stage": 0} | train
     )
     recorder, rows = Recorder(), []
-    running = loop._Loop(plan, recorder)
+    running = Rank(plan, recorder)
 
     def seen(module: Any, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
         rows.append(len(named["input_ids"] if "input_ids" in named else inputs[0]))
 
-    running.engine.model.get_submodule(layer).register_forward_pre_hook(seen, with_kwargs=True)
+    running.built.engine.model.get_submodule(layer).register_forward_pre_hook(seen, with_kwargs=True)
     running.run()
     return recorder.steps, rows
 

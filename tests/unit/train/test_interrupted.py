@@ -24,7 +24,9 @@ from medray.data.shards.token_split import TokenSet
 from medray.errors import RunFailedError
 from medray.train import checkpoint, loop
 from medray.train.checkpoint.writer import CheckpointWriter
+from medray.train.finish import WorkerResult
 from medray.train.run_folder import results
+from medray.train.run_folder.files import ATTEMPTS
 from medray.train.step import Progress
 from medray.train.worker_plan import WorkerPlan
 
@@ -151,7 +153,7 @@ def test_checkpoints_that_cannot_be_read_for_a_while_are_waited_for(
 
 def test_a_note_of_a_start_that_cannot_be_written_ends_nothing(tmp_path: Path, tokens: TokenSet) -> None:
     made = plan(tmp_path, "noteless", tokens)
-    (Path(made.run_folder) / loop.ATTEMPTS).mkdir(parents=True)
+    (Path(made.run_folder) / ATTEMPTS).mkdir(parents=True)
     assert loop.run(made, Recorder()).status == "done"
 
 
@@ -188,7 +190,7 @@ def test_a_run_that_trained_nothing_fails(
     folder.joinpath("steps.jsonl").write_text(
         "".join(json.dumps(record | {"step": step + 1}) + "\n" for step in range(lines))
     )
-    done = asdict(loop.WorkerResult("done", progress, 3, {}))
+    done = asdict(WorkerResult("done", progress, 3, {}))
     if samples and loss_tokens and lines:
         results.write_results(made, done, {}, [], {}, 2.0, {})
         summary = json.loads((folder / "summary.json").read_text())

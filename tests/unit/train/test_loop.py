@@ -10,14 +10,14 @@ import oracle
 import pytest
 import tiny
 import torch
-from recorder import Recorder
+from recorder import Rank, Recorder
 
 from medray.data.encode.templates import Template
 from medray.data.tokenizer import load_tokenizer
 from medray.errors import InputError, RunFailedError
 from medray.models.export import load_export
 from medray.models.load import load_model
-from medray.train import loop
+from medray.train import build, loop
 from medray.train.step import check_finite
 from medray.train.worker_plan import WorkerPlan
 
@@ -213,7 +213,7 @@ def test_a_task_that_a_step_has_nothing_of_is_said_once(tmp_path: Path) -> None:
         if step["step"] in lacking:
             assert step["loss"] == pytest.approx(plan.method.weights["label"] * step["loss/label"])
     said = [event["text"] for event in recorder.events if event["kind"] == "message"]
-    assert said == [f"no row of step {lacking[0]} has rationale: such a step goes by the other tasks"]
+    assert said == [f"step {lacking[0]} has no rationale rows; its loss uses the other tasks only"]
 
 
 @pytest.mark.parametrize("norm", ["token", "micro_batch"])
@@ -249,9 +249,9 @@ def test_the_export_is_the_trained_model(preset: str, peft: str, tmp_path: Path)
     tokens = plan.train
     section = tiny.saved_model(tmp_path / "base", preset, tokens)
     config = plan.config.model_copy(update={"model": plan.config.model.model_copy(update=section)})
-    running = loop._Loop(replace(plan, config=config), Recorder())
+    running = Rank(replace(plan, config=config), Recorder())
     running.run()
-    trained = running._inner().eval()
+    trained = running.built.model.eval()
     reloaded = load_export(tmp_path / "run" / "export", torch.device("cpu"))
     ids = torch.tensor([[5, 6, 7, 8]])
     inputs = {"input_ids": ids} | ({"decoder_input_ids": ids} if preset.startswith("t5") else {})
@@ -312,7 +312,7 @@ def test_a_model_that_lets_packed_rows_see_each_other_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The probe's answer is heeded, whatever the model: its own tests show what it answers."""
-    monkeypatch.setattr(loop, "keeps_boundaries", lambda model, device: False)
+    monkeypatch.setattr(build, "keeps_boundaries", lambda model, device: False)
     plan = small(
         tmp_path, "run", steps=1, data={"train": ["x.jsonl"], "window_shards": 2, "pack_tokens": 128}
     )

@@ -10,7 +10,7 @@ import oracle
 import pytest
 import tiny
 import torch
-from recorder import Recorder
+from recorder import Rank, Recorder
 from torchrun import run_loops
 
 from medray.config.checks.adapter import check_adapter
@@ -19,7 +19,6 @@ from medray.errors import InputError
 from medray.models.adapters import add_adapter
 from medray.models.export import load_export
 from medray.models.load import load_model
-from medray.train import loop
 from medray.train.engine.optimizers import learning_rate
 from medray.train.worker_plan import WorkerPlan
 
@@ -146,11 +145,11 @@ def test_every_cell_equals_plain_torch_or_is_refused(tmp_path: Path) -> None:
             continue
         plan, recorder = make(tmp_path, cell, workers=1), Recorder()
         assert plan.plain_torch(1)
-        alone = loop._Loop(plan, recorder)
+        alone = Rank(plan, recorder)
         alone.run()
         wanted = [step["loss"] for step in recorder.steps]
         assert wanted == pytest.approx(by_the_oracle(plan), abs=1e-4), cell.name
-        live = logits(alone._inner(), cell)
+        live = logits(alone.built.model, cell)
         again = logits(load_export(Path(plan.run_folder) / "export", CPU), cell)
         torch.testing.assert_close(again, live, rtol=1e-5, atol=1e-5, msg=cell.name)
         for stage in STAGES:

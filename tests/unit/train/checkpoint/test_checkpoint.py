@@ -398,7 +398,7 @@ class TestTrouble:
         assert steps_of(plan)[-1] == 9
         told = [event["text"] for event in recorder.events if event["kind"] == "message"]
         assert "worker 0: a checkpoint cannot be written, retrying: Not a directory" in told
-        assert "the checkpoint of step 2 was left out: the one before is not written yet" in told
+        assert "skipped the checkpoint of step 2: the one before is still being written" in told
 
     def test_the_run_fails_with_the_reason_after_save_patience_minutes(self, tmp_path: Path) -> None:
         plan = make(tmp_path, (1, 0), 9, "none", save_every_steps=1, save_patience_minutes=0.01)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
-from recorder import Recorder
+from recorder import Rank, Recorder
 from safetensors.torch import load_file
 from torch import distributed, nn
 
@@ -49,9 +49,11 @@ def run(folder: Path, name: str, **train: Any) -> Ran:
     tokens = tiny.token_set(folder, tiny.rows(9))
     plan = tiny.plan(folder / name, tokens, "llama-tiny", workers=1, max_steps=4, train=train)
     recorder = Recorder()
-    running = loop._Loop(replace(plan, precision=precision(plan.config, "cpu")), recorder)
+    running = Rank(replace(plan, precision=precision(plan.config, "cpu")), recorder)
     running.run()
-    return Ran(running.engine.model, [step["loss"] for step in recorder.steps], folder / name / "export")
+    return Ran(
+        running.built.engine.model, [step["loss"] for step in recorder.steps], folder / name / "export"
+    )
 
 
 def in_fp16(folder: Path, stage: int, *, steps: int) -> Any:
@@ -59,7 +61,7 @@ def in_fp16(folder: Path, stage: int, *, steps: int) -> Any:
     tokens = tiny.token_set(folder, tiny.rows(9))
     train = {"zero_stage": stage}
     plan = tiny.plan(folder / "run", tokens, "llama-tiny", workers=1, max_steps=steps, train=train)
-    return loop._Loop(replace(plan, precision="fp16"), Recorder())
+    return Rank(replace(plan, precision="fp16"), Recorder())
 
 
 @pytest.mark.usefixtures("one_rank")
@@ -86,22 +88,22 @@ class TestDeepSpeed:
     @pytest.mark.filterwarnings("ignore:`torch.distributed:FutureWarning")  # deepspeed 0.19 calls them
     def test_a_resumed_run_scales_fp16_losses_as_it_did(self, stage: int, tmp_path: Path) -> None:
         first = in_fp16(tmp_path, stage, steps=3)
-        optimizer = first.engine.model.optimizer
+        optimizer = first.built.engine.model.optimizer
         optimizer.loss_scaler.cur_scale = 2.0**40  # the scaled gradients overflow in 16 bits
         first.run()
         moved = vars(optimizer.loss_scaler)
         assert moved["cur_scale"] < 2.0**40
         then = in_fp16(tmp_path, stage, steps=4)
-        assert vars(then.engine.model.optimizer.loss_scaler) != moved
-        then._resume()
-        assert vars(then.engine.model.optimizer.loss_scaler) == moved
+        assert vars(then.built.engine.model.optimizer.loss_scaler) != moved
+        loop.resume(then.plan, then.built, then.news)
+        assert vars(then.built.engine.model.optimizer.loss_scaler) == moved
 
     def test_deepspeed_scales_no_loss_without_sharding(self, tmp_path: Path) -> None:
         """Show why fp16 at stage 0 is refused. When this test fails, it can be allowed."""
         running = in_fp16(tmp_path, 0, steps=1)
-        running.engine.model.optimizer.loss_scale_config.cur_scale = 2.0**40
+        running.built.engine.model.optimizer.loss_scale_config.cur_scale = 2.0**40
         running.run()
-        assert not running.engine.model.optimizer.overflow
+        assert not running.built.engine.model.optimizer.overflow
 
     @pytest.mark.parametrize("stage", [2, 3])
     @pytest.mark.filterwarnings("ignore:`torch.distributed:FutureWarning")  # deepspeed 0.19 calls them
@@ -160,8 +162,8 @@ class TestDeepSpeed:
                 peft={"type": peft, "dropout": 0.1} if peft != "none" else {},
             )
             recorder = Recorder()
-            running = loop._Loop(plan, recorder)
-            assert isinstance(running.engine, DeepSpeedEngine if raw else TorchEngine)
+            running = Rank(plan, recorder)
+            assert isinstance(running.built.engine, DeepSpeedEngine if raw else TorchEngine)
             running.run()
             return recorder.steps
 
@@ -190,7 +192,7 @@ class TestDeepSpeed:
             train={"zero_stage": 3, "deepspeed": raw},
         )
         with pytest.raises(RuntimeError, match=r"size of tensor a \(0\)"):
-            loop._Loop(plan, Recorder())
+            Rank(plan, Recorder())
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import oracle
 import pytest
 import tiny
 import torch
-from recorder import Recorder
+from recorder import Rank, Recorder
 from torch import nn
 from torchrun import run_loops
 
@@ -177,9 +177,9 @@ EIGHT_BIT: dict[str, Any] = {
 def test_8_bit_moments_resume_bit_for_bit_and_learn(tmp_path: Path) -> None:
     plan = make(tmp_path, "whole", 0, 1, **EIGHT_BIT, save_every_steps=CUT)
     recorder = Recorder()
-    running = loop._Loop(plan, recorder)
+    running = Rank(plan, recorder)
     running.run()
-    states = running.engine.optimizer.state.values()  # type: ignore[attr-defined]
+    states = running.built.engine.optimizer.state.values()  # type: ignore[attr-defined]
     assert any(state["state1"].dtype == torch.uint8 for state in states)
     second = cut(plan, plan, "again")
     loop.run(second, Recorder())
