@@ -109,4 +109,4 @@ class PeftConfig(Section):
             "prompt": f" of {self.virtual_tokens} tokens",
             "multitask_prompt": f" of {self.virtual_tokens} tokens",
         }
-        return self.type + size.get(self.type, "")
+        return f"{self.type}{size.get(self.type, '')}"

@@ -5,7 +5,6 @@ Ray Train lets ranks meet through torch's TCPStore, which listens on every inter
 
 from __future__ import annotations
 
-import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -60,4 +59,4 @@ class _FileBackend(_TorchBackend):
 def _session_folder() -> str:
     """Return the session folder of the cluster, which is removed when the cluster ends."""
     node: Any = ray._private.worker._global_node
-    return os.fspath(node.get_session_dir_path())
+    return str(node.get_session_dir_path())

@@ -193,7 +193,7 @@ def _restore(checkpoint: Checkpoint, engine: Engine, patience: Retries) -> None:
 def _is_sound(checkpoint: Checkpoint, name: str) -> bool:
     try:
         with (checkpoint.folder / name).open("rb") as stream:
-            return sha256(stream) == checkpoint.files[name]["sha256"]
+            return bool(sha256(stream) == checkpoint.files[name]["sha256"])
     except FileNotFoundError:
         return False
 

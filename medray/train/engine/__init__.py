@@ -189,7 +189,8 @@ def gathered(engine: Engine, parameters: list[nn.Parameter]) -> AbstractContextM
         return nullcontext()
     import deepspeed
 
-    return deepspeed.zero.GatheredParameters(parameters)
+    whole: AbstractContextManager[Any] = deepspeed.zero.GatheredParameters(parameters)
+    return whole
 
 
 # cur_hysteresis: overflows until the scale is halved.

@@ -119,7 +119,7 @@ def _of_bitsandbytes(
     paged, bits = name.startswith("paged"), 8 if name.endswith("8bit") else 32
     if paged and not on_gpu:
         raise paged_without_gpu(name)
-    from bitsandbytes.optim import AdamW
+    from bitsandbytes.optim.adamw import AdamW
 
     made: torch.optim.Optimizer = AdamW(groups, **values, optim_bits=bits, is_paged=paged)
     return made

@@ -131,7 +131,8 @@ class _Whole:
         self._tensors = {WEIGHT: parameter, **slot}
 
     def get(self, kind: str) -> Tensor:
-        return self._tensors[kind].detach().reshape(-1)
+        found: Tensor = self._tensors[kind].detach().reshape(-1)
+        return found
 
     def set(self, kind: str, values: Tensor) -> None:
         self._tensors[kind].data.copy_(values.reshape(self._tensors[kind].shape))
