@@ -42,7 +42,7 @@ def folder_of_run(arguments: argparse.Namespace, *, planned: bool = False) -> St
         )
     if text.endswith((".yaml", ".yml")) and not storage.is_remote(text):
         from medray.config import read
-        from medray.train.run_folder.previous_run import folder_of
+        from medray.train.run_folder.files import folder_of
 
         folder = folder_of(read(text, overrides))
         if planned:

@@ -65,18 +65,19 @@ def _run(arguments: argparse.Namespace, config: Config, address: str | None, sto
     from medray.cli.summary import show
     from medray.report.console import Console
     from medray.report.run_log import Consoles, RunLog
-    from medray.train.run_folder.previous_run import finished, folder_of, set_aside
+    from medray.train.run_folder.earlier_run import finished_result, move_aside
+    from medray.train.run_folder.files import folder_of
     from medray.train.tracking import send_unsent
 
     log = RunLog(folder_of(config))
     console = Consoles(Console(sys.stderr), Console(log, interactive=False))
     console.phase("start", f"{config.run.name} of {arguments.config}")
     if arguments.overwrite:
-        aside = set_aside(config)
+        aside = move_aside(config)
         console.phase(
             "overwrite", f"the old run is now {aside}" if aside else "there was no run of this name"
         )
-    result = finished(config)
+    result = finished_result(config)
     if result is None:
         before_import(address)
         try:
@@ -109,7 +110,7 @@ def _train(
 ) -> RunResult:
     from medray.cli.cluster import connect, disconnect
     from medray.train.run_folder import lock
-    from medray.train.run_folder.previous_run import folder_of
+    from medray.train.run_folder.files import folder_of
 
     # The driver takes it too; here a second start is refused before it starts a cluster of its own.
     folder = folder_of(config)

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from medray.train.checks import check
     from medray.train.driver import run
-    from medray.train.run_folder.previous_run import RunResult
+    from medray.train.run_folder.files import RunResult
 
 __all__ = ["RunResult", "check", "run"]
 
 _MODULES = {
-    "RunResult": "medray.train.run_folder.previous_run",
+    "RunResult": "medray.train.run_folder.files",
     "check": "medray.train.checks",
     "run": "medray.train.driver",
 }

@@ -45,12 +45,12 @@ class Encoding:
         """Whether every shard is written, or the pass has failed, after at most `wait_seconds`."""
         ended = self.reference is None or bool(ray.wait([self.reference], timeout=wait_seconds)[0])
         if ended and self.pipeline is not None:
-            self._tell_of_its_death()
+            self._report_death()
             ray.kill(self.pipeline)
             self.pipeline = None
         return ended
 
-    def _tell_of_its_death(self) -> None:
+    def _report_death(self) -> None:
         """Workers wait for shards, and a process that was killed too often has said nothing to them."""
         try:
             ray.get(self.reference)
@@ -64,7 +64,7 @@ class Encoding:
         """What each split holds, when all of it is there."""
         if self.reference is None:
             return manifests(self.sets)
-        found: dict[str, Any] = answer(self.reference, observer.beat)
+        found: dict[str, Any] = result_of(self.reference, observer.beat)
         return found
 
     def shards(self, split: str) -> tuple[int, int]:
@@ -94,7 +94,7 @@ def begin(config: Config, model: ModelDescription, observer: Observer) -> Encodi
         tokenizer = None
         if config.data.tokenizer == "model" and model.folder:
             tokenizer = load_tokenizer(model.folder)  # while it indexes
-        sets: dict[str, TokenSet] = answer(indexing, observer.beat)
+        sets: dict[str, TokenSet] = result_of(indexing, observer.beat)
         if tokenizer is None:
             tokenizer = load_tokenizer(sets["train"].tokenizer)
         keep_tokenizer(tokenizer, storage.at(sets["train"].folder).parent)
@@ -173,7 +173,7 @@ def steps(config: Config, encoding: Encoding, observer: Observer) -> int:
     return int(planning.result())
 
 
-def answer(reference: Any, beat: Callable[[], None]) -> Any:
+def result_of(reference: Any, beat: Callable[[], None]) -> Any:
     """An actor's answer; errors of the user come out as themselves."""
     try:
         while not ray.wait([reference], timeout=POLL_SECONDS)[0]:

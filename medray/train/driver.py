@@ -39,9 +39,10 @@ from medray.train.prepare import (
 )
 from medray.train.row_lengths import check_positions
 from medray.train.run_folder import lock
+from medray.train.run_folder.changes import recorded_gpus
 from medray.train.run_folder.claim import claim
-from medray.train.run_folder.files import DATA
-from medray.train.run_folder.previous_run import RunResult, finished, folder_of, gpus_of
+from medray.train.run_folder.earlier_run import finished_result
+from medray.train.run_folder.files import DATA, RunResult, folder_of
 from medray.train.run_folder.results import early_summary, write_failure, write_results
 from medray.train.run_ledger import RunLedger
 from medray.train.stop import StopSwitch, watching
@@ -91,7 +92,7 @@ def run(
     observer, timings = RunObserver(console, stop or StopSwitch()), Timings()
     folder = folder_of(config)
     if checked is None:
-        if done := finished(config):
+        if done := finished_result(config):
             send_unsent(config, done, observer.phase, config_file)
             return done
         check(config, elsewhere=True, model=False)
@@ -101,7 +102,7 @@ def run(
         try:
             with (
                 watching(folder, observer.stop),
-                awaited(config, gpus_of(folder / DATA), observer) as have,
+                awaited(config, recorded_gpus(folder / DATA), observer) as have,
             ):
                 return _run(config, checked, have, observer, timings, callbacks, config_file)
         except OSError as error:
@@ -130,16 +131,16 @@ def _run(
     observer.phase("model", ready.memory)
     try:
         with timings.of("fit"):
-            outcome = fit(plan, granted, ledger, encoding, observer, callbacks)
+            worker_result = fit(plan, granted, ledger, encoding, observer, callbacks)
         after: dict[str, float] = {}
         samples: list[TextSample] = []
-        if outcome["status"] != STOPPED:  # at once: the evaluation below takes a while, and may fail
-            write_card(plan, early_summary(plan, outcome), encoding.manifests(observer))
-        if outcome["status"] != STOPPED and plan.validation is not None:
+        if worker_result["status"] != STOPPED:  # at once: the evaluation below takes a while, and may fail
+            write_card(plan, early_summary(plan, worker_result), encoding.manifests(observer))
+        if worker_result["status"] != STOPPED and plan.validation is not None:
             observer.phase("evaluation", "the export")
             with timings.of("evaluate"):
                 after, samples = evaluate_export(plan, granted, observer.beat)
-            ledger.log_last_evaluation(outcome, after)
+            ledger.log_last_evaluation(worker_result, after)
     except (InputError, StoppedError) as error:
         ledger.close({"status": STOPPED if isinstance(error, StoppedError) else "failed"}, [])
         raise
@@ -151,7 +152,7 @@ def _run(
         raise
     result = write_results(
         plan,
-        outcome,
+        worker_result,
         after,
         samples,
         timings.parts,

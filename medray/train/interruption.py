@@ -1,7 +1,7 @@
-"""Why the worker loop leaves before its last step: it was asked to stop, or a node of its workers will be taken away.
+"""Reasons to leave the worker loop before its last step: a stop on request, or a node that will be taken away.
 
-A notice of the latter is answered at once with a checkpoint, as the node may go before its time. Then training goes on
-while the notice lasts, and leaves with another checkpoint in time: the driver starts a group again on the nodes that stay.
+A preemption notice is answered at once with a checkpoint, because the node may go early. Training then continues while
+the notice lasts, and ends with another checkpoint in time: the driver starts a group again on the nodes that stay.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ SPARE_SECONDS = 5.0
 
 
 class Signals(Protocol):
-    """Where the loop's orders come from."""
+    """The source of orders to the loop."""
 
     def stop_requested(self) -> bool:
-        """On rank 0: whether to save and stop."""
+        """Return whether to save and stop. Asked on rank 0."""
 
-    def look_due(self) -> bool:
-        """On rank 0: whether it is time that all ranks call `node_goes`."""
+    def preemption_check_due(self) -> bool:
+        """Return whether all ranks have to call `preemption_time` now. Asked on rank 0."""
 
-    def node_goes(self) -> float | None:
-        """When a node of the workers will be taken away, in seconds since the epoch; 0 where that is not known.
+    def preemption_time(self) -> float | None:
+        """Return when a node of the workers will be taken away, in seconds since the epoch; 0 where that is not known.
 
         None where all nodes stay. Collective: all ranks call it together and get the same answer.
         """
 
 
 class Interruption:
-    """Of one rank; all ranks get the same answers."""
+    """The orders to one rank; all ranks get the same answers."""
 
     def __init__(
         self,
@@ -73,10 +73,10 @@ class Interruption:
             needed = SPARE_SECONDS + 2 * (step_seconds + self._save_seconds)
             if self._clock() + needed >= self._deadline:
                 return _LEAVE
-        return _LOOK if self._signals.look_due() else _NOTHING
+        return _LOOK if self._signals.preemption_check_due() else _NOTHING
 
     def _look(self) -> str | None:
-        deadline, known = self._signals.node_goes(), self._deadline
+        deadline, known = self._signals.preemption_time(), self._deadline
         if deadline is None:
             return None
         self._deadline = deadline if known is None else min(known, deadline)

@@ -38,11 +38,14 @@ class RunLedger:
         if reason := self._observer.stop.reason:
             self.actor.request_stop.remote(reason)
 
-    def log_last_evaluation(self, outcome: Mapping[str, Any], after: dict[str, float]) -> None:
+    def log_last_evaluation(self, worker_result: Mapping[str, Any], after: dict[str, float]) -> None:
         """Log the export's metrics as the evaluation of the step that it has the weights of, under the same names."""
         if not after:
             return
-        record = {"step": outcome["exported"], "metrics": at_exported_step(outcome["evaluated"], after)}
+        record = {
+            "step": worker_result["exported"],
+            "metrics": at_exported_step(worker_result["evaluated"], after),
+        }
         try:
             LedgerLine(self.actor).last_evaluation(record)
         except (ray.exceptions.RayError, TimeoutError, OSError):

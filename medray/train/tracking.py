@@ -19,7 +19,8 @@ from medray.tracking import Ledger, TrackingSpec
 from medray.tracking.mlflow_names import without_userinfo
 from medray.tracking.mlflow_run import UNSENT_FILE
 from medray.train.run_folder import lock
-from medray.train.run_folder.previous_run import RunResult, flat, folder_of
+from medray.train.run_folder.changes import flat
+from medray.train.run_folder.files import RunResult, folder_of
 
 GIT_SECONDS = 5  # of a repository on a slow disk; a tag is not worth more
 

@@ -27,7 +27,7 @@ class LedgerReporter:
     def __init__(self, ledger: Any) -> None:
         self._line = LedgerLine(ledger)
         self._rank = ray.train.get_context().get_world_rank()
-        self._next_look = 0.0
+        self._next_check = 0.0
 
     def opened(self, resumed_step: int) -> None:
         self._line.open(resumed_step)
@@ -45,14 +45,14 @@ class LedgerReporter:
     def stop_requested(self) -> bool:
         return self._line.stop_requested()
 
-    def look_due(self) -> bool:
+    def preemption_check_due(self) -> bool:
         now = time.monotonic()
-        if now < self._next_look:
+        if now < self._next_check:
             return False
-        self._next_look = now + LOOK_SECONDS
+        self._next_check = now + LOOK_SECONDS
         return True
 
-    def node_goes(self) -> float | None:
+    def preemption_time(self) -> float | None:
         notice = ray.train.get_preemption_info()
         return None if notice is None else (notice.deadline_ms or 0) / 1000
 

@@ -20,7 +20,7 @@ from medray.data.tokenizer import load_tokenizer
 from medray.errors import InputError, RunFailedError
 from medray.models.load import load_model
 from medray.train.engine.optimizers import learning_rate
-from medray.train.run_folder.previous_run import finished
+from medray.train.run_folder.earlier_run import finished_result
 
 SECRET = "zebrafish"  # stands in every record; no log, report or metric may hold it
 
@@ -188,7 +188,7 @@ def test_a_run_from_files_to_report(
     ]
     assert (tags["medray.version"], tags["medray.exported_step"]) == (summary["versions"]["medray"], "12")
 
-    again = finished(made)
+    again = finished_result(made)
     assert again is not None
     assert again.summary == summary
 
@@ -281,7 +281,7 @@ def test_a_run_does_not_go_on_with_other_data(connected: Any, tmp_path: Path) ->
         with pytest.raises(InputError, match="checkpoints of other data"):
             train.run(again)
     (tmp_path / "train.jsonl").unlink()
-    assert finished(made) is not None
+    assert finished_result(made) is not None
 
 
 @pytest.mark.long

@@ -53,10 +53,10 @@ class Recorder:
     def stop_requested(self) -> bool:
         return self._stop_after is not None and len(self.steps) >= self._stop_after
 
-    def look_due(self) -> bool:
+    def preemption_check_due(self) -> bool:
         return True
 
-    def node_goes(self) -> float | None:
+    def preemption_time(self) -> float | None:
         return 0.0 if self._gone_after is not None and len(self.steps) >= self._gone_after else None
 
     def flush(self) -> None:

@@ -75,27 +75,27 @@ def were_there(root: StoragePath) -> bool:
     return any((folder / name).exists() for folder in _folders(root) for name in (MANIFEST, DAMAGED))
 
 
-def resume(root: StoragePath, engine: Engine, skipped: Callable[[str], None], patience: Retries) -> Progress:
+def resume(root: StoragePath, engine: Engine, skipped: Callable[[str], None], retries: Retries) -> Progress:
     """Load the newest checkpoint that matches its manifest. Without one, the run begins at step 0. Collective.
 
     The checkpoint may have been written by any number of ranks at any ZeRO stage. skipped: called on rank 0 with a
     message about each checkpoint that cannot be used. Raises RunFailedError if a sound checkpoint belongs to a different
-    model, and OSError if storage cannot be read for longer than the time limit of `patience`. An unreadable checkpoint is
+    model, and OSError if storage cannot be read for longer than the time limit of `retries`. An unreadable checkpoint is
     not treated as damaged.
     """
-    loaded = _load_first(patience.attempt(_folders, root)[::-1], root, engine, skipped, patience)
+    loaded = _load_first(retries.attempt(_folders, root)[::-1], root, engine, skipped, retries)
     return loaded.progress if loaded else Progress()
 
 
 def load_best(
-    root: StoragePath, metric: str, engine: Engine, skipped: Callable[[str], None], patience: Retries
+    root: StoragePath, metric: str, engine: Engine, skipped: Callable[[str], None], retries: Retries
 ) -> Checkpoint | None:
     """Load the checkpoint with the best value of `metric`, as `resume` does. Collective.
 
     Returns None if no checkpoint has this metric.
     """
-    folders = [one.folder for one in _ranked(patience.attempt(complete, root), metric)]
-    return _load_first(folders, root, engine, skipped, patience)
+    folders = [one.folder for one in _ranked(retries.attempt(complete, root), metric)]
+    return _load_first(folders, root, engine, skipped, retries)
 
 
 def _load_first(
@@ -103,7 +103,7 @@ def _load_first(
     root: StoragePath,
     engine: Engine,
     skipped: Callable[[str], None],
-    patience: Retries,
+    retries: Retries,
 ) -> Checkpoint | None:
     """Load the first sound checkpoint of `folders`.
 
@@ -112,12 +112,12 @@ def _load_first(
     for index in range(_from_rank_0(engine, len(folders))):
         step, attempt = _named(folders[index]) if engine.rank == 0 else (0, 0)
         folder = folder_of(root, _from_rank_0(engine, step), _from_rank_0(engine, attempt))
-        checkpoint = patience.attempt(_read, folder)
+        checkpoint = retries.attempt(_read, folder)
         files = sorted(checkpoint.files)[engine.rank :: engine.world_size] if checkpoint else []
-        bad = not checkpoint or not all(patience.attempt(_is_sound, checkpoint, name) for name in files)
+        bad = not checkpoint or not all(retries.attempt(_is_sound, checkpoint, name) for name in files)
         if not engine.sum(torch.tensor([float(bad)], device=engine.device)).item():
             assert checkpoint
-            _restore(checkpoint, engine, patience)
+            _restore(checkpoint, engine, retries)
             return checkpoint
         if engine.rank == 0:
             with suppress(OSError):  # so that it does not count as one of the `keep` newest
@@ -184,10 +184,10 @@ def _ranked(found: Sequence[Checkpoint], metric: str) -> list[Checkpoint]:
     return sorted(rated, key=lambda one: sign * one.metrics[metric])
 
 
-def _restore(checkpoint: Checkpoint, engine: Engine, patience: Retries) -> None:
+def _restore(checkpoint: Checkpoint, engine: Engine, retries: Retries) -> None:
     state = engine.state()
-    with patience.attempt(StateReader, checkpoint.state_files) as reader:
-        state.load(partial(patience.attempt, reader.read), checkpoint.optimizer_step)
+    with retries.attempt(StateReader, checkpoint.state_files) as reader:
+        state.load(partial(retries.attempt, reader.read), checkpoint.optimizer_step)
 
 
 def _is_sound(checkpoint: Checkpoint, name: str) -> bool:

@@ -101,23 +101,21 @@ class CheckpointWriter:
         self, progress: Progress, optimizer_step: float, metrics: Mapping[str, float], held: dict[str, Any]
     ) -> None:
         folder = checkpoint.folder_of(self._root, progress.step, self._attempt)
-        with self._trying(progress.step) as patience:
-            patience.attempt(self._write_mine, folder, held)
+        with self._trying(progress.step) as retries:
+            retries.attempt(self._write_mine, folder, held)
             held.clear()
             if self._engine.rank == 0:
-                records = self._records(folder, patience)
-                patience.attempt(self._before_manifest)
-                patience.attempt(
-                    checkpoint.write_manifest, folder, progress, optimizer_step, metrics, records
-                )
+                records = self._records(folder, retries)
+                retries.attempt(self._before_manifest)
+                retries.attempt(checkpoint.write_manifest, folder, progress, optimizer_step, metrics, records)
                 self._written(progress.step)
                 options = self._options
                 with suppress(OSError):  # the next checkpoint retires what remains
                     checkpoint.retire(self._root, keep=options.keep, best=options.best)
 
     def _rate(self, step: int, metrics: Mapping[str, float]) -> None:
-        with self._trying(step) as patience:
-            patience.attempt(checkpoint.rate, checkpoint.folder_of(self._root, step, self._attempt), metrics)
+        with self._trying(step) as retries:
+            retries.attempt(checkpoint.rate, checkpoint.folder_of(self._root, step, self._attempt), metrics)
 
     @contextmanager
     def _trying(self, step: int) -> Iterator[Retries]:
@@ -143,7 +141,7 @@ class CheckpointWriter:
         record = {"file": f"{name}.safetensors", "bytes": size, "sha256": digest}
         storage.write(folder / f"{name}.json", json.dumps(record), durable=True)
 
-    def _records(self, folder: StoragePath, patience: Retries) -> list[dict[str, Any]]:
+    def _records(self, folder: StoragePath, retries: Retries) -> list[dict[str, Any]]:
         """Wait until all ranks have written their files, and return their records in the order of ranks."""
         found: dict[int, dict[str, Any]] = {}
         while len(found) < self._engine.world_size:
@@ -151,7 +149,7 @@ class CheckpointWriter:
                 with suppress(OSError):
                     found[rank] = storage.read_json(folder / f"rank-{rank:05d}.json")
             if len(found) < self._engine.world_size:
-                patience.pause(POLL_SECONDS, "other workers have not written their files")
+                retries.pause(POLL_SECONDS, "other workers have not written their files")
         return [found[rank] for rank in sorted(found)]
 
     def _join(self) -> None:

@@ -1,4 +1,4 @@
-"""Taking a run folder for a config: its checkpoints are gone on from, or what an earlier config left in it is dropped."""
+"""Claim a run folder: resume from its checkpoints, or clear what an earlier config left in it."""
 
 from __future__ import annotations
 
@@ -12,15 +12,14 @@ from medray.storage import StoragePath
 from medray.tracking import EVALS_FILE, STEPS_FILE
 from medray.tracking.mlflow_run import leave_run
 from medray.train import checkpoint
-from medray.train.run_folder.files import CONFIG, DATA, check_files
-from medray.train.run_folder.previous_run import (
-    check_course_of_ranks,
+from medray.train.run_folder.changes import (
+    check_adalora_length,
     check_same_data,
     check_same_precision,
     check_unchanged,
-    folder_of,
-    threads_of,
+    recorded_threads,
 )
+from medray.train.run_folder.files import CONFIG, DATA, check_files, folder_of
 
 
 def claim(
@@ -53,12 +52,12 @@ def claim(
             fix="bring the file back, use another run.name, or start from scratch with --overwrite",
         )
     if not resumed and checkpoint.were_there(folder / "checkpoints"):
-        _put_aside(folder, say)
+        _rename_records(folder, say)
     try:
         changes: tuple[str, ...] = ()
         if file.exists():
             changes = check_unchanged(file, config)
-            check_course_of_ranks(file, config)
+            check_adalora_length(file, config)
         check_same_data(data, tokens, config)
         check_same_precision(data, precision, config)
     except InputError as error:
@@ -68,7 +67,7 @@ def claim(
     if resumed:
         for note in changes:
             say(note)
-        kept = threads_of(file, data, config) or threads
+        kept = recorded_threads(file, data, config) or threads
         if kept != threads:
             say(
                 f"every worker keeps the {kept} compute threads that the run began with, and could have {threads} here: "
@@ -76,7 +75,7 @@ def claim(
             )
         threads = kept
     elif changes:
-        _forget(folder)
+        _clear_records(folder)
     notes = {"tokens": tokens, "precision": precision, "threads": threads, "steps": steps, "gpus": gpus}
     began_with = json.dumps(notes) + "\n"
     for path, text in ((file, dump(config)), (data, began_with)):
@@ -84,7 +83,7 @@ def claim(
     return threads
 
 
-def _put_aside(folder: StoragePath, say: Callable[[str], None]) -> None:
+def _rename_records(folder: StoragePath, say: Callable[[str], None]) -> None:
     """The records of steps whose checkpoints are all damaged: the run computes them again, and its files begin anew."""
     say("none of the run's checkpoints is whole: it begins at step 0")
     for name in (STEPS_FILE, EVALS_FILE):
@@ -93,7 +92,7 @@ def _put_aside(folder: StoragePath, say: Callable[[str], None]) -> None:
             say(f"{name} is kept as {name}.old")
 
 
-def _forget(folder: StoragePath) -> None:
+def _clear_records(folder: StoragePath) -> None:
     """A run that died before its first checkpoint begins anew: what it told was under another config."""
     leave_run(folder)
     for name in (STEPS_FILE, EVALS_FILE):

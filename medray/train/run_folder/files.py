@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from medray import storage
+from medray.config import Config
 from medray.errors import InputError
 from medray.storage import StoragePath
 from medray.storage.json_files import is_count, read_lines
@@ -20,6 +22,20 @@ FILES = (
     *(CONFIG, DATA, SUMMARY, ATTEMPTS, "steps.jsonl", "evals.jsonl", "report.html", "predictions.jsonl"),
     *("mlflow_run.json", "mlflow_unsent", "console.log"),
 )
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """The result of a run. summary: as in summary.json."""
+
+    folder: StoragePath
+    summary: dict[str, Any]
+
+
+def folder_of(config: Config) -> StoragePath:
+    """Return the folder of a config's run."""
+    return storage.at(config.run.storage) / config.run.name
+
 
 Count = Annotated[int, Field(ge=0, le=2**53)]
 Numbers = dict[str, float | None]

@@ -23,7 +23,7 @@ from medray.cli.main import main
 from medray.config import dump, read
 from medray.tracking import Ledger
 from medray.tracking.mlflow_run import UNSENT_FILE, open_client
-from medray.train.run_folder.previous_run import finished
+from medray.train.run_folder.earlier_run import finished_result
 from medray.train.tracking import artifacts, tracking_spec
 
 SOUND = """
@@ -246,9 +246,9 @@ def test_what_a_summary_lacks_and_a_shorter_run(file: Path, capsys: pytest.Captu
     (folder / "export" / "model.safetensors").touch()
     for half in ('{"status": "done"}', "[]", "3"):
         (folder / "summary.json").write_text(half)
-        assert finished(config) is None
+        assert finished_result(config) is None
     (folder / "summary.json").write_text(json.dumps(SUMMARY))
     before = (folder / "config.yaml").read_text()
     for steps, done in (("2", True), ("3", True), ("4", False)):
-        assert (finished(read(str(file), [f"train.max_steps={steps}"])) is not None) is done, steps
+        assert (finished_result(read(str(file), [f"train.max_steps={steps}"])) is not None) is done, steps
     assert (folder / "config.yaml").read_text() == before

@@ -11,7 +11,7 @@ from medray.train.interruption import NOTICED, PREEMPTED, SPARE_SECONDS, STOPPED
 
 
 class Orders:
-    """stop, deadline: what the signals say now; looks: how often `node_goes` was called."""
+    """stop, deadline: what the signals say now; looks: how often `preemption_time` was called."""
 
     def __init__(self) -> None:
         self.stop, self.due, self.looks = False, True, 0
@@ -20,10 +20,10 @@ class Orders:
     def stop_requested(self) -> bool:
         return self.stop
 
-    def look_due(self) -> bool:
+    def preemption_check_due(self) -> bool:
         return self.due
 
-    def node_goes(self) -> float | None:
+    def preemption_time(self) -> float | None:
         self.looks += 1
         return self.deadline
 
@@ -62,7 +62,7 @@ def test_a_notice_is_answered_at_once_and_the_loop_leaves_in_time() -> None:
     assert len(told) == 1
 
 
-def test_the_spare_time_before_a_node_goes_is_some_and_less_than_a_usual_notice() -> None:
+def test_the_spare_time_before_a_preemption_time_is_some_and_less_than_a_usual_notice() -> None:
     """Clouds give 30 s at least; the other tests take the constant as it is."""
     assert 5 <= SPARE_SECONDS <= 15
 

@@ -9,7 +9,7 @@ import pytest
 
 from medray.config import Config
 from medray.errors import InputError
-from medray.train.run_folder.previous_run import check_same_data, check_same_precision
+from medray.train.run_folder.changes import check_same_data, check_same_precision
 
 
 def test_other_shards_are_refused_and_a_moved_folder_is_not(tmp_path: Path) -> None:

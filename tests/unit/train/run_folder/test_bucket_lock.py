@@ -17,7 +17,7 @@ from medray.config import Config
 from medray.errors import InputError
 from medray.storage import S3Path
 from medray.train.run_folder import bucket_lock, lock
-from medray.train.run_folder.previous_run import set_aside
+from medray.train.run_folder.earlier_run import move_aside
 
 # The values outside of tests; the tests shorten them.
 LEASE, RENEW, LOOK = bucket_lock.LEASE_SECONDS, bucket_lock.RENEW_SECONDS, bucket_lock.LOOK_SECONDS
@@ -134,7 +134,7 @@ def test_a_run_whose_folder_is_moved_away_stays_claimed(
         newcomer = bucket_lock.claims_of(run) / "newcomer"
         storage.write(newcomer, "{}")
         before = claims(run)
-        aside = set_aside(Config.model_validate({"run": {"storage": str(run.parent), "name": run.name}}))
+        aside = move_aside(Config.model_validate({"run": {"storage": str(run.parent), "name": run.name}}))
         assert claims(run) == before
         assert len(before) == 2
     assert aside == run.with_name("r.old-1")

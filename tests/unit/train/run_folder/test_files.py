@@ -19,9 +19,9 @@ from medray.storage import json_files
 from medray.tracking import Ledger, TrackingSpec
 from medray.train.export.model_card import Base, Made, model_card
 from medray.train.run_folder.claim import claim
+from medray.train.run_folder.earlier_run import finished_result
 from medray.train.run_folder.files import attempts
 from medray.train.run_folder.finished_run import finished_run
-from medray.train.run_folder.previous_run import finished
 from medray.train.run_folder.results import write_failure, write_records
 
 SUMMARY: dict[str, Any] = {
@@ -99,7 +99,10 @@ def _claim(folder: Path, config: Config) -> None:
 
 RECORDS = ("steps.jsonl", "evals.jsonl", "attempts.jsonl")
 READERS: dict[str, tuple[Callable[[Path, Config], object], tuple[str, ...]]] = {
-    "finished": (lambda folder, config: finished(config), ("summary.json", "config.yaml", "data.json")),
+    "finished": (
+        lambda folder, config: finished_result(config),
+        ("summary.json", "config.yaml", "data.json"),
+    ),
     "claim": (_claim, ("config.yaml", "data.json", "attempts.jsonl")),
     "ledger": (_ledger, RECORDS),
     "failure": (lambda folder, config: write_failure(config, "reason"), ("summary.json", *RECORDS)),
@@ -162,7 +165,7 @@ def test_each_reader_returns_values_or_names_the_file(damage: str, folder: Path,
 
 
 def test_a_complete_folder_is_read(folder: Path, config: Config) -> None:
-    assert finished(config)
+    assert finished_result(config)
     _export(folder, config)
     assert (folder.parent / "target" / "loss.csv").read_text() == "Step,Loss\n1,2.0\n2,2.0\n"
     _ui(folder, config)

@@ -14,7 +14,8 @@ from medray.config import Config, dump
 from medray.errors import InputError
 from medray.tracking import Ledger, TrackingSpec
 from medray.train.run_folder import lock
-from medray.train.run_folder.previous_run import MOST_SHOWN, check_unchanged, finished, set_aside
+from medray.train.run_folder.changes import MOST_SHOWN, check_unchanged
+from medray.train.run_folder.earlier_run import finished_result, move_aside
 
 
 def config(**sections: Any) -> Config:
@@ -195,9 +196,9 @@ def test_epochs_beside_max_steps_do_not_lengthen_a_run_that_is_done(tmp_path: Pa
     (folder / "export").mkdir()
     (folder / "export" / "config.json").touch()
     (folder / "export" / "model.safetensors").touch()
-    assert finished(config(**base, train={"max_steps": 5, "epochs": 3.0}))
-    assert finished(config(**base, train={"max_steps": 6})) is None
-    assert finished(config(**base)) is None
+    assert finished_result(config(**base, train={"max_steps": 5, "epochs": 3.0}))
+    assert finished_result(config(**base, train={"max_steps": 6})) is None
+    assert finished_result(config(**base)) is None
 
 
 def test_a_run_whose_export_is_gone_is_not_done(tmp_path: Path) -> None:
@@ -205,7 +206,7 @@ def test_a_run_whose_export_is_gone_is_not_done(tmp_path: Path) -> None:
     (folder / "summary.json").write_text('{"status": "done", "eval": {}, "steps": 5}')
     (folder / "config.yaml").write_text(dump(same))
     (folder / "export").mkdir()
-    assert finished(same) is None
+    assert finished_result(same) is None
     for weights in (
         ["adapter_config.json", "adapter_model.safetensors"],
         ["config.json", "model.safetensors"],
@@ -214,14 +215,14 @@ def test_a_run_whose_export_is_gone_is_not_done(tmp_path: Path) -> None:
     ):
         shutil.rmtree(folder / "export")
         for name in weights:
-            assert finished(same) is None, name
+            assert finished_result(same) is None, name
             (folder / "export" / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / "export" / name).write_text(
                 '{"weight_map": {"x": "a.safetensors", "y": "b.safetensors"}}'
             )
-        assert finished(same) is not None
+        assert finished_result(same) is not None
         (folder / "export" / weights[1]).unlink()
-        assert finished(same) is None
+        assert finished_result(same) is None
 
 
 def test_a_folder_under_the_name_of_a_file_is_named_though_the_run_is_done(tmp_path: Path) -> None:
@@ -229,7 +230,7 @@ def test_a_folder_under_the_name_of_a_file_is_named_though_the_run_is_done(tmp_p
     (folder / "summary.json").write_text('{"status": "done", "eval": {}, "steps": 5}')
     (folder / "steps.jsonl").mkdir()
     with pytest.raises(InputError, match=r"steps\.jsonl.*not a regular file"):
-        finished(same)
+        finished_result(same)
 
 
 def made(storage: Path, name: str) -> Path:
@@ -249,19 +250,19 @@ def test_a_run_is_put_aside_whole_under_the_first_free_name(tmp_path: Path) -> N
     (tmp_path / "tokens" / "x").mkdir(parents=True)
     (tmp_path / "r.old-1").mkdir()  # an empty folder would be replaced by a rename
     (tmp_path / "r.old-2").symlink_to(tmp_path / "nowhere")
-    assert set_aside(named(tmp_path)) == tmp_path / "r.old-3"
+    assert move_aside(named(tmp_path)) == tmp_path / "r.old-3"
     assert sorted(path.name for path in (tmp_path / "r.old-3").iterdir()) == ["checkpoints", "config.yaml"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["r.old-1", "r.old-2", "r.old-3", "tokens"]
     made(tmp_path, "r")
-    assert set_aside(named(tmp_path)) == tmp_path / "r.old-4"
+    assert move_aside(named(tmp_path)) == tmp_path / "r.old-4"
 
 
 def test_where_there_is_no_run_nothing_is_made(tmp_path: Path) -> None:
-    assert set_aside(named(tmp_path / "storage")) is None
+    assert move_aside(named(tmp_path / "storage")) is None
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "r").mkdir()
     (tmp_path / "r" / ".lock").touch()  # of one that was killed at once
-    assert set_aside(named(tmp_path)) is None
+    assert move_aside(named(tmp_path)) is None
     assert [path.name for path in tmp_path.iterdir()] == ["r"]
 
 
@@ -271,7 +272,7 @@ def test_a_run_that_goes_on_is_not_moved(tmp_path: Path) -> None:
     folder = made(tmp_path, "r")
     with lock.held(folder), ThreadPoolExecutor(1) as other:
         with pytest.raises(InputError, match="in use by another start"):
-            other.submit(set_aside, named(tmp_path)).result()
+            other.submit(move_aside, named(tmp_path)).result()
         assert (folder / "config.yaml").exists()
 
 
@@ -279,7 +280,7 @@ def test_a_folder_of_something_else_is_not_moved(tmp_path: Path) -> None:
     (tmp_path / "r").mkdir()
     (tmp_path / "r" / "records.jsonl").touch()
     with pytest.raises(InputError, match="none of them is a run's"):
-        set_aside(named(tmp_path))
+        move_aside(named(tmp_path))
     assert [path.name for path in (tmp_path / "r").iterdir()] == ["records.jsonl"]
 
 
@@ -298,7 +299,7 @@ def test_the_new_run_has_an_mlflow_run_of_its_own(tmp_path: Path) -> None:
     made(tmp_path, "r")
     first, again = tracked(), tracked()
     assert first == again
-    aside = set_aside(named(tmp_path))
+    aside = move_aside(named(tmp_path))
     assert aside
     second = tracked()
     assert second != first

@@ -1,25 +1,20 @@
-"""A run name that was used before: finished, to be gone on with, begun under another config, or to be put aside."""
+"""Changes of a config, its data and its cluster since a run began: which ones a resumed run may have."""
 
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 from typing import Any
 
-from medray import storage
 from medray.config import Config
 from medray.config.dotted import fields, values
 from medray.config.yaml_text import NotYamlError, parse
 from medray.errors import InputError, printable
 from medray.storage import StoragePath
 from medray.storage.json_files import is_number
-from medray.train.run_folder import files, lock
-from medray.train.run_folder.finished_run import has_export
+from medray.train.run_folder import files
 
 MOST_SHOWN = 5
 LONGEST_SHOWN = 80  # characters of a value
@@ -37,61 +32,9 @@ ROUNDING = (
 SHARES = ("cluster.workers", "cluster.cpus_per_worker", "cluster.threads_per_worker", "cluster.gpus")
 # Keys under which a user may write anything: examples out of records, tokens of a service.
 FREE_TEXT = ("data.prompts.", "peft.init_text", "tracking.tags.", "train.deepspeed.")
-RUN_FILES = ("config.yaml", "attempts.jsonl", "steps.jsonl", "summary.json", "checkpoints", ".ray")
+
 
 ABSENT = object()  # a key that is not there; null is a value
-
-
-@dataclass(frozen=True)
-class RunResult:
-    """folder: of the run. summary: as in summary.json."""
-
-    folder: StoragePath
-    summary: dict[str, Any]
-
-
-def finished(config: Config) -> RunResult | None:
-    """The result of a run that is done, None where there is something left to do.
-
-    A run that shall now be longer goes on, one that shall be shorter is done; one whose export is gone makes it again.
-    Raises InputError when another key that decides the numbers has changed, or a file of the data, and where one of the
-    run's files is no regular file.
-    """
-    folder = folder_of(config)
-    try:
-        summary = files.read_summary(folder)
-    except (OSError, InputError):  # the run goes on and writes it again
-        return None
-    if summary is None or summary["status"] != "done":
-        return None
-    files.check_files(folder)
-    if not (folder / "config.yaml").exists() or not has_export(folder):
-        return None
-    check_unchanged(folder / "config.yaml", config)
-    has_enough = config.train.max_steps is not None and config.train.max_steps <= summary["steps"]
-    if not has_enough and _length_changed(
-        _then(folder / "config.yaml"), _leaves(config.model_dump(mode="json"))
-    ):
-        return None
-    if tokens := _tokens(config):
-        check_same_data(folder / "data.json", tokens, config)
-    return RunResult(folder, summary)
-
-
-def _tokens(config: Config) -> str | None:
-    """The folder that the training shards of the data would have as its files are now; reads only those that changed.
-
-    None where a file is gone: a run that is done needs it no more.
-    """
-    from medray.data.shards.preparation import Preparation
-    from medray.plan.model_config import describe
-
-    try:
-        model = describe(config.model, config.data.vocab_size)
-        layout = Preparation(config, model.architecture, model.folder)
-    except InputError:
-        return None
-    return str(layout.folder / "train")
 
 
 def check_unchanged(file: StoragePath, config: Config) -> tuple[str, ...]:
@@ -100,13 +43,13 @@ def check_unchanged(file: StoragePath, config: Config) -> tuple[str, ...]:
     file: config.yaml of the run. Raises InputError when a key that decides the numbers is among them, or when the file
     cannot be read.
     """
-    then, now = _then(file), _leaves(config.model_dump(mode="json"))
+    then, now = config_at_start(file), leaves(config.model_dump(mode="json"))
     changed = [key for key in sorted({*then, *now}) if then.get(key, ABSENT) != now.get(key, ABSENT)]
     # One source more or fewer says it all.
     lists = tuple(f"{key}[" for key in changed if any(name.startswith(f"{key}[") for name in {*then, *now}))
     changed = [key for key in changed if not key.startswith(lists)]
     free = tuple(_resumable())
-    refused = [key for key in changed if not _is_free(key, free)]
+    refused = [key for key in changed if not _may_change(key, free)]
     if refused:
         raise InputError(
             f"the run {config.run.name} has checkpoints that were made under another config: "
@@ -114,16 +57,16 @@ def check_unchanged(file: StoragePath, config: Config) -> tuple[str, ...]:
             key=refused[0],
             fix=f"give back the old values ({file} has them), use another run.name, or start from scratch with --overwrite",
         )
-    return tuple(_notes(changed, then, now))
+    return tuple(_change_notes(changed, then, now))
 
 
-def check_course_of_ranks(file: StoragePath, config: Config) -> None:
+def check_adalora_length(file: StoragePath, config: Config) -> None:
     """Raises InputError where an adalora run shall become shorter: ranks that it has cut by then would be too many.
 
     file: config.yaml of the run.
     """
-    then, now = _then(file), _leaves(config.model_dump(mode="json"))
-    if config.peft.type != "adalora" or not _length_changed(then, now):
+    then, now = config_at_start(file), leaves(config.model_dump(mode="json"))
+    if config.peft.type != "adalora" or not length_changed(then, now):
         return
     key = "train.max_steps" if now["train.max_steps"] is not None else "train.epochs"
     if not is_number(before := then.get(key)) or now[key] < before:
@@ -140,7 +83,7 @@ def check_same_data(file: StoragePath, tokens: str, config: Config) -> None:
 
     file: data.json of the run, which names them. The folder's name is a hash of all that decides the tokens.
     """
-    then = _began_with(file, "tokens")
+    then = _recorded(file, "tokens")
     if then is not None and Path(then).parts[-2:] != Path(tokens).parts[-2:]:
         raise InputError(
             f"the run {config.run.name} has checkpoints of other data: a file of data.train, its tokenizer or the way "
@@ -156,7 +99,7 @@ def check_same_precision(file: StoragePath, precision: str, config: Config) -> N
 
     file: data.json of the run. precision: fp32, bf16 or fp16.
     """
-    then = _began_with(file, "precision")
+    then = _recorded(file, "precision")
     if then not in (None, precision):
         raise InputError(
             f"the run {config.run.name} was trained in {then} so far, and would go on in {precision} on this device",
@@ -166,72 +109,34 @@ def check_same_precision(file: StoragePath, precision: str, config: Config) -> N
         )
 
 
-def threads_of(file: StoragePath, data: StoragePath, config: Config) -> int | None:
+def recorded_threads(file: StoragePath, data: StoragePath, config: Config) -> int | None:
     """The compute threads of each worker with which a run began: sums of other numbers of threads are rounded otherwise.
 
     None where the run does not say, and where the config now asks for other workers or threads: those are decided again.
     file, data: config.yaml and data.json of the run.
     """
-    then, now = _then(file), _leaves(config.model_dump(mode="json"))
-    threads = _began_with(data, "threads")
+    then, now = config_at_start(file), leaves(config.model_dump(mode="json"))
+    threads = _recorded(data, "threads")
     if any(then.get(key) != now[key] for key in SHARES) or not (threads or "").isdecimal():
         return None
     return int(threads or 0) or None
 
 
-def gpus_of(data: StoragePath) -> int | None:
+def recorded_gpus(data: StoragePath) -> int | None:
     """The GPUs of each worker with which a run began, None where that is not known: its data.json is damaged or absent."""
     try:
-        gpus = _began_with(data, "gpus")
+        gpus = _recorded(data, "gpus")
     except (OSError, InputError):  # `claim` says what is wrong with it
         return None
     return int(gpus) if gpus in ("0", "1") else None
 
 
-def _began_with(file: StoragePath, name: str) -> str | None:
+def _recorded(file: StoragePath, name: str) -> str | None:
     """What data.json of a run says; None where it does not."""
     return files.read_data_notes(file).get(name)
 
 
-def set_aside(config: Config) -> StoragePath | None:
-    """Renames the run's folder to the first free `<name>.old-N` and returns it; None where there is no such run.
-
-    The next start finds nothing and begins anew, with an MLflow run of its own: which one was the old run's stands in
-    the folder. Token shards are in the storage, shared, and stay. Raises InputError while the run goes on, and for a
-    folder that no run has written.
-    """
-    folder = folder_of(config)
-    if not folder.is_dir():
-        return None
-    with lock.held(folder):
-        there = {path.name for path in folder.iterdir()} - {lock.FILE}
-        if not there:
-            return None
-        if not there.intersection(RUN_FILES):
-            raise InputError(
-                f"{folder} holds files, and none of them is a run's",
-                key="run.name",
-                value=config.run.name,
-                fix="another run.name or run.storage",
-            )
-        aside = next(
-            path for number in count(1) if not _there(path := folder.with_name(f"{folder.name}.old-{number}"))
-        )
-        storage.move(folder, aside)
-        if isinstance(aside, Path):  # claims on a run in a bucket lie beside it
-            (aside / lock.FILE).unlink(missing_ok=True)
-    return aside
-
-
-def folder_of(config: Config) -> StoragePath:
-    return storage.at(config.run.storage) / config.run.name
-
-
-def _there(path: StoragePath) -> bool:
-    return os.path.lexists(path) if isinstance(path, Path) else path.exists()
-
-
-def _is_free(key: str, free: tuple[str, ...]) -> bool:
+def _may_change(key: str, free: tuple[str, ...]) -> bool:
     name = re.sub(r"\[\d+\]", "[]", key)
     return any(name == one or name.startswith(f"{one}.") for one in free)
 
@@ -244,14 +149,14 @@ def _resumable() -> Iterator[str]:
             yield key
 
 
-def _notes(changed: list[str], then: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
+def _change_notes(changed: list[str], then: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
     if changed:
         yield f"taken as they are now: {_listed(changed, then, now)}"
     course, warmup = now["train.scheduler.name"], now["train.scheduler.warmup_steps"]
     by_length = not course.startswith("constant") or (
         warmup is None and now["train.scheduler.warmup_ratio"] > 0
     )
-    if by_length and _length_changed(then, now):
+    if by_length and length_changed(then, now):
         yield (
             f"the learning rate (train.scheduler.name: {course}) follows the new length from here on: the weights "
             "will not be those of a run that had it from its start"
@@ -263,8 +168,8 @@ def _notes(changed: list[str], then: dict[str, Any], now: dict[str, Any]) -> Ite
         )
 
 
-def _length_changed(then: dict[str, Any], now: dict[str, Any]) -> bool:
-    """Whether the run shall have another number of steps."""
+def length_changed(then: dict[str, Any], now: dict[str, Any]) -> bool:
+    """Return whether the two configs ask for different numbers of steps."""
     old, new = ((one.get("train.max_steps"), one.get("train.epochs")) for one in (then, now))
     return old[0] != new[0] or (new[0] is None and old[1] != new[1])
 
@@ -309,13 +214,13 @@ def flat(tree: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def _leaves(tree: dict[str, Any]) -> dict[str, Any]:
+def leaves(tree: dict[str, Any]) -> dict[str, Any]:
     """Return dotted keys with their values. A list of sections has its length under its own key: data.train, data.train[0].path."""
     return values(tree, lambda entries: any(isinstance(entry, dict) for entry in entries))
 
 
-def _then(file: StoragePath) -> dict[str, Any]:
-    """The config that a run began with; a key that is younger than the run had its default."""
+def config_at_start(file: StoragePath) -> dict[str, Any]:
+    """Return the config that a run began with; a key that is newer than the run had its default."""
     try:
         tree = parse(files.read_config(file))
     except (OSError, ValueError, NotYamlError, InputError):
@@ -326,4 +231,4 @@ def _then(file: StoragePath) -> dict[str, Any]:
             file=file,
             fix="bring the file back, use another run.name, or start from scratch with --overwrite",
         )
-    return _leaves(Config().model_dump(mode="json")) | _leaves(tree)
+    return leaves(Config().model_dump(mode="json")) | leaves(tree)
