@@ -1,4 +1,4 @@
-"""Adapters: small trained parts beside a frozen model, made and loaded by peft.
+"""Adapters: small trained modules on a frozen model, made and loaded by peft.
 
 | peft.type | trained | source |
 |---|---|---|
@@ -7,7 +7,7 @@
 | ia3 | a factor for each key, value and inner feed-forward activation | Liu et al. 2022 |
 | prefix | keys and values of virtual tokens in every layer (of the decoder) | Li and Liang 2021 |
 | prompt | embeddings of virtual tokens before the input | Lester et al. 2021 |
-| multitask_prompt | the same, times a low-rank factor a task | Wang et al. 2023 |
+| multitask_prompt | the same, times one low-rank factor per task | Wang et al. 2023 |
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from medray.models.load import refuse_untrained_tokens
 from medray.models.weights import some_names
 from medray.plan.pretrained import from_pretrained
 
-TASKS = 2  # of a multitask prompt: label, and whatever else is trained beside it
+TASKS = 2  # tasks of a multitask prompt: the label, and any other task
 
 
 def add_adapter(
@@ -43,10 +43,10 @@ def add_adapter(
     tokenizer: Any = None,
     start: str | None = None,
 ) -> nn.Module:
-    """The model with a trainable adapter and everything else frozen; as it is for peft.type none.
+    """Return the model with a trainable adapter and everything else frozen; unchanged for peft.type none.
 
-    total_steps: of the run, for adalora. tokenizer: for peft.init_text. start: a folder with an adapter of the same
-    type, whose settings and weights are taken.
+    total_steps: steps of the run, for adalora. tokenizer: for peft.init_text. start: a folder with an adapter of the same
+    type, whose settings and weights are used.
     """
     if peft.type == "none":
         return model
@@ -72,8 +72,10 @@ def add_adapter(
 
 @contextmanager
 def no_warning_of_patterns() -> Iterator[None]:
-    """Silence peft 0.21 where it says that it ignores patterns of ranks and scales, and applies them all the same:
-    those of AdaLoRA's layers, and its own for the experts of a Mixtral."""
+    """Silence a wrong warning of peft 0.21: it says that it ignores patterns of ranks and scales, but it applies them.
+
+    This concerns the patterns of AdaLoRA's layers, and peft's own patterns for the experts of a Mixtral.
+    """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The following (rank|alpha)_pattern keys", RuntimeWarning)
         yield
@@ -98,7 +100,7 @@ def _settings(model: Any, peft: PeftConfig, task: Any, total_steps: int) -> Any:
         return adalora_config(peft, targets, task, total_steps)
     if peft.type == "ia3":
         return library.IA3Config(task_type=task)
-    # Encoder-decoders get their virtual tokens before the encoder's input alone; a prefix goes to the decoder.
+    # In an encoder-decoder, virtual tokens precede the encoder's input only; a prefix goes to the decoder.
     length: dict[str, Any] = {"num_virtual_tokens": peft.virtual_tokens, "task_type": task}
     if peft.type == "prefix":
         return library.PrefixTuningConfig(**length, **_cache_shape(model.config))
@@ -110,10 +112,10 @@ def _settings(model: Any, peft: PeftConfig, task: Any, total_steps: int) -> Any:
 
 
 def _cache_shape(config: Any) -> dict[str, Any]:
-    """Layers, heads and width of the keys that a prefix stands among.
+    """Return the layers, heads and width of the keys of a prefix.
 
-    peft would take the hidden size for the width and the encoder's layers for the decoder's, which is wrong for T5
-    small and for models whose heads are wider than their share.
+    peft would use the hidden size as the width, and the encoder's layers as the decoder's. This is wrong for T5 small,
+    and for models whose heads are wider than hidden size / heads.
     """
     layers = getattr(config, "num_decoder_layers", None) or config.num_hidden_layers
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
@@ -123,14 +125,14 @@ def _cache_shape(config: Any) -> dict[str, Any]:
 
 
 def _linear_layers(model: nn.Module) -> str:
-    """Their names, for people: `q_proj, v_proj`."""
+    """Return the names of the linear layers for a message: `q_proj, v_proj`."""
     return ", ".join(
         sorted({name.rpartition(".")[2] for name, one in model.named_modules() if isinstance(one, nn.Linear)})
     )
 
 
 def _refuse_unknown_targets(model: nn.Module, peft: PeftConfig, linear: str) -> None:
-    """peft is content where one of several names is found, and leaves the others out without a word."""
+    """Raise InputError if a target is not a module. peft silently ignores unknown names if one name is known."""
     if peft.type not in LOW_RANK_TYPES or isinstance(peft.targets, str):
         return
     names = [f".{name}" for name, _ in model.named_modules()]
@@ -140,24 +142,24 @@ def _refuse_unknown_targets(model: nn.Module, peft: PeftConfig, linear: str) -> 
 
 
 def _wrong_targets(what: str, value: Any, linear: str) -> InputError:
-    return InputError(what, key="peft.targets", value=value, fix=f"all-linear, or some of {linear}")
+    return InputError(what, key="peft.targets", value=value, fix=f"use all-linear, or some of {linear}")
 
 
 def _refusal(peft: PeftConfig, error: ValueError, linear: str) -> InputError:
     if isinstance(error, InputError):
         return error
     if peft.type in LOW_RANK_TYPES:
-        return _wrong_targets(f"{peft.type} cannot change all of these modules", peft.targets, linear)
+        return _wrong_targets(f"{peft.type} does not support all of these modules", peft.targets, linear)
     return InputError(
-        f"this model cannot have it: {str(error).splitlines()[0] if str(error) else 'no reason is known'}",
+        f"this model does not support it: {str(error).splitlines()[0] if str(error) else 'peft gives no reason'}",
         key="peft.type",
         value=peft.type,
-        fix="peft.type: lora",
+        fix="use peft.type: lora",
     )
 
 
 def _begin_with_words(adapted: Any, text: str | None, tokenizer: Any) -> None:
-    """The prompt's embeddings become those of `text`, repeated to its length, or of words drawn at random."""
+    """Set the prompt's embeddings to those of `text`, repeated to the prompt's length; without a text, to random tokens'."""
     prompt: Tensor = adapted.prompt_encoder["default"].embedding.weight
     words: Any = adapted.get_base_model().get_input_embeddings().weight
     if text is None:
@@ -167,7 +169,10 @@ def _begin_with_words(adapted: Any, text: str | None, tokenizer: Any) -> None:
         known = tokenizer(text, add_special_tokens=False)["input_ids"]
         if not known:
             raise InputError(
-                "has no tokens", key="peft.init_text", value=text, fix="some words, or peft.init_text: null"
+                "the text has no tokens",
+                key="peft.init_text",
+                value=text,
+                fix="use some words, or peft.init_text: null",
             )
         ids = (known * -(-len(prompt) // len(known)))[: len(prompt)]
     with _whole(words), torch.no_grad():
@@ -184,9 +189,10 @@ def _whole(parameter: Any) -> Any:
 
 
 def load_settings(folder: str | Path) -> Any:
-    """Return peft's settings of the adapter in `folder`, checked, without what was only for the start of its training.
+    """Return peft's checked settings of the adapter in `folder`, without those for the start of its training.
 
-    A start from words would load a tokenizer from a folder that the adapter names, one from another prompt a pickle.
+    A start from words would load a tokenizer from a folder that the adapter names; a start from a different prompt would
+    load a pickle.
     """
     import peft as library
 
@@ -201,7 +207,7 @@ def load_settings(folder: str | Path) -> Any:
 
 
 def _continued(model: Any, folder: str, task: Any) -> Any:
-    """The model with the adapter in `folder`; on the meta device too, for its names and shapes."""
+    """Return the model with the adapter in `folder`. On the meta device, only names and shapes are loaded."""
     import peft as library
     from safetensors.torch import load_file
 
@@ -223,7 +229,7 @@ def _continued(model: Any, folder: str, task: Any) -> Any:
             raise
         raise _misfit(folder, type(error).__name__) from None
     trained = {name for name, one in adapted.named_parameters() if one.requires_grad}
-    # Virtual tokens are loaded by hand in peft and then counted among the keys without a place.
+    # peft loads virtual tokens separately, and still lists them as missing or unexpected keys.
     missing = trained & set(found.missing_keys)
     if not settings.is_prompt_learning:
         if missing:
@@ -233,16 +239,16 @@ def _continued(model: Any, folder: str, task: Any) -> Any:
         if surplus := found.unexpected_keys:
             raise _misfit(
                 folder,
-                f"{len(surplus)} of {len(weights)} tensors belong to no module of it: {some_names(surplus)}",
+                f"{len(surplus)} of {len(weights)} tensors belong to no module of the model: {some_names(surplus)}",
             )
     return keep_positions(adapted)
 
 
 def refuse_no_numbers(weights: dict[str, Tensor], folder: Path) -> None:
-    """Raise InputError for an adapter with a NaN or an infinity, such as one whose training had failed."""
+    """Raise InputError if an adapter contains NaN or infinity, for example after a failed training."""
     if bad := [name for name, one in weights.items() if not torch.isfinite(one).all()]:
         raise InputError(
-            f"{len(bad)} of its {len(weights)} tensors have values that are no finite numbers: {some_names(bad)}",
+            f"{len(bad)} of its {len(weights)} tensors contain NaN or infinity: {some_names(bad)}",
             file=folder / WEIGHTS,
             fix="use an adapter from an earlier checkpoint, or copy it again",
         )
@@ -253,15 +259,15 @@ def _misfit(folder: str, reason: str) -> InputError:
         f"the adapter does not fit the model ({reason})",
         key="model.adapter",
         value=folder,
-        fix="an adapter that was trained on model.name",
+        fix="use an adapter that was trained on model.name",
     )
 
 
 def merge(model: Any) -> nn.Module:
-    """The plain model whose weights do what model and adapter did together: lora (dora too), adalora, ia3.
+    """Merge an adapter into its model: lora (dora too), adalora, ia3. The plain model gives the same outputs.
 
-    Raises InputError for virtual tokens, which are no change of weights, and for 4-bit weights, which would be rounded
-    anew: load the base in 16 or 32 bits first.
+    Raises InputError for virtual tokens, which do not change weights, and for 4-bit weights, which would be rounded
+    again: load the base in 16 or 32 bits first.
     """
     refuse_unmergeable(model)
     merged: nn.Module = model.merge_and_unload(safe_merge=True)
@@ -269,29 +275,29 @@ def merge(model: Any) -> nn.Module:
 
 
 def refuse_unmergeable(model: Any) -> None:
-    """Raises InputError for what `merge` cannot merge."""
+    """Raise InputError for an adapter that `merge` cannot merge."""
     kind = str(model.peft_config["default"].peft_type.value).lower().replace("_tuning", "")
     if kind in PROMPT_TYPES:
         raise InputError(
-            f"a {kind} is virtual tokens beside the model, not a change of its weights: nothing can be merged",
+            f"a {kind} adapter adds virtual tokens and does not change the model's weights, so it cannot be merged",
             key="peft.type",
             value=kind,
-            fix="export the adapter as it is; peft loads it beside the model",
+            fix="export the adapter as it is; peft loads it together with the model",
         )
     if getattr(model.get_base_model(), "is_loaded_in_4bit", False):
         raise InputError(
-            "4-bit weights cannot take a merged adapter without being rounded anew",
+            "merging an adapter into 4-bit weights would round them again",
             key="model.quantization",
             value="nf4",
-            fix="load the base in 16 or 32 bits and merge into that",
+            fix="load the base in 16 or 32 bits, and merge the adapter into that",
         )
     head, words = model.get_base_model().get_output_embeddings(), model.get_input_embeddings()
     adapted = [one for one in (head, words) if hasattr(one, "get_base_layer")]
     if adapted and len({id(getattr(one, "base_layer", one).weight) for one in (head, words)}) == 1:
         raise InputError(
-            "lm_head is adapted, and its weights are the embeddings too: merged, both would change"
+            "the adapter changes lm_head, which shares its weights with the embeddings: merging would change both"
             if adapted[0] is head
-            else "the embeddings are adapted, and their weights are lm_head's too: merged, both would change",
+            else "the adapter changes the embeddings, which share their weights with lm_head: merging would change both",
             key="peft.targets",
             value="lm_head" if adapted[0] is head else "embed_tokens",
             fix="export the adapter as it is",

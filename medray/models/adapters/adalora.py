@@ -1,11 +1,11 @@
-"""AdaLoRA (Zhang et al. 2023): the update of a layer is P diag(E) Q, and ranks go where they matter.
+"""AdaLoRA (Zhang et al. 2023): the update of a layer is P diag(E) Q, and ranks are moved to the layers where they matter.
 
-After every optimizer step the importance of each singular value is smoothed (equations 9 to 11), and the least important
-of the whole model are set to zero (equation 12) as far as a cubic schedule says: from `init_rank` a layer after `tinit`
-steps to `target_rank` on average, `tfinal` steps before the end. From there on the chosen ones stay.
+After every optimizer step the importance of each singular value is smoothed (equations 9 to 11). The least important ones
+in the whole model are set to zero (equation 12), in a number that follows a cubic schedule: from `init_rank` per layer after
+`tinit` steps to `target_rank` on average, `tfinal` steps before the end. After that, the chosen ones are kept.
 
-Importance is made of whole gradients, so it is asked for between the optimizer's step and the clearing of gradients. What
-it has summed up lies in plain dicts of peft's, in no state dict: here it is put beside the weights of a checkpoint.
+Importance needs full gradients, so it is computed between the optimizer's step and the clearing of gradients. peft keeps
+its sums in plain dicts that are not part of a state dict: `RankAllocation` adds them to a checkpoint.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _SUMS = ("exp_avg_ipt", "exp_avg_unc")
 
 
 def adalora_config(peft: PeftConfig, targets: Any, task: Any, total_steps: int) -> Any:
-    """peft's settings for a run of so many steps. Raises InputError where they leave no step to shrink ranks in."""
+    """Return peft's settings for a run of `total_steps`. Raises InputError if they leave no step to shrink ranks in."""
     from peft import AdaLoraConfig
 
     options = peft.adalora
@@ -46,9 +46,9 @@ def adalora_config(peft: PeftConfig, targets: Any, task: Any, total_steps: int) 
 
 
 def orthogonal_penalty(model: Any) -> Tensor | None:
-    """What a step's loss has beside the data's: the mean of ||P'P - I|| and ||QQ' - I|| (equation 4), weighted.
+    """Return the penalty that is added to a step's loss: the weighted mean of ||P'P - I|| and ||QQ' - I|| (equation 4).
 
-    None for every other adapter. peft adds it to a loss that the model itself computes, which medray does not ask for.
+    None for any other adapter. peft adds it only to a loss that the model itself computes, which medray does not use.
     """
     inner = getattr(model, "module", model)
     tuner = getattr(inner, "base_model", None)
@@ -64,9 +64,9 @@ def orthogonal_penalty(model: Any) -> Tensor | None:
 
 
 class RankAllocation:
-    """Lets ranks shrink after each step of `optimizer`, torch's own, and holds what a checkpoint needs for it.
+    """The allocation of ranks: it shrinks ranks after each step of a torch optimizer, and saves its state in checkpoints.
 
-    Every rank computes the same of the same gradients.
+    Every worker computes the same result from the same gradients.
     """
 
     def __init__(self, model: Any, optimizer: torch.optim.Optimizer) -> None:
@@ -82,7 +82,7 @@ class RankAllocation:
         self._tuner.update_and_allocate(self._step)
 
     def tensors(self) -> dict[str, Tensor]:
-        """All that decides later steps beside weights and moments; the same names and shapes at any step."""
+        """Return the state that later steps need, without weights and moments. Names and shapes never change."""
         found: dict[str, Tensor] = {"step": torch.tensor([float(self._step)])}
         pattern = self._settings.rank_pattern or {}
         for name, parameter in self._factors():
@@ -95,7 +95,7 @@ class RankAllocation:
         return found
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Becomes what `tensors` says. Sums that are all zero are those of no step yet."""
+        """Restore the state from `tensors`. Sums are all zero before the first step."""
         self._step = int(tensors["step"].item())
         pattern: dict[str, list[bool]] = {}
         for name, parameter in self._factors():
@@ -104,7 +104,7 @@ class RankAllocation:
                 getattr(self._allocator, kind)[name] = tensors[f"{kind}/{name}"].to(parameter)
             if "lora_E" in name:
                 pattern[name] = [bool(one) for one in tensors[f"kept/{name}"]]
-        # Before the first allocation every rank is kept, and peft has no pattern.
+        # Before the first allocation all ranks are kept, and peft has no pattern.
         cut = any(not all(kept) for kept in pattern.values())
         self._settings.rank_pattern = pattern if cut else None
 
@@ -113,13 +113,13 @@ class RankAllocation:
 
 
 def rank_allocation(model: Any, optimizer: Any) -> RankAllocation | None:
-    """For an AdaLoRA adapter; None for every other."""
+    """Return the rank allocation of an AdaLoRA adapter; None for any other adapter."""
     tuner = getattr(getattr(model, "module", model), "base_model", None)
     return RankAllocation(model, optimizer) if hasattr(tuner, "rankallocator") else None
 
 
 def ranks(model: Any) -> dict[str, int]:
-    """Singular values that are not zero, by layer."""
+    """Return the number of nonzero singular values of each layer."""
     return {
         name.partition(".lora_E")[0]: int((one != 0).sum())
         for name, one in model.named_parameters()

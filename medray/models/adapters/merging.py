@@ -1,9 +1,9 @@
-"""Base and adapter as one model, a shard at a time: memory holds a shard, the adapter and one layer.
+"""Merging an adapter into its base shard by shard: memory holds one shard, the adapter and one layer.
 
 The model is built without weights (on torch's meta device) and gets its adapter. Then the base's safetensors files are
-read tensor by tensor: a layer with an adapter is given its weight for as long as peft needs to merge it, in float32,
-and every other tensor goes through as it is. Names and layout stay those of the base's files, so that the config of the
-base fits and nothing must be known of the architecture.
+read tensor by tensor. A layer with an adapter gets its weight in float32 only while peft merges it; every other tensor is
+copied unchanged. Names and layout are those of the base's files, so the config of the base fits, and the code needs to know
+nothing about the architecture.
 """
 
 from __future__ import annotations
@@ -35,14 +35,17 @@ BYTES = {
     "F32": 4,
     "F16": 2,
     "BF16": 2,
-}  # of a float as safetensors names it; only floats change their type
+}  # bytes of a float type under its safetensors name; only floats change their type
 FLOATS = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 NAMES = {dtype: name for name, dtype in FLOATS.items()}
 
 
 @dataclass(frozen=True)
 class Merged:
-    """dtype: fp32, bf16 or fp16, the coarsest of the floats written. shards: files. note: what a user should know."""
+    """The result of a merge.
+
+    dtype: fp32, bf16 or fp16, the coarsest float type written. shards: number of files. note: a remark for the user.
+    """
 
     dtype: str
     shards: int
@@ -50,10 +53,10 @@ class Merged:
 
 
 class WeightFiles:
-    """The tensors of a model's safetensors files, by name; each is read when it is asked for."""
+    """The tensors of a model's safetensors files by name. Each tensor is read on demand."""
 
     def __init__(self, folder: Path) -> None:
-        """Raises FileNotFoundError where the folder has no safetensors files."""
+        """Open the files. Raises FileNotFoundError if the folder has no safetensors files."""
         from safetensors import safe_open
 
         try:
@@ -77,11 +80,11 @@ class WeightFiles:
         return tuple(self._of[name].get_slice(name).get_shape())
 
     def dtype(self, name: str) -> str:
-        """As safetensors names it: F32."""
+        """Return the type of a tensor under its safetensors name, such as F32."""
         return str(self._of[name].get_slice(name).get_dtype())
 
     def elements(self) -> int:
-        """Of all tensors."""
+        """Return the number of elements of all tensors."""
         return sum(math.prod(self.shape(name)) for name in self)
 
     def read(self, name: str) -> Tensor:
@@ -92,14 +95,14 @@ class WeightFiles:
 def merge_folder(
     base: Path, adapter: Path | None, target: Path, *, dtype: str | None, shard_bytes: int
 ) -> Merged:
-    """Writes base and adapter as one model to `target`, which is there: config and weights, no tokenizer.
+    """Write base and adapter as one model to `target`, an existing folder: config and weights, no tokenizer.
 
-    adapter: None writes the base alone. dtype: fp32, bf16 or fp16; None keeps each tensor's own, which loses the small
-    updates of an adapter that was trained on finer weights. shard_bytes: a file holds no more, but for a tensor that is
-    larger alone. Where the files' names do not tell the adapted layers, there are no safetensors files, or the adapter
-    holds whole layers too, the whole model is loaded and merged, and `note` says so.
+    adapter: None writes the base alone. dtype: fp32, bf16 or fp16; None keeps the type of each tensor, which loses the small
+    updates of an adapter that was trained on finer weights. shard_bytes: maximum size of a file, unless a single tensor is
+    larger. In three cases the full model is loaded and merged in memory, and `note` says so: the files' names do not match
+    the adapted layers, there are no safetensors files, or the adapter also contains full layers.
 
-    Raises InputError for what cannot be merged (see `adapters.merge`), RunFailedError for weights that are no numbers.
+    Raises InputError for an adapter that cannot be merged (see `adapters.merge`), RunFailedError for NaN or infinity.
     """
     give_back_freed_memory()
     wanted = DTYPES[dtype] if dtype else None
@@ -115,9 +118,9 @@ def merge_folder(
         if whole := _whole_layers(adapter):
             return _merge_whole(base, adapter, target, wanted, shard_bytes, f"the adapter has {whole}")
         layers = _adapted_layers(base, adapter, files)
-        layer_of = None if layers is None else _places(layers, files)
+        layer_of = None if layers is None else _layer_of_tensor(layers, files)
         if layer_of is None:
-            why = "the names in the base's files are not those of the model's layers"
+            why = "the tensor names in the base's files do not match the model's layers"
             return _merge_whole(base, adapter, target, wanted, shard_bytes, why)
         change = _Merging(files, layer_of)
     shards = _plan(files, wanted, shard_bytes)
@@ -129,10 +132,10 @@ def merge_folder(
 
 
 class _Merging:
-    """A base tensor by name, merged and in float32 where its layer has an adapter."""
+    """A reader of the base's tensors by name. If the layer has an adapter, the tensor is merged, in float32."""
 
     def __init__(self, files: WeightFiles, layer_of: dict[str, tuple[str, Any]]) -> None:
-        """layer_of: of each weight and bias of an adapted layer, the beginning of its name and the layer."""
+        """Keep the arguments. layer_of: for each weight and bias of an adapted layer, its name's prefix and the layer."""
         self._files, self._layer_of = files, layer_of
 
     @torch.no_grad()
@@ -141,7 +144,7 @@ class _Merging:
             return self._files.read(name)
         stem, layer = self._layer_of[name]
         plain: Any = layer.get_base_layer()
-        # A bias is merged with its weight and the other way round: each costs a read of both, once in its own shard.
+        # peft merges weight and bias together, so reading either of them reads both.
         parts = [part for part in ("weight", "bias") if f"{stem}{part}" in self._files]
         empty = {part: getattr(plain, part) for part in parts}
         for part in parts:
@@ -155,14 +158,14 @@ class _Merging:
                 setattr(plain, part, empty[part])
             layer.merged_adapters.clear()
             if hasattr(layer, "_caches"):
-                layer._caches.clear()  # the norms of DoRA, which peft keeps to undo a merge
+                layer._caches.clear()  # norms of DoRA, which peft keeps to undo a merge
         if not torch.isfinite(found).all():
-            raise RunFailedError(f"the merged {name} has values that are no numbers")
+            raise RunFailedError(f"the merged {name} contains NaN or infinity")
         return found
 
 
 def _whole_layers(adapter: Path) -> str:
-    """The setting of an adapter by which it holds more than updates of single layers, such as trained embeddings."""
+    """Return the names of settings by which an adapter holds more than low-rank updates, such as trained embeddings."""
     settings = json.loads((adapter / "adapter_config.json").read_text())
     held = [
         name
@@ -175,9 +178,9 @@ def _whole_layers(adapter: Path) -> str:
 
 
 def _adapted_layers(base: Path, adapter: Path, files: WeightFiles) -> dict[str, Any] | None:
-    """The layers with an adapter by their names in the plain model: adapters with their weights, the base without.
+    """Return the layers with an adapter by their names in the plain model. Only the adapters have weights.
 
-    None where peft did not give every adapter its weights.
+    None if peft did not load the weights of every adapter.
     """
     import peft
     from peft.tuners.tuners_utils import BaseTunerLayer
@@ -197,7 +200,7 @@ def _adapted_layers(base: Path, adapter: Path, files: WeightFiles) -> dict[str, 
         name: one for name, one in inner.named_modules() if isinstance(one, BaseTunerLayer)
     }
     for layer in found.values():
-        # peft would send an adapter after its base layer, which has no weights here.
+        # peft would move an adapter to the device of its base layer, which has no weights here.
         layer._move_adapter_to_device_of_base_layer = _stay
     weights = load_file(str(adapter / "adapter_model.safetensors"))
     _to_first_rank(weights, model.peft_config["default"])
@@ -207,47 +210,47 @@ def _adapted_layers(base: Path, adapter: Path, files: WeightFiles) -> dict[str, 
 
 
 def _untie(plain: Any, files: WeightFiles) -> None:
-    """A head that the files hold with values of its own is none of the embeddings.
+    """Separate the head from the embeddings if the files contain different values for the two.
 
-    transformers leaves them apart where it loads such files, and ties a T5's where it only makes the model.
+    transformers keeps them separate when it loads such files, but ties those of a T5 when it only builds the model.
     """
     head, words = plain.get_output_embeddings(), plain.get_input_embeddings()
     if head is None or head.weight is not words.weight:
         return
-    alike = [name for name, one in plain.named_parameters(remove_duplicate=False) if one is words.weight]
+    tied = [name for name, one in plain.named_parameters(remove_duplicate=False) if one is words.weight]
     own = next(f"{name}.weight" for name, module in plain.named_modules() if module is head)
-    others = [name for name in alike if name in files and name != own]
+    others = [name for name in tied if name in files and name != own]
     if own in files and others and not torch.equal(files.read(own), files.read(others[0])):
         head.weight = nn.Parameter(torch.empty_like(words.weight))
 
 
 def _to_first_rank(weights: dict[str, Tensor], settings: Any) -> None:
-    """Gives AdaLoRA's factors the ranks back that were cut, as zeros, which change nothing.
+    """Restore the ranks that AdaLoRA cut from its factors, as zeros, which do not change the result.
 
-    peft would cut the layers instead, by values that layers without any do not have.
+    peft would cut the layers instead, by reading weights that these layers do not have.
     """
     if settings.peft_type.value != "ADALORA" or not settings.rank_pattern:
         return
     for name, kept in settings.rank_pattern.items():
-        stem, places = f"base_model.model.{name.removesuffix('.lora_E')}", torch.tensor(kept)
+        stem, mask = f"base_model.model.{name.removesuffix('.lora_E')}", torch.tensor(kept)
         for factor in ("lora_E", "lora_A"):  # [rank, …]
             found = weights[f"{stem}.{factor}"]
             weights[f"{stem}.{factor}"] = found.new_zeros(len(kept), *found.shape[1:])
-            weights[f"{stem}.{factor}"][places] = found
+            weights[f"{stem}.{factor}"][mask] = found
         found = weights[f"{stem}.lora_B"]  # [out, rank]
         weights[f"{stem}.lora_B"] = found.new_zeros(len(found), len(kept))
-        weights[f"{stem}.lora_B"][:, places] = found
+        weights[f"{stem}.lora_B"][:, mask] = found
     settings.rank_pattern = None
 
 
 def _stay(*args: Any, **kwargs: Any) -> None:
-    """In place of a move to another device."""
+    """Do nothing. This replaces peft's move of an adapter to a different device."""
 
 
 def _complete(layer: Any) -> bool:
-    """Whether the adapter of a layer has all its values, in float32.
+    """Convert the adapter of a layer to float32, and return whether it has all its values.
 
-    AdaLoRA divides by its rank at the start, which no file holds.
+    AdaLoRA divides by its initial rank, which is not in the file and is set here.
     """
     for name in getattr(layer, "ranknum", {}):
         layer.ranknum[name] = nn.Parameter(torch.tensor([float(layer.r[name])]), requires_grad=False)
@@ -255,11 +258,11 @@ def _complete(layer: Any) -> bool:
     return not any(one.is_meta for part in parts for one in part.parameters())
 
 
-def _places(layers: dict[str, Any], files: WeightFiles) -> dict[str, tuple[str, Any]] | None:
-    """Of each weight and bias of an adapted layer its name and the layer; None where the files have not all of them.
+def _layer_of_tensor(layers: dict[str, Any], files: WeightFiles) -> dict[str, tuple[str, Any]] | None:
+    """Return the name's prefix and the layer for each weight and bias of the adapted layers; None if files lack any.
 
-    Some files leave out the name of the model inside (`transformer.h.0...` is `h.0...`), so a name is also known by its
-    end, where no other ends so.
+    Some files omit the name of the inner model (`transformer.h.0...` is `h.0...`), so a name also matches by its end if
+    that is unique.
     """
     found: dict[str, tuple[str, Any]] = {}
     for name, layer in layers.items():
@@ -278,7 +281,7 @@ def _places(layers: dict[str, Any], files: WeightFiles) -> dict[str, tuple[str, 
 
 
 def _plan(files: WeightFiles, dtype: torch.dtype | None, shard_bytes: int) -> list[list[str]]:
-    """Names of each shard, in the order of the base's files."""
+    """Return the tensor names of each shard, in the order of the base's files."""
     shards: list[list[str]] = [[]]
     held = 0
     for name in files:
@@ -325,7 +328,7 @@ def _coarsest(kept: set[str]) -> str:
 
 def _copy_config(base: Path, target: Path, dtype: torch.dtype) -> None:
     config = read_config(base)
-    config.pop("torch_dtype", None)  # the older name, which would be believed too
+    config.pop("torch_dtype", None)  # the older name of dtype, which transformers still reads
     config["dtype"] = str(dtype).removeprefix("torch.")
     (target / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     if (base / "generation_config.json").exists():
@@ -335,9 +338,9 @@ def _copy_config(base: Path, target: Path, dtype: torch.dtype) -> None:
 def _refuse_packed(base: Path) -> None:
     if "quantization_config" in read_config(base):
         raise InputError(
-            "the base's own weights are quantized and cannot take a merged adapter without being rounded anew",
+            "the base's weights are quantized, and merging an adapter would round them again",
             file=base,
-            fix="--format adapter, or a run on a base of 16 or 32 bits",
+            fix="use --format adapter, or train on a base with 16 or 32 bits",
         )
 
 
@@ -352,4 +355,4 @@ def _merge_whole(
     model.to(chosen).save_pretrained(str(target), max_shard_size=shard_bytes)
     name = next(name for name, one in DTYPES.items() if one is chosen)
     shards = len(list(target.glob("model*.safetensors")))
-    return Merged(name, shards, f"the whole model was held in memory: {why}")
+    return Merged(name, shards, f"the full model was held in memory: {why}")

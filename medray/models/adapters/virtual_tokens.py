@@ -1,8 +1,8 @@
-"""Virtual tokens before a text: what forwards and generation must know of them.
+"""Virtual tokens before a text: the facts that forward passes and generation need.
 
-peft puts them before the sequence and gives no positions, so that the padding of a row, which stands between them and
-its text, would count as a distance: a row's loss would depend on the rows beside it. Here positions are those of the
-row alone, in training and in generation.
+peft puts virtual tokens before the sequence and passes no positions. So the padding of a row, which is between the virtual
+tokens and the text, would count as a distance, and the loss of a row would depend on the other rows of the batch. Here
+positions are those of the row without padding, in training and in generation.
 """
 
 from __future__ import annotations
@@ -18,27 +18,27 @@ LABEL, OTHER = 0, 1  # task ids of a multitask prompt
 
 
 def adapter_of(model: Any) -> Any:
-    """peft's settings of the adapter, None without one. model: may be inside a DeepSpeed engine."""
+    """Return peft's settings of the adapter, None without one. model: may be inside a DeepSpeed engine."""
     inner = getattr(model, "module", model)
     settings = getattr(inner, "peft_config", None)
     return settings.get("default") if isinstance(settings, dict) else None
 
 
 def leading(model: Any) -> int:
-    """Places before the first token in what the model computes: those of a prompt; a prefix lies in the cache."""
+    """Return the number of output positions before the first token: the prompt's; a prefix is in the cache instead."""
     settings = adapter_of(model)
     found = settings is not None and settings.is_prompt_learning and not _is_prefix(settings)
     return int(settings.num_virtual_tokens) if found else 0
 
 
 def drops_decoder_ids(model: Any) -> bool:
-    """Whether peft's forward makes the decoder's input of labels, whatever else it is given."""
+    """Return whether peft's forward makes the decoder's input from labels, and ignores `decoder_input_ids`."""
     settings = adapter_of(model)
     return settings is not None and settings.peft_type.value == "MULTITASK_PROMPT_TUNING"
 
 
 def task_inputs(model: Any, tasks: Sequence[str], device: Any) -> dict[str, Tensor]:
-    """The numbers of the tasks of each row, [rows], where the adapter asks for them."""
+    """Return {"task_ids": [rows]} if the adapter needs the task of each row; empty for other adapters."""
     settings = adapter_of(model)
     if settings is None or settings.peft_type.value != "MULTITASK_PROMPT_TUNING":
         return {}
@@ -46,7 +46,7 @@ def task_inputs(model: Any, tasks: Sequence[str], device: Any) -> dict[str, Tens
 
 
 def keep_positions(adapted: Any) -> Any:
-    """The peft model, made to honour the positions that it is given; only one with virtual tokens is changed."""
+    """Make a peft model use the positions that it is given, and return it. Only models with virtual tokens are changed."""
     settings = adapter_of(adapted)
     if settings is not None and settings.is_prompt_learning and not _is_prefix(settings):
         adapted._adjust_prompt_learning_kwargs = MethodType(_with_positions, adapted)
@@ -56,7 +56,7 @@ def keep_positions(adapted: Any) -> Any:
 def _with_positions(
     self: Any, peft_config: Any, *, kwargs: dict[str, Any], remove_token_type_ids: bool = True
 ) -> None:
-    """In place of peft's own, which drops positions: the prompt's come first, the text's move behind them."""
+    """Set positions: first the prompt's, then the text's. This replaces peft's method, which drops positions."""
     positions = kwargs.pop("position_ids", None)
     type(self)._adjust_prompt_learning_kwargs(
         self, peft_config, kwargs=kwargs, remove_token_type_ids=remove_token_type_ids

@@ -1,4 +1,4 @@
-"""When AdaLoRA cuts ranks, how many, and what it calls important: against the schedule and sums of the paper by hand."""
+"""AdaLoRA's cuts of ranks and its importance, compared with the paper's schedule and sums, computed by hand."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BASE: dict[str, Any] = {"init_rank": 4, "target_rank": 2, "tinit": 2, "tfinal": 
 
 
 def engine(**changes: Any) -> TorchEngine:
-    """A Llama with an adapter whose singular values are all 1."""
+    """Return a Llama with an adapter whose singular values are all 1."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     values = {name: value for name, value in PRESETS["llama-tiny"].items() if name != "model_type"}
@@ -46,7 +46,7 @@ def step(made: TorchEngine, number: int) -> None:
 
 
 def schedule(layers: int, values: dict[str, Any]) -> list[int]:
-    """Ranks of the whole model after each step: the cubic schedule of equation 12, asked every delta_t steps.
+    """Return the ranks of the whole model after each step: the cubic schedule of equation 12, applied every delta_t steps.
 
     In the steps between, what was set to zero is trained and may come back.
     """
@@ -65,7 +65,7 @@ def schedule(layers: int, values: dict[str, Any]) -> list[int]:
     [{}, {"init_rank": 6}, {"target_rank": 1}, {"tinit": 5}, {"tfinal": 6}, {"delta_t": 3}],
     ids=lambda change: next(iter(change), "base"),
 )
-def test_ranks_are_those_of_the_schedule_after_every_step(change: dict[str, Any]) -> None:
+def test_ranks_follow_the_schedule_after_every_step(change: dict[str, Any]) -> None:
     made, found = engine(**change), []
     layers = len(ranks(made.model))
     for number in range(STEPS):
@@ -77,7 +77,7 @@ def test_ranks_are_those_of_the_schedule_after_every_step(change: dict[str, Any]
 
 @pytest.mark.parametrize("betas", [(0.85, 0.85), (0.3, 0.85), (0.85, 0.3)])
 def test_importance_and_its_uncertainty_decay_by_their_own_rates(betas: tuple[float, float]) -> None:
-    """Equations 9 and 10, of one factor whose sums begin at zero."""
+    """Compare with equations 9 and 10 for one factor, whose sums begin at zero."""
     made = engine(betas=betas)
     named = dict(made.model.named_parameters())
     name = next(one for one in named if "lora_A" in one)

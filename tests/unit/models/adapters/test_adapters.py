@@ -1,4 +1,4 @@
-"""Adapters of every type on a T5 and a Llama: against plain peft and torch, row by row, without padding."""
+"""Adapters of every type on a T5 and a Llama, compared with plain peft and torch, row by row, without padding."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ TYPES: dict[str, dict[str, Any]] = {
 
 
 class Tokenizer:
-    """Numbers for words."""
+    """A tokenizer whose words are numbers."""
 
     pad_token_id, eos_token_id = 0, 1
 
@@ -63,7 +63,7 @@ class Tokenizer:
 
 
 def base(architecture: str) -> Any:
-    """The same weights at every call, large enough that attention matters."""
+    """Return a base with the same weights at every call, large enough that attention matters."""
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
     seq2seq = architecture == "seq2seq"
@@ -81,7 +81,7 @@ def base(architecture: str) -> Any:
 
 
 def adapted(architecture: str, kind: str, *, checkpointing: bool = False) -> Any:
-    """With an adapter that does something."""
+    """Return a model with an adapter whose weights are not zero."""
     model = base(architecture)
     if checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -103,14 +103,14 @@ def adapted(architecture: str, kind: str, *, checkpointing: bool = False) -> Any
 
 
 def plain(model: Any, architecture: str) -> Any:
-    """The same weights in a peft model that medray has not touched."""
+    """Return the same weights in a plain peft model, without changes by medray."""
     made: Any = library.get_peft_model(base(architecture), model.peft_config["default"])
     made.load_state_dict(model.state_dict())
     return made.eval()
 
 
 def loss(model: Any, architecture: str, task: str) -> Tensor:
-    """The sum over three rows of unequal length, in one batch."""
+    """Return the sum of losses over three rows of unequal length, in one batch."""
     causal = architecture == "causal"
     rows = [
         (ids, np.where(np.arange(len(ids)) >= len(ids) - 3, ids, -100) if causal else ids[: 3 + place])
@@ -124,7 +124,7 @@ def loss(model: Any, architecture: str, task: str) -> Tensor:
 
 
 def expected(model: Any, architecture: str, task: str) -> float:
-    """The same by plain peft, each row alone."""
+    """Return the same sum from plain peft, with each row alone."""
     kind, total = model.peft_config["default"].peft_type.value, 0.0
     told = {"task_ids": torch.tensor([int(task != "label")])} if kind.startswith("MULTI") else {}
     for place, ids in enumerate(IDS):
@@ -144,7 +144,7 @@ def expected(model: Any, architecture: str, task: str) -> float:
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("kind", TYPES)
-def test_losses_and_texts_are_those_of_plain_peft_row_by_row(architecture: str, kind: str) -> None:
+def test_losses_and_texts_equal_those_of_plain_peft_row_by_row(architecture: str, kind: str) -> None:
     model = adapted(architecture, kind)
     reference = plain(model, architecture)
     found = {task: loss(model, architecture, task) for task in ("label", "rationale")}
@@ -170,7 +170,7 @@ def test_losses_and_texts_are_those_of_plain_peft_row_by_row(architecture: str, 
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_recomputed_activations_change_nothing(architecture: str) -> None:
+def test_gradient_checkpointing_changes_nothing(architecture: str) -> None:
     for kind in TYPES:
         if kind == "prefix":
             with pytest.raises(InputError, match="gradient checkpointing"):
@@ -185,7 +185,7 @@ def test_recomputed_activations_change_nothing(architecture: str) -> None:
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_a_merged_model_does_what_model_and_adapter_did(architecture: str, tmp_path: Path) -> None:
+def test_a_merged_model_has_the_loss_of_model_and_adapter(architecture: str, tmp_path: Path) -> None:
     for kind in reversed(TYPES):
         model = adapted(architecture, kind)
         if kind in PROMPT_TYPES:
@@ -204,11 +204,11 @@ def test_a_merged_model_does_what_model_and_adapter_did(architecture: str, tmp_p
     assert again.get_input_embeddings().weight is again.get_output_embeddings().weight
 
 
-def test_a_head_that_is_the_embeddings_is_not_merged_into() -> None:
+def test_an_adapter_of_a_tied_head_cannot_be_merged() -> None:
     settings = PeftConfig(type="lora", rank=2, targets=("q_proj", "lm_head"))
     with pytest.warns(UserWarning, match="tied"):
         model = add_adapter(base("causal"), settings, seq2seq=False, seed=0)
-    with pytest.raises(InputError, match="the embeddings too"):
+    with pytest.raises(InputError, match="with the embeddings"):
         merge(model)
 
 
@@ -235,7 +235,7 @@ def test_a_prompt_begins_with_words() -> None:
 
 
 @pytest.mark.parametrize("kind", [kind for kind in TYPES if kind != "adalora"])
-def test_training_goes_on_from_an_adapter(kind: str, tmp_path: Path) -> None:
+def test_training_starts_from_an_adapter(kind: str, tmp_path: Path) -> None:
     model = adapted("seq2seq", kind)
     model.save_pretrained(tmp_path)
     peft = PeftConfig.model_validate({"type": TYPES[kind]["type"]})
@@ -247,7 +247,7 @@ def test_training_goes_on_from_an_adapter(kind: str, tmp_path: Path) -> None:
         add_adapter(base("causal"), peft, seq2seq=False, seed=9, start=str(tmp_path))
 
 
-def test_the_scale_dropout_and_targets_are_those_of_the_config() -> None:
+def test_scale_dropout_and_targets_come_from_the_config() -> None:
     values = {"type": "lora", "rank": 4, "alpha": 6.0, "dropout": 0.25, "targets": ["q_proj"]}
     for rslora, scale in ((False, 1.5), (True, 3.0)):
         peft = PeftConfig.model_validate(values | {"rslora": rslora})
@@ -259,7 +259,7 @@ def test_the_scale_dropout_and_targets_are_those_of_the_config() -> None:
 
 
 @pytest.mark.parametrize("kind", ["lora", "adalora"])
-def test_each_target_is_a_module_that_can_be_adapted(kind: str) -> None:
+def test_each_target_must_be_a_module_that_supports_the_adapter(kind: str) -> None:
     for targets, wrong in ((["q_proj", "v_projj"], "v_projj"), (["q_proj", "norm"], "norm")):
         peft = PeftConfig.model_validate({"type": kind, "targets": targets})
         with pytest.raises(InputError, match=wrong) as caught:
@@ -286,7 +286,7 @@ def test_adalora_takes_its_settings_and_derives_the_rest() -> None:
     assert settings(1, tinit=0).total_step == 1
 
 
-def test_every_new_token_gets_an_embedding_that_is_trained() -> None:
+def test_every_new_token_gets_a_trained_embedding() -> None:
     from medray.models.load import refuse_untrained_tokens, with_vocabulary
 
     class Longer(Tokenizer):
@@ -308,7 +308,7 @@ def test_every_new_token_gets_an_embedding_that_is_trained() -> None:
 
 
 def saved_adapter(folder: Path, kind: str, **settings: Any) -> Path:
-    """An adapter of a tiny Llama, with `settings` in its adapter_config.json."""
+    """Write an adapter of a tiny Llama, with `settings` in its adapter_config.json."""
     adapted: Any = add_adapter(base("causal"), PeftConfig(**TYPES[kind]), seq2seq=False, seed=1)
     adapted.save_pretrained(folder)
     file = folder / "adapter_config.json"
@@ -317,7 +317,7 @@ def saved_adapter(folder: Path, kind: str, **settings: Any) -> Path:
 
 
 def test_an_adapter_loads_no_tokenizer_and_no_pickle_of_another_folder(tmp_path: Path) -> None:
-    """peft would load both to make first values, which those of the file replace."""
+    """Avoid both: peft would load them for initial values, which those of the file replace."""
     words = {
         "prompt_tuning_init": "TEXT",
         "prompt_tuning_init_text": "x",
@@ -334,8 +334,8 @@ def test_an_adapter_loads_no_tokenizer_and_no_pickle_of_another_folder(tmp_path:
 
 
 @pytest.mark.parametrize("kind", ["lora", "ia3", "prefix", "prompt"])
-def test_an_adapter_of_another_model_is_refused_by_its_shapes(kind: str, tmp_path: Path) -> None:
-    """On the meta device, where a run is checked before anything starts."""
+def test_an_adapter_of_a_different_model_is_refused_by_its_shapes(kind: str, tmp_path: Path) -> None:
+    """Use the meta device, as the check of a run before its start does."""
     folder = saved_adapter(tmp_path / "adapter", kind)
     with torch.device("meta"):
         fitting: Any = add_adapter(
@@ -349,7 +349,7 @@ def test_an_adapter_of_another_model_is_refused_by_its_shapes(kind: str, tmp_pat
         add_adapter(base("causal"), PeftConfig(**TYPES[kind]), seq2seq=False, seed=1, start=str(folder))
 
 
-def test_an_adapter_with_other_tensors_than_the_model_names_them(tmp_path: Path) -> None:
+def test_the_error_names_missing_and_unknown_tensors_of_an_adapter(tmp_path: Path) -> None:
     folder = saved_adapter(tmp_path / "adapter", "lora")
     file = folder / "adapter_model.safetensors"
     held = load_file(file)
@@ -363,12 +363,12 @@ def test_an_adapter_with_other_tensors_than_the_model_names_them(tmp_path: Path)
     save_file({other: one for other, one in held.items() if other != name}, file)
     assert f"1 of {len(held)} tensors are missing: base_model.model.model.layers.0." in refused()
     save_file(held | {"base_model.model.own.weight": torch.ones(2)}, file)
-    assert f"1 of {len(held) + 1} tensors belong to no module of it: base_model.model.own" in refused()
+    assert f"1 of {len(held) + 1} tensors belong to no module of the model: base_model.model.own" in refused()
 
 
 @pytest.mark.parametrize("kind", ["lora", "prompt"])
 @pytest.mark.parametrize("number", ["nan", "inf"])
-def test_an_adapter_of_no_numbers_is_not_loaded(kind: str, number: str, tmp_path: Path) -> None:
+def test_an_adapter_with_nan_or_infinity_is_not_loaded(kind: str, number: str, tmp_path: Path) -> None:
     base("causal").save_pretrained(tmp_path / "base")
     folder = saved_adapter(tmp_path / "adapter", kind, base_model_name_or_path=str(tmp_path / "base"))
     load_export(folder, torch.device("cpu"))
@@ -376,7 +376,7 @@ def test_an_adapter_of_no_numbers_is_not_loaded(kind: str, number: str, tmp_path
     held = load_file(file)
     held[sorted(held)[0]].view(-1)[1] = float(number)
     save_file(held, file)
-    told = f"1 of its {len(held)} tensors have values that are no finite numbers: {sorted(held)[0]}"
+    told = f"1 of its {len(held)} tensors contain NaN or infinity: {sorted(held)[0]}"
     with pytest.raises(InputError, match=told):
         add_adapter(base("causal"), PeftConfig(**TYPES[kind]), seq2seq=False, seed=1, start=str(folder))
     with pytest.raises(InputError, match=told):
@@ -389,10 +389,8 @@ EXPERTS = {"model_type": "mixtral", "num_local_experts": 2, "num_hidden_layers":
 @pytest.mark.parametrize(
     "model", [PRESETS["llama-tiny"] | EXPERTS, PRESETS["llama-tiny"], tiny.model_dict("t5-tiny")]
 )
-def test_an_adapter_that_peft_wrote_for_medray_is_one_that_medray_reads(
-    model: dict[str, Any], tmp_path: Path
-) -> None:
-    """Of every type: peft fills settings by itself, such as target_parameters for the experts of a Mixtral."""
+def test_medray_reads_the_adapters_that_peft_writes_for_it(model: dict[str, Any], tmp_path: Path) -> None:
+    """Try every type: peft adds settings, such as target_parameters for the experts of a Mixtral."""
     from transformers import AutoConfig
 
     values = {"vocab_size": VOCABULARY, "pad_token_id": 0} | model

@@ -1,4 +1,4 @@
-"""Merged shard by shard: the logits of base and adapter, the base's names, and little memory."""
+"""Merging shard by shard: the logits of base and adapter, the base's tensor names, and little memory."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ KINDS = {
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
-    """Tiny matrices: more threads wait for each other."""
+    """Use one thread: with tiny matrices, more threads only wait for each other."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -56,7 +56,7 @@ def _one_thread() -> Iterator[None]:
 
 
 def config(kind: str) -> tuple[Any, Any]:
-    """(auto class, config) of a tiny model; qwen2 has biases, gpt2 weights that lie the other way and shorter names."""
+    """Return (auto class, config) of a tiny model; qwen2 has biases, gpt2 transposed weights and shorter names."""
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
     if kind.startswith("t5"):
@@ -82,7 +82,7 @@ def make(
     dtype: Any = torch.float32,
     values: dict[str, Any] | None = None,
 ) -> None:
-    """folder/base and folder/adapter."""
+    """Write folder/base and folder/adapter."""
     auto, settings = config(kind)
     settings.update(values or {})
     torch.manual_seed(0)
@@ -105,7 +105,7 @@ def make(
 
 
 def cut_ranks(model: Any) -> None:
-    """As training leaves AdaLoRA: each layer with ranks of its own, one with none."""
+    """Set ranks as AdaLoRA's training does: each layer has its own number, one has none."""
     pattern = {}
     for number, (name, one) in enumerate(model.base_model.model.named_parameters()):
         if "lora_E" in name:
@@ -142,7 +142,7 @@ def loads(folder: Path) -> Callable[[], Any]:
     "ignore:Model has `tie_word_embeddings=True`:UserWarning"
 )  # its config says so, its files not
 @pytest.mark.filterwarnings(r"ignore:Adapter 'default'. \d+ LoRA tensor")  # peft, of a layer without a rank
-def test_merged_logits_are_those_of_base_and_adapter(kind: str, tmp_path: Path) -> None:
+def test_merged_logits_equal_those_of_base_and_adapter(kind: str, tmp_path: Path) -> None:
     for peft in KINDS[kind]:
         make(tmp_path, kind, peft)
         done = merged(tmp_path, peft)
@@ -171,7 +171,7 @@ def test_sixteen_bits_are_within_their_tolerance(dtype: str, tmp_path: Path) -> 
     assert found.relative > TOLERANCE["fp32"], "nothing was rounded"
 
 
-def test_without_a_wish_the_base_keeps_its_type_and_is_merged_before_it_is_rounded(tmp_path: Path) -> None:
+def test_the_default_type_is_the_base_s_and_rounding_comes_after_merging(tmp_path: Path) -> None:
     make(tmp_path, "llama", "lora", dtype=torch.bfloat16)
     assert merged(tmp_path).dtype == "bf16"
     name = "model.layers.0.mlp.up_proj.weight"
@@ -191,9 +191,9 @@ def test_without_a_wish_the_base_keeps_its_type_and_is_merged_before_it_is_round
 def test_a_base_of_16_bits_is_merged_in_float32(
     peft: str, whole: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The bits of the same base and adapter merged in float32, rounded once at the end."""
+    """Compare with the bits of the same base and adapter, merged in float32 and rounded once at the end."""
     if whole:
-        monkeypatch.setattr(merging, "_places", lambda layers, files: None)
+        monkeypatch.setattr(merging, "_layer_of_tensor", lambda layers, files: None)
     make(tmp_path, "llama", peft, dtype=torch.bfloat16, shard="10MB")
     merged(tmp_path, dtype="bf16", shard_bytes=10**9)
     merged(tmp_path, "wider", dtype="fp32", shard_bytes=10**9)
@@ -210,7 +210,7 @@ def test_a_base_of_16_bits_is_merged_in_float32(
     assert any(not torch.equal(one, stored[name].float()) for name, one in exact.items())
 
 
-def test_files_are_no_larger_than_asked(tmp_path: Path) -> None:
+def test_files_are_no_larger_than_shard_bytes(tmp_path: Path) -> None:
     make(tmp_path, "llama-untied", "lora")
     done = merged(tmp_path, shard_bytes=15_000)
     files = sorted((tmp_path / "merged").glob("*.safetensors"))
@@ -225,11 +225,11 @@ def test_files_are_no_larger_than_asked(tmp_path: Path) -> None:
     assert [file.name for file in (tmp_path / "one").glob("*.safetensors")] == [SINGLE]
 
 
-def test_where_names_do_not_tell_the_whole_model_is_merged(tmp_path: Path, monkeypatch: Any) -> None:
+def test_the_full_model_is_merged_if_names_do_not_match(tmp_path: Path, monkeypatch: Any) -> None:
     make(tmp_path, "llama", "dora")
-    monkeypatch.setattr(merging, "_places", lambda layers, files: None)
+    monkeypatch.setattr(merging, "_layer_of_tensor", lambda layers, files: None)
     done = merged(tmp_path)
-    assert "whole model was held in memory" in done.note
+    assert "full model was held in memory" in done.note
     assert done.shards > 2
     assert compared(tmp_path, "llama", "fp32").relative < 1e-5
 
@@ -237,7 +237,10 @@ def test_where_names_do_not_tell_the_whole_model_is_merged(tmp_path: Path, monke
 @pytest.mark.parametrize(
     ("kind", "whole"),
     [
-        ("llama", {"modules_to_save": ["embed_tokens"]}),  # tied: the head keeps its own
+        (
+            "llama",
+            {"modules_to_save": ["embed_tokens"]},
+        ),  # tied in the base, but the head keeps its original weights
         ("llama-untied", {"modules_to_save": ["embed_tokens", "lm_head"]}),
         ("qwen2", {"bias": "all"}),
         ("llama", {"trainable_token_indices": [3, 5]}),
@@ -245,10 +248,8 @@ def test_where_names_do_not_tell_the_whole_model_is_merged(tmp_path: Path, monke
 )
 @pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`:UserWarning")
 @pytest.mark.filterwarnings("ignore:Input and output embeddings are no longer tied:UserWarning")
-def test_whole_layers_that_an_adapter_holds_are_merged_too(
-    kind: str, whole: dict[str, Any], tmp_path: Path
-) -> None:
-    """Embeddings, heads, biases and single tokens that were trained beside the low-rank updates."""
+def test_full_layers_of_an_adapter_are_merged_too(kind: str, whole: dict[str, Any], tmp_path: Path) -> None:
+    """Merge embeddings, heads, biases and single tokens that were trained with the low-rank updates."""
     import peft
 
     auto, settings = config(kind)
@@ -264,27 +265,27 @@ def test_whole_layers_that_an_adapter_holds_are_merged_too(
     assert compared(tmp_path, kind, "fp32").relative < 1e-5
 
 
-def test_experts_that_an_adapter_changes_are_merged_too(tmp_path: Path) -> None:
+def test_adapted_experts_are_merged_too(tmp_path: Path) -> None:
     make(tmp_path, "mixtral", "lora")
     assert "target_parameters" in merged(tmp_path).note
     assert compared(tmp_path, "mixtral", "fp32").relative < 1e-5
 
 
-def test_what_cannot_be_merged_is_refused(tmp_path: Path) -> None:
+def test_infinite_values_and_a_quantized_base_are_refused(tmp_path: Path) -> None:
     make(tmp_path, "llama", "lora")
     file = tmp_path / "adapter" / "adapter_model.safetensors"
     held = load_file(file)
     save_file({name: one * float("inf") for name, one in held.items()}, file)
-    with pytest.raises(RunFailedError, match="no numbers"):
+    with pytest.raises(RunFailedError, match="NaN or infinity"):
         merged(tmp_path)
     save_file(held, file)
     settings = tmp_path / "base" / "config.json"
     settings.write_text(json.dumps(json.loads(settings.read_text()) | {"quantization_config": {}}))
-    with pytest.raises(InputError, match="rounded anew"):
+    with pytest.raises(InputError, match="round them again"):
         merged(tmp_path, "again")
 
 
-def test_a_forgotten_layer_or_adapter_is_noticed(tmp_path: Path) -> None:
+def test_a_forgotten_layer_or_adapter_is_detected(tmp_path: Path) -> None:
     make(tmp_path, "llama", "lora")
     wanted = reference(loads(tmp_path / "adapter"), rows("llama"))
     bare = compare(wanted, loads(tmp_path / "base"), rows("llama"), "", "fp32")
@@ -305,8 +306,8 @@ def test_a_forgotten_layer_or_adapter_is_noticed(tmp_path: Path) -> None:
     assert not sound(compared(tmp_path, "llama", "fp32"))
 
 
-def test_memory_holds_a_shard_and_not_the_model(tmp_path: Path) -> None:
-    """About 80 MB of base in 6 layers: anonymous memory, which is not the files' own pages."""
+def test_memory_holds_one_shard_and_not_the_model(tmp_path: Path) -> None:
+    """Merge a base of about 80 MB in 6 layers; count anonymous memory, which excludes pages of files."""
     values = {"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 6, "num_attention_heads": 8,
               "num_key_value_heads": 8}  # fmt: skip
     make(tmp_path, "llama", "lora", shard="20MB", values=values)
@@ -315,7 +316,7 @@ def test_memory_holds_a_shard_and_not_the_model(tmp_path: Path) -> None:
     for whole in (False, True):
         with pytest.MonkeyPatch.context() as patch:
             if whole:
-                patch.setattr(merging, "_places", lambda layers, files: None)
+                patch.setattr(merging, "_layer_of_tensor", lambda layers, files: None)
             peaks.append(peak(lambda: merged(tmp_path, f"merged-{whole}", shard_bytes=10_000_000)))  # noqa: B023
     assert size > 75_000_000
     assert peaks[0] < 0.6 * size
@@ -323,7 +324,7 @@ def test_memory_holds_a_shard_and_not_the_model(tmp_path: Path) -> None:
 
 
 def peak(work: Callable[[], object]) -> int:
-    """Bytes of anonymous memory that `work` has at most, beyond what there was."""
+    """Return the largest increase of anonymous memory during `work`, in bytes."""
     ctypes.CDLL(None).malloc_trim(0)  # what was freed before would be taken again, and not be seen
     found, ended = [anonymous()], threading.Event()
 
