@@ -38,6 +38,13 @@ FILE_INPUTS = 400  # of each format
 ROW_INPUTS = 1200
 
 
+def seeds(count: int) -> Any:
+    """Parametrizes a test by seeds of inputs: `make test` has a fifth of them."""
+    first = count // 5
+    parts = [range(first), pytest.param(range(first, count), marks=pytest.mark.long)]
+    return pytest.mark.parametrize("seeds", parts, ids=["a fifth", "the others"])
+
+
 class TooSlowError(BaseException):
     """Not an Exception: nothing that is tested may catch it."""
 
@@ -184,9 +191,10 @@ def _overrides(rng: random.Random) -> list[str]:
     return found
 
 
-def test_configs(tmp_path: Path) -> None:
+@seeds(CONFIG_INPUTS)
+def test_configs(seeds: range, tmp_path: Path) -> None:
     file, outcomes = tmp_path / "run.yaml", Counter[str]()
-    for seed in range(CONFIG_INPUTS):
+    for seed in seeds:
         rng = random.Random(seed)
         make = rng.choice([*[_bytes_of_a_config, _tree_of_a_config] * 4, _bomb])
         file.write_bytes(make(rng))
@@ -197,7 +205,7 @@ def test_configs(tmp_path: Path) -> None:
             file.write_text(dump(config))
             assert read(file) == config
             check(config)
-    assert min(outcomes["taken"], outcomes["loaded"], outcomes["refused"]) > CONFIG_INPUTS // 20, outcomes
+    assert min(outcomes["taken"], outcomes["loaded"], outcomes["refused"]) > len(seeds) // 20, outcomes
 
 
 # ---- files of records
@@ -242,11 +250,12 @@ def _index(source: FileSource, plain: Path) -> tuple[int, int]:
     return good, bad
 
 
+@seeds(FILE_INPUTS)
 @pytest.mark.parametrize("name", KINDS)
-def test_files_of_records(name: str, tmp_path: Path) -> None:
+def test_files_of_records(name: str, seeds: range, tmp_path: Path) -> None:
     format, ending, make = KINDS[name]
     data, file, outcomes = make(), tmp_path / f"rows{ending}", Counter[str]()
-    for seed in range(FILE_INPUTS):
+    for seed in seeds:
         rng = random.Random(f"{name} {seed}")
         file.write_bytes(changed(data, rng) if rng.random() < 0.9 else data)
         form = "auto" if rng.random() < 0.7 else rng.choice(_FORMS)
@@ -261,7 +270,8 @@ def test_files_of_records(name: str, tmp_path: Path) -> None:
     assert outcomes["bad"] + outcomes["refused"] > 0, outcomes
 
 
-def test_saved_data_sets(tmp_path: Path) -> None:
+@seeds(FILE_INPUTS)
+def test_saved_data_sets(seeds: range, tmp_path: Path) -> None:
     import datasets
 
     folder, outcomes = tmp_path / "saved", Counter[str]()
@@ -269,7 +279,7 @@ def test_saved_data_sets(tmp_path: Path) -> None:
         folder
     )
     whole = {path: path.read_bytes() for path in folder.iterdir()}
-    for seed in range(FILE_INPUTS):
+    for seed in seeds:
         rng = random.Random(seed)
         path = rng.choice([*sorted(whole), *folder.glob("*.arrow")])
         path.unlink()  # a new file: the old one may still be mapped into memory
@@ -320,9 +330,10 @@ def _changed_value(value: Any, rng: random.Random) -> Any:
     return inside
 
 
-def test_rows_of_every_form(tmp_path: Path) -> None:
+@seeds(ROW_INPUTS)
+def test_rows_of_every_form(seeds: range, tmp_path: Path) -> None:
     file, outcomes = tmp_path / "rows.jsonl", Counter[str]()
-    for seed in range(ROW_INPUTS):
+    for seed in seeds:
         rng = random.Random(seed)
         rows = [_changed_value(rng.choice(SOUND), rng) for _ in range(rng.randrange(1, 4))]
         text = "\n".join(
@@ -334,7 +345,7 @@ def test_rows_of_every_form(tmp_path: Path) -> None:
             good, bad = _index(FileSource(path=str(file), format="jsonl", form=form), tmp_path / "plain")
             outcomes["good"] += good
             outcomes["bad"] += bad
-    assert min(outcomes["good"], outcomes["bad"]) > ROW_INPUTS // 4, outcomes
+    assert min(outcomes["good"], outcomes["bad"]) > len(seeds) // 4, outcomes
 
 
 def test_there_are_enough_inputs() -> None:

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+import grids
 import numpy as np
 import pytest
 
@@ -36,6 +37,7 @@ SPECS = {
     ),
 }
 each_spec = pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
+a_spec = pytest.mark.parametrize("spec", grids.first(1, SPECS.values()), ids=SPECS)  # in `make test`
 
 
 def sizes(shard: int) -> np.ndarray:
@@ -136,7 +138,7 @@ def doubled_row(path: Path) -> None:
 DAMAGES = [truncate, empty, flip, pickled, other_arrays, other_rows, doubled_row, os.unlink]
 
 
-@each_spec
+@a_spec
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_bad_file_is_made_again(spec: PlanSpec, damage: Callable[[Path], None], tmp_path: Path) -> None:
     made = walk(BatchPlan(spec, sizes, tmp_path))
@@ -166,7 +168,7 @@ def test_plans_do_not_find_each_others_files(spec: PlanSpec, tmp_path: Path) -> 
     assert len(list(tmp_path.iterdir())) == 4
 
 
-@each_spec
+@a_spec
 def test_many_at_once_make_the_same_files(spec: PlanSpec, tmp_path: Path) -> None:
     """Eight plans on one folder, and eight threads on one plan, each from another step on."""
     expected = walk(BatchPlan(spec, sizes))
@@ -196,7 +198,7 @@ print(found.hexdigest())
 """
 
 
-@each_spec
+@a_spec
 def test_another_process_makes_the_same_plan(spec: PlanSpec) -> None:
     def once(hash_seed: str) -> str:
         command = [sys.executable, "-W", "error", "-c", CHILD, repr(spec)]

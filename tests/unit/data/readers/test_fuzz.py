@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
+import grids
 import pytest
 from damaged import FILES, changed
 
@@ -13,16 +14,20 @@ from medray.data.records import BadRowError
 from medray.errors import InputError
 
 CHANGES = 2000
+FEW = 300  # in `make test`
 
 
 @pytest.mark.timeout(120)  # a reader that never ends fails
+@pytest.mark.parametrize("changes", grids.first(1, [FEW, CHANGES]))
 @pytest.mark.parametrize(("format", "ending", "data"), FILES.values(), ids=FILES.keys())
-def test_no_change_of_bytes_breaks_a_reader(format: str, ending: str, data: bytes, tmp_path: Path) -> None:
+def test_no_change_of_bytes_breaks_a_reader(
+    format: str, ending: str, data: bytes, changes: int, tmp_path: Path
+) -> None:
     rng = random.Random(format + ending)
     file = tmp_path / f"rows{ending}"
     said: list[str] = []
     rows = 0
-    for _ in range(CHANGES):
+    for _ in range(changes):
         file.write_bytes(changed(data, rng))
         try:
             for found in read(str(file), format):
