@@ -6,152 +6,88 @@ How many seconds that makes: benchmarks/startup.py.
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-import tiny
+from heavy_imports import HEAVY, WATCHED, run
 
 import medray
-from medray import storage
-from medray.config import read
-from medray.data.shards.preparation import INDEX, MANIFEST, Preparation
-from medray.data.shards.shard_task import encode_shard
-from medray.data.shards.split_summary import summarize
-from medray.data.tokenizer import train_tokenizer
-
-HEAVY = (
-    *(
-        "torch",
-        "ray",
-        "transformers",
-        "tokenizers",
-        "peft",
-        "deepspeed",
-        "mlflow",
-        "numpy",
-        "pandas",
-        "pyarrow",
-    ),
-    *("safetensors", "sklearn", "scipy", "rouge_score", "sentencepiece", "accelerate", "gguf", "requests"),
-)
-IMPORTED = f"""
-import json, sys
-print(json.dumps([name for name in {sorted(HEAVY)!r} if name in sys.modules]), file=sys.stderr)
-"""
-# The command itself, and at its end the heavy modules that it imported, in order of their names.
-WATCHED = f"""
-import json, sys
-from medray.cli.main import main
-try:
-    code = main(sys.argv[1:])
-except SystemExit as stop:
-    code = stop.code
-{IMPORTED}
-sys.exit(code)
-"""
 
 
-def run(*command: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    environment = {
-        name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "PYTHONPATH")
-    }
-    environment["PYTHONPATH"] = str(Path(medray.__file__).parents[1])
-    return subprocess.run(
-        [sys.executable, *command],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    (tmp_path / "sound.yaml").write_text(
+def write_configs(folder: Path) -> Path:
+    (folder / "sound.yaml").write_text(
         "data: {dataset: clinic, tokenizer: train}\nmodel: {init: random, preset: t5-tiny}\n"
     )
-    (tmp_path / "wrong.yaml").write_text("train: {epoch: 3}\n")
-    return tmp_path
+    (folder / "wrong.yaml").write_text("train: {epoch: 3}\n")
+    return folder
 
 
-@pytest.mark.parametrize(
-    ("arguments", "code", "says"),
-    [
-        (["--help"], 0, "usage: medray"),
-        (["--version"], 0, f"medray {medray.__version__}"),
-        (["train", "--help"], 0, "usage: medray train"),
-        (["data", "simulate", "--help"], 0, "usage: medray data simulate"),
-        (["ui", "--help"], 0, "usage: medray ui"),
-        (["export", "--help"], 0, "usage: medray export"),
-        (["export", ".", "--format", "merged"], 2, "this folder holds no run"),
-        ([], 2, "usage: medray"),
-        (["train"], 2, "usage: medray train"),
-        (["train", "nowhere.yaml"], 2, "no such config file"),
-        (["train", "wrong.yaml"], 2, "did you mean train.epochs?"),
-        (["train", "sound.yaml", "train.precision=fp16"], 2, "T5 overflows to NaN in fp16"),
-        (["train", "sound.yaml", "cluster.workers=100000"], 2, "100000 workers of 0.5 CPU need 50001 CPUs"),
-        (["train", "sound.yaml", "run.storage=sound.yaml"], 2, "not a folder"),
-        (
-            ["train", "sound.yaml", "model.preset=llama-tiny", "method={name: distill, variant: cosine}"],
-            2,
-            "a causal model has no encoder",
-        ),
-        (["data", "simulate", "x.jsonl", "--rows", "0"], 2, "must be at least 1"),
-        (["config", "train.max_steps"], 0, "Optimizer steps"),
-        (["ui", "."], 2, "this folder has no record of an MLflow run"),
-    ],
-)
-def test_nothing_heavy_is_imported(folder: Path, arguments: list[str], code: int, says: str) -> None:
-    done = run("-c", WATCHED, *arguments, folder=folder)
-    *said, imported = done.stderr.splitlines()
-    assert json.loads(imported) == []
-    assert (done.returncode, says in "\n".join([done.stdout, *said])) == (code, True), done.stderr
-    assert "Traceback" not in done.stderr
+CASES: list[tuple[list[str], int, str]] = [
+    (["--help"], 0, "usage: medray"),
+    (["--version"], 0, f"medray {medray.__version__}"),
+    (["train", "--help"], 0, "usage: medray train"),
+    (["data", "simulate", "--help"], 0, "usage: medray data simulate"),
+    (["ui", "--help"], 0, "usage: medray ui"),
+    (["export", "--help"], 0, "usage: medray export"),
+    (["export", ".", "--format", "merged"], 2, "this folder holds no run"),
+    ([], 2, "usage: medray"),
+    (["train"], 2, "usage: medray train"),
+    (["train", "nowhere.yaml"], 2, "no such config file"),
+    (["train", "wrong.yaml"], 2, "did you mean train.epochs?"),
+    (["train", "sound.yaml", "train.precision=fp16"], 2, "T5 overflows to NaN in fp16"),
+    (["train", "sound.yaml", "cluster.workers=100000"], 2, "100000 workers of 0.5 CPU need 50001 CPUs"),
+    (["train", "sound.yaml", "run.storage=sound.yaml"], 2, "not a folder"),
+    (
+        ["train", "sound.yaml", "model.preset=llama-tiny", "method={name: distill, variant: cosine}"],
+        2,
+        "a causal model has no encoder",
+    ),
+    (["data", "simulate", "x.jsonl", "--rows", "0"], 2, "must be at least 1"),
+    (["ui", "."], 2, "this folder has no record of an MLflow run"),
+    (["config", "train.max_steps"], 0, "optimizer steps"),
+]
+# All of them in one process: after each, its exit code, what it said, and the heavy modules that are there.
+ALL = f"""
+import contextlib, io, json, sys
+from medray.cli.main import main
+for arguments in json.load(sys.stdin):
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        try:
+            code = main(arguments)
+        except SystemExit as stop:
+            code = stop.code
+    heavy = [name for name in {sorted(HEAVY)!r} if name in sys.modules]
+    print(json.dumps([code, said.getvalue(), heavy]))
+"""
 
 
-@pytest.mark.parametrize("module", ["medray.train", "medray.config", "medray.cli.main"])
-def test_the_rooms_are_imported_without_their_libraries(folder: Path, module: str) -> None:
-    done = run("-c", f"import {module}\n{IMPORTED}", folder=folder)
-    assert (done.returncode, json.loads(done.stderr)) == (0, []), done.stderr
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[int, str, list[str]]]:
+    """(exit code, what it said, heavy modules) of each case."""
+    folder = write_configs(tmp_path_factory.mktemp("startup"))
+    done = run("-c", ALL, folder=folder, text=json.dumps([arguments for arguments, _, _ in CASES]))
+    assert done.returncode == 0, done.stderr
+    return [tuple(json.loads(line)) for line in done.stdout.splitlines()]
 
 
-def test_the_watch_sees_what_it_watches_for(folder: Path) -> None:
-    done = run("-c", f"import numpy\n{WATCHED}", "--version", folder=folder)
+@pytest.mark.parametrize("case", range(len(CASES)), ids=[" ".join(case[0]) or "nothing" for case in CASES])
+def test_nothing_heavy_is_imported(answers: list[tuple[int, str, list[str]]], case: int) -> None:
+    (_, code, says), (ended, said, imported) = CASES[case], answers[case]
+    assert imported == []
+    assert (ended, says in said) == (code, True), said
+    assert "Traceback" not in said
+
+
+def test_the_watch_sees_what_it_watches_for(tmp_path: Path) -> None:
+    done = run("-c", f"import numpy\n{WATCHED}", "--version", folder=tmp_path)
     assert json.loads(done.stderr) == ["numpy"]
 
 
-def prepared(folder: Path) -> Path:
-    """A config whose shards are ready, made as the pipeline makes them, and without Ray."""
-    file = folder / "ready.yaml"
-    tiny.write_jsonl(folder / "rows.jsonl", tiny.rows(23))
-    file.write_text(
-        "run: {name: mine, storage: runs}\nmodel: {name: null, init: random, preset: llama-tiny}\n"
-        "data: {train: rows.jsonl, tokenizer: train, vocab_size: 400}\nmethod: {name: distill}\n"
+def test_the_rooms_are_imported_without_their_libraries(tmp_path: Path) -> None:
+    code = (
+        "import json, sys, medray.train, medray.config, medray.cli.main\n"
+        f"print(json.dumps([name for name in {sorted(HEAVY)!r} if name in sys.modules]))"
     )
-    layout = Preparation(read(file), "causal", None)
-    train_tokenizer(["fever and cough"], 400, storage.at(layout.tokenizer))
-    [source] = layout.sources["train"]
-    tokens = layout.token_set("train", tiny.index(source, 7))
-    storage.make_private(layout.folder / "train")
-    tokens.index.write(layout.folder / "train" / INDEX)
-    for shard in tokens.index.shards:
-        encode_shard(tokens, shard, source, truth=False)
-    storage.write(layout.folder / "train" / MANIFEST, json.dumps(summarize(tokens)))
-    return file
-
-
-def test_ready_shards_are_inspected_without_torch(tmp_path: Path) -> None:
-    file = prepared(tmp_path)
-    command = ["data", "inspect", file.name, "--near-duplicates", "--html", "page.html"]
-    done = run("-c", WATCHED, *command, folder=tmp_path)
-    assert done.returncode == 0, done.stderr
-    imported = set(json.loads(done.stderr.splitlines()[-1]))
-    assert imported & {"torch", "ray", "transformers", "mlflow", "sklearn"} == set()
-    assert {"tokenizers", "pyarrow"} <= imported  # it did read the shards
-    assert "mine: what the model will see" in done.stdout
-    assert (tmp_path / "page.html").stat().st_size
+    done = run("-c", code, folder=tmp_path)
+    assert (done.returncode, json.loads(done.stdout)) == (0, []), done.stderr
