@@ -173,7 +173,7 @@ def medray(*words: object) -> int:
     return command.main([str(word) for word in ("export", *words)])
 
 
-@pytest.mark.parametrize("preset", ["llama-tiny", "t5-tiny"])
+@pytest.mark.parametrize("preset", ["llama-tiny", pytest.param("t5-tiny", marks=pytest.mark.long)])
 def test_merged_weights_stand_alone_beside_their_card_and_numbers(
     preset: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -380,7 +380,7 @@ def test_the_type_that_is_written_by_default_keeps_what_was_trained(
     assert "of what training gained" not in card
 
 
-@pytest.mark.parametrize("peft", [None, LORA])
+@pytest.mark.parametrize("peft", [None, pytest.param(LORA, marks=pytest.mark.long)])
 def test_a_run_that_gained_nothing_is_said_to(
     peft: dict[str, Any] | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -541,6 +541,7 @@ def test_a_push_goes_through_the_hub_library_and_never_tells_the_token(
     assert (tmp_path / "x" / "adapter_config.json").exists()
 
 
+@pytest.mark.long
 def test_as_a_command_it_says_only_its_own_lines(tmp_path: Path) -> None:
     run = finished(tmp_path, LORA)
     command = [sys.executable, "-m", "medray", "export", str(run), "--format", "merged"]

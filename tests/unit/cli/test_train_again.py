@@ -199,7 +199,10 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 @pytest.mark.parametrize(
     "start",
-    [lambda file: main(["train", str(file)]), lambda file: train.run(read(file))],
+    [
+        lambda file: main(["train", str(file)]),
+        pytest.param(lambda file: train.run(read(file)), marks=pytest.mark.long),
+    ],
     ids=["cli", "python"],
 )
 def test_a_driver_that_is_killed_before_mlflow_had_the_end_leaves_it_to_the_next_start(

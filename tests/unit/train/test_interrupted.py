@@ -238,6 +238,7 @@ def in_a_process_of_its_own(made: WorkerPlan, what: str) -> subprocess.Completed
     )
 
 
+@pytest.mark.long
 def test_a_checkpoint_that_was_announced_is_there_after_a_kill_at_that_moment(
     tmp_path: Path, tokens: TokenSet
 ) -> None:

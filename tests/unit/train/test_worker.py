@@ -38,7 +38,13 @@ EIGHT_BITS: dict[str, Any] = {"train": {"zero_stage": 0, "optimizer": {"name": "
     [
         (PLAIN, 1, [], ["deepspeed", "peft"]),
         (LORA, 2, ["deepspeed", "peft"], ["deepspeed", "peft"]),
-        (LORA | EIGHT_BITS, 1, ["peft", "bitsandbytes"], ["deepspeed", "peft", "bitsandbytes"]),
+        pytest.param(
+            LORA | EIGHT_BITS,
+            1,
+            ["peft", "bitsandbytes"],
+            ["deepspeed", "peft", "bitsandbytes"],
+            marks=pytest.mark.long,
+        ),
     ],
     ids=["one full rank", "adapters on two", "moments in 8 bits"],
 )

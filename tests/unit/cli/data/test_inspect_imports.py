@@ -9,7 +9,7 @@ import tiny
 from heavy_imports import WATCHED, run
 
 from medray import storage
-from medray.config.load import load
+from medray.config import read
 from medray.data.shards.preparation import INDEX, MANIFEST, Preparation
 from medray.data.shards.shard_task import encode_shard
 from medray.data.shards.split_summary import summarize
@@ -24,7 +24,7 @@ def prepared(folder: Path) -> Path:
         "run: {name: mine, storage: runs}\nmodel: {name: null, init: random, preset: llama-tiny}\n"
         "data: {train: rows.jsonl, tokenizer: train, vocab_size: 400}\nmethod: {name: distill}\n"
     )
-    layout = Preparation(load(file), "causal", None)
+    layout = Preparation(read(file), "causal", None)
     train_tokenizer(["fever and cough"], 400, storage.at(layout.tokenizer))
     [source] = layout.sources["train"]
     tokens = layout.token_set("train", tiny.index(source, 7))
