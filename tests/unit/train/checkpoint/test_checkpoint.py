@@ -33,7 +33,9 @@ WAYS = ((1, 0), (2, 0), (2, 1), (2, 2), (2, 3), (3, 2), (3, 3))
 SOME = ((1, 0), (2, 2), (2, 3))
 
 
-def make(folder: Path, ways: tuple[int, int], steps: int, peft: str, **train: Any) -> WorkerPlan:
+def make(
+    folder: Path, ways: tuple[int, int], steps: int, peft: str, dropout: float = 0.0, **train: Any
+) -> WorkerPlan:
     ranks, stage = ways
     tokens = tiny.token_set(folder, tiny.rows(37))
     raw = {"zero_optimization": {"stage3_param_persistence_threshold": 100}} if stage == 3 else {}
@@ -45,7 +47,7 @@ def make(folder: Path, ways: tuple[int, int], steps: int, peft: str, **train: An
         global_batch_size=12,
         max_steps=steps,
         model=tiny.saved_model(folder / "model", "llama-tiny", tokens),
-        peft={"type": peft, "rank": 4, "dropout": 0.0},
+        peft={"type": peft, "rank": 4, "dropout": dropout},
         train={"zero_stage": stage, "deepspeed": raw, "scheduler": {"name": "constant"}} | train,
     )
 
@@ -56,7 +58,7 @@ def losses(seen: dict[str, Any]) -> list[float]:
 
 @pytest.mark.parametrize(
     ("peft", "among"),
-    [("lora", SOME), *(pytest.param(one, WAYS, marks=pytest.mark.long) for one in ("lora", "none"))],
+    [("lora", SOME), pytest.param("none", WAYS, marks=pytest.mark.long)],
 )
 def test_a_checkpoint_resumes_on_any_number_of_ranks_and_stage(
     peft: str, among: tuple[tuple[int, int], ...], tmp_path: Path
@@ -72,8 +74,9 @@ def test_a_checkpoint_resumes_on_any_number_of_ranks_and_stage(
     for ranks in sorted({ranks for ranks, _ in among}):
         resumed = {}
         for place, ways in enumerate(ways for ways in among if ways[0] == ranks):
-            # Each way of sharding reads the checkpoints of one or two others.
-            for other in {among[(place + ranks) % len(among)], among[-1 - place]}:
+            # Each way of sharding reads the checkpoints of one other, or of two where there are many.
+            more = {among[-1 - place]} if len(among) > 3 else set()
+            for other in {among[(place + ranks) % len(among)]} | more:
                 plan = make(tmp_path, ways, STEPS, peft)
                 folder = tmp_path / f"{peft}-{other}-then-{ways}"
                 shutil.copytree(Path(first[other].run_folder) / "checkpoints", folder / "checkpoints")
@@ -85,11 +88,17 @@ def test_a_checkpoint_resumes_on_any_number_of_ranks_and_stage(
     )
 
 
-def test_a_resumed_run_ends_with_the_bits_of_an_uninterrupted_run(tmp_path: Path) -> None:
-    """Train with dropout at every stage: the same number of ranks gives the same bits."""
-    ways = ((2, 0), (2, 1), (2, 2), (2, 3))
+@pytest.mark.parametrize(
+    "ways",
+    [((2, 0), (2, 3)), pytest.param(((2, 1), (2, 2)), marks=pytest.mark.long)],
+    ids=["stages 0 and 3", "stages 1 and 2"],
+)
+def test_a_resumed_run_ends_with_the_bits_of_an_uninterrupted_run(
+    ways: tuple[tuple[int, int], ...], tmp_path: Path
+) -> None:
+    """Train with dropout: the same number of ranks gives the same bits."""
     options = {"save_every_steps": 3, "keep_checkpoints": 9}
-    calm = {str(one): make(tmp_path, one, STEPS, "lora", **options) for one in ways}
+    calm = {str(one): make(tmp_path, one, STEPS, "lora", dropout=0.1, **options) for one in ways}
     run_loops(tmp_path, calm, processes=2)
     cut = {}
     for name, plan in calm.items():
@@ -118,14 +127,36 @@ def small(folder: Path, **train: Any) -> WorkerPlan:
     return make(folder, (1, 0), STEPS, "none", save_every_steps=3, keep_checkpoints=3, **train)
 
 
+@pytest.fixture(scope="module")
+def trained_once(tmp_path_factory: pytest.TempPathFactory) -> WorkerPlan:
+    plan = small(tmp_path_factory.mktemp("trained"))
+    loop.run(plan, Recorder(saves_every=3))
+    return plan
+
+
+@pytest.fixture
+def trained(trained_once: WorkerPlan, tmp_path: Path) -> WorkerPlan:
+    """A run that has ended, in a folder that the test may damage."""
+    shutil.copytree(trained_once.run_folder, tmp_path / "run")
+    return replace(trained_once, run_folder=str(tmp_path / "run"))
+
+
 def steps_of(plan: WorkerPlan) -> list[int]:
     return [found.progress.step for found in checkpoint.complete(Path(plan.run_folder) / "checkpoints")]
 
 
-@pytest.mark.parametrize("damage", ["cut", "bits", "manifest", "manifest bit", "file gone"])
-def test_a_damaged_checkpoint_is_skipped_and_the_previous_one_is_used(damage: str, tmp_path: Path) -> None:
-    plan = small(tmp_path)
-    loop.run(plan, Recorder(saves_every=3))
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "bits",
+        "manifest",
+        *(pytest.param(one, marks=pytest.mark.long) for one in ("cut", "manifest bit", "file gone")),
+    ],
+)
+def test_a_damaged_checkpoint_is_skipped_and_the_previous_one_is_used(
+    damage: str, trained: WorkerPlan
+) -> None:
+    plan = trained
     calm = last(Path(plan.run_folder))
     newest = checkpoint.newest(Path(plan.run_folder) / "checkpoints")
     assert newest is not None
@@ -213,9 +244,8 @@ def test_a_checkpoint_without_a_regular_manifest_is_incomplete_and_never_blocks(
         assert checkpoint.newest(tmp_path) is None
 
 
-def test_a_checkpoint_of_another_version_is_refused_and_left_unchanged(tmp_path: Path) -> None:
-    plan = small(tmp_path)
-    loop.run(plan, Recorder(saves_every=3))
+def test_a_checkpoint_of_another_version_is_refused_and_left_unchanged(trained: WorkerPlan) -> None:
+    plan = trained
     newest = checkpoint.newest(Path(plan.run_folder) / "checkpoints")
     assert newest is not None
     manifest = newest.folder / checkpoint.MANIFEST
@@ -226,10 +256,10 @@ def test_a_checkpoint_of_another_version_is_refused_and_left_unchanged(tmp_path:
 
 
 def test_a_checkpoint_on_unreadable_storage_is_not_marked_damaged(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trained: WorkerPlan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plan = small(tmp_path, save_patience_minutes=0.01)
-    loop.run(plan, Recorder(saves_every=3))
+    hasty = trained.config.train.model_copy(update={"save_patience_minutes": 0.01})
+    plan = replace(trained, config=trained.config.model_copy(update={"train": hasty}))
 
     def fails(file: Path) -> str:
         raise OSError(errno.EIO, "Input/output error")
@@ -406,12 +436,14 @@ class TestTrouble:
         with pytest.raises(RunFailedError, match="the checkpoint of step 1 could not be written: Not a dir"):
             loop.run(plan, Recorder())
 
+    @pytest.mark.long  # as storage that fails for a while, above
     def test_a_disk_that_is_full_for_a_while(self, tmp_path: Path) -> None:
         found = on_a_small_disk(make(tmp_path, (1, 0), 40, "none", save_every_steps=1), freed_after=20)
         assert found["error"] == ""
         assert found["steps"] == found["saved"][-1] == 40
         assert any("No space left on device" in text for text in found["messages"])
 
+    @pytest.mark.long
     def test_a_disk_that_stays_full(self, tmp_path: Path) -> None:
         plan = make(tmp_path, (1, 0), 40, "none", save_every_steps=1, save_patience_minutes=0.02)
         found = on_a_small_disk(plan, freed_after=1000)
