@@ -27,6 +27,7 @@ WEIGHTS_NAME := smollm2-135m-instruct
 # One process runs the tests that start Ray clusters, and waits half of its time; two others run unit tests, one file at
 # a time, the slowest first (tests/conftest.py). tests/README.md says how long a test may take.
 PARALLEL := -n 3 --no-loadscope-reorder --durations=10 --durations-min=1 tests/ray tests/system tests/unit
+QUICK := -n 2 --quick -m "not long" tests/unit
 
 VENV_STAMP := $(VENV)/.stamp-venv
 TORCH_STAMP = $(VENV)/.stamp-torch-$(shell printf '%s' '$(TORCH_SPEC)' | cksum | cut -d ' ' -f 1)
@@ -36,7 +37,7 @@ comma := ,
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install quickstart test test-all lint format clean
+.PHONY: help install quickstart check test test-all lint format clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -46,10 +47,13 @@ install: $(WEIGHTS_STAMP) ## create .venv with everything that the quickstart an
 quickstart: install ## train and evaluate a first model, and print where its files are
 	$(BIN)/medray train configs/quickstart.yaml
 
-test: install lint ## run lint, type checks, and the tests that are not marked long
+check: lint ## run lint, type checks, and the unit tests that need no torch (a minute)
+	$(BIN)/python -m pytest $(QUICK)
+
+test: install lint ## run lint, type checks, and one real case of each kind (8 minutes)
 	$(BIN)/python -m pytest -m "not long" $(PARALLEL)
 
-test-all: install lint ## run lint, type checks, and all tests
+test-all: install lint ## run lint, type checks, and all tests (25 minutes)
 	$(BIN)/python -m pytest $(PARALLEL)
 
 lint: $(MEDRAY_STAMP) ## run ruff and mypy

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 # Before any import of Ray, transformers or MLflow, which read these once.
 os.environ.update(
@@ -33,6 +34,78 @@ DEAR = (
 )
 # They share two ranks that train (tests/support/torchrun.py).
 RANKS = ("tests/unit/train/checkpoint/test_checkpoint.py", "tests/unit/train/test_exactness.py")
+
+
+# Files and folders that `make check` leaves out (--quick): their tests import torch, or wait for a server.
+NOT_QUICK = (
+    "tests/unit/cli/data/test_inspect.py",
+    "tests/unit/cli/data/test_inspect_imports.py",
+    "tests/unit/cli/test_export.py",
+    "tests/unit/cli/test_train_again.py",
+    "tests/unit/config/checks/test_train.py",
+    "tests/unit/data/encode/test_encode.py",
+    "tests/unit/data/encode/test_method_tokens.py",
+    "tests/unit/data/encode/test_targets.py",
+    "tests/unit/data/encode/test_templates.py",
+    "tests/unit/data/files/test_split_names.py",
+    "tests/unit/data/index/test_membership.py",
+    "tests/unit/data/index/test_row_index.py",
+    "tests/unit/data/inspect/test_inspection.py",
+    "tests/unit/data/inspect/test_near_duplicates.py",
+    "tests/unit/data/shards/test_preparation.py",
+    "tests/unit/data/shards/test_shard_file.py",
+    "tests/unit/data/test_reasoning.py",
+    "tests/unit/data/test_tokenizer.py",
+    "tests/unit/data/test_tokenizer_file.py",
+    "tests/unit/evaluate",
+    "tests/unit/launch/doctor/test_machine.py",
+    "tests/unit/methods",
+    "tests/unit/models",
+    "tests/unit/plan/test_adapters.py",
+    "tests/unit/plan/test_memory.py",
+    "tests/unit/plan/test_model_config.py",
+    "tests/unit/plan/test_parameters.py",
+    "tests/unit/plan/test_pretrained.py",
+    "tests/unit/test_private_files.py",
+    "tests/unit/test_recipes.py",
+    "tests/unit/tracking/test_mlflow_server.py",
+    "tests/unit/train",
+)
+
+
+REFUSED = pytest.StashKey[bool]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--quick",
+        action="store_true",
+        help="leave out the tests that are not quick, and let no other import torch",
+    )
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Under --quick, leave out what is listed."""
+    if not config.getoption("--quick"):
+        return None
+    return True if collection_path.relative_to(config.rootpath).as_posix() in NOT_QUICK else None
+
+
+def _refuse_torch(config: pytest.Config, who: str) -> None:
+    """Fail once in a process, under --quick, when `who` has imported torch."""
+    if config.getoption("--quick") and "torch" in sys.modules and not config.stash.get(REFUSED, False):
+        config.stash[REFUSED] = True
+        raise pytest.UsageError(
+            f"{who} imports torch: import it where it is needed, or add the file to NOT_QUICK"
+        )
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    _refuse_torch(item.config, f"{_file(item.nodeid)}, or a file that was collected before it,")
+
+
+def pytest_runtest_teardown(item: pytest.Item) -> None:
+    _refuse_torch(item.config, item.nodeid)
 
 
 def scope(file: str) -> str:

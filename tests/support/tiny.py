@@ -6,7 +6,7 @@ import json
 import random
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from medray.config import Config
 from medray.config.data import DataConfig
@@ -19,7 +19,9 @@ from medray.data.shards.token_split import TokenSet
 from medray.data.tokenizer import train_tokenizer
 from medray.plan.model_config import PRESETS
 from medray.plan.steps import total_steps
-from medray.train.worker_plan import WorkerPlan
+
+if TYPE_CHECKING:
+    from medray.train.worker_plan import WorkerPlan
 
 WORDS = [
     "fever",
@@ -187,6 +189,8 @@ def plan(
     **sections: dict[str, Any],
 ) -> WorkerPlan:
     """A worker plan over ready shards, as the driver would make it."""
+    from medray.train.worker_plan import WorkerPlan  # it imports torch
+
     run_folder.mkdir(parents=True, exist_ok=True)
     base: dict[str, dict[str, Any]] = {
         "run": {"storage": str(run_folder.parent), "name": run_folder.name, "seed": 3},
