@@ -110,7 +110,7 @@ def prepare(file: str, storage: str) -> dict[str, float]:
     from medray.data.shards.shard_task import pickled_tokenizer
     from medray.methods.loss import Method
     from medray.plan.model_config import model_folder
-    from medray.train.step import BatchLayout, BatchReader
+    from medray.train.batch_reader import BatchLayout, BatchReader
 
     config = Config.model_validate(
         {

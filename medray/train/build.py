@@ -21,10 +21,10 @@ from medray.models.generation import keep_protocol
 from medray.models.load import load_model
 from medray.models.probes import keeps_boundaries, refuse_sight_ahead
 from medray.plan.model_config import architecture
+from medray.train.batch_reader import BatchLayout, batch_layout
 from medray.train.device import this_device, used_bytes
 from medray.train.engine import DeepSpeedEngine, Engine, TorchEngine, deepspeed_config, prepare_process
 from medray.train.news import News
-from medray.train.step import BatchLayout, batch_layout
 from medray.train.token_loss import token_loss
 from medray.train.worker_plan import WorkerPlan
 

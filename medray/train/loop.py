@@ -15,6 +15,7 @@ from functools import partial
 from medray import storage
 from medray.methods.loss import Method
 from medray.train import checkpoint, live_evaluation
+from medray.train.batch_reader import BatchReader, Prepared
 from medray.train.build import Built, build
 from medray.train.checkpoint.state_files import Retries
 from medray.train.checkpoint.writer import CheckpointWriter, WriterOptions
@@ -24,7 +25,7 @@ from medray.train.interruption import NOTICED, Interruption, killed_when_hung
 from medray.train.news import News, Reporter
 from medray.train.read_ahead import ReadAhead, Ready
 from medray.train.run_folder.files import ATTEMPTS
-from medray.train.step import BatchReader, Prepared, Progress, check_finite, train_step
+from medray.train.step import Progress, check_finite, train_step
 from medray.train.worker_plan import WorkerPlan
 
 TRAINED = "done"

@@ -9,8 +9,8 @@ from medray.config import Config
 from medray.errors import InputError
 from medray.methods.chunked_loss import TokenLoss, chosen_chunk
 from medray.models.probes import takes_losses, vocabulary_size
+from medray.train.batch_reader import batch_layout
 from medray.train.engine import Engine
-from medray.train.step import batch_layout
 
 
 def token_loss(config: Config, engine: Engine, *, seq2seq: bool, say: Callable[[str], None]) -> TokenLoss:

@@ -19,7 +19,8 @@ from torch import Tensor
 from medray.data.batching.collate import PackedMicroBatch
 from medray.methods.loss import Method
 from medray.train import step as step_module
-from medray.train.step import BatchLayout, BatchReader, Prepared, train_step
+from medray.train.batch_reader import BatchLayout, BatchReader, Prepared
+from medray.train.step import train_step
 
 LABEL, BOTH = {"label": 1.0}, {"label": 0.3, "rationale": 0.7}
 PACK_TOKENS = 64

@@ -13,7 +13,8 @@ from memory_store import ListedPlan, MemoryStore
 from medray.data.batching.batch_plan import BatchPlan, Corpus, PlanSpec
 from medray.data.batching.collate import MicroBatch, PackedMicroBatch
 from medray.methods.loss import Method
-from medray.train.step import BatchLayout, BatchReader, Progress
+from medray.train.batch_reader import BatchLayout, BatchReader
+from medray.train.step import Progress
 
 IGNORED = -100
 METHOD = Method({"label": 0.5, "rationale": 0.5})

@@ -18,7 +18,8 @@ from tiny_encoder_decoder import encoder_decoder
 from medray.data.batching.collate import MixedMicroBatch
 from medray.evaluate.validation import Validation
 from medray.methods.loss import COSINE, Method
-from medray.train.step import BatchLayout, BatchReader, Prepared, train_step
+from medray.train.batch_reader import BatchLayout, BatchReader, Prepared
+from medray.train.step import train_step
 
 CPU = torch.device("cpu")
 KEYS = tuple(f"rationale/{name}" for name in ("Age", "Sex", "Lab Results", "Other"))
