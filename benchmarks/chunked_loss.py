@@ -24,10 +24,11 @@ def measured(tokens: int, vocabulary: int, hidden: int, chunk: int) -> dict[str,
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
+    from medray.config.method import MethodConfig
     from medray.data.batching.collate import MicroBatch
     from medray.evaluate.loss_sums import loss_sums
-    from medray.methods.chunked_loss import TokenLoss
-    from medray.methods.loss import Method
+    from medray.methods import loss_of
+    from medray.methods.cross_entropy import TokenLoss
     from medray.models.load import give_back_freed_memory
 
     give_back_freed_memory()  # as in a run; else blocks just below glibc's threshold stay, and the peak is of its making
@@ -46,7 +47,7 @@ def measured(tokens: int, vocabulary: int, hidden: int, chunk: int) -> dict[str,
     loss = TokenLoss(chunk_tokens=chunk or None)
     before, began = peak(), time.perf_counter()
     total = (
-        loss_sums(model, micro, Method({"label": 1.0}), device, seq2seq=False, loss=loss)["label"] / tokens
+        loss_sums(model, micro, loss_of(MethodConfig()), device, seq2seq=False, loss=loss)["label"] / tokens
     )
     total.backward()
     norm = float(torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None]))

@@ -159,14 +159,15 @@ def of_plan(lengths: Lengths, batch_size: int, micro: int, *, packed: bool = Fal
 
 def by_reader(lengths: Any, plan: BatchPlan, slots: int, micro: int, packed: bool, step: int) -> int:
     """Places that the arrays of a step have, as `train_step` counts them."""
-    from medray.methods.loss import Method
+    from medray.config.method import MethodConfig
+    from medray.methods import loss_of
     from medray.train.batch_reader import BatchLayout, BatchReader
 
     seq2seq = len(lengths.parts) == 2
     reader = BatchReader(
         lengths,
         plan,
-        Method({"label": 1.0}),
+        loss_of(MethodConfig()),
         BatchLayout(micro, slots),
         rank=0,
         world_size=1,

@@ -105,10 +105,11 @@ def prepare(file: str, storage: str) -> dict[str, float]:
     import ray
 
     from medray.config import Config
+    from medray.config.method import MethodConfig
     from medray.data.shards.pipeline import Pipeline
     from medray.data.shards.preparation import manifests, ready
     from medray.data.shards.shard_task import pickled_tokenizer
-    from medray.methods.loss import Method
+    from medray.methods import loss_of
     from medray.plan.model_config import model_folder
     from medray.train.batch_reader import BatchLayout, BatchReader
 
@@ -132,7 +133,7 @@ def prepare(file: str, storage: str) -> dict[str, float]:
     reader = BatchReader(
         store,
         tokens.plan(config, store),
-        Method({"label": 1.0}),
+        loss_of(MethodConfig()),
         BatchLayout(8, 8),
         rank=0,
         world_size=1,

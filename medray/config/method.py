@@ -1,9 +1,11 @@
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field, WithJsonSchema, field_validator
+from pydantic_core import PydanticKnownError
 
+from medray.config.method_specs import SPECS
 from medray.config.section import Section, key
 
 # Of the published hierarchical rationales.
@@ -70,12 +72,23 @@ class AlphaScheduleConfig(Section):
     cap: float = key(0.9, "Largest alpha that the slope leads to.", ge=0, le=1)
 
 
+def _registered(name: str) -> str:
+    """Refuse a name that the registry lacks, in the words of a Literal."""
+    if name not in SPECS:
+        *others, last = map(repr, SPECS)
+        raise PydanticKnownError("literal_error", {"expected": f"{', '.join(others)} or {last}"})
+    return name
+
+
+MethodName = Annotated[
+    str, AfterValidator(_registered), WithJsonSchema({"type": "string", "enum": list(SPECS)})
+]
+
+
 class MethodConfig(Section):
     """What the loss is."""
 
-    name: Literal["sft", "distill"] = key(
-        "sft", "sft: the label alone. distill: label and rationale, or standard."
-    )
+    name: MethodName = key("sft", "sft: the label alone. distill: label and rationale, or standard.")
     mode: Literal["standard", "task_prefix"] = key(
         "task_prefix",
         "distill only. task_prefix: two tasks, told apart by their prompts. standard: the label alone.",
@@ -106,34 +119,3 @@ class MethodConfig(Section):
     teacher: Literal["palm", "gpt", "generic"] | None = key(
         None, "Whose completions a named corpus brings as rationale and label; default: the corpus's own."
     )
-
-    @property
-    def two_tasks(self) -> bool:
-        """Whether rationales are a target too, weighed against labels by alpha."""
-        return self.name == "distill" and self.mode == "task_prefix"
-
-    @property
-    def dynamic(self) -> bool:
-        return self.two_tasks and self.variant == "dynamic_alpha"
-
-    @property
-    def start_alpha(self) -> float:
-        """Alpha before the first step."""
-        start = self.alpha_schedule.start
-        return start if self.dynamic and start is not None else self.alpha
-
-    @property
-    def tasks(self) -> tuple[str, ...]:
-        """Tasks that are trained; one whose weight is always zero costs no forward."""
-        if not self.two_tasks:
-            return ("label",)
-        rationale: tuple[str, ...] = ("rationale",)
-        if self.variant == "hierarchical":
-            rationale = tuple(f"rationale/{name}" for name in self.rationale.keys[: self.rationale.max_keys])
-        label = ("label",) if self.alpha > 0 or self.dynamic else ()
-        return (*label, *(rationale if self.alpha < 1 or self.dynamic else ()))
-
-    @property
-    def reads_rationales(self) -> bool:
-        """Whether rows without a rationale lack something."""
-        return self.variant == "two_step" or self.tasks not in (("label",), ())

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from medray.data.batching.collate import MicroBatch, MixedMicroBatch, PackedMicroBatch
-from medray.methods.chunked_loss import TokenLoss
-from medray.methods.loss import COSINE, Method, cosine_loss_sum
+from medray.data.batching.collate import NO_TASK, MicroBatch, MixedMicroBatch, PackedMicroBatch
+from medray.methods import MethodLoss
+from medray.methods.cross_entropy import TokenLoss
+from medray.methods.loss import ModelOutput, TaskOutput
 from medray.models.forward import IGNORED, encoded_logits, loss_logits, packed_logits
 
 AnyMicroBatch = MicroBatch | MixedMicroBatch | PackedMicroBatch
@@ -21,69 +22,114 @@ PLAIN = TokenLoss()
 def loss_sums(
     model: Any,
     micro: AnyMicroBatch,
-    method: Method,
+    method: MethodLoss,
     device: torch.device,
     *,
     seq2seq: bool,
     loss: TokenLoss = PLAIN,
 ) -> dict[str, Tensor]:
-    """One forward, and of each term of `method` that the micro-batch holds the sum.
+    """Run one forward and return the sum of each term of `method` that the micro-batch holds.
 
-    With the cosine term a mixed micro-batch holds the label task's rows first, then the same rows of the rationale's;
-    its logits are computed whole. loss: how the cross-entropy is computed.
+    loss: how the cross-entropy is computed.
     """
-
-    def tensors(*arrays: np.ndarray) -> list[Tensor]:
-        return [torch.from_numpy(np.ascontiguousarray(array)).to(device) for array in arrays]
-
-    tasks = method.tasks
     if isinstance(micro, PackedMicroBatch):
-        head_loss = loss.at_head(int((micro.labels[:, 1:] != IGNORED).sum()))
-        arrays = tensors(micro.input_ids, micro.position_ids, micro.task_ids, micro.labels)
-        found, labels, places = packed_logits(model, *arrays, head_loss=head_loss)
-        sizes = torch.bincount(places, minlength=len(tasks)).tolist()
-        return _by_task(found, labels, sizes, tasks, None if head_loss else loss)
-    inputs = tensors(micro.input_ids, micro.attention_mask, micro.labels)
-    if isinstance(micro, MixedMicroBatch) and method.cosine:
-        rows = np.bincount(micro.task_ids, minlength=len(tasks)).tolist()
-        logits, encodings = encoded_logits(model, *inputs)
-        found_cosine = {COSINE: cosine_loss_sum(encodings, inputs[2])}
-        return _by_task(logits, inputs[2], rows, tasks, loss) | found_cosine
-    head_loss = loss.at_head(_logit_places(micro.labels, seq2seq=seq2seq))
-    names = (
-        [micro.task] * len(micro.labels)
-        if isinstance(micro, MicroBatch)
-        else [tasks[n] for n in micro.task_ids]
-    )
-    found, labels = loss_logits(model, *inputs, seq2seq=seq2seq, tasks=names, head_loss=head_loss)
+        return method.sums(_packed(model, micro, method, device, loss), loss)
+    return method.sums(_padded(model, micro, method, device, loss, seq2seq=seq2seq), loss)
+
+
+def count_loss_tokens(micro: AnyMicroBatch, method: MethodLoss) -> np.ndarray:
+    """Return the loss tokens of each task and row of a micro-batch, int64 [tasks, rows]."""
+    has_loss = micro.labels != IGNORED
+    if isinstance(micro, PackedMicroBatch):
+        found = np.zeros((len(method.tasks), int(micro.row_ids.max(initial=0)) + 1), np.int64)
+        np.add.at(found, (micro.task_ids[has_loss], micro.row_ids[has_loss]), 1)
+        return found
+    each, at = has_loss.sum(axis=1), 0
+    sequences = _sequences(micro, method)
+    found = np.zeros((len(method.tasks), max(sequences.values())), np.int64)
+    for name, count in sequences.items():
+        found[method.tasks.index(name), :count] = each[at : at + count]
+        at += count
+    return found
+
+
+def _tensors(device: torch.device, *arrays: np.ndarray) -> list[Tensor]:
+    return [torch.from_numpy(np.ascontiguousarray(array)).to(device) for array in arrays]
+
+
+def _sequences(micro: MicroBatch | MixedMicroBatch, method: MethodLoss) -> dict[str, int]:
+    """Sequences of each task that a padded micro-batch holds, in their order."""
     if isinstance(micro, MicroBatch):
-        return {micro.task: found.sum() if head_loss else loss.sum(found, labels)}
-    if head_loss:
-        sizes = _targets(micro, len(tasks), seq2seq=seq2seq)
-        return _by_task(found, labels, sizes, tasks, None)
-    return _by_task(found, labels, np.bincount(micro.task_ids, minlength=len(tasks)).tolist(), tasks, loss)
+        return {micro.task: len(micro.labels)}
+    counts = np.bincount(micro.task_ids, minlength=len(method.tasks)).tolist()
+    return {name: count for name, count in zip(method.tasks, counts, strict=True) if count}
 
 
-def _by_task(
-    found: Tensor, labels: Tensor, sizes: Sequence[int], tasks: tuple[str, ...], loss: TokenLoss | None
-) -> dict[str, Tensor]:
-    """Sums over the first dimension's parts, `sizes` of each task one after the other. loss: None where `found` are
-    losses already, else logits."""
+def _packed(
+    model: Any, micro: PackedMicroBatch, method: MethodLoss, device: torch.device, loss: TokenLoss
+) -> ModelOutput:
+    head_loss = loss.at_head(int((micro.labels[:, 1:] != IGNORED).sum()))
+    row_count, count = int(micro.row_ids.max(initial=0)) + 1, len(method.tasks)
+    # One number for task and row: the forward orders its targets by it, so by task and then by row.
+    numbers = np.where(micro.task_ids == NO_TASK, NO_TASK, micro.task_ids * row_count + micro.row_ids)
+    arrays = _tensors(device, micro.input_ids, micro.position_ids, numbers, micro.labels)
+    found, labels, where = packed_logits(model, *arrays, head_loss=head_loss)
+    sizes = torch.bincount(where // row_count, minlength=count).tolist()
+    parts = zip(
+        method.tasks, found.split(sizes), labels.split(sizes), (where % row_count).split(sizes), strict=True
+    )
+    return ModelOutput(
+        tasks={
+            name: TaskOutput(
+                values=values, labels=wanted, row_count=row_count, rows=rows, is_loss=head_loss is not None
+            )
+            for name, values, wanted, rows in parts
+        }
+    )
+
+
+def _padded(
+    model: Any,
+    micro: MicroBatch | MixedMicroBatch,
+    method: MethodLoss,
+    device: torch.device,
+    loss: TokenLoss,
+    *,
+    seq2seq: bool,
+) -> ModelOutput:
+    inputs = _tensors(device, micro.input_ids, micro.attention_mask, micro.labels)
+    sequences = _sequences(micro, method)
+    if method.spec.encodings is not None:
+        logits, encodings = encoded_logits(model, *inputs)
+        return ModelOutput(tasks=_whole(logits, inputs[2], sequences), encodings=encodings)
+    head_loss = loss.at_head(_logit_places(micro.labels, seq2seq=seq2seq))
+    names = [name for name, count in sequences.items() for _ in range(count)]
+    found, labels = loss_logits(model, *inputs, seq2seq=seq2seq, tasks=names, head_loss=head_loss)
+    if head_loss is None:
+        return ModelOutput(tasks=_whole(found, labels, sequences))
+    each = ((micro.labels if seq2seq else micro.labels[:, 1:]) != IGNORED).sum(axis=1)
+    if not each.any():
+        each[0] = 1  # the forward computes one place that has no target
+    tasks, sequence, target = {}, 0, 0
+    for name, count in sequences.items():
+        sizes = each[sequence : sequence + count]
+        end = target + int(sizes.sum())
+        (rows,) = _tensors(device, np.repeat(np.arange(count), sizes))
+        tasks[name] = TaskOutput(
+            values=found[target:end], labels=labels[target:end], row_count=count, rows=rows, is_loss=True
+        )
+        sequence, target = sequence + count, end
+    return ModelOutput(tasks=tasks)
+
+
+def _whole(logits: Tensor, labels: Tensor, sequences: Mapping[str, int]) -> dict[str, TaskOutput]:
+    """Split logits [batch, targets, vocab] and their labels by the tasks of the sequences."""
+    sizes = list(sequences.values())
+    parts = zip(sequences, logits.split(sizes), labels.split(sizes), strict=True)
     return {
-        task: part.sum() if loss is None else loss.sum(part, wanted)
-        for task, part, wanted in zip(tasks, found.split(list(sizes)), labels.split(list(sizes)), strict=True)
-        if len(wanted)
+        name: TaskOutput(values=values, labels=wanted, row_count=len(wanted))
+        for name, values, wanted in parts
     }
-
-
-def _targets(micro: MixedMicroBatch, tasks: int, *, seq2seq: bool) -> list[int]:
-    """Places with a target, of each task; the one place that stands for none counts for the first row's task."""
-    labels = micro.labels if seq2seq else micro.labels[:, 1:]
-    each = (labels != IGNORED).sum(axis=1)
-    counts = np.bincount(micro.task_ids, weights=each, minlength=tasks).astype(int)
-    if not counts.sum():
-        counts[micro.task_ids[0]] = 1
-    return [int(count) for count in counts]
 
 
 def _logit_places(labels: np.ndarray, *, seq2seq: bool) -> int:

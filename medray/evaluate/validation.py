@@ -19,8 +19,8 @@ from medray.data.shards.shard_file import ShardStore
 from medray.evaluate.generate import generate
 from medray.evaluate.loss_sums import PLAIN, AnyMicroBatch, loss_sums
 from medray.evaluate.metrics import Entity, Reference
-from medray.methods.chunked_loss import TokenLoss
-from medray.methods.loss import COSINE, Method
+from medray.methods import MethodLoss
+from medray.methods.cross_entropy import TokenLoss
 
 
 @dataclass(frozen=True)
@@ -33,17 +33,17 @@ class Validation:
     pad_id: int
     batch_size: int
 
-    def totals(self, method: Method) -> dict[str, int]:
-        """Of the whole split: loss tokens of each task, and rows that have all tasks for the cosine term."""
-        counts = np.array([self._counts(self.rows, task, "loss_tokens") for task in method.tasks])
-        pairs = int((counts > 0).all(axis=0).sum())
-        return {**dict(zip(method.tasks, counts.sum(axis=1).tolist(), strict=True)), COSINE: pairs}
+    def totals(self, method: MethodLoss) -> dict[str, int]:
+        """Return the denominator of each term over the whole split."""
+        return method.denominators(
+            np.array([self._counts(self.rows, task, "loss_tokens") for task in method.tasks])
+        )
 
     @torch.no_grad()
     def loss_sums(
         self,
         model: Any,
-        method: Method,
+        method: MethodLoss,
         device: torch.device,
         rank: int,
         world_size: int,
@@ -58,9 +58,10 @@ class Validation:
                 sums[term] += float(value)
         return sums
 
-    def _micro_batches(self, method: Method, rank: int, world_size: int) -> Iterator[AnyMicroBatch]:
-        """Of each task the rows that have it; with the cosine term all tasks of the same rows in one."""
-        for tasks in [method.tasks] if method.cosine else [(task,) for task in method.tasks]:
+    def _micro_batches(self, method: MethodLoss, rank: int, world_size: int) -> Iterator[AnyMicroBatch]:
+        """Rows that have a task of a group, all tasks of the group in one forward; a task that is mixed is alone."""
+        spec = method.spec
+        for tasks in (*spec.row_groups, *((task,) for task in spec.mixed_tasks)):
             counts = np.array([self._counts(self.rows, task, "loss_tokens") for task in tasks])
             rows = tuple(self.rows[place] for place in np.flatnonzero(counts.any(axis=0)).tolist())
             for batch in self._batches(self._by_length(rows, tasks[0]), rank, world_size):
@@ -68,11 +69,15 @@ class Validation:
                     [None if row is None else self.store.example(*row, task) for row in batch]
                     for task in tasks
                 ]
-                if method.cosine:
-                    mixed = [(place, one) for place, found in enumerate(examples) for one in found]
-                    yield collate_mixed(mixed, self.architecture, self.pad_id)
-                else:
+                if len(tasks) == 1:
                     yield collate(tasks[0], examples[0], self.architecture, self.pad_id)
+                else:
+                    mixed = [
+                        (spec.task_names.index(task), one)
+                        for task, found in zip(tasks, examples, strict=True)
+                        for one in found
+                    ]
+                    yield collate_mixed(mixed, self.architecture, self.pad_id)
 
     def predictions(
         self,

@@ -1,1 +1,17 @@
-"""Losses. A method names the tasks that it trains and how their token sums become one loss; torch and nothing else."""
+"""Losses: one class per method, torch only. The other half of a method, its spec, is in `medray.config.method_specs`."""
+
+from __future__ import annotations
+
+from medray.config.method import MethodConfig
+from medray.methods.distill import DistillLoss
+from medray.methods.loss import MethodLoss
+from medray.methods.sft import SftLoss
+
+__all__ = ["LOSSES", "MethodLoss", "loss_of"]
+
+LOSSES: dict[str, type[MethodLoss]] = {"sft": SftLoss, "distill": DistillLoss}
+
+
+def loss_of(method: MethodConfig) -> MethodLoss:
+    """Return the loss of a method's config."""
+    return LOSSES[method.name].of(method)

@@ -1,162 +1,143 @@
-"""The loss: exact token means over the whole global batch, a task each.
+"""The interface of a loss: sums per micro-batch that are exact over ranks, micro-batches and accumulation.
 
-For task t let S_t be the sum of the cross-entropy over its loss tokens in one optimizer step, over all ranks and
-micro-batches, and T_t the number of those tokens. With a label p, a rationale e and alpha = a the loss is
+A loss L of one optimizer step is a weighted sum of terms, and a term is a mean S / N over the global batch. S is added
+up over all forwards of all ranks. N, the denominator, is known from the batch plan before the step runs. So each
+forward back-propagates its own sums times the same factors, and the result does not depend on how the batch was split.
+A term without anything to count is 0.
 
-    L = a * w * S_p / T_p  +  (1 - a) * R
-
-(distilling step-by-step, Hsieh et al. 2023, equation 4; w is a weight of the label). The rationale term R is
-
-    one text               S_e / T_e
-    keys, reduction mean   1/K * sum over k of S_k / T_k     K: the keys with T_k > 0 in this global batch
-    keys, reduction sum          sum over k of S_k / T_k
-    cosine                 S_e / T_e + C / N                 C: the sum of 1 - cos(u_r, v_r) over rows r
-
-where u_r and v_r are the means of the encoder's last states over the tokens of a row's two inputs, and N is the number
-of rows that have both tasks. T_t and N are known from the batch plan before the step runs, so each micro-batch adds
-its own sums times the same factors, and the result is exact: it does not depend on how the batch was split. A term
-without tokens is 0. One normalizer over both tasks would not do: labels are short, rationales long.
+A term may be linear in the tokens (cross-entropy of a task; N is its number of loss tokens) or any function of a row
+that has all its tasks in one forward (`TaskGroup` by row), such as -log sigmoid of the difference of two answers'
+log-probabilities; then S is a sum over rows and N the number of such rows.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import dataclass
+from typing import Literal, Self
 
+import numpy as np
 from torch import Tensor
-from torch.nn import functional as F
 
 from medray.config.method import MethodConfig
+from medray.config.method_specs import MethodSpec
 from medray.data.encode import IGNORED
-
-COSINE = "cosine"  # the term's name beside those of tasks
-
-
-@dataclass(frozen=True)
-class AlphaSchedule:
-    """alpha(e) = start + slope * max(0, e - from_epoch), kept within [0, cap] once it moves."""
-
-    start: float
-    from_epoch: float
-    slope: float
-    cap: float
-    label_weight: float = 1.0
-
-    def alpha(self, epoch: float) -> float:
-        """epoch: progress before the step. Depends on nothing else, so that a resumed run has the same."""
-        if epoch <= self.from_epoch:
-            return self.start
-        return min(max(self.start + self.slope * (epoch - self.from_epoch), 0.0), self.cap)
+from medray.methods.cross_entropy import TokenLoss
 
 
-@dataclass(frozen=True)
-class Method:
-    """The tasks that are trained, in the order of their forwards, and the weight of each one's mean.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TaskOutput:
+    """What one forward predicts for one task, aligned with the labels.
 
-    Tasks `rationale/<key>` are one term: the weight of each is the term's. cosine: the two tasks' encodings are drawn
-    together. norm: what a micro-batch's sums are divided by in training. schedule: moves the weights, see `at`; alpha:
-    what it has come to, None without one.
+    values: logits [..., vocab] in the shape of `labels` [...], or their losses [...] where the model's head computed
+    them in chunks (is_loss). rows: index of the row of each label, [targets]; None where the first dimension of `labels`
+    is the rows. row_count: rows of the micro-batch; row r is the same record in every task of the forward.
     """
 
-    weights: Mapping[str, float]
-    reduction: Literal["mean", "sum"] = "mean"
-    cosine: bool = False
+    values: Tensor
+    labels: Tensor
+    row_count: int
+    rows: Tensor | None = None
+    is_loss: bool = False
+
+    def loss_sum(self, cross_entropy: TokenLoss) -> Tensor:
+        """Return the summed cross-entropy of all labels, float32."""
+        return self.values.sum() if self.is_loss else cross_entropy.sum(self.values, self.labels)
+
+    def row_losses(self, cross_entropy: TokenLoss) -> Tensor:
+        """Return the summed cross-entropy of each row, float32 [rows]: the negative log-probability of its answer."""
+        return self._by_row(self.values if self.is_loss else cross_entropy.each(self.values, self.labels))
+
+    def row_tokens(self) -> Tensor:
+        """Return the labels of each row that are not IGNORED, int64 [rows]; 0 where the row lacks the task."""
+        return self._by_row((self.labels != IGNORED).long())
+
+    def _by_row(self, values: Tensor) -> Tensor:
+        if self.rows is None:
+            return values.flatten(1).sum(dim=1)
+        return values.new_zeros(self.row_count).index_add(0, self.rows, values)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelOutput:
+    """What one forward predicts. tasks: those of the micro-batch, in the method's order; a task may have no label.
+
+    encodings: float32 [tasks * rows, hidden], all rows of a task before those of the next, of an encoder-decoder whose
+    method compares encodings; else None.
+    """
+
+    tasks: Mapping[str, TaskOutput]
+    encodings: Tensor | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodLoss(ABC):
+    """The loss of a method: one class per method, registered in `medray.methods` under the name of its spec.
+
+    norm: `micro_batch` divides a forward's sums by what that forward holds, as published systems did; the result then
+    depends on how a batch is split.
+    """
+
+    spec: MethodSpec
     norm: Literal["token", "micro_batch"] = "token"
-    schedule: AlphaSchedule | None = None
-    alpha: float | None = None
 
     @classmethod
-    def of(cls, config: MethodConfig) -> Method:
-        if not config.two_tasks:
-            return cls({"label": 1.0}, norm=config.loss_norm)
-        alpha, moves = config.start_alpha, config.alpha_schedule
-        return cls(
-            _weights(config.tasks, alpha, config.label_weight),
-            reduction=config.rationale.reduction,
-            cosine=config.variant == "cosine",
-            norm=config.loss_norm,
-            schedule=AlphaSchedule(alpha, moves.from_epoch, moves.slope, moves.cap, config.label_weight)
-            if config.dynamic
-            else None,
-            alpha=alpha if config.dynamic else None,
-        )
+    @abstractmethod
+    def of(cls, method: MethodConfig) -> Self:
+        """Return the loss that a config describes."""
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        return tuple(self.weights)
-
-    @property
-    def keys(self) -> tuple[str, ...]:
-        """The tasks that are one key of a rationale each. Few rows have many of them."""
-        return tuple(task for task in self.weights if task.startswith("rationale/"))
+        """The trained tasks, in the order of their forwards."""
+        return self.spec.task_names
 
     @property
     def terms(self) -> tuple[str, ...]:
-        """What sums are kept of: the tasks, and the cosine term."""
-        return (*self.weights, COSINE) if self.cosine else self.tasks
+        """The names of all sums: parts of the loss, and metrics that are only logged."""
+        return (*self.spec.terms, *self.spec.metrics)
 
-    def at(self, epoch: float) -> Method:
-        """The method as it is after so many epochs: the same tasks, with the weights then in force."""
-        if self.schedule is None:
-            return self
-        alpha = self.schedule.alpha(epoch)
-        return replace(self, weights=_weights(self.tasks, alpha, self.schedule.label_weight), alpha=alpha)
+    def sums(self, output: ModelOutput, cross_entropy: TokenLoss) -> dict[str, Tensor]:
+        """Return the sum of each term that the forward holds, with a gradient where it is part of the loss.
 
-    def factors(self, totals: Mapping[str, int]) -> dict[str, float]:
-        """What each term's sum is multiplied by; 0 where there is nothing of the term.
-
-        totals: of the whole batch or set: loss tokens of each task and, for COSINE, rows that have both.
+        Never empty, so that every rank back-propagates in every forward. By default the cross-entropy of each task.
         """
-        weights = dict(self.weights)
-        if self.cosine:
-            weights[COSINE] = weights["rationale"]
-        if self.keys and self.reduction == "mean":
-            present = sum(totals[task] > 0 for task in self.keys)
-            weights |= {task: weights[task] / max(present, 1) for task in self.keys}
-        return {term: weights[term] / totals[term] if totals[term] else 0.0 for term in self.terms}
+        return {name: task.loss_sum(cross_entropy) for name, task in output.tasks.items() if len(task.labels)}
 
-    def loss(self, sums: Mapping[str, float], totals: Mapping[str, int]) -> float:
-        """L of sums over a whole global batch or evaluation set."""
-        factors = self.factors(totals)
+    def denominators(self, loss_tokens: np.ndarray) -> dict[str, int]:
+        """Return what each term's sum is divided by. By default the loss tokens of each task.
+
+        loss_tokens: int [tasks, rows], of all rows of a global batch, an evaluation set, or one micro-batch.
+        """
+        return dict(zip(self.tasks, loss_tokens.sum(axis=1).tolist(), strict=True))
+
+    @abstractmethod
+    def factors(self, denominators: Mapping[str, int]) -> dict[str, float]:
+        """Return what each term's sum is multiplied by in the loss; 0 for a metric, and where nothing was counted."""
+
+    def loss(self, sums: Mapping[str, float], denominators: Mapping[str, int]) -> float:
+        """Return L of sums over a whole global batch or evaluation set."""
+        factors = self.factors(denominators)
         return sum(factors[term] * sums[term] for term in self.terms)
 
-    def means(self, sums: Mapping[str, float], totals: Mapping[str, int]) -> dict[str, float]:
-        """The mean of each term that has anything; of keys also `rationale`, which is the term that they make up."""
-        found = {term: sums[term] / totals[term] for term in self.terms if totals[term]}
-        keys = [found[task] for task in self.keys if task in found]
-        if keys:
-            found["rationale"] = sum(keys) / (len(keys) if self.reduction == "mean" else 1)
-        return found
+    def means(self, sums: Mapping[str, float], denominators: Mapping[str, int]) -> dict[str, float]:
+        """Return the mean of each term that counted anything."""
+        return {term: sums[term] / denominators[term] for term in self.terms if denominators[term]}
 
+    def logged(
+        self, sums: Mapping[str, float], denominators: Mapping[str, int], *, prefix: str
+    ) -> dict[str, float]:
+        """Return the means under the names of a record. prefix: of parts of the loss; metrics have none."""
+        found = self.means(sums, denominators)
+        return {
+            name if name in self.spec.metrics else f"{prefix}{name}": mean for name, mean in found.items()
+        }
 
-def _weights(tasks: tuple[str, ...], alpha: float, label_weight: float) -> dict[str, float]:
-    return {task: alpha * label_weight if task == "label" else 1 - alpha for task in tasks}
+    def at(self, epoch: float) -> Self:
+        """Return the loss as it is after so many epochs. It depends on nothing else, so a resumed run has the same."""
+        return self
 
-
-def token_loss_sum(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
-    """Sum of the cross-entropy over labels that are not IGNORED, in float32. logits [..., vocab], labels [...]."""
-    return F.cross_entropy(
-        logits.float().flatten(0, -2),
-        labels.flatten(),
-        ignore_index=IGNORED,
-        reduction="sum",
-        label_smoothing=label_smoothing,
-    )
-
-
-def cosine_loss_sum(encodings: Tensor, labels: Tensor) -> Tensor:
-    """Sum of 1 - cos over the rows that have both tasks, in float32.
-
-    encodings [2 * rows, hidden], labels [2 * rows, targets]: all rows of the label task, then the same rows of the
-    rationale task; a row without the task has no label.
-    """
-    label, rationale = encodings.float().chunk(2)
-    has = (labels != IGNORED).any(dim=-1)
-    first, second = has.chunk(2)
-    return ((1 - F.cosine_similarity(label, rationale, dim=-1)) * (first & second)).sum()
-
-
-def loss_tokens(labels: Tensor) -> int:
-    """Tokens that carry loss, counted."""
-    return int((labels != IGNORED).sum())
+    @property
+    def settings(self) -> dict[str, float]:
+        """Values that change during a run, for the record of a step or an evaluation."""
+        return {}

@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from medray.config.method_specs import split_task
 from medray.tracking.mlflow_names import warnings_of
 
 STEP_LINE_SECONDS = 5.0
@@ -28,7 +29,7 @@ PACE_STEPS = (
 
 def _is_term(key: str) -> bool:
     """Return whether a record's key is a term of the loss, not one key of a rationale such as `loss/rationale/Age`."""
-    return key.startswith("loss/") and not key.startswith("loss/rationale/")
+    return key.startswith("loss/") and not split_task(key.removeprefix("loss/"))[1]
 
 
 def duration(seconds: float) -> str:

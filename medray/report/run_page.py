@@ -18,6 +18,7 @@ from typing import Any
 
 from medray import storage
 from medray.config.eval import lower_is_better
+from medray.config.method_specs import split_task
 from medray.report.console import duration, number, size, status_of
 from medray.report.svg import Series, bars, line_chart, spread
 from medray.storage import StoragePath
@@ -170,7 +171,7 @@ def _loss_series(steps: list[Record], evaluations: list[Record]) -> list[Series]
     The keys of a rationale share one curve: a record has `loss/rationale` as well as `loss/rationale/Age`.
     """
     terms = {key for record in steps for key in record if key.startswith("loss/")}
-    names = ["loss", *sorted(key for key in terms if not key.startswith("loss/rationale/"))]
+    names = ["loss", *sorted(key for key in terms if not split_task(key.removeprefix("loss/"))[1])]
     if len(names) == 2:
         names = names[:1]  # with one task, its loss is the total loss
     series = []

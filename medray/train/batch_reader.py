@@ -21,7 +21,7 @@ from medray.data.batching.collate import (
 from medray.data.batching.order import by_length, rank_slots
 from medray.data.shards.shard_file import ShardStore
 from medray.evaluate.loss_sums import AnyMicroBatch
-from medray.methods.loss import COSINE, Method
+from medray.methods import MethodLoss
 from medray.plan.steps import MOST_ROWS, split_batch
 
 
@@ -58,29 +58,23 @@ def batch_layout(train: TrainConfig, world_size: int) -> BatchLayout:
     return BatchLayout(split.micro_batch_size, split.slots)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Prepared:
     """A step's arrays for one rank, made ahead of time.
 
-    micro: one list of micro-batches an accumulation step, a task each; of packed sequences, and with the cosine term,
-    one with all tasks; behind them those of the keys, each of which is alone.
-    totals: loss tokens of the global batch, a task each. pairs: its rows that have all tasks. tokens: of the global
-    batch, padding aside. ids: of the rows of the global batch, in order. micro_batches: of all ranks, those that hold
-    a row.
+    micro: one list of micro-batches per accumulation step, one per group of tasks (one for packed sequences, which hold
+    all tasks); after them the micro-batches of mixed tasks, one list each. loss_tokens: of each task in the global
+    batch. denominators: of each term of the loss. tokens: of the global batch, without padding. ids: of the rows of the
+    global batch, in order. micro_batches: those of all ranks that hold a row.
     """
 
     batch: Batch
     micro: Sequence[Sequence[AnyMicroBatch]]
-    totals: dict[str, int]
-    pairs: int
+    loss_tokens: dict[str, int]
+    denominators: dict[str, int]
     tokens: int
     ids: list[str]
     micro_batches: int
-
-    @property
-    def denominators(self) -> dict[str, int]:
-        """Of each term of the loss."""
-        return {**self.totals, COSINE: self.pairs}
 
 
 class BatchReader:
@@ -90,7 +84,7 @@ class BatchReader:
         self,
         store: ShardStore,
         plan: BatchPlan,
-        method: Method,
+        method: MethodLoss,
         batch_layout: BatchLayout,
         *,
         rank: int,
@@ -101,10 +95,11 @@ class BatchReader:
     ) -> None:
         if packed and architecture != "causal":
             raise ValueError("sequences are packed for causal models only")
-        if method.cosine and architecture == "causal":
-            raise ValueError("the cosine term needs an encoder")
-        self._store, self._plan, self._tasks, self._layout = store, plan, method.tasks, batch_layout
-        self._cosine, self._keys = method.cosine, () if packed else method.keys
+        if method.spec.encodings is not None and architecture == "causal":
+            raise ValueError(f"method {method.spec.name} compares encodings and needs an encoder")
+        self._store, self._plan, self._method, self._layout = store, plan, method, batch_layout
+        self._tasks = method.tasks
+        self._mixed = () if packed else method.spec.mixed_tasks
         self._rank, self._world_size = rank, world_size
         self._architecture, self._pad_id, self._packed = architecture, pad_id, packed
         self._upcoming: tuple[int, ...] | None = None
@@ -128,12 +123,12 @@ class BatchReader:
             chosen = [slice(*spans[place]) for place in placed[mine.start : mine.stop].tolist()]
             sequences = [pairs[span] for span in chosen] + [[]] * (len(mine) - len(chosen))
             micro.append(self._forwards(sequences))
-        micro += [[mixed] for mixed in self._keyed(pairs, lengths, loss_tokens)]
+        micro += [[mixed] for mixed in self._mixed_texts(pairs, lengths, loss_tokens)]
         return Prepared(
             batch=batch,
             micro=micro,
-            totals=dict(zip(self._tasks, loss_tokens.sum(axis=1).tolist(), strict=True)),
-            pairs=int((loss_tokens > 0).all(axis=0).sum()),
+            loss_tokens=dict(zip(self._tasks, loss_tokens.sum(axis=1).tolist(), strict=True)),
+            denominators=self._method.denominators(loss_tokens),
             tokens=int(lengths.sum()),
             micro_batches=-(-batch.sequences // self._layout.micro_batch_size),
             ids=[str(self._store.text(shard, row, "id")) for shard, row in pairs],
@@ -167,32 +162,39 @@ class BatchReader:
         return self._known[shard]
 
     def _forwards(self, sequences: Sequence[list[tuple[int, int]]]) -> list[AnyMicroBatch]:
-        """The micro-batches of the sequences, those of the keys aside; without packing a sequence is one row or none."""
+        """The micro-batches of the sequences, without those of mixed tasks. Without packing a sequence is one row or
+        none."""
         if self._packed:
             return [self._pack(sequences)]
-        by_task = [
-            (task, [self._store.example(*rows[0], task) if rows else None for rows in sequences])
-            for task in self._tasks
-            if task not in self._keys
-        ]
-        if self._cosine:  # both encodings of a row are needed in one term
-            mixed = [(place, example) for place, (_, found) in enumerate(by_task) for example in found]
-            return [collate_mixed(mixed, self._architecture, self._pad_id)]
-        return [collate(task, found, self._architecture, self._pad_id) for task, found in by_task]
+        return [self._of_group(tasks, sequences) for tasks in self._method.spec.row_groups]
 
-    def _keyed(
+    def _of_group(self, tasks: Sequence[str], sequences: Sequence[list[tuple[int, int]]]) -> AnyMicroBatch:
+        """All tasks of a group for the same rows, one task after the other."""
+        examples = [
+            [self._store.example(*rows[0], task) if rows else None for rows in sequences] for task in tasks
+        ]
+        if len(tasks) == 1:
+            return collate(tasks[0], examples[0], self._architecture, self._pad_id)
+        mixed = [
+            (self._tasks.index(task), example)
+            for task, found in zip(tasks, examples, strict=True)
+            for example in found
+        ]
+        return collate_mixed(mixed, self._architecture, self._pad_id)
+
+    def _mixed_texts(
         self, pairs: Sequence[tuple[int, int]], lengths: np.ndarray, loss_tokens: np.ndarray
     ) -> Iterator[MixedMicroBatch]:
-        """This rank's micro-batches of the keys' texts, of all keys together: rows have few of them, and what a row
-        lacks is not computed. All ranks have equally many.
+        """This rank's micro-batches of the mixed tasks, all of these tasks together: rows have few of their texts, and a
+        text that a row lacks is not computed. All ranks have the same number.
 
         pairs: (shard, row) of the global batch. lengths, loss_tokens: [tasks, rows] of them.
         """
-        if not self._keys:
+        if not self._mixed:
             return
-        keys = [self._tasks.index(task) for task in self._keys]
-        rows, places = np.nonzero(loss_tokens[keys].T)
-        tasks = np.array(keys, np.int64)[places]
+        numbers = [self._tasks.index(task) for task in self._mixed]
+        rows, places = np.nonzero(loss_tokens[numbers].T)
+        tasks = np.array(numbers, np.int64)[places]
         sizes = lengths[tasks, rows]
         sources = sizes - loss_tokens[tasks, rows] if self._architecture == "seq2seq" else None
         order = by_length(sizes, sources)
@@ -206,21 +208,22 @@ class BatchReader:
                 for at in chosen
             ]
             yield collate_mixed(
-                mixed + [(len(self._tasks) - 1, None)] * (len(mine) - len(mixed)),
+                mixed + [(numbers[-1], None)] * (len(mine) - len(mixed)),
                 self._architecture,
                 self._pad_id,
             )
 
     def _pack(self, sequences: Sequence[list[tuple[int, int]]]) -> PackedMicroBatch:
         """All tasks of all rows of the sequences: of each row its tasks, one segment after another."""
-        return collate_packed(
-            [
+        segments, numbers, number = [], [], 0
+        for rows in sequences:
+            segments.append(
                 [
                     (place, *self._store.example(*row, task))
                     for row in rows
                     for place, task in enumerate(self._tasks)
                 ]
-                for rows in sequences
-            ],
-            self._pad_id,
-        )
+            )
+            numbers.append([number + at for at in range(len(rows)) for _ in self._tasks])
+            number += len(rows)
+        return collate_packed(segments, self._pad_id, numbers)

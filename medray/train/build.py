@@ -15,7 +15,7 @@ from medray.config import Config
 from medray.data.shards.token_split import TokenSet
 from medray.errors import InputError
 from medray.evaluate.validation import Validation
-from medray.methods.chunked_loss import TokenLoss
+from medray.methods.cross_entropy import TokenLoss
 from medray.models.adapters import add_adapter
 from medray.models.generation import keep_protocol
 from medray.models.load import load_model

@@ -12,6 +12,7 @@ import ray
 
 from medray import storage
 from medray.config import Config
+from medray.config.method_specs import spec_of
 from medray.data.index.split_checks import one_label
 from medray.data.shards.pipeline import Pipeline
 from medray.data.shards.preparation import manifests, prompts_said, ready
@@ -131,23 +132,24 @@ def check_first_shard(config: Config, encoding: Encoding, observer: Observer) ->
         if encoding.done(POLL_SECONDS):
             encoding.manifests(observer)  # raises where the pass has failed
         observer.beat()
-    found = {task: store.counts(first, task, "loss_tokens") for task in config.method.tasks}
-    keys = [name for task in found if (name := task.partition("/")[2])]
-    if keys and not any(found[f"rationale/{name}"].any() for name in keys):
+    spec = spec_of(config.method)
+    found = {task: store.counts(first, task.name, "loss_tokens") for task in spec.tasks}
+    keyed = {task.key: counts for task, counts in found.items() if task.key}
+    if spec.keys is not None and not any(counts.any() for counts in keyed.values()):
         raise InputError(
             f"of {len(next(iter(found.values())))} rows none has a text for one of these keys in its rationale",
-            key="method.rationale.keys",
-            value=keys,
-            fix="method.rationale.keys: [the keys of your data.columns.rationale]; or method.variant: null",
+            key=spec.keys.key,
+            value=list(keyed),
+            fix=f"{spec.keys.key}: [the keys of your data.columns.rationale]; or {spec.keys.without}",
         )
     for task, loss_tokens in found.items():
         rows = loss_tokens[loss_tokens > 0]
-        if (task == "label" and not len(rows)) or (len(rows) and rows.max() <= 1):
+        if (task.required and not len(rows)) or (len(rows) and rows.max() <= 1):
             raise InputError(
-                f"of {len(loss_tokens)} rows none has a token of the task {task!r} "
+                f"of {len(loss_tokens)} rows none has a token of the task {task.name!r} "
                 "that carries loss, besides the end token",
-                key=f"data.max_{task.partition('/')[0]}_tokens",
-                value=tokens.spec.limit(task),
+                key=task.limit_key,
+                value=tokens.spec.limit(task.name),
                 fix="raise the limit, or look at the column",
             )
 

@@ -12,8 +12,8 @@ from medray.config.eval import EvalConfig
 from medray.errors import RunFailedError
 from medray.evaluate.metrics import score
 from medray.evaluate.validation import Validation
-from medray.methods.chunked_loss import TokenLoss
-from medray.methods.loss import Method
+from medray.methods import MethodLoss
+from medray.methods.cross_entropy import TokenLoss
 from medray.models.generation import unused_note
 from medray.train.build import Built
 from medray.train.engine import Engine
@@ -22,7 +22,7 @@ from medray.train.step import Progress
 
 
 def evaluate(
-    built: Built, news: News, asked: EvalConfig, method: Method, progress: Progress, *, generate: bool
+    built: Built, news: News, asked: EvalConfig, method: MethodLoss, progress: Progress, *, generate: bool
 ) -> dict[str, float]:
     """Evaluate the validation split, and report it as that of the last step; {} where there is no such split.
 
@@ -42,13 +42,13 @@ def evaluate(
     return metrics
 
 
-def losses(validation: Validation, engine: Engine, method: Method, loss: TokenLoss) -> dict[str, float]:
-    """The loss over the whole split and its parts, not smoothed; alpha beside them where it moves.
+def losses(validation: Validation, engine: Engine, method: MethodLoss, loss: TokenLoss) -> dict[str, float]:
+    """Return the loss over the whole split, not smoothed, its parts, and the method's changing values such as alpha.
 
     Raises RunFailedError, on all ranks, where no row has a token with loss: such a mean would be a perfect 0.
     """
     totals = validation.totals(method)
-    if not any(totals[task] for task in method.tasks):
+    if not any(totals.values()):
         raise RunFailedError(
             f"nothing was evaluated: none of {len(validation.rows)} validation rows has a token with loss for "
             f"{', '.join(method.tasks)}. Look at data.validation, or leave it out"
@@ -60,8 +60,8 @@ def losses(validation: Validation, engine: Engine, method: Method, loss: TokenLo
         torch.tensor([sums[term] for term in method.terms], dtype=torch.float64, device=engine.device)
     )
     by_term = dict(zip(method.terms, summed.tolist(), strict=True))
-    parts = {f"loss_{name}": mean for name, mean in method.means(by_term, totals).items()}
-    return {"loss": method.loss(by_term, totals)} | parts | alpha_of(method)
+    parts = method.logged(by_term, totals, prefix="loss_")
+    return {"loss": method.loss(by_term, totals)} | parts | method.settings
 
 
 def text_metrics(
@@ -100,8 +100,3 @@ def tell_unused_settings(
         return
     if note := unused_note(engine.model, base_settings=asked.generation.base_settings):
         say(note)
-
-
-def alpha_of(method: Method) -> dict[str, float]:
-    """For a record, where alpha moves."""
-    return {} if method.alpha is None else {"alpha": method.alpha}

@@ -13,7 +13,7 @@ from contextlib import suppress
 from functools import partial
 
 from medray import storage
-from medray.methods.loss import Method
+from medray.methods import MethodLoss
 from medray.train import checkpoint, live_evaluation
 from medray.train.batch_reader import BatchReader, Prepared
 from medray.train.build import Built, build
@@ -166,8 +166,8 @@ class Training:
         check_finite(record, fp16=self.plan.precision == "fp16")
         record["seconds"] = time.perf_counter() - began
         record["data_wait_seconds"] = ready.waited
-        record |= live_evaluation.alpha_of(method)
-        self._tell_missing_tasks(ready.prepared.totals)
+        record |= method.settings
+        self._tell_missing_tasks(ready.prepared.loss_tokens)
         if self.engine.rank == 0:
             epoch = round(self._batches.epoch(self.progress.step), 6)
             self.news.reporter.step(record | {"epoch": epoch, "samples": self.progress.samples})
@@ -217,8 +217,8 @@ class Training:
             )
         return time.perf_counter() - began
 
-    def _method(self, step: int) -> Method:
+    def _method(self, step: int) -> MethodLoss:
         """Return the method as it is in a 0-based step: a function of the step alone."""
-        if self.method.schedule is None or step == 0:
+        if not self.method.spec.moving_weights or step == 0:
             return self.method
         return self.method.at(self._batches.epoch(step))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from medray.config import Config
+from medray.config.method_specs import spec_of
 from medray.config.peft import PROMPT_TYPES
 from medray.data.shards.token_split import TokenSet
 from medray.errors import InputError
@@ -65,8 +66,7 @@ def _longest_allowed(config: Config) -> int:
     """A bound of the tokens of a row, by the config's limits alone."""
     data, prompts = config.data, config.data.prompts.model_dump_json()
     answer = max(
-        [data.max_label_tokens]
-        + ([data.max_rationale_tokens] if config.method.two_tasks else [])
+        [task.limit(data) for task in spec_of(config.method).encoded]
         + ([config.eval.generation.max_new_tokens] if config.eval.numbers else [])
     )
     return data.max_input_tokens + answer + len(prompts) + _TEMPLATE_TOKENS + _virtual(config)
@@ -80,9 +80,9 @@ def _sides(config: Config, have: Positions, encoding: Encoding) -> Iterator[_Sid
     seq2seq = encoding.sets["train"].spec.architecture == "seq2seq"
     virtual, prefix = _virtual(config), config.peft.type == "prefix"
     for split, tokens in encoding.sets.items():
-        for task in tokens.spec.tasks:
+        for encoded in spec_of(config.method).encoded:
+            task, answer_key = encoded.name, encoded.limit_key
             source, target = _longest(tokens, task, seq2seq=seq2seq)
-            answer_key = f"data.max_{'rationale' if task.startswith('rationale') else 'label'}_tokens"
             answer = tokens.spec.limit(task)
             input_key, input_limit = "data.max_input_tokens", config.data.max_input_tokens
             rows = f"of the {split} rows (task {task!r})"

@@ -13,11 +13,10 @@ from typing import Any
 
 import torch
 
-from medray.data.batching.collate import MicroBatch
 from medray.errors import RunFailedError
-from medray.evaluate.loss_sums import PLAIN, AnyMicroBatch, loss_sums
-from medray.methods.chunked_loss import TokenLoss
-from medray.methods.loss import IGNORED, Method
+from medray.evaluate.loss_sums import PLAIN, AnyMicroBatch, count_loss_tokens, loss_sums
+from medray.methods import MethodLoss
+from medray.methods.cross_entropy import TokenLoss
 from medray.models.adapters.adalora import orthogonal_penalty
 from medray.train.batch_reader import Prepared
 from medray.train.engine import Engine
@@ -41,7 +40,7 @@ class Progress:
         self.step += 1
         self.samples += prepared.batch.real
         self.tokens += prepared.tokens
-        self.loss_tokens += sum(prepared.totals.values())
+        self.loss_tokens += sum(prepared.loss_tokens.values())
         for name in prepared.ids:
             self.order = hashlib.sha256((self.order + name).encode()).hexdigest()
 
@@ -49,7 +48,7 @@ class Progress:
 def train_step(
     engine: Engine,
     prepared: Prepared,
-    method: Method,
+    method: MethodLoss,
     *,
     lr: float,
     seed: int,
@@ -64,8 +63,8 @@ def train_step(
     """
     began = time.perf_counter()
     engine.model.train()
-    terms, totals = method.terms, prepared.denominators
-    factors = method.factors(totals)
+    terms, denominators = method.terms, prepared.denominators
+    factors = method.factors(denominators)
     # Of each term; then the loss itself, and the places.
     sums = torch.zeros(len(terms) + 2, dtype=torch.float64, device=engine.device)
     forwards = (micro for parts in prepared.micro for micro in parts)
@@ -75,7 +74,8 @@ def train_step(
         losses = loss_sums(engine.model, micro, method, engine.device, seq2seq=seq2seq, loss=loss)
         if method.norm == "micro_batch":
             factors = _micro_batch_factors(method, micro, prepared.micro_batches)
-        share = torch.stack([found * factors[term] for term, found in losses.items()]).sum()
+        parts = [found * factors[term] for term, found in losses.items() if term in method.spec.terms]
+        share = torch.stack(parts).sum()
         penalty = (
             orthogonal_penalty(engine.model) if number == 0 else None
         )  # once a step, whatever the layout
@@ -89,12 +89,12 @@ def train_step(
     by_term = dict(zip(terms, summed, strict=True))
     return {
         "step": step + 1,
-        "loss": shares if method.norm == "micro_batch" else method.loss(by_term, totals),
-        **{f"loss/{name}": mean for name, mean in method.means(by_term, totals).items()},
+        "loss": shares if method.norm == "micro_batch" else method.loss(by_term, denominators),
+        **method.logged(by_term, denominators, prefix="loss/"),
         **_rates(engine.rates(), lr),
         "grad_norm": grad_norm,
         "tokens": prepared.tokens,
-        "loss_tokens": sum(prepared.totals.values()),
+        "loss_tokens": sum(prepared.loss_tokens.values()),
         "computed_tokens": int(places),
         "seconds": time.perf_counter() - began,
     }
@@ -127,17 +127,10 @@ def _rates(in_force: Mapping[str, float], scheduled: float) -> dict[str, float]:
     return {"lr": in_force.get("", scheduled)} | named
 
 
-def _micro_batch_factors(method: Method, micro: AnyMicroBatch, micro_batches: int) -> dict[str, float]:
-    """Of one micro-batch alone: its own means, and the mean of these over the micro-batches of the step."""
-    counted = dict.fromkeys(method.tasks, 0)
-    has_loss = micro.labels != IGNORED
-    if isinstance(micro, MicroBatch):
-        counted[micro.task] = int(has_loss.sum())
-    else:
-        for place, task in enumerate(method.tasks):
-            of_task = micro.task_ids == place
-            counted[task] = int(has_loss[of_task].sum())
-    return {term: factor / micro_batches for term, factor in method.factors(counted).items()}
+def _micro_batch_factors(method: MethodLoss, micro: AnyMicroBatch, micro_batches: int) -> dict[str, float]:
+    """The factors of one micro-batch alone: its own means, averaged over the micro-batches of the step."""
+    factors = method.factors(method.denominators(count_loss_tokens(micro, method)))
+    return {term: factor / micro_batches for term, factor in factors.items()}
 
 
 def _mix(*numbers: int) -> int:

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from medray.config import Config
+from medray.config.method_specs import spec_of
 from medray.errors import InputError
-from medray.methods.chunked_loss import TokenLoss, chosen_chunk
+from medray.methods.cross_entropy import TokenLoss, chosen_chunk
 from medray.models.probes import takes_losses, vocabulary_size
 from medray.train.batch_reader import batch_layout
 from medray.train.engine import Engine
@@ -16,8 +17,9 @@ from medray.train.engine import Engine
 def token_loss(config: Config, engine: Engine, *, seq2seq: bool, say: Callable[[str], None]) -> TokenLoss:
     """Collective. Raises InputError where chunks are asked for and the model's head cannot be run on them."""
     train, vocabulary = config.train, vocabulary_size(engine.model)
-    # The cosine's forward makes all logits at once.
-    chosen = chosen_chunk(0 if config.method.variant == "cosine" else train.loss_chunk_tokens, vocabulary)
+    # A forward for encodings makes all logits at once.
+    whole = spec_of(config.method).encodings is not None
+    chosen = chosen_chunk(0 if whole else train.loss_chunk_tokens, vocabulary)
     if (chunk := chosen.chunk_tokens) is not None:
         if _most_tokens(config, engine.world_size) <= chosen.more_than:
             chosen = TokenLoss()  # no micro-batch is so large
@@ -42,6 +44,6 @@ def token_loss(config: Config, engine: Engine, *, seq2seq: bool, say: Callable[[
 def _most_tokens(config: Config, world_size: int) -> int:
     """That one forward can have, in training or evaluation, at most."""
     data = config.data
-    row = data.max_input_tokens + max(data.max_label_tokens, data.max_rationale_tokens)
+    row = data.max_input_tokens + max(task.limit(data) for task in spec_of(config.method).encoded)
     rows = max(batch_layout(config.train, world_size).micro_batch_size, config.eval.batch_size)
     return rows * max(row, data.pack_tokens or 0)

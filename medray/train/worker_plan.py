@@ -7,7 +7,7 @@ from typing import Any
 
 from medray.config import Config
 from medray.data.shards.token_split import TokenSet
-from medray.methods.loss import Method
+from medray.methods import MethodLoss, loss_of
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,9 @@ class WorkerPlan:
     threads: int
 
     @property
-    def method(self) -> Method:
-        return Method.of(self.config.method)
+    def method(self) -> MethodLoss:
+        """The loss of the run."""
+        return loss_of(self.config.method)
 
     def plain_torch(self, world_size: int) -> bool:
         """Return whether plain torch does the same as DeepSpeed: one process in float32, with nothing to shard.

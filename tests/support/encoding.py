@@ -27,7 +27,7 @@ BASE = EncodeSpec(
     extraction_answer="entities",
     extraction_types=(),
     max_input_tokens=4000,
-    limits={"label": 1000, "rationale": 1000, "chosen": 1000, "rejected": 1000},
+    limits={"label": 1000, "rationale": 1000, "rejected": 1000},
 )
 TEXTS = [
     "Doctor: How are you?\nPatient: Fever since 3 days, 38.5 °C.",

@@ -190,7 +190,7 @@ def check_run(plan: WorkerPlan, steps: list[dict[str, Any]]) -> None:
         assert step["grad_norm"] > 0
         rate = learning_rate(number, STEPS, train.optimizer.lr, train.scheduler)
         assert step["lr"] == pytest.approx(rate, rel=1e-6)
-        assert {f"loss/{task}" for task in plan.config.method.tasks} <= set(step)
+        assert {f"loss/{task}" for task in plan.method.tasks} <= set(step)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from typing import Any
 
 from medray.config import Config
 from medray.config.checks.adapter_folder import PEFT_NAMES, is_adapter, read_adapter, read_settings
+from medray.config.method_specs import spec_of
 from medray.config.peft import PROMPT_TYPES
 from medray.errors import InputError
 
@@ -33,7 +34,8 @@ def _check_keys(config: Config) -> None:
         )
     if peft.type in ("lora", "adalora") and not peft.targets:
         raise InputError("names no module", key="peft.targets", value=[], fix="set peft.targets: all-linear")
-    if peft.type == "multitask_prompt" and len(config.method.tasks) < 2:
+    prompts = {(task.prompt, task.key) for task in spec_of(config.method).tasks}
+    if peft.type == "multitask_prompt" and len(prompts) < 2:
         raise InputError(
             "needs a label task and a rationale task, but this run has one task",
             key="peft.type",
@@ -93,14 +95,14 @@ def _check_prompts(config: Config) -> None:
             value=data.pack_tokens,
             fix="set data.pack_tokens: null and data.length_buckets: true, or peft.type: lora",
         )
-    if config.method.variant == "cosine":
+    if (encodings := spec_of(config.method).encodings) is not None:
         raise InputError(
             "it compares encodings of the encoder, but a prefix changes the decoder only"
             if peft.type == "prefix"
             else f"the encodings that it compares would include the virtual tokens of peft.type: {peft.type}",
-            key="method.variant",
-            value="cosine",
-            fix="set peft.type: lora, or another method.variant",
+            key=encodings.key,
+            value=encodings.value,
+            fix=f"set peft.type: lora, or {encodings.without}",
         )
     if peft.type == "prefix" and train.gradient_checkpointing:
         raise InputError(

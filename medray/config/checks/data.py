@@ -6,6 +6,7 @@ import os
 
 from medray.config import Config
 from medray.config.data import TEMPLATE_FILES, TEMPLATES, DataConfig
+from medray.config.method_specs import spec_of
 from medray.errors import InputError
 
 TAUGHT = (
@@ -181,14 +182,13 @@ def _check_metrics(config: Config) -> None:
             value="entity_f1",
             fix="set the column, or remove the metric",
         )
-    if config.method.reads_rationales and data.dataset is None and data.columns.rationale is None:
-        raise InputError(
-            "method.variant: two_step needs a rationale"
-            if config.method.variant == "two_step"
-            else "distill in mode task_prefix needs a rationale",
-            key="data.columns.rationale",
-            fix="name the column, or set method.mode: standard and method.variant: null",
-        )
+    for column in spec_of(config.method).columns:
+        if data.dataset is None and getattr(data.columns, column.name, "") is None:
+            raise InputError(
+                f"{column.why} a {column.name}",
+                key=f"data.columns.{column.name}",
+                fix=f"name the column, or set {column.without}",
+            )
     if data.dataset == "clinic":
         validated, fix = bool(data.clinic.validation_rows), "set data.clinic.validation_rows: 100"
     else:

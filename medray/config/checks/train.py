@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 
 from medray.config import Config
+from medray.config.method_specs import spec_of
 from medray.config.train import SchedulerConfig, TrainConfig
 from medray.errors import InputError
 
@@ -48,7 +49,7 @@ def _check_loss_scale(train: TrainConfig) -> None:
 
 def _check_best(config: Config) -> None:
     """Raise InputError if no evaluation has the metric of train.keep_best."""
-    best, evaluation, method = config.train.keep_best, config.eval, config.method
+    best, evaluation, spec = config.train.keep_best, config.eval, spec_of(config.method)
     if best is None:
         return
     if evaluation.every_steps is None:
@@ -58,15 +59,14 @@ def _check_best(config: Config) -> None:
             value=best,
             fix="set eval.every_steps: 100, or train.keep_best: null",
         )
-    if best == "loss" and method.dynamic:
+    if best == "loss" and spec.moving_weights:
         raise InputError(
             "alpha changes during training, so the total losses of two evaluations cannot be compared",
             key="train.keep_best",
             value=best,
             fix="set train.keep_best: loss_label",
         )
-    terms = [*method.tasks, *(["cosine"] if method.variant == "cosine" else [])]
-    there = ["loss", *(f"loss_{term}" for term in terms), *evaluation.numbers]
+    there = ["loss", *(f"loss_{term}" for term in spec.terms), *spec.metrics, *evaluation.numbers]
     if best not in there:
         raise InputError(
             "evaluations of this run have no metric of this name",

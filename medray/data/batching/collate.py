@@ -56,6 +56,7 @@ class PackedMicroBatch:
     input_ids: np.ndarray
     position_ids: np.ndarray
     task_ids: np.ndarray
+    row_ids: np.ndarray
     labels: np.ndarray
 
 
@@ -90,12 +91,24 @@ def collate_mixed(
     )
 
 
-def collate_packed(sequences: Sequence[Sequence[Segment]], pad_id: int) -> PackedMicroBatch:
+def collate_packed(
+    sequences: Sequence[Sequence[Segment]], pad_id: int, rows: Sequence[Sequence[int]] | None = None
+) -> PackedMicroBatch:
     """Lays each sequence's segments behind one another; empty segments are left out.
 
+    rows: number of each segment's row, rising from 0 over all sequences; None: each segment is a row of its own.
     A sequence without any token becomes padding. The first token of a segment has no label: what stands before it
     belongs to another.
     """
+    if rows is None:
+        ends = np.cumsum([len(sequence) for sequence in sequences]).tolist()
+        rows = [range(end - len(sequence), end) for sequence, end in zip(sequences, ends, strict=True)]
+    numbers = [
+        row
+        for sequence, of_it in zip(sequences, rows, strict=True)
+        for (_, ids, _), row in zip(sequence, of_it, strict=True)
+        if len(ids)
+    ]
     kept = [[segment for segment in sequence if len(segment[1])] for sequence in sequences]
     segments = [segment for sequence in kept for segment in sequence]
     sizes = np.array([len(ids) for _, ids, _ in segments], np.int64)
@@ -108,6 +121,7 @@ def collate_packed(sequences: Sequence[Sequence[Segment]], pad_id: int) -> Packe
         input_ids=_spread(_joined([ids for _, ids, _ in segments]), taken, pad_id),
         position_ids=_spread(np.arange(len(labels)) - np.repeat(starts, sizes), taken, 0),
         task_ids=_spread(np.repeat([task for task, *_ in segments], sizes), taken, NO_TASK),
+        row_ids=_spread(np.repeat(numbers, sizes), taken, NO_TASK),
         labels=_spread(labels, taken, IGNORED),
     )
 

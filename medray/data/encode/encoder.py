@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from medray.config.method_specs import split_task
 from medray.data.encode.assembly import RowIds, TextTable
 from medray.data.encode.frames import Fixed, Frame, Frames, Gap, Shape, shape
 from medray.data.encode.render import EncodeSpec, PromptAndAnswer, Turn, reading, reference
@@ -142,10 +143,11 @@ class Encoder:
         spans: list[int] = []
         ends, cut = [], np.zeros(len(rows), bool)
         for number, one in enumerate(rows):
-            fit = None if one is None else self._fit(one, task, table)
+            fit = None if one is None or self._is_left_out(one, task, table) else self._fit(one, task, table)
             if one is None or fit is None:
-                # A task that a record does not have is no loss; a label that is empty or fits no template is one.
-                cut[number] = one is not None or not task.startswith("rationale")
+                # A rationale that a record does not have is no loss; an answer that is required, is empty or fits no
+                # template is one.
+                cut[number] = one is not None or split_task(task)[0] in self.spec.required
             elif self._causal:
                 cut[number] = fit.cut
                 spans += self._add(fit, one, inputs)
@@ -159,6 +161,21 @@ class Encoder:
         if self._causal:
             return TaskColumns(ids, id_ends, np.array(spans, np.int32), np.array(ends, np.int64), cut)
         return TaskColumns(ids, id_ends, *targets.finish(), cut)
+
+    def _is_left_out(self, one: PromptAndAnswer, task: str, table: TextTable) -> bool:
+        """Whether the answer is longer than its limit and must not be cut."""
+        if split_task(task)[0] not in self.spec.whole:
+            return False
+        limit = self.spec.limit(task)
+        if not self._causal:
+            before, after = self._target
+            return table.length(table.number("target", one.answer)) + len(before) + len(after) > limit
+        frame, texts = self._frame(one)
+        if frame is None:
+            return True
+        last = len(gaps := _gaps(frame)) - 1
+        number = table.number(gaps[last].kind, gaps[last].fill(texts[gaps[last].number]))
+        return table.length(number) + _end_after(frame, last) > limit
 
     def _add(self, fit: _Fit, one: PromptAndAnswer, row: RowIds) -> list[int]:
         """Adds the pieces of a row, and returns the flat spans that carry loss (causal)."""

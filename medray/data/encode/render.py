@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from medray.config.method_specs import split_task
 from medray.data.records import Distill, Extraction, Instruction, Message, Preference, Record, TwoStep
 
 EMPTY_LIST = "[]"  # what a document without an entity that is asked for has as its answer
@@ -21,7 +22,7 @@ KEY_WORDS = (
 class EncodeSpec:
     """All that decides the tokens of a record.
 
-    tasks: label, rationale, rationale/<key>, chosen, rejected. prompts: the instruction of a task; that of
+    tasks: label, rationale, rationale/<key>, rejected. prompts: the instruction of a task; that of
     rationale/<key> may be missing, then it is the rationale's with the key in place of `{key}`, or after it.
     prompts_by_lang: those of tasks that rows of a language have in place of the general ones. extraction_prompt:
     what a document with entities is asked for its label in place of all these; None: it is asked as any other row.
@@ -31,7 +32,8 @@ class EncodeSpec:
     max_input_tokens: longest input of a prompted record, or longest conversation before its last answer.
     skip_null: a key without a value has no target, in place of NO_TEXT. draw_seed: of a list of rationales one is the
     target, drawn by (seed, id of the record); None: all of them, a line each. appends_keys: the label's input has the
-    rationale in it, as key words that were found first.
+    rationale in it, as key words that were found first. required: answers without which a row is counted as cut.
+    whole: answers that are left out where they are longer than their limit, in place of being cut.
     """
 
     architecture: Literal["causal", "seq2seq"]
@@ -50,12 +52,14 @@ class EncodeSpec:
     skip_null: bool = True
     draw_seed: int | None = None
     appends_keys: bool = False
+    required: tuple[str, ...] = ("label",)
+    whole: tuple[str, ...] = ()
 
     def limit(self, task: str) -> int:
-        return self.limits[task] if task in self.limits else self.limits[task.partition("/")[0]]
+        return self.limits[task] if task in self.limits else self.limits[split_task(task)[0]]
 
     def prompt(self, task: str, lang: str = "") -> str:
-        kind, _, name = task.partition("/")
+        kind, name = split_task(task)
         prompts = self.prompts | self.prompts_by_lang.get(lang, {})
         if task in prompts or not name:
             return prompts[task]
@@ -111,11 +115,11 @@ def reading(record: Record, task: str, spec: EncodeSpec) -> PromptAndAnswer | No
 
 def target(record: Record, task: str, spec: EncodeSpec) -> str | None:
     """The text that `task` shall write for `record`; None or "" where it has none."""
-    kind, _, name = task.partition("/")
-    if kind == "rationale":
-        return _rationale(record, name, spec)
-    if isinstance(record, Preference):
-        return {"label": record.chosen, "chosen": record.chosen, "rejected": record.rejected}[task]
+    answer, key = split_task(task)
+    if answer == "rationale":
+        return _rationale(record, key, spec)
+    if answer == "rejected":
+        return record.rejected if isinstance(record, Preference) else None
     return reference(record, spec) if task == "label" else None
 
 

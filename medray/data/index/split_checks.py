@@ -6,6 +6,7 @@ import math
 from collections import Counter
 
 from medray.config import Config
+from medray.config.method_specs import spec_of
 from medray.data.index.membership import SplitIndex
 from medray.data.index.row_index import MOST_TYPES
 from medray.data.index.sources import extraction_of
@@ -34,15 +35,15 @@ def check_split(config: Config, split: str, index: SplitIndex, rejects: StorageP
         raise _emptied(split, index)
     if split == "train":
         _check_labels(config, index)
-    if config.method.reads_rationales and not index.with_rationale:
-        two_step = config.method.variant == "two_step"
-        raise InputError(
-            f"no {split} row has a rationale, and "
-            + ("method.variant: two_step reads it" if two_step else "method.mode task_prefix trains on it"),
-            key="data.columns.rationale",
-            value=config.data.columns.rationale,
-            fix="name the column, or set method.mode: standard" + " and method.variant: null" * two_step,
-        )
+    there = {"rationale": index.with_rationale}  # rows with a field that not every row must have
+    for column in spec_of(config.method).columns:
+        if not column.every_row and not there[column.name]:
+            raise InputError(
+                f"no {split} row has a {column.name}, and {column.why} it",
+                key=f"data.columns.{column.name}",
+                value=getattr(config.data.columns, column.name),
+                fix=f"name the column, or set {column.without}",
+            )
     missing = index.rows - index.with_entities
     if split == "validation" and "entity_f1" in config.eval.metrics and missing:
         raise InputError(

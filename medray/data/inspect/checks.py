@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from medray.config.method_specs import MethodSpec
 from medray.data.corpora.step_by_step import corruption_warning
 from medray.data.encode.render import EncodeSpec
 from medray.data.encode.template_checks import template_problems
@@ -132,6 +133,7 @@ def _decoded(question: str, answer: str, row: _Ids, known: TextIds, unknown: int
 
 
 def checks(
+    method: MethodSpec,
     sets: Mapping[str, TokenSet],
     counts: Mapping[str, SplitCounts],
     rows: Rows,
@@ -166,10 +168,10 @@ def checks(
             "end without one that carries loss",
             "trained",
         ),
-        *_loss_masks(counts),
+        *_loss_masks(method, counts),
         _one_label(sets["train"]),
         _truncation(counts),
-        _cut_words(rows),
+        _cut_words(method, rows),
         *(_pattern(present, *pattern) for pattern in _PATTERNS),
         _sampled("copies", "note", present, _copies, "have a target that is the input itself", "none"),
     ]
@@ -243,20 +245,21 @@ def _sampled(
     return Check(name, "ok", f"{fine}, in {len(rows):,} sampled texts")
 
 
-def _loss_masks(counts: Mapping[str, SplitCounts]) -> list[Check]:
+def _loss_masks(method: MethodSpec, counts: Mapping[str, SplitCounts]) -> list[Check]:
     empty = sum(int(((one.length > 0) & (one.loss == 0)).sum()) for one in counts.values())
     found = [
         Check("loss masks", "problem", f"{empty:,} of all texts have no token with loss")
         if empty
         else Check("loss masks", "ok", "every text has tokens with loss")
     ]
+    required = [task.name for task in method.encoded if task.required]
     for split, one in counts.items():
-        missing = int((one.length[one.tasks.index("label")] == 0).sum())
-        if missing:
-            verdict: Verdict = "problem" if missing == one.rows else "note"
-            found.append(
-                Check("labels", verdict, f"{missing:,} of {one.rows:,} {split} rows have none to learn")
-            )
+        for task in required:
+            missing = int((one.length[one.tasks.index(task)] == 0).sum())
+            if missing:
+                verdict: Verdict = "problem" if missing == one.rows else "note"
+                said = f"{missing:,} of {one.rows:,} {split} rows have no {task} to learn"
+                found.append(Check("labels", verdict, said))
     return found
 
 
@@ -278,7 +281,7 @@ def _truncation(counts: Mapping[str, SplitCounts]) -> Check:
     )
 
 
-def _cut_words(groups: Rows) -> Check:
+def _cut_words(method: MethodSpec, groups: Rows) -> Check:
     """A target that stops too early teaches to stop there. Whole words are those of texts that were not cut."""
     shares = {
         place: _mean(row.target_cut for row in group if row is not None) for place, group in groups.items()
@@ -293,13 +296,12 @@ def _cut_words(groups: Rows) -> Check:
         whole.update(_WORDS.findall(text)[:-1])
     broken = sum(text[-1:].isalnum() and _WORDS.findall(text)[-1] not in whole for text in cut)
     said = f"{len(cut):,} of {len(rows):,} sampled targets were cut, {broken:,} of them inside a word"
-    limits = sorted({task.partition("/")[0] for (_, task), share in shares.items() if share > MANY_CUT})
+    limits = sorted({method.task(task).limit_key for (_, task), share in shares.items() if share > MANY_CUT})
     if not limits:
         return Check("ends of targets", "note", said)
-    keys = " and ".join(
-        f"data.max_{'rationale' if name == 'rationale' else 'label'}_tokens" for name in limits
+    return Check(
+        "ends of targets", "problem", f"{said}: raise {' and '.join(limits)}, or shorten the targets"
     )
-    return Check("ends of targets", "problem", f"{said}: raise {keys}, or shorten the targets")
 
 
 def _copies(row: SampledRow) -> bool:

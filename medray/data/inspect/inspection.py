@@ -18,6 +18,7 @@ import numpy as np
 
 from medray import storage
 from medray.config import Config
+from medray.config.method_specs import spec_of
 from medray.data.inspect.checks import Check, RationaleQuality, checks, rationales, sampled_rows
 from medray.data.inspect.decoded import texts
 from medray.data.inspect.near_duplicates import NearDuplicates
@@ -146,7 +147,7 @@ def inspect(
         classes=_classes(sets, counts, tokenizer),
         rationales=rationales(counts, rows),
         checks=(
-            *checks(sets, counts, rows, tokenizer),
+            *checks(spec_of(config.method), sets, counts, rows, tokenizer),
             *_vocabulary(config),
             Check("prompts", "ok", prompts_said(config)),
         ),
@@ -259,7 +260,7 @@ def _length(config: Config, tokens: TokenSet, counts: SplitCounts) -> RunLength:
     plan, train = tokens.plan(config), config.train
     epoch = plan.steps(1)
     steps = train.max_steps or plan.steps(train.epochs)
-    trained = [counts.tasks.index(task) for task in config.method.tasks]
+    trained = [counts.tasks.index(task) for task in spec_of(config.method).task_names]
     length, loss = (array[trained].sum(axis=0, dtype=np.int64) for array in (counts.length, counts.loss))
     share = np.ones(counts.rows)
     if tokens.weights:

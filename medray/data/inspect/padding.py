@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from medray.config import Config
+from medray.config.method_specs import spec_of
 from medray.data.batching.batch_plan import BatchPlan
 from medray.data.batching.order import by_length
 from medray.data.batching.plan_spec import Batch
@@ -23,7 +24,7 @@ from medray.plan.steps import MOST_ROWS, split_batch
 MOST_STEPS = 200  # an epoch that is longer is measured by its first steps
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Padding:
     """name: random, plan or packed. share: of the computed places that hold no token, 0 to 1.
 
@@ -40,11 +41,12 @@ class Padding:
     pack_tokens: int | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class _Grid:
     """How the sequences of a step lie. rows: of a micro-batch. slots: of a step, or a multiple of `turn`; neither:
     as many as there are sequences. by_length: the longest first. width: places of every sequence, whatever it holds.
-    paired: all tasks of a micro-batch's rows are one forward. keys_turn: texts of keys lie apart, in a multiple of it.
+    groups: indices of the tasks that share a forward, among those that are laid out row by row. mixed_turn: texts of
+    mixed tasks are laid out apart, in a multiple of it.
     """
 
     rows: int
@@ -53,8 +55,8 @@ class _Grid:
     by_length: bool = True
     packed: bool = False
     width: int | None = None
-    paired: bool = False
-    keys_turn: int | None = None
+    groups: tuple[tuple[int, ...], ...] = ()
+    mixed_turn: int | None = None
 
 
 def padding(config: Config, tokens: TokenSet, counts: SplitCounts) -> tuple[Padding, ...]:
@@ -62,10 +64,12 @@ def padding(config: Config, tokens: TokenSet, counts: SplitCounts) -> tuple[Padd
     store = tokens.store()
     plan, grid = tokens.plan(config, store), _grid(config)
     causal = tokens.spec.architecture == "causal"
-    trained = [counts.tasks.index(task) for task in config.method.tasks]
+    spec = spec_of(config.method)
+    trained = [counts.tasks.index(task) for task in spec.task_names]
     lengths, targets = counts.length[trained].astype(np.int64), counts.loss[trained].astype(np.int64)
-    # What the reader lays out text by text, apart from the tasks that it lays out row by row.
-    apart = np.array(["/" in task for task in config.method.tasks]) & (config.data.pack_tokens is None)
+    # The reader lays out mixed tasks text by text, apart from the tasks that it lays out row by row.
+    apart = np.array([task in spec.mixed_tasks for task in spec.task_names])
+    apart &= config.data.pack_tokens is None
     parts = lengths if causal else np.concatenate([lengths - targets, targets])
     by_row = parts[~apart if causal else np.concatenate([~apart, ~apart])]
     totals = lengths.sum(axis=0)
@@ -78,7 +82,7 @@ def padding(config: Config, tokens: TokenSet, counts: SplitCounts) -> tuple[Padd
     )
 
     def sizes(shard: int) -> np.ndarray:
-        return store.sizes(shard, config.method.tasks)
+        return store.sizes(shard, spec.task_names)
 
     def measured(name: str, one: BatchPlan, grid: _Grid) -> Padding:
         used = computed = steps = 0
@@ -94,22 +98,31 @@ def padding(config: Config, tokens: TokenSet, counts: SplitCounts) -> tuple[Padd
                 computed += _computed(parts[:, places], lengths[0][places], source, batch.ends, grid)
                 continue
             computed += _computed(by_row[:, places], lengths[0][places], source, batch.ends, grid)
-            computed += _computed_keys(lengths[apart][:, places], targets[apart][:, places], causal, grid)
+            computed += _computed_mixed(lengths[apart][:, places], targets[apart][:, places], causal, grid)
         share = 1 - used / computed if computed else 0.0
-        return Padding(name, share, used, computed, steps, whole, grid.rows, one.spec.pack_tokens)
+        return Padding(
+            name=name,
+            share=share,
+            tokens=used,
+            computed=computed,
+            steps=steps,
+            whole_epoch=whole,
+            rows=grid.rows,
+            pack_tokens=one.spec.pack_tokens,
+        )
 
     found = [
         measured(
             "random",
             BatchPlan(in_order, sizes),
-            replace(_Grid(grid.rows), by_length=False, paired=grid.paired),
+            _Grid(rows=grid.rows, by_length=False, groups=grid.groups),
         ),
         measured("plan", plan, grid),
     ]
     if causal and config.data.pack_tokens is None and totals.any():
         width = suggested_pack_tokens(totals)
         packed = BatchPlan(replace(in_order, pack_tokens=width), sizes)
-        found.append(measured("packed", packed, _Grid(1, packed=True, width=width)))
+        found.append(measured("packed", packed, _Grid(rows=1, packed=True, width=width)))
     return tuple(found)
 
 
@@ -130,21 +143,25 @@ def _first_epoch(plan: BatchPlan) -> Iterator[Batch]:
 def _grid(config: Config) -> _Grid:
     """The micro-batches of the run that is configured."""
     train, workers, packed = config.train, config.cluster.most_workers, config.data.pack_tokens is not None
-    paired = config.method.two_tasks and config.method.variant == "cosine"
+    spec = spec_of(config.method)
+    by_row = [task for task in spec.task_names if packed or task not in spec.mixed_tasks]
+    groups = tuple(tuple(by_row.index(task) for task in one) for one in spec.row_groups if len(one) > 1)
     if train.global_batch_tokens is not None:
         rows = train.micro_batch_size or MOST_ROWS
-        return _Grid(rows, turn=rows * workers, packed=packed, paired=paired, keys_turn=rows * workers)
+        return _Grid(rows=rows, turn=rows * workers, packed=packed, groups=groups, mixed_turn=rows * workers)
     split = split_batch(
         train.global_batch_size, workers, train.micro_batch_size, train.gradient_accumulation_steps
     )
     rows = split.micro_batch_size
-    return _Grid(rows, slots=split.slots, packed=packed, paired=paired, keys_turn=rows * workers)
+    return _Grid(rows=rows, slots=split.slots, packed=packed, groups=groups, mixed_turn=rows * workers)
 
 
 def _computed(
     parts: np.ndarray, first_task: np.ndarray, source: np.ndarray | None, ends: np.ndarray, grid: _Grid
 ) -> int:
-    """Places of one step. parts: [arrays of a forward, rows], of each task the sequence, or source and target."""
+    """Places of one step. parts: [arrays of a forward, rows]: the sequence of each task; or the source of each task and
+    then the target of each."""
+    tasks = len(parts) if source is None else len(parts) // 2
     if grid.packed:
         parts = np.add.reduceat(parts.sum(axis=0), np.concatenate([[0], ends[:-1]]))[None]
     if grid.width is not None:
@@ -158,20 +175,23 @@ def _computed(
     widest = filled.reshape(len(parts), -1, grid.rows).max(axis=2)
     heights = np.full(widest.shape[1], grid.rows)
     heights[-1] = slots - grid.rows * (len(heights) - 1)
-    if grid.paired:  # as wide as the longer task: sources, then targets
-        half = len(parts) // 2
-        widest = np.repeat(widest.reshape(2, half, -1).max(axis=1), half, axis=0)
+    for group in grid.groups if not grid.packed else ():
+        # As wide as the longest task of the group; of an encoder-decoder sources and targets each.
+        arrays = len(parts) // tasks
+        for number in range(arrays):
+            members = [number * tasks + place for place in group]
+            widest[members] = widest[members].max(axis=0)
     # A row without a task, and a slot without a row, are one place of padding.
     return int((np.maximum(widest, 1) * heights).sum())
 
 
-def _computed_keys(lengths: np.ndarray, targets: np.ndarray, causal: bool, grid: _Grid) -> int:
-    """Places of one step's texts of keys. lengths, targets: [keys, rows]; a row without the key has no target."""
-    rows, keys = np.nonzero(targets.T)
-    sizes, wanted = lengths[keys, rows], targets[keys, rows]
+def _computed_mixed(lengths: np.ndarray, targets: np.ndarray, causal: bool, grid: _Grid) -> int:
+    """Places of one step's texts of mixed tasks. lengths, targets: [tasks, rows]; a row without the task has no target."""
+    rows, tasks = np.nonzero(targets.T)
+    sizes, wanted = lengths[tasks, rows], targets[tasks, rows]
     parts = sizes[None] if causal else np.stack([sizes - wanted, wanted])
-    turn = grid.keys_turn or 1
-    layout = replace(grid, slots=None, turn=turn, paired=False)
+    turn = grid.mixed_turn or 1
+    layout = replace(grid, slots=None, turn=turn, groups=())
     if not len(sizes):
         sizes = np.zeros(1, np.int64)
         parts = np.zeros((1 if causal else 2, 1), np.int64)

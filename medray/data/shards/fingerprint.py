@@ -21,6 +21,8 @@ YOUNGER_FIELDS = (
     "skip_null",
     "draw_seed",
     "appends_keys",
+    "required",
+    "whole",
 )  # of EncodeSpec, each with the default that old shards had
 _ALWAYS = object()
 

@@ -12,6 +12,7 @@ from medray.config import Config
 from medray.config.checks.method import check_architecture
 from medray.config.checks.model_folder import TOKENIZER_BYTES, TOKENIZER_CONFIG
 from medray.config.data import PromptsConfig
+from medray.config.method_specs import MethodSpec, spec_of
 from medray.data import corpora, files, readers
 from medray.data.encode.encoder import EncodeSpec
 from medray.data.encode.render import extraction_prompt
@@ -85,6 +86,8 @@ class Preparation:
                 for path in files.expand(pattern, key="data.decontaminate")
             ],
         }
+        if (rules := _row_rules(spec_of(config.method))) is not None:
+            extra["rows"] = rules
         formats = {split: _formats(group) for split, group in self.sources.items()}
         if any(formats.values()):
             extra["formats"] = formats
@@ -183,15 +186,12 @@ def encode_spec(config: Config, architecture: str) -> EncodeSpec:
         by_lang = {lang: _over(data.prompts, own) for lang, own in _presets(config)[1].items()}
     # Whoever wrote the prompt of dialogues had it from the default that there once was: no document is asked by it.
     given = data.prompts.label == "" or asked.label not in ("", corpora.DIALOGUE.label)
-    texts = {"label": asked.label or "", "rationale": asked.rationale or ""}
-    limits = {"label": data.max_label_tokens, "rationale": data.max_rationale_tokens}
-    tasks = method.tasks if "label" in method.tasks else ("label", *method.tasks)
-    kinds = tuple(dict.fromkeys(task.partition("/")[0] for task in tasks))
-    keyed = any("/" in task for task in tasks)
+    method_spec = spec_of(method)
+    answers = {task.answer: task for task in method_spec.encoded}
     return EncodeSpec(
         architecture="seq2seq" if architecture == "seq2seq" else "causal",
-        tasks=tasks,  # the label is always encoded: evaluation generates it
-        prompts={kind: texts[kind] for kind in kinds},
+        tasks=tuple(task.name for task in method_spec.encoded),
+        prompts={answer: getattr(asked, task.prompt) or "" for answer, task in answers.items()},
         system=asked.system,
         template=read_template(data.template),
         train_turns=data.train_turns,
@@ -199,14 +199,17 @@ def encode_spec(config: Config, architecture: str) -> EncodeSpec:
         extraction_answer=extraction.answer,
         extraction_types=extraction.types,
         max_input_tokens=data.max_input_tokens,
-        limits={kind: limits[kind] for kind in kinds},
+        limits={answer: task.limit(data) for answer, task in answers.items()},
         prompts_by_lang={
-            lang: {kind: getattr(prompts, kind) or "" for kind in kinds} for lang, prompts in by_lang.items()
+            lang: {answer: getattr(prompts, task.prompt) or "" for answer, task in answers.items()}
+            for lang, prompts in by_lang.items()
         },
         extraction_prompt=None if given else extraction_prompt(extraction.answer, extraction.types),
-        skip_null=method.rationale.skip_null if keyed else True,
-        draw_seed=config.run.seed if method.rationale.several == "one" and method.reads_rationales else None,
-        appends_keys=method.variant == "two_step",
+        skip_null=method_spec.skip_null,
+        draw_seed=config.run.seed if method_spec.draw_one else None,
+        appends_keys=method_spec.label_reads_rationale,
+        required=tuple(answer for answer, task in answers.items() if task.required),
+        whole=tuple(answer for answer, task in answers.items() if task.long_answers == "drop"),
     )
 
 
@@ -214,7 +217,7 @@ def prompts_of(config: Config) -> PromptsConfig:
     """The prompts that a config trains with: its own, else those of its published corpus, else OWN_PROMPTS."""
     found = _over(config.data.prompts, _presets(config)[0])
     # A task of one key asks for that key.
-    if config.method.variant == "hierarchical" and found.rationale in _KEY_PROMPTS:
+    if spec_of(config.method).keys is not None and found.rationale in _KEY_PROMPTS:
         return found.model_copy(update={"rationale": _KEY_PROMPTS[found.rationale]})
     return found
 
@@ -222,11 +225,8 @@ def prompts_of(config: Config) -> PromptsConfig:
 def prompts_said(config: Config) -> str:
     """The prompts of a config for the console and `inspect`: those that nobody wrote are quoted."""
     written, used, said = config.data.prompts, prompts_of(config), []
-    kinds = dict.fromkeys(task.partition("/")[0] for task in ("label", *config.method.tasks))
-    for kind in kinds:
-        text, key = getattr(used, kind, None), f"data.prompts.{kind}"
-        if kind not in ("label", "rationale"):
-            continue
+    for kind in dict.fromkeys(task.prompt for task in spec_of(config.method).encoded):
+        text, key = getattr(used, kind), f"data.prompts.{kind}"
         if getattr(written, kind) is not None:
             said.append(f"{kind}: as {key} says")
         else:
@@ -270,6 +270,14 @@ def _formats(group: Sequence[Source]) -> dict[int, list[str | None]]:
         elif source.format.startswith("tsv") or source.format != readers.known_format(source.path):
             found[number] = [source.format]
     return found
+
+
+def _row_rules(method: MethodSpec) -> dict[str, Any] | None:
+    """How the method decides which rows are good and alike; None where it decides as all did when indexes were first
+    written."""
+    needed = [column.name for column in method.columns if column.every_row]
+    plain = not needed and method.identity == "input_and_answer"
+    return None if plain else {"needed": needed, "identity": method.identity}
 
 
 def _weights(config: Config) -> tuple[float, ...]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from medray import storage
 from medray.config import Config
+from medray.config.method_specs import spec_of
 from medray.data.batching.batch_plan import BatchPlan, Corpus, PlanSpec
 from medray.data.encode.encoder import EncodeSpec
 from medray.data.encode.templates import Template
@@ -58,7 +59,7 @@ class TokenSet:
     def plan(self, config: Config, store: ShardStore | None = None) -> BatchPlan:
         """The batch plan of `config` over these shards; `store` lends it the lengths of rows."""
         data, train = config.data, config.train
-        lengths, tasks = store or self.store(), config.method.tasks
+        lengths, tasks = store or self.store(), spec_of(config.method).task_names
         buckets = self.spec.architecture == "seq2seq" if data.length_buckets is None else data.length_buckets
         spec = PlanSpec(
             corpora=tuple(self.corpora()),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medray.config.method import MethodConfig
+from medray.config.method_specs import spec_of
 from medray.data.corpora.published import CORPORA
 from medray.models.export.usage import FILE, Base, Usage, example
 from medray.train.run_folder.finished_run import FinishedRun
@@ -183,7 +183,7 @@ def _file_name(path: str) -> str:
 
 def _training(run: FinishedRun) -> list[tuple[str, Any]]:
     config, summary = run.config, run.summary
-    train, method = config.train, config.method
+    train = config.train
     parameters = summary.get("parameters", {})
     batch = (
         f"{train.global_batch_tokens} tokens"
@@ -191,7 +191,7 @@ def _training(run: FinishedRun) -> list[tuple[str, Any]]:
         else f"{train.global_batch_size} rows"
     )
     rows: list[tuple[str, Any]] = [
-        *_method(method),
+        *spec_of(config.method).described,
         ("adapter", _adapter(run)),
     ]
     if run.adapter is not None and config.peft.type in ("lora", "adalora"):
@@ -219,20 +219,6 @@ def _training(run: FinishedRun) -> list[tuple[str, Any]]:
         ("seed", config.run.seed),
         ("workers", summary.get("world_size")),
     ]
-    return rows
-
-
-def _method(method: MethodConfig) -> list[tuple[str, Any]]:
-    """What was trained on: in mode standard a distill run has seen no rationale."""
-    if method.name != "distill":
-        return [("method", method.name)]
-    rows: list[tuple[str, Any]] = [("method", f"distill, {method.mode}")]
-    if method.variant:
-        rows.append(("variant", method.variant))
-    if method.two_tasks and not method.dynamic:
-        rows.append(("weight of the label (alpha)", method.alpha))
-    if method.label_source == "llm":
-        rows.append(("labels", "written by the teacher"))
     return rows
 
 

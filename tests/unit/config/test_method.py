@@ -10,6 +10,8 @@ from pydantic import ValidationError
 from medray.config import Config
 from medray.config.checks.method import check_architecture, check_method, notes
 from medray.config.method import RATIONALE_KEYS, MethodConfig
+from medray.config.method_specs import spec_of
+from medray.config.method_specs.distill import start_alpha
 from medray.errors import InputError
 
 DISTILL: dict[str, Any] = {"name": "distill"}
@@ -25,11 +27,11 @@ def variant(name: str, **method: Any) -> Config:
 
 def test_the_published_hierarchical_keys() -> None:
     assert len(RATIONALE_KEYS) == 13
-    tasks = variant("hierarchical").method.tasks
+    tasks = spec_of(variant("hierarchical").method).task_names
     assert tasks == ("label", *(f"rationale/{key}" for key in RATIONALE_KEYS))
-    assert variant("hierarchical", rationale={"max_keys": 3}).method.tasks == tasks[:4]
+    assert spec_of(variant("hierarchical", rationale={"max_keys": 3}).method).task_names == tasks[:4]
     chosen = variant("hierarchical", rationale={"keys": ["Ort", "Größe"]}, alpha=0.0)
-    assert chosen.method.tasks == ("rationale/Ort", "rationale/Größe")
+    assert spec_of(chosen.method).task_names == ("rationale/Ort", "rationale/Größe")
 
 
 @pytest.mark.parametrize("keys", [[], [""], ["a", "a"], ["a.b"], ["a/b"], [" a"], ["a" * 61], ["a\n"]])
@@ -43,9 +45,9 @@ def test_a_moving_alpha_keeps_both_tasks(start: float) -> None:
     """What is trained, and so what is encoded, does not depend on a weight that is zero for a while."""
     made = variant("dynamic_alpha", alpha_schedule={"start": start, "cap": 1.0})
     check_method(made)
-    assert made.method.tasks == ("label", "rationale")
-    assert made.method.start_alpha == start
-    assert variant("dynamic_alpha", alpha=start).method.start_alpha == start
+    assert spec_of(made.method).task_names == ("label", "rationale")
+    assert start_alpha(made.method) == start
+    assert start_alpha(variant("dynamic_alpha", alpha=start).method) == start
 
 
 @pytest.mark.parametrize(
@@ -133,4 +135,5 @@ def test_rationales_are_needed_by_what_reads_them() -> None:
         (DISTILL | {"mode": "standard", "variant": "two_step"}, True),
         (DISTILL | {"variant": "hierarchical"}, True),
     ):
-        assert MethodConfig.model_validate(method).reads_rationales is reads, method
+        columns = spec_of(MethodConfig.model_validate(method)).columns
+        assert [column.name for column in columns] == ["rationale"] * reads, method

@@ -8,18 +8,18 @@ import memory_store
 import oracle
 import pytest
 import torch
+from losses import loss
 from memory_store import MemoryStore
 from thread_ranks import Ranks
 from tiny_decoders import decoder
 
 from medray.evaluate.loss_sums import PLAIN
 from medray.evaluate.validation import Validation
-from medray.methods.loss import Method
 from medray.train.live_evaluation import losses
 
 CPU = torch.device("cpu")
 MADE = memory_store.rows(11)
-METHOD = Method({"label": 0.5, "rationale": 0.5})
+METHOD = loss({"label": 0.5, "rationale": 0.5})
 
 
 class Words:

@@ -4,9 +4,24 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+from losses import loss
 
 from medray.config.method import MethodConfig
-from medray.methods.loss import COSINE, AlphaSchedule, Method, cosine_loss_sum, token_loss_sum
+from medray.config.method_specs import SPECS
+from medray.config.method_specs.distill import COSINE
+from medray.methods import LOSSES, loss_of
+from medray.methods.cross_entropy import IGNORED, TokenLoss, token_loss_sum
+from medray.methods.distill import AlphaSchedule, DistillLoss, cosine_loss_sum
+from medray.methods.loss import TaskOutput
+
+
+def test_both_halves_of_a_method_are_registered_under_one_name() -> None:
+    assert SPECS.keys() == LOSSES.keys()
+    for name in SPECS:
+        made = loss_of(MethodConfig(name=name))
+        assert type(made) is LOSSES[name]
+        assert made.spec == SPECS[name](MethodConfig(name=name))
+        assert made.spec.name == name
 
 
 def test_token_loss_sum_is_the_formula() -> None:
@@ -37,7 +52,7 @@ def test_sums_of_16_bits_are_computed_in_float32(dtype: torch.dtype) -> None:
 
 
 def test_a_task_without_tokens_adds_zero_and_no_nan() -> None:
-    method = Method({"label": 0.3, "rationale": 0.7})
+    method = loss({"label": 0.3, "rationale": 0.7})
     totals = {"label": 3, "rationale": 0}
     assert method.factors(totals) == {"label": 0.3 / 3, "rationale": 0.0}
     assert method.loss({"label": 6.0, "rationale": 0.0}, totals) == pytest.approx(0.6)
@@ -45,7 +60,7 @@ def test_a_task_without_tokens_adds_zero_and_no_nan() -> None:
 
 
 def test_tasks_have_normalizers_of_their_own() -> None:
-    method = Method({"label": 0.5, "rationale": 0.5})
+    method = loss({"label": 0.5, "rationale": 0.5})
     totals = {"label": 2, "rationale": 100}
     assert method.loss({"label": 4.0, "rationale": 100.0}, totals) == pytest.approx(1.5)
     factors = method.factors(totals)
@@ -61,18 +76,18 @@ class TestKeys:
 
     @pytest.mark.parametrize(("reduction", "term"), [("mean", (3 + 5) / 2), ("sum", 3 + 5)])
     def test_the_rationale_term_is_over_the_keys_that_have_tokens(self, reduction: Any, term: float) -> None:
-        method = Method(self.METHOD, reduction=reduction)
+        method = loss(self.METHOD, reduction=reduction)
         assert method.loss(self.SUMS, self.TOTALS) == pytest.approx(0.6 * 2 + 0.4 * term)
         found = method.means(self.SUMS, self.TOTALS)
         assert found == {"label": 2.0, "rationale/Age": 3.0, "rationale/Other": 5.0, "rationale": term}
 
     def test_no_key_at_all_is_zero(self) -> None:
         totals = dict.fromkeys(self.TOTALS, 0) | {"label": 4}
-        assert Method(self.METHOD).loss(dict.fromkeys(self.SUMS, 0.0), totals) == 0.0
+        assert loss(self.METHOD).loss(dict.fromkeys(self.SUMS, 0.0), totals) == 0.0
 
 
 class TestCosine:
-    METHOD = Method({"label": 0.25, "rationale": 0.75}, cosine=True)
+    METHOD = loss({"label": 0.25, "rationale": 0.75}, cosine=True)
 
     def test_it_stands_beside_the_rationale(self) -> None:
         sums, totals = (
@@ -99,7 +114,7 @@ class TestSchedule:
         assert [schedule.alpha(epoch) for epoch in epochs] == pytest.approx(
             [0.5, 0.5, 0.5, 0.6, 0.75, 0.9, 0.9, 0.9]
         )
-        assert AlphaSchedule(0.5, 1, -0.25, 0.9).alpha(50) == 0.0
+        assert AlphaSchedule(start=0.5, from_epoch=1, slope=-0.25, cap=0.9).alpha(50) == 0.0
 
     def test_it_moves_the_weights_and_keeps_the_tasks(self) -> None:
         config = MethodConfig.model_validate(
@@ -110,7 +125,8 @@ class TestSchedule:
                 "alpha_schedule": {"start": 0.0, "from_epoch": 1, "slope": 0.5, "cap": 1.0},
             }
         )
-        method = Method.of(config)
+        method = loss_of(config)
+        assert isinstance(method, DistillLoss)
         assert method.tasks == ("label", "rationale")  # though the label weighs nothing at first
         seen = [(one.alpha, *one.weights.values()) for one in map(method.at, (0, 2, 9, 2, 0))]
         assert seen[:3] == [(0.0, 0.0, 1.0), (0.5, 1.0, 0.5), (1.0, 2.0, 0.0)]
@@ -118,7 +134,39 @@ class TestSchedule:
         assert method.at(2).tasks == method.tasks
 
     def test_without_it_nothing_moves(self) -> None:
-        method = Method.of(MethodConfig(name="distill", alpha=0.3))
+        method = loss_of(MethodConfig(name="distill", alpha=0.3))
         assert method.at(50.0) is method
-        assert method.alpha is None
-        assert Method.of(MethodConfig(name="distill", mode="standard", alpha=0.3)).weights == {"label": 1.0}
+        assert method.settings == {}
+        standard = loss_of(MethodConfig(name="distill", mode="standard", alpha=0.3, label_weight=2.0))
+        assert (
+            standard.factors({"label": 4}) == loss_of(MethodConfig()).factors({"label": 4}) == {"label": 0.25}
+        )
+
+
+class TestTaskOutput:
+    """Losses of rows are the same whether a forward gives logits row by row, target by target, or losses."""
+
+    LABELS = torch.tensor([[IGNORED, 3, 1], [2, IGNORED, IGNORED], [IGNORED] * 3])
+
+    def test_rows_are_added_up_apart(self) -> None:
+        torch.manual_seed(0)
+        logits, plain = torch.randn(3, 3, 5), TokenLoss()
+        wanted = [
+            -sum(
+                float(torch.log_softmax(logits[row, at], dim=-1)[label])
+                for at, label in enumerate(labels)
+                if label != IGNORED
+            )
+            for row, labels in enumerate(self.LABELS.tolist())
+        ]
+        rows, places = (self.LABELS != IGNORED).nonzero(as_tuple=True)
+        flat = {"labels": self.LABELS[rows, places], "rows": rows}
+        each = plain.each(logits, self.LABELS)[rows, places]
+        for one in (
+            TaskOutput(values=logits, labels=self.LABELS, row_count=3),
+            TaskOutput(values=logits[rows, places], row_count=3, **flat),
+            TaskOutput(values=each, row_count=3, is_loss=True, **flat),
+        ):
+            assert one.row_losses(plain).tolist() == pytest.approx(wanted, rel=1e-5)
+            assert one.row_tokens().tolist() == [2, 1, 0]
+            assert float(one.loss_sum(plain)) == pytest.approx(sum(wanted), rel=1e-5)

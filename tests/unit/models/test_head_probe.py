@@ -7,14 +7,14 @@ from typing import Any
 import memory_store
 import pytest
 import torch
+from losses import loss as loss_with
 from memory_store import Row
 from tiny_decoders import VOCABULARY, decoder
 from torch import Tensor
 
 from medray.data.batching.collate import MicroBatch, PackedMicroBatch, collate, collate_packed
 from medray.evaluate.loss_sums import loss_sums
-from medray.methods.chunked_loss import TokenLoss
-from medray.methods.loss import Method
+from medray.methods.cross_entropy import TokenLoss
 from medray.models.forward import unwrap
 from medray.models.probes import takes_losses, vocabulary_size
 
@@ -76,7 +76,7 @@ def micro_batches(seq2seq: bool) -> list[MicroBatch | PackedMicroBatch]:
 def computed(
     model: Any, micro: Any, loss: TokenLoss, seq2seq: bool
 ) -> tuple[dict[str, float], dict[str, Tensor]]:
-    sums = loss_sums(model, micro, Method(dict.fromkeys(TASKS, 1.0)), CPU, seq2seq=seq2seq, loss=loss)
+    sums = loss_sums(model, micro, loss_with(dict.fromkeys(TASKS, 0.5)), CPU, seq2seq=seq2seq, loss=loss)
     model.zero_grad()
     torch.stack(list(sums.values())).sum().backward()
     gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}

@@ -12,12 +12,12 @@ import oracle
 import pytest
 import torch
 from accumulator import Accumulator, gradients
+from losses import loss as loss_with
 from memory_store import ListedPlan, MemoryStore, Row
 from tiny_decoders import decoder, with_lora
 from torch import Tensor
 
 from medray.data.batching.collate import PackedMicroBatch
-from medray.methods.loss import Method
 from medray.train import step as step_module
 from medray.train.batch_reader import BatchLayout, BatchReader, Prepared
 from medray.train.step import train_step
@@ -45,7 +45,7 @@ def prepare(
     parts: Any = store, ListedPlan(store, [sequences])
     reader = BatchReader(
         *parts,
-        Method(weights),
+        loss_with(weights),
         BatchLayout(micro, None),
         rank=rank,
         world_size=world_size,
@@ -61,7 +61,7 @@ def trained(
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The record of a step and its gradients."""
     engine = Accumulator(model, rank)
-    record = train_step(engine, prepared, Method(weights), lr=0.1, seed=seed, step=step, seq2seq=False)
+    record = train_step(engine, prepared, loss_with(weights), lr=0.1, seed=seed, step=step, seq2seq=False)
     return record, gradients(model)
 
 
@@ -161,7 +161,7 @@ def test_ranks_share_a_batch_without_changing_it(world_size: int, micro: int, pa
         for rank in range(world_size)
     ]
     assert len({len(part.micro) for part in parts}) == 1
-    assert len({tuple(part.totals.items()) for part in parts}) == 1
+    assert len({tuple(part.loss_tokens.items()) for part in parts}) == 1
     seen = [trained(model, part, BOTH, rank=rank) for rank, part in enumerate(parts)]
     assert sum(record["loss"] for record, _ in seen) == pytest.approx(loss, abs=1e-5)
     summed = {name: sum(found[name] for _, found in seen if name in found) for name in wanted}
@@ -222,7 +222,7 @@ def test_a_penalty_on_the_weights_counts_once_a_step_whatever_the_forwards_and_r
         engine.backward = lambda loss: seen.append(float(loss.detach()))  # type: ignore[method-assign]
         value = None if penalty is None else torch.tensor(penalty)
         monkeypatch.setattr(step_module, "orthogonal_penalty", lambda model: value)
-        train_step(engine, prepared, Method(BOTH), lr=0.1, seed=0, step=0, seq2seq=False)
+        train_step(engine, prepared, loss_with(BOTH), lr=0.1, seed=0, step=0, seq2seq=False)
         return sum(seen)
 
     assert backed(6.0) - backed(None) == pytest.approx(3.0, abs=1e-4)
@@ -237,5 +237,5 @@ def test_the_forwards_of_a_step_have_dropout_of_their_own() -> None:
     backward = engine.backward
     engine.backward = lambda loss: (seen.append(float(loss.detach())), backward(loss))[1]  # type: ignore[method-assign]
     twice = replace(prepared, micro=[[micro], [micro]])
-    train_step(engine, twice, Method(LABEL), lr=0.1, seed=0, step=0, seq2seq=False)
+    train_step(engine, twice, loss_with(LABEL), lr=0.1, seed=0, step=0, seq2seq=False)
     assert len(set(seen)) == 2

@@ -8,16 +8,16 @@ from typing import Any, Literal
 import memory_store
 import numpy as np
 import pytest
+from losses import loss
 from memory_store import ListedPlan, MemoryStore
 
 from medray.data.batching.batch_plan import BatchPlan, Corpus, PlanSpec
 from medray.data.batching.collate import MicroBatch, PackedMicroBatch
-from medray.methods.loss import Method
 from medray.train.batch_reader import BatchLayout, BatchReader
 from medray.train.step import Progress
 
 IGNORED = -100
-METHOD = Method({"label": 0.5, "rationale": 0.5})
+METHOD = loss({"label": 0.5, "rationale": 0.5})
 ROWS = memory_store.rows(30)
 
 
@@ -119,7 +119,7 @@ def test_counts_of_the_plan_are_those_of_the_arrays(packed: bool) -> None:
                     counted[task] += int((part.labels[part.task_ids == place] != IGNORED).sum())
             else:
                 counted[part.task] += loss_tokens(part)
-    assert prepared.totals == counted
+    assert prepared.loss_tokens == counted
     chosen = [ROWS[number] for number in (4, 9, 2, 13, 22, 7)]
     assert prepared.tokens == sum(len(ids) for row in chosen for ids, _ in row.values())
     assert prepared.ids == ["row-4", "row-9", "row-2", "row-13", "row-22", "row-7"]
@@ -171,7 +171,7 @@ def test_encoder_decoders_get_source_and_target() -> None:
     label, _ = prepared.micro[0]
     assert isinstance(label, MicroBatch)
     assert sorted(real(label)) == sorted([row["label"][0].tolist() for row in made[:3]] + [[0]])
-    assert prepared.totals["label"] == int((label.labels != IGNORED).sum())
+    assert prepared.loss_tokens["label"] == int((label.labels != IGNORED).sum())
     with pytest.raises(ValueError, match="causal"):
         reader(plan, BatchLayout(1, None), packed=True, architecture="seq2seq")
 
@@ -224,7 +224,7 @@ def test_an_epoch_of_a_real_plan_trains_every_row_once(sizes: dict[str, int], pa
             found += sum(loss_tokens(part) for parts in prepared.micro for part in parts)
         assert len(forwards) == 1
         ids += prepared.ids
-        counted += sum(prepared.totals.values())
+        counted += sum(prepared.loss_tokens.values())
     assert sorted(ids) == sorted(f"row-{number}" for number in range(30))
     assert found == counted == sum(map(_loss_tokens, ROWS))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import memory_store
@@ -11,13 +12,15 @@ import oracle
 import pytest
 import torch
 from accumulator import Accumulator, gradients
+from losses import loss as loss_with
 from memory_store import ListedPlan, MemoryStore, Row
 from tiny_decoders import decoder
 from tiny_encoder_decoder import encoder_decoder
 
+from medray.config.method_specs.distill import COSINE
 from medray.data.batching.collate import MixedMicroBatch
 from medray.evaluate.validation import Validation
-from medray.methods.loss import COSINE, Method
+from medray.methods import MethodLoss
 from medray.train.batch_reader import BatchLayout, BatchReader, Prepared
 from medray.train.step import train_step
 
@@ -45,7 +48,7 @@ def model(seq2seq: bool) -> Any:
 
 def prepared(
     rows: Sequence[Row],
-    method: Method,
+    method: MethodLoss,
     seq2seq: bool,
     *,
     rank: int = 0,
@@ -70,7 +73,12 @@ def prepared(
 
 
 def trained(
-    rows: Sequence[Row], method: Method, seq2seq: bool, ranks: int = 1, micro: int = 3, packed: bool = False
+    rows: Sequence[Row],
+    method: MethodLoss,
+    seq2seq: bool,
+    ranks: int = 1,
+    micro: int = 3,
+    packed: bool = False,
 ) -> tuple[list[dict[str, Any]], dict[str, Any], int]:
     """Records of all ranks, whose losses add up; the summed gradients; forwards of each rank, all alike."""
     one = model(seq2seq)
@@ -126,7 +134,7 @@ def assert_same(found: dict[str, Any], wanted: dict[str, Any]) -> None:
 class TestHierarchical:
     @pytest.mark.parametrize("reduction", ["mean", "sum"])
     def test_it_is_the_formula_however_the_batch_is_split(self, seq2seq: bool, reduction: Any) -> None:
-        rows, method = keyed(seq2seq), Method(HIERARCHICAL, reduction=reduction)
+        rows, method = keyed(seq2seq), loss_with(HIERARCHICAL, reduction=reduction)
         loss, wanted = by_hand(rows, seq2seq, reduction=reduction)
         for name, (ranks, micro) in SPLITS.items():
             records, found, _ = trained(rows, method, seq2seq, ranks, micro)
@@ -134,40 +142,40 @@ class TestHierarchical:
             assert_same(found, wanted)
 
     def test_the_record_has_each_key_and_their_term(self, seq2seq: bool) -> None:
-        rows, method = keyed(seq2seq), Method(HIERARCHICAL)
+        rows, method = keyed(seq2seq), loss_with(HIERARCHICAL)
         (record,), _, _ = trained(rows, method, seq2seq)
         keys = [record[f"loss/{key}"] for key in KEYS[:3]]
         assert "loss/rationale/Other" not in record  # no row has it
         assert record["loss/rationale"] == pytest.approx(sum(keys) / 3)
         assert record["loss"] == pytest.approx(0.3 * record["loss/label"] + 0.7 * sum(keys) / 3)
-        assert record["loss_tokens"] == sum(prepared(rows, method, seq2seq).totals.values())
+        assert record["loss_tokens"] == sum(prepared(rows, method, seq2seq).loss_tokens.values())
 
     def test_what_rows_lack_is_not_computed(self, seq2seq: bool) -> None:
         rows = keyed(seq2seq)
         texts = sum(len(row[key][0]) > 0 for row in rows for key in KEYS)
-        _, _, forwards = trained(rows, Method(HIERARCHICAL), seq2seq, ranks=2, micro=2)
+        _, _, forwards = trained(rows, loss_with(HIERARCHICAL), seq2seq, ranks=2, micro=2)
         assert forwards == -(-len(rows) // 4) + -(-texts // 4)
-        mixed = [m for parts in prepared(rows, Method(HIERARCHICAL), seq2seq).micro for m in parts][-1]
+        mixed = [m for parts in prepared(rows, loss_with(HIERARCHICAL), seq2seq).micro for m in parts][-1]
         assert isinstance(mixed, MixedMicroBatch)
 
     def test_a_batch_without_any_key_has_its_label(self, seq2seq: bool) -> None:
         rows = [{**row, **dict.fromkeys(KEYS, NONE)} for row in keyed(seq2seq, 4)]
-        (record,), _, _ = trained(rows, Method(HIERARCHICAL), seq2seq)
+        (record,), _, _ = trained(rows, loss_with(HIERARCHICAL), seq2seq)
         assert record["loss"] == pytest.approx(0.3 * record["loss/label"])
         assert "loss/rationale" not in record
-        alone = Method(dict.fromkeys(KEYS, 1.0))
+        alone = loss_with(dict.fromkeys(KEYS, 1.0))
         (record,), _, forwards = trained([{key: row[key] for key in KEYS} for row in rows], alone, seq2seq)
         assert (record["loss"], forwards) == (0.0, 1)  # something is computed, so that there is a gradient
 
-    @pytest.mark.parametrize("method", [Method(HIERARCHICAL), Method(BOTH)], ids=["keys", "plain"])
-    def test_evaluation_is_the_same_loss(self, seq2seq: bool, method: Method) -> None:
+    @pytest.mark.parametrize("method", [loss_with(HIERARCHICAL), loss_with(BOTH)], ids=["keys", "plain"])
+    def test_evaluation_is_the_same_loss(self, seq2seq: bool, method: MethodLoss) -> None:
         rows = keyed(seq2seq)
         if "rationale" in method.tasks:
             rows = memory_store.rows(7, seq2seq=seq2seq)
         assert_evaluated(rows, method, seq2seq, trained(rows, method, seq2seq)[0][0])
 
 
-def assert_evaluated(rows: Sequence[Row], method: Method, seq2seq: bool, record: dict[str, Any]) -> None:
+def assert_evaluated(rows: Sequence[Row], method: MethodLoss, seq2seq: bool, record: dict[str, Any]) -> None:
     """Of one and two ranks, the record's loss and parts."""
     store: Any = MemoryStore(rows, seq2seq=seq2seq)
     places = tuple(store.place(number) for number in range(len(rows)))
@@ -186,14 +194,14 @@ def test_packed_keys_are_the_formula() -> None:
     rows = keyed(seq2seq=False)
     loss, wanted = by_hand(rows, seq2seq=False)
     for ranks, micro in SPLITS.values():
-        records, found, _ = trained(rows, Method(HIERARCHICAL), False, ranks, micro, packed=True)
+        records, found, _ = trained(rows, loss_with(HIERARCHICAL), False, ranks, micro, packed=True)
         assert sum(record["loss"] for record in records) == pytest.approx(loss, rel=1e-5)
         assert_same(found, wanted)
 
 
 class TestCosine:
     ROWS = memory_store.rows(9, seq2seq=True)  # every fifth lacks its rationale
-    METHOD = Method(BOTH, cosine=True)
+    METHOD = loss_with(BOTH, cosine=True)
 
     def test_it_is_the_formula_however_the_batch_is_split(self) -> None:
         loss, wanted = by_hand(self.ROWS, True, cosine=True)
@@ -223,8 +231,8 @@ class TestCosine:
 def test_two_forwards_and_one_of_both_tasks_are_the_same_loss() -> None:
     """The cosine's forward holds both tasks: with its term taken away, the loss is that of two forwards."""
     rows = TestCosine.ROWS
-    (two,), apart, forwards = trained(rows, Method(BOTH), True)
-    (one,), _, fewer = trained(rows, Method(BOTH, cosine=True), True)
+    (two,), apart, forwards = trained(rows, loss_with(BOTH), True)
+    (one,), _, fewer = trained(rows, loss_with(BOTH, cosine=True), True)
     assert fewer * 2 == forwards
     for name in ("loss/label", "loss/rationale"):
         assert one[name] == pytest.approx(two[name], rel=1e-5)
@@ -237,19 +245,19 @@ def test_two_forwards_and_one_of_both_tasks_are_the_same_loss() -> None:
 @pytest.mark.parametrize("packed", [False, True])
 def test_the_mean_of_micro_batches_is_another_loss(packed: bool) -> None:
     """micro_batch: of each micro-batch its own means, whatever the others hold; it depends on the split."""
-    rows, method = memory_store.rows(9), Method(BOTH, norm="micro_batch")
+    rows, method = memory_store.rows(9), loss_with(BOTH, norm="micro_batch")
     made = prepared(rows, method, False, packed=packed)
     one, means = model(False), []
     for parts in made.micro:
         total = 0.0
         for micro in parts:
-            single: Any = Prepared(made.batch, [[micro]], made.totals, 0, 0, [], 1)
+            single = replace(made, micro=[[micro]], micro_batches=1)
             record = train_step(Accumulator(one, 0), single, method, lr=0, seed=0, step=0, seq2seq=False)
             total += record["loss"]
         means.append(total)
     (record,), found, _ = trained(rows, method, False, packed=packed)
     assert record["loss"] == pytest.approx(sum(means) / len(means), rel=1e-5)
-    exact = trained(rows, Method(BOTH), False, packed=packed)[0][0]
+    exact = trained(rows, loss_with(BOTH), False, packed=packed)[0][0]
     assert record["loss"] != pytest.approx(exact["loss"], rel=1e-3)
     assert record["loss/label"] == pytest.approx(exact["loss/label"], rel=1e-5)  # as reported: exact
     ranks, gradient, _ = trained(rows, method, False, ranks=3, packed=packed)
@@ -260,7 +268,7 @@ def test_the_mean_of_micro_batches_is_another_loss(packed: bool) -> None:
 
 def test_the_mean_of_micro_batches_by_hand() -> None:
     rows = memory_store.rows(4, seq2seq=True)
-    (record,), _, _ = trained(rows, Method({"label": 1.0}, norm="micro_batch"), True, micro=2)
+    (record,), _, _ = trained(rows, loss_with({"label": 1.0}, norm="micro_batch"), True, micro=2)
     order = sorted(rows, key=lambda row: -len(row["label"][0]))
     halves = [tables(half, True) for half in (order[:2], order[2:])]
     with torch.no_grad():

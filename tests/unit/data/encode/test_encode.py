@@ -302,12 +302,35 @@ class TestConversations:
 
     def test_both_answers_of_a_preference_follow_one_prompt(self, chatml: Any, end: int) -> None:
         asked = (Message("user", "q"), Message("assistant", "a"), Message("user", LONG))
-        changes = {"tasks": ("chosen", "rejected", "label"), "max_input_tokens": 60, "train_on": "all"}
+        changes = {"tasks": ("label", "rejected"), "max_input_tokens": 60, "train_on": "all"}
         made = Encoder(chatml, spec(**changes)).encode([Preference(ORIGIN, asked, "One.", "Rather two.")])
-        assert prompt_of(made["chosen"]) == prompt_of(made["rejected"])
-        assert trained(made["chosen"]) == [[*plain(chatml, "One."), end]], "never the prompt"
+        assert prompt_of(made["label"]) == prompt_of(made["rejected"])
+        assert trained(made["label"]) == [[*plain(chatml, "One."), end]], "never the prompt"
         assert trained(made["rejected"]) == [[*plain(chatml, "Rather two."), end]]
-        assert ids_of(made["label"]) == ids_of(made["chosen"])
+
+    @pytest.mark.parametrize("architecture", ["causal", "seq2seq"])
+    def test_an_answer_that_must_be_whole_is_left_out_past_its_limit(
+        self, words: Any, architecture: Any
+    ) -> None:
+        rows = [
+            Preference(ORIGIN, (Message("user", "knee"),), "rash", "rash " * count) for count in range(1, 9)
+        ]
+        exact = Encoder(words, spec(architecture=architecture, tasks=("label", "rejected"))).encode(rows)
+        ends = exact["rejected"].target_ends if architecture == "seq2seq" else exact["rejected"].targets[1::2]
+        begins = [0, *ends[:-1]] if architecture == "seq2seq" else exact["rejected"].targets[::2]
+        sizes = [int(end - begin) for begin, end in zip(begins, ends, strict=True)]
+        limits = dict.fromkeys(("label", "rejected"), sizes[4])
+        asked = spec(
+            architecture=architecture,
+            tasks=("label", "rejected"),
+            limits=limits,
+            whole=("rejected",),
+            required=("label", "rejected"),
+        )
+        made = Encoder(words, asked).encode(rows)["rejected"]
+        has = np.diff(made.input_ends, prepend=0) > 0
+        assert has.tolist() == [size <= sizes[4] for size in sizes]
+        assert made.cut.tolist() == (~has).tolist()
 
 
 class TestWithoutATemplate:

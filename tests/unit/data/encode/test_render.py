@@ -143,14 +143,14 @@ class TestOtherRecords:
         assert read(chat("q", "a"), system="Other.")[0] == Turn("system", "Other.", None)
 
     def test_a_preference_has_two_answers_to_one_prompt(self) -> None:
-        found = {task: reading(PREFERENCE, task, spec()) for task in ("label", "chosen", "rejected")}
+        found = {task: reading(PREFERENCE, task, spec()) for task in ("label", "rejected")}
         assert {one.turns for one in found.values() if one} == {
             (Turn("system", "", "Be brief."), Turn("user", "", "Dose?"))
         }
-        assert [one.answer for one in found.values() if one] == ["One.", "One.", "Two."]
+        assert [one.answer for one in found.values() if one] == ["One.", "Two."]
         assert all(one.last_only for one in found.values() if one)
 
-    @pytest.mark.parametrize("task", ["chosen", "rejected"])
+    @pytest.mark.parametrize("task", ["rejected"])
     @pytest.mark.parametrize("record", [distill("text"), chat("q", "a"), TWO_STEP, EXTRACTION])
     def test_other_records_have_no_better_and_worse_answer(self, record: Record, task: str) -> None:
         assert target(record, task, spec()) is None

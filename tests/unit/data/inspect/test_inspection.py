@@ -13,6 +13,7 @@ import pytest
 import tiny
 
 from medray.config import Config
+from medray.config.method_specs import spec_of
 from medray.data.encode import IGNORED
 from medray.data.encode.encoder import Encoder, TaskColumns
 from medray.data.inspect.checks import Check
@@ -24,7 +25,7 @@ from medray.data.shards.preparation import REJECTS
 from medray.data.shards.shard_file import write_shard
 from medray.data.shards.token_split import TokenSet
 from medray.data.tokenizer import load_tokenizer, train_tokenizer
-from medray.methods.loss import Method
+from medray.methods import loss_of
 from medray.train.batch_reader import BatchLayout, BatchReader
 
 HIERARCHICAL: dict[str, Any] = {
@@ -102,14 +103,14 @@ def test_padding_is_what_training_computes(
     train = {"micro_batch_size": layout[0], "global_batch_tokens": data.get("tokens")}
     read = {key: value for key, value in data.items() if key not in ("tokens", "method")}
     made = config(data=read, train=train, method=method)
-    tokens = tiny.token_set(tmp_path, rows, architecture=architecture, tasks=made.method.tasks)
+    tokens = tiny.token_set(tmp_path, rows, architecture=architecture, tasks=spec_of(made.method).task_names)
     plan = tokens.plan(made)
     used = computed = 0
     for rank in range(2):
         reader = BatchReader(
             tokens.store(),
             plan,
-            Method.of(made.method),
+            loss_of(made.method),
             BatchLayout(*layout),
             rank=rank,
             world_size=2,
@@ -141,7 +142,7 @@ def _in_random_order(tokens: TokenSet, made: Config) -> int:
         pairs = list(zip(batch.shards.tolist(), batch.rows.tolist(), strict=True))
         size = made.train.micro_batch_size or 0
         for group in (pairs[at : at + size] for at in range(0, len(pairs), size)):
-            for task in made.method.tasks:
+            for task in spec_of(made.method).task_names:
                 examples = [store.example(*pair, task) for pair in group]
                 widths = [
                     max(max(len(array) for array in arrays), 1) for arrays in zip(*examples, strict=True)

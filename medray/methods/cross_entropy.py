@@ -1,4 +1,4 @@
-"""Cross-entropy without the logits of all tokens at once.
+"""Cross-entropy, the sum that every loss is made of; also without the logits of all tokens at once.
 
 Logits are the largest tensor of a step where the vocabulary is large: 8,192 tokens of 128,256 words are 4.2 GB in
 float32, and the loss holds several such tensors. Here the head runs on some tokens at a time, and again in the backward
@@ -18,7 +18,6 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from medray.data.encode import IGNORED
-from medray.methods.loss import token_loss_sum
 
 CHUNK_LOGITS = 2**25  # values: 128 MiB in float32
 CHUNKS_THAT_PAY = 4  # with fewer, logits are not what fills the memory
@@ -39,6 +38,16 @@ class TokenLoss:
     def sum(self, logits: Tensor, labels: Tensor) -> Tensor:
         return token_loss_sum(logits, labels, self.label_smoothing)
 
+    def each(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the loss of each label, float32 [...]; 0 where it is IGNORED. logits [..., vocab], labels [...]."""
+        return F.cross_entropy(
+            logits.float().flatten(0, -2),
+            labels.flatten(),
+            ignore_index=IGNORED,
+            reduction="none",
+            label_smoothing=self.label_smoothing,
+        ).view_as(labels)
+
     def at_head(self, tokens: int) -> partial[Tensor] | None:
         """Return the loss that replaces the head of a forward with `tokens` logits; None: compute the logits."""
         if self.chunk_tokens is None or tokens <= max(self.more_than, self.chunk_tokens):
@@ -48,6 +57,17 @@ class TokenLoss:
     def unsmoothed(self) -> TokenLoss:
         """For evaluation: comparable whatever a run was trained with."""
         return replace(self, label_smoothing=0.0)
+
+
+def token_loss_sum(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """Sum of the cross-entropy over labels that are not IGNORED, in float32. logits [..., vocab], labels [...]."""
+    return F.cross_entropy(
+        logits.float().flatten(0, -2),
+        labels.flatten(),
+        ignore_index=IGNORED,
+        reduction="sum",
+        label_smoothing=label_smoothing,
+    )
 
 
 def chosen_chunk(asked: int | None, vocabulary: int) -> TokenLoss:

@@ -7,8 +7,14 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from medray.methods.chunked_loss import CHUNKS_THAT_PAY, TokenLoss, chosen_chunk, chunked_losses
-from medray.methods.loss import IGNORED, token_loss_sum
+from medray.methods.cross_entropy import (
+    CHUNKS_THAT_PAY,
+    IGNORED,
+    TokenLoss,
+    chosen_chunk,
+    chunked_losses,
+    token_loss_sum,
+)
 
 TOKENS, HIDDEN, VOCABULARY = 37, 16, 101
 

@@ -1,0 +1,99 @@
+"""The spec of distillation: label and rationale as two tasks, with their published variants."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from medray.config.method_specs.spec import LABEL, MethodSpec, NeededColumn, Setting, TaskGroup, TaskSpec
+
+if TYPE_CHECKING:
+    from medray.config.method import MethodConfig
+
+RATIONALE = TaskSpec(name="rationale", prompt="rationale", limit_key="data.max_rationale_tokens")
+COSINE = "cosine"  # the term that compares the encodings of the two inputs
+_TOLD = (
+    "two_step: validation rows bring their own key words, so metrics are those of a model that is told them"
+)
+
+
+def trains_rationales(method: MethodConfig) -> bool:
+    """Return whether rationales are a target too, weighed against labels by alpha."""
+    return method.name == "distill" and method.mode == "task_prefix"
+
+
+def moves_alpha(method: MethodConfig) -> bool:
+    return trains_rationales(method) and method.variant == "dynamic_alpha"
+
+
+def start_alpha(method: MethodConfig) -> float:
+    """Return alpha before the first step."""
+    start = method.alpha_schedule.start
+    return start if moves_alpha(method) and start is not None else method.alpha
+
+
+def distill_spec(method: MethodConfig) -> MethodSpec:
+    """Return the spec of `method.name: distill`, in both modes and all variants."""
+    tasks, two_step, rationale = _tasks(method), method.variant == "two_step", method.rationale
+    names = tuple(task.name for task in tasks)
+    keyed = tuple(task.name for task in tasks if task.key)
+    compares = trains_rationales(method) and method.variant == "cosine"
+    reads = two_step or any(task.answer == "rationale" for task in tasks)
+    return MethodSpec(
+        name="distill",
+        tasks=tasks,
+        groups=_groups(names, keyed, together=compares),
+        terms=(*names, COSINE) if compares else names,
+        columns=(_rationale_column(two_step=two_step),) if reads else (),
+        also_encoded=() if LABEL in tasks else (LABEL,),
+        encodings=Setting("method.variant", "cosine", "method.variant: null") if compares else None,
+        keys=Setting("method.rationale.keys", keyed, "method.variant: null") if keyed else None,
+        moving_weights=moves_alpha(method),
+        skip_null=rationale.skip_null if keyed else True,
+        draw_one=rationale.several == "one" and reads,
+        label_reads_rationale=two_step,
+        described=_described(method),
+        notes=(_TOLD,) if two_step else (),
+    )
+
+
+def _tasks(method: MethodConfig) -> tuple[TaskSpec, ...]:
+    """The trained tasks; a task whose weight is always zero costs no forward."""
+    if not trains_rationales(method):
+        return (LABEL,)
+    rationale: tuple[TaskSpec, ...] = (RATIONALE,)
+    if method.variant == "hierarchical":
+        rationale = tuple(
+            TaskSpec(name=f"rationale/{key}", prompt=RATIONALE.prompt, limit_key=RATIONALE.limit_key)
+            for key in method.rationale.keys[: method.rationale.max_keys]
+        )
+    moves = moves_alpha(method)
+    label = (LABEL,) if method.alpha > 0 or moves else ()
+    return (*label, *(rationale if method.alpha < 1 or moves else ()))
+
+
+def _groups(names: tuple[str, ...], keyed: tuple[str, ...], *, together: bool) -> tuple[TaskGroup, ...]:
+    """Each task alone. Keys are mixed, as few rows have many of them. The cosine term needs both encodings of a row."""
+    if together:
+        return (TaskGroup(names),)
+    alone = tuple(TaskGroup((name,)) for name in names if name not in keyed)
+    return (*alone, TaskGroup(keyed, by="text")) if keyed else alone
+
+
+def _rationale_column(*, two_step: bool) -> NeededColumn:
+    return NeededColumn(
+        name="rationale",
+        why="method.variant: two_step reads" if two_step else "method.mode: task_prefix trains on",
+        without="method.mode: standard" + " and method.variant: null" * two_step,
+    )
+
+
+def _described(method: MethodConfig) -> tuple[tuple[str, object], ...]:
+    """In mode standard a distilled model has seen no rationale."""
+    rows: list[tuple[str, object]] = [("method", f"distill, {method.mode}")]
+    if method.variant:
+        rows.append(("variant", method.variant))
+    if trains_rationales(method) and not moves_alpha(method):
+        rows.append(("weight of the label (alpha)", method.alpha))
+    if method.label_source == "llm":
+        rows.append(("labels", "written by the teacher"))
+    return tuple(rows)
