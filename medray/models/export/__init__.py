@@ -1,4 +1,4 @@
-"""Weights out: a folder that transformers (and peft) load without medray, and back in from such a folder."""
+"""Exports: folders that transformers (and peft) load without medray, and loading from such a folder."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ def export(
     gathered: Callable[[nn.Parameter], AbstractContextManager[Any]],
     base: Callable[[], Any] | None = None,
 ) -> None:
-    """Writes adapter or model, config and tokenizer to `folder`, as a whole or not at all.
+    """Write adapter or model, config and tokenizer to `folder`, completely or not at all.
 
-    All ranks call it, the one with `write` writes; `gathered(parameter)` makes one parameter whole on every rank, so
-    that no more than one is gathered at a time. base: makes the model under an adapter once more where no file has it,
-    for its weights were drawn at random; it goes into the folder `base`. Raises RunFailedError for an empty tensor.
+    All ranks must call this; the rank with `write` writes. gathered: a context in which every rank has one full
+    parameter, so that only one is gathered at a time. base: makes the model under an adapter again, if its weights are
+    random and no file has them; it is written to the subfolder `base`. Raises RunFailedError for an empty tensor.
     """
     adapter = hasattr(model, "peft_config")
     state: dict[str, Tensor] = {}
@@ -67,7 +67,7 @@ def export(
         model.save_pretrained(str(staging), state_dict=state, safe_serialization=True)
     if adapter:
         write_quantization(model, staging)
-        # peft writes none: without it, whoever loads the adapter would not stop where its answers end.
+        # peft does not write this file. Without it, a loaded adapter would not stop at the end of its answers.
         unwrap(model).generation_config.to_json_file(str(staging / GENERATION))
     if base is not None:
         base().save_pretrained(str(staging / BASE))
@@ -84,17 +84,18 @@ def load_export(
     base: Path | None = None,
     dtype: torch.dtype | None = None,
 ) -> nn.Module:
-    """The exported model, adapter applied, ready for inference.
+    """Load the exported model with its adapter, ready for inference.
 
-    quantized: a base that was 4-bit in training is so again; False loads it whole, to merge the adapter into it.
-    base: of an adapter, where it lies elsewhere than its settings say. dtype: default bfloat16 on a GPU, else float32.
+    quantized: load a base in 4 bits if it was 4-bit in training; False loads its full weights, to merge the adapter.
+    base: folder of an adapter's base, if it differs from the adapter's settings. dtype: default bfloat16 on a GPU, else
+    float32.
     """
     adapter = (folder / "adapter_config.json").exists()
-    place = str(base) if adapter and base is not None else base_of(folder)
-    auto, _ = class_of(place)
+    source = str(base) if adapter and base is not None else base_of(folder)
+    auto, _ = class_of(source)
     dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
     four_bit = read_quantization(folder) if quantized else {}
-    model = load_weights(auto, place, dtype=dtype, **four_bit)
+    model = load_weights(auto, source, dtype=dtype, **four_bit)
     if adapter:
         from peft import PeftModel
         from transformers import GenerationConfig
@@ -110,10 +111,10 @@ def load_export(
 
 
 def _save_prompt(model: Any, state: dict[str, Tensor], folder: Path) -> None:
-    """Virtual tokens as peft names them.
+    """Save virtual tokens under peft's names.
 
-    peft itself takes them from the live model, whatever state it is given: under ZeRO-3 that is a forward on one rank,
-    which waits for the others for ever, or an empty shard.
+    peft itself reads them from the live model and ignores the given state. Under ZeRO-3 that is a forward pass on one
+    rank, which waits for the others forever, or an empty shard.
     """
     names = {"embedding.weight": "prompt_embeddings"}
     held = {name.removeprefix("prompt_encoder.default."): value for name, value in state.items()}
@@ -128,21 +129,21 @@ def _save_prompt(model: Any, state: dict[str, Tensor], folder: Path) -> None:
 
 
 def base_of(folder: Path) -> str:
-    """Folder or hub id of the weights under an export's adapter; the export itself without one."""
+    """Return the folder or hub id of the weights under an export's adapter; without an adapter, the export itself."""
     adapter = folder / "adapter_config.json"
     if not adapter.exists():
         return str(folder)
     return str(read_settings(folder).get("base_model_name_or_path") or folder / BASE)
 
 
-def class_of(place: str) -> tuple[Any, Any]:
-    """(transformers' auto class, config) of the model at a folder or hub id."""
+def class_of(source: str) -> tuple[Any, Any]:
+    """Return (transformers' auto class, config) of the model at a folder or hub id."""
     from transformers import AutoConfig
 
-    config: Any = from_pretrained(AutoConfig, place)
+    config: Any = from_pretrained(AutoConfig, source)
     return auto_class(config.to_dict()), config
 
 
 def _kept(model: Any, adapter: bool) -> Iterator[tuple[str, nn.Parameter]]:
-    """Parameters that belong into the export: of an adapter, those that were trained."""
+    """Return the parameters that belong to the export: all, or the trained ones of an adapter."""
     return ((name, value) for name, value in model.named_parameters() if value.requires_grad or not adapter)

@@ -1,4 +1,4 @@
-"""Weights to a model hub: only where a user asked for it by name, with the token of the environment."""
+"""Upload of weights to a model hub, only on request, with the token from the environment."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ TOKEN = "HF_TOKEN"
 
 
 def check_push(hub_id: str) -> None:
-    """Raises InputError without a token, or for what is no organisation/name."""
+    """Raise InputError without a token, or if `hub_id` is not organisation/name."""
     if len([part for part in hub_id.split("/") if part]) != 2:
         raise InputError(
-            "is no name on a hub", key="--push-to", value=hub_id, fix="--push-to organisation/name"
+            "is not a hub id", key="--push-to", value=hub_id, fix="use --push-to organisation/name"
         )
     if not os.environ.get(TOKEN):
         raise InputError(
             f"the environment has no {TOKEN}",
             key="--push-to",
             value=hub_id,
-            fix=f"{TOKEN}=... in the environment",
+            fix=f"set {TOKEN} in the environment",
         )
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
         raise InputError(
@@ -30,9 +30,9 @@ def check_push(hub_id: str) -> None:
 
 
 def push(folder: Path, hub_id: str) -> None:
-    """Uploads `folder` as a private repository, or into the one that is there.
+    """Upload `folder` as a private repository, or to the existing one.
 
-    Raises RunFailedError; its text names the kind of failure alone, for an error of a request may quote the token.
+    Raises RunFailedError. Its text contains only the type of error, because the error of a request may quote the token.
     """
     from huggingface_hub import HfApi
 
@@ -43,6 +43,6 @@ def push(folder: Path, hub_id: str) -> None:
     except Exception as error:
         status = getattr(getattr(error, "response", None), "status_code", None)
         raise RunFailedError(
-            f"the weights are in {folder}, and pushing them to {hub_id} failed: {type(error).__name__}"
+            f"the weights are in {folder}, but pushing them to {hub_id} failed: {type(error).__name__}"
             + (f", HTTP {status}" if status else "")
         ) from None

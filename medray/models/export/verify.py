@@ -1,8 +1,8 @@
-"""Whether written weights do what they were made from: logits and loss of both on the same rows.
+"""The comparison of written weights with those of the run: logits and loss of both on the same rows.
 
-The loss tells how much of the training's gain is kept. The logits are compared too: they are all there is for a run
-whose token shards are gone, and they find wrong weights of a run that gained nothing. Each model is loaded alone, in
-float32, so that what differs is the weights and not the arithmetic.
+The loss shows how much of the training's gain is kept. The logits are compared too: they are the only measure if the run's
+token shards are gone, and they detect wrong weights even if a run gained nothing. Models are loaded one at a time, in
+float32, so that only the weights differ and not the arithmetic.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from torch import Tensor
 
 from medray.models.adapters.virtual_tokens import adapter_of, drops_decoder_ids, task_inputs
 
-ROWS, TOKENS = 4, 64  # whose logits are compared; more would cost time and tell no more
-# Of the root mean square of the difference to that of the logits, both without the mean of their position, which changes
-# no probability. fp32 leaves the rounding of a sum in another order; 16 and 8 bits that of every weight; 4 bits are lossy
-# by nature (0.3 for SmolLM2-135M on text), and only nonsense is refused.
+ROWS, TOKENS = 4, 64  # rows and tokens whose logits are compared; more would take longer and show nothing new
+# Largest ratio of two root mean squares: of the difference, and of the logits. The mean of each position is subtracted from
+# both, because it does not change a probability. fp32 allows the rounding of a sum in a different order; 16 and 8 bits the
+# rounding of every weight; 4 bits are lossy by nature (0.3 for SmolLM2-135M on text), so only nonsense is refused.
 TOLERANCE = {"fp32": 1e-4, "fp16": 2e-2, "bf16": 1e-1, "nf4": 0.7, "f16": 2e-2, "q8_0": 1e-1, "q4_k_m": 0.7}
-LEAST_GAIN = 1e-4  # nats per token; below, the rounding of sums would decide what share is kept
+LEAST_GAIN = 1e-4  # nats per token; below this, the rounding of sums would decide the kept share
 LEAST_KEPT = 97.0  # percent of the gain
 
-Loss = Callable[[Any], float | None]  # of a model, on the rows of a run
+Loss = Callable[[Any], float | None]  # returns the loss of a model on the rows of a run
 
 
 @dataclass(frozen=True)
 class TokenRow:
-    """ids: int [tokens], of the input. target: of an encoder-decoder int [tokens], else None."""
+    """The token ids of a row. ids: input, int [tokens]. target: int [tokens] for an encoder-decoder, else None."""
 
     ids: np.ndarray
     target: np.ndarray | None = None
@@ -43,13 +43,13 @@ class TokenRow:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Comparison:
-    """The written weights beside those of the run.
+    """The result of comparing written weights with those of the run. None means not measured.
 
-    rows: where the rows are from, in words. places: positions whose logits were compared. dtype: of the written weights.
-    greatest: largest difference of two logits. relative: see TOLERANCE. same_token: share of positions whose likeliest
-    token is the same. effect: as `relative`, of the untuned model against the run's weights; from_base: of the untuned
-    model against the written ones. loss_…: mean loss per token of the label task, in nats, of the untuned model, of the
-    run's weights and of the written ones. None: not measured.
+    rows: description of the rows. `places`: number of positions whose logits were compared. dtype: type of the written
+    weights. greatest: largest difference of two logits. relative: see TOLERANCE. same_token: share of positions with the
+    same likeliest token. effect: like `relative`, between the untuned model and the run's weights. from_base: like
+    `relative`, between the untuned model and the written weights. loss_base, loss_run, loss_written: mean loss per token
+    of the label task, in nats, of the untuned model, the run's weights and the written weights.
     """
 
     rows: str
@@ -66,24 +66,24 @@ class Comparison:
 
     @property
     def within_tolerance(self) -> bool:
-        """Whether the logits differ by no more than rounding explains."""
+        """Return whether rounding explains the difference of the logits."""
         return self.relative <= TOLERANCE[self.dtype]
 
     @property
     def nearer_to_base(self) -> bool:
-        """Whether the written weights are the untuned model rather than the run's."""
+        """Return whether the written weights are closer to the untuned model than to the run's weights."""
         return self.from_base is not None and self.from_base < 0.5 * self.relative
 
     @property
     def gain(self) -> float | None:
-        """How much lower training made the loss; below 0 where it made it higher."""
+        """Return by how much training reduced the loss; negative if it increased it."""
         if self.loss_base is None or self.loss_run is None:
             return None
         return self.loss_base - self.loss_run
 
     @property
     def kept_percent(self) -> float | None:
-        """Share of the gain that the written weights keep; None where there is no gain, or it was not measured."""
+        """Return the percentage of the gain that the written weights keep; None without a gain or a measurement."""
         gain = self.gain
         if gain is None or self.loss_written is None or self.loss_base is None:
             return None
@@ -92,7 +92,7 @@ class Comparison:
         return 100 * (self.loss_base - self.loss_written) / gain
 
     def loss_line(self) -> str:
-        """The losses and the share that is kept, in one line for people."""
+        """Return the losses and the kept share in one line for the user."""
         if self.loss_written is None:
             return "loss not measured: no rows of the run are left"
         shown = [
@@ -105,21 +105,21 @@ class Comparison:
 
     @property
     def verdict(self) -> str:
-        """Say in words which share of the gain is kept, or why none can be named."""
+        """Return a clause about the kept share of the gain, or why it is unknown."""
         if self.kept_percent is not None:
             return f"{self.kept_percent:.4g} % of what training gained is kept"
         if self.gain is None:
-            return "the untuned model could not be loaded, so the share that is kept is not known"
+            return "the untuned model could not be loaded, so the kept share is unknown"
         if self.gain >= LEAST_GAIN or not math.isfinite(self.gain):
             return "a loss is not a finite number"
         if self.gain > -LEAST_GAIN:
-            return "training changed the loss too little to say what share of it is kept"
+            return "training changed the loss too little to compute a kept share"
         return "training made the loss worse, so there is no gain to keep"
 
     def line(self) -> str:
-        """All of it, in one line for people."""
+        """Return the whole result in one line for the user."""
         return (
-            f"{self.loss_line()}; logits of {self.places} positions differ by {self.greatest:.2g} at most, "
+            f"{self.loss_line()}; logits of {self.places} positions differ by at most {self.greatest:.2g}, "
             f"{self.relative:.2g} of their spread ({self.dtype}: {TOLERANCE[self.dtype]:g} is allowed); "
             f"the likeliest token is the same at {self.same_token:.1%}"
         )
@@ -135,7 +135,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Reference:
-    """base: the untuned model, None where it is not known."""
+    """The measurements to compare with. base: those of the untuned model, None if it is not available."""
 
     run: Measured
     base: Measured | None
@@ -149,15 +149,15 @@ def reference(
 ) -> Reference:
     """Measure the run's weights and the untuned model.
 
-    load: gives the run's model, which is dropped afterwards. loss: None measures logits alone. load_base: gives the untuned
-    model where the run's is not an adapter that can be switched off; may give None.
+    load: returns the run's model, which is released afterwards. loss: None measures logits only. load_base: returns the
+    untuned model, or None; it is used if the run has no adapter that can be disabled.
     """
     model = load()
     found, bare = measured(model, rows, loss), None
     settings = adapter_of(model)
     can_be_off = (
         settings is not None and getattr(settings, "bias", "none") == "none"
-    )  # peft leaves trained biases on
+    )  # peft does not disable trained biases
     if settings is not None and settings.is_prompt_learning:
         bare = measured(model.get_base_model(), rows, loss)
     elif can_be_off:
@@ -180,13 +180,13 @@ def compare(
     dtype: str,
     loss: Loss | None = None,
 ) -> Comparison:
-    """Measure the written weights. dtype: theirs. source: where the rows are from, in words."""
+    """Measure the written weights. dtype: the type of the written weights. source: description of the rows."""
     model = load()
     found = measured(model, rows, loss)
     del model
     gc.collect()
     run, base = wanted.run, wanted.base
-    alike = (
+    comparable = (
         base is not None and base.logits.shape == run.logits.shape
     )  # a vocabulary may have grown in training
     return Comparison(
@@ -196,8 +196,8 @@ def compare(
         greatest=float((found.logits - run.logits).abs().max()),
         relative=_relative(found.logits, run.logits),
         same_token=float((found.logits.argmax(-1) == run.logits.argmax(-1)).float().mean()),
-        effect=_relative(base.logits, run.logits) if base is not None and alike else None,
-        from_base=_relative(found.logits, base.logits) if base is not None and alike else None,
+        effect=_relative(base.logits, run.logits) if base is not None and comparable else None,
+        from_base=_relative(found.logits, base.logits) if base is not None and comparable else None,
         loss_base=None if base is None else base.loss,
         loss_run=run.loss,
         loss_written=found.loss,
@@ -205,13 +205,13 @@ def compare(
 
 
 def made_up(vocabulary: int, seq2seq: bool) -> list[TokenRow]:
-    """Rows for a run that has none left: ids from all over the vocabulary."""
+    """Return random rows from the whole vocabulary, for a run whose rows are gone."""
     drawn = np.random.default_rng(0).integers(0, vocabulary, (ROWS, 2, 16))
     return [TokenRow(ids, target if seq2seq else None) for ids, target in drawn]
 
 
 def measured(model: Any, rows: Sequence[TokenRow], loss: Loss | None = None) -> Measured:
-    """Logits of `rows`, and the model's loss."""
+    """Return the logits of `rows`, and the model's loss."""
     return Measured(torch.cat(_logits(model, rows)), None if loss is None else loss(model))
 
 
@@ -224,7 +224,7 @@ def _logits(model: Any, rows: Sequence[TokenRow]) -> list[Tensor]:
             given: dict[str, Any] = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
             if row.target is not None:
                 target = torch.from_numpy(np.asarray(row.target, np.int64))[None].to(device)
-                # Labels would make peft add AdaLoRA's penalty to a loss, which a model that is not trained cannot.
+                # With labels, peft would add AdaLoRA's penalty to the loss, which fails for a model that is not trained.
                 given |= {"labels": target} if drops_decoder_ids(model) else {"decoder_input_ids": target}
             given |= task_inputs(model, ["label"], device)
             found.append(model(**given).logits[0].float().cpu())

@@ -171,7 +171,7 @@ def test_sixteen_bits_are_within_their_tolerance(dtype: str, tmp_path: Path) -> 
     assert found.relative > TOLERANCE["fp32"], "nothing was rounded"
 
 
-def test_the_default_type_is_the_base_s_and_rounding_comes_after_merging(tmp_path: Path) -> None:
+def test_by_default_weights_keep_their_type_and_are_rounded_after_merging(tmp_path: Path) -> None:
     make(tmp_path, "llama", "lora", dtype=torch.bfloat16)
     assert merged(tmp_path).dtype == "bf16"
     name = "model.layers.0.mlp.up_proj.weight"

@@ -1,4 +1,4 @@
-"""What an export must not do: write a tensor without values, or gather on the rank that writes alone."""
+"""Limits of an export: it never writes a tensor without values, and never gathers on only one rank."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def whole(parameter: nn.Parameter) -> Iterator[None]:
 
 
 def emptied(model: Any, name: str) -> Any:
-    """As a parameter is on a rank that holds no part of it."""
+    """Return an empty parameter, as a rank has it that holds no slice of it."""
     dict(model.named_parameters())[name].data = torch.empty(0)
     return model
 
 
 @pytest.mark.parametrize(("adapter", "which"), [(False, 0), (False, 3), (False, -1), (True, 0), (True, -1)])
 def test_an_empty_tensor_is_never_exported(adapter: bool, which: int, tmp_path: Path) -> None:
-    """One among many, wherever it is in the order: the folder of an earlier export stays as it was."""
+    """Try one empty tensor among others, at any position. The folder of an earlier export must not change."""
     model = with_lora(decoder("llama-tiny")) if adapter else decoder("llama-tiny")
     export(model, None, tmp_path / "export", write=True, gathered=whole)
     files = {file.name: file.read_bytes() for file in (tmp_path / "export").iterdir()}
@@ -41,7 +41,7 @@ def test_an_empty_tensor_is_never_exported(adapter: bool, which: int, tmp_path: 
     assert [file.name for file in tmp_path.iterdir()] == ["export"]
 
 
-def test_an_adapter_without_a_trained_parameter_is_none(tmp_path: Path) -> None:
+def test_an_adapter_without_a_trained_parameter_is_refused(tmp_path: Path) -> None:
     model = with_lora(decoder("llama-tiny"))
     for parameter in model.parameters():
         parameter.requires_grad = False
@@ -52,7 +52,7 @@ def test_an_adapter_without_a_trained_parameter_is_none(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("adapter", [False, True])
 def test_all_ranks_gather_every_exported_parameter_and_one_at_a_time(adapter: bool, tmp_path: Path) -> None:
-    """Under ZeRO-3 to gather is a collective: a rank that leaves one out would hold the others up for ever."""
+    """Gather on all ranks: under ZeRO-3 this is collective, and a rank that skips one would block the others forever."""
     model = with_lora(decoder("llama-tiny")) if adapter else decoder("llama-tiny")
     names = {id(one): name for name, one in model.named_parameters()}
     seen: list[list[str]] = []
@@ -89,8 +89,8 @@ def test_buffers_that_a_model_saves_are_exported_too(tmp_path: Path) -> None:
     assert "made_anew" not in stored
 
 
-def test_what_is_exported_is_read_while_it_is_whole(tmp_path: Path) -> None:
-    """Outside of `gathered` a parameter has no values here, as at stage 3."""
+def test_a_parameter_is_read_while_it_is_gathered(tmp_path: Path) -> None:
+    """Use parameters that have no values outside of `gathered`, as at stage 3."""
     model = decoder("llama-tiny")
     values = {name: one.detach().clone() for name, one in model.named_parameters()}
     names = {id(one): name for name, one in model.named_parameters()}
