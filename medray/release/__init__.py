@@ -1,1 +1,1 @@
-"""A finished run's weights in other forms: merged, 4-bit, GGUF or adapter."""
+"""The release of a finished run's weights: merged, 4-bit, GGUF or adapter."""

@@ -1,4 +1,4 @@
-"""A finished run's weights in a form to use elsewhere: written beside the target, checked, then put in its place."""
+"""Release a finished run's weights: write them to a staging folder, check them, then move them to the target."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ from medray.train.run_folder.finished_run import FinishedRun, local_export
 from medray.train.run_folder.results import write_records
 
 CPU = torch.device("cpu")
-# Of an export what `merge_folder` writes anew; the rest is the tokenizer's with its template, and generation_config.json,
-# which says what ends an answer.
+# The files of an export that `merge_folder` writes again. The rest are those of the tokenizer with its template, and
+# generation_config.json, which contains the end tokens of an answer.
 WEIGHTS = ("adapter_*", "*.safetensors", "*.safetensors.index.json", "config.json")
 NOT_THE_TOKENIZERS = (*WEIGHTS, "quantization_config.json", "README.md", FILE)
 TERMS = ("LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*")
-QLORA_NOTE = "the adapter was trained beside 4-bit weights and is merged into the base's own, which those were rounded from"
-LOCAL_BASE_NOTE = "base_model_name_or_path in adapter_config.json is a folder of the machine that made this: give it the base's place"
-RANDOM_BASE_NOTE = "the weights under the adapter were drawn at random and lie in the folder base"
+QLORA_NOTE = "the adapter was trained on 4-bit weights; it is merged into the base's weights before their rounding to 4 bits"
+LOCAL_BASE_NOTE = "base_model_name_or_path in adapter_config.json is a folder of the machine that wrote it: set it to your copy of the base"
+RANDOM_BASE_NOTE = "the base of the adapter has random weights, which are in the folder base"
 NO_CHECK = "not measured: --no-verify"
 DEFAULT_GGUF = "q8_0"
 
@@ -53,7 +53,8 @@ DEFAULT_GGUF = "q8_0"
 class Wanted:
     """The options of `medray export`.
 
-    dtype: of merged weights; None: what the run was trained in. gguf: kind of the file; None: DEFAULT_GGUF.
+    dtype: type of merged weights; None: the precision of the run. shard_bytes: maximum size of a file. gguf: kind of the
+    GGUF file; None: DEFAULT_GGUF. verify: compare the written weights with the run's.
     """
 
     format: str
@@ -68,13 +69,17 @@ class Wanted:
 
     @property
     def asks_for_a_type(self) -> bool:
-        """Whether the user chose how exact the weights are, and so accepts what that loses. nf4 is such a choice."""
+        """Return whether the user chose the precision of the weights, and so accepts its loss. nf4 is such a choice."""
         return self.dtype is not None or self.gguf is not None or self.format == "nf4"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Released:
-    """comparison: None where the user asked for none. files: bytes of each file of the folder itself."""
+    """The result of a release.
+
+    comparison: None if the user disabled it. checked: a line about the check. files: bytes of each file directly in the
+    folder.
+    """
 
     folder: StoragePath
     comparison: Comparison | None
@@ -84,7 +89,7 @@ class Released:
 
 
 def check_wanted(run: FinishedRun, wanted: Wanted, target: StoragePath) -> None:
-    """Raises InputError for what this run, or this machine, cannot give; nothing has been read or written then."""
+    """Raise InputError if this run or this machine does not support the options, before anything is read or written."""
     kind = run.adapter_type
     if wanted.format == "adapter" and kind is None:
         raise InputError(
@@ -92,15 +97,15 @@ def check_wanted(run: FinishedRun, wanted: Wanted, target: StoragePath) -> None:
             file=run.folder,
             key="--format",
             value="adapter",
-            fix="--format merged",
+            fix="use --format merged",
         )
     if wanted.format != "adapter" and kind in PROMPT_TYPES:
         raise InputError(
-            f"a {kind} is virtual tokens beside the model, not a change of its weights: nothing can be merged",
+            f"a {kind} adapter adds virtual tokens and does not change the model's weights, so it cannot be merged",
             file=run.folder,
             key="--format",
             value=wanted.format,
-            fix="--format adapter: peft loads it beside the model",
+            fix="use --format adapter: peft loads it together with the model",
         )
     if wanted.format == "nf4":
         from medray.models.quantized import check_package
@@ -110,27 +115,27 @@ def check_wanted(run: FinishedRun, wanted: Wanted, target: StoragePath) -> None:
         gguf_file.check_package()
         if not isinstance(target, Path) and (lacking := gguf_file.missing(wanted.gguf_kind)):
             raise InputError(
-                f"{lacking} of llama.cpp is not on PATH, and the merged model would lie in a bucket",
+                f"{lacking} of llama.cpp is not on PATH, and it could not read the merged model from a bucket later",
                 key="--to",
                 value=str(target),
-                fix="get llama.cpp, or --to a folder of this machine",
+                fix="install llama.cpp, or use --to with a folder of this machine",
             )
     if target == run.folder or (target.exists() and (not target.is_dir() or any(target.iterdir()))):
         raise InputError(
-            "is there, and not an empty folder",
+            "exists and is not an empty folder",
             file=target,
             key="--to",
-            fix="--to a new folder, or remove that one",
+            fix="use --to with a new folder, or remove this one",
         )
 
 
 def release(
     run: FinishedRun, wanted: Wanted, target: StoragePath, say: Callable[[str, str], None]
 ) -> Released:
-    """Writes the weights, their tokenizer, card and the run's records to `target`, as a whole or not at all.
+    """Write the weights, their tokenizer, model card and the run's records to `target`, completely or not at all.
 
-    say: told what goes on. Raises RunFailedError where the weights that were written are not those of the run, and
-    InputError for what cannot be made; for GGUF without its converter `target` then holds the merged model.
+    say: called with messages about the progress. Raises RunFailedError if the written weights differ from those of the
+    run, and InputError if the format cannot be made. For GGUF without its converter, `target` then holds the merged model.
     """
     local = isinstance(target, Path)
     staging = (
@@ -155,7 +160,7 @@ def release(
             f"{lacking} of llama.cpp is not on PATH; the merged model is in {merged}",
             key="--format",
             value="gguf",
-            fix=f"get llama.cpp, and run: {gguf_file.shown(steps)}",
+            fix=f"install llama.cpp, and run: {gguf_file.shown(steps)}",
         )
     return replace(released, files=storage.sizes(target))
 
@@ -173,7 +178,7 @@ class _Release:
         self._reference: Reference | None = None
 
     def run(self, target: StoragePath) -> Released:
-        """Fill the folder. target: where it will be, for the card alone."""
+        """Fill the staging folder. target: the final path, which is only reported."""
         form = self.wanted.format
         self.say("export", f"{self.run_.config.run.name} as {form}")
         self._check_tokenizer()
@@ -197,14 +202,12 @@ class _Release:
         )
 
     def _usage(self, stored: str) -> Usage:
-        """How these weights are asked: as the run's export says, or of an older one as its config says."""
+        """Return how to prompt these weights, from the run's export, or from the config if an older export lacks it."""
         found = read_usage(self.export) or self._usage_of_config()
         base, form = found.base, self.wanted.format
         if form == "adapter":
             return found
-        if (
-            base.kind == "folder"
-        ):  # these weights stand alone: where the base is on a machine concerns nobody else
+        if base.kind == "folder":  # merged weights need no base, so its path on this machine is left out
             base = base.model_copy(update={"name": Path(base.name).name})
         return found.model_copy(update={"format": form, "dtype": stored, "adapter": None, "base": base})
 
@@ -238,7 +241,7 @@ class _Release:
         )
 
     def _is_the_runs_own(self) -> bool:
-        """Whether the weights are those that the run itself was evaluated with, bit for bit."""
+        """Return whether the weights are bit for bit those that the run itself evaluated."""
         whole = self.wanted.format == "merged" and self.run_.adapter is None and self.wanted.dtype is None
         return whole or self.wanted.format == "adapter"
 
@@ -282,7 +285,7 @@ class _Release:
             try:
                 comparison = self._compared(lambda: gguf_file.load(file, self.seq2seq), kind)
             except gguf_file.NotLoadedError as error:
-                # What it was made from is shown to be right, so that only the converter's part is not.
+                # Check the merged model instead, so that only the conversion is unchecked.
                 self._compared_merged(merged, done)
                 checked = f"not measured: transformers cannot load this GGUF file ({error})"
         shutil.rmtree(merged)
@@ -291,7 +294,7 @@ class _Release:
     def _merge_into(self, folder: Path) -> Merged:
         folder.mkdir(exist_ok=True)
         adapter = None if self.run_.adapter is None else self.export
-        # Rounded to a coarser type than the run's, small updates are lost. A converter rounds by itself, once is enough.
+        # A coarser type than the run's would lose small updates. The GGUF converter rounds by itself, so it gets fp32.
         exact = "fp32" if self.wanted.format == "gguf" else self.run_.precision
         dtype = self.wanted.dtype or (None if adapter is None else exact)
         done = merge_folder(self.base, adapter, folder, dtype=dtype, shard_bytes=self.wanted.shard_bytes)
@@ -304,7 +307,7 @@ class _Release:
         return done
 
     def _copy_rest(self, folder: Path) -> None:
-        """The tokenizer with its template, and the terms that the base's weights come under."""
+        """Copy the tokenizer with its template, and the license files of the base's weights."""
         for file in sorted(path for path in self.export.iterdir() if path.is_file()):
             if not any(fnmatch.fnmatch(file.name, pattern) for pattern in NOT_THE_TOKENIZERS):
                 shutil.copyfile(file, folder / file.name)
@@ -312,24 +315,24 @@ class _Release:
             shutil.copyfile(file, folder / file.name)
 
     def _check_tokenizer(self) -> None:
-        """Raise InputError where the tokenizer of the run, whose files are copied, cannot be loaded."""
+        """Raise InputError if the tokenizer of the run, whose files are copied, cannot be loaded."""
         files = [self.run_.export / name for name in ("tokenizer.json", "tokenizer_config.json")]
         file = next((path for path in files if path.exists()), None)
         try:
-            if file is not None:  # else a model without a tokenizer
+            if file is not None:  # else the model has no tokenizer
                 load_tokenizer(str(self.export))
         except InputError:
             raise InputError(
                 "the tokenizer of the run cannot be loaded: a file of it is damaged",
                 file=file,
-                fix="remove the folder export of the run, and run `medray train` with its config: it exports again",
+                fix="remove the folder export of the run, and run `medray train` with its config to export again",
             ) from None
 
     def _compared_merged(self, folder: Path, done: Merged) -> Comparison | None:
         return self._compared(lambda: load_export(folder, CPU, dtype=torch.float32), done.dtype)
 
     def _compared(self, load: Callable[[], Any], dtype: str) -> Comparison | None:
-        """The written weights beside the run's. Raises what `_refuse` raises."""
+        """Compare the written weights with the run's. Raises the errors of `_refuse`."""
         if not self.wanted.verify:
             return None
         if self._reference is None:
@@ -344,29 +347,28 @@ class _Release:
         return found
 
     def _refuse(self, found: Comparison) -> None:
-        """Raise InputError where the type that is written by default loses what was trained, and RunFailedError where no
-        type explains the difference."""
+        """Raise InputError if the default type loses too much of the training, and RunFailedError if no type explains it."""
         kept = found.kept_percent
         lost = kept is not None and kept < LEAST_KEPT
         if lost and not self.wanted.asks_for_a_type and found.dtype != "fp32":
             is_gguf = found.dtype in gguf_file.KINDS
             option, finer = ("--gguf-type", "f16") if is_gguf else ("--dtype", "fp32")
             raise InputError(
-                f"weights in {found.dtype} lose part of what was trained, and at least {LEAST_KEPT:g} % must be kept: "
+                f"weights in {found.dtype} lose part of what training gained, and at least {LEAST_KEPT:g} % must be kept: "
                 + found.loss_line(),
                 key=option,
                 value=found.dtype,
-                fix=f"{option} {finer}, or {option} {found.dtype} to accept the loss",
+                fix=f"use {option} {finer}, or {option} {found.dtype} to accept the loss",
             )
         forgotten = found.nearer_to_base and not self.wanted.asks_for_a_type
         exact = found.dtype == "fp32"
         if not found.within_tolerance or forgotten or (exact and lost):
-            raise RunFailedError(f"the weights that were written are not those of the run: {found.line()}")
+            raise RunFailedError(f"the written weights differ from those of the run: {found.line()}")
         if lost:
-            self.notes.append(f"{found.dtype} loses part of what was trained: {found.loss_line()}")
+            self.notes.append(f"{found.dtype} loses part of what training gained: {found.loss_line()}")
 
     def _untuned(self) -> Any:
-        """The model that the run began with; of a run of all weights None where it is not there any more."""
+        """Return the model before training; None if the run trained all weights and the model is not available."""
         if self.run_.adapter is not None:
             return load_export(self.base, CPU, dtype=torch.float32)
         config = self.run_.config
@@ -381,24 +383,24 @@ class _Release:
 
 
 def base_folder(run: FinishedRun, export: Path) -> Path:
-    """The folder of the weights under the adapter, or of all weights without one. Raises InputError where it is gone."""
+    """Return the folder of the base's weights; without an adapter, the export. Raises InputError if it is not available."""
     if run.adapter is None:
         return export
-    place = base_of(export)
+    source = base_of(export)
     if run.config.model.init == "pretrained" and run.config.model.name in PACKAGED_MODELS:
         return ensure(str(run.config.model.name))
-    if Path(place).is_dir():
-        return Path(place)
+    if Path(source).is_dir():
+        return Path(source)
     try:
         from huggingface_hub import snapshot_download
 
         wanted = ["*.safetensors", "*.json", *TERMS]
-        return Path(snapshot_download(place, allow_patterns=wanted))
-    except Exception as error:  # its text may hold a token of the user's
+        return Path(snapshot_download(source, allow_patterns=wanted))
+    except Exception as error:  # its text may contain the user's token
         raise InputError(
-            f"the base model cannot be had ({type(error).__name__})",
+            f"cannot load the base model ({type(error).__name__})",
             file=export / "adapter_config.json",
             key="base_model_name_or_path",
-            value=place,
-            fix="bring the folder back, or download the model first",
+            value=source,
+            fix="restore the folder, or download the model first",
         ) from None

@@ -1,4 +1,4 @@
-"""Rows of a finished run on which its weights are compared in their different forms."""
+"""The rows of a finished run on which its weights are compared with their released forms."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from medray.methods import loss_of
 from medray.models.export.verify import ROWS, TokenRow, made_up
 from medray.train.run_folder.finished_run import FinishedRun
 
-# One pass over so many tokens in float32 takes a 135M model a minute on two CPU cores; three models are measured.
+# A 135M model in float32 needs a minute for this many tokens on two CPU cores; three models are measured.
 MOST_ROWS, MOST_TOKENS = 64, 8192
 LABEL = loss_of(MethodConfig())
 
 
 class Sample:
-    """Rows of the validation split, spread evenly over it; of the training split where a run has no other.
+    """Rows of the validation split, evenly spaced; of the training split if the run has no validation split.
 
-    Without any token shards left the rows are made-up ids, and there is no loss. words: where the rows are from.
+    If no token shards are left, the rows are random ids, and there is no loss. words: description of the rows.
     """
 
     def __init__(self, run: FinishedRun, *, vocabulary: int, seq2seq: bool) -> None:
@@ -33,17 +33,17 @@ class Sample:
             if (found := _rows(run, split, seq2seq=seq2seq)) is not None:
                 break
         else:
-            self.rows, self.words = made_up(vocabulary, seq2seq), f"{ROWS} rows of made-up ids"
+            self.rows, self.words = made_up(vocabulary, seq2seq), f"{ROWS} rows of random ids"
             return
         self._validation = found
         self._tokens = found.totals(LABEL)["label"]
-        rows = [found.store.example(*place, "label") for place in found.rows[:ROWS]]
+        rows = [found.store.example(*row, "label") for row in found.rows[:ROWS]]
         self.rows = [TokenRow(ids, target if seq2seq else None).cut() for ids, target in rows]
         what = "training split, as the run has no validation rows" if split == "train" else "validation split"
         self.words = f"{len(found.rows)} rows of the {what} ({self._tokens:,} tokens)"
 
     def loss(self, model: Any) -> float | None:
-        """Mean loss per token of the label task, in nats; None where no rows are left."""
+        """Return the mean loss per token of the label task, in nats; None if no rows are left."""
         if self._validation is None:
             return None
         device = next(model.parameters()).device
@@ -51,10 +51,10 @@ class Sample:
 
 
 def _rows(run: FinishedRun, split: str, *, seq2seq: bool) -> Validation | None:
-    """Rows of a split that have a label; None where the split or its tokens are not there."""
+    """Return rows of a split that have a label; None if the split or its tokens are missing."""
     if run.tokens is None or split not in run.manifests:
         return None
-    # The shards are a cache: what is gone or damaged is left out.
+    # The shards are a cache: missing or damaged ones are skipped.
     try:
         index = SplitIndex.read(run.tokens / split / "index.json")
     except (OSError, InputError):
@@ -62,7 +62,7 @@ def _rows(run: FinishedRun, split: str, *, seq2seq: bool) -> Validation | None:
     store = ShardStore(run.tokens / split)
     there = [shard for shard in index.shards if store.has(shard.index)]
     able: dict[tuple[int, int], int] = {}
-    for at in _spread(len(there), 8):  # a shard is read whole, so the rows come from a few of them only
+    for at in _spread(len(there), 8):  # shards are read in full, so the rows come from only a few of them
         shard = there[at].index
         try:
             lengths, targets = (store.counts(shard, "label", name) for name in ("length", "loss_tokens"))
@@ -75,10 +75,10 @@ def _rows(run: FinishedRun, split: str, *, seq2seq: bool) -> Validation | None:
     mean = float(np.mean(list(able.values())))
     count = min(MOST_ROWS, max(int(MOST_TOKENS / mean), 1))
     rows = tuple(every[at] for at in _spread(len(every), count))
-    # A row at a time: nothing is padded, so a row's loss is its own.
+    # One row per batch: without padding, the loss of a row does not depend on other rows.
     return Validation(store, rows, "seq2seq" if seq2seq else "causal", 0, 1)
 
 
 def _spread(size: int, count: int) -> list[int]:
-    """At most `count` indices below `size`, evenly spread, the first among them."""
+    """Return at most `count` evenly spaced indices below `size`, including 0."""
     return sorted({int(at) for at in np.linspace(0, size, min(size, count), endpoint=False)})

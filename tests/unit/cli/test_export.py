@@ -1,4 +1,4 @@
-"""`medray export` on the folder of a finished run: what it writes, checks, refuses and never tells."""
+"""`medray export` on the folder of a finished run: its files, checks and refusals, and the secrets that it never prints."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ LORA = {"type": "lora", "rank": 2, "alpha": 4.0}
 
 @pytest.fixture(autouse=True)
 def _as_it_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The command sets the process's umask and environment."""
+    """Restore the process's umask and environment, which the command sets."""
     before, threads = os.umask(0o022), torch.get_num_threads()
     for name in command.QUIET:
         monkeypatch.setenv(name, os.environ.get(name, ""))
@@ -65,7 +65,7 @@ def finished(
     form: Callable[[dict[str, Any]], dict[str, Any]] = lambda row: row,
     **sections: dict[str, Any],
 ) -> Path:
-    """The folder of a run as the driver leaves it, with an adapter that does something, or with none.
+    """Make the folder of a finished run, with an adapter whose weights are not zero, or with none.
 
     learn: learning rate of a little training, so that the loss is lower than the base's; 0 moves the weights at random.
     scale: of the base's projections, to be as large beside an update as those of a trained model.
@@ -140,7 +140,7 @@ def finished(
 
 
 def run_rows(tokens: Path) -> list[tuple[Any, Any]]:
-    """(input ids, labels) of the label task of every row, int64 [1, tokens]."""
+    """Return (input ids, labels) of the label task for every row, int64 [1, tokens]."""
     store = ShardStore(tokens)
     shards = SplitIndex.read(tokens / "index.json").shards
     rows = [store.example(shard.index, row, "label") for shard in shards for row in range(shard.rows)]
@@ -148,7 +148,7 @@ def run_rows(tokens: Path) -> list[tuple[Any, Any]]:
 
 
 def tune(model: Any, rows: list[tuple[Any, Any]], lr: float) -> None:
-    """Some steps of AdamW."""
+    """Train a few steps with AdamW."""
     optimizer = torch.optim.AdamW([one for one in model.parameters() if one.requires_grad], lr=lr)
     for _ in range(3):
         for ids, labels in rows:
@@ -159,7 +159,7 @@ def tune(model: Any, rows: list[tuple[Any, Any]], lr: float) -> None:
 
 @torch.no_grad()
 def plain_loss(folder: Path, rows: list[tuple[Any, Any]]) -> float:
-    """Mean loss per token by transformers' own arithmetic."""
+    """Return the mean loss per token that transformers computes."""
     model: Any = load_export(folder, CPU, dtype=torch.float32)
     total = count = 0.0
     for ids, labels in rows:
@@ -174,7 +174,7 @@ def medray(*words: object) -> int:
 
 
 @pytest.mark.parametrize("preset", ["llama-tiny", pytest.param("t5-tiny", marks=pytest.mark.long)])
-def test_merged_weights_stand_alone_beside_their_card_and_numbers(
+def test_merged_weights_load_alone_and_come_with_card_and_numbers(
     preset: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = finished(tmp_path, LORA, preset, learn=3e-3)
@@ -230,8 +230,8 @@ def test_merged_weights_stand_alone_beside_their_card_and_numbers(
                       "peak_for_training_percent": 50.0}  # fmt: skip
 
 
-def test_the_base_of_random_weights_is_the_exports_own(tmp_path: Path) -> None:
-    """Though the config has a packaged model's name, which is the default."""
+def test_a_random_base_is_read_from_the_export(tmp_path: Path) -> None:
+    """Read it from the export, although the config has the default name of a packaged model."""
     (tmp_path / "export" / "base").mkdir(parents=True)
     (tmp_path / "export" / "adapter_config.json").write_text(
         '{"peft_type": "LORA", "base_model_name_or_path": null}'
@@ -257,7 +257,7 @@ def test_an_adapter_is_copied_and_a_second_export_is_refused(
     assert medray(run, "--format", "adapter") == 2
     error = capsys.readouterr().err
     assert "not an empty folder" in error
-    assert "Fix: --to" in error
+    assert "Fix: use --to" in error
     assert medray(run, "--format", "adapter", "--to", tmp_path / "other", "--no-verify") == 0
     assert "--no-verify" in (tmp_path / "other" / "README.md").read_text()
 
@@ -297,7 +297,7 @@ def test_a_run_in_a_bucket_is_exported_there_and_to_a_folder(
         assert (tmp_path / "adapter" / weights).read_bytes() == original
 
 
-def test_what_a_run_cannot_give_is_refused_with_the_reason(
+def test_a_format_that_a_run_does_not_support_is_refused_with_the_reason(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = finished(tmp_path, {"type": "prompt", "virtual_tokens": 3})
@@ -329,7 +329,7 @@ def test_what_a_run_cannot_give_is_refused_with_the_reason(
     assert "no summary.json" in refused(run, "--format", "adapter")
 
 
-def test_a_run_of_all_weights_is_written_in_another_type(
+def test_a_run_of_all_weights_can_be_written_in_a_different_type(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = finished(tmp_path, None)
@@ -341,10 +341,10 @@ def test_a_run_of_all_weights_is_written_in_another_type(
     }
 
 
-def test_the_type_that_is_written_by_default_keeps_what_was_trained(
+def test_the_default_type_keeps_what_training_gained(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A float32 run on a base stored in bfloat16, which has no room for the updates."""
+    """Use a float32 run on a bfloat16 base, whose precision is too low for the updates."""
     run = finished(tmp_path, LORA, base_dtype=torch.bfloat16, learn=1e-4, scale=8)
 
     def exported(*words: object) -> tuple[dict[str, Any], str]:
@@ -364,14 +364,14 @@ def test_the_type_that_is_written_by_default_keeps_what_was_trained(
     )
     assert half["kept_percent"] == pytest.approx(100 * (base - written) / (base - tuned), abs=0.5)
     assert half["kept_percent"] < 97, "bfloat16 loses nothing here: the test shows nothing"
-    assert "bf16 loses part of what was trained" in said
+    assert "bf16 loses part of what training gained" in said
     assert f"{half['kept_percent']:.4g} %" in (tmp_path / "half" / "README.md").read_text()
 
     (run / "data.json").write_text((run / "data.json").read_text().replace("fp32", "bf16"))
     assert medray(run, "--format", "merged", "--to", tmp_path / "refused") == 2
     error = capsys.readouterr().err
     assert "at least 97 % must be kept" in error
-    assert "Fix: --dtype fp32, or --dtype bf16 to accept the loss" in error
+    assert "Fix: use --dtype fp32, or --dtype bf16 to accept the loss" in error
     assert not (tmp_path / "refused").exists()
     assert not list(tmp_path.glob(".refused*"))
     assert medray(run, "--format", "merged", "--no-verify", "--to", tmp_path / "blind") == 0
@@ -381,10 +381,10 @@ def test_the_type_that_is_written_by_default_keeps_what_was_trained(
 
 
 @pytest.mark.parametrize("peft", [None, pytest.param(LORA, marks=pytest.mark.long)])
-def test_a_run_that_gained_nothing_is_said_to(
+def test_a_run_that_gained_nothing_is_reported(
     peft: dict[str, Any] | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Weights moved at random, no validation split, and then no tokens at all."""
+    """Use randomly changed weights, no validation split, and then no tokens at all."""
     run = finished(tmp_path, peft, splits=("train",))
     assert medray(run, "--format", "merged", "--json") == 0
     said = capsys.readouterr()
@@ -402,13 +402,13 @@ def test_a_run_that_gained_nothing_is_said_to(
     assert json.loads(said.out.splitlines()[-1])["comparison"]["loss_written"] is None
 
 
-def test_weights_that_are_not_the_runs_are_removed(
+def test_written_weights_that_differ_from_the_run_are_removed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = finished(tmp_path, LORA, learn=3e-3)
     monkeypatch.setattr(merging._Merging, "__call__", lambda self, name: self._files.read(name))
     assert medray(run, "--format", "merged") == 1
-    assert "not those of the run" in capsys.readouterr().err
+    assert "differ from those of the run" in capsys.readouterr().err
     assert sorted(path.name for path in run.glob("*export*")) == ["export"]
     assert not list(run.glob(".export*"))
 
@@ -464,7 +464,7 @@ writer.close()
 """
 
 
-def test_gguf_is_made_by_the_converter_on_path_or_told_how(
+def test_gguf_is_made_by_the_converter_on_path_or_the_error_says_how(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = finished(tmp_path, LORA, learn=3e-3)
@@ -507,7 +507,7 @@ def test_gguf_is_made_by_the_converter_on_path_or_told_how(
     assert not (tmp_path / "short").exists()
 
 
-def test_a_push_goes_through_the_hub_library_and_never_tells_the_token(
+def test_a_push_uses_the_hub_library_and_never_prints_the_token(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = finished(tmp_path, LORA)
@@ -542,7 +542,7 @@ def test_a_push_goes_through_the_hub_library_and_never_tells_the_token(
 
 
 @pytest.mark.long
-def test_as_a_command_it_says_only_its_own_lines(tmp_path: Path) -> None:
+def test_the_command_prints_only_its_own_lines(tmp_path: Path) -> None:
     run = finished(tmp_path, LORA)
     command = [sys.executable, "-m", "medray", "export", str(run), "--format", "merged"]
     done = subprocess.run(
