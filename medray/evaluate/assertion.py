@@ -1,17 +1,17 @@
-"""Whether a clinical sentence says that a finding is present or absent, by a rule in the way of NegEx.
+"""A rule, similar to NegEx, that decides whether a clinical sentence says that a finding is present or absent.
 
-The idea is that of Chapman et al. 2001, "A simple algorithm for identifying negated findings and diseases
-in discharge summaries": a cue of negation reaches forward over the findings that follow, until something
-ends its scope. The lists below are our own, short, and English; another language finds no cue, so
-everything in it is present.
+The idea is from Chapman et al. 2001, "A simple algorithm for identifying negated findings and diseases
+in discharge summaries": a negation cue applies to the findings that follow it, until something ends its
+scope. The lists below are medray's own, short, and English. No cue is found in other languages, so every
+finding there is present.
 
-Scope of a cue ("no", "denies", "without", "negative for", …) ends at
-- the end of a sentence, a semicolon, a line, or a heading's colon (not the colon of "Denies:"),
-- "but" and its kin (however, although, except, …) and words that give a cause (because, due to, …),
-- a cue of presence ("reports", "has", "positive for", …), unless part of the negation ("does not have"),
-- a comma after which a new statement opens ("no fever, she …", "no fever, currently …").
-A comma by itself ends nothing: "denies fever, cough or nausea" denies all three. "No fever, cough present"
-and "fever absent" are read by the word right after the finding, which goes before any cue ahead of it.
+The scope of a cue ("no", "denies", "without", "negative for", …) ends at
+- the end of a sentence, a semicolon, the end of a line, or a heading's colon (not the colon of "Denies:"),
+- "but" and similar words (however, although, except, …) and words that introduce a cause (because, due to, …),
+- a cue of presence ("reports", "has", "positive for", …), unless it is part of the negation ("does not have"),
+- a comma that begins a new statement ("no fever, she …", "no fever, currently …").
+A comma alone does not end the scope: "denies fever, cough or nausea" denies all three. In "No fever, cough
+present" and "fever absent", the word right after the finding decides; it takes precedence over cues before it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _NEGATION = (
     r"no longer|no|not|\w+n['’]t|cannot|never|nor|neither|none of|without|w/o|den(?:y|ies|ied|ying)|"
     r"negative for|free of|free from|absence of|lack of|lacks?|lacking|rules? out"
 )
-# These hold a word of negation and negate no finding that follows.
+# These phrases contain a word of negation but do not negate the findings that follow.
 _NOT_NEGATION = re.compile(
     r"\b(?:not only|no doubt|"
     r"no (?:significant )?(?:change|increase|decrease|improvement|relief)(?: in| of| from)?|"
@@ -57,7 +57,7 @@ _PRESENT_AFTER = re.compile(rf"{_BE}present\b", re.IGNORECASE)
 
 
 def assertion(text: str, start: int, end: int) -> Assertion:
-    """Whether the finding `text[start:end]` is present or absent in its own clause of `text`."""
+    """Return whether the finding `text[start:end]` is present or absent according to its clause in `text`."""
     if _ABSENT_AFTER.match(text, end):
         return "absent"
     if _PRESENT_AFTER.match(text, end):

@@ -1,4 +1,4 @@
-"""Decoding of a batch of prompts, greedy or by beams: the same during training and after it."""
+"""Generation of text for a batch of prompts, greedy or with beams, during training and after it."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def generate(
     base_settings: bool = False,
     synced: bool = False,
 ) -> list[str]:
-    """Return one text a prompt: up to the first end token, special tokens removed, stripped.
+    """Return one text per prompt: up to the first end token, stripped and without special tokens.
 
-    base_settings: as `eval.generation.base_settings`. synced: ranks generate together (ZeRO-3).
+    base_settings: see `eval.generation.base_settings`. synced: ranks generate together (ZeRO-3).
     """
     inner = getattr(model, "module", model)
     ids = torch.from_numpy(prompts.input_ids).to(device)
@@ -42,7 +42,7 @@ def generate(
             synced_gpus=synced,
             **task_inputs(model, ["label"] * len(ids), device),
         )
-    # The decoder's first token is given, not written, and may be an end token (BART).
+    # The decoder's first token is an input, not generated, and may be an end token (BART).
     begin = 1 if unwrap(model).config.is_encoder_decoder else ids.shape[1]
     written = before_end(out[:, begin:], settings.eos_token_id, tokenizer.pad_token_id)
     return [text.strip() for text in tokenizer.batch_decode(written, skip_special_tokens=True)]

@@ -1,14 +1,14 @@
-"""Metrics of generated text against references. Text in, numbers out: no model, no token ids, no network.
+"""Metrics that compare generated text with references. They need text only: no model, no token ids, no network.
 
-| name | gives | definition |
+| name | values | definition |
 |---|---|---|
-| `rouge` | rouge1, rouge2, rougeL, rougeLsum, rouge_avg | F-measure, stemmed, mean of rows, x 100 |
+| `rouge` | rouge1, rouge2, rougeL, rougeLsum, rouge_avg | F-measure, stemmed, mean over rows, x 100 |
 | `accuracy` | accuracy | share of rows equal to the reference after `strip` and NFKC, 0 to 1 |
-| `entity_f1` | entity_precision, entity_recall, entity_f1 | findings with assertion, micro, 0 to 1 |
+| `entity_f1` | entity_precision, entity_recall, entity_f1 | findings with assertion, micro average, 0 to 1 |
 
-ROUGE is that of Lin 2004, "ROUGE: A Package for Automatic Evaluation of Summaries", as rouge_score has it.
-`rouge_avg` is the mean of rouge1, rouge2 and rougeL. Words are those of rouge_score in ASCII text; letters of other
-scripts count too, and characters of scripts without spaces, such as Chinese, count as words (see `words`).
+ROUGE follows Lin 2004, "ROUGE: A Package for Automatic Evaluation of Summaries", as implemented by rouge_score.
+`rouge_avg` is the mean of rouge1, rouge2 and rougeL. In ASCII text, words are split as in rouge_score. Letters of other
+scripts count too, and each character of a script without spaces, such as Chinese, counts as a word (see `words`).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _ABBREVIATION = re.compile(r"(?:\b(?:Dr|Mr|Mrs|Ms|Prof|St|vs|No|approx|e\.g|i\.e
 
 @dataclass(frozen=True)
 class Entity:
-    """A finding that a reference names; assertion is `present` or `absent`, type is not compared."""
+    """A finding in a reference. assertion: `present` or `absent`. type: not compared."""
 
     text: str
     assertion: str = "present"
@@ -42,14 +42,14 @@ class Entity:
 
     def __post_init__(self) -> None:
         if self.assertion not in ("present", "absent"):
-            raise ValueError(f"an entity's assertion is present or absent, not {self.assertion!r}")
+            raise ValueError(f"an entity's assertion must be present or absent, not {self.assertion!r}")
         if not self.text.strip():
             raise ValueError("an entity has no text")
 
 
 @dataclass(frozen=True)
 class Reference:
-    """What a prediction is compared with; entities None: nobody annotated them, (): there are none."""
+    """The reference answer of a row. entities: None if they were not annotated, () if there are none."""
 
     text: str
     entities: tuple[Entity, ...] | None = None
@@ -58,21 +58,21 @@ class Reference:
 def score(
     metrics: Sequence[str], predictions: Sequence[str], references: Sequence[Reference]
 ) -> dict[str, float]:
-    """The numbers of every metric in `metrics` over rows `predictions[i]` against `references[i]`.
+    """Compute the metrics `metrics` over all rows, comparing `predictions[i]` with `references[i]`.
 
-    Answers are compared: reasoning before them (`<think>…</think>`) is left out on both sides.
+    Only answers are compared: reasoning before them (`<think>…</think>`) is removed from both.
 
-    Raises ValueError for a metric not in `METRICS`, for zero rows, for unequal numbers of rows, and where
-    `entity_f1` is asked of references that name no entities. No text of a row is in a message.
+    Raises ValueError for a metric that is not in `METRICS`, for zero rows, for different numbers of rows, and for
+    `entity_f1` if a reference has no annotated entities, or none of them has an entity. No message contains text of a row.
     """
     if unknown := [name for name in metrics if name not in METRICS]:
-        raise ValueError(f"no metric is named {unknown[0]!r}; there are {', '.join(METRICS)}")
+        raise ValueError(f"no metric is named {unknown[0]!r}; the metrics are {', '.join(METRICS)}")
     if len(predictions) != len(references):
-        raise ValueError(f"{len(predictions)} predictions against {len(references)} references")
+        raise ValueError(f"there are {len(predictions)} predictions but {len(references)} references")
     if not predictions:
-        raise ValueError("evaluated zero rows")
+        raise ValueError("there are no rows to evaluate")
     references = [replace(reference, text=answer_only(reference.text)) for reference in references]
-    # Some prompts end with the mark that opens reasoning.
+    # Some prompts end with the tag that opens reasoning.
     predictions = [
         answer_only(text, opened=CLOSE not in reference.text)
         for text, reference in zip(predictions, references, strict=True)
@@ -99,7 +99,7 @@ def _rouge(predictions: Sequence[str], references: Sequence[Reference]) -> dict[
 
 
 class _Words:
-    """A tokenizer for rouge_score that knows any script, and stems as rouge_score's own."""
+    """A tokenizer for rouge_score that supports all scripts, and stems as rouge_score does."""
 
     def __init__(self) -> None:
         from rouge_score import tokenizers
@@ -111,11 +111,13 @@ class _Words:
 
 
 def _sentence_lines(text: str) -> str:
-    """`text` with one sentence a line, for rougeLsum. Its own lines stay; "Dr." and initials end no
-    sentence."""
+    """Return `text` with one sentence per line, for rougeLsum.
+
+    Existing line breaks are kept. "Dr." and initials do not end a sentence.
+    """
     lines, begin = [], 0
     for gap in _SENTENCE_END.finditer(text):
-        if (gap["first"] or "").islower():  # of a script that `A-Z` does not speak of
+        if (gap["first"] or "").islower():  # a lower-case letter that is not ASCII
             continue
         if not _ABBREVIATION.search(text, begin, gap.start()):
             lines.append(text[begin : gap.start()])
@@ -134,12 +136,11 @@ def _accuracy(predictions: Sequence[str], references: Sequence[Reference]) -> di
 
 
 def _entity_f1(predictions: Sequence[str], references: Sequence[Reference]) -> dict[str, float]:
-    """Compares sets of (lower-case text, assertion) a row; hits and misses are summed before dividing.
+    """Compare the sets of (lower-case text, assertion) of each row; hits and misses are summed over rows before dividing.
 
-    Entities of a prediction are what a dictionary finds in it: every distinct entity text of all references
-    given. So an invented finding that no reference names costs nothing, and scores compare only over the
-    same references. A finding that a prediction both affirms and denies counts as two, of which one at most
-    is right.
+    The entities of a prediction are found with a dictionary: every distinct entity text of all given references. So an
+    invented finding that no reference names is not counted, and scores are comparable only over the same references. A
+    finding that a prediction both affirms and denies counts twice, and at most one of the two is right.
     """
     wanted = [
         None
@@ -149,13 +150,13 @@ def _entity_f1(predictions: Sequence[str], references: Sequence[Reference]) -> d
     ]
     if None in wanted:
         raise ValueError(
-            f"entity_f1 needs entities in every reference: {wanted.count(None)} of {len(wanted)} rows have none "
-            f"(the first is row {wanted.index(None)}); annotate them, or give an empty list where a row has no finding"
+            f"entity_f1 needs entities in every reference, but {wanted.count(None)} of {len(wanted)} rows have none "
+            f"(the first is row {wanted.index(None)}): annotate them, or use an empty list for a row without a finding"
         )
     surfaces = sorted({text for row in wanted for text, _ in row or ()}, key=lambda text: (-len(text), text))
     if not surfaces:
         raise ValueError(
-            f"entity_f1 has nothing to compare: none of {len(wanted)} references names an entity"
+            f"entity_f1 has nothing to compare: none of the {len(wanted)} references names an entity"
         )
     hits = found = there = 0
     for text, want in zip(predictions, wanted, strict=True):
@@ -171,8 +172,8 @@ def _entity_f1(predictions: Sequence[str], references: Sequence[Reference]) -> d
 
 
 def _matches(text: str, surfaces: Sequence[str]) -> Iterator[tuple[str, tuple[int, int]]]:
-    """Places of `surfaces`, given longest first, at word boundaries of `text`; no two places overlap."""
-    open_text = re.sub(r"\s", " ", lower(text))  # with the positions of `text`
+    """Yield the spans of `surfaces`, given longest first, at word boundaries of `text`. Spans do not overlap."""
+    open_text = re.sub(r"\s", " ", lower(text))  # positions are the same as in `text`
     for surface in surfaces:
         begin = open_text.find(surface)
         while begin >= 0:

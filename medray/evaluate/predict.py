@@ -1,7 +1,7 @@
-"""Predictions by a Ray Data job that reads an export: what a user of the weights would get.
+"""Predictions of an export by a Ray Data job: the texts that a user of the weights would get.
 
-Runs after training, when the group of workers has given its resources back. Prompts come from the validation split's
-token shards, decoding and metrics are those of the evaluation during training.
+The job runs after training, when the workers have released their resources. Prompts come from the token shards of the
+validation split; generation and metrics are the same as in the evaluation during training.
 """
 
 from __future__ import annotations
@@ -23,7 +23,10 @@ from medray.data.tokenizer import load_tokenizer
 
 @dataclass(frozen=True)
 class PredictSpec:
-    """rows: how many of the split, from its first. workers: tasks of `cpus` CPUs and `gpus` GPUs each."""
+    """The settings of a prediction job.
+
+    rows: number of rows, from the first of the split. workers: number of tasks, each with `cpus` CPUs and `gpus` GPUs.
+    """
 
     export: str
     tokens: TokenSet
@@ -46,7 +49,7 @@ class Prediction:
 
 
 class _Predictor:
-    """The export in memory, with the rows that it is asked about."""
+    """A loaded export, with the rows to generate text for."""
 
     def __init__(self, spec: PredictSpec) -> None:
         import torch
@@ -64,8 +67,8 @@ class _Predictor:
     def answer(self, numbers: np.ndarray) -> dict[str, Any]:
         from medray.evaluate.generate import generate
 
-        places = [self.rows[int(number)] for number in numbers]
-        ids = [self.store.prompt(*place) for place in places]
+        rows = [self.rows[int(number)] for number in numbers]
+        ids = [self.store.prompt(*row) for row in rows]
         asked = prompts(ids, self.spec.tokens.spec.architecture, self.tokenizer.pad_token_id)
         texts = generate(
             self.model,
@@ -82,7 +85,7 @@ class _Predictor:
         ]
         return {
             "number": numbers,
-            "id": [self.store.text(*place, "id") for place in places],
+            "id": [self.store.text(*row, "id") for row in rows],
             "prompt": read,
             "prediction": texts,
         }
@@ -90,17 +93,17 @@ class _Predictor:
 
 @lru_cache(maxsize=1)
 def _predictor(spec: PredictSpec) -> _Predictor:
-    """One export a process: loading it costs more than a batch."""
+    """Load the export once per process: loading takes longer than a batch."""
     return _Predictor(spec)
 
 
 def by_length(spec: PredictSpec) -> list[int]:
-    """Return the numbers of the first `rows` rows, one share a worker after the other, each with its longest prompts first.
+    """Return the indices of the first `rows` rows: one share per worker, each with its longest prompts first.
 
-    Rows of a batch then have prompts of about one length, so that little of it is padding, and the shares cost alike.
+    The prompts of a batch then have similar lengths, which needs little padding, and all shares take about the same time.
     """
     store = spec.tokens.store()
-    lengths = [len(store.prompt(*place)) for place in spec.tokens.rows()[: spec.rows]]
+    lengths = [len(store.prompt(*row)) for row in spec.tokens.rows()[: spec.rows]]
     ordered = sorted(range(len(lengths)), key=lambda number: -lengths[number])
     shares = _blocks(spec)
     return [number for share in range(shares) for number in ordered[share::shares]]
@@ -111,7 +114,7 @@ def _blocks(spec: PredictSpec) -> int:
 
 
 def predict(spec: PredictSpec) -> Sequence[Prediction]:
-    """Predictions of the first `rows` validation rows, in their order."""
+    """Return the predictions of the first `rows` validation rows, in their order."""
     quiet_ray_data()
     items = [{"number": number} for number in by_length(spec)]
     numbers = ray.data.from_items(items, override_num_blocks=_blocks(spec))
@@ -125,6 +128,6 @@ def predict(spec: PredictSpec) -> Sequence[Prediction]:
 
 
 def in_file_order(found: Sequence[Mapping[str, Any]]) -> list[Prediction]:
-    """Return the predictions of rows that were answered in any order, by their numbers."""
+    """Return the predictions sorted by row number. found: rows in any order."""
     ordered = sorted(found, key=lambda row: row["number"])
     return [Prediction(row["id"], row["prompt"], row["prediction"]) for row in ordered]

@@ -1,4 +1,4 @@
-"""Where an answer ends, and which settings an evaluation generates with."""
+"""The end of a generated answer, and the generation settings of an evaluation."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def ids(tokenizer: Any, text: str) -> list[int]:
 
 
 def perfect(tokenizer: Any, answer: str, end: str) -> tuple[Any, int]:
-    """(a model that writes `answer`, `end` and then "severe rash" for ever, what it is asked)."""
+    """Return (a model that writes `answer`, `end` and then "severe rash" forever, its prompt)."""
     ask, rash = ids(tokenizer, " doctor")[0], ids(tokenizer, " severe rash")
     text = [ask, *ids(tokenizer, answer), tokenizer.convert_tokens_to_ids(end), *rash]
     return chains.chain(len(tokenizer), {**chains.writing(text), rash[-1]: rash[0]}), ask
@@ -51,8 +51,8 @@ def written(model: Any, tokenizer: Any, ask: int, **options: Any) -> str:
 
 
 @pytest.mark.parametrize("beams", [1, 2])
-def test_an_answer_ends_where_its_template_ends_it(tokenizer: Any, beams: int) -> None:
-    """The tokenizer's own end token is another one, as in base models with a chat template."""
+def test_an_answer_ends_at_the_end_token_of_its_template(tokenizer: Any, beams: int) -> None:
+    """Use a tokenizer with a different end token, as in base models with a chat template."""
     model, ask = perfect(tokenizer, " mild fever", "<|im_end|>")
     assert written(model, tokenizer, ask) != "mild fever"
     keep_protocol(model, tokenizer, SPEC)
@@ -60,15 +60,15 @@ def test_an_answer_ends_where_its_template_ends_it(tokenizer: Any, beams: int) -
 
 
 @pytest.mark.parametrize("end", ["</s>", "<|im_start|>"])
-def test_it_ends_at_the_end_tokens_of_tokenizer_and_model_too(tokenizer: Any, end: str) -> None:
+def test_an_answer_also_ends_at_the_end_tokens_of_tokenizer_and_model(tokenizer: Any, end: str) -> None:
     model, ask = perfect(tokenizer, " mild fever", end)
     model.generation_config.eos_token_id = [1, tokenizer.convert_tokens_to_ids("<|im_start|>")]
     keep_protocol(model, tokenizer, SPEC)
     assert written(model, tokenizer, ask) == "mild fever"
 
 
-def test_an_end_that_the_tokenizer_does_not_hide_is_cut_off(tmp_path: Path) -> None:
-    """Added tokens that are not special stay in a decoded text, and pad and end are one token."""
+def test_an_end_token_that_is_not_special_is_cut_off(tmp_path: Path) -> None:
+    """Use an added token that is not special, which decoding keeps, as end and padding token."""
     made = chains.chat_tokenizer(tmp_path, special=False)
     made.pad_token = made.eos_token
     model, ask = perfect(made, " mild fever", "<|im_end|>")
@@ -77,7 +77,7 @@ def test_an_end_that_the_tokenizer_does_not_hide_is_cut_off(tmp_path: Path) -> N
     assert written(model, made, ask) == "mild fever"
 
 
-def test_the_ends_are_those_of_tokenizer_template_and_model_and_no_words(tokenizer: Any) -> None:
+def test_end_tokens_come_from_tokenizer_template_and_model_but_are_never_words(tokenizer: Any) -> None:
     model, _ = perfect(tokenizer, " mild fever", "</s>")
     start, end = tokenizer.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>"])
     word = ids(tokenizer, " mild")[0]
@@ -90,7 +90,7 @@ def test_the_ends_are_those_of_tokenizer_template_and_model_and_no_words(tokeniz
 
 
 @pytest.mark.parametrize("adapted", [False, True])
-def test_an_export_stops_where_its_answers_end(tokenizer: Any, tmp_path: Path, adapted: bool) -> None:
+def test_an_export_stops_at_the_end_of_its_answers(tokenizer: Any, tmp_path: Path, adapted: bool) -> None:
     model, ask = perfect(tokenizer, " mild fever", "<|im_end|>")
     keep_protocol(model, tokenizer, SPEC)
     base = tmp_path / "base"
@@ -110,8 +110,8 @@ def test_an_export_stops_where_its_answers_end(tokenizer: Any, tmp_path: Path, a
     assert loaded.generation_config.eos_token_id == saved.eos_token_id
 
 
-def test_settings_of_the_base_are_used_only_where_they_are_asked_for(tokenizer: Any) -> None:
-    """A model that repeats itself: a penalty or a minimum length changes what it writes."""
+def test_settings_of_the_base_are_used_only_with_base_settings(tokenizer: Any) -> None:
+    """Use a model that repeats itself, so that a penalty or a minimum length changes its text."""
     mild, fever = ids(tokenizer, " mild")[0], ids(tokenizer, " fever")[0]
     model = chains.chain(len(tokenizer), {mild: fever, fever: 1})
     shipped = {
@@ -142,8 +142,8 @@ def test_settings_of_the_base_are_used_only_where_they_are_asked_for(tokenizer: 
     assert unused_note(model, base_settings=False) is None
 
 
-def test_settings_of_another_way_of_decoding_are_named_and_never_used(tokenizer: Any) -> None:
-    """generate() would ask for a tokenizer, for remote code, or for a model that drafts."""
+def test_settings_of_other_decoding_methods_are_named_and_never_used(tokenizer: Any) -> None:
+    """Try settings for which generate() needs a tokenizer, remote code, or a draft model."""
     mild, fever = ids(tokenizer, " mild")[0], ids(tokenizer, " fever")[0]
     model = chains.chain(len(tokenizer), {mild: fever, fever: 1})
     others: dict[str, Any] = {
@@ -176,7 +176,7 @@ def test_settings_of_another_way_of_decoding_are_named_and_never_used(tokenizer:
 def test_a_decoder_does_not_start_from_the_end_token(
     after: list[int], start: int, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Targets of `[CLS] x [SEP] </s>` keep the model's own start; those of mBART end with their language."""
+    """Targets of `[CLS] x [SEP] </s>` keep the model's start token; those of mBART end with their language token."""
     monkeypatch.setattr(TextIds, "around", lambda self, target: ([], after))
     model = encoder_decoder()
     keep_protocol(model, tokenizer, replace(SPEC, architecture="seq2seq"))

@@ -101,7 +101,7 @@ def test_rouge_stems() -> None:
     assert score(["rouge"], ["coughing"], [Reference("coughs")])["rouge1"] == 100.0
 
 
-def test_rouge_lsum_sees_sentences_that_share_a_line() -> None:
+def test_rouge_lsum_splits_a_line_into_sentences() -> None:
     one_line, two_lines = "Cough noted. Fever is high.", "Cough noted.\nFever is high."
     swapped = Reference("Fever is high. Cough noted.")
     got = score(["rouge"], [one_line], [swapped])
@@ -133,7 +133,7 @@ def test_entity_f1_by_hand() -> None:
     }
 
 
-def test_the_longest_entity_wins_and_words_are_whole() -> None:
+def test_the_longest_entity_wins_and_only_full_words_match() -> None:
     references = [
         entities("pain radiating to the arm"),
         entities("chest pain"),
@@ -164,8 +164,8 @@ def test_the_longest_entity_wins_and_words_are_whole() -> None:
         ("painful chest pains", "chest pain"),
     ],
 )
-def test_a_finding_inside_a_longer_word_is_none(prediction: str, finding: str) -> None:
-    """Nothing else in the text holds the finding, so a match inside the word would be the only hit."""
+def test_a_finding_inside_a_longer_word_does_not_match(prediction: str, finding: str) -> None:
+    """Use texts in which the finding occurs only inside a word, so that a match would be wrong."""
     got = score(["entity_f1"], [prediction], [entities(finding)])
     assert got == {"entity_precision": 0.0, "entity_recall": 0.0, "entity_f1": 0.0}
 
@@ -173,7 +173,7 @@ def test_a_finding_inside_a_longer_word_is_none(prediction: str, finding: str) -
 @pytest.mark.parametrize(
     "prediction", ["pain", "pain.", "(pain)", "neck-pain", "no rash;pain", "PAIN\n", "painful pain"]
 )
-def test_a_finding_that_is_a_word_of_its_own_is_found(prediction: str) -> None:
+def test_a_finding_that_is_a_full_word_is_found(prediction: str) -> None:
     assert score(["entity_f1"], [prediction], [entities("pain")])["entity_f1"] == 1.0
 
 
@@ -182,7 +182,7 @@ def test_a_finding_affirmed_and_denied_counts_twice() -> None:
     assert (got["entity_precision"], got["entity_recall"]) == (0.5, 1.0)
 
 
-def test_places_survive_letters_that_grow_in_lower_case() -> None:
+def test_positions_are_right_after_letters_that_grow_in_lower_case() -> None:
     assert score(["entity_f1"], ["İİİİ no fever"], [entities(absent=("fever",))])["entity_f1"] == 1.0
 
 
@@ -203,11 +203,13 @@ def test_missing_entities_are_an_error_that_counts_rows_and_shows_no_text() -> N
 
 
 def test_zero_rows_unequal_rows_and_unknown_names_are_errors() -> None:
-    with pytest.raises(ValueError, match="evaluated zero rows"):
+    with pytest.raises(ValueError, match="there are no rows to evaluate"):
         score(["accuracy"], [], [])
-    with pytest.raises(ValueError, match="2 predictions against 1 references"):
+    with pytest.raises(ValueError, match="there are 2 predictions but 1 references"):
         score(["accuracy"], ["a", "b"], [Reference("a")])
-    with pytest.raises(ValueError, match="no metric is named 'bleu'; there are rouge, accuracy, entity_f1"):
+    with pytest.raises(
+        ValueError, match="no metric is named 'bleu'; the metrics are rouge, accuracy, entity_f1"
+    ):
         score(["bleu"], ["a"], [Reference("a")])
 
 
@@ -217,7 +219,7 @@ def test_an_entity_is_checked(kwargs: dict[str, str]) -> None:
         Entity(**kwargs)
 
 
-def test_every_name_gives_its_numbers() -> None:
+def test_each_metric_gives_its_values() -> None:
     got = score(METRICS, ["no fever"], [Reference("no fever", (Entity("Fever", "absent", "symptom"),))])
     assert got == dict.fromkeys(
         ("rouge1", "rouge2", "rougeL", "rougeLsum", "rouge_avg"), 100.0
@@ -246,7 +248,7 @@ def test_rouge_counts_words_of_any_script(text: str, other: str, rouge1: float) 
     assert score(["rouge"], [other], [Reference(text)])["rouge1"] == pytest.approx(rouge1, abs=1e-3)
 
 
-def test_words_of_ascii_text_are_those_of_rouge_score() -> None:
+def test_words_of_ascii_text_equal_those_of_rouge_score() -> None:
     from nltk.stem.porter import PorterStemmer
     from rouge_score.tokenize import tokenize
 
@@ -265,7 +267,7 @@ def test_words_of_ascii_text_are_those_of_rouge_score() -> None:
         ("खाँसी है। बुखार है।", "बुखार है। खाँसी है।"),
     ],
 )
-def test_rouge_lsum_sees_sentences_of_other_scripts(one: str, swapped: str) -> None:
+def test_rouge_lsum_splits_sentences_of_other_scripts(one: str, swapped: str) -> None:
     got = score(["rouge"], [one], [Reference(swapped)])
     assert got["rougeLsum"] == 100.0
     assert got["rougeL"] < 100.0
@@ -281,7 +283,7 @@ def test_rouge_lsum_sees_sentences_of_other_scripts(one: str, swapped: str) -> N
         ("发热。", "咳嗽。", False),
     ],
 )
-def test_accuracy_sees_one_text_written_in_two_ways(prediction: str, reference: str, same: bool) -> None:
+def test_accuracy_compares_normalised_text(prediction: str, reference: str, same: bool) -> None:
     assert score(["accuracy"], [prediction], [Reference(reference)])["accuracy"] == same
 
 
@@ -303,7 +305,9 @@ def test_accuracy_sees_one_text_written_in_two_ways(prediction: str, reference: 
         ("fever(+) rash", "(+) rash", False),  # as before
     ],
 )
-def test_entities_are_found_at_the_words_of_their_script(prediction: str, finding: str, found: bool) -> None:
+def test_entities_are_found_at_word_boundaries_of_their_script(
+    prediction: str, finding: str, found: bool
+) -> None:
     got = score(["entity_f1"], [prediction], [entities(finding)])
     assert got["entity_recall"] == found
 
@@ -329,5 +333,5 @@ def test_importing_metrics_loads_nothing_heavy() -> None:
         ("الحمى شديدة", "حمى", 0.0),  # the article is a part of the word: a limit that the docs state
     ],
 )
-def test_an_entity_is_found_beside_other_scripts_and_marks(text: str, entity: str, f1: float) -> None:
+def test_an_entity_is_found_next_to_other_scripts_and_marks(text: str, entity: str, f1: float) -> None:
     assert score(["entity_f1"], [text], [Reference("", (Entity(entity),))])["entity_f1"] == f1

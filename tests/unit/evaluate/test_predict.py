@@ -1,4 +1,4 @@
-"""The order in which the export's evaluation generates: it decides how much of a batch is padding."""
+"""The order in which the evaluation of an export generates, which decides how much padding a batch has."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import tiny
 from medray.evaluate.predict import PredictSpec, by_length, in_file_order
 
 
-def test_rows_of_a_batch_have_prompts_of_about_one_length(tmp_path: Path) -> None:
+def test_rows_of_a_batch_have_prompts_of_similar_length(tmp_path: Path) -> None:
     tokens = tiny.token_set(tmp_path, tiny.rows(48), truth=True)
     store, rows = tokens.store(), 45
     lengths = [len(store.prompt(*place)) for place in tokens.rows()[:rows]]
 
     def positions(order: list[int], shares: int) -> int:
-        """Prompt positions that are computed, padding included; each share goes through batches of 4."""
+        """Return the number of computed prompt positions, with padding, for shares in batches of 4."""
         each = -(-rows // shares)
         parts = [order[at : at + each] for at in range(0, rows, each)]
         batches = [part[at : at + 4] for part in parts for at in range(0, len(part), 4)]
@@ -34,7 +34,7 @@ def test_rows_of_a_batch_have_prompts_of_about_one_length(tmp_path: Path) -> Non
     assert max(costs) < 1.1 * min(costs), "a worker has most of the work"
 
 
-def test_predictions_come_back_in_the_order_of_the_file() -> None:
+def test_predictions_are_returned_in_the_order_of_the_file() -> None:
     made = [{"number": n, "id": f"row-{n}", "prompt": "", "prediction": str(n)} for n in (2, 0, 1)]
     assert [(one.id, one.prediction) for one in in_file_order(made)] == [
         ("row-0", "0"),
