@@ -1,1 +1,1 @@
-"""Rows to splits: sources, membership, duplicates and leakage."""
+"""The assignment of rows to splits: sources, membership, duplicates and leakage."""

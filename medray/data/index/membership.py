@@ -1,6 +1,6 @@
-"""Which row belongs to which split: duplicates, subsample, validation split, leakage, and the shards that follow.
+"""The decision which row belongs to which split: duplicates, subsample, validation split, leakage, and the resulting shards.
 
-Works on the hashes of an index alone, so it costs 34 bytes a row and never sees a text.
+It works on the hashes of an index alone, so it needs 34 bytes per row and never sees a text.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from medray.data.index.row_index import RangeIndex
 from medray.errors import InputError
 from medray.storage import StoragePath, json_files
 
-MADE_AGAIN = "delete it and run the same command again: it is made again from the data"
-_SHOWN = 3  # places of leaked rows in a message
+MADE_AGAIN = "delete it and run the same command again, which creates it again from the data"
+_SHOWN = 3  # leaked rows that a message names
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShardSpec:
-    """Shard `index` holds `rows` of the `raw_rows` rows of a source from `position` on.
+    """A shard: `rows` of the `raw_rows` rows of a source from `position` on.
 
-    first: number of its first raw row within the source. kept: bits of the raw rows that are in it, as hex; "" for
-    all. renamed: (raw row, n) of rows that are the n-th of their id, counted from 1 after the first.
+    first: number of its first raw row within the source. kept: bits of the raw rows that are in the shard, as hex; "" for
+    all. renamed: (raw row, n) for rows that are the n-th repeat of their id, counted from 1.
     """
 
     index: int
@@ -42,7 +42,7 @@ class ShardSpec:
 
     @classmethod
     def of(cls, tree: dict[str, Any]) -> ShardSpec:
-        """From its `asdict` as JSON gives it back. Raises TypeError or ValueError where it is not that."""
+        """Return the shard of a dict from `asdict` that went through JSON. Raises TypeError or ValueError for other dicts."""
         found = cls(**{**tree, "renamed": tuple((row, n) for row, n in tree["renamed"])})
         counts = [found.index, found.source, found.position, found.first, found.raw_rows, found.rows]
         if not all(
@@ -53,7 +53,7 @@ class ShardSpec:
         return found
 
     def mask(self) -> np.ndarray:
-        """Which raw rows are in the shard, bool [raw_rows]."""
+        """Return which raw rows are in the shard, bool [raw_rows]."""
         if not self.kept:
             return np.ones(self.raw_rows, bool)
         bits = np.frombuffer(bytes.fromhex(self.kept), np.uint8)
@@ -62,12 +62,12 @@ class ShardSpec:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SplitIndex:
-    """What a split holds. rejects: bad rows, a reason each; dropped: good rows that are left out, a reason each.
+    """The content of a split. rejects: bad rows with their reasons. dropped: numbers of good rows left out, by reason.
 
-    duplicates: rows that repeat input and answer of an earlier one and are kept. repeated_ids: rows whose id an
-    earlier one has too. corpora: of each source, the config's entry that it belongs to. empty_labels: rows whose label is
-    empty or an empty list. one_label: whether all labels are the same text. types: of the entities or relations that
-    are asked for. knows_labels: False of an index from before the last three were counted.
+    duplicates: rows that repeat input and answer of an earlier row and are kept. repeated_ids: rows with the id of an
+    earlier row. corpora: for each source, the config's entry that it belongs to. empty_labels: rows whose label is empty or
+    an empty list. one_label: whether all labels are the same text. types: types of the entities or relations in the answer.
+    knows_labels: False for an index that was written before the last three were counted.
     """
 
     shards: tuple[ShardSpec, ...]
@@ -96,7 +96,7 @@ class SplitIndex:
 
     @classmethod
     def read(cls, file: StoragePath) -> SplitIndex:
-        """The index in a file. Raises InputError where it is damaged."""
+        """Read the index from a file. Raises InputError if it is damaged."""
         tree = json_files.read_sealed(file, fix=MADE_AGAIN)
         with json_files.checking(file, fix=MADE_AGAIN):
             shards = tuple(map(ShardSpec.of, tree.pop("shards")))
@@ -117,7 +117,7 @@ class SplitIndex:
 
 @dataclass(frozen=True)
 class SourceParts:
-    """The indexed ranges of one source, in their order."""
+    """The indexed ranges of one source, in order."""
 
     name: str
     corpus: int
@@ -132,10 +132,10 @@ def join(
     seed: int,
     hold_out: float = 0.0,
 ) -> dict[str, SplitIndex]:
-    """The index of each split that has rows to come from.
+    """Return the index of each split that has sources.
 
-    hold_out: share of the training rows that is validated on where nobody asked for one; for corpora that were
-    published without a validation split. Raises InputError for leakage that is not allowed.
+    hold_out: default share of the training rows for validation, for corpora that were published without a validation
+    split. Raises InputError for leakage that is not allowed.
     """
     rows = _Rows(train)
     keep, dropped = rows.good.copy(), Counter[str]()
@@ -165,13 +165,13 @@ def join(
     _settle_leakage(rows, keep, dropped, held, held_out, data)
     indexes = {"train": rows.index(keep, dropped, rows.rejects)}
     if (share and held is rows) or validation:
-        # Rejects of a source that both splits come from are training's: they are counted once.
+        # Rejects of a source of both splits are counted once, for training.
         indexes["validation"] = held.index(held_out, Counter(), [] if share else held.rejects)
     return indexes
 
 
 class _Rows:
-    """All raw rows of some sources, one after another."""
+    """All raw rows of several sources, one source after the other."""
 
     def __init__(self, sources: Sequence[SourceParts]) -> None:
         self.sources = sources
@@ -189,7 +189,7 @@ class _Rows:
         self.rejects = [reject for part in ranges for reject in part.rejects]
 
     def place(self, row: int) -> str:
-        """Where a raw row stands, for a message: its source and its number there."""
+        """Return the source of a raw row and its number there, for a message."""
         for source in self.sources:
             count = sum(len(part.good) for part in source.ranges)
             if row < count:
@@ -244,7 +244,7 @@ def _joined(ranges: Sequence[RangeIndex], name: str, kind: type) -> np.ndarray:
 
 
 def _ordinals(values: np.ndarray, among: np.ndarray) -> np.ndarray:
-    """How many rows of `among` with the same value stand before each of them; 0 elsewhere."""
+    """Return for each row of `among` the number of earlier rows of `among` with the same value; 0 for other rows."""
     numbers = np.flatnonzero(among)
     order = numbers[np.argsort(values[numbers], kind="stable")]
     fresh = np.ones(len(order), bool)
@@ -256,12 +256,12 @@ def _ordinals(values: np.ndarray, among: np.ndarray) -> np.ndarray:
 
 
 def _later(values: np.ndarray, among: np.ndarray) -> np.ndarray:
-    """Rows of `among` whose value an earlier one of them has, bool."""
+    """Return which rows of `among` have the value of an earlier row of `among`, bool."""
     return _ordinals(values, among) > 0
 
 
 def _left_out(rows: _Rows, dropped: Counter[str]) -> str:
-    """Describe what happened to rows before a stage, for its message; "" where nothing did."""
+    """Return a part of a message about rows left out before a stage; "" if there are none."""
     counts = Counter({"bad": int((~rows.good).sum())}) + dropped
     said = ", ".join(f"{reason}: {count}" for reason, count in counts.items())
     return f"; rows that were left out before: {said}" if said else ""
@@ -269,7 +269,7 @@ def _left_out(rows: _Rows, dropped: Counter[str]) -> str:
 
 @contextmanager
 def _stage(key: str, value: object, left_out: str) -> Iterator[None]:
-    """Names the key of a stage that cannot be done, and what was left out before it."""
+    """Add the key of a stage that fails to its error, and the rows left out before it."""
     try:
         yield
     except InputError as error:
@@ -277,8 +277,11 @@ def _stage(key: str, value: object, left_out: str) -> Iterator[None]:
 
 
 def _validated(rows: _Rows, keep: np.ndarray, share: float, by: str, seed: int, left_out: str) -> np.ndarray:
-    """Rows that are validated on. By group: groups in the order of their hashes, as many as come nearest to the share,
-    so that more data moves few of them. left_out: of `_left_out`."""
+    """Return the rows for validation. left_out: from `_left_out`.
+
+    By group, these are the first groups in the order of their hashes, as many as come nearest to the share, so that more
+    data moves few of them.
+    """
     chosen = np.zeros(len(keep), bool)
     if by == "row":
         numbers = np.flatnonzero(keep)
@@ -291,7 +294,7 @@ def _validated(rows: _Rows, keep: np.ndarray, share: float, by: str, seed: int, 
             f"{int(keep.sum())} training rows of {len(groups)} group cannot be split by group{left_out}",
             key="data.split.by",
             value=by,
-            fix="data.split.by: row, or give a validation file",
+            fix="set data.split.by: row, or set a validation file",
         )
     order = np.argsort(_mixed(groups, seed), kind="stable")
     rows_taken = np.cumsum(counts[order])[:-1]
@@ -300,7 +303,7 @@ def _validated(rows: _Rows, keep: np.ndarray, share: float, by: str, seed: int, 
 
 
 def _mixed(values: np.ndarray, seed: int) -> np.ndarray:
-    """A number in [0, 1) for each hash and seed (the finalizer of SplitMix64, Steele et al. 2014)."""
+    """Return a number in [0, 1) for each hash and seed (the finalizer of SplitMix64, Steele et al. 2014)."""
     with np.errstate(over="ignore"):
         mixed = values + np.uint64(seed * 0x9E3779B97F4A7C15 % 2**64)
         for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
@@ -316,7 +319,7 @@ def _settle_leakage(
     held_out: np.ndarray,
     data: DataConfig,
 ) -> None:
-    """Takes leaked rows out of `keep`, or says where they are. The validation split stays as it is."""
+    """Remove leaked rows from `keep`, or raise InputError with their positions. The validation split is not changed."""
     leaked = keep & (
         np.isin(rows.inputs, held.inputs[held_out]) | np.isin(rows.groups, held.groups[held_out])
     )
@@ -330,9 +333,9 @@ def _settle_leakage(
     places = ", ".join(rows.place(int(row)) for row in np.flatnonzero(leaked)[:_SHOWN])
     more = f" and {count - _SHOWN} more" if count > _SHOWN else ""
     raise InputError(
-        f"{count} training rows have an input or a group that validation has too ({places}{more}), so "
-        "its metrics would not be of unseen text",
+        f"{count} training rows have an input or a group that is also in validation ({places}{more}), so "
+        "validation metrics would not measure unseen text",
         key="data.leakage",
         value="error",
-        fix="data.leakage: drop leaves them out of training",
+        fix="set data.leakage: drop, which removes them from training",
     )

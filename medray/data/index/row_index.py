@@ -1,4 +1,4 @@
-"""One range of a source, read once: which rows are records, which are not and why, and what identifies each."""
+"""The index of one range of a source: which rows are records, which are not and why, and the identity of each row."""
 
 from __future__ import annotations
 
@@ -22,27 +22,27 @@ from medray.errors import InputError
 
 _NO_USUAL_KEY = (
     "its keys may be text of a record",
-    "write one object per row, whose keys are column names; if they are, name one of them here",
+    "write one object per row, with column names as keys; if the keys are column names, use one of them here",
 )
 _NO_HEADER = (
-    "its first line seems not to be a header",
-    "write the column names into a first line of the file; if they are there, name one of them here",
+    "its first line does not seem to be a header",
+    "write the column names in the first line of the file; if they are there, use one of them here",
 )
 _NO_USUAL_COLUMN = (
     "they may be numbers, or text of a record",
-    "name one of its columns here, or write the table again with named columns",
+    "use one of its columns here, or write the table again with named columns",
 )
-# (what may be wrong, fix) by the format of a file whose columns have no usual name
+# Format of a file without a usual column name → (what may be wrong, fix).
 _NO_USUAL_NAME = {
     **dict.fromkeys(("csv", "tsv", "tsv_quoted"), _NO_HEADER),
     **dict.fromkeys(("parquet", "huggingface"), _NO_USUAL_COLUMN),
 }
-_MOST_COLUMNS, MOST_TYPES = 200, 10_000  # that are kept
+_MOST_COLUMNS, MOST_TYPES = 200, 10_000  # upper limits of the names that are kept
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """Rows that will be one shard: so many raw rows from `position` on, the first being number `first` of its source."""
+    """The rows of one future shard: `rows` raw rows from `position` on, of which the first is row `first` of its source."""
 
     position: int
     first: int
@@ -51,11 +51,12 @@ class Chunk:
 
 @dataclass(kw_only=True, slots=True)
 class RangeIndex:
-    """What one range holds. Arrays have an entry a raw row, 0 where there is no record.
+    """The content of one range. Arrays have one entry per raw row, which is 0 if the row is not a record.
 
-    ids, inputs, pairs, groups: 64-bit hashes of the id, of the normalised input, of input and answer together, and of
-    the group (of the input where no group is named). labels: of the text to be written, 0 where that is empty or an
-    empty list. contaminated: shares words with a benchmark. types_seen: of entities or relations, whichever is asked for.
+    ids, inputs, pairs, groups: 64-bit hashes of the id, of the normalised input, of input and answer together, and of the
+    group (of the input if there is no group). labels: hashes of the text to be written, 0 if that is empty or an empty
+    list. contaminated: whether the row shares words with a benchmark. types_seen: types of the entities or relations,
+    whichever are in the answer.
     """
 
     chunks: list[Chunk]
@@ -74,7 +75,7 @@ class RangeIndex:
     types_seen: list[str] = field(default_factory=list)
 
     def to_bytes(self) -> bytes:
-        """For the way from a task to the pipeline, without pickle."""
+        """Return the index as bytes, which a task sends to the pipeline without pickle."""
         plain = {
             "chunks": [[chunk.position, chunk.first, chunk.raw_rows] for chunk in self.chunks],
             "rejects": self.rejects,
@@ -103,7 +104,7 @@ class RangeIndex:
 def records(
     source: Source, start: int = 0, stop: int | None = None, first: int = 0
 ) -> Generator[tuple[int, int, str | None, Record | BadRowError], None, None]:
-    """(position, line, file, record or the reason why there is none) of a source's rows from `start` on."""
+    """Yield (position, line, file, record or the reason why there is none) for a source's rows from `start` on."""
     reading = source.read(start, stop)
     try:
         for number, found in enumerate(reading, first):
@@ -119,7 +120,7 @@ def records(
                     record = reason
             yield found.position, found.line, found.file, record
     finally:
-        if isinstance(reading, RowReader):  # whoever has enough rows leaves the file open otherwise
+        if isinstance(reading, RowReader):  # a caller that stops early would leave the file open
             reading.close()
 
 
@@ -131,9 +132,9 @@ def index_range(
     benchmarks: Benchmarks | None = None,
     extraction: ExtractionConfig = ExtractionConfig(),  # noqa: B008
 ) -> RangeIndex:
-    """Reads rows from `start` to `stop`. Numbers of rows and lines are those within the range.
+    """Index the rows from `start` to `stop`. Row numbers and lines count from the start of the range.
 
-    extraction: what documents with entities are asked for.
+    extraction: the answer that documents with entities have.
     """
     chunks: list[Chunk] = []
     rejects: list[dict[str, Any]] = []
@@ -143,7 +144,7 @@ def index_range(
     line, begin, count, position = 0, start, 0, -1
     reading = source.read(start, stop)
     for found in reading:
-        # Lines of one bad row share its position, so a chunk cannot begin between them.
+        # The lines of one bad row share its position, so a chunk cannot begin between them.
         if count >= shard_rows and found.position != position:
             chunks.append(Chunk(begin, len(rows) - count, count))
             begin, count = found.position, 0
@@ -175,7 +176,7 @@ def index_range(
         chunks=chunks,
         rejects=rejects,
         lines=getattr(reading, "lines", None)
-        or line,  # with the blank ones at the end, where a range is a part of a file
+        or line,  # includes blank lines at the end of a range that is a part of a file
         good=good,
         ids=ids,
         inputs=inputs,
@@ -199,7 +200,7 @@ def _identity(
     words = same_text(question)
     asked = bytes_hash(words)
     origin = record.origin
-    # parse() was told no source, so ":1" is the name of a row that has no id of its own.
+    # parse() got no source, so ":1" is the default id of a row without an id.
     name = 0 if origin.id == ":1" else text_hash(origin.id)
     rationale = isinstance(record, Distill | TwoStep) and bool(record.rationale)
     written = answer
@@ -219,7 +220,7 @@ def _identity(
 
 
 def check_columns(source: Source, seen: set[str], key: str) -> None:
-    """A column that the user named must be one of some row; input and label always must, where the form has them."""
+    """Raise InputError if no row has a column that the user named, or the input or label column of a schema with them."""
     columns = source.columns
     if source.form != "columns" and not (
         source.form == "auto" and form_of(dict.fromkeys(seen), columns) == "columns"
@@ -236,12 +237,14 @@ def check_columns(source: Source, seen: set[str], key: str) -> None:
 def _no_column(source: Source, seen: set[str], key: str, column: str) -> InputError:
     shown = column_names(seen)
     if shown is not None:
-        return InputError(f"{source.name} has no such column", key=key, value=column, fix=f"it has {shown}")
+        return InputError(
+            f"{source.name} has no such column", key=key, value=column, fix=f"use one of its columns: {shown}"
+        )
     names = "1 column" if len(seen) == 1 else f"{len(seen)} columns"
     format = getattr(source, "format", "")
     reason, fix = _NO_USUAL_NAME.get(format, _NO_USUAL_KEY)
     return InputError(
-        f"{source.name} has no such column; the names of its {names} are not shown, as none is a usual one: "
+        f"{source.name} has no such column; the names of its {names} are not shown, because none is a usual name: "
         + reason,
         key=key,
         value=column,

@@ -1,7 +1,7 @@
-"""Where records come from: files, published corpora by name, the simulated clinic.
+"""The sources of records: files, published corpora by name, the simulated clinic.
 
-A source that is `positional` can be read from any of its positions on; what cannot (compressed files, XML, corpora
-whose rows depend on each other) is converted once into a plain file beside the shards and read from there.
+A `positional` source can be read from any of its positions on. Other sources (compressed files, XML, corpora whose rows
+depend on each other) are converted once into a plain file next to the shards and read from there.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from medray.errors import InputError
 from medray.storage import StoragePath
 
 CLINIC_COLUMNS = ColumnsConfig(input="dialogue", label="note", rationale="rationale", entities="entities")
-CLINIC_RANGE_ROWS = 8192  # rows of the clinic that one task writes
+CLINIC_RANGE_ROWS = 8192  # rows of the clinic per task
 
 Range = tuple[int, int | None]
 
 
 class Source(Protocol):
-    """A named sequence of rows. corpus: which entry of the config it belongs to."""
+    """A named sequence of rows. corpus: number of the config's entry that it belongs to."""
 
     @property
     def name(self) -> str: ...
@@ -44,27 +44,27 @@ class Source(Protocol):
     def positional(self) -> bool: ...
 
     def ranges(self) -> list[Range]:
-        """Parts that can be read apart; together and in order they are the whole."""
+        """Return parts that can be read independently; in order, they are the whole source."""
 
     def read(self, start: int = 0, stop: int | None = None) -> Iterator[Found]:
-        """Rows from `start` on, a position that an earlier read or `ranges` gave."""
+        """Yield rows from `start` on, which is a position from an earlier read or from `ranges`."""
 
     def stamp(self) -> str:
-        """Cheap to ask; while it is the same the content hash is too. "": not known."""
+        """Return a value that is cheap to compute and changes whenever the content hash does; "" if unknown."""
 
     def content_hash(self) -> str:
-        """Changes when any row changes."""
+        """Return a hash that changes with any row."""
 
     def convert(self, target: StoragePath) -> None:
-        """Writes the same rows into a plain file at `target`."""
+        """Write the same rows into a plain file at `target`."""
 
     def plain_at(self, target: StoragePath) -> Source:
-        """The source of the same rows that reads what `convert` wrote."""
+        """Return a source of the same rows that reads the file of `convert`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FileSource:
-    """A file, or a Hugging Face data set: `path` is its name or folder, split and subset are of it."""
+    """A file, or a Hugging Face data set with its name or folder as `path`, and its split and subset."""
 
     path: str
     format: str
@@ -113,7 +113,7 @@ class FileSource:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CorpusSource:
-    """A split of a published corpus, from the files under `root`."""
+    """A split of a published corpus, from the files in `root`."""
 
     corpus_name: str
     root: str
@@ -182,7 +182,9 @@ class ClinicSource:
         return [(start, min(start + CLINIC_RANGE_ROWS, self.count)) for start in starts]
 
     def read(self, start: int = 0, stop: int | None = None) -> Iterator[Found]:
-        from medray.clinic import consultations  # its tables cost a run on files nothing
+        from medray.clinic import (
+            consultations,  # imported here, so that a run on files does not load its tables
+        )
 
         rows = consultations.rows(
             self.seed, (stop or self.count) - start, split=self.split, size=self.size, start=start
@@ -198,16 +200,16 @@ class ClinicSource:
         return hashlib.sha256(f"{self!r} revision {REVISION}".encode()).hexdigest()
 
     def convert(self, target: StoragePath) -> None:
-        raise NotImplementedError("the clinic is read from any row on")
+        raise NotImplementedError("the clinic can be read from any row on, without conversion")
 
     def plain_at(self, target: StoragePath) -> ClinicSource:
         return self
 
 
 def sources(config: Config, split: str, *, eos_token: str = "</s>") -> tuple[Source, ...]:
-    """The sources of `split` (train or validation) in the order that the config gives; () where it has none.
+    """Return the sources of `split` (train or validation) in the order of the config; () if it has none.
 
-    Opens none of them. Raises InputError for a source that is not there.
+    No source is opened. Raises InputError for a missing source.
     """
     data = config.data
     if data.dataset == "clinic":
@@ -228,7 +230,7 @@ def sources(config: Config, split: str, *, eos_token: str = "</s>") -> tuple[Sou
 
 
 def check_sources(config: Config) -> None:
-    """Raises InputError where a source or a list of benchmarks is not there, empty, or of no known format."""
+    """Raise InputError if a source or a list of benchmarks is missing, empty, or of an unknown format."""
     for split in ("train", "validation"):
         sources(config, split)
     for path in config.data.decontaminate:
@@ -237,7 +239,7 @@ def check_sources(config: Config) -> None:
 
 
 def extraction_of(config: Config) -> ExtractionConfig:
-    """Return what documents with entities are asked for: as their corpus was published, unless the config says otherwise."""
+    """Return the answer that documents with entities have: as their corpus was published, unless the config overrides it."""
     data = config.data
     if data.dataset in (None, "clinic") or data.extraction != ExtractionConfig():
         return data.extraction
@@ -249,7 +251,7 @@ def _published(config: Config, name: str, split: str, eos_token: str) -> tuple[S
     root = data.root or "."
     if split not in corpora.splits(name, root):
         if split == "train":
-            corpora.find(name, root, split)  # says what it looked for
+            corpora.find(name, root, split)  # its error names the files that were tried
         return ()
     presets = corpora.presets(name)
     options = corpora.CorpusOptions(
@@ -298,17 +300,17 @@ def _files_of(entry: SourceConfig, number: int, data: DataConfig, key: str) -> I
 
 
 def _check_named_split(entry: SourceConfig, key: str) -> None:
-    """The default split is train: a validation entry that leaves it out would read the training rows again."""
+    """Raise InputError for a validation entry without a split: the default, train, would read the training rows again."""
     saved = "://" not in entry.path and files.saved_splits(entry.path)
     on_hub = entry.format == "huggingface" and "://" not in entry.path and not os.path.exists(entry.path)
     if key != "data.validation" or "split" in entry.model_fields_set or not (saved or on_hub):
         return
     there = type_names(saved) if saved else None
     raise InputError(
-        "the split of a Hugging Face data set must be named here: without it the train split is read",
+        "the split of a Hugging Face data set must be set here: by default, the train split is read",
         key=key,
         value=files.shown(entry.path),
-        fix=f"{key}: {{path: …, split: validation}}" + (f"; it has {there}" if there else ""),
+        fix=f"set {key}: {{path: …, split: validation}}" + (f"; it has {there}" if there else ""),
     )
 
 
@@ -320,7 +322,7 @@ def _format(path: str, key: str) -> str:
 
 
 def _told_apart(found: Sequence[FileSource]) -> Iterator[FileSource]:
-    """Files of one name in several folders are named by the folder too: the name is part of the ids of their rows."""
+    """Yield the files, with unique names: files with the same name get their folder's name too, which is part of row ids."""
     names = [source.name for source in found]
     for source in found:
         if names.count(source.name) > 1 and source.format != "huggingface":

@@ -1,4 +1,4 @@
-"""Whether an indexed split can be trained or validated on."""
+"""Checks that an indexed split can be used for training or validation."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from medray.errors import InputError
 from medray.storage import StoragePath
 
 REASONS_SHOWN = 3
-# Stages that leave good rows out, by the reason that they are counted under: key, and what to do.
+# Reason for leaving good rows out → the key of the stage, and a fix.
 STAGES = {
-    "in a benchmark": ("data.decontaminate", "name other benchmark files, or data that is not in them"),
-    "duplicate": ("data.duplicates", "data.duplicates: keep"),
-    "not in the subsample": ("data.subsample", "a larger share"),
+    "in a benchmark": ("data.decontaminate", "use other benchmark files, or data that is not in them"),
+    "duplicate": ("data.duplicates", "set data.duplicates: keep"),
+    "not in the subsample": ("data.subsample", "use a larger share"),
     "in validation too": (
         "data.leakage",
-        "give training rows that validation has not, or data.leakage: allow",
+        "use training rows that are not in validation, or set data.leakage: allow",
     ),
 }
 
 
 def check_split(config: Config, split: str, index: SplitIndex, rejects: StoragePath) -> None:
-    """Raises InputError for too many bad rows, no rows, and rows that lack what method and metrics need."""
+    """Raise InputError for too many bad rows, for no rows, and for rows that lack a column of the method or metrics."""
     good = index.rows + sum(index.dropped.values())
     check_reading(config, split, good, Counter(index.rejects), rejects)
     if not index.rows:
@@ -42,7 +42,7 @@ def check_split(config: Config, split: str, index: SplitIndex, rejects: StorageP
                 f"no {split} row has a {column.name}, and {column.why} it",
                 key=f"data.columns.{column.name}",
                 value=getattr(config.data.columns, column.name),
-                fix=f"name the column, or set {column.without}",
+                fix=f"set data.columns.{column.name}, or set {column.without}",
             )
     missing = index.rows - index.with_entities
     if split == "validation" and "entity_f1" in config.eval.metrics and missing:
@@ -50,15 +50,15 @@ def check_split(config: Config, split: str, index: SplitIndex, rejects: StorageP
             f"{missing} of {index.rows} validation rows have no entities",
             key="eval.metrics",
             value="entity_f1",
-            fix="name data.columns.entities or remove it",
+            fix="set data.columns.entities, or remove the metric",
         )
 
 
 def check_reading(config: Config, split: str, good: int, reasons: Counter[str], rejects: StoragePath) -> None:
-    """Raises InputError for a split whose sources have no good row, or too many bad ones. Asked before rows are split,
-    compared or dropped: what they lack then is no fault of that.
+    """Raise InputError for a split whose sources have no good row, or too many bad ones.
 
-    good: rows that are records. reasons: bad rows, by reason.
+    This is checked before rows are split, compared or dropped, so that these steps are not to blame. good: number of rows
+    that are records. reasons: numbers of bad rows, by reason.
     """
     bad, limit = reasons.total(), config.data.max_rejects
     if not good:
@@ -66,24 +66,24 @@ def check_reading(config: Config, split: str, good: int, reasons: Counter[str], 
         raise InputError(
             f"the {split} split is empty: no usable row among {bad}{why}",
             key=f"data.{split}",
-            fix=f"fix the rows, named in {rejects}" if bad else "name a source that has rows",
+            fix=f"fix the rows that are listed in {rejects}" if bad else "use a source that has rows",
         )
     share = bad / (good + bad)
     if share > limit:
         raise InputError(
             f"{bad} of {good + bad} {split} rows are bad ({_most_common(reasons)}), more than "
-            f"the share of {limit:g} that a run tolerates",
+            f"the share of {limit:g} that a run accepts",
             key="data.max_rejects",
             value=limit,
-            fix=f"fix the rows of data.{split} (named in {rejects}), or data.max_rejects: {_above(share)}",
+            fix=f"fix the rows of data.{split} (listed in {rejects}), or set data.max_rejects: {_above(share)}",
         )
 
 
 def _emptied(split: str, index: SplitIndex) -> InputError:
-    """Good rows were there; the last reason is that of the stage that took the rest of them."""
+    """Return the error for a split whose good rows were all left out; the last reason is the stage that took the rest."""
     counts = ", ".join(f"{reason}: {count}" for reason, count in index.dropped.items())
     reason = list(index.dropped)[-1] if index.dropped else ""
-    key, fix = STAGES.get(reason, (f"data.{split}", "name a source that has rows"))
+    key, fix = STAGES.get(reason, (f"data.{split}", "use a source that has rows"))
     return InputError(
         f"the {split} split is empty: all of its {sum(index.dropped.values())} good rows were left out ({counts})",
         key=key,
@@ -92,19 +92,19 @@ def _emptied(split: str, index: SplitIndex) -> InputError:
 
 
 def _check_labels(config: Config, index: SplitIndex) -> None:
-    """Entity types that nothing has, and labels that are all empty, teach a model to find nothing."""
+    """Raise InputError for entity types that no row has, or if all labels are empty: a model would learn to find nothing."""
     asked = extraction_of(config)
     kind = "entity" if asked.answer == "entities" else "relation"
-    # Types of a published corpus are its preset, of which a part of its files may lack some.
+    # The types of a published corpus come from its preset, and a part of its files may lack some.
     unknown = [name for name in config.data.extraction.types if name not in index.types]
     if unknown and len(index.types) < MOST_TYPES and index.knows_labels:
         known = type_names(index.types)
-        there = known or f"{len(index.types)} types, whose names are not shown as they look like values"
+        there = known or f"{len(index.types)} types, whose names are not shown because they look like values"
         raise InputError(
             f"no {kind} of a training row has the type {', '.join(unknown)}",
             key="data.extraction.types",
             value=list(asked.types),
-            fix=f"types of the training rows: {there}"
+            fix=f"use a type of the training rows: {there}"
             if index.types
             else f"remove the key: no training row has a typed {kind}",
         )
@@ -113,16 +113,16 @@ def _check_labels(config: Config, index: SplitIndex) -> None:
             f"all {index.rows} training labels are empty"
             + (f": no document has a {kind}" * bool(index.types)),
             key="data.columns.label" if not index.types else "data.extraction",
-            fix="name the column with the answers, or other types of entities",
+            fix="set the column with the answers, or other types of entities",
         )
 
 
 def one_label(index: SplitIndex) -> str | None:
-    """Return a warning where every training row has the same label; None where labels differ."""
+    """Return a warning if all training rows have the same label, else None."""
     if not index.one_label or index.rows < 2:
         return None
     return (
-        f"all {index.rows} training labels are one and the same text: a model that always writes it has no loss left; "
+        f"all {index.rows} training labels are the same text, which a model can learn without reading the input; "
         "check data.columns.label"
     )
 
@@ -134,6 +134,6 @@ def _most_common(reasons: Counter[str]) -> str:
 
 
 def _above(share: float) -> str:
-    """The share in two digits, rounded up: what would let the rows pass."""
+    """Return the share with two digits, rounded up, so that the rows are accepted."""
     digits = max(2, 1 - math.floor(math.log10(share)))
     return f"{min(math.ceil(share * 10**digits) / 10**digits, 1.0):g}"

@@ -1,4 +1,4 @@
-"""What records have in common: normalised text, hashes of it, and runs of words shared with a benchmark."""
+"""Comparison of texts: normalised text, hashes of it, and word sequences shared with a benchmark."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from xxhash import xxh3_64_intdigest
 
 from medray.data.records import Distill, Extraction, Instruction, Preference, Record, TwoStep
 
-RUN_WORDS = 13  # as the n-gram decontamination of published language models
-_SHORTEST_FIELD = 6  # words of a benchmark's field that is compared as a whole; "yes" is everywhere
+RUN_WORDS = 13  # as in the n-gram decontamination of published language models
+_SHORTEST_FIELD = 6  # fewest words of a benchmark field that is compared as a whole; "yes" is everywhere
 _LOWER, _BLANKS = bytes(range(256)).lower(), b"\t\n\x0b\x0c\r\x1c\x1d\x1e\x1f "
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)
 
 
 def question_and_answer(record: Record) -> tuple[str, str]:
-    """What is read and what is written, as plain text."""
+    """Return the text that a model reads and the text that it writes, as plain text."""
     if isinstance(record, Distill):
         return record.input, record.label
     if isinstance(record, Instruction):
@@ -34,7 +34,7 @@ def question_and_answer(record: Record) -> tuple[str, str]:
 
 
 def texts(record: Record) -> Iterator[str]:
-    """Every text of a record that a model may read or write: what a tokenizer learns from."""
+    """Yield every text of a record that a model may read or write; a tokenizer is trained on these."""
     if isinstance(record, Instruction):
         yield from (turn.content for turn in record.messages)
         return
@@ -49,36 +49,36 @@ def texts(record: Record) -> Iterator[str]:
 
 
 def normalised(text: str) -> str:
-    """Text apart from case, blanks and the forms that Unicode has for one character."""
+    """Return text without differences in case, blanks and Unicode forms of a character."""
     if not text.isascii():
         text = unicodedata.normalize("NFKC", text)
     return " ".join(text.casefold().split())
 
 
 def same_text(text: str) -> bytes:
-    """Equal for texts that are the same apart from case, blanks and forms of a character; four times as fast."""
+    """Return bytes that are equal for texts that `normalised` makes equal; this is four times as fast."""
     if text.isascii():
         return text.encode().translate(_LOWER, _BLANKS)
     return "".join(unicodedata.normalize("NFKC", text).casefold().split()).encode("utf-8", "surrogatepass")
 
 
 def bytes_hash(data: bytes) -> int:
-    """64 bits of `data`."""
+    """Return a 64-bit hash of `data`."""
     return int(xxh3_64_intdigest(data))
 
 
 def text_hash(text: str) -> int:
-    """64 bits of `text`; equal for two different texts once in 10^19 pairs."""
+    """Return a 64-bit hash of `text`; two different texts have equal hashes once in 10^19 pairs."""
     return int(xxh3_64_intdigest(text.encode("utf-8", "surrogatepass")))
 
 
 def word_runs(text: str) -> np.ndarray:
-    """Hashes of all runs of RUN_WORDS words of a normalised text, uint64."""
+    """Return the hashes of all sequences of RUN_WORDS words of a normalised text, uint64."""
     return run_hashes(text.split(" "), RUN_WORDS)
 
 
 def run_hashes(words: Sequence[str], length: int) -> np.ndarray:
-    """Return a hash of every run of `length` words, in order, uint64 [len(words) - length + 1, at least 0]."""
+    """Return a hash of every sequence of `length` words, in order, uint64 [len(words) - length + 1, at least 0]."""
     hashes = np.array([text_hash(word) for word in words], np.uint64)
     runs = np.zeros(max(len(hashes) - length + 1, 0), np.uint64)
     with np.errstate(over="ignore"):
@@ -88,7 +88,7 @@ def run_hashes(words: Sequence[str], length: int) -> np.ndarray:
 
 
 class Benchmarks:
-    """Runs of words, and whole short fields, of the files that training must not have seen."""
+    """The word sequences and whole short fields of the benchmark files, which training must not contain."""
 
     def __init__(self, runs: np.ndarray, fields: np.ndarray) -> None:
         self._runs, self._fields = runs, fields  # both sorted
@@ -107,7 +107,7 @@ class Benchmarks:
         return cls(np.unique(np.concatenate(runs)), np.unique(np.array(fields, np.uint64)))
 
     def hold(self, question: str, answer: str) -> bool:
-        """Whether a record's texts share a run with a benchmark, or its question is one of its fields."""
+        """Return whether a record's texts share a word sequence with a benchmark, or its question is a field of one."""
         hashed = np.array([bytes_hash(same_text(question))], np.uint64)
         return _any_in(hashed, self._fields) or any(
             _any_in(word_runs(normalised(text)), self._runs) for text in (question, answer)
@@ -115,7 +115,7 @@ class Benchmarks:
 
 
 def _fields(value: Any) -> Iterator[str]:
-    """Every text in a JSON value, however deep, in its order."""
+    """Yield every text in a JSON value at any depth, in order."""
     left = [value]
     while left:
         match left.pop():

@@ -192,7 +192,7 @@ def test_a_saved_dict_of_splits_is_not_read_twice(tmp_path: Path) -> None:
         names(tmp_path, "saved", "validation")
     assert "it has dev, train" in str(caught.value.fix)
     assert names(tmp_path, {"path": "saved", "split": "dev"}, "validation") == ["saved"]
-    with pytest.raises(InputError, match="must be named here"):
+    with pytest.raises(InputError, match="must be set here"):
         names(tmp_path, {"path": "org/name", "format": "huggingface"}, "validation")
 
 

@@ -1,4 +1,4 @@
-"""Which row is in which split: nothing lost, nothing doubled, nothing in both."""
+"""Every row is in exactly one split: none is lost, doubled, or in both."""
 
 from __future__ import annotations
 

@@ -194,7 +194,7 @@ def test_a_source_without_rows(tmp_path: Path) -> None:
 
 class TestColumns:
     @pytest.mark.parametrize("name", ["input", "label", "rationale", "id", "group", "entities"])
-    def test_a_name_that_no_row_has_is_answered_with_those_that_there_are(
+    def test_a_name_that_no_row_has_is_refused_with_the_existing_names(
         self, name: str, tmp_path: Path
     ) -> None:
         source = jsonl(tmp_path / "a.jsonl", [row(0), row(1) | {"extra": 1}])
@@ -202,23 +202,23 @@ class TestColumns:
             tiny.index(replace(source, columns=ColumnsConfig(**{name: "nope"})), 7)
         error = caught.value
         assert (error.key, error.value) == (f"data.columns.{name}", "nope")
-        assert error.fix == "it has id, input, label, 1 more that are not shown"
+        assert error.fix == "use one of its columns: id, input, label, 1 more that are not shown"
         assert "a.jsonl" in str(error)
 
-    def test_numbered_columns_of_parquet_are_not_told_to_be_objects(self, tmp_path: Path) -> None:
+    def test_numbered_columns_of_parquet_have_their_own_fix(self, tmp_path: Path) -> None:
         path = str(tmp_path / "a.parquet")
         parquet.write_table(pa.table({"0": ["a"], "1": ["b"]}), path)
         with pytest.raises(InputError, match="the names of its 2 columns are not shown") as caught:
             tiny.index(FileSource(path=path, format="parquet"), 7)
-        assert caught.value.fix == "name one of its columns here, or write the table again with named columns"
+        assert caught.value.fix == "use one of its columns here, or write the table again with named columns"
 
     def test_a_default_that_no_row_has_is_absent_but_for_input_and_label(self, tmp_path: Path) -> None:
         assert tiny.index(jsonl(tmp_path / "a.jsonl", [row(0)]), 7).rows == 1
         with pytest.raises(InputError, match=r"data\.columns\.label"):
             tiny.index(jsonl(tmp_path / "a.jsonl", [{"input": "a"}]), 7)
 
-    def test_it_is_enough_that_a_later_row_has_it(self, tmp_path: Path) -> None:
-        """Only some records have a rationale; and one bad first row is a reject like any other."""
+    def test_a_column_may_appear_in_a_later_row(self, tmp_path: Path) -> None:
+        """Some records have no rationale, and a bad first row is a reject like any other."""
         made = [{"input": "a"}, row(1), row(2) | {"why": "r"}]
         source = replace(jsonl(tmp_path / "a.jsonl", made), columns=ColumnsConfig(rationale="why"))
         index = tiny.index(source, 7)
@@ -231,7 +231,7 @@ class TestColumns:
             tiny.index(of(file), 7)
         assert "SECRET" not in str(caught.value)
         assert "a note" not in str(caught.value)
-        assert "its first line seems not to be a header" in caught.value.what
+        assert "its first line does not seem to be a header" in caught.value.what
 
 
 @pytest.mark.parametrize(("name", "rows", "reasoned"), [("train", 1201, 1173), ("valid", 100, 100)])

@@ -1,4 +1,4 @@
-"""Sources: what a config names, found before anything is read, and the same rows whichever way they are read."""
+"""The sources of a config are found before reading, and give the same rows in every way of reading."""
 
 from __future__ import annotations
 
@@ -122,8 +122,8 @@ def test_the_clinic_is_the_same_from_any_range() -> None:
 
 
 @pytest.mark.parametrize("named", [True, False])
-def test_what_simulate_writes_is_what_the_first_recipe_reads(tmp_path: Path, named: bool) -> None:
-    """With the recipe's columns, and without any: neither needs a mapping."""
+def test_the_first_recipe_reads_what_simulate_writes(tmp_path: Path, named: bool) -> None:
+    """The recipe's columns and the defaults both work without a mapping."""
     tree = yaml.safe_load((Path(__file__).parents[4] / "configs/first_run.yaml").read_text())
     if not named:
         del tree["data"]["columns"]
@@ -152,7 +152,7 @@ def test_what_simulate_writes_is_what_the_first_recipe_reads(tmp_path: Path, nam
 
 
 class TestTeacher:
-    """A corpus with two teachers beside it, read as the config says."""
+    """A corpus with two teachers is read as the config says."""
 
     @staticmethod
     def rows(folder: Path, split: str, **method: Any) -> list[Distill]:
@@ -187,14 +187,14 @@ class TestTeacher:
         ("teacher", "said"),
         [(None, "Palm thinks so."), ("palm", "Palm thinks so."), ("gpt", "Gpt thinks so.")],
     )
-    def test_the_rationale_is_that_of_the_teacher_who_is_named(
+    def test_the_rationale_comes_from_the_chosen_teacher(
         self, teacher: str | None, said: str, tmp_path: Path
     ) -> None:
         assert [row.rationale for row in self.rows(tmp_path, "train", teacher=teacher)] == [said]
 
 
 class TestContentHashes:
-    def test_are_kept_under_size_and_time_and_never_asked_for_twice(self, tmp_path: Path) -> None:
+    def test_hashes_are_cached_by_size_and_time_and_computed_once(self, tmp_path: Path) -> None:
         file = tiny.write_jsonl(tmp_path / "a.jsonl", tiny.rows(3))
         source = FileSource(path=str(file), format="jsonl")
         assert content_hashes([source], tmp_path / "cache", compute=False) is None

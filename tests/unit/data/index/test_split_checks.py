@@ -1,4 +1,4 @@
-"""What an indexed split is refused for, and what the message says of it."""
+"""An indexed split without usable rows is refused with a clear message."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ def test_too_many_bad_rows_name_the_key_and_how_many_reasons_there_are() -> None
     assert (error.key, error.value) == ("data.max_rejects", 0.01)
     assert error.what == (
         "15 of 100 train rows are bad (not valid JSON: 5, no column 'label': 4, not UTF-8: 3, and 2 more kinds), "
-        "more than the share of 0.01 that a run tolerates"
+        "more than the share of 0.01 that a run accepts"
     )
-    assert error.fix == f"fix the rows of data.train (named in {REJECTS}), or data.max_rejects: 0.15"
+    assert error.fix == f"fix the rows of data.train (listed in {REJECTS}), or set data.max_rejects: 0.15"
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_reasons_that_are_not_listed_are_counted(kinds: int, end: str) -> None:
 
 @pytest.mark.parametrize("bad", [2, 7, 33, 990])
 @pytest.mark.parametrize("dropped", [0, 13])
-def test_what_the_message_says_to_set_lets_the_rows_pass(bad: int, dropped: int) -> None:
+def test_the_suggested_limit_accepts_the_rows(bad: int, dropped: int) -> None:
     found = index(1000 - bad, {"not UTF-8": bad}, {"a duplicate": dropped} if dropped else {})
     fix = refused(found, limit=0.001).fix
     assert fix is not None
@@ -65,7 +65,7 @@ def test_what_the_message_says_to_set_lets_the_rows_pass(bad: int, dropped: int)
     ("rejects", "dropped", "key", "says", "fix"),
     [
         ({}, {}, "data.train", "no usable row among 0", "a source that has rows"),
-        (REASONS, {}, "data.train", "among 15 (not valid JSON: 5, ", "named in tokens/rejects.jsonl"),
+        (REASONS, {}, "data.train", "among 15 (not valid JSON: 5, ", "listed in tokens/rejects.jsonl"),
         ({}, {"in validation too": 4}, "data.leakage", "all of its 4 good rows were left out", "allow"),
         (
             REASONS,
@@ -86,7 +86,7 @@ def test_an_empty_split_says_which_stage_left_it_empty(
 
 
 class TestLabels:
-    """Check documents with entities, read from files as training reads them."""
+    """Documents with entities, read from files as in training, are checked."""
 
     @staticmethod
     def index(folder: Path, lines: str, **extraction: Any) -> tuple[Config, SplitIndex]:
@@ -103,16 +103,16 @@ class TestLabels:
     TEXT = "Aspirin B-Drug\nhelps O\n\npain B-Problem\n\nfever B-Problem\nlast O\n\n"
 
     @pytest.mark.parametrize("types", [["Problm"], ["Drug", "Problm"], ["problem"]])
-    def test_a_type_that_no_entity_has_is_refused_with_those_there_are(
+    def test_an_unused_type_is_refused_with_the_existing_types(
         self, types: list[str], tmp_path: Path
     ) -> None:
         with pytest.raises(InputError) as caught:
             check_split(*given(self.index(tmp_path, self.TEXT, types=types)))
         assert (caught.value.key, caught.value.value) == ("data.extraction.types", types)
-        assert caught.value.fix == "types of the training rows: Drug, Problem"
+        assert caught.value.fix == "use a type of the training rows: Drug, Problem"
         assert types[-1] in caught.value.what
 
-    def test_types_that_look_like_values_are_not_printed(self, tmp_path: Path) -> None:
+    def test_types_that_look_like_values_are_not_shown(self, tmp_path: Path) -> None:
         lines = "Aspirin B-2021-03-04\n\npain B-00123\n\n"
         with pytest.raises(InputError) as caught:
             check_split(*given(self.index(tmp_path, lines, types=["Drug"])))
@@ -135,12 +135,12 @@ class TestLabels:
         with pytest.raises(InputError, match="all 2 training labels are empty"):
             check_split(*given(self.index(tmp_path, "A O\n\nb O\n\n", **extraction)))
 
-    def test_one_label_for_all_is_warned_of(self, tmp_path: Path) -> None:
+    def test_one_label_for_all_rows_gives_a_warning(self, tmp_path: Path) -> None:
         made, found = self.index(tmp_path, "Aspirin B-Drug\n\nthe O\nASPIRIN B-Drug\n\n")
         check_split(made, "train", found, REJECTS)
         assert one_label(found) is None, "they differ by case"
         _, found = self.index(tmp_path, "Aspirin B-Drug\n\nthe O\nAspirin B-Drug\n\n")
-        assert str(one_label(found)).startswith("all 2 training labels are one and the same text")
+        assert str(one_label(found)).startswith("all 2 training labels are the same text")
         _, found = self.index(tmp_path, "Aspirin B-Drug\n\n")
         assert one_label(found) is None, "one row has one label"
 

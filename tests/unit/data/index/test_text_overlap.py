@@ -1,4 +1,4 @@
-"""Hashes and shared word runs: equal where a reader would say that two texts are the same."""
+"""Hashes and shared word sequences are equal for texts that a reader would call the same."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_case_blanks_and_the_form_of_a_character_do_not_matter() -> None:
     assert text_hash("a") != text_hash("b")
 
 
-def test_runs_are_those_of_thirteen_words_in_a_row() -> None:
+def test_sequences_have_thirteen_consecutive_words() -> None:
     row = words(40, 1)
     runs = word_runs(" ".join(row))
     assert len(runs) == len(set(runs.tolist())) == 40 - RUN_WORDS + 1
