@@ -1,4 +1,4 @@
-"""Data on a real cluster: any corpus in, the same tokens and plan whatever happens on the way."""
+"""Data is prepared on a real cluster: every corpus gives the same tokens and plan, whatever fails meanwhile."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def config(folder: Path, name: str = "run", **sections: dict[str, Any]) -> Confi
 
 
 def prepared(made: Config) -> dict[str, TokenSet]:
-    """Every shard of `made`, by an actor of its own."""
+    """Write every shard of `made` with a new actor."""
     import ray
 
     pipeline: Any = ray.remote(Pipeline).options(num_cpus=0).remote(made, "causal", None)
@@ -145,7 +145,7 @@ def test_a_second_start_finds_everything_and_any_change_makes_new_shards(
 
 
 @pytest.mark.long
-def test_training_beside_the_encoding_and_after_it_is_the_same(connected: Any, tmp_path: Path) -> None:
+def test_training_during_and_after_encoding_is_the_same(connected: Any, tmp_path: Path) -> None:
     file = str(tiny.write_jsonl(tmp_path / "train.jsonl", tiny.rows(60)))
     cold, warm = (
         train.run(config(tmp_path, name, data={"train": file})).summary for name in ("cold", "warm")
@@ -157,7 +157,7 @@ def test_training_beside_the_encoding_and_after_it_is_the_same(connected: Any, t
 
 @pytest.mark.long
 def test_packed_batches_train_every_row_once(connected: Any, tmp_path: Path) -> None:
-    """The number of steps follows from lengths: the run waits for all shards, and ends after one epoch."""
+    """The number of steps depends on lengths: the run waits for all shards, and ends after one epoch."""
     file = str(tiny.write_jsonl(tmp_path / "train.jsonl", tiny.rows(40)))
     made = config(
         tmp_path,
@@ -209,14 +209,14 @@ def test_corpora_are_mixed_by_weight_and_batches_cut_by_tokens(connected: Any, t
 
 
 class Nobody:
-    """Watches and says nothing."""
+    """A listener that ignores everything."""
 
     def phase(self, name: str, detail: str = "") -> None: ...
     def beat(self) -> None: ...
 
 
 def killed_while_encoding(cluster: Any, made: Config, kills: int) -> data_phase.Encoding:
-    """The encoding of `made`, whose process is killed so many times, first when there are a few shards."""
+    """Encode `made` while its process is killed `kills` times, first when a few shards exist."""
     encoding = data_phase.begin(made, describe(made.model, made.data.vocab_size), Nobody())
     pids = set[int]()
     until(lambda: encoding.shards("train")[0] > 1, "the first shards")
@@ -238,7 +238,7 @@ def many_rows(folder: Path, name: str) -> Config:
     return config(folder, name, data={"dataset": "clinic", "clinic": clinic, "shard_rows": 20})
 
 
-def test_a_pipeline_that_is_killed_is_begun_again(connected: Any, tmp_path: Path) -> None:
+def test_a_killed_pipeline_is_restarted(connected: Any, tmp_path: Path) -> None:
     encoding = killed_while_encoding(connected, many_rows(tmp_path, "killed"), kills=1)
     while not encoding.done(1.0):
         pass
@@ -249,8 +249,8 @@ def test_a_pipeline_that_is_killed_is_begun_again(connected: Any, tmp_path: Path
 
 
 @pytest.mark.long
-def test_a_pipeline_that_is_killed_every_time_stops_with_a_reason(connected: Any, tmp_path: Path) -> None:
-    """Those that wait for shards are told too: in a run, its workers."""
+def test_a_pipeline_that_is_always_killed_stops_with_a_reason(connected: Any, tmp_path: Path) -> None:
+    """Processes that wait for shards, such as workers of a run, get the error too."""
     encoding = killed_while_encoding(connected, many_rows(tmp_path, "always"), data_phase.RESTARTS + 1)
     while not encoding.done(1.0):
         pass
@@ -268,7 +268,7 @@ def test_a_pipeline_that_is_killed_every_time_stops_with_a_reason(connected: Any
         (lambda path: path.write_bytes(gzip.compress(b"")), "the train split is empty"),
     ],
 )
-def test_what_cannot_be_read_stops_with_a_reason(
+def test_unreadable_data_stops_with_a_reason(
     connected: Any, tmp_path: Path, write: Any, says: str
 ) -> None:
     write(tmp_path / "a.jsonl.gz")
@@ -299,7 +299,7 @@ def test_a_published_corpus_by_name(connected: Any, tmp_path: Path, corpora: Pat
 
 
 def test_inspect_and_prepare_as_commands(cluster: Any, tmp_path: Path) -> None:
-    """inspect starts a Ray of its own, prepare joins the one that is named; a third call needs none."""
+    """Run inspect with its own Ray, prepare on the named cluster, and a third command without Ray."""
     rows = tiny.rows(13)
     rows = [
         row | {"input": f"Hannelore {row['input']}", "label": f"Quittenbaum {row['label']}"} for row in rows

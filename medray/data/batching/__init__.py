@@ -1,1 +1,1 @@
-"""Token shards to batches: order, mixing, packing, windows and collation. NumPy only."""
+"""The path from token shards to batches: order, mixing, packing, windows and collation. NumPy only."""

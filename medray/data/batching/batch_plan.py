@@ -1,8 +1,8 @@
-"""The batch plan: which rows make up optimizer step s. The same on every rank and machine, and for any number of them.
+"""The batch plan: the rows of each optimizer step. It is the same on every rank and machine, for any number of them.
 
-Three layers: the order of rows (`order`, or `mixing` where corpora have weights), what depends on their sizes, window
-by window (`windows`), and the steps, here. A step is found from row counts alone, or, where the number of steps
-depends on sizes, from the unit counts of the windows before it: no step is made to find a later one.
+There are three layers: the order of rows (`order`, or `mixing` if corpora have weights); the part that depends on the sizes
+of rows, one window at a time (`windows`); and the steps, in this file. A step is found from row counts alone or, if the
+number of steps depends on sizes, from the unit counts of the windows before it: no step is computed to find a later one.
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ __all__ = ["Batch", "BatchPlan", "Corpus", "PlanSpec", "Sizes"]
 
 
 class BatchPlan:
-    """The steps of `spec`, without end: epoch follows on epoch.
+    """The endless sequence of steps of `spec`, one epoch after another.
 
-    sizes is asked only where the plan depends on sizes, and then only for the shards of the windows before and of a
-    step; sources, the encoder's part of them, only for length buckets. folder: keeps what depends on sizes as files;
-    None: in memory alone. needs_sizes: whether the number of steps depends on sizes. Raises InputError for a weighted corpus without rows; ValueError by any question about
-    steps where there are no rows at all.
+    sizes: called only if the plan depends on sizes, and only for the shards of a step's window and of those before.
+    sources: sizes of the encoder's part, used only for length buckets. folder: where the part that depends on sizes is
+    kept as files; None: in memory only. needs_sizes: whether the number of steps depends on sizes.
+
+    Raises InputError for a weighted corpus without rows. If there are no rows at all, methods about steps raise ValueError.
     """
 
     def __init__(
@@ -48,13 +49,13 @@ class BatchPlan:
             self._windows = ArrangedWindows(spec, self._rows, sizes, sources, folder)
 
     def steps(self, epochs: float) -> int:
-        """Steps of so many epochs; of a part of an epoch as many as begin in it.
+        """Return the number of steps in `epochs`; of a part of an epoch, count the steps that begin in it.
 
-        The last batch of an epoch may be smaller. Waits for the sizes of all its rows where needs_sizes.
+        The last batch of an epoch may be smaller. Waits for the sizes of all rows of the epoch if `needs_sizes`.
         """
         if not epochs > 0:
-            raise ValueError(f"{epochs:g} epochs train nothing, give more than 0")
-        # As written: 0.1 epochs of 30 steps are 3, though 0.1 * 30 is above 3 in floating point.
+            raise ValueError(f"{epochs:g} epochs train nothing; use more than 0")
+        # Decimal arithmetic: 0.1 epochs of 30 steps are 3, although 0.1 * 30 is above 3 in floating point.
         wanted = Fraction(repr(float(epochs)))
         if not self.needs_sizes:
             return ceil(wanted * self._steps_of(0))
@@ -63,13 +64,13 @@ class BatchPlan:
         return sum(map(self._steps_of, range(whole))) + (ceil(part * self._steps_of(whole)) if part else 0)
 
     def epoch(self, step: int) -> float:
-        """Progress before the 0-based step, in epochs: by steps, or by rows where needs_sizes."""
+        """Return the progress before the 0-based step, in epochs: by steps, or by rows if `needs_sizes`."""
         if not self.needs_sizes:
             return step / self._steps_of(0)
         return self._taken(step) / self._rows.length
 
     def batch(self, step: int) -> Batch:
-        """The rows of the 0-based optimizer step."""
+        """Return the rows of the 0-based optimizer step."""
         epoch, number = self._locate(step)
         if self._windows is None:
             first, last = self._span(number)
@@ -81,7 +82,7 @@ class BatchPlan:
         return Batch(epoch=epoch, shards=pairs[:, 0], rows=pairs[:, 1], ends=ends)
 
     def upcoming(self, step: int) -> tuple[int, ...]:
-        """Shards of the window of this step and of the next window, in the order of need, for read-ahead."""
+        """Return the shards of this step's window and of the next window, in the order of need, for read-ahead."""
         epoch, number = self._locate(step)
         starts = self._rows.starts(epoch)
         if self._windows is None:
@@ -98,18 +99,18 @@ class BatchPlan:
         return tuple(dict.fromkeys(found))
 
     def shard_order(self) -> np.ndarray:
-        """All shards in the order in which epoch 0 first needs them, int64; encoding follows it."""
+        """Return all shards in the order in which epoch 0 first needs them, int64. Encoding follows this order."""
         return self._rows.shard_order()
 
     def repeats(self, steps: int) -> dict[int, float]:
-        """Passes over each corpus, by its number, after so many steps."""
+        """Return the passes over each corpus, by its number, after `steps` steps."""
         taken = self._taken(steps)
         if self._mixture is not None:
             return dict(enumerate(self._mixture.passes(taken)))
         return dict.fromkeys(range(len(self.spec.corpora)), taken / self._rows.length)
 
     def _group(self) -> int:
-        """Units of a step, see `windows`."""
+        """Return the number of units per step, see `windows`."""
         return (self.spec.global_batch_size or 1) if self.needs_sizes else 1
 
     def _steps_of(self, epoch: int) -> int:
@@ -120,7 +121,7 @@ class BatchPlan:
         return ceil(Fraction(self._rows.length, self.spec.global_batch_size or 1))
 
     def _locate(self, step: int) -> tuple[int, int]:
-        """(epoch, first unit of the step in it); without windows a step is the unit."""
+        """Return (epoch, first unit of the step in it). Without windows, a unit is a step."""
         if self._windows is None or not self.needs_sizes:
             return divmod(step, self._steps_of(0))
         if not self._rows.length:
@@ -129,7 +130,7 @@ class BatchPlan:
         while True:
             unit = step * group
             starts = self._windows.unit_starts(epoch, unit)
-            # The first window that is not counted begins with this unit, if it has any row.
+            # The first window that is not counted yet begins with this unit, if it has any row.
             begins = starts[-1] == unit and self._rows.starts(epoch)[len(starts) - 1] < self._rows.length
             if starts[-1] > unit or begins:
                 return epoch, unit
@@ -137,19 +138,19 @@ class BatchPlan:
             epoch += 1
 
     def _taken(self, step: int) -> int:
-        """Rows that all steps before this one hold."""
+        """Return the number of rows in all steps before this one."""
         epoch, unit = self._locate(step)
         if self._windows is not None and self.needs_sizes:
             return epoch * self._rows.length + self._windows.rows_before(epoch, unit)
         return epoch * self._rows.length + self._span(unit)[0]
 
     def _span(self, number: int) -> tuple[int, int]:
-        """Places in its epoch of the rows of batch `number`, in batches of a number of rows."""
+        """Return the range of row positions in the epoch for batch `number`, if batches count rows."""
         size = self.spec.global_batch_size or 1
         return number * size, min((number + 1) * size, self._rows.length)
 
     def _arranged(self, windows: ArrangedWindows, epoch: int, unit: int) -> tuple[np.ndarray, np.ndarray]:
-        """((shard, row) pairs, sequence ends) of the step that begins with `unit`."""
+        """Return ((shard, row) pairs, sequence ends) of the step that begins with `unit`."""
         missing = self._group()
         starts = windows.unit_starts(epoch, unit)
         window = bisect_right(starts, unit) - 1

@@ -1,4 +1,4 @@
-"""Rows to rectangular arrays. NumPy only: the data room knows no torch."""
+"""Collation of rows into rectangular arrays. NumPy only: medray.data does not import torch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from medray.data.encode import IGNORED
 
-NO_TASK = -1  # of padding
+NO_TASK = -1  # the task of padding
 
 Example = tuple[np.ndarray, np.ndarray]  # (input_ids, labels)
 Segment = tuple[int, np.ndarray, np.ndarray]  # (index of the task, input_ids, labels)
@@ -20,8 +20,8 @@ Segment = tuple[int, np.ndarray, np.ndarray]  # (index of the task, input_ids, l
 class MicroBatch:
     """One task of a micro-batch, int64.
 
-    causal: input_ids, attention_mask, labels [batch, seq], padded on the left so that targets end together: the
-    fewer columns hold a target, the fewer logits are computed. seq2seq: input_ids, attention_mask [batch, source],
+    causal: input_ids, attention_mask, labels [batch, seq], padded on the left so that all targets end in the same column:
+    the fewer columns contain targets, the fewer logits are computed. seq2seq: input_ids, attention_mask [batch, source],
     labels [batch, target], padded on the right.
     """
 
@@ -33,9 +33,10 @@ class MicroBatch:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MixedMicroBatch:
-    """Rows of several tasks in the order of these, otherwise as MicroBatch.
+    """Rows of several tasks in the order of the tasks, otherwise like MicroBatch.
 
-    task_ids: index of the method's task of each row, int64 [batch], ascending. A row without the task has no loss.
+    task_ids: for each row, the index of its task in the method, int64 [batch], ascending. A row without the task has no
+    loss.
     """
 
     input_ids: np.ndarray
@@ -48,9 +49,9 @@ class MixedMicroBatch:
 class PackedMicroBatch:
     """All tasks of a micro-batch of packed sequences, for causal models; int64 [batch, seq], padded on the right.
 
-    A segment is one task of one row. position_ids restart at 0 with every segment. task_ids: index of the method's
-    task of each token, NO_TASK on padding. Every place of the padding is at position 0: a segment of its own, so that
-    no position goes beyond the longest segment's.
+    A segment is one task of one row. position_ids restart at 0 with every segment. task_ids: for each token, the index of
+    its task in the method; NO_TASK on padding. Every padding token has position 0, as a segment of its own, so that no
+    position exceeds the longest segment.
     """
 
     input_ids: np.ndarray
@@ -66,9 +67,9 @@ def collate(
     architecture: Literal["causal", "seq2seq"],
     pad_id: int,
 ) -> MicroBatch:
-    """Pads (input_ids, labels) pairs; None and empty pairs become rows without any loss token.
+    """Pad (input_ids, labels) pairs. None and empty pairs become rows without loss tokens.
 
-    Nothing stands before a causal sequence that could predict its first token, so that token has no label.
+    The first token of a causal sequence has no label, because nothing before it could predict it.
     """
     filler = (np.array([pad_id]), np.array([IGNORED]))
     pairs = [filler if pair is None or not len(pair[0]) else pair for pair in examples]
@@ -83,7 +84,7 @@ def collate(
 def collate_mixed(
     rows: Sequence[tuple[int, Example | None]], architecture: Literal["causal", "seq2seq"], pad_id: int
 ) -> MixedMicroBatch:
-    """As `collate`, of (index of the task, example) pairs, whose indices do not fall."""
+    """Pad (index of the task, example) pairs with ascending indices, otherwise like `collate`."""
     micro = collate("", [example for _, example in rows], architecture, pad_id)
     task_ids = np.array([task for task, _ in rows], np.int64)
     return MixedMicroBatch(
@@ -94,11 +95,11 @@ def collate_mixed(
 def collate_packed(
     sequences: Sequence[Sequence[Segment]], pad_id: int, rows: Sequence[Sequence[int]] | None = None
 ) -> PackedMicroBatch:
-    """Lays each sequence's segments behind one another; empty segments are left out.
+    """Concatenate the segments of each sequence, without empty segments.
 
     rows: number of each segment's row, rising from 0 over all sequences; None: each segment is a row of its own.
-    A sequence without any token becomes padding. The first token of a segment has no label: what stands before it
-    belongs to another.
+    A sequence without any token becomes padding. The first token of a segment has no label: the token before it belongs to
+    another segment.
     """
     if rows is None:
         ends = np.cumsum([len(sequence) for sequence in sequences]).tolist()
@@ -127,7 +128,7 @@ def collate_packed(
 
 
 def prompts(ids: Sequence[np.ndarray], architecture: str, pad_id: int) -> MicroBatch:
-    """What generation starts from: ids of each prompt, which end together for a causal model. No labels."""
+    """Pad the token ids of prompts for generation; for a causal model, all prompts end in the last column. No labels."""
     padded, taken = _pad(ids, pad_id, left=architecture == "causal")
     return MicroBatch(
         task="prompt",
@@ -138,7 +139,7 @@ def prompts(ids: Sequence[np.ndarray], architecture: str, pad_id: int) -> MicroB
 
 
 def _pad(rows: Sequence[np.ndarray], value: int, *, left: bool) -> tuple[np.ndarray, np.ndarray]:
-    """([len(rows), longest] int64 filled with `value`, where it holds a row's own)."""
+    """Return (int64 [len(rows), longest] filled with `value`, bool mask of the rows' own values)."""
     sizes = np.array([len(row) for row in rows])
     columns = np.arange(sizes.max())
     taken = columns >= (len(columns) - sizes)[:, None] if left else columns < sizes[:, None]
@@ -150,7 +151,7 @@ def _joined(rows: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _spread(values: np.ndarray, taken: np.ndarray, fill: int) -> np.ndarray:
-    """`values` on the places that are taken, row by row, and `fill` on the others."""
+    """Return an array with `values` at the positions of the mask `taken`, row by row, and `fill` elsewhere."""
     out = np.full(taken.shape, fill, np.int64)
     out[taken] = values
     return out

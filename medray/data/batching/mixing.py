@@ -1,13 +1,13 @@
-"""Corpora mixed by weight, in exact proportions and without chance.
+"""The mixture of corpora by weight, in exact proportions and without randomness.
 
-With weights w that sum to 1, the k-th pick of corpus c (from 0) stands at time (k + 1/2) / w_c; picks follow each other
-by time, and at equal times by the number of the corpus. After n picks, corpus c of C has given n·w_c rows to within
-1/2 + w_c·(C - 2)/2, so within one row for up to three corpora. (It is the Webster method of apportionment.) Weights
-count as written: 0.7 is 7/10. All is done in integers, so that the billionth pick is as exact as the first, and any
-place of the mixture is computed and never walked to.
+With weights w that sum to 1, the k-th pick of corpus c (from 0) is at time (k + 1/2) / w_c; picks are ordered by time, and at
+equal times by the number of the corpus. After n picks, corpus c of C has contributed n·w_c rows, with an error of at most
+1/2 + w_c·(C - 2)/2, so at most one row for up to three corpora. (This is the Webster method of apportionment.) Weights are
+decimal numbers: 0.7 is 7/10. All arithmetic is in integers, so the billionth pick is as exact as the first, and any position
+of the mixture is computed directly.
 
-Each corpus is a stream of its own that begins a new pass, freshly shuffled, when it is used up. An epoch has as many
-picks as it takes until the first corpus is used up, counted from the start of the run; streams go on over its end.
+Each corpus is a separate stream that begins a new pass, shuffled again, when it is used up. An epoch has as many picks as it
+takes to use up the first corpus, counted from the start of the run; streams continue across the end of an epoch.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ from medray.errors import InputError
 
 
 class Shares:
-    """The mixture of endless streams by weight. Raises ValueError for a weight that is no positive number."""
+    """The mixture of endless streams by weight. Raises ValueError for a weight that is not a positive number."""
 
     def __init__(self, weights: Sequence[float]) -> None:
         for weight in weights:
             if not (math.isfinite(weight) and weight > 0):
-                raise ValueError(f"a weight of {weight}: it must be a positive number")
+                raise ValueError(f"a weight of {weight}: must be a positive number")
         parts = [Fraction(repr(float(weight))) for weight in weights]
         common = math.lcm(*(part.denominator for part in parts))
         whole = [int(part * common) for part in parts]
         self._parts = [part // math.gcd(*whole) for part in whole]
 
     def counts(self, picks: int) -> list[int]:
-        """Picks of each corpus among the first `picks` of the mixture."""
+        """Return the number of picks of each corpus among the first `picks` of the mixture."""
         total, corpora = sum(self._parts), len(self._parts)
-        # By a time that at most `picks` picks lie before; fewer than one pick a corpus is then missing.
+        # Start with a time before which there are at most `picks` picks; fewer than one pick per corpus is then missing.
         early = 2 * picks - corpora
         found = [max((early * part + total) // (2 * total), 0) for part in self._parts]
         for _ in range(picks - sum(found)):
@@ -46,15 +46,15 @@ class Shares:
         return found
 
     def places(self, corpus: int, first: int, last: int) -> np.ndarray:
-        """Places in the mixture of the picks first to last of one corpus, int64 [last - first].
+        """Return the positions in the mixture of the picks first to last of one corpus, int64 [last - first].
 
-        Before pick k of corpus c stand the picks k' of corpus j with (2k' + 1) / w_j < (2k + 1) / w_c, or equal where
+        Pick k of corpus c comes after the picks k' of corpus j with (2k' + 1) / w_j < (2k + 1) / w_c, or with equality if
         j < c.
         """
         part = self._parts[corpus]
         fits = (2 * last + 1) * max(self._parts) < 2**62
         odd = 2 * np.arange(first, last, dtype=np.int64) + 1
-        # Weights of many digits outgrow 64 bits: Python integers are as exact, only slower.
+        # Weights with many digits need more than 64 bits: Python integers are exact too, but slower.
         odd = odd if fits else odd.astype(object)
         found = (odd - 1) // 2
         for other, share in enumerate(self._parts):
@@ -66,16 +66,16 @@ class Shares:
 
 
 class Mixture:
-    """The order of rows of corpora that have weights. Raises InputError for a corpus without rows."""
+    """The order of rows of corpora with weights. Raises InputError for a corpus without rows."""
 
     def __init__(self, corpora: Sequence[Corpus], seed: int, window_shards: int) -> None:
         for number, corpus in enumerate(corpora):
             if not sum(corpus.rows):
                 raise InputError(
-                    f"corpus {number + 1} of {len(corpora)} has a weight and no rows",
+                    f"corpus {number + 1} of {len(corpora)} has a weight but no rows",
                     key="data.train",
                     value=corpus.weight,
-                    fix="Take it out, or see the rejects of its files.",
+                    fix="remove it, or check the rejects of its files",
                 )
         self._streams = [
             Stream(corpus.shards, corpus.rows, seed, window_shards, number)
@@ -113,7 +113,7 @@ class Mixture:
         return np.array([shard for _, _, shards in sorted(needed) for shard in shards], np.int64)
 
     def passes(self, picks: int) -> list[float]:
-        """How often each corpus was gone through after so many picks."""
+        """Return the number of passes over each corpus after `picks` picks."""
         counts = self._shares.counts(picks)
         return [count / stream.length for count, stream in zip(counts, self._streams, strict=True)]
 

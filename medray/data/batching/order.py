@@ -1,9 +1,8 @@
-"""The order of rows: shards shuffled, then rows shuffled inside windows of shards. Pure arithmetic, the same everywhere.
+"""The order of rows: shards are shuffled, then rows inside windows of shards. Pure arithmetic with the same result everywhere.
 
-Shards are shuffled by (seed, pass) and cut into windows of `window_shards`; rows are shuffled inside a window by (seed,
-pass, window). The windows one after the other are the order of a pass. Any row of any pass is found from the row
-counts alone: nothing before it is walked, and nothing depends on the number of workers or on which shards are
-written yet.
+Shards are shuffled by (seed, pass) and grouped into windows of `window_shards`; rows are shuffled inside a window by (seed,
+pass, window). The concatenated windows are the order of a pass. Any row of any pass is found from the row counts alone: no
+earlier rows are visited, and the order does not depend on the number of workers or on which shards are already written.
 """
 
 from __future__ import annotations
@@ -14,37 +13,37 @@ from typing import Protocol
 
 import numpy as np
 
-# What a draw is for, as a word of its seed. Words that are absent count as 0, so a purpose of its own starts at 1.
+# The purpose of a random draw, as a word of its seed. Missing words count as 0, so purposes start at 1.
 PACKING, BUCKETS, CORPUS_SHARDS, CORPUS_ROWS = 1, 2, 3, 4
 
-# An encoder-decoder pads two arrays a row. In a run of rows with about the same total, order by the source puts targets
-# in order too; a longer run would mix totals, a shorter one leave sources in disorder.
+# An encoder-decoder pads two arrays per row. In a group of rows with about the same total, ordering by the source also orders
+# the targets; a longer group would mix totals, a shorter one would leave sources unordered.
 RUN_ROWS = 64
 
 
 class RowOrder(Protocol):
-    """An endless order of rows, cut into epochs of `length` rows; place p of epoch e is position e * length + p."""
+    """An endless order of rows, split into epochs of `length` rows; row p of epoch e is at position e * length + p."""
 
     @property
     def length(self) -> int: ...
 
     def starts(self, epoch: int) -> np.ndarray:
-        """First place of each window of an epoch, and `length` at the end; int64 [windows + 1]."""
+        """Return the first row of each window of an epoch, and `length` at the end; int64 [windows + 1]."""
 
     def take(self, first: int, last: int) -> np.ndarray:
-        """(shard, row) at the positions first to last, int64 [last - first, 2]."""
+        """Return (shard, row) at the positions first to last, int64 [last - first, 2]."""
 
     def shards(self, first: int, last: int) -> list[int]:
-        """Shards that the positions first to last may need, in the order of need, each once."""
+        """Return the shards that the positions first to last may need, in the order of need, each once."""
 
     def shard_order(self) -> np.ndarray:
-        """All shards, in the order in which a run that starts at position 0 needs them."""
+        """Return all shards in the order in which a run that starts at position 0 needs them."""
 
 
 class Stream:
-    """Rows of some shards, pass after pass, each row once a pass. It is the order of a run that mixes nothing.
+    """The rows of some shards, one pass after another, with each row once per pass. It is the order of a run without weights.
 
-    corpus: number of the corpus where several streams are mixed, so that no two shuffle alike.
+    corpus: number of the corpus if several streams are mixed, so that each is shuffled differently.
     """
 
     def __init__(
@@ -68,7 +67,7 @@ class Stream:
         return self._shards[self._pass(0)[0]]
 
     def windows(self) -> list[tuple[int, list[int]]]:
-        """(first position, shards) of the windows of the first pass."""
+        """Return (first position, shards) for the windows of the first pass."""
         shards = self.shard_order()
         firsts = range(0, len(shards), self._window_shards)
         starts = np.concatenate([[0], np.cumsum(self._rows[self._pass(0)[0]])])
@@ -87,7 +86,7 @@ class Stream:
         return list(found)
 
     def _parts(self, first: int, last: int) -> list[tuple[int, int, int, int]]:
-        """The positions first to last as (pass, window, begin, end), places counted from the window's first."""
+        """Return the positions first to last as (pass, window, begin, end), where begin and end count from the window's start."""
         parts = []
         while first < last:
             epoch, place = divmod(first, self.length)
@@ -103,7 +102,7 @@ class Stream:
         return self._pass(epoch)[0][first : first + self._window_shards]
 
     def _shuffle_shards(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """(places of the shards, starts of the windows) of a pass."""
+        """Return (order of the shards, starts of the windows) for a pass."""
         order = self._draw(CORPUS_SHARDS, epoch).permutation(len(self._shards))
         ends = np.cumsum(self._rows[order])[self._window_shards - 1 :: self._window_shards]
         if not len(ends) or ends[-1] != self.length:
@@ -128,10 +127,10 @@ def generator(*entropy: int) -> np.random.Generator:
 
 
 def rank_slots(slots: int, world_size: int, micro_batch_size: int, rank: int) -> list[range]:
-    """Slots of the global batch that `rank` computes, one range a micro-batch.
+    """Return the slots of the global batch that `rank` computes, one range per micro-batch.
 
-    slots = world_size x micro_batch_size x accumulation steps. In an accumulation step all ranks compute neighbouring
-    slots.
+    slots = world_size x micro_batch_size x accumulation steps. In an accumulation step, all ranks together compute
+    consecutive slots.
     """
     turn = world_size * micro_batch_size
     return [
@@ -141,9 +140,9 @@ def rank_slots(slots: int, world_size: int, micro_batch_size: int, rank: int) ->
 
 
 def by_length(totals: np.ndarray, sources: np.ndarray | None = None) -> np.ndarray:
-    """Order of rows by their tokens, the longest first; int64 [rows].
+    """Return the order of rows by their tokens, the longest first; int64 [rows].
 
-    totals: of every row. sources: its part that an encoder reads, where there is one: runs of RUN_ROWS rows are then
+    totals: tokens of every row. sources: tokens that an encoder reads, if there is one; groups of RUN_ROWS rows are then
     ordered by it. Equal rows keep their order.
     """
     order = np.argsort(-np.asarray(totals, np.int64), kind="stable")

@@ -1,9 +1,9 @@
-"""Whole rows into sequences of bounded length, and sequences into batches of bounded tokens. Arithmetic on sizes alone.
+"""Packing of whole rows into sequences of bounded length, and of sequences into batches of bounded tokens, from sizes alone.
 
-Packing is best fit decreasing: the longest row first, each into the sequence with the least room that holds it. The
-rooms of all sequences stand in one sorted list, where the least that fits is found by bisection. Compared on windows of
-16,000 rows with one integer whose bits are the rooms that some sequence has: as fast up to 2,048 tokens, several
-times faster at 131,072, and shorter.
+Packing is best fit decreasing: the longest row first, each into the sequence with the smallest free space that fits. The free
+spaces of all sequences are in one sorted list, where the smallest that fits is found by bisection. This was compared on
+windows of 16,000 rows with an integer whose bits are the existing free spaces: it is as fast up to 2,048 tokens, several times
+faster at 131,072, and shorter.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import numpy as np
 
 
 def best_fit(sizes: np.ndarray, capacity: int) -> np.ndarray:
-    """The sequence of each row, numbered from 0 without gaps; int64 [rows].
+    """Return the sequence number of each row, from 0 without gaps; int64 [rows].
 
-    sizes: [rows], tokens. A sequence holds at most `capacity` tokens, but a row larger than that stands alone in one.
-    Rows of no tokens are dealt out over the sequences.
+    sizes: [rows], tokens. A sequence holds at most `capacity` tokens, but a row larger than that has a sequence of its own.
+    Rows without tokens are spread over the sequences.
     """
     sizes = np.asarray(sizes, np.int64)
     order = np.argsort(-sizes, kind="stable")
@@ -32,8 +32,8 @@ def best_fit(sizes: np.ndarray, capacity: int) -> np.ndarray:
 
 
 def _fill(sizes: list[int], capacity: int) -> tuple[list[int], int]:
-    """(sequence of each row, number of sequences) for rows of 1 to `capacity` tokens, the largest first."""
-    # An entry is room * 2^shift + sequence, so that one integer sorts by room, then by sequence.
+    """Return (sequence of each row, number of sequences) for rows of 1 to `capacity` tokens, the largest first."""
+    # An entry is free space * 2^shift + sequence, so that one integer sorts by free space, then by sequence.
     shift = len(sizes).bit_length()
     rooms: list[int] = []
     numbers: list[int] = []
@@ -52,14 +52,14 @@ def _fill(sizes: list[int], capacity: int) -> tuple[list[int], int]:
 
 
 def cut_by_tokens(sizes: np.ndarray, limit: int) -> np.ndarray:
-    """Ends of batches of about equal tokens, in the order given; int64 [batches], cumulative.
+    """Return the ends of batches of about equal tokens, in the given order; int64 [batches], cumulative.
 
-    As few batches as hold at most `limit` tokens each; what is larger than the limit stands alone. Each cut is the one
-    nearest to an equal share of the tokens left that still lets the rest fit.
+    There are as few batches as possible with at most `limit` tokens each; an item above the limit has a batch of its own. Each
+    cut is the one nearest to an equal share of the remaining tokens that still lets the rest fit.
     """
     count = len(sizes)
     tokens = [0, *np.cumsum(sizes, dtype=np.int64).tolist()]
-    # An oversized row counts as one full batch in the shares.
+    # In the shares, an oversized row counts as one full batch.
     shares = [0, *np.cumsum(np.minimum(sizes, limit), dtype=np.int64).tolist()]
 
     def furthest(start: int) -> int:
@@ -70,7 +70,7 @@ def cut_by_tokens(sizes: np.ndarray, limit: int) -> np.ndarray:
         batches, at = batches + 1, furthest(at)
     earliest = [count] * (
         batches + 1
-    )  # where batch i may begin, so that the rest fits into the batches from i on
+    )  # the earliest start of batch i such that the rest fits into the batches from i on
     for batch in range(batches - 1, -1, -1):
         end = earliest[batch + 1]
         earliest[batch] = min(bisect_left(tokens, tokens[end] - limit), end - 1)

@@ -1,4 +1,4 @@
-"""What a batch plan is made from, and what it gives: values that other rooms hold, compare and send."""
+"""The input and the output of a batch plan, as values that other packages keep, compare and send."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import numpy as np
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Batch:
-    """One optimizer step, real rows only: filling up to equal slots a rank is the reader's matter.
+    """One optimizer step with real rows only; the reader adds empty slots so that all ranks have the same number.
 
-    shards, rows: int64 [rows], shard numbers and rows in them. ends: int64 [sequences], cumulative: sequence i holds
-    the rows ends[i-1]:ends[i]. Without packing each sequence is one row.
+    shards, rows: int64 [rows], shard numbers and rows in them. ends: int64 [sequences], cumulative: sequence i has the rows
+    ends[i-1]:ends[i]. Without packing, each sequence is one row.
     """
 
     epoch: int
@@ -25,7 +25,7 @@ class Batch:
 
     @property
     def real(self) -> int:
-        """Number of rows."""
+        """Return the number of rows."""
         return len(self.rows)
 
     @property
@@ -35,7 +35,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Corpus:
-    """Shards by their numbers in the split, and their row counts; weight: None where nothing is mixed by weight."""
+    """The shards of a corpus, by their numbers in the split, and their row counts. weight: None without mixing by weight."""
 
     shards: tuple[int, ...]
     rows: tuple[int, ...]
@@ -47,17 +47,20 @@ class Corpus:
 
 
 class Sizes(Protocol):
-    """Tokens of every row of a shard, all trained tasks together or a part of them, int32 [rows]. May wait for it."""
+    """A function that returns the tokens of every row of a shard, int32 [rows], for all trained tasks or some of them.
+
+    It may wait until the shard is written.
+    """
 
     def __call__(self, shard: int, /) -> np.ndarray: ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PlanSpec:
-    """All that decides a plan but the sizes of rows.
+    """Everything that determines a plan, except the sizes of rows.
 
-    global_batch_size: sequences of a step (rows, or with pack_tokens packed sequences). global_batch_tokens: most
-    tokens of a step, in its place. Raises ValueError where these contradict each other.
+    global_batch_size: sequences per step (rows, or packed sequences with pack_tokens). global_batch_tokens: largest number
+    of tokens per step, instead of global_batch_size. Raises ValueError for settings that contradict each other.
     """
 
     corpora: tuple[Corpus, ...]
@@ -70,20 +73,20 @@ class PlanSpec:
 
     def __post_init__(self) -> None:
         if (self.global_batch_size is None) == (self.global_batch_tokens is None):
-            raise ValueError("a plan needs global_batch_size or global_batch_tokens, and not both")
+            raise ValueError("a plan needs either global_batch_size or global_batch_tokens")
         for name in ("window_shards", "global_batch_size", "global_batch_tokens", "pack_tokens"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise ValueError(f"{name}: {value}: it must be at least 1")
+                raise ValueError(f"{name}: {value}: must be at least 1")
         if self.length_buckets and self.pack_tokens is not None:
-            raise ValueError("length_buckets and pack_tokens: packed sequences are alike in length already")
+            raise ValueError("length_buckets and pack_tokens: packed sequences already have the same length")
         if len({corpus.weight is None for corpus in self.corpora}) > 1:
-            raise ValueError("all corpora have a weight, or none has")
+            raise ValueError("either all corpora or none must have a weight")
 
     @property
     def weighted(self) -> bool:
         return any(corpus.weight is not None for corpus in self.corpora)
 
     def digest(self) -> str:
-        """Hex name of this plan: equal specs give equal names in every process."""
+        """Return a hex name of this plan. Equal specs have equal names in every process."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()

@@ -1,8 +1,8 @@
-"""What depends on the sizes of rows, window by window: packing, length buckets, batches of so many tokens.
+"""The part of a plan that depends on the sizes of rows, one window at a time: packing, length buckets, batches by tokens.
 
-A window is arranged from its own rows, the seed and its number, and from nothing else: not from other windows, nor
-from what was asked before. Its **units** are what steps are counted in: packed sequences where a batch is a number of
-them, else whole batches. With a folder every arrangement is kept as a file, and so are the unit counts of an epoch.
+The arrangement of a window depends only on its own rows, the seed and its number, not on other windows or earlier calls.
+Steps are counted in **units**: packed sequences if a batch is a number of them, else whole batches. With a folder, every
+arrangement is kept as a file, and so are the unit counts of an epoch.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from medray.data.batching.packing import best_fit, cut_by_tokens
 from medray.data.batching.plan_spec import PlanSpec, Sizes
 from medray.storage import StoragePath
 
-FORMAT = 2  # of the kept files and of the arithmetic behind them: another number, other files
+FORMAT = 2  # version of the kept files and of the arithmetic: another number uses other files
 
 
 @dataclass(frozen=True)
 class Arrangement:
-    """The rows of one window as they are used, int32 arrays.
+    """The rows of one window in the order of use, int32 arrays.
 
-    order: [rows], places in the window. sequence_ends: [sequences], cumulative rows. unit_ends: [units], cumulative
+    order: [rows], indices into the window. sequence_ends: [sequences], cumulative rows. unit_ends: [units], cumulative
     sequences.
     """
 
@@ -50,14 +50,14 @@ class Arrangement:
         return int(self.sequence_ends[sequences - 1]) if sequences else 0
 
     def part(self, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
-        """(places of the rows, sequence ends counted from the first of them) of the units first to last."""
+        """Return (row indices, sequence ends counted from the first of these rows) for the units first to last."""
         begin, end = self.rows_before(first), self.rows_before(last)
         sequences = slice(int(self.unit_ends[first - 1]) if first else 0, int(self.unit_ends[last - 1]))
         return self.order[begin:end], self.sequence_ends[sequences] - begin
 
     @classmethod
     def read(cls, arrays: Mapping[str, np.ndarray], rows: int) -> Arrangement:
-        """From kept arrays. Raises ValueError or KeyError where they are no arrangement of so many rows."""
+        """Return the arrangement of kept arrays. Raises ValueError or KeyError if they are not one of `rows` rows."""
         found = cls(arrays["order"], arrays["sequence_ends"], arrays["unit_ends"])
         if any(array.ndim != 1 or array.dtype != np.int32 for array in vars(found).values()):
             raise ValueError("not int32 arrays of one dimension")
@@ -65,16 +65,16 @@ class Arrangement:
             raise ValueError(f"not an order of {rows} rows")
         for ends, last in ((found.sequence_ends, rows), (found.unit_ends, len(found.sequence_ends))):
             if not len(ends) or ends[-1] != last or np.diff(ends, prepend=0).min() < 1:
-                raise ValueError("ends that do not rise to their count")
+                raise ValueError("ends that do not ascend to the number of entries")
         return found
 
 
 def arrange(
     spec: PlanSpec, sizes: np.ndarray, epoch: int, window: int, sources: np.ndarray | None = None
 ) -> Arrangement:
-    """Arranges a window whose rows, in their shuffled order, have `sizes` tokens each; int [rows], at least one.
+    """Arrange a window of rows. sizes: tokens of the rows in their shuffled order; int [rows], at least one row.
 
-    sources: tokens of their encoder's part, where there is one; only buckets ask for them.
+    sources: tokens that an encoder reads, if there is one; used for length buckets only.
     """
     sizes, rows = np.asarray(sizes, np.int64), len(sizes)
     order, ends = np.arange(rows), np.arange(1, rows + 1)
@@ -95,8 +95,11 @@ def arrange(
 
 
 def _packed(sizes: np.ndarray, capacity: int, draw: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """(order of rows, ends of sequences). Sequences are shuffled, as their lengths would run down else; in a sequence
-    rows keep the window's shuffled order."""
+    """Return (order of rows, ends of sequences).
+
+    Sequences are shuffled, because otherwise their lengths would decrease. Inside a sequence, rows keep the window's
+    shuffled order.
+    """
     numbers = best_fit(sizes, capacity)
     places = draw.permutation(int(numbers.max()) + 1)[numbers]
     return np.argsort(places, kind="stable"), np.cumsum(np.bincount(places))
@@ -105,7 +108,7 @@ def _packed(sizes: np.ndarray, capacity: int, draw: np.random.Generator) -> tupl
 def _shuffled(
     spec: PlanSpec, order: np.ndarray, ends: np.ndarray, draw: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Batches in another order. A batch of too few rows stays last: only the end of an epoch has one."""
+    """Return the batches in shuffled order. A batch with too few rows stays last: it occurs only at the end of an epoch."""
     batches = np.split(order, ends[:-1])
     short = spec.global_batch_size is not None and len(batches[-1]) < spec.global_batch_size
     places = draw.permutation(len(batches) - short).tolist()
@@ -114,7 +117,7 @@ def _shuffled(
 
 
 class ArrangedWindows:
-    """The arrangements of all windows. Safe to be asked by several threads; processes may share the folder."""
+    """The arrangements of all windows. Several threads may use it, and several processes may share the folder."""
 
     def __init__(
         self, spec: PlanSpec, rows: RowOrder, sizes: Sizes, sources: Sizes | None, folder: StoragePath | None
@@ -122,20 +125,20 @@ class ArrangedWindows:
         self._spec, self._rows, self._sizes, self._folder = spec, rows, sizes, folder
         self._sources = sources if spec.length_buckets else None
         self._lock = RLock()
-        # First unit of each window, an epoch each: of epochs that are counted in part, and to their end.
+        # Epoch → the first unit of each window, for epochs that are counted in part, and for those counted to the end.
         self._begun: dict[int, list[int]] = {}
         self._counted: dict[int, list[int]] = {}
         self._opened: PlanFiles | None = None
-        # Whether units must be counted; else their number follows from that of the rows.
+        # Whether units must be counted; otherwise their number follows from the number of rows.
         self._unequal = spec.pack_tokens is not None or spec.global_batch_tokens is not None
         self.arrangement = lru_cache(maxsize=4)(self._arrangement)
         self.pairs = lru_cache(maxsize=4)(self._pairs)
 
     def bounds(self, epoch: int, window: int) -> tuple[int, int]:
-        """Places in the epoch of the first row of a window and behind its last.
+        """Return the range of row positions of a window in its epoch, [first, after the last).
 
-        Buckets of a number of rows do not end where a window does: the rows of its last, partial batch go along with
-        the next window.
+        Length buckets with a number of rows do not end where a window ends: the rows of its last, partial batch move to the
+        next window.
         """
         starts, size = self._rows.starts(epoch), self._spec.global_batch_size
         first, last = int(starts[window]), int(starts[window + 1])
@@ -145,10 +148,10 @@ class ArrangedWindows:
         return first, last
 
     def unit_starts(self, epoch: int, unit: int | None) -> list[int]:
-        """First unit of each window of an epoch, as far as needed to know on which side of them `unit` lies.
+        """Return the first unit of each window of an epoch, as far as needed to find the window of `unit`.
 
-        Ends with the first unit of a window that is not counted yet, so that nobody waits for the sizes of rows that
-        come later; where all are counted, as with unit None, with the number of units.
+        The last entry is the first unit of a window that is not counted yet, so that no call waits for the sizes of later
+        rows; if all are counted, as with unit None, it is the number of units.
         """
         if epoch in self._counted:
             return self._counted[epoch]
@@ -175,7 +178,7 @@ class ArrangedWindows:
             return starts[:]
 
     def rows_before(self, epoch: int, unit: int) -> int:
-        """Rows of an epoch that stand before a unit."""
+        """Return the number of rows of an epoch before a unit."""
         starts = self.unit_starts(epoch, unit)
         window = bisect_right(starts, unit) - 1
         if unit == starts[window]:
@@ -190,7 +193,7 @@ class ArrangedWindows:
         return -(-(last - first) // (self._spec.global_batch_size or 1))
 
     def _pairs(self, epoch: int, window: int) -> np.ndarray:
-        """(shard, row) of a window in the shuffled order, [rows, 2]."""
+        """Return (shard, row) for the rows of a window in the shuffled order, [rows, 2]."""
         first, last = self.bounds(epoch, window)
         return self._rows.take(epoch * self._rows.length + first, epoch * self._rows.length + last)
 
@@ -209,8 +212,11 @@ class ArrangedWindows:
         return made
 
     def _files(self) -> PlanFiles | None:
-        """The folder of this plan. The sizes of one shard are part of its name: a run of other tasks has other sizes
-        over the same shards, and must not find these files."""
+        """Return the folder of this plan.
+
+        The sizes of one shard are part of its name: a run with other tasks has other sizes for the same shards and must not
+        use these files.
+        """
         if self._folder is None or self._opened is not None:
             return self._opened
         with self._lock:
@@ -226,7 +232,7 @@ class ArrangedWindows:
             if starts.dtype != np.int64 or starts.shape != (windows + 1,) or starts[0] != 0:
                 raise ValueError("not the units of this epoch")
             if (np.diff(starts) < 0).any():
-                raise ValueError("units that do not rise")
+                raise ValueError("units that do not ascend")
             return starts.tolist()
 
         files = self._files() if self._unequal else None
@@ -234,7 +240,7 @@ class ArrangedWindows:
 
 
 def _of_rows(sizes: Sizes, pairs: np.ndarray) -> np.ndarray:
-    """What `sizes` says of (shard, row) pairs, int64 [rows]."""
+    """Return the sizes of (shard, row) pairs, int64 [rows]."""
     found = np.empty(len(pairs), np.int64)
     by_shard = np.argsort(pairs[:, 0], kind="stable")
     shards, begins = np.unique(pairs[by_shard, 0], return_index=True)
@@ -249,22 +255,24 @@ def _epoch_name(epoch: int) -> str:
 
 Found = TypeVar("Found")
 
-# What reading a file raises that was cut short, overwritten or never was one of ours.
+# Errors of reading a file that was cut short, overwritten or written by another program.
 _DAMAGED = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError)
 
 
 class PlanFiles:
-    """Named files in one folder. Several processes may write the same name: each file appears whole."""
+    """A folder of named files. Several processes may write the same name: each file appears complete."""
 
     def __init__(self, folder: StoragePath) -> None:
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
 
     def load(self, name: str, check: Callable[[dict[str, np.ndarray]], Found]) -> Found | None:
-        """`check` of the file's arrays; None where the file is absent or damaged, or `check` raises ValueError or
-        KeyError."""
+        """Return the result of `check` for the file's arrays.
+
+        Returns None if the file is absent or damaged, or if `check` raises ValueError or KeyError.
+        """
         try:
-            # Read here: of a file that was cut short, np.load would leave its own open.
+            # Read the bytes first: for a truncated file, np.load would leave its own stream open.
             read = io.BytesIO((self._folder / f"{name}.npz").read_bytes())
             with np.load(read, allow_pickle=False) as archive:
                 return check({key: archive[key] for key in archive.files})

@@ -60,11 +60,11 @@ def test_names_that_look_like_values_are_counted_not_printed(tmp_path: Path, nam
     if "note" in index.columns_seen:
         usual = sorted({"note", "answer", "class"} & set(index.columns_seen))
         hidden = f"{count - len(usual)} more that are not shown"
-        assert caught.value.fix == f"it has {', '.join([*usual, hidden])}"
+        assert caught.value.fix == f"use one of its columns: {', '.join([*usual, hidden])}"
         assert "12 34" not in said
     else:
         assert f"the names of its {count} columns are not shown" in caught.value.what
-        header = "its first line seems not to be a header" in caught.value.what
+        header = "its first line does not seem to be a header" in caught.value.what
         assert header == (not name.startswith("a.json"))
 
 

@@ -1,4 +1,4 @@
-"""Rows to records: what is taken as it is, what is mended, and what is left out with which reason."""
+"""Rows become records: some unchanged, some repaired, and some are left out with a reason."""
 
 from __future__ import annotations
 
@@ -100,8 +100,8 @@ def test_a_row_without_input_or_label_is_left_out(column: str, missing: object) 
     ("value", "problem"),
     [
         ([["SECRET"]], "holds a list, not text"),
-        ("SECRET\x00", "holds a NUL byte"),
-        (json.loads(r'"SECRET \ud83e"'), "holds half of a surrogate pair"),
+        ("SECRET\x00", "contains a NUL byte"),
+        (json.loads(r'"SECRET \ud83e"'), "contains an unpaired surrogate"),
     ],
 )
 def test_a_value_that_is_not_text_leaves_the_row_out(column: str, value: object, problem: str) -> None:
@@ -238,7 +238,7 @@ class TestOtherForms:
             (Relation("treats", "e1", "e2"),),
         )
         lost = row | {"relations": [{"type": "treats", "arg1_id": "e1", "arg2_id": "e9"}]}
-        assert reason(lost) == "a relation names an entity that is not there"
+        assert reason(lost) == "a relation refers to an unknown entity"
 
 
 @pytest.mark.parametrize(

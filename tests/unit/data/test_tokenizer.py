@@ -113,7 +113,7 @@ def test_a_folder_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
 
 
 class TestHash:
-    def test_it_changes_with_every_file_that_a_tokenizer_is_read_from(
+    def test_a_hash_changes_with_every_file_of_a_tokenizer(
         self, folder: Path, tmp_path: Path
     ) -> None:
         copy = Path(shutil.copytree(folder, tmp_path / "copy"))
@@ -129,7 +129,7 @@ class TestHash:
         seen.add(tokenizer_hash(str(copy)))
         assert len(seen) == 8
 
-    def test_weights_do_not_change_it(self, folder: Path, tmp_path: Path) -> None:
+    def test_weights_do_not_change_the_hash(self, folder: Path, tmp_path: Path) -> None:
         copy = Path(shutil.copytree(folder, tmp_path / "copy"))
         (copy / "model.safetensors").write_bytes(b"weights")
         (copy / "config.json").write_text("{}")

@@ -1,4 +1,4 @@
-"""A tokenizer read without transformers is the one that transformers loads, call by call; others are left to it."""
+"""A tokenizer read without transformers equals the one that transformers loads, which loads all others."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ TEXTS = ["fever", " two  days\n", "naïve café – 5 µg/mL 疼痛", "</s> is n
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A trained tokenizer with a begin token, a token that is no word of it, and a chat template."""
+    """Return a trained tokenizer with a begin token, an added token and a chat template."""
     made = tmp_path_factory.mktemp("model") / "tokenizer"
     shutil.copytree(tiny.tokenizer(tmp_path_factory.getbasetemp() / "trained"), made)
     file = made / "tokenizer_config.json"
@@ -81,7 +81,7 @@ def assert_same(ours: FileTokenizer, theirs: Any) -> None:
         assert ours.apply_chat_template(turns, **asked) == theirs.apply_chat_template(turns, **asked)
 
 
-def test_it_is_what_transformers_loads(folder: Path) -> None:
+def test_it_equals_the_tokenizer_of_transformers(folder: Path) -> None:
     ours = read_tokenizer(str(folder))
     assert isinstance(ours, FileTokenizer)
     assert_same(ours, load_tokenizer(str(folder)))
@@ -146,7 +146,7 @@ def with_mask(_: Path, config: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("change", [rebuilt, qwen, with_begin, new_token, with_mask])
-def test_the_one_that_encoded_shards_is_kept_beside_them_as_it_was(
+def test_the_tokenizer_of_shards_is_saved_next_to_them_unchanged(
     folder: Path, tmp_path: Path, change: Callable[[Path, dict[str, Any]], None]
 ) -> None:
     made = str(changed(folder, tmp_path / "changed", change))
@@ -163,7 +163,7 @@ def test_the_one_that_encoded_shards_is_kept_beside_them_as_it_was(
 
 
 @pytest.mark.parametrize("change", [rebuilt, with_begin, new_token, other_map, other_type, no_end, broken])
-def test_what_transformers_changes_is_left_to_it(
+def test_a_tokenizer_that_transformers_changes_is_loaded_by_it(
     folder: Path,
     tmp_path: Path,
     change: Callable[[Path, dict[str, Any]], None],

@@ -1,4 +1,4 @@
-"""The steps of a plan: every row once an epoch, any step at once, and the same whoever asks, when, and how often."""
+"""The steps of a plan hold every row once per epoch, are found directly, and are the same for every caller."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ each_mixing = pytest.mark.parametrize("weighted", [False, True], ids=["pool", "w
 
 
 def sizes(shard: int) -> np.ndarray:
-    """Up to 12 rows a shard: tokens from 0 to beyond what a sequence of 20 holds."""
+    """Return the tokens of up to 12 rows of a shard, from 0 to more than a sequence of 20 holds."""
     return np.random.default_rng(shard).choice([0, 1, 2, 3, 5, 8, 13, 19, 20, 31], 12).astype(np.int32)
 
 
@@ -63,7 +63,7 @@ def epoch_of(plan: BatchPlan, epoch: int) -> list[Batch]:
 
 
 def tokens(batch: Batch) -> list[int]:
-    """Tokens of every sequence."""
+    """Return the tokens of every sequence."""
     rows = [int(sizes(shard)[row]) for shard, row in pairs(batch)]
     return [sum(rows[a:b]) for a, b in zip([0, *batch.ends[:-1]], batch.ends, strict=True)]
 
@@ -96,7 +96,7 @@ def test_every_row_comes_exactly_once_an_epoch(mode: str, seed: int) -> None:
 
 @each_mode
 @pytest.mark.parametrize("seed", grids.first(3, range(15)))
-def test_weights_hold_whatever_rows_stand_together(mode: str, seed: int) -> None:
+def test_weights_hold_in_every_mode(mode: str, seed: int) -> None:
     """A window of a mixture has the same rows in every mode; over an epoch the rows are those of the mixture."""
     spec = some_spec(seed, mode, True)
     by_rows = BatchPlan(
@@ -143,10 +143,10 @@ def test_batches_are_well_formed(mode: str, weighted: bool, seed: int) -> None:
 @each_mode
 @each_mixing
 @pytest.mark.parametrize("seed", grids.first(3, range(10)))
-def test_a_step_found_alone_is_the_step_that_walking_gives(
+def test_a_step_found_directly_equals_the_step_found_by_walking(
     mode: str, weighted: bool, seed: int, tmp_path: Path
 ) -> None:
-    """Some come from a plan that was asked nothing before, some from one that forgot them or finds them in files."""
+    """Steps are the same from a new plan, from one that dropped them from memory, and from files."""
     spec = some_spec(seed, mode, weighted)
     walking = plan(spec)
     walked = [walking.batch(step) for step in range(walking.steps(3))]
@@ -164,7 +164,7 @@ def test_a_step_found_alone_is_the_step_that_walking_gives(
 @each_mixing
 @pytest.mark.parametrize("seed", grids.first(3, range(8)))
 def test_no_shard_is_asked_for_before_its_window(mode: str, weighted: bool, seed: int) -> None:
-    """Sizes are there only of the shards that the plan itself named for this step and the next window."""
+    """Provide sizes only for the shards that the plan itself named for this step and the next window."""
     spec = some_spec(seed, mode, weighted)
     if (
         mode == "packed"
@@ -259,8 +259,8 @@ def test_repeats_are_passes_over_each_corpus(mode: str) -> None:
     assert pool.repeats(pool.steps(2)) == {0: 2.0, 1: 2.0, 2: 2.0}
 
 
-def test_a_late_step_of_a_large_corpus_costs_no_walk() -> None:
-    """Ten million rows: the rows of step 10^9 in far less than a walk over a single epoch."""
+def test_a_late_step_of_a_large_corpus_is_found_directly() -> None:
+    """Step 10^9 over ten million rows is found far faster than a walk over one epoch."""
     for weight in (None, 1.0):
         corpus = Corpus(tuple(range(5000)), (2048,) * 5000, weight)
         found = BatchPlan(PlanSpec(corpora=(corpus,), seed=0, window_shards=8, global_batch_size=64), never)
@@ -271,7 +271,7 @@ def test_a_late_step_of_a_large_corpus_costs_no_walk() -> None:
 
 @each_mode
 def test_the_rows_of_a_step_are_the_same_for_any_number_of_workers(mode: str) -> None:
-    """The plan knows no workers: sequences of a batch fill the slots of any layout, each once."""
+    """The plan does not depend on workers: the sequences of a batch fill the slots of any layout, each once."""
     found = plan(some_spec(5, mode, False))
     for step in range(found.steps(1)):
         batch = found.batch(step)
@@ -295,10 +295,10 @@ def test_no_rows_make_no_steps() -> None:
     ("wrong", "message"),
     [
         ({"global_batch_size": None}, "global_batch_size or global_batch_tokens"),
-        ({"global_batch_tokens": 8}, "not both"),
-        ({"pack_tokens": 8, "length_buckets": True}, "alike"),
+        ({"global_batch_tokens": 8}, "needs either"),
+        ({"pack_tokens": 8, "length_buckets": True}, "already have the same length"),
         ({"window_shards": 0}, "at least 1"),
-        ({"corpora": (Corpus((0,), (1,), 1.0), Corpus((1,), (1,)))}, "or none has"),
+        ({"corpora": (Corpus((0,), (1,), 1.0), Corpus((1,), (1,)))}, "or none must have a weight"),
     ],
 )
 def test_a_plan_that_contradicts_itself_is_refused(wrong: dict[str, object], message: str) -> None:

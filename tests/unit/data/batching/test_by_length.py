@@ -9,7 +9,7 @@ def test_rows_come_longest_first_and_equal_ones_keep_their_order():
     assert by_length(np.array([3, 9, 3, 5])).tolist() == [1, 3, 0, 2]
 
 
-def test_runs_of_alike_totals_are_ordered_by_their_source():
+def test_rows_of_similar_totals_are_ordered_by_their_source():
     draw = np.random.default_rng(0)
     totals, sources = draw.integers(100, 500, 300), draw.integers(1, 60, 300)
     order = by_length(totals, sources)

@@ -1,4 +1,4 @@
-"""Rows to rectangles: the side of the padding, rows without weight, shapes and types."""
+"""Collation pads the right side, handles rows without weight, and gives the right shapes and types."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ def test_seq2seq_rows_are_padded_on_the_right_source_and_target_apart() -> None:
     assert batch.labels.tolist() == [[4, IGNORED, IGNORED, IGNORED], [6, 7, 8, 9]]
 
 
-def test_a_pad_token_inside_of_a_row_is_read() -> None:
-    """Models whose pad token is their end token: the mask comes from the lengths, not from the ids."""
+def test_a_pad_token_inside_a_row_is_read() -> None:
+    """The mask comes from lengths, not from ids, because some models pad with their end token."""
     batch = collate("label", [pair([1, PAD], [IGNORED, PAD]), pair([2], [IGNORED])], "causal", PAD)
     assert batch.attention_mask.tolist() == [[1, 1], [0, 1]]
     assert batch.labels.tolist() == [[IGNORED, PAD], [IGNORED, IGNORED]]
 
 
 def test_the_first_token_of_a_causal_row_has_no_label() -> None:
-    """Where the prompt is trained too: only padding stands before it, and from that nothing is learnt."""
+    """Only padding comes before the first token, even if the prompt is trained too, and nothing is learnt from padding."""
     rows = [pair([1, 2, 3], [1, 2, 3]), pair([5, 6], [5, 6])]
     assert collate("label", rows, "causal", PAD).labels.tolist() == [[IGNORED, 2, 3], [IGNORED, IGNORED, 6]]
     assert collate("label", rows, "seq2seq", PAD).labels.tolist() == [[1, 2, 3], [5, 6, IGNORED]]
@@ -60,7 +60,7 @@ def test_rows_without_weight_have_no_loss_and_one_token_to_read(architecture: st
 
 
 @pytest.mark.parametrize("architecture", ["causal", "seq2seq"])
-def test_a_batch_of_rows_without_weight_alone(architecture: str) -> None:
+def test_a_batch_of_only_rows_without_weight(architecture: str) -> None:
     batch = collate("rationale", [None, EMPTY], architecture, PAD)  # type: ignore[arg-type]
     assert batch.input_ids.tolist() == [[PAD], [PAD]]
     assert batch.labels.tolist() == [[IGNORED], [IGNORED]]
@@ -85,7 +85,7 @@ def test_arrays_are_int64_and_no_wider_than_their_longest_row(architecture: str)
         assert batch.labels[row][batch.labels[row] != IGNORED].tolist() == labels[labels != IGNORED].tolist()
 
 
-def test_packed_segments_lie_behind_one_another_and_positions_restart() -> None:
+def test_packed_segments_are_concatenated_and_positions_restart() -> None:
     batch = collate_packed(
         [
             [(0, *pair([1, 2, 3], [IGNORED, 2, 3])), (1, *pair([4, 5], [IGNORED, 5]))],

@@ -1,4 +1,4 @@
-"""Mixing by weight: exact proportions at every prefix, epochs, passes of their own, and places that no walk finds."""
+"""Mixing by weight gives exact proportions at every prefix, separate passes, and positions that are found directly."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ each_weighing = pytest.mark.parametrize("weights", WEIGHTS, ids=str)
 
 
 def walked(weights: tuple[float, ...], picks: int) -> list[int]:
-    """Corpora of the first picks, one after the other: the next is the one with the earliest (k + 1/2) / w."""
+    """Return the corpora of the first picks in order: the next pick is the one with the smallest (k + 1/2) / w."""
     shares, counts, found = [Fraction(repr(float(weight))) for weight in weights], [0] * len(weights), []
     for _ in range(picks):
         number = min(range(len(weights)), key=lambda c: (Fraction(2 * counts[c] + 1) / shares[c], c))
@@ -66,7 +66,7 @@ def test_every_prefix_has_the_exact_proportions(weights: tuple[float, ...], star
 
 @each_weighing
 @pytest.mark.parametrize("start", [10**9, 10**15])
-def test_late_places_agree_with_late_counts(weights: tuple[float, ...], start: int) -> None:
+def test_late_positions_agree_with_late_counts(weights: tuple[float, ...], start: int) -> None:
     shares = Shares(weights)
     before, after = shares.counts(start), shares.counts(start + 300)
     places = [shares.places(c, a, b).tolist() for c, (a, b) in enumerate(zip(before, after, strict=True))]
@@ -128,7 +128,7 @@ def test_an_epoch_ends_when_the_first_corpus_is_used_up(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", grids.first(8, range(40)))
-def test_any_part_is_what_walking_gives_and_names_its_shards(seed: int) -> None:
+def test_any_part_equals_a_walk_and_names_its_shards(seed: int) -> None:
     mixture, draw = Mixture(some_corpora(seed), seed, 2), random.Random(seed)
     all_pairs = pairs(mixture, 0, 500)
     for _ in range(20):
@@ -155,14 +155,14 @@ def test_shards_come_in_the_order_of_first_need(seed: int) -> None:
     assert used == sorted(used, key=first_use.__getitem__)
 
 
-def test_windows_are_blocks_of_as_many_rows_as_the_largest_shards_hold() -> None:
+def test_windows_have_as_many_rows_as_the_largest_shards() -> None:
     mixture = Mixture([Corpus((0, 1, 2), (50, 50, 20), 3), Corpus((3,), (1000,), 1)], 0, 2)
     assert mixture.length == 160, "pick 119 of the first corpus; the second has given 40 of its 1000 by then"
     assert mixture.starts(0).tolist() == [0, 160]
     assert Mixture([Corpus((0, 1, 2), (5, 5, 2), 3)], 0, 2).starts(5).tolist() == [0, 10, 12]
 
 
-def test_a_late_part_costs_no_walk() -> None:
+def test_a_late_part_is_found_directly() -> None:
     corpora = [Corpus(tuple(range(100)), (2000,) * 100, 0.7), Corpus((100,), (2000,), 0.3)]
     taken = Mixture(corpora, 0, 8).take(10**12, 10**12 + 64)
     assert Counter((taken[:, 0] == 100).tolist())[True] in (19, 20)
@@ -170,5 +170,5 @@ def test_a_late_part_costs_no_walk() -> None:
 
 
 def test_a_corpus_without_rows_cannot_be_mixed() -> None:
-    with pytest.raises(InputError, match="corpus 2 of 2 has a weight and no rows"):
+    with pytest.raises(InputError, match="corpus 2 of 2 has a weight but no rows"):
         Mixture([Corpus((0,), (3,), 1.0), Corpus((1,), (0,), 1.0)], 0, 2)

@@ -1,4 +1,4 @@
-"""The order of rows: every row once a pass, windows one after the other, and the shares of ranks."""
+"""The order of rows holds every row once per pass, window by window, and ranks share it."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def all_rows(rows: tuple[int, ...]) -> set[tuple[int, int]]:
 def first_release(
     rows: tuple[int, ...], seed: int, window_shards: int, epoch: int
 ) -> tuple[list[int], list[tuple[int, int]]]:
-    """(shards, (shard, row) pairs) of an epoch by the first release's arithmetic, which runs in progress rely on."""
+    """Return (shards, (shard, row) pairs) of an epoch by the first release's arithmetic, on which running runs rely."""
 
     def draw(*entropy: int) -> np.random.Generator:
         return np.random.Generator(np.random.PCG64(np.random.SeedSequence(entropy)))
@@ -75,8 +75,8 @@ def test_the_order_is_that_of_the_first_release(
         assert order.shard_order().tolist() == shards
 
 
-def test_the_order_of_a_small_corpus_is_this_one() -> None:
-    """Written down, so that a change of NumPy's generators is seen as well as one of ours."""
+def test_the_order_of_a_small_corpus_is_fixed() -> None:
+    """Fixed values detect changes of NumPy's generators as well as of this code."""
     expected = [(0, 2), (0, 0), (2, 1), (0, 1), (2, 0), (1, 0), (1, 1)]
     assert taken(stream((3, 2, 2), 7, 2), 0) == expected
 
@@ -108,7 +108,7 @@ def test_a_window_is_finished_before_the_next_begins(
 
 
 @each_shape
-def test_any_part_is_what_walking_gives(rows: tuple[int, ...], seed: int, window_shards: int) -> None:
+def test_any_part_equals_a_walk(rows: tuple[int, ...], seed: int, window_shards: int) -> None:
     order = stream(rows, seed, window_shards)
     walked = [pair for epoch in range(6) for pair in taken(order, epoch)]
     draw = random.Random(0)
@@ -128,7 +128,7 @@ def test_shards_are_named_for_whole_windows_and_no_more() -> None:
     assert order.windows() == [(0, shards[:2]), (8, shards[2:4]), (16, shards[4:])]
 
 
-def test_seed_pass_and_corpus_change_the_order_and_nothing_else_does() -> None:
+def test_only_seed_pass_and_corpus_change_the_order() -> None:
     def of(seed: int, epoch: int, corpus: int | None = None) -> tuple[tuple[int, int], ...]:
         return tuple(taken(stream((8,) * 8, seed, 2, corpus), epoch))
 
@@ -143,7 +143,7 @@ def test_seed_pass_and_corpus_change_the_order_and_nothing_else_does() -> None:
     assert len(set(variants)) == len(variants)
 
 
-def test_rows_of_one_shard_come_in_another_order_each_pass_and_window() -> None:
+def test_rows_of_one_shard_have_a_different_order_in_each_pass_and_window() -> None:
     one = stream((20,), 1, 1)
     assert len({tuple(taken(one, epoch)) for epoch in range(4)}) == 4
     rows = [row for _, row in taken(stream((20,) * 4, 1, 1), 0)]
@@ -173,9 +173,7 @@ def test_ranks_share_the_slots_out(world: int, micro: int, accumulation: int) ->
 
 
 @pytest.mark.parametrize(("world", "micro", "accumulation"), LAYOUTS)
-def test_an_accumulation_step_is_a_run_of_neighbouring_slots(
-    world: int, micro: int, accumulation: int
-) -> None:
+def test_an_accumulation_step_has_consecutive_slots(world: int, micro: int, accumulation: int) -> None:
     turn = world * micro
     for number in range(accumulation):
         slots = [
@@ -187,7 +185,7 @@ def test_an_accumulation_step_is_a_run_of_neighbouring_slots(
 
 
 def test_a_mixed_corpus_is_shuffled_by_seed_pass_window_purpose_and_corpus() -> None:
-    """The words of each draw, in numpy's own terms: a resumed or repeated run must find the same rows again."""
+    """The seed words of each draw are fixed: a resumed or repeated run must find the same rows again."""
 
     def drawn(*words: int) -> np.random.Generator:
         return np.random.Generator(np.random.PCG64(np.random.SeedSequence(words)))

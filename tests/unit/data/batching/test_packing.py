@@ -1,4 +1,4 @@
-"""Best fit and cuts by tokens against slow calculations that follow the definitions word by word."""
+"""Best fit and cuts by tokens equal slow calculations that follow the definitions literally."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from medray.data.batching.packing import best_fit, cut_by_tokens
 
 
 def lognormal(rows: int, seed: int) -> np.ndarray:
-    """Sizes with a mean near 500, cut at 2048, as of clinical dialogues."""
+    """Return sizes with a mean near 500, cut at 2048, like clinical dialogues."""
     draw = np.random.default_rng(seed).lognormal(np.log(500) - 0.245, 0.7, rows)
     return np.clip(draw, 1, 2048).astype(np.int32)
 
 
 def some_sizes(seed: int) -> tuple[np.ndarray, int]:
-    """(sizes, capacity), with rows of no tokens and rows above the capacity now and then."""
+    """Return (sizes, capacity), sometimes with rows without tokens and rows above the capacity."""
     draw = random.Random(seed)
     capacity = draw.choice([1, 2, 7, 16, 64, 500])
     most = draw.choice([capacity, capacity // 2 + 1, capacity + 3])
@@ -28,7 +28,7 @@ def some_sizes(seed: int) -> tuple[np.ndarray, int]:
 
 
 def naive_loads(sizes: list[int], capacity: int) -> list[int]:
-    """Best fit decreasing as it is defined, rows of no tokens aside."""
+    """Compute best fit decreasing by its definition, without rows of no tokens."""
     loads: list[int] = []
     for size in sorted((size for size in sizes if size), reverse=True):
         fitting = [number for number, load in enumerate(loads) if load + size <= capacity]
@@ -58,7 +58,7 @@ def test_best_fit_makes_the_sequences_of_the_definition(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(150))
-def test_no_sequence_is_overfull_and_what_is_too_large_stands_alone(seed: int) -> None:
+def test_no_sequence_is_overfull_and_an_oversized_row_is_alone(seed: int) -> None:
     sizes, capacity = some_sizes(seed)
     numbers = best_fit(sizes, capacity)
     held = Counter(numbers.tolist())
@@ -66,7 +66,7 @@ def test_no_sequence_is_overfull_and_what_is_too_large_stands_alone(seed: int) -
         assert load <= capacity or held[number] == 1
 
 
-def test_rows_of_no_tokens_go_along_evenly() -> None:
+def test_rows_without_tokens_are_spread_evenly() -> None:
     numbers = best_fit(np.array([0] * 40 + [9, 9, 30, 9, 9]), 10)
     held = Counter(numbers[:40].tolist())
     assert sorted(held.values()) == [10] * 4
@@ -85,7 +85,7 @@ def test_long_tailed_lengths_pack_with_at_most_one_percent_padding(rows: int) ->
 
 
 def fewest(sizes: list[int], limit: int) -> int:
-    """Batches of neighbours that hold at most `limit` tokens or one row, by trying all cuts."""
+    """Return the fewest batches of consecutive rows with at most `limit` tokens or one row, by trying all cuts."""
     for batches in range(1, len(sizes) + 1):
         for cuts in combinations(range(1, len(sizes)), batches - 1):
             parts = [sizes[a:b] for a, b in zip((0, *cuts), (*cuts, len(sizes)), strict=True)]
@@ -120,5 +120,5 @@ def test_batches_hold_about_equal_tokens() -> None:
     assert sorted(np.diff(cut_by_tokens(np.full(10, 5), 20), prepend=0).tolist()) == [3, 3, 4]
 
 
-def test_nothing_is_cut_into_nothing() -> None:
+def test_no_rows_give_no_batches() -> None:
     assert cut_by_tokens(np.array([], int), 5).tolist() == []

@@ -1,4 +1,4 @@
-"""What depends on sizes: how it is arranged, kept as files, found again, and made again where a file is bad."""
+"""Arrangements depend on sizes, are kept as files and found again, and are made again if a file is bad."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def sizes(shard: int) -> np.ndarray:
 
 
 def first_shard_only(spec: PlanSpec) -> Callable[[int], np.ndarray]:
-    """Sizes of the one shard that names the folder; any other is an error."""
+    """Return the sizes of the one shard that names the folder; any other shard is an error."""
     first = int(BatchPlan(spec, sizes).shard_order()[0])
 
     def found(shard: int) -> np.ndarray:
@@ -68,7 +68,7 @@ def pairs(batch: Batch) -> list[tuple[int, int]]:
 
 
 @each_spec
-def test_a_restart_finds_all_in_files(spec: PlanSpec, tmp_path: Path) -> None:
+def test_a_restart_finds_everything_in_files(spec: PlanSpec, tmp_path: Path) -> None:
     made = walk(BatchPlan(spec, sizes, tmp_path))
     assert made == walk(BatchPlan(spec, sizes))
     again = BatchPlan(spec, first_shard_only(spec), tmp_path)
@@ -96,14 +96,14 @@ def empty(path: Path) -> None:
 
 
 def flip(path: Path) -> None:
-    """Another byte in the middle of the arrays: the archive's own sum then differs."""
+    """Change a byte in the middle of the arrays, so that the archive's checksum differs."""
     held = bytearray(path.read_bytes())
     held[len(held) // 3] ^= 255
     path.write_bytes(bytes(held))
 
 
 class Trap:
-    """Makes a folder when it is unpickled."""
+    """An object that creates a folder when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -122,7 +122,7 @@ def other_arrays(path: Path) -> None:
 
 
 def other_rows(path: Path) -> None:
-    """A sound archive that holds another window."""
+    """Write a valid archive of a different window."""
     one = np.ones(1, np.int32)
     np.savez(path, order=one - 1, sequence_ends=one, unit_ends=one, starts=np.zeros(1, np.int64))
 
@@ -153,7 +153,7 @@ def test_a_bad_file_is_made_again(spec: PlanSpec, damage: Callable[[Path], None]
 
 @each_spec
 def test_plans_do_not_find_each_others_files(spec: PlanSpec, tmp_path: Path) -> None:
-    """Another seed, another row count, or other sizes over the same shards, as of a run that trains other tasks."""
+    """Plans differ by seed, row count, or sizes of the same shards, as in a run with other tasks."""
 
     def doubled(shard: int) -> np.ndarray:
         return sizes(shard) * 2
@@ -169,8 +169,8 @@ def test_plans_do_not_find_each_others_files(spec: PlanSpec, tmp_path: Path) -> 
 
 
 @a_spec
-def test_many_at_once_make_the_same_files(spec: PlanSpec, tmp_path: Path) -> None:
-    """Eight plans on one folder, and eight threads on one plan, each from another step on."""
+def test_concurrent_plans_make_the_same_files(spec: PlanSpec, tmp_path: Path) -> None:
+    """Use eight plans on one folder, and eight threads on one plan, each from a different step on."""
     expected = walk(BatchPlan(spec, sizes))
     shared = BatchPlan(spec, sizes, tmp_path / "shared")
 
@@ -208,7 +208,7 @@ def test_another_process_makes_the_same_plan(spec: PlanSpec) -> None:
     assert len({once("1"), once("2")}) == 1
 
 
-def test_buckets_change_no_count_and_put_like_to_like() -> None:
+def test_buckets_change_no_count_and_group_similar_lengths() -> None:
     corpus = Corpus(tuple(range(8)), (125,) * 8)
     lengths = {shard: np.random.default_rng(shard).integers(10, 500, 125, np.int32) for shard in range(8)}
 
@@ -229,7 +229,7 @@ def test_buckets_change_no_count_and_put_like_to_like() -> None:
     assert padding(buckets=False) > 0.3
 
 
-def test_packed_lengths_do_not_run_down() -> None:
+def test_packed_lengths_do_not_decrease() -> None:
     draw = np.random.default_rng(0)
     lengths = {shard: np.clip(draw.lognormal(6, 0.7, 500), 1, 2048).astype(np.int32) for shard in range(2)}
     spec = PlanSpec(

@@ -1,4 +1,4 @@
-"""An inspection's numbers are those of the shards and of training itself, and what is wrong with a row is seen."""
+"""An inspection's numbers equal those of the shards and of training, and flaws of rows are found."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_lengths_are_those_of_the_examples(tmp_path: Path, architecture: str) ->
 def test_padding_is_what_training_computes(
     tmp_path: Path, architecture: Any, data: dict[str, Any], layout: tuple[int, int | None]
 ) -> None:
-    """Against the arrays of the reader that training uses, of both ranks, over an epoch."""
+    """Compare with the arrays of the reader that training uses, of both ranks, over an epoch."""
     method = data.get("method", {})
     rows = tiny.keyed_rows(50) if method is HIERARCHICAL["method"] else tiny.rows(50)
     train = {"micro_batch_size": layout[0], "global_batch_tokens": data.get("tokens")}
@@ -134,7 +134,7 @@ def test_padding_is_what_training_computes(
 
 
 def _in_random_order(tokens: TokenSet, made: Config) -> int:
-    """Places of micro-batches in the order that the plan has without lengths."""
+    """Return the positions of micro-batches in the order of the plan without lengths."""
     plain = config(data={"length_buckets": False}, train={"micro_batch_size": made.train.micro_batch_size})
     plan, store, computed = tokens.plan(plain), tokens.store(), 0
     for step in range(plan.steps(1)):
@@ -151,7 +151,7 @@ def _in_random_order(tokens: TokenSet, made: Config) -> int:
     return computed
 
 
-def test_packing_that_is_suggested_leaves_little(tmp_path: Path) -> None:
+def test_the_suggested_packing_leaves_little_padding(tmp_path: Path) -> None:
     (packed,) = (
         one for one in inspected(tmp_path, tiny.rows(300), shard_rows=150).padding if one.name == "packed"
     )
@@ -162,7 +162,7 @@ def test_packing_that_is_suggested_leaves_little(tmp_path: Path) -> None:
 
 
 def row(number: int, **columns: str) -> dict[str, str]:
-    """A row without a flaw, but for the columns given."""
+    """Return a row without a flaw, except for the given columns."""
     label = "pain knee" if number % 2 else "knee pain"
     made = {"id": f"r{number}", "input": "the knee hurts", "label": label, "rationale": "knee: yes"}
     return made | columns
@@ -171,7 +171,7 @@ def row(number: int, **columns: str) -> dict[str, str]:
 def test_one_label_for_all_rows_is_a_problem(tmp_path: Path) -> None:
     found = inspected(tmp_path, [row(number, label="knee pain") for number in range(6)])
     assert check(found, "one label").verdict == "problem"
-    assert "all 6 training labels are one and the same text" in check(found, "one label").said
+    assert "all 6 training labels are the same text" in check(found, "one label").said
 
 
 @pytest.mark.parametrize("architecture", ["causal", "seq2seq"])
@@ -201,7 +201,7 @@ def test_rows_without_a_flaw_are_passed(tmp_path: Path, architecture: str) -> No
         ("label", "The  knee hurts very much", "copies", "note"),
     ],
 )
-def test_a_flaw_is_seen_in_the_row_that_has_it(
+def test_a_flaw_is_found_in_its_row(
     tmp_path: Path, column: str, text: str, name: str, verdict: str
 ) -> None:
     made = [row(n) for n in range(10)]
@@ -236,7 +236,7 @@ def test_cut_targets_are_counted_and_broken_words_among_them(tmp_path: Path) -> 
 def test_cut_targets_are_a_problem_where_more_than_one_in_a_hundred_is(
     tmp_path: Path, whole: int, verdict: str, column: str
 ) -> None:
-    """Of the rows of one task: those of the other do not thin them."""
+    """Count only rows of one task: rows of the other task do not lower the share."""
     long = row(100, **{column: "knee pain " * 40})
     found = inspected(tmp_path, [*(row(n) for n in range(whole)), long])
     one = check(found, "ends of targets")
@@ -244,13 +244,13 @@ def test_cut_targets_are_a_problem_where_more_than_one_in_a_hundred_is(
     assert (f"data.max_{column}_tokens" in one.said) == (verdict == "problem")
 
 
-def test_cut_inputs_are_no_problem(tmp_path: Path) -> None:
+def test_cut_inputs_are_allowed(tmp_path: Path) -> None:
     found = inspected(tmp_path, [row(n, input="knee pain " * 200) for n in range(5)])
     assert (check(found, "limits").verdict, check(found, "ends of targets").verdict) == ("note", "ok")
 
 
 def rewritten(tokens: TokenSet, change: Any) -> TokenSet:
-    """The token set with the columns of the label task in its first shard changed."""
+    """Return the token set with changed columns of the label task in its first shard."""
     store, shard = tokens.store(), tokens.index.shards[0]
     columns = {}
     for task in tokens.spec.tasks:
@@ -315,8 +315,8 @@ def test_two_begin_tokens_are_a_problem(tmp_path: Path) -> None:
         assert check(found, "begin tokens").verdict == verdict
 
 
-def test_a_tokenizer_that_holds_words_of_the_records_is_told_of(tmp_path: Path) -> None:
-    """A name in six records is an entry of the vocabulary: the note is no exaggeration."""
+def test_a_tokenizer_with_words_of_the_records_gives_a_note(tmp_path: Path) -> None:
+    """A name in six records is an entry of the vocabulary, so the note is justified."""
     texts = [f"Hannelore Quittenbaum came {n} times" for n in range(6)]
     trained = train_tokenizer(texts, 400, tmp_path / "trained")
     assert any("Hannelore" in entry for entry in load_tokenizer(str(trained)).get_vocab())
@@ -359,13 +359,13 @@ def test_classes_are_counted_and_named_apart(tmp_path: Path, architecture: str) 
     assert "may be" not in json.dumps(found.to_json())
 
 
-def test_labels_that_are_texts_are_no_classes(tmp_path: Path) -> None:
+def test_labels_that_are_texts_are_not_classes(tmp_path: Path) -> None:
     assert inspected(tmp_path, [row(n, label=f"text of number {n}") for n in range(30)]).classes == ()
     long = [row(n, label="one two three four five six seven eight") for n in range(30)]
     assert inspected(tmp_path, long, name="long").classes == ()
 
 
-def test_rejects_are_shown_with_their_places(tmp_path: Path) -> None:
+def test_rejects_are_shown_with_their_positions(tmp_path: Path) -> None:
     tokens = tiny.token_set(tmp_path, [row(n) for n in range(8)])
     rejects = [{"file": "/data/a.jsonl", "line": line, "reason": "no column 'label'"} for line in range(3, 9)]
     rejects.insert(1, {"file": "/data/b.jsonl", "line": 1, "reason": "not UTF-8"})
@@ -385,7 +385,7 @@ def test_rejects_are_shown_with_their_places(tmp_path: Path) -> None:
     assert (one.rows, one.dropped, one.duplicates, one.repeated_ids) == (8, {"duplicate": 2}, 3, 1)
 
 
-def test_numbers_hold_no_text(tmp_path: Path) -> None:
+def test_numbers_contain_no_text(tmp_path: Path) -> None:
     secret = {column: f"Zorblatt {column}" for column in ("input", "label", "rationale")}
     found = inspected(tmp_path, [row(n, **secret) for n in range(12)])
     assert found.classes
@@ -406,7 +406,7 @@ def test_the_length_of_a_run(tmp_path: Path) -> None:
 
 
 def test_passes_over_corpora_that_are_mixed(tmp_path: Path) -> None:
-    """14 rows and 28 of another corpus, in equal shares: the first is used up when the second is half way."""
+    """Mix 14 rows and 28 of another corpus in equal shares: the first is used up when half of the second is."""
     tokens = tiny.token_set(tmp_path, tiny.rows(42))
     shards = tuple(replace(shard, source=int(shard.index > 1)) for shard in tokens.index.shards)
     tokens = replace(tokens, index=replace(tokens.index, shards=shards, corpora=(0, 1)), weights=(1.0, 1.0))
@@ -478,7 +478,7 @@ def test_the_input_of_a_document_is_its_text(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("template", ["chat", "chatml", "alpaca"])
 @pytest.mark.parametrize("system", [None, "Be brief."])
-def test_an_input_is_what_the_record_brought(tmp_path: Path, template: str, system: str | None) -> None:
+def test_an_input_is_the_text_of_the_record(tmp_path: Path, template: str, system: str | None) -> None:
     tokenizer = load_tokenizer(str(tiny.tokenizer(tmp_path)))
     by_lang = {"fr": {"label": "prédire", "rationale": "predict why"}}
     spec = replace(tiny.encode_spec(), template=template, system=system, prompts_by_lang=by_lang)

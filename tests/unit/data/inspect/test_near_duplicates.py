@@ -1,4 +1,4 @@
-"""Inputs that are almost alike are found, across splits by their ids, and others are not."""
+"""Near-duplicate inputs are found, across splits by their ids, and other inputs are not."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def changed(text: list[str], seed: int, count: int) -> list[str]:
 
 
 def similarity(one: list[str], other: list[str]) -> float:
-    """The Jaccard similarity of runs of five words, by hand."""
+    """Compute the Jaccard similarity of sequences of five words."""
     left, right = ({tuple(text[at : at + 5]) for at in range(len(text) - 4)} for text in (one, other))
     return len(left & right) / len(left | right)
 
 
-def test_most_that_are_alike_are_found_and_nothing_else() -> None:
-    """Over pairs of every similarity: those clearly above the threshold are found, those clearly below are not."""
+def test_most_similar_inputs_are_found_and_no_others() -> None:
+    """Of pairs of every similarity, those clearly above the threshold are found, those clearly below are not."""
     pairs = [(words(n, 150), changed(words(n, 150), n, n % 13)) for n in range(400)]
     train = [(f"t{n}", " ".join(one)) for n, (one, _) in enumerate(pairs)]
     validation = [(f"v{n}", " ".join(other)) for n, (_, other) in enumerate(pairs)]
@@ -99,7 +99,7 @@ def test_the_threshold_decides() -> None:
 
 
 def test_rows_of_token_shards_are_compared_without_their_prompts(tmp_path: Path) -> None:
-    """The prompt is most of these rows; if it counted, all of them would be alike."""
+    """The prompt is most of these rows; if it counted, all of them would be near-duplicates."""
     made = [
         {"id": f"r{n}", "input": " ".join(words(n, 18)), "label": "knee", "rationale": "why"}
         for n in range(30)

@@ -1,4 +1,4 @@
-"""What a config says of its tokens: prompts as published or as asked for, and a fingerprint that tells them apart."""
+"""A config determines the tokens: its prompts are published or its own, and its fingerprint differs with them."""
 
 from __future__ import annotations
 
@@ -64,14 +64,14 @@ def first_of_each_language(made: Config) -> dict[str, Record]:
     return found
 
 
-def test_no_run_can_have_the_name_of_a_folder_that_all_runs_share(tmp_path: Path) -> None:
+def test_no_run_can_have_the_name_of_a_shared_folder(tmp_path: Path) -> None:
     layout = Preparation(config(tmp_path), "causal", None)
     shared = [Path(str(path)).relative_to(tmp_path / "runs") for path in (layout.folder, layout.tokenizer)]
     assert RESERVED.issuperset(path.parts[0] for path in shared)
 
 
 @pytest.mark.parametrize("architecture", ["causal", "seq2seq"])
-def test_multiclinsum_is_asked_in_the_language_of_the_row(tmp_path: Path, architecture: str) -> None:
+def test_multiclinsum_has_prompts_in_the_language_of_the_row(tmp_path: Path, architecture: str) -> None:
     made = config(tmp_path)
     rows, spec = first_of_each_language(made), encode_spec(made, architecture)
     assert set(rows) == set(LANGUAGES)
@@ -89,7 +89,7 @@ def test_a_prompt_of_the_config_is_for_every_language(tmp_path: Path) -> None:
     assert {spec.prompt("label", lang) for lang in ("", *LANGUAGES)} == {"Note"}
 
 
-def test_other_prompts_of_a_language_are_another_fingerprint(
+def test_other_prompts_of_a_language_change_the_fingerprint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = config(tmp_path)
@@ -125,7 +125,7 @@ def test_other_prompts_of_a_language_are_another_fingerprint(
     ],
 )
 @pytest.mark.parametrize("form", ["pubtator", "conll"])
-def test_a_document_with_entities_is_asked_for_them(
+def test_a_document_with_entities_has_the_prompt_for_them(
     tmp_path: Path, form: str, data: dict[str, Any], asked: str
 ) -> None:
     (tmp_path / "a.pubtator").write_text("7|t|Aspirin\n7|a|It helps.\n7\t0\t7\tAspirin\tChemical\tD1\n\n")
@@ -146,7 +146,7 @@ def test_a_document_with_entities_is_asked_for_them(
 
 
 class TestPrompts:
-    """Who wrote none has none: no prompt of dialogues stands over questions of an exam."""
+    """A config without prompts has none: questions of an exam do not get the prompt of dialogues."""
 
     @staticmethod
     def first(folder: Path, architecture: str = "causal", **sections: Any) -> dict[str, str | None]:
@@ -165,7 +165,7 @@ class TestPrompts:
     def test_the_input_of_own_columns_is_the_prompt(self, architecture: str, tmp_path: Path) -> None:
         assert self.first(tmp_path, architecture) == {"label": ""}
 
-    def test_a_rationale_is_told_from_a_label(self, tmp_path: Path) -> None:
+    def test_a_rationale_and_a_label_have_different_prompts(self, tmp_path: Path) -> None:
         distill = {"name": "distill"}
         assert self.first(tmp_path, "seq2seq", method=distill) == {"label": "", "rationale": "Explain: "}
         keyed = self.first(tmp_path, method=distill | {"variant": "hierarchical"})
@@ -173,7 +173,7 @@ class TestPrompts:
         assert keyed
         assert all(lead == f"Extract the {task.partition('/')[2]}:\n" for task, lead in keyed.items())
 
-    def test_corpora_keep_their_prompts_where_the_config_has_another_alone(self, tmp_path: Path) -> None:
+    def test_corpora_keep_prompts_that_the_config_does_not_replace(self, tmp_path: Path) -> None:
         spec = encode_spec(config(tmp_path, prompts={"system": "Be exact."}), "causal")
         assert (spec.system, spec.prompt("label", "es")) == ("Be exact.", PUBLISHED["es"])
         (tmp_path / "run.yaml").write_text(json.dumps({"data": {"dataset": "clinic"}}))
@@ -203,7 +203,7 @@ class TestPrompts:
 
 
 def earlier(folder: Path) -> TokenSet:
-    """A split as an earlier run has left it."""
+    """Return a split of an earlier run."""
     tokens = tiny.token_set(folder, tiny.rows(9), name="train")
     json_files.write_sealed(Path(tokens.folder) / MANIFEST, summarize(tokens))
     tokens.index.write(Path(tokens.folder) / INDEX)
@@ -224,7 +224,7 @@ def test_damaged_shards_of_an_earlier_run_are_found_before_workers_start(tmp_pat
     assert read_manifest(Path(tokens.folder)) is None
 
 
-def test_no_flipped_bit_of_an_index_or_a_manifest_is_read_as_another_value(tmp_path: Path) -> None:
+def test_no_flipped_bit_of_an_index_or_a_manifest_changes_a_value(tmp_path: Path) -> None:
     folder = Path(earlier(tmp_path).folder)
     index, manifest = read_indexes(folder.parent), read_manifest(folder)
     assert list(index) == ["train"]
@@ -241,7 +241,7 @@ def test_no_flipped_bit_of_an_index_or_a_manifest_is_read_as_another_value(tmp_p
         (folder / name).write_bytes(whole)
 
 
-def test_an_index_without_a_hash_is_of_an_earlier_version_and_taken(tmp_path: Path) -> None:
+def test_an_index_without_a_hash_from_an_earlier_version_is_accepted(tmp_path: Path) -> None:
     folder = Path(earlier(tmp_path).folder)
     index, tree = read_indexes(folder.parent), json.loads((folder / INDEX).read_text())
     del tree["sha256"]

@@ -1,4 +1,4 @@
-"""Token shards: what is read is what was written, a half-written file is never read, and waiting has an end."""
+"""Token shards are read as they were written, a half-written file is never read, and every wait ends."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from medray.errors import RunFailedError
 
 
 def columns(rows: list[tuple[list[int], list[int], bool]]) -> TaskColumns:
-    """Of (ids, targets, cut) rows."""
+    """Return the columns of (ids, targets, cut) rows."""
     return TaskColumns(
         np.array([token for ids, _, _ in rows for token in ids], np.int32),
         np.cumsum([len(ids) for ids, _, _ in rows], dtype=np.int64),
@@ -150,7 +150,7 @@ class TestFile:
             write(tmp_path)
         assert list(tmp_path.iterdir()) == []
 
-    def test_what_a_killed_writer_left_is_not_a_shard(self, causal: Path) -> None:
+    def test_a_file_of_a_killed_writer_is_not_a_shard(self, causal: Path) -> None:
         whole = shard_path(causal, 0).read_bytes()
         (causal / ".shard-000001-17-k3x9").write_bytes(whole[: len(whole) // 2])
         store = ShardStore(causal)
@@ -158,8 +158,8 @@ class TestFile:
         write(causal, 1)
         assert store.text(1, 3, "id") == "id-3"
 
-    def test_readers_see_a_whole_shard_whenever_they_look(self, tmp_path: Path) -> None:
-        """A shard of 20,000 rows is written again and again while another thread reads it."""
+    def test_readers_always_see_a_whole_shard(self, tmp_path: Path) -> None:
+        """One thread repeatedly writes a shard of 20,000 rows while another reads it."""
         many = columns([([5, 6, 7, 1], [2, 4], False)] * 20_000)
         ids, stop, seen = [str(number) for number in range(20_000)], threading.Event(), set()
 
@@ -183,8 +183,8 @@ class TestFile:
 
 
 @pytest.mark.parametrize("architecture", ["causal", "seq2seq"])
-def test_what_was_encoded_is_what_is_read(architecture: str, tmp_path: Path) -> None:
-    """Every row of a batch of real records; its counts are those of its labels."""
+def test_shards_are_read_as_they_were_encoded(architecture: str, tmp_path: Path) -> None:
+    """Every row of a batch of real records is read, and its counts are those of its labels."""
     tokenizer = bpe(tmp_path)
     records = [
         distill("knee " * number, "rash " * (1 + number % 5), "fever" if number % 3 else None)
@@ -212,12 +212,12 @@ def test_what_was_encoded_is_what_is_read(architecture: str, tmp_path: Path) -> 
 class TestStore:
     @pytest.fixture
     def begun(self) -> threading.Semaphore:
-        """Released whenever a file begins to be read."""
+        """Return a semaphore that is released whenever reading of a file begins."""
         return threading.Semaphore(0)
 
     @pytest.fixture
     def reads(self, begun: threading.Semaphore, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-        """Names of the files that are read, columns alone aside."""
+        """Return the names of the files that are read completely."""
         seen: list[str] = []
 
         def watched(path: Path, columns: Any = None) -> Any:
@@ -259,7 +259,7 @@ class TestStore:
         assert [store.text(index, 0, "id") for index in (2, 0, 1)] == ["2-0", "0-0", "1-0"]
         assert sorted(reads) == ["000000", "000001", "000002"], "each once, and none that is not there"
 
-    def test_a_shard_that_cannot_be_read_ahead_says_so_when_it_is_needed(self, tmp_path: Path) -> None:
+    def test_an_error_of_reading_ahead_is_raised_when_the_shard_is_needed(self, tmp_path: Path) -> None:
         self.fill(tmp_path, 2)
         shard_path(tmp_path, 0).write_bytes(b"no Parquet")
         store = ShardStore(tmp_path)
@@ -268,7 +268,7 @@ class TestStore:
         with pytest.raises(DamagedShardError, match="shard-000000"):
             store.text(0, 0, "id")
 
-    def test_threads_that_want_one_shard_read_it_once(self, tmp_path: Path, reads: list[str]) -> None:
+    def test_threads_that_need_one_shard_read_it_once(self, tmp_path: Path, reads: list[str]) -> None:
         self.fill(tmp_path, 1)
         store, together = ShardStore(tmp_path), threading.Barrier(4)
 
@@ -311,8 +311,8 @@ class TestStore:
 
 
 class TestDamage:
-    def test_no_flipped_bit_is_read_as_other_content(self, causal: Path) -> None:
-        """A bit of every byte, and every bit of the footer's length."""
+    def test_no_flipped_bit_changes_the_content(self, causal: Path) -> None:
+        """Flip a bit of every byte, and every bit of the footer's length."""
         path, whole = shard_path(causal, 0), shard_path(causal, 0).read_bytes()
         length = range(8 * len(whole) - 64, 8 * len(whole) - 32)
         for bit in [*(8 * byte + byte % 8 for byte in range(len(whole))), *length]:
@@ -323,12 +323,12 @@ class TestDamage:
         path.write_bytes(whole)
         assert is_sound(path)
 
-    def test_it_stays_a_parquet_file_for_others(self, causal: Path) -> None:
+    def test_other_readers_can_read_a_shard_as_parquet(self, causal: Path) -> None:
         assert pq.read_table(shard_path(causal, 0)).column("id").to_pylist() == IDS
 
     @pytest.mark.parametrize("damage", ["cut", "empty", "old", "pipe", "folder", "zeros"])
     @pytest.mark.parametrize("ask", ["counts", "text"])
-    def test_a_damaged_one_is_named_and_set_aside(self, ask: str, damage: str, causal: Path) -> None:
+    def test_a_damaged_shard_is_named_and_set_aside(self, ask: str, damage: str, causal: Path) -> None:
         path, store = shard_path(causal, 0), ShardStore(causal)
         (causal / MANIFEST).write_text("{}")
         data = path.read_bytes()
@@ -349,10 +349,10 @@ class TestDamage:
             store.counts(0, "label", "length") if ask == "counts" else store.text(0, 0, "id")
         assert not (causal / MANIFEST).exists(), "the split is not complete any more"
         assert (causal / "shard-000000.parquet.damaged").lstat()
-        with pytest.raises(RunFailedError, match="made again"):  # who comes later does not wait for it
+        with pytest.raises(RunFailedError, match="made again"):  # a later reader does not wait for it
             store.wait(0)
 
-    def test_storage_that_does_not_answer_says_nothing_about_a_shard(
+    def test_storage_that_does_not_answer_does_not_make_a_shard_damaged(
         self, causal: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def away(*_: Any, **__: Any) -> Any:
@@ -434,7 +434,7 @@ class TestWaiting:
         thread.join(10)
         assert said == ["the data pipeline failed: train.jsonl changed while it was read"]
 
-    def test_a_shard_that_is_there_is_read_though_the_pipeline_failed_later(self, causal: Path) -> None:
+    def test_an_existing_shard_is_read_after_the_pipeline_failed(self, causal: Path) -> None:
         (causal / FAILED).write_text(json.dumps({"reason": "disk full"}))
         store = ShardStore(causal)
         assert store.text(0, 0, "id") == "id-0"
