@@ -1,1 +1,1 @@
-"""Corpora to records to token shards to a batch plan; and the simulated clinic."""
+"""The data pipeline: from corpora to records, token shards and the batch plan."""

@@ -1,6 +1,6 @@
-"""The value of an arithmetic expression: numbers, + - * /, parentheses, unary minus. Nothing is ever executed.
+"""Evaluation of arithmetic expressions: numbers, + - * /, parentheses, unary minus. No code is ever executed.
 
-Values are exact fractions, so only what is written decides whether two expressions agree.
+Values are exact fractions, so rounding never decides whether two expressions are equal.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ _TOKEN = re.compile(r"\s*(?:(\d+\.?\d*|\.\d+)|([-+*/()]|and\b))")
 
 
 def value(text: str, *, legacy_and: bool = False) -> Fraction | None:
-    """The value; None for what is no such expression, is too large, or divides by zero.
+    """Return the value of an expression; None if it is not an expression, is too large, or divides by zero.
 
-    legacy_and: allow `(a) and (b)`, which as in Python is a where that is zero, else b. The published evaluation did.
+    legacy_and: allow `(a) and (b)`, which as in Python is a if a is zero, else b. The published evaluation did this.
     """
     tokens = _tokens(text)
     return None if "and" in tokens and not legacy_and else _Expression(tokens).whole()
 
 
 def equal(first: str, second: str, *, legacy_and: bool = False) -> bool:
-    """Whether both have a value, and the same one to 1e-6."""
+    """Return whether both have a value, and the values differ by at most 1e-6."""
     values = value(first, legacy_and=legacy_and), value(second, legacy_and=legacy_and)
     return values[0] is not None and values[1] is not None and abs(values[0] - values[1]) <= TOLERANCE
 
 
 class _Expression:
-    """A recursive descent over the tokens. Each rule returns None once something does not fit."""
+    """A recursive descent parser over tokens. Each rule returns None if the tokens do not fit."""
 
     def __init__(self, tokens: list[str]) -> None:
         self._tokens = tokens
@@ -92,7 +92,7 @@ class _Expression:
 
 
 def _tokens(text: str) -> list[str]:
-    """[] for what holds anything else, or more than the limits allow."""
+    """Return the tokens; [] if the text contains anything else or exceeds the limits."""
     text = text.strip()
     if not text.isascii() or len(text) > _LONGEST:
         return []

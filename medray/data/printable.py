@@ -1,7 +1,7 @@
-"""The rule for printing text of a data file: names, never values. `docs/data.md` states the rule for users.
+"""The rule for showing text of a data file: names, never values. `docs/data.md` states the rule for users.
 
-Column names, JSON keys and entity types are text from a file. Where a header is missing, or an object is keyed by
-patients, they are text of a record. Every message that shows such a name takes it from here.
+Column names, JSON keys and entity types are text from a file. If a header is missing, or an object has patients as keys, they
+are text of a record. Every message that shows such a name gets it from this module.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ import re
 from collections.abc import Collection
 
 LONGEST_NAME, MOST_NAMES = 40, 20
-MOST_TYPES = 50  # a file with more distinct entity types has values in their place
+MOST_TYPES = 50  # a file with more distinct entity types has values instead of types
 NOT_SHOWN = "a column whose name is not shown"
 
 _IDENTIFIER = re.compile(r"[^\W\d][\w.-]*", re.UNICODE)
 _LONG_NUMBER = re.compile(r"\d{3}|\d+[-./]\d+")  # record numbers, years, dates
 _WORD = re.compile(r"[^\W\d_]+", re.UNICODE)
 _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
-# Words of which the column names of training data are made. They tell nothing of a person.
+# Words that column names of training data consist of. They reveal nothing about a person.
 _USUAL = frozenset((
     "abstract", "age", "annotation", "answer", "answers", "article", "assistant", "audio", "body",
     "category", "chatbot", "choice", "choices", "chosen", "claim", "class", "clean", "clinical", "code",
@@ -43,17 +43,17 @@ _USUAL = frozenset((
 
 
 def column_names(names: Collection[str]) -> str | None:
-    """Return the usual names among the column names or keys of a file, and the number of the others; None without any.
+    """Return the usual names among the column names or keys of a file, and the number of the others; None if none is usual.
 
-    No other name is printed: a record may hold the word "note", and a single word or an identifier such as
-    patient_Jane_Roe may be text of a record whatever is next to it.
+    No other name is shown: a single word or an identifier such as patient_Jane_Roe may be text of a record, whatever names
+    are next to it.
     """
     usual = {name for name in names if is_usual(name)}
     return _listed(usual, len(names)) if usual else None
 
 
 def type_names(names: Collection[str]) -> str | None:
-    """Entity types, relation types or split names as a message may list them; None where they look like values."""
+    """Return entity types, relation types or split names for a message; None if they look like values."""
     shown = {name for name in names if _is_name(name.replace(" ", "_")) and name.count(" ") < 3}
     return _listed(shown, len(names)) if shown and len(names) <= MOST_TYPES else None
 
@@ -64,14 +64,14 @@ def column_name(name: str) -> str:
 
 
 def is_usual(name: str) -> bool:
-    """Return whether a name is made of words of usual column names and at most two digits, such as "input_1"."""
+    """Return whether a name consists of words of usual column names and at most two digits, such as "input_1"."""
     words = [word.lower() for word in _WORD.findall(_CAMEL.sub(" ", name))]
     usual = bool(words) and all(word in _USUAL for word in words)
     return usual and len(name) <= LONGEST_NAME and sum(each.isnumeric() for each in name) <= 2
 
 
 def _is_name(name: str) -> bool:
-    """Whether a type looks like a name: an identifier without a long number, or usual words."""
+    """Return whether a type looks like a name: an identifier without a long number, or usual words."""
     if len(name) > LONGEST_NAME or _LONG_NUMBER.search(name):
         return False
     return bool(_IDENTIFIER.fullmatch(name)) or is_usual(name)

@@ -1,6 +1,6 @@
-"""Reasoning before an answer: `<think>…</think>` at the start of a text, or a key of its message.
+"""Reasoning before an answer: `<think>…</think>` at the start of a text, or a separate key of its message.
 
-Templates that know reasoning write it with marks of their own, such as `<think>`, `[THINK]` or a channel.
+Templates that support reasoning write it with their own marks, such as `<think>`, `[THINK]` or a channel.
 """
 
 from __future__ import annotations
@@ -11,19 +11,19 @@ from dataclasses import dataclass
 from medray.data.encode.templates import Template, UnfitMessagesError
 
 OPEN, CLOSE = "<think>", "</think>"
-FIELDS = ("reasoning_content", "reasoning", "thinking")  # keys of a message, by the names that templates use
+FIELDS = ("reasoning_content", "reasoning", "thinking")  # keys of a message that templates use for reasoning
 _THOUGHT = re.compile(rf"\s*{OPEN}(?P<reasoning>.*?){CLOSE}(?P<answer>.*)", re.DOTALL)
-_MARKS = ("\u2402thought\u2403", "\u2402answer\u2403")  # stand for texts while a template is looked at
+_MARKS = ("\u2402thought\u2403", "\u2402answer\u2403")  # placeholders for texts while a template is analysed
 _QUESTION = [("user", "?")]
 
 
 def with_reasoning(reasoning: str, answer: str) -> str:
-    """Return one text of both, as a message's `reasoning_content` and `content` are joined."""
+    """Return one text of both, joined like `reasoning_content` and `content` of a message."""
     return f"{OPEN}\n{reasoning.strip()}\n{CLOSE}\n\n{answer}"
 
 
 def split_reasoning(text: str) -> tuple[str, str] | None:
-    """Return (reasoning, answer), both stripped, of a text that begins with a block of reasoning; None for any other."""
+    """Return (reasoning, answer), both stripped, for a text that begins with a block of reasoning; None for other texts."""
     found = _THOUGHT.fullmatch(text) if CLOSE in text else None
     return None if found is None else (found["reasoning"].strip(), found["answer"].strip())
 
@@ -41,10 +41,10 @@ def answer_only(text: str, *, opened: bool = False) -> str:
 
 @dataclass(frozen=True)
 class Reasoning:
-    """How a template's thinking mode writes an answer with reasoning.
+    """The format of an answer with reasoning in a template's thinking mode.
 
-    field: key of the message that the reasoning is given as; None: in the content. end: what follows the answer. ask:
-    what generation starts from after a question of one character.
+    field: key of the message that contains the reasoning; None: in the content. end: text after the answer. ask: the prompt
+    for generation after a question of one character.
     """
 
     template: Template
@@ -54,7 +54,7 @@ class Reasoning:
 
     @classmethod
     def of(cls, template: Template) -> Reasoning | None:
-        """Return the way of a template; None where it cannot show reasoning after what generation starts from."""
+        """Return the format of a template; None if it cannot show reasoning after the prompt for generation."""
         thought, said = _MARKS
         try:
             ask = template.render(_QUESTION, ask=True, thinking=True)
@@ -73,11 +73,11 @@ class Reasoning:
 
     @property
     def marks(self) -> list[str]:
-        """The template's own text before the reasoning, and between it and the answer."""
+        """Return the template's own text before the reasoning, and between reasoning and answer."""
         return re.split("|".join(_MARKS), self.written(*_MARKS))[:2]
 
     def written(self, reasoning: str, answer: str) -> str:
-        """Return the text that a model writes after the template's question in thinking mode."""
+        """Return the text that a model writes in thinking mode after the template's prompt."""
         text = _reasoned(self.template, reasoning, answer, self.field)
         return text[len(self.ask) : len(text) - len(self.end)]
 
@@ -91,7 +91,7 @@ def _reasoned(template: Template, reasoning: str, answer: str, field: str | None
 
 
 def _fields(template: Template) -> tuple[str, ...]:
-    """The keys of a message that a template shows as reasoning."""
+    """Return the keys of a message that a template shows as reasoning."""
     thought, said = _MARKS
     found = []
     for field in FIELDS:
@@ -104,7 +104,7 @@ def _fields(template: Template) -> tuple[str, ...]:
 
 
 def knows_reasoning(template: Template) -> bool:
-    """Whether a template does anything with reasoning; one that does not shows `<think>` as any other text."""
+    """Return whether a template treats reasoning specially; otherwise it shows `<think>` like other text."""
     if template.legacy:
         return False
     thought, said = _MARKS
@@ -124,9 +124,9 @@ def knows_reasoning(template: Template) -> bool:
 
 
 def drops_earlier_reasoning(template: Template) -> bool | None:
-    """Whether a template leaves out the reasoning of earlier answers, as it then does at inference.
+    """Return whether a template leaves out the reasoning of earlier answers, as it then does at inference.
 
-    None: it shows such reasoning in another way than the text of the answer has it.
+    None: it shows such reasoning differently from the text of the answer.
     """
     thought, said = _MARKS
     inline = with_reasoning(thought, said)
@@ -137,7 +137,7 @@ def drops_earlier_reasoning(template: Template) -> bool | None:
             template.render(turns, ask=True, thinking=True, reasoning=thought, field=field)
             for field in _fields(template)[:1]
         ]
-    except UnfitMessagesError:  # it shows no second question, so there is no earlier answer
+    except UnfitMessagesError:  # it cannot show a second question, so there is no earlier answer
         return False
     for named in shown:
         if thought not in named:

@@ -1,4 +1,4 @@
-"""Typed records: what every reader's rows become. `forms` makes them; a row that cannot become one is a BadRowError."""
+"""Typed records, which `schemas` makes from the rows of every reader. A row that cannot become one is a BadRowError."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-# What may be written beside a label. A mapping has a text a key (None: the document does not say).
+# A rationale of a label. A mapping has one text per key (None: the document does not say).
 Rationale = str | tuple[str, ...] | Mapping[str, str | None]
 
 
 class BadRowError(ValueError):
-    """A row that is left out; the message is the reason and holds no text of the row."""
+    """A row that is left out. The message is the reason and contains no text of the row."""
 
 
 @dataclass(frozen=True)
 class Origin:
-    """What every record knows of itself. group: of the document or patient; records of one group stay in one split.
+    """The identity of a record. group: its document or patient; records of one group stay in one split.
 
-    id is unique within a run's split. lang: an ISO 639-1 code, or "".
+    The id is unique within a run's split. lang: an ISO 639-1 code, or "".
     """
 
     id: str
@@ -29,9 +29,9 @@ class Origin:
 
 @dataclass(frozen=True)
 class Distill:
-    """An input with the label to be written and, where there is one, the rationale for it.
+    """An input with its label and, if there is one, the rationale for the label.
 
-    entities: the truth of entity_f1 as ({"text", "assertion"}, …); None where the source has none.
+    entities: the truth for entity_f1 as ({"text", "assertion"}, …); None if the source has none.
     """
 
     origin: Origin
@@ -49,7 +49,7 @@ class Message:
 
 @dataclass(frozen=True)
 class Instruction:
-    """A conversation: an optional system message, then turns of user and assistant, the last one the assistant's."""
+    """A conversation: an optional system message, then alternating turns of user and assistant; the assistant's is last."""
 
     origin: Origin
     messages: tuple[Message, ...]
@@ -57,7 +57,7 @@ class Instruction:
 
 @dataclass(frozen=True)
 class TwoStep:
-    """First key words from `first_input` (its target: the rationale), then the label from `second_input`."""
+    """A record for two steps: key words from `first_input` (the target is the rationale), then the label from `second_input`."""
 
     origin: Origin
     first_input: str
@@ -68,7 +68,7 @@ class TwoStep:
 
 @dataclass(frozen=True)
 class Entity:
-    """A mention. text: its variants, the first as it stands. offsets: [start, end) in the document, may be several."""
+    """A mention. text: its variants, first the one in the document. offsets: one or more [start, end) in the document."""
 
     id: str
     type: str
@@ -78,7 +78,7 @@ class Entity:
 
 @dataclass(frozen=True)
 class Relation:
-    """first, second: ids of entities."""
+    """A relation. first, second: ids of entities."""
 
     type: str
     first: str
@@ -97,7 +97,7 @@ class Extraction:
 
 @dataclass(frozen=True)
 class Preference:
-    """A prompt (messages that end with the user's) with a better and a worse answer."""
+    """A prompt (messages of which the user's is last) with a better and a worse answer."""
 
     origin: Origin
     prompt: tuple[Message, ...]
@@ -114,10 +114,10 @@ Row = dict[str, Any] | BadRowError
 class Found(NamedTuple):
     """One row of a file.
 
-    position: where reading goes on at this row: a byte of the file; the number of the row, from 0, where the format
-    is not read by bytes.
-    line: the line on which the row begins, from 1; the number of the row, from 1, where there are no lines.
-    file: the original file's name, in the converted format alone.
+    position: where reading resumes at this row: a byte of the file, or the number of the row from 0 if the format is not
+    read by bytes.
+    line: the line on which the row begins, from 1, or the number of the row from 1 if there are no lines.
+    file: the name of the original file, in the converted format only.
     """
 
     position: int

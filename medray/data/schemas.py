@@ -1,6 +1,6 @@
-"""Rows to records: what each form of medical training data looks like, and what makes a row bad.
+"""Conversion of rows to records: the schemas of medical training data, and the reasons why a row is bad.
 
-`auto` decides by the names of a row's columns alone, so the same row always becomes the same record.
+`auto` chooses the schema by the names of a row's columns alone, so the same row always becomes the same record.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ _ROLES: dict[str, Literal["system", "user", "assistant"]] = {
 
 
 def parse(row: Row, columns: ColumnsConfig, *, form: str = "auto", source: str, number: int) -> Record:
-    """The record of a source's row. number: its 0-based place in the source; where it has no id, the place counted
-    from 1 names it, as messages count lines.
+    """Return the record of a source's row.
 
-    Raises BadRowError for what the form needs and the row lacks, and for values of another type than it says.
+    number: its 0-based position in the source. A row without an id is named by its position counted from 1, as messages
+    count lines. Raises BadRowError for a missing column of the schema, and for a value of a wrong type.
     """
     form = form_of(row, columns) if form == "auto" else form
     name = text(row, columns.id) or text(row, "document_id") or f"{source}:{number + 1}"
@@ -55,7 +55,7 @@ def parse(row: Row, columns: ColumnsConfig, *, form: str = "auto", source: str, 
 
 
 def form_of(row: Row, columns: ColumnsConfig) -> str:
-    """The form that a row's columns show. Columns that the user named go before everything else."""
+    """Return the schema by a row's columns. Columns that the user named take precedence."""
     if columns.model_fields_set & {"input", "label"}:
         return "columns"
     for form, wanted in _MARKS:
@@ -79,7 +79,7 @@ _MARKS = (
 def _columns(row: Row, columns: ColumnsConfig, origin: Origin) -> Distill:
     label = columns.label
     if label not in row and "label" not in columns.model_fields_set and "output" in row:
-        label = "output"  # MeDistill's name for it
+        label = "output"  # the name in MeDistill
     return Distill(
         origin,
         required(row, columns.input),
@@ -90,7 +90,7 @@ def _columns(row: Row, columns: ColumnsConfig, origin: Origin) -> Distill:
 
 
 def _taught(row: Row, columns: ColumnsConfig, origin: Origin) -> Distill:
-    """A corpus with a teacher's words: where they could not be parsed the row stays, with nothing to learn from."""
+    """Return a record with a teacher's answer. A row whose completion could not be parsed stays, without targets."""
     return Distill(
         origin,
         required(row, columns.input),
@@ -100,7 +100,7 @@ def _taught(row: Row, columns: ColumnsConfig, origin: Origin) -> Distill:
 
 
 def _alpaca(row: Row, columns: ColumnsConfig, origin: Origin) -> Instruction:
-    """instruction, input, output. Without an input the instruction is the question itself."""
+    """Return a record of instruction, input and output. Without an input, the instruction is the question."""
     instruction, question = required(row, "instruction"), text(row, "input")
     asked = (
         (Message("system", instruction), Message("user", question))
@@ -149,7 +149,7 @@ def _two_step(row: Row, columns: ColumnsConfig, origin: Origin) -> TwoStep:
 
 
 def _preference(row: Row, columns: ColumnsConfig, origin: Origin) -> Preference:
-    """prompt, chosen, rejected as texts; or chosen and rejected as conversations that share all but their end."""
+    """Return a record of prompt, chosen and rejected texts, or of two conversations that differ only in the last answer."""
     if isinstance(row.get("chosen"), str):
         asked = row.get("prompt")
         prompt = (
@@ -170,7 +170,7 @@ def _preference(row: Row, columns: ColumnsConfig, origin: Origin) -> Preference:
 
 
 def _bigbio(row: Row, columns: ColumnsConfig, origin: Origin) -> Extraction:
-    """BigBio's KB schema: passages, entities and relations that name entities by id."""
+    """Return a record of BigBio's KB schema: passages, entities, and relations that refer to entities by id."""
     passages = tuple(
         " ".join(_strings(passage, "text")) if isinstance(passage, Mapping) else _plain(passage, "passages")
         for passage in _list(row, "passages")
@@ -192,7 +192,7 @@ def _bigbio(row: Row, columns: ColumnsConfig, origin: Origin) -> Extraction:
         for item in (_objects(row, "relations") if row.get("relations") else ())
     )
     if any(end not in known for relation in relations for end in (relation.first, relation.second)):
-        raise BadRowError("a relation names an entity that is not there")
+        raise BadRowError("a relation refers to an unknown entity")
     return Extraction(origin, passages, entities, relations)
 
 
@@ -218,7 +218,7 @@ _FORMS: dict[str, Callable[[Row, ColumnsConfig, Origin], Record]] = {
 
 
 def _reasoning(turn: Row) -> str | None:
-    """The reasoning of a message, under the names that servers and corpora have for it."""
+    """Return the reasoning of a message, under any of the names that servers and corpora use."""
     others = (turn[key] for key in ("reasoning", "thinking") if isinstance(turn.get(key), str))
     return text(turn, "reasoning_content") or next(filter(None, map(str.strip, others)), None)
 
@@ -234,15 +234,18 @@ def _turns(row: Row, column: str, role: str, content: str) -> list[Message]:
         said = text(turn, content if content in turn else "content")
         thought = _reasoning(turn)
         if thought and (_ROLES[name.lower()] != "assistant" or not said):
-            raise BadRowError(f"turn {number} of {column!r} has reasoning and is no answer")
-        if said:  # a turn without words says nothing
+            raise BadRowError(f"turn {number} of {column!r} has reasoning but is not an answer")
+        if said:  # skip an empty turn
             said = with_reasoning(thought, said) if thought else said
             turns.append(Message(_ROLES[name.lower()], said))
     return turns
 
 
 def _conversation(turns: list[Message], column: str) -> tuple[Message, ...]:
-    """System, then user and assistant in turn. Neighbours of one role are joined; a question nobody answered is left."""
+    """Return a conversation: system, then alternating user and assistant.
+
+    Consecutive turns of one role are joined; a last question without an answer is dropped.
+    """
     joined: list[Message] = []
     for turn in turns:
         if joined and joined[-1].role == turn.role:
@@ -260,7 +263,7 @@ def _conversation(turns: list[Message], column: str) -> tuple[Message, ...]:
 
 
 def required(row: Row, column: str) -> str:
-    """The text of a column that must have one."""
+    """Return the text of a column that must have one."""
     if column not in row:
         raise BadRowError(f"no column {column!r}")
     found = text(row, column)
@@ -270,13 +273,13 @@ def required(row: Row, column: str) -> str:
 
 
 def text(row: Row, column: str | None) -> str | None:
-    """The text of a column, None where it has no value. Numbers and truth values are written out."""
+    """Return the text of a column, or None if it has no value. Numbers and booleans are converted to text."""
     value = row.get(column) if column else None
     if value is None:
         return None
-    if type(value) is str and value.isascii() and "\x00" not in value:  # nearly all of a corpus
+    if type(value) is str and value.isascii() and "\x00" not in value:  # nearly all values of a corpus
         return value.replace("\r\n", "\n").strip()
-    if isinstance(value, float) and math.isnan(value):  # pandas writes NaN for no value
+    if isinstance(value, float) and math.isnan(value):  # pandas writes NaN for a missing value
         return None
     return _plain(value, column)
 
@@ -287,20 +290,20 @@ def _plain(value: Any, column: str | None) -> str:
     if not isinstance(value, str):
         raise BadRowError(f"column {column!r} holds a {type(value).__name__}, not text")
     if "\x00" in value:
-        raise BadRowError(f"column {column!r} holds a NUL byte")
+        raise BadRowError(f"column {column!r} contains a NUL byte")
     if not value.isascii():
         try:
             value.encode()
         except UnicodeEncodeError:
-            raise BadRowError(f"column {column!r} holds half of a surrogate pair") from None
+            raise BadRowError(f"column {column!r} contains an unpaired surrogate") from None
     return value.replace("\r\n", "\n").strip()
 
 
 def _rationale(row: Row, column: str | None) -> Rationale | None:
     value = row.get(column) if column else None
     if column and isinstance(value, Mapping):
-        # A key that stands without a value is part of the answer: the document does not say.
-        # The keys are the record's own: a message names the column alone.
+        # A key without a value is part of the answer: the document does not say.
+        # The keys are text of the record, so a message names the column only.
         texts = {str(name): text({column: each}, column) or None for name, each in value.items()}
         return texts if any(texts.values()) else None
     if isinstance(value, list):
@@ -326,7 +329,7 @@ def _assertions(row: Row, column: str | None) -> tuple[Mapping[str, Any], ...] |
 
 
 def _list(row: Row, column: str) -> list[Any]:
-    """A list, or the JSON of one: CSV has no lists."""
+    """Return a list, which may be given as JSON text, because CSV has no lists."""
     value = row.get(column)
     if isinstance(value, str):
         try:

@@ -1,4 +1,4 @@
-"""Tokenizers: the model's own, or a byte-level BPE trained on the training split."""
+"""Tokenizers: that of the model, or a byte-level BPE trained on the training split."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _FILES = (
 
 
 def load_tokenizer(folder: str) -> Any:
-    """The tokenizer of a model folder or hub id. It has a pad token: where it defines none, the end token is used."""
+    """Load the tokenizer of a model folder or hub id. If it defines no pad token, the end token is used for padding."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     from transformers import AutoTokenizer
 
@@ -41,7 +41,7 @@ def load_tokenizer(folder: str) -> Any:
     tokenizer: Any = from_pretrained(AutoTokenizer, place)
     if tokenizer.eos_token_id is None:
         raise InputError(
-            "its tokenizer has no end token, so a model could never learn to stop",
+            "its tokenizer has no end token, so a model could not learn to stop",
             key="model.name",
             value=folder,
             fix="set eos_token in its tokenizer_config.json, or use another model",
@@ -52,7 +52,7 @@ def load_tokenizer(folder: str) -> Any:
 
 
 def tokenizer_hash(folder: str) -> str:
-    """Hash of a local tokenizer's files, so that shards of one tokenizer are never read with another."""
+    """Return a hash of a local tokenizer's files, so that shards of one tokenizer are never read with another."""
     digest = hashlib.sha256()
     for name in _FILES:
         file = Path(folder) / name
@@ -62,7 +62,7 @@ def tokenizer_hash(folder: str) -> str:
 
 
 def wraps_texts(folder: str) -> bool:
-    """Whether a tokenizer may put more around a text than an end token; by its files alone."""
+    """Return whether a tokenizer may add more to a text than an end token, by its files alone."""
     try:
         step = json.loads(_file_text(folder, "tokenizer.json"))["post_processor"]
         parts = [part for piece in step["single"] for part in piece] if step else []
@@ -72,7 +72,7 @@ def wraps_texts(folder: str) -> bool:
 
 
 def thinks(template: str, folder: str) -> bool:
-    """Whether `data.template` may have to do with reasoning; by its text, and by the tokenizer's files for `chat`."""
+    """Return whether `data.template` may handle reasoning, by its text or, for `chat`, by the tokenizer's files."""
     texts = [template]
     if template == "chat":
         texts = [_file_text(folder, name) for name in ("chat_template.jinja", "tokenizer_config.json")]
@@ -80,9 +80,9 @@ def thinks(template: str, folder: str) -> bool:
 
 
 def may_end_with_added(template: str, folder: str) -> bool:
-    """Whether `data.template` names an added token that is not special, which may end a turn; by the files alone.
+    """Return whether `data.template` contains an added token that is not special, which may end a turn, by the files alone.
 
-    Pairs such as `<tool_call>` and `</tool_call>` end no turn.
+    Pairs such as `<tool_call>` and `</tool_call>` do not end a turn.
     """
     known = _file_text(folder, "tokenizer.json")
     start = known.find("[", known.find('"added_tokens"'))
@@ -95,7 +95,7 @@ def may_end_with_added(template: str, folder: str) -> bool:
     shown = template
     if template == "chat":
         shown = _file_text(folder, "chat_template.jinja")
-        try:  # the whole file lists the added tokens
+        try:  # tokenizer.json lists the added tokens
             shown += json.dumps(
                 json.loads(_file_text(folder, "tokenizer_config.json") or "{}").get("chat_template")
             )
@@ -105,14 +105,14 @@ def may_end_with_added(template: str, folder: str) -> bool:
 
 
 def _file_text(folder: str, name: str) -> str:
-    """A file of a local folder, or of a hub id that has been downloaded; "" where there is none."""
+    """Return the text of a file in a local folder or in a downloaded hub model; "" if there is none."""
     file = Path(folder) / name
     if not Path(folder).is_dir():
         from huggingface_hub import try_to_load_from_cache
 
         try:
             found = try_to_load_from_cache(folder, name)
-        except ValueError:  # not a hub id: a URL
+        except ValueError:  # a URL, not a hub id
             return ""
         if not isinstance(found, str):
             return ""
@@ -124,9 +124,9 @@ def _file_text(folder: str, name: str) -> str:
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int, target: StoragePath) -> StoragePath:
-    """A byte-level BPE of at most `vocab_size` entries, written to `target` atomically.
+    """Train a byte-level BPE of at most `vocab_size` entries and write it to `target` atomically.
 
-    Ids 0, 1 and 2 are pad, end and unknown, as T5 has them. No text is unknown: every byte has an entry.
+    Ids 0, 1 and 2 are pad, end and unknown, as in T5. No text is unknown: every byte has an entry.
     """
     if target.exists():
         return target
@@ -158,10 +158,10 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, target: StoragePath) 
         shutil.rmtree(staging)
         if not target.exists():
             raise
-        # another process was faster; the training is deterministic
+        # another process was faster; training is deterministic
     return target
 
 
 def trained_tokenizer_key(corpus_hashes: Iterable[str], vocab_size: int) -> str:
-    """Names a trained tokenizer by what it was trained on."""
+    """Return the name of a trained tokenizer, derived from its training data."""
     return hashlib.sha256(json.dumps([list(corpus_hashes), vocab_size]).encode()).hexdigest()[:16]

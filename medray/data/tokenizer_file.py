@@ -1,9 +1,9 @@
-"""A tokenizer read from its files alone, by the `tokenizers` library: for checks and inspection, without torch.
+"""A tokenizer that is read from its files by the `tokenizers` library, without torch, for checks and inspection.
 
 transformers imports torch, which takes seconds and 400 MB, and rebuilds many tokenizers in Python. So the tokenizer that
-encoded the shards is kept beside them in the form that it had, `tokens/<fingerprint>/encoding_tokenizer/`, and read from there.
-Shards without it are read by the model's own `tokenizer.json`, where transformers takes that file as it is. All others are
-loaded by transformers, which is also what encodes. A test compares both, call by call.
+encoded the shards is saved next to them, in `tokens/<fingerprint>/encoding_tokenizer/`, and read from there. For shards
+without it, the model's own `tokenizer.json` is used if transformers uses that file unchanged. All other tokenizers are loaded
+by transformers, which is also used for encoding. A test compares both, call by call.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from medray.data.shards.token_split import TokenSet
 from medray.data.tokenizer import load_tokenizer
 from medray.storage import StoragePath
 
-KEPT = "encoding_tokenizer"  # in the folder of the shards
+KEPT = "encoding_tokenizer"  # a folder in the folder of the shards
 
-# Classes that transformers builds from tokenizer.json as it is. Others rebuild parts of it in Python.
+# Classes that transformers builds from tokenizer.json unchanged. Others rebuild parts of it in Python.
 AS_WRITTEN = ("TokenizersBackend", "PreTrainedTokenizerFast")
 NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
-# Keys of tokenizer_config.json that make transformers change what tokenizer.json says.
+# Keys of tokenizer_config.json that make transformers change the tokenizer of tokenizer.json.
 CHANGING = ("add_bos_token", "add_eos_token", "auto_map", "fix_mistral_regex", "split_special_tokens")
-# Model types whose tokenizers transformers loads by another class than the files name, or repairs.
+# Model types whose tokenizers transformers loads with a different class than the files name, or repairs.
 REBUILT = (
     *("arctic", "cohere", "ernie", "fuyu", "h2ovl", "hyperclovax", "internlm", "iquest", "jamba", "llava", "minicpm"),
     *("minimax", "mistral", "ministral", "mixtral", "modernbert", "molmo", "nemotron", "opencua", "openvla"),
@@ -38,7 +38,7 @@ REBUILT = (
 class FileTokenizer:
     """The part of a tokenizer's interface that medray's data code uses.
 
-    backend: of the `tokenizers` library. named: text of the named special tokens. extra: other special tokens.
+    backend: a tokenizer of the `tokenizers` library. named: texts of the named special tokens. extra: other special tokens.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class FileTokenizer:
     def __call__(
         self, text: str = "", add_special_tokens: bool = True, *, text_target: str | None = None
     ) -> dict[str, list[int]]:
-        """Tokenize a text, or what a decoder writes: both alike, as only a tokenizer of several languages differs."""
+        """Tokenize an input or a target in the same way; only multilingual tokenizers treat them differently."""
         self.backend_tokenizer.no_truncation()
         self.backend_tokenizer.no_padding()
         text = text if text_target is None else text_target
@@ -85,7 +85,7 @@ class FileTokenizer:
         skip_special_tokens: bool = False,
         clean_up_tokenization_spaces: bool = False,
     ) -> str:
-        """Decode to text. Raises ValueError where a clean-up is asked for: medray never does."""
+        """Decode to text. Raises ValueError for a clean-up, which is not supported."""
         if clean_up_tokenization_spaces:
             raise ValueError("clean_up_tokenization_spaces is not supported")
         return str(self.backend_tokenizer.decode(list(ids), skip_special_tokens=skip_special_tokens))
@@ -113,9 +113,9 @@ class FileTokenizer:
 
 
 def keep_tokenizer(tokenizer: Any, tokens: StoragePath) -> None:
-    """Write a tokenizer that transformers has loaded beside the shards in `tokens`.
+    """Save a tokenizer that transformers has loaded next to the shards in `tokens`.
 
-    Nothing for one written in Python, or one of several languages: it tokenizes inputs and answers differently.
+    A tokenizer written in Python is not saved, nor a multilingual one, which tokenizes inputs and answers differently.
     """
     from tokenizers import Tokenizer
 
@@ -137,20 +137,20 @@ def keep_tokenizer(tokenizer: Any, tokens: StoragePath) -> None:
 
 
 def tokenizer_of(tokens: TokenSet) -> Any:
-    """The tokenizer that encoded a split's shards, as `load_tokenizer` gives it."""
+    """Return the tokenizer that encoded a split's shards, equal to that of `load_tokenizer`."""
     kept = storage.at(tokens.folder).parent / KEPT
     found = _from_files(kept) if isinstance(kept, Path) else None
     return read_tokenizer(tokens.tokenizer) if found is None else found
 
 
 def read_tokenizer(folder: str) -> Any:
-    """The tokenizer of a model folder, as `load_tokenizer` gives it, and without transformers where that is exact."""
+    """Return the tokenizer of a model folder, equal to that of `load_tokenizer`, without transformers if that is exact."""
     found = None if storage.is_remote(folder) else _from_files(Path(folder))
     return load_tokenizer(folder) if found is None else found
 
 
 def _from_files(folder: Path) -> FileTokenizer | None:
-    """None for a tokenizer that transformers does not take as it is written."""
+    """Return the tokenizer of a folder, or None if transformers does not use its files unchanged."""
     config, map_file = _tree(folder / "tokenizer_config.json"), folder / "special_tokens_map.json"
     model_type = str((_tree(folder / "config.json") or {}).get("model_type") or "")
     if (
@@ -177,16 +177,16 @@ def _from_files(folder: Path) -> FileTokenizer | None:
 
     try:
         backend = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    except Exception:  # its errors are plain Exceptions; transformers says what is wrong
+    except Exception:  # the library raises plain Exceptions; transformers then reports what is wrong
         return None
     if any(backend.token_to_id(token) is None for token in named.values()):
-        return None  # transformers would give these an id of their own
+        return None  # transformers would give these a new id
     named.setdefault("pad_token", named["eos_token"])
     return FileTokenizer(backend, named, [_text(token) for token in listed], template or None)
 
 
 def _template(folder: Path, config: dict[str, Any]) -> str | None:
-    """The chat template, "" where there is none, None where there are several."""
+    """Return the chat template; "" if there is none, None if there are several."""
     try:
         return (folder / "chat_template.jinja").read_text(encoding="utf-8")
     except (OSError, ValueError):
@@ -208,13 +208,13 @@ def _text(token: Any) -> str:
 
 @lru_cache(maxsize=8)
 def _compiled(template: str) -> Any:
-    """A template in a sandbox, with the names that chat templates may use."""
+    """Compile a template in a sandbox, with the names that chat templates may use."""
     from jinja2 import TemplateError, nodes
     from jinja2.ext import Extension, loopcontrols
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     class Generation(Extension):
-        """`{% generation %}` marks an answer; its text is rendered as any other."""
+        """The Jinja tag `{% generation %}`, which marks an answer; its text is rendered normally."""
 
         tags = {"generation"}  # noqa: RUF012
 
