@@ -1,1 +1,1 @@
-"""Records to token shards: a Ray Data pipeline that writes immutable files."""
+"""Token shards: a Ray Data pipeline that turns records into immutable files."""

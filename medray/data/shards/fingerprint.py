@@ -1,4 +1,4 @@
-"""What decides the tokens, as one hash: a later run with the same hash reuses the shards, any change makes new ones."""
+"""The fingerprint: a hash of everything that determines the tokens. A later run with the same hash reuses the shards."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ YOUNGER_FIELDS = (
     "appends_keys",
     "required",
     "whole",
-)  # of EncodeSpec, each with the default that old shards had
+)  # fields of EncodeSpec, each with the default that old shards had
 _ALWAYS = object()
 
 
 def content_hashes(
     sources: Sequence[Source], cache: StoragePath, *, compute: bool = True
 ) -> list[str] | None:
-    """Hashes of the sources' contents, kept in `cache` under their stamps.
+    """Return the hashes of the sources' contents, cached in `cache` by their stamps.
 
-    compute: read what is not known yet; else None where something is not.
+    compute: read sources whose hash is not cached; otherwise return None if one is missing.
     """
     hashes = []
     for source in sources:
@@ -59,7 +59,7 @@ def _read(file: StoragePath) -> dict[str, str]:
 
 
 def membership_key(config: Config, hashes: Mapping[str, Sequence[str]], extra: Mapping[str, Any]) -> str:
-    """Hash of all that decides which rows are in which split and shard."""
+    """Return a hash of everything that determines which rows are in which split and shard."""
     data = config.data
     decisive = {
         "sources": {split: list(found) for split, found in hashes.items()},
@@ -75,9 +75,9 @@ def membership_key(config: Config, hashes: Mapping[str, Sequence[str]], extra: M
 
 
 def token_key(membership: str, spec: EncodeSpec, tokenizer: str) -> str:
-    """Hash of the rows and of how they become tokens. Weights of a loss and learning rates are not part of it.
+    """Return a hash of the rows and of how they become tokens. Loss weights and learning rates are not part of it.
 
-    A younger field of the spec is part of it where it is not its default: shards from before it are still those.
+    A field that was added to the spec later is part of it only if it is not at its default, so that older shards stay valid.
     """
     encode = asdict(spec)
     younger = {field.name: field.default for field in fields(spec) if field.name in YOUNGER_FIELDS}

@@ -1,8 +1,8 @@
-"""Corpora to token shards, by Ray Data, beside training.
+"""The pipeline from corpora to token shards, with Ray Data, in parallel with training.
 
-A 0-CPU actor runs two passes: the index first, over ranges of the sources, then the shards in the order in which epoch
-0 reads them, so that training can start when the first are there. Everything is kept under a fingerprint of all that
-decides the tokens: a later run with the same fingerprint reuses the shards, a killed one goes on where it was.
+A 0-CPU actor runs two passes: first the index, over ranges of the sources, then the shards in the order in which epoch 0 reads
+them, so that training can start when the first ones exist. Everything is stored under a fingerprint of all settings and data
+that determine the tokens: a later run with the same fingerprint reuses the shards, and a killed run resumes.
 """
 
 from __future__ import annotations
@@ -51,18 +51,18 @@ from medray.data.tokenizer import train_tokenizer
 from medray.errors import InputError, MedrayError, RunFailedError
 from medray.storage import StoragePath, json_files
 
-# As many tasks as CPUs, and one still finds room where a trial of a search holds a hundredth of the last CPU.
+# As many tasks as CPUs; one task still fits if a trial of a search holds a hundredth of the last CPU.
 TASK_CPUS = 0.9
 LEFT_SECONDS = 3600.0
-HASHING_THREADS = 8  # most of their time is storage's
-PRIVATE = 0o077  # the umask: what is written holds patients' text
+HASHING_THREADS = 8  # most of their time is spent waiting for storage
+PRIVATE = 0o077  # the umask: the files contain patients' text
 
 
-Parts = dict[str, list[SourceParts]]  # of each split, a source each
+Parts = dict[str, list[SourceParts]]  # split → one entry per source
 
 
 class Pipeline:
-    """The two passes of one run. An actor: `ray.remote(Pipeline).options(num_cpus=0)`."""
+    """The two passes of one run. Run it as an actor: `ray.remote(Pipeline).options(num_cpus=0)`."""
 
     def __init__(self, config: Config, architecture: str, model_folder: str | None) -> None:
         quiet_ray_data()
@@ -72,7 +72,7 @@ class Pipeline:
         self.sets: dict[str, TokenSet] = {}
 
     def index(self) -> dict[str, TokenSet]:
-        """The token set of each split that has rows, indexed and checked; no shard need exist yet."""
+        """Return the token set of each split with rows, indexed and checked. The shards may not exist yet."""
         early = self._lay_out()
         storage.make_private(self.folder)
         self.sources = self._plain_sources()
@@ -86,8 +86,11 @@ class Pipeline:
         return self.sets
 
     def _lay_out(self) -> Parts | None:
-        """Finds the folder, which is named by the hash of all files. Those that can be read as they are, are indexed
-        meanwhile: else None."""
+        """Compute the folder, which is named by the hash of all files.
+
+        If no source must be converted, index the sources in parallel with an unknown hash and return their ranges.
+        Otherwise return None.
+        """
         early = None
         self.layout = Preparation(self.config, *self._model, compute=False)
         if not self.layout.known:
@@ -95,7 +98,7 @@ class Pipeline:
             plain = all(source.positional for group in sources.values() for source in group)
             side = ThreadPoolExecutor(1)
             hashed = side.submit(Preparation, self.config, *self._model)
-            # Without `with`: where reading fails, the hash of a file without an end is not waited for.
+            # Without `with`: if reading fails, do not wait for the hash of an endless file.
             early = self._index_ranges(sources) if plain else None
             self.layout = hashed.result()
             side.shutdown()
@@ -104,21 +107,23 @@ class Pipeline:
         return early
 
     def encode(self, tokenizer: bytes | None = None) -> dict[str, dict[str, Any]]:
-        """Writes all shards, validation first (it is small and read at once), and returns each split's manifest.
+        """Write all shards, validation first (it is small and needed first), and return each split's manifest.
 
-        tokenizer: a pickled one, from a process that has torch loaded: to load it takes a task seconds.
+        tokenizer: a pickled one from a process that has torch loaded: loading it would take each task seconds.
         """
         self.tokenizer = tokenizer
         try:
-            if not self.sets:  # the process that indexed was killed
+            if not self.sets:  # the process that made the index was killed
                 self.index()
-            for token_set in self.sets.values():  # of an earlier run: no worker may take it for this one's
+            for token_set in (
+                self.sets.values()
+            ):  # remove a failure of an earlier run, which workers would take for a new one
                 (storage.at(token_set.folder) / FAILED).unlink(missing_ok=True)
             for split in reversed(SPLITS):
                 if split in self.sets and read_manifest(self.folder / split) is None:
                     self._encode(split, self.sets[split])
         except Exception as error:
-            # The message of a library's error may quote a record; Ray's own log files have it.
+            # The message of a library's error may quote a record; it is in Ray's own log files.
             reason = str(error) if isinstance(error, MedrayError) else type(error).__name__
             for token_set in self.sets.values():
                 _write_json(storage.at(token_set.folder) / FAILED, {"reason": reason})
@@ -127,11 +132,13 @@ class Pipeline:
         return manifests(self.sets)
 
     def _remove_converted(self) -> None:
-        """Removes this run's plain files, and those that a killed one left: of a run that is alive they may be read
-        while it indexes, which takes no such time."""
+        """Remove this run's plain files, and old ones of killed runs.
+
+        A live run reads its plain files only while it indexes, which takes less time than LEFT_SECONDS.
+        """
         storage.remove_tree(self.converted)
         if not isinstance(self.converted, Path):
-            return  # a rule of the bucket ends what killed runs left
+            return  # a lifecycle rule of the bucket removes files of killed runs
         with contextlib.suppress(OSError):
             for left in self.converted.parent.iterdir():
                 if time.time() - left.stat().st_mtime > LEFT_SECONDS:
@@ -139,7 +146,7 @@ class Pipeline:
             self.converted.parent.rmdir()
 
     def _plain_sources(self) -> dict[str, list[Source]]:
-        """Sources that can be read from any position: the others are converted, unless every shard is there."""
+        """Return sources that can be read from any position. Other sources are converted, unless all shards exist."""
         plain = {split: list(group) for split, group in self.layout.sources.items()}
         folder = self.converted
         todo = [
@@ -170,7 +177,7 @@ class Pipeline:
         for split, group in parts.items():
             if not group:
                 continue
-            # What was wrong with rows is written down before anything else can fail for want of them.
+            # The rejects are written before any other check can fail because of missing rows.
             (self.folder / split).mkdir(exist_ok=True, mode=0o700)
             file = self.folder / split / REJECTS
             _write_rejects(file, group)
@@ -185,7 +192,7 @@ class Pipeline:
             if split in indexes:
                 folder = self.folder / split
                 folder.mkdir(exist_ok=True, mode=0o700)
-                if not parts[split]:  # its rows are training's, and so are their rejects
+                if not parts[split]:  # its rows come from training, and so do its rejects
                     _write_rejects(folder / REJECTS, [])
                 indexes[split].write(folder / INDEX)
         return indexes
@@ -231,14 +238,14 @@ class Pipeline:
         folder = storage.at(token_set.folder)
         shards, origin = token_set.index.shards, self._origin(split)
         order = [int(number) for number in token_set.plan(self.config).shard_order()]
-        with ThreadPoolExecutor(HASHING_THREADS) as threads:  # those that an earlier run has left
+        with ThreadPoolExecutor(HASHING_THREADS) as threads:  # shards of an earlier run
             sound = threads.map(lambda number: is_sound(shard_path(folder, number)), order)
             missing = [number for number, there in zip(order, sound, strict=True) if not there]
         group, truth = self.sources[origin], split == "validation"
         target, tokenizer = (
             replace(token_set, index=SplitIndex(shards=())),
             self.tokenizer,
-        )  # needs no other shards
+        )  # tasks need no list of other shards
 
         def one(item: dict[str, Any]) -> dict[str, Any]:
             shard = ShardSpec.of(json.loads(item["shard"]))
@@ -247,7 +254,9 @@ class Pipeline:
             return {}
 
         items = [{"shard": json.dumps(asdict(shards[number]))} for number in missing]
-        window = self.config.data.window_shards  # what training waits for, as many at once as there are CPUs
+        window = (
+            self.config.data.window_shards
+        )  # training waits for the first window, so encode as many of its shards at once as there are CPUs
         done = _run(items[:window], one)
         done += _run(items[window:], one, of_a_task=_items_of_a_task(len(items) - window))
         if len(done) != len(missing):
@@ -255,11 +264,11 @@ class Pipeline:
         json_files.write_sealed(folder / MANIFEST, summarize(token_set))
 
     def _origin(self, split: str) -> str:
-        """Whose sources a split's rows come from: a validation split may be taken from training's."""
+        """Return the split whose sources a split's rows come from: validation rows may be taken from training."""
         return split if self.sources[split] else "train"
 
     def _texts(self, index: SplitIndex) -> Iterator[str]:
-        """All that a tokenizer learns from: inputs and targets of the training split only."""
+        """Yield the texts that a tokenizer is trained on: inputs and targets of the training split only."""
         for shard in index.shards:
             for record in shard_records(self.sources["train"][shard.source], shard):
                 yield from texts(record)
@@ -278,7 +287,7 @@ def _benchmarks(paths: Sequence[str]) -> Benchmarks | None:
 
 
 def _lines_from_the_top(ranges: list[RangeIndex]) -> list[RangeIndex]:
-    """Rejects of a later range are named by their line in the file."""
+    """Return the ranges with the lines of rejects counted from the start of the file."""
     before = 0
     for part in ranges:
         for reject in part.rejects:
@@ -293,16 +302,19 @@ def _write_rejects(file: StoragePath, sources: Sequence[SourceParts]) -> None:
 
 
 def _items_of_a_task(items: int) -> int:
-    """Between two tasks a worker waits some 0.2 s, half of what a shard or a range takes; a kill loses a shard at most."""
+    """Return the number of items per task.
+
+    Between two tasks a worker waits about 0.2 s, half the time of a shard or range. A kill loses at most one shard.
+    """
     return max(1, min(8, int(items / (8 * ray.cluster_resources().get("CPU", 1.0)))))
 
 
 def _run(
     items: list[dict[str, Any]], one: Callable[[dict[str, Any]], dict[str, Any]], *, of_a_task: int = 1
 ) -> list[dict[str, Any]]:
-    """Runs `one` on each item in Ray Data tasks, beginning in the order given; answers in any order.
+    """Run `one` on each item in Ray Data tasks, started in the given order. The results are in any order.
 
-    An error of the user must reach the user, not Ray's retries, so it travels as a value.
+    An InputError must reach the user and not cause retries of Ray, so it is returned as a value.
     """
     if not items:
         return []
@@ -317,7 +329,7 @@ def _run(
     data = ray.data.from_items(items, override_num_blocks=-(-len(items) // of_a_task))
     answers = []
     for answer in data.map(guarded, num_cpus=TASK_CPUS).iter_rows():
-        if answer["input_error"]:  # the other tasks are not waited for: a file that is no text has thousands
+        if answer["input_error"]:  # do not wait for the other tasks: a file that is not text has thousands
             what, file, key, value, fix = json.loads(answer["input_error"])
             raise InputError(what, file=file, key=key, value=value, fix=fix)
         answers.append(answer)
@@ -329,7 +341,7 @@ def _write_json(file: StoragePath, content: dict[str, Any]) -> None:
 
 
 def quiet_ray_data() -> None:
-    """Ray Data's own progress and errors go to its log files: what a user reads is medray's."""
+    """Send Ray Data's own progress and errors to its log files only: users read medray's messages."""
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False

@@ -1,4 +1,4 @@
-"""Where everything of one data preparation lies, known before any of it is made."""
+"""The settings and paths of one data preparation, which are known before it starts."""
 
 from __future__ import annotations
 
@@ -37,23 +37,23 @@ from medray.errors import InputError, RunFailedError
 from medray.storage import StoragePath
 
 SPLITS = ("train", "validation")
-# Of sources without a preset: nothing is put before an input, but something must tell its rationale from its label.
+# Prompts for sources without a preset: an input has no prompt, but the rationale task needs one that differs from the label.
 OWN_PROMPTS = PromptsConfig(label="", rationale="Explain")
-# Defaults of a task of one key, by the default of a task of all keys.
+# Default prompt of a task for all keys → default prompt of a task for one key.
 _KEY_PROMPTS: dict[str | None, str] = {
     corpora.DIALOGUE.rationale: "Extract the {key} information from this dialogue",
     OWN_PROMPTS.rationale: "Extract the {key}",
 }
 INDEX, REJECTS, CONVERTED = "index.json", "rejects.jsonl", "converted"
-# Hashed by the driver before it uses the shards of an earlier run again: less than a second. Of a larger split, and of one in a bucket,
-# each process hashes the shards that it reads.
+# Size up to which the driver hashes the shards of an earlier run before it uses them, which takes less than a second. For a
+# larger split, and for one in a bucket, each process hashes the shards that it reads.
 CHECKED_BYTES = 256 << 20
 
 
 class Preparation:
-    """Sources, folder, tokenizer and encoding of a config.
+    """The sources, folder, tokenizer and encoding of a config.
 
-    compute: read sources whose content is not known yet; without it `known` is False and nothing else is set.
+    compute: read sources whose content hash is unknown; otherwise `known` is False in that case, and nothing else is set.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class Preparation:
             assert model_folder is not None
             self.tokenizer = storage.at(model_folder)
             identity = tokenizer_hash(model_folder) if self.tokenizer.is_dir() else model_folder
-            # Shards from before hold targets without their first token, and reasoning after an empty one.
+            # Older shards have targets without their first token, and reasoning after an empty one.
             if architecture == "seq2seq" and wraps_texts(model_folder):
                 identity += " wrapped"
             if architecture == "causal" and thinks(self.spec.template, model_folder):
@@ -120,7 +120,7 @@ class Preparation:
 
 
 def ready(config: Config, architecture: str, model_folder: str | None) -> dict[str, TokenSet] | None:
-    """The token sets of an earlier run, where all of them are whole; asks neither Ray nor a tokenizer."""
+    """Return the token sets of an earlier run if all of them are complete. Uses neither Ray nor a tokenizer."""
     layout = Preparation(config, architecture, model_folder, compute=False)
     if not layout.known:
         return None
@@ -134,7 +134,7 @@ def ready(config: Config, architecture: str, model_folder: str | None) -> dict[s
 
 
 def read_indexes(folder: StoragePath) -> dict[str, SplitIndex]:
-    """The index of each split of a data preparation; none where one is damaged or training has none yet."""
+    """Return the index of each split of a data preparation; none if one is damaged or that of training does not exist yet."""
     found = {}
     try:
         for split in SPLITS:
@@ -142,11 +142,11 @@ def read_indexes(folder: StoragePath) -> dict[str, SplitIndex]:
                 found[split] = SplitIndex.read(folder / split / INDEX)
     except InputError:
         return {}
-    return found if "train" in found else {}  # written last
+    return found if "train" in found else {}  # it is written last
 
 
 def is_whole(tokens: TokenSet) -> bool:
-    """Whether every shard is written and, as far as they are looked at here, sound. A damaged one is set aside."""
+    """Return whether every shard is written and, if it is checked here, intact. A damaged shard is set aside."""
     folder = storage.at(tokens.folder)
     if read_manifest(folder) is None:
         return False
@@ -164,27 +164,27 @@ def is_whole(tokens: TokenSet) -> bool:
 
 
 def manifests(sets: dict[str, TokenSet]) -> dict[str, Any]:
-    """What finished splits hold, as `summarize` wrote it."""
+    """Return the summaries of finished splits as written by `summarize`."""
     found = {}
     for split, tokens in sets.items():
         manifest = read_manifest(storage.at(tokens.folder))
         if manifest is None:
             raise RunFailedError(
-                f"{tokens.folder}/{MANIFEST} is gone or damaged. Run the same command again: it is made again"
+                f"{tokens.folder}/{MANIFEST} is missing or damaged. Run the same command again, which creates it"
             )
         found[split] = manifest
     return found
 
 
 def encode_spec(config: Config, architecture: str) -> EncodeSpec:
-    """All that decides the tokens of a record. Raises InputError for a method that such a model cannot be trained by."""
+    """Return everything that determines the tokens of a record. Raises InputError if the method does not fit the model."""
     check_architecture(config, seq2seq=architecture == "seq2seq")
     data, method = config.data, config.method
     extraction, asked = extraction_of(config), prompts_of(config)
     by_lang: Mapping[str, PromptsConfig] = {}
     if data.prompts.label is None:  # the config's own prompt is for rows of every language
         by_lang = {lang: _over(data.prompts, own) for lang, own in _presets(config)[1].items()}
-    # Whoever wrote the prompt of dialogues had it from the default that there once was: no document is asked by it.
+    # A config with the prompt of dialogues copied it from an old default, so documents with entities do not use it.
     given = data.prompts.label == "" or asked.label not in ("", corpora.DIALOGUE.label)
     method_spec = spec_of(method)
     answers = {task.answer: task for task in method_spec.encoded}
@@ -214,16 +214,16 @@ def encode_spec(config: Config, architecture: str) -> EncodeSpec:
 
 
 def prompts_of(config: Config) -> PromptsConfig:
-    """The prompts that a config trains with: its own, else those of its published corpus, else OWN_PROMPTS."""
+    """Return the prompts of a config: its own, else those of its published corpus, else OWN_PROMPTS."""
     found = _over(config.data.prompts, _presets(config)[0])
-    # A task of one key asks for that key.
+    # The prompt of a task for one key names that key.
     if spec_of(config.method).keys is not None and found.rationale in _KEY_PROMPTS:
         return found.model_copy(update={"rationale": _KEY_PROMPTS[found.rationale]})
     return found
 
 
 def prompts_said(config: Config) -> str:
-    """The prompts of a config for the console and `inspect`: those that nobody wrote are quoted."""
+    """Return a description of the prompts for the console and `inspect`, which quotes default prompts."""
     written, used, said = config.data.prompts, prompts_of(config), []
     for kind in dict.fromkeys(task.prompt for task in spec_of(config.method).encoded):
         text, key = getattr(used, kind), f"data.prompts.{kind}"
@@ -237,7 +237,7 @@ def prompts_said(config: Config) -> str:
 
 
 def _presets(config: Config) -> tuple[PromptsConfig, Mapping[str, PromptsConfig]]:
-    """Prompts where the config has none, and those of languages."""
+    """Return the default prompts, and those of languages."""
     dataset = config.data.dataset
     if dataset is None:
         return OWN_PROMPTS, {}
@@ -248,7 +248,7 @@ def _presets(config: Config) -> tuple[PromptsConfig, Mapping[str, PromptsConfig]
 
 
 def _over(written: PromptsConfig, preset: PromptsConfig) -> PromptsConfig:
-    """Each prompt that is written, else that of the preset."""
+    """Return the written prompts, with those of the preset for the rest."""
     return PromptsConfig(
         **{
             name: value if (value := getattr(written, name)) is not None else getattr(preset, name)
@@ -258,8 +258,10 @@ def _over(written: PromptsConfig, preset: PromptsConfig) -> PromptsConfig:
 
 
 def _formats(group: Sequence[Source]) -> dict[int, list[str | None]]:
-    """How sources are read, where their names and content do not tell it: a format by the config, a split of a saved data
-    set; and TSV, which an earlier version read with quotes."""
+    """Return how sources are read if their names and content do not determine it.
+
+    This is a format from the config, a split of a saved data set, or TSV, which an earlier version read with quotes.
+    """
     found: dict[int, list[str | None]] = {}
     for number, source in enumerate(group):
         if not isinstance(source, FileSource):
@@ -281,13 +283,13 @@ def _row_rules(method: MethodSpec) -> dict[str, Any] | None:
 
 
 def _weights(config: Config) -> tuple[float, ...]:
-    """Shares of the corpora, () where they are not mixed by weight."""
+    """Return the shares of the corpora, or () if they are not mixed by weight."""
     weights = [entry.weight for entry in config.data.train]
     return tuple(weight for weight in weights if weight is not None)
 
 
 def _eos_token(config: Config, model_folder: str | None) -> str:
-    """The end token's text, which joins premise and hypothesis in the corpora that were published so."""
+    """Return the text of the end token, which separates premise and hypothesis in corpora that were published like this."""
     if config.data.tokenizer == "train" or model_folder is None:
         return EOS
     try:

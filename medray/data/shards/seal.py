@@ -1,11 +1,11 @@
-"""The hash that a shard's file carries, and what happens to a shard whose content does not match it.
+"""The hash inside a shard's file, and the handling of a shard whose content does not match it.
 
-The hash stands between the last page and the footer of the Parquet file, where no reader of Parquet looks:
+The hash is between the last page and the footer of the Parquet file, where no Parquet reader looks:
 
     PAR1 | pages | mark, SHA-256 of everything else | footer | length of the footer | PAR1
 
-Checksums of pages would not do: they cover neither the headers of the pages nor the footer, and a flipped bit there can
-change how sound pages are read.
+Checksums of pages would not be enough: they cover neither page headers nor the footer, and a flipped bit there can change how
+intact pages are read.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ _SEAL, _TAIL = len(_MARK) + hashlib.sha256().digest_size, 8
 
 
 class DamagedShardError(RunFailedError):
-    """A shard does not hold what was written. It has been set aside, and the next start makes it again."""
+    """A shard whose content is not what was written. It has been set aside, and the next start writes it again."""
 
 
 def sealed(data: bytes) -> bytes:
-    """The bytes of a Parquet file with its hash."""
+    """Return the bytes of a Parquet file with the hash added."""
     footer = _footer(data)
     return data[:footer] + _MARK + hashlib.sha256(data).digest() + data[footer:]
 
 
 def read_sealed(path: StoragePath) -> bytes:
-    """The bytes of a shard. Raises DamagedShardError where they are not those that were written, after setting it aside.
+    """Return the bytes of a shard. If they are not what was written, set the shard aside and raise DamagedShardError.
 
-    A shard of an earlier version has no hash and counts as damaged: to make it again is cheaper than to trust it.
-    Raises OSError where storage cannot be read, which says nothing about the shard.
+    A shard of an earlier version has no hash and counts as damaged, because writing it again is safer. Raises OSError if
+    storage cannot be read, which says nothing about the shard.
     """
     try:
         data = storage.read_bounded(path, LARGEST_SHARD)
@@ -51,13 +51,15 @@ def read_sealed(path: StoragePath) -> bytes:
         f"the token shard {path} is damaged or was written by an earlier version; it was set aside as "
         f"{_aside(path).name}. Run the same command again: the shard is made again from the data"
     )
-    with suppress(OSError):  # for others who will wait for the shard: nobody makes it now
+    with suppress(
+        OSError
+    ):  # tell processes that wait for the shard, because this run does not write it again
         storage.write(path.parent / FAILED, json.dumps({"reason": said}))
     raise DamagedShardError(said)
 
 
 def is_sound(path: StoragePath) -> bool:
-    """Whether a shard is there and sound. A damaged one is set aside."""
+    """Return whether a shard exists and is intact. A damaged shard is set aside."""
     try:
         if _is_sound(storage.read_bounded(path, LARGEST_SHARD)):
             return True
@@ -70,7 +72,7 @@ def is_sound(path: StoragePath) -> bool:
 
 
 def set_aside(path: StoragePath) -> None:
-    """Rename a damaged shard, and forget that its split is complete: the next start makes the shard again."""
+    """Rename a damaged shard and remove the manifest of its split, so that the next start writes the shard again."""
     with suppress(OSError):
         (path.parent / MANIFEST).unlink(missing_ok=True)
     with suppress(OSError):
@@ -93,5 +95,5 @@ def _is_sound(data: bytes) -> bool:
 
 
 def _footer(data: bytes) -> int:
-    """Where the footer begins; negative where the file is too short for what it says."""
+    """Return the start of the footer; negative if the file is shorter than it claims."""
     return len(data) - _TAIL - int.from_bytes(data[-_TAIL : -_TAIL // 2], "little")

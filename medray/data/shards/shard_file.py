@@ -1,8 +1,8 @@
 """Token shards: immutable Parquet files of contiguous rows, written atomically.
 
-Columns: `id`; for each task `<task>.input_ids`, `<task>.spans` (causal: flat start, end pairs of what carries loss) or
-`<task>.labels` (seq2seq: the target), `<task>.length`, `<task>.loss_tokens`, `<task>.cut`; for validation also
-`reference` (the answer as text) and `entities` (JSON), the truth that predictions are compared with.
+Columns: `id`; for each task `<task>.input_ids`, `<task>.spans` (causal: flat start, end pairs of the tokens with loss) or
+`<task>.labels` (seq2seq: the target), `<task>.length`, `<task>.loss_tokens`, `<task>.cut`; for validation also `reference`
+(the answer as text) and `entities` (JSON), with which predictions are compared.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from medray.errors import InputError, RunFailedError
 from medray.storage import StoragePath
 
 LOOK_SECONDS, GONE_SECONDS = 5.0, 60.0
-_COUNTS_KEPT = 4096  # columns of row counts that a store keeps of shards that it does not hold
+_COUNTS_KEPT = 4096  # cached columns of row counts for shards that are not in memory
 
 
 def shard_path(folder: StoragePath, index: int) -> StoragePath:
@@ -45,7 +45,7 @@ def write_shard(
     *,
     truth: Sequence[tuple[str, Sequence[Mapping[str, Any]] | None]] | None,
 ) -> None:
-    """Writes shard `index`; a reader sees the whole file or none. truth: (reference, entities) of each row."""
+    """Write shard `index` atomically: a reader sees the whole file or none. truth: (reference, entities) of each row."""
     made: dict[str, pa.Array] = {"id": pa.array(ids, pa.string())}
     for task, found in columns.items():
         inputs = np.diff(found.input_ends, prepend=0)
@@ -72,7 +72,7 @@ def write_shard(
         compression_level=1,
         use_dictionary=False,
         column_encoding=_encodings(made),
-        row_group_size=max(len(ids), 1),  # a shard is read as a whole
+        row_group_size=max(len(ids), 1),  # a shard is always read completely
         write_statistics=False,
     )
     storage.write(shard_path(folder, index), sealed(sink.getvalue().to_pybytes()))
@@ -83,7 +83,7 @@ def _second(architecture: str) -> str:
 
 
 def _encodings(columns: Mapping[str, pa.Array]) -> dict[str, str]:
-    """Ids by their first, second, … bytes: most of these are alike, which writes and compresses best."""
+    """Return the encoding of each column. Ids are split by byte position, which compresses best: most high bytes are equal."""
     lists = (name for name, column in columns.items() if pa.types.is_large_list(column.type))
     return {f"{name}.list.element": "BYTE_STREAM_SPLIT" for name in lists}
 
@@ -97,7 +97,7 @@ def _offsets(ends: np.ndarray) -> np.ndarray:
 
 
 def _span_tokens(columns: TaskColumns) -> np.ndarray:
-    """Loss tokens of each row: the sum of its spans' lengths."""
+    """Return the loss tokens of each row: the sum of the lengths of its spans."""
     spans = columns.targets.astype(np.int64).reshape(-1, 2)
     totals = _offsets(np.cumsum(spans[:, 1] - spans[:, 0]))
     return np.diff(totals[columns.target_ends // 2], prepend=0)
@@ -105,7 +105,7 @@ def _span_tokens(columns: TaskColumns) -> np.ndarray:
 
 @dataclass(frozen=True)
 class _Ragged:
-    """Lists of ids: row r is values[offsets[r] : offsets[r + 1]]. offsets: plain numbers, faster to take one by one."""
+    """Lists of ids: row r is values[offsets[r] : offsets[r + 1]]. offsets: Python integers, which are faster to index."""
 
     values: np.ndarray
     offsets: list[int]
@@ -116,7 +116,7 @@ class _Ragged:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Shard:
-    """A shard in memory. tasks: of each (input_ids, spans or labels); texts: columns of strings."""
+    """A shard in memory. tasks: task → (input_ids, spans or labels). texts: columns of strings."""
 
     causal: bool
     tasks: dict[str, tuple[_Ragged, _Ragged]]
@@ -125,27 +125,27 @@ class _Shard:
 
 
 class ShardStore:
-    """Reads shards of one folder, keeping the last `keep` in memory. Safe to use from several threads.
+    """A reader of the shards in one folder, which keeps the last `keep` in memory. Several threads may use it.
 
-    patience_seconds: how long a shard is waited for while no shard of the folder comes.
+    patience_seconds: how long to wait for a shard while no new shard appears in the folder.
     """
 
     def __init__(self, folder: StoragePath, keep: int = 16, patience_seconds: float = 900) -> None:
         self.folder, self._keep, self._patience = folder, keep, patience_seconds
-        self.waits_for: str | None = None  # what `wait` stands still for now, for a message
+        self.waits_for: str | None = None  # what `wait` is waiting for now, for a message
         self._shards: OrderedDict[int, _Shard] = OrderedDict()
         self._counts: OrderedDict[tuple[int, str], np.ndarray] = OrderedDict()
         self._lock = Lock()
-        self._gates: dict[int, Lock] = {}  # one a shard that is being read: nobody reads it twice
+        self._gates: dict[int, Lock] = {}  # one per shard that is being read, so that it is read once
         self._ahead: ThreadPoolExecutor | None = None
         self._asked: set[int] = set()
-        self._damaged: DamagedShardError | None = None  # found while reading ahead
+        self._damaged: DamagedShardError | None = None  # an error found while reading ahead
 
     def has(self, index: int) -> bool:
         return index in self._shards or shard_path(self.folder, index).exists()
 
     def example(self, index: int, row: int, task: str) -> tuple[np.ndarray, np.ndarray]:
-        """(input_ids, labels), int32, of a row; both are empty where it lacks the task.
+        """Return (input_ids, labels), int32, of a row. Both are empty if the row lacks the task.
 
         causal: labels [length] are IGNORED outside the spans with loss. seq2seq: labels [target tokens].
         """
@@ -161,16 +161,16 @@ class ShardStore:
         return ids, labels
 
     def prompt(self, index: int, row: int, task: str = "label") -> np.ndarray:
-        """The ids that generation starts from, int32: causal: those before the last span; seq2seq: the source."""
+        """Return the ids of the prompt for generation, int32: the ids before the last span (causal), or the source (seq2seq)."""
         shard = self._shard(index)
         inputs, second = shard.tasks[task]
         ids, spans = inputs.row(row), second.row(row)
         return ids[: spans[-2]] if shard.causal and len(spans) else ids
 
     def counts(self, index: int, task: str, name: str) -> np.ndarray:
-        """Column `<task>.<name>` of every row of a shard [rows]: length or loss_tokens (int32), or cut (bool).
+        """Return column `<task>.<name>` of a shard [rows]: length or loss_tokens (int32), or cut (bool).
 
-        Reads no ids, so that a plan over many shards costs little.
+        It does not read ids, so that a plan over many shards is cheap.
         """
         column = f"{task}.{name}"
         with self._lock:
@@ -187,22 +187,22 @@ class ShardStore:
         return found
 
     def sizes(self, index: int, tasks: tuple[str, ...]) -> np.ndarray:
-        """Tokens that a forward of each row computes, summed over `tasks`; int32 [rows]."""
+        """Return the tokens in the forward pass of each row, summed over `tasks`; int32 [rows]."""
         lengths = np.stack([self.counts(index, task, "length") for task in tasks])
         return np.asarray(lengths.sum(axis=0, dtype=np.int32))
 
     def source_sizes(self, index: int, task: str) -> np.ndarray:
-        """Tokens of each row that the encoder of an encoder-decoder reads; int32 [rows]."""
+        """Return the tokens of each row that the encoder of an encoder-decoder reads; int32 [rows]."""
         return self.counts(index, task, "length") - self.counts(index, task, "loss_tokens")
 
     def text(self, index: int, row: int, name: str) -> str | None:
-        """Column `name` (id, reference or entities) of one row."""
+        """Return column `name` (id, reference or entities) of one row."""
         return self._shard(index).texts[name][row].as_py()
 
     def prefetch(self, indices: Iterable[int]) -> None:
-        """Begins reading the shards that exist, one after the other, and returns at once. Never raises.
+        """Begin to read the existing shards in the background, one after the other. Never raises.
 
-        A shard that cannot be read says so when it is asked for.
+        The error of a shard that cannot be read is raised when the shard is used.
         """
         with self._lock:
             wanted = [index for index in indices if index not in self._shards and index not in self._asked]
@@ -210,15 +210,15 @@ class ShardStore:
             if wanted and self._ahead is None:
                 self._ahead = ThreadPoolExecutor(1, thread_name_prefix="shards")
         for index in wanted:
-            with suppress(RuntimeError):  # the interpreter is about to end
+            with suppress(RuntimeError):  # the interpreter is shutting down
                 assert self._ahead is not None
                 self._ahead.submit(self._read_ahead, index)
 
     def wait(self, index: int, poll_seconds: float = 0.1) -> None:
-        """Returns when shard `index` has been written.
+        """Wait until shard `index` has been written.
 
-        Raises RunFailedError when the pipeline has failed, when no shard at all has come for the patience, or when the
-        folder has been gone for GONE_SECONDS.
+        Raises RunFailedError if the pipeline has failed, if no shard has appeared for `patience_seconds`, or if the folder
+        has been missing for GONE_SECONDS.
         """
         if self._is_there(index):
             return
@@ -240,14 +240,14 @@ class ShardStore:
             self.waits_for = None
 
     def _is_there(self, index: int) -> bool:
-        """Return what `has` does; storage that cannot be asked now may answer later."""
+        """Return the result of `has`, or False if storage does not answer now, because it may answer later."""
         try:
             return self.has(index)
         except OSError:
             return False
 
     def _files(self) -> int:
-        """Files in the folder, 0 where it is gone: an index is there before any shard."""
+        """Return the number of files in the folder; 0 means that it is missing, because an index exists before any shard."""
         try:
             return len(storage.sizes(self.folder))
         except OSError:
@@ -256,17 +256,17 @@ class ShardStore:
     def _raise_failure(self) -> None:
         try:
             reason = storage.read_json(self.folder / FAILED).get("reason", "")
-        except OSError:  # none, or storage is asked again soon
+        except OSError:  # no failure; if storage does not answer, it is asked again soon
             return
         except InputError as error:
             reason = str(error)
         raise RunFailedError(f"the data pipeline failed: {reason}")
 
     def _never_came(self, index: int, seconds: float, *, gone: bool) -> RunFailedError:
-        why = "its folder is gone or cannot be read" if gone else "no other shard came either"
+        why = "its folder is missing or unreadable" if gone else "no other shard was written either"
         return RunFailedError(
-            f"the token shard {shard_path(self.folder, index)} has not come: {why} for {seconds:.0f} s. See to the "
-            "storage, then run the same command again to go on from the newest checkpoint"
+            f"the token shard {shard_path(self.folder, index)} was not written: {why} for {seconds:.0f} s. Check the "
+            "storage, then run the same command again to resume from the newest checkpoint"
         )
 
     def _read_ahead(self, index: int) -> None:
@@ -275,14 +275,14 @@ class ShardStore:
                 self._shard(index)
         except DamagedShardError as error:
             self._damaged = error
-        except Exception:  # whoever asks for the shard is told
+        except Exception:  # raised again when the shard is used
             pass
         finally:
             with self._lock:
                 self._asked.discard(index)
 
     def _shard(self, index: int) -> _Shard:
-        """Shard `index`, waited for if it is not there yet."""
+        """Return shard `index`. Wait for it if it does not exist yet."""
         with self._lock:
             if index in self._shards:
                 self._shards.move_to_end(index)
@@ -303,10 +303,9 @@ class ShardStore:
 
 
 def shard_table(path: StoragePath, columns: list[str] | None = None) -> pa.Table:
-    """A shard's columns. Not by `read_table`, which takes longer and gives its buffers back some time later.
+    """Return columns of a shard. pyarrow's `read_table` is not used: it is slower and frees its buffers later.
 
-    All bytes are read, whatever the columns: hashing them takes a tenth of the time of decoding them. Raises
-    DamagedShardError.
+    All bytes are read, whatever the columns: hashing them takes a tenth of the time of decoding. Raises DamagedShardError.
     """
     with pq.ParquetFile(pa.BufferReader(read_sealed(path))) as file:
         return file.read(columns=columns, use_threads=False)

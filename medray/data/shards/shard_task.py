@@ -1,4 +1,4 @@
-"""One shard: its rows read, encoded and written. What a task of the pipeline does."""
+"""The work of one task of the pipeline: read, encode and write the rows of one shard."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from medray.errors import RunFailedError
 
 
 def shard_records(source: Source, shard: ShardSpec) -> list[Record]:
-    """The records of a shard, with ids that are unique. Raises RunFailedError when the source has changed."""
+    """Return the records of a shard with unique ids. Raises RunFailedError if the source has changed."""
     mask, renamed = shard.mask(), dict(shard.renamed)
     kept: list[Record] = []
     with closing(records(source, shard.position, None, shard.first)) as rows:
@@ -38,7 +38,7 @@ def shard_records(source: Source, shard: ShardSpec) -> list[Record]:
 def encode_shard(
     token_set: TokenSet, shard: ShardSpec, source: Source, *, truth: bool, tokenizer: bytes | None = None
 ) -> None:
-    """Reads, encodes and writes one shard. tokenizer: a pickled one; without it is loaded."""
+    """Read, encode and write one shard. tokenizer: a pickled one; by default, it is loaded."""
     encoder = _encoder(token_set, tokenizer)
     found = shard_records(source, shard)
     write_shard(
@@ -57,7 +57,7 @@ def encode_shard(
 
 
 def _renamed(record: Record, ordinal: int) -> Record:
-    """Ids tell rows apart in plans and predictions, so the second of a name gets one of its own."""
+    """Return a record with a new id, for a repeated id: plans and predictions identify rows by their ids."""
     return replace(record, origin=replace(record.origin, id=f"{record.origin.id}#{ordinal + 1}"))
 
 
@@ -65,7 +65,7 @@ _ENCODERS: dict[str, Encoder] = {}
 
 
 def _encoder(token_set: TokenSet, tokenizer: bytes | None) -> Encoder:
-    """One encoder a process: to make one costs more than a shard's reading."""
+    """Return the encoder of this process, which is kept: creating one costs more than reading a shard."""
     key = f"{token_set.tokenizer} {token_set.spec}"
     if key not in _ENCODERS:
         loaded = pickle.loads(tokenizer) if tokenizer else load_tokenizer(token_set.tokenizer)

@@ -1,4 +1,4 @@
-"""What a finished split holds: rows, tokens, loss tokens and lengths, a task each."""
+"""The summary of a finished split: rows, tokens, loss tokens and lengths per task."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _NUMBERS = ("rows", "tokens", "loss_tokens", "p50", "p90", "p99", "max", "trunca
 
 
 def summarize(token_set: TokenSet) -> dict[str, Any]:
-    """Counts of a split whose shards are all written; lengths in tokens."""
+    """Return the counts of a split whose shards are all written. Lengths are in tokens."""
     index, folder = token_set.index, storage.at(token_set.folder)
     files = [shard_path(folder, shard.index) for shard in index.shards]
     return {
@@ -35,7 +35,7 @@ def summarize(token_set: TokenSet) -> dict[str, Any]:
 
 
 def read_manifest(folder: StoragePath) -> dict[str, Any] | None:
-    """Return what a split holds, as `summarize` wrote it; None where its shards are not complete, or the file is damaged."""
+    """Return the summary of a split as written by `summarize`; None if its shards are incomplete or the file is damaged."""
     with suppress(FileNotFoundError, InputError):
         found = json_files.read_sealed(folder / MANIFEST)
         return found if _is_summary(found) else None
@@ -43,7 +43,7 @@ def read_manifest(folder: StoragePath) -> dict[str, Any] | None:
 
 
 def _is_summary(tree: dict[str, Any]) -> bool:
-    """Whether a JSON object is what `summarize` writes."""
+    """Return whether a JSON object has the form that `summarize` writes."""
     counts = [tree.get(name) for name in ("rows", "rejected", "duplicates", "repeated_ids", "shards")]
     dropped, tasks = tree.get("dropped"), tree.get("tasks")
     if not isinstance(dropped, dict) or not isinstance(tasks, dict):
@@ -75,10 +75,10 @@ _NAMES = ("length", "loss_tokens", "cut")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SplitCounts:
-    """Counts of all rows, shard by shard in the order of their numbers; arrays are [tasks, rows].
+    """Counts of all rows, in the order of shard numbers; arrays are [tasks, rows].
 
-    length: tokens that a forward computes, 0 where a row lacks the task; for an encoder-decoder source and target.
-    loss: tokens that carry loss. cut: bool. starts: first row of each shard, by its number.
+    length: tokens in a forward pass (source and target for an encoder-decoder), 0 if a row lacks the task. loss: tokens with
+    loss. cut: bool. starts: first row of each shard, by its number.
     """
 
     tasks: tuple[str, ...]
@@ -92,12 +92,12 @@ class SplitCounts:
         return self.length.shape[1]
 
     def places(self, shards: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """Columns of the rows that (shard, row) pairs name."""
+        """Return the column indices of (shard, row) pairs."""
         return np.asarray(self.starts[shards] + rows)
 
 
 def split_counts(tokens: TokenSet) -> SplitCounts:
-    """The counts of a split whose shards are all written."""
+    """Return the counts per row of a split whose shards are all written."""
     tasks, shards = tokens.spec.tasks, tokens.index.shards
     columns = [f"{task}.{name}" for name in _NAMES for task in tasks]
     parts: dict[str, list[np.ndarray]] = {column: [np.empty(0, np.int32)] for column in columns}

@@ -1,4 +1,4 @@
-"""A split's token shards as others see them: where they lie, what they hold, and the batch plan over them."""
+"""The token shards of a split as other packages use them: their folder, their content, and the batch plan over them."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from medray.data.tokenizer import load_tokenizer
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TokenSet:
-    """A split's shards: their folder, index and tokenizer. Equal when they are of the same folder.
+    """The shards of a split: folder, index and tokenizer. Two token sets with the same folder are equal.
 
-    weights: share of each corpus where corpora are mixed by weight.
+    weights: share of each corpus if corpora are mixed by weight.
     """
 
     folder: str
@@ -31,7 +31,7 @@ class TokenSet:
     weights: tuple[float, ...] = ()
 
     def load_tokenizer(self) -> Any:
-        """Of a causal model with the template that the rows were rendered by, for whoever prompts the model later."""
+        """Load the tokenizer. For a causal model, it has the template that rendered the rows, for prompting the model later."""
         loaded = load_tokenizer(self.tokenizer)
         if self.spec.architecture == "causal":
             source = Template(loaded, self.spec.template, self.spec.architecture).source
@@ -39,14 +39,14 @@ class TokenSet:
         return loaded
 
     def rows(self) -> list[tuple[int, int]]:
-        """(shard, row) of the whole split, in the order of its sources."""
+        """Return (shard, row) for the whole split, in the order of its sources."""
         return [(shard.index, row) for shard in self.index.shards for row in range(shard.rows)]
 
     def store(self, keep: int = 16, patience_seconds: float = 900) -> ShardStore:
         return ShardStore(storage.at(self.folder), keep, patience_seconds)
 
     def corpora(self) -> Sequence[Corpus]:
-        """Shards of each corpus; one pool where nothing is weighed."""
+        """Return the shards of each corpus, or of one pool if there are no weights."""
         if not self.weights:
             shards = self.index.shards
             return [Corpus(tuple(s.index for s in shards), tuple(s.rows for s in shards))]
@@ -57,7 +57,7 @@ class TokenSet:
         return found
 
     def plan(self, config: Config, store: ShardStore | None = None) -> BatchPlan:
-        """The batch plan of `config` over these shards; `store` lends it the lengths of rows."""
+        """Return the batch plan of `config` over these shards. store: provides the lengths of rows."""
         data, train = config.data, config.train
         lengths, tasks = store or self.store(), spec_of(config.method).task_names
         buckets = self.spec.architecture == "seq2seq" if data.length_buckets is None else data.length_buckets
