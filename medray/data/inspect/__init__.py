@@ -1,1 +1,1 @@
-"""What a model will read of a config's data, and what is wrong with it."""
+"""Inspection of the data as a model will read it, and of its problems."""

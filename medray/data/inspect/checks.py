@@ -1,6 +1,6 @@
-"""What is wrong with rows as a model will read them: looked for in the texts of a bounded, seeded sample.
+"""Checks of rows as a model will read them, on the texts of a bounded, seeded sample.
 
-Counts alone leave here: no check quotes a row. What only counts of lengths are needed for is said of all rows.
+The results contain counts only: no check quotes a row. Checks that need only counts of lengths cover all rows.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from medray.data.reasoning import CLOSE, Reasoning, knows_reasoning
 from medray.data.shards.split_summary import SplitCounts
 from medray.data.shards.token_split import TokenSet
 
-MOST_SHARDS = 32  # that the sample is drawn from
-MANY_CUT = 0.01  # share of rows of a task that may be cut without a word
+MOST_SHARDS = 32  # largest number of shards from which the sample is drawn
+MANY_CUT = 0.01  # share of rows of a task that may be cut without a problem
 
-# What UTF-8 looks like when it is read as Latin-1 or Windows-1252, and what stands for bytes that were lost.
+# UTF-8 that was read as Latin-1 or Windows-1252, and the replacement character for lost bytes.
 _MOJIBAKE = re.compile(r"[ÃÂ][\x80-\xbf€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ]|â€|ï»¿|Î[±²³´µ¼½]|\ufffd")
 _TAGS = "p|br|hr|div|span|a|b|i|u|em|strong|sup|sub|ul|ol|li|table|tr|td|th|h[1-6]|img|font|script|style|html|body"
 _HTML = re.compile(
@@ -43,7 +43,7 @@ Verdict = Literal["ok", "note", "problem"]
 
 @dataclass(frozen=True)
 class Check:
-    """problem: training on it would go wrong. note: worth a look. said: one sentence, without text of a record."""
+    """The result of a check. problem: training would go wrong. note: worth a look. said: a sentence without record text."""
 
     name: str
     verdict: Verdict
@@ -52,9 +52,10 @@ class Check:
 
 @dataclass(frozen=True)
 class RationaleQuality:
-    """empty: share of all rows. words: mean of a rationale. overlap: mean share of a label's words that it holds.
+    """The quality of rationales.
 
-    Words and overlap are of the sampled rows, as far as they were not cut.
+    empty: share of all rows without one. words: mean length of a rationale. overlap: mean share of a label's words that are
+    in its rationale. Words and overlap are measured on sampled rows that were not cut.
     """
 
     split: str
@@ -66,10 +67,10 @@ class RationaleQuality:
 
 @dataclass(frozen=True)
 class SampledRow:
-    """A task of a sampled row. target_cut: it is as long as its limit, and something of the row was cut.
+    """A task of a sampled row. target_cut: the target is as long as its limit, and a part of the row was cut.
 
-    begins: begin tokens. ends: whether the last token is a control token, and carries loss. unknown: tokens that
-    stand for what the tokenizer does not know.
+    begins: number of begin tokens. ends: whether the last token is a control token with loss. unknown: number of unknown
+    tokens.
     """
 
     input: str
@@ -84,7 +85,7 @@ Rows = dict[tuple[str, str], list[SampledRow | None]]  # by (split, task); None:
 
 
 def sampled_rows(sets: Mapping[str, TokenSet], tokenizer: Any, count: int, seed: int) -> Rows:
-    """At most `count` rows of each split, the same ones for every task."""
+    """Return at most `count` rows of each split, the same rows for every task."""
     known = TextIds(tokenizer)
     found: Rows = {}
     for split, tokens in sets.items():
@@ -117,7 +118,7 @@ def sampled_rows(sets: Mapping[str, TokenSet], tokenizer: Any, count: int, seed:
 
 @dataclass(frozen=True)
 class _Ids:
-    """A task of a row as ids. whole: all that a forward reads and writes."""
+    """A task of a row as ids. whole: all ids of a forward pass."""
 
     input: list[int]
     whole: list[int]
@@ -139,14 +140,14 @@ def checks(
     rows: Rows,
     tokenizer: Any,
 ) -> tuple[Check, ...]:
-    """Every check, whatever it finds."""
+    """Return the results of all checks."""
     spec = next(iter(sets.values())).spec
     present = [row for group in rows.values() for row in group if row is not None]
     problems = template_problems(tokenizer, spec)
     found = [
         Check("template", "problem", "; ".join(problems))
         if problems
-        else Check("template", "ok", "its end is trained, and a prompt is what the template itself asks with")
+        else Check("template", "ok", "its end is trained, and prompts equal the template's own")
     ]
     if TextIds(tokenizer).begin is not None and spec.architecture == "causal":
         found.append(
@@ -156,7 +157,7 @@ def checks(
                 present,
                 lambda row: row.begins != 1,
                 "have none or several",
-                "one each",
+                "one per text",
             )
         )
     found += [
@@ -165,7 +166,7 @@ def checks(
             "problem",
             present,
             lambda row: not row.ends,
-            "end without one that carries loss",
+            "have no end token with loss",
             "trained",
         ),
         *_loss_masks(method, counts),
@@ -173,7 +174,7 @@ def checks(
         _truncation(counts),
         _cut_words(method, rows),
         *(_pattern(present, *pattern) for pattern in _PATTERNS),
-        _sampled("copies", "note", present, _copies, "have a target that is the input itself", "none"),
+        _sampled("copies", "note", present, _copies, "have a target that equals the input", "none"),
     ]
     if tokenizer.unk_token_id is not None:
         found.append(
@@ -182,7 +183,7 @@ def checks(
                 "note",
                 present,
                 lambda row: row.unknown > 0,
-                f"hold {sum(row.unknown for row in present):,} tokens for what the tokenizer does not know",
+                f"contain {sum(row.unknown for row in present):,} tokens for text that the tokenizer does not know",
                 "none",
             )
         )
@@ -192,7 +193,7 @@ def checks(
 
 
 def _reasoning(spec: EncodeSpec, rows: Sequence[SampledRow], tokenizer: Any) -> Check | None:
-    """The mode that rows are rendered in, of a template that has something to do with reasoning."""
+    """Return the mode in which rows are rendered, for a template that handles reasoning."""
     if spec.architecture != "causal":
         return None
     template = Template(tokenizer, spec.template, spec.architecture)
@@ -210,7 +211,7 @@ def _reasoning(spec: EncodeSpec, rows: Sequence[SampledRow], tokenizer: Any) -> 
 
 
 def rationales(counts: Mapping[str, SplitCounts], rows: Rows) -> tuple[RationaleQuality, ...]:
-    """Of each split whose rows are trained on rationales too."""
+    """Return the quality of rationales for each split that is trained on them."""
     found = []
     for split, counted in counts.items():
         if "rationale" not in counted.tasks or not counted.rows:
@@ -238,7 +239,7 @@ def _sampled(
     what: str,
     fine: str,
 ) -> Check:
-    """The verdict where any row is wrong. what: said of those; fine: where none is."""
+    """Return the verdict if any row is wrong. what: the words for wrong rows. fine: the words if there are none."""
     count = sum(map(wrong, rows))
     if count:
         return Check(name, verdict, f"{count:,} of {len(rows):,} sampled texts {what}")
@@ -277,12 +278,12 @@ def _truncation(counts: Mapping[str, SplitCounts]) -> Check:
                 said.append(f"{int(cut.sum()):,} of {one.rows:,} {split} {task}")
     verdict: Verdict = "note" if most > MANY_CUT else "ok"
     return Check(
-        "limits", verdict, f"cut to fit: {', '.join(said)}" if said else "no row is longer than they allow"
+        "limits", verdict, f"cut to fit: {', '.join(said)}" if said else "no row is longer than the limits"
     )
 
 
 def _cut_words(method: MethodSpec, groups: Rows) -> Check:
-    """A target that stops too early teaches to stop there. Whole words are those of texts that were not cut."""
+    """Check cut targets: they teach a model to stop too early. Known words are taken from texts that were not cut."""
     shares = {
         place: _mean(row.target_cut for row in group if row is not None) for place, group in groups.items()
     }
@@ -318,24 +319,24 @@ def _mean(values: Iterable[float]) -> float:
 
 
 _PATTERNS: tuple[tuple[str, Verdict, str, Callable[[str], bool]], ...] = (
-    ("line ends", "note", "have a backslash and an n where a line end is meant", lambda text: "\\n" in text),
-    ("HTML", "note", "hold tags or entities of web pages", lambda text: bool(_HTML.search(text))),
+    ("line ends", "note", "contain a backslash and an n instead of a line end", lambda text: "\\n" in text),
+    ("HTML", "note", "contain HTML tags or entities", lambda text: bool(_HTML.search(text))),
     (
         "encoding",
         "note",
-        "hold letters of a wrong encoding",
+        "contain characters of a wrong encoding",
         lambda text: bool(_MOJIBAKE.search(text.rstrip("\ufffd"))),
     ),
     (
         "replaced words",
         "problem",
-        'hold words such as "Negativet": every "No" was replaced by "Negative"',
+        'contain words such as "Negativet": every "No" was replaced by "Negative"',
         lambda text: "Negative" in text and corruption_warning([{"input": text}]) is not None,
     ),
     (
         "control strings",
         "ok",
-        "hold what looks like control tokens and is read as plain text",
+        "contain text that looks like control tokens but is read as plain text",
         lambda text: bool(_CONTROL.search(text)),
     ),
 )

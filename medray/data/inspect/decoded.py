@@ -1,4 +1,4 @@
-"""Tokens back to text, as a model sees them: rows with their loss mask, and inputs without the template's frame."""
+"""Decoding of tokens as a model sees them: rows with their loss mask, and inputs without the text of the template."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from medray.data.records import Distill, Entity, Extraction, Instruction, Messag
 from medray.data.shards.shard_file import ShardStore, shard_path, shard_table
 from medray.data.shards.token_split import TokenSet
 
-_PROBES = ("cat", "Dog")  # begin with different letters, so that what their prompts share is the frame
+_PROBES = ("cat", "Dog")  # they begin with different letters, so that their prompts share only the frame
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A token as text. "" where it is a part of a character that a later token completes."""
+    """A token as text; "" if it is a part of a character that a later token completes."""
 
     text: str
     number: int
@@ -32,7 +32,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class TaskSample:
-    """parts: of a causal model one sequence; of an encoder-decoder source and target. cut: some text was cut."""
+    """A task of a sample. parts: one sequence (causal), or source and target (seq2seq). cut: whether text was cut."""
 
     task: str
     parts: tuple[tuple[str, tuple[Piece, ...]], ...]
@@ -41,7 +41,7 @@ class TaskSample:
 
 @dataclass(frozen=True)
 class Sample:
-    """A row as training reads it; a task that it lacks is absent."""
+    """A row as training reads it, without tasks that it lacks."""
 
     split: str
     id: str
@@ -49,7 +49,7 @@ class Sample:
 
 
 def samples(tokens: TokenSet, split: str, tokenizer: Any, rows: Sequence[tuple[int, int]]) -> list[Sample]:
-    """The (shard, row) pairs, every task of them."""
+    """Return all tasks of the rows given as (shard, row) pairs."""
     store, special = tokens.store(), frozenset(TextIds(tokenizer).control.values())
     found = []
     for shard, row in rows:
@@ -77,7 +77,7 @@ def samples(tokens: TokenSet, split: str, tokenizer: Any, rows: Sequence[tuple[i
 def _pieces(
     tokenizer: Any, ids: list[int], special: frozenset[int], loss: Sequence[bool]
 ) -> tuple[Piece, ...]:
-    """Each token's own text. It is what a token adds to those before it: blanks and bytes depend on neighbours."""
+    """Return each token's own text: the text that it adds to the tokens before it, because blanks and bytes depend on them."""
     found: list[Piece] = []
     begin = read = 0
     for place, number in enumerate(ids):
@@ -100,7 +100,7 @@ def _text(tokenizer: Any, ids: list[int]) -> str:
 
 
 def find_row(tokens: TokenSet, name: str) -> tuple[int, int] | None:
-    """(shard, row) of the record with this id; None where the split has none."""
+    """Return (shard, row) of the record with this id, or None if the split has none."""
     for shard in tokens.index.shards:
         ids = shard_table(shard_path(storage.at(tokens.folder), shard.index), ["id"]).column("id")
         if (row := ids.index(name).as_py()) >= 0:
@@ -111,7 +111,7 @@ def find_row(tokens: TokenSet, name: str) -> tuple[int, int] | None:
 def drawn_rows(
     tokens: TokenSet, count: int, seed: int, most_shards: int | None = None
 ) -> list[tuple[int, int]]:
-    """At most `count` (shard, row) pairs, drawn without repetition, of at most so many shards, shard by shard."""
+    """Draw at most `count` (shard, row) pairs without repetition, from at most `most_shards` shards, in the order of shards."""
     shards = list(tokens.index.shards)
     draw = np.random.default_rng([seed, 7])
     if most_shards is not None and len(shards) > most_shards:
@@ -127,9 +127,9 @@ def drawn_rows(
 
 
 class Inputs:
-    """The texts that a record brought to a prompt: what the template and the prompt of a task put around is left out.
+    """The inputs of records, without the frame of text that the template and the prompt of a task add around them.
 
-    The frame is found by two made-up records: what their prompts share at both ends is no record's.
+    The frame is found with two artificial records: the text that their prompts share at both ends belongs to no record.
     """
 
     def __init__(self, tokenizer: Any, spec: EncodeSpec) -> None:
@@ -142,7 +142,7 @@ class Inputs:
         }
 
     def ids(self, store: ShardStore, shard: int, row: int, task: str) -> list[int]:
-        """The ids of one row's input; [] where it lacks the task."""
+        """Return the ids of one row's input; [] if it lacks the task."""
         ids: list[int] = store.prompt(shard, row, task).tolist()
         begin, end = 0, 0
         for prefix, suffix in self._frames[task]:
@@ -167,7 +167,7 @@ def texts(tokenizer: Any, rows: Sequence[list[int]]) -> list[str]:
 
 
 def _frames(encoder: Encoder, task: str, lang: str) -> list[tuple[list[int], list[int]]]:
-    """(ids before, ids after) a prompted record's input, a conversation's and a document's, in a language."""
+    """Return (ids before, ids after) the input for a prompted record, a conversation and a document in a language."""
     origin = replace(PROBE_ORIGIN, lang=lang)
     key = task.partition("/")[2]
     prompted = [Distill(origin, text, "answer", {key: "answer"} if key else "answer") for text in _PROBES]
@@ -191,7 +191,7 @@ def _frames(encoder: Encoder, task: str, lang: str) -> list[tuple[list[int], lis
 
 
 def _common(one: Sequence[int], other: Sequence[int]) -> int:
-    """How many ids both begin with."""
+    """Return the length of the common prefix."""
     for place, (left, right) in enumerate(zip(one, other, strict=False)):
         if left != right:
             return place

@@ -1,8 +1,7 @@
-"""What a model will see of a config's data: numbers of finished token shards, and what is wrong with them.
+"""The inspection of a config's data: numbers about finished token shards, and their problems.
 
-Everything that lengths alone decide is counted over all rows, through the same shards and batch plan as training; what
-needs texts is looked for in a sample. No number here holds text of a record but the names of classes, which `to_json`
-leaves out.
+Numbers that depend on lengths alone are counted over all rows, with the same shards and batch plan as in training; checks of
+texts use a sample. The result contains no text of a record except the names of classes, which `to_json` leaves out.
 """
 
 from __future__ import annotations
@@ -30,17 +29,18 @@ from medray.data.tokenizer_file import tokenizer_of
 from medray.storage import StoragePath, json_files
 
 SAMPLE_ROWS = 1000
-BINS = 24  # of a histogram of lengths
+BINS = 24  # bins of a histogram of lengths
 MOST_CLASSES, MOST_CLASS_WORDS, MOST_CLASS_TOKENS = 50, 6, 24
-_PLACES_SHOWN = 3  # of each reason why rows were rejected
-_REJECTS_READ = 100_000  # lines
+_PLACES_SHOWN = 3  # rows that are named for each reason of rejection
+_REJECTS_READ = 100_000  # largest number of lines
 
 
 @dataclass(frozen=True)
 class TaskLengths:
-    """One task of a split, in tokens. rows: that have it; without: that have not. truncated: rows.
+    """The lengths of one task of a split, in tokens.
 
-    histogram: rows by length, in BINS bins of `bin_tokens` tokens from 1 on.
+    rows, without: numbers of rows with and without the task. truncated: number of truncated rows. histogram: rows by length,
+    in BINS bins of `bin_tokens` tokens from 1 on.
     """
 
     split: str
@@ -60,7 +60,7 @@ class TaskLengths:
 
 @dataclass(frozen=True)
 class Rejected:
-    """places: "file:line" of the first of them."""
+    """Rejected rows with one reason. places: "file:line" of the first rows."""
 
     reason: str
     rows: int
@@ -69,7 +69,7 @@ class Rejected:
 
 @dataclass(frozen=True)
 class SplitRows:
-    """What became of a split's rows before they were encoded."""
+    """The numbers of a split's rows that were rejected, dropped or repeated before encoding."""
 
     split: str
     rows: int
@@ -81,9 +81,10 @@ class SplitRows:
 
 @dataclass(frozen=True)
 class Classes:
-    """A label that is one of few short texts. rows: of each class, the most frequent first; majority: its share.
+    """The classes of a split whose labels are few short texts.
 
-    unseen: rows whose class no training row has. names: the texts of the classes.
+    rows: number of rows of each class, the most frequent first. majority: share of that class. unseen: rows with a class that
+    is not in the training split. names: the texts of the classes.
     """
 
     split: str
@@ -95,9 +96,11 @@ class Classes:
 
 @dataclass(frozen=True)
 class RunLength:
-    """tokens, loss_tokens: of an epoch, over the tasks that are trained; where corpora are mixed by weight what is to be
-    expected, as no epoch then has all rows. passes: over each corpus in the whole run, in that case, in the order of
-    data.train."""
+    """The length of a run.
+
+    tokens, loss_tokens: tokens of an epoch over the trained tasks. If corpora are mixed by weight, these are expected values,
+    because no epoch has all rows; passes are then the passes over each corpus in the whole run, in the order of data.train.
+    """
 
     rows: int
     steps_per_epoch: int
@@ -126,14 +129,14 @@ class Inspection:
         return sum(check.verdict == "problem" for check in self.checks)
 
     def to_json(self) -> dict[str, Any]:
-        """All numbers, without text of any record."""
+        """Return all numbers, without text of any record."""
         return asdict(replace(self, classes=tuple(replace(one, names=()) for one in self.classes)))
 
 
 def inspect(
     config: Config, sets: Mapping[str, TokenSet], *, sample_rows: int = SAMPLE_ROWS, seed: int = 0
 ) -> Inspection:
-    """Numbers of finished shards. sample_rows: of each split, whose texts are looked at; drawn with `seed`."""
+    """Inspect finished shards. sample_rows: number of rows per split whose texts are checked, drawn with `seed`."""
     tokenizer = tokenizer_of(sets["train"])
     counts = {split: split_counts(tokens) for split, tokens in sets.items()}
     rows = sampled_rows(sets, tokenizer, sample_rows, seed)
@@ -157,12 +160,10 @@ def inspect(
 
 
 def _vocabulary(config: Config) -> tuple[Check, ...]:
-    """A byte-level BPE makes an entry of every word that is frequent enough, and a small corpus's rarest word is."""
+    """Return a note about a trained tokenizer: a byte-level BPE has an entry for every frequent word, in a small corpus any."""
     if config.data.tokenizer != "train":
         return ()
-    said = (
-        "trained on the records: its vocabulary holds words of them, names too, and is part of every export"
-    )
+    said = "trained on the records: its vocabulary contains words of them, including names, and is part of every export"
     return (Check("tokenizer", "note", said),)
 
 
@@ -204,7 +205,7 @@ def _split(split: str, tokens: TokenSet) -> SplitRows:
 
 
 def _places(file: StoragePath) -> dict[str, list[str]]:
-    """Where the first rows of each reason stand."""
+    """Return the positions of the first rejected rows for each reason."""
     found: dict[str, list[str]] = {}
     with suppress(FileNotFoundError), json_files.checking(file):
         for reject in json_files.read_lines(file).records[:_REJECTS_READ]:
@@ -217,7 +218,7 @@ def _places(file: StoragePath) -> dict[str, list[str]]:
 def _classes(
     sets: Mapping[str, TokenSet], counts: Mapping[str, SplitCounts], tokenizer: Any
 ) -> tuple[Classes, ...]:
-    """Of each split whose labels are few and short; told apart by their tokens."""
+    """Return the classes of each split whose labels are few and short. Labels are compared by their tokens."""
     found: list[Classes] = []
     trained: set[bytes] = set()
     for split, tokens in sets.items():
@@ -243,7 +244,7 @@ def _classes(
 
 
 def _label_counts(tokens: TokenSet) -> Counter[bytes] | None:
-    """Rows of each label, by the bytes of its ids; None where there are too many."""
+    """Return the number of rows of each label, by the bytes of its ids; None if there are too many labels."""
     found: Counter[bytes] = Counter()
     store, causal = tokens.store(keep=2), tokens.spec.architecture == "causal"
     for shard, row in tokens.rows():

@@ -1,9 +1,9 @@
-"""Inputs that are almost alike: MinHash over runs of five words, candidates by locality-sensitive hashing.
+"""Near-duplicate inputs: MinHash over sequences of five words, with candidates from locality-sensitive hashing.
 
-Signatures of 128 values estimate the Jaccard similarity of two inputs' runs with a standard error of at most 0.045.
-The hash tables are set to miss little (at a threshold of 0.8 one pair in seven that is just above it, one in a thousand
-of those at 0.9), and every candidate is compared by its whole signature. Only the first of inputs that are alike goes
-into the tables, so that a corpus of one sentence repeated costs no more than any other.
+Signatures of 128 values estimate the Jaccard similarity of the word sequences of two inputs with a standard error of at most
+0.045. The hash tables are chosen to miss few pairs (with a threshold of 0.8, one in seven of the pairs just above it, and one
+in a thousand of those at 0.9), and every candidate is compared by its whole signature. Only the first of several similar
+inputs goes into the tables, so that a corpus of one repeated sentence costs no more than any other.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from medray.data.inspect.decoded import Inputs
 from medray.data.shards.token_split import TokenSet
 
 SHINGLE_WORDS = 5
-MOST_ROWS = 200_000  # of a split; they take about 6 kB each, 1.2 GB in all
+MOST_ROWS = 200_000  # largest number of rows of a split; they need about 6 kB each, 1.2 GB in total
 SHOWN_PAIRS = 20
 _SIGNATURE = 128
-_FEW_MISSES = (0.1, 0.9)  # weights of a false candidate, which is only compared in vain, and of a missed one
+_FEW_MISSES = (0.1, 0.9)  # weights of a false candidate, which only costs a comparison, and of a missed one
 _AT_ONCE = 512  # rows that are decoded together
 
 Named = tuple[str, str]  # (id, text)
@@ -30,7 +30,7 @@ Named = tuple[str, str]  # (id, text)
 
 @dataclass(frozen=True)
 class Pair:
-    """A validation row and the training row that it is most like."""
+    """A validation row and the training row that is most similar to it."""
 
     train: str
     validation: str
@@ -39,8 +39,10 @@ class Pair:
 
 @dataclass(frozen=True)
 class NearDuplicates:
-    """repeated: of each split the rows that are like an earlier one of it. across: validation rows that are like a
-    training row; pairs: the first of them. compared: rows of each split; fewer than it has where it is too large.
+    """The numbers of near-duplicates.
+
+    repeated: for each split, the rows similar to an earlier row. across: validation rows similar to a training row. pairs: the
+    first of these. compared: for each split, the compared rows, which are fewer than all if the split is too large.
     """
 
     threshold: float
@@ -57,14 +59,14 @@ def near_duplicates(
     threshold: float = 0.8,
     most_rows: int = MOST_ROWS,
 ) -> NearDuplicates:
-    """Compares the inputs of all rows. threshold: the similarity from which two are alike, above 0 and at most 1."""
+    """Compare the inputs of all rows. threshold: smallest similarity of near-duplicates, above 0 and at most 1."""
     return compare(
         {split: _inputs(tokens, tokenizer, most_rows) for split, tokens in sets.items()}, threshold
     )
 
 
 def compare(splits: Mapping[str, Iterator[Named]], threshold: float) -> NearDuplicates:
-    """The same over (id, text) of each split's rows; texts without a word are passed over."""
+    """Compare the texts of (id, text) pairs of each split. Texts without a word are skipped."""
     compared, repeated = dict.fromkeys(splits, 0), dict.fromkeys(splits, 0)
     across: list[Pair] = []
     known = {split: _Index(threshold) for split in splits}
@@ -86,13 +88,13 @@ def compare(splits: Mapping[str, Iterator[Named]], threshold: float) -> NearDupl
 
 
 class _Index:
-    """Signatures with names."""
+    """An index of signatures with names."""
 
     def __init__(self, threshold: float) -> None:
         from datasketch import MinHashLSH
 
         self._threshold = threshold
-        # Tables for a threshold of 1 would hold the whole signature; nothing is gained above 0.95.
+        # Tables for a threshold of 1 would need the whole signature; above 0.95 there is no benefit.
         self._tables: Any = MinHashLSH(
             threshold=min(threshold, 0.95), num_perm=_SIGNATURE, weights=_FEW_MISSES
         )
@@ -105,7 +107,7 @@ class _Index:
         self._signatures.append(signature.hashvalues)
 
     def nearest(self, signature: Any) -> tuple[str, float] | None:
-        """(name, similarity) of the most similar one that is similar enough; the first of equals."""
+        """Return (name, similarity) of the most similar signature above the threshold, the first of equals, or None."""
         best: tuple[float, int] | None = None
         for number in self._tables.query(signature):
             share = float(np.mean(self._signatures[number] == signature.hashvalues))
@@ -115,7 +117,7 @@ class _Index:
 
 
 def _signature(text: str) -> Any:
-    """The MinHash of a text's runs of words; of a shorter text, of all its words. None without a word."""
+    """Return the MinHash of a text's word sequences, or of all words of a shorter text; None for a text without a word."""
     from datasketch import MinHash
 
     words = normalised(text).split()
@@ -133,7 +135,7 @@ _PERMUTATIONS: list[Any] = []
 
 
 def _permutations() -> Any:
-    """The same for every signature; making them costs more than a signature."""
+    """Return the permutations of all signatures. They are cached: creating them costs more than a signature."""
     if not _PERMUTATIONS:
         from datasketch import MinHash
 
@@ -142,7 +144,7 @@ def _permutations() -> Any:
 
 
 def _inputs(tokens: TokenSet, tokenizer: Any, most_rows: int) -> Iterator[Named]:
-    """(id, input) of a split's rows, in its order."""
+    """Yield (id, input) for a split's rows, in order."""
     inputs, store = Inputs(tokenizer, tokens.spec), tokens.store(keep=2)
     left = most_rows
     for shard in tokens.index.shards:

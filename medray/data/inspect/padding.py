@@ -1,8 +1,8 @@
-"""What padding costs: the places that a forward computes and that hold no token, counted from lengths alone.
+"""The cost of padding: the positions of a forward pass without a token, counted from lengths alone.
 
-The configured plan is asked for its real batches, and they are laid out as training lays them out: within a global
-batch by length, then in micro-batches, each task padded to its longest row. Beside it stand rows in random order,
-without any of that, and for causal models what packing would leave.
+The batches are those of the configured plan, arranged as in training: sorted by length within a global batch, then split into
+micro-batches in which each task is padded to its longest row. For comparison, rows in random order are measured too and, for
+causal models, packing.
 """
 
 from __future__ import annotations
@@ -21,14 +21,15 @@ from medray.data.shards.split_summary import SplitCounts
 from medray.data.shards.token_split import TokenSet
 from medray.plan.steps import MOST_ROWS, split_batch
 
-MOST_STEPS = 200  # an epoch that is longer is measured by its first steps
+MOST_STEPS = 200  # of a longer epoch, only the first steps are measured
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Padding:
-    """name: random, plan or packed. share: of the computed places that hold no token, 0 to 1.
+    """The padding of one way to make batches. name: random, plan or packed.
 
-    steps: measured; whole_epoch: whether they are all of it. rows: of a micro-batch. pack_tokens: of packed sequences.
+    share: share of the computed positions without a token, 0 to 1. steps: measured steps. whole_epoch: whether these are all
+    steps of an epoch. rows: rows of a micro-batch. pack_tokens: length of packed sequences.
     """
 
     name: str
@@ -43,10 +44,19 @@ class Padding:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Grid:
+<<<<<<< HEAD
     """How the sequences of a step lie. rows: of a micro-batch. slots: of a step, or a multiple of `turn`; neither:
     as many as there are sequences. by_length: the longest first. width: places of every sequence, whatever it holds.
     groups: indices of the tasks that share a forward, among those that are laid out row by row. mixed_turn: texts of
     mixed tasks are laid out apart, in a multiple of it.
+=======
+    """The arrangement of the sequences of a step.
+
+    rows: rows of a micro-batch. slots: number of slots of a step; turn: the slots are a multiple of this; with neither, there
+    are as many as sequences. by_length: whether the longest come first. width: smallest length of every sequence. paired: whether
+    all tasks of a micro-batch are one forward pass. keys_turn: the texts of keys are arranged separately, in a multiple of
+    this.
+>>>>>>> fa6d46e (data/inspect: write messages, docstrings and test names in plain English)
     """
 
     rows: int
@@ -60,16 +70,21 @@ class _Grid:
 
 
 def padding(config: Config, tokens: TokenSet, counts: SplitCounts) -> tuple[Padding, ...]:
-    """Padding of random batches, of the configured plan, and of packing where the plan does not pack and could."""
+    """Return the padding of random batches, of the configured plan, and of packing if the plan could pack but does not."""
     store = tokens.store()
     plan, grid = tokens.plan(config, store), _grid(config)
     causal = tokens.spec.architecture == "causal"
     spec = spec_of(config.method)
     trained = [counts.tasks.index(task) for task in spec.task_names]
     lengths, targets = counts.length[trained].astype(np.int64), counts.loss[trained].astype(np.int64)
+<<<<<<< HEAD
     # The reader lays out mixed tasks text by text, apart from the tasks that it lays out row by row.
     apart = np.array([task in spec.mixed_tasks for task in spec.task_names])
     apart &= config.data.pack_tokens is None
+=======
+    # Tasks that the reader arranges text by text, separately from the tasks that it arranges row by row.
+    apart = np.array(["/" in task for task in config.method.tasks]) & (config.data.pack_tokens is None)
+>>>>>>> fa6d46e (data/inspect: write messages, docstrings and test names in plain English)
     parts = lengths if causal else np.concatenate([lengths - targets, targets])
     by_row = parts[~apart if causal else np.concatenate([~apart, ~apart])]
     totals = lengths.sum(axis=0)
@@ -127,13 +142,13 @@ def padding(config: Config, tokens: TokenSet, counts: SplitCounts) -> tuple[Padd
 
 
 def suggested_pack_tokens(sizes: np.ndarray) -> int:
-    """A power of two that holds the longest row, and several of the usual ones; tokens."""
+    """Return a power of two that holds the longest row and several typical rows, in tokens."""
     wanted = max(int(sizes.max(initial=8)), 4 * float(sizes.mean()) if len(sizes) else 0)
     return int(2 ** int(np.ceil(np.log2(wanted))))
 
 
 def _first_epoch(plan: BatchPlan) -> Iterator[Batch]:
-    """Batches of the first epoch, one after another: their number may be known with the last alone."""
+    """Yield the batches of the first epoch one by one, because their number may be known only at the last."""
     step = 0
     while (batch := plan.batch(step)).epoch == 0:
         yield batch
@@ -141,7 +156,7 @@ def _first_epoch(plan: BatchPlan) -> Iterator[Batch]:
 
 
 def _grid(config: Config) -> _Grid:
-    """The micro-batches of the run that is configured."""
+    """Return the micro-batches of the configured run."""
     train, workers, packed = config.train, config.cluster.most_workers, config.data.pack_tokens is not None
     spec = spec_of(config.method)
     by_row = [task for task in spec.task_names if packed or task not in spec.mixed_tasks]
@@ -159,9 +174,14 @@ def _grid(config: Config) -> _Grid:
 def _computed(
     parts: np.ndarray, first_task: np.ndarray, source: np.ndarray | None, ends: np.ndarray, grid: _Grid
 ) -> int:
+<<<<<<< HEAD
     """Places of one step. parts: [arrays of a forward, rows]: the sequence of each task; or the source of each task and
     then the target of each."""
     tasks = len(parts) if source is None else len(parts) // 2
+=======
+    """Return the computed positions of one step. parts: [arrays of a forward pass, rows]: per task a sequence, or source and
+    target."""
+>>>>>>> fa6d46e (data/inspect: write messages, docstrings and test names in plain English)
     if grid.packed:
         parts = np.add.reduceat(parts.sum(axis=0), np.concatenate([[0], ends[:-1]]))[None]
     if grid.width is not None:
@@ -175,6 +195,7 @@ def _computed(
     widest = filled.reshape(len(parts), -1, grid.rows).max(axis=2)
     heights = np.full(widest.shape[1], grid.rows)
     heights[-1] = slots - grid.rows * (len(heights) - 1)
+<<<<<<< HEAD
     for group in grid.groups if not grid.packed else ():
         # As wide as the longest task of the group; of an encoder-decoder sources and targets each.
         arrays = len(parts) // tasks
@@ -189,6 +210,19 @@ def _computed_mixed(lengths: np.ndarray, targets: np.ndarray, causal: bool, grid
     """Places of one step's texts of mixed tasks. lengths, targets: [tasks, rows]; a row without the task has no target."""
     rows, tasks = np.nonzero(targets.T)
     sizes, wanted = lengths[tasks, rows], targets[tasks, rows]
+=======
+    if grid.paired:  # as wide as the longer task: sources, then targets
+        half = len(parts) // 2
+        widest = np.repeat(widest.reshape(2, half, -1).max(axis=1), half, axis=0)
+    # A row without a task, and a slot without a row, are one position of padding.
+    return int((np.maximum(widest, 1) * heights).sum())
+
+
+def _computed_keys(lengths: np.ndarray, targets: np.ndarray, causal: bool, grid: _Grid) -> int:
+    """Return the computed positions of one step's texts of keys. lengths, targets: [keys, rows]; 0 targets without a key."""
+    rows, keys = np.nonzero(targets.T)
+    sizes, wanted = lengths[keys, rows], targets[keys, rows]
+>>>>>>> fa6d46e (data/inspect: write messages, docstrings and test names in plain English)
     parts = sizes[None] if causal else np.stack([sizes - wanted, wanted])
     turn = grid.mixed_turn or 1
     layout = replace(grid, slots=None, turn=turn, groups=())
