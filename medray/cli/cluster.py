@@ -33,7 +33,7 @@ _session: SessionFolder | None = None
 
 
 def cluster_address(config: Config) -> str | None:
-    """The cluster to join; None for one on this machine that ends with the run."""
+    """Return the address of the cluster to join, or None for a private cluster on this machine."""
     address = config.cluster.address or os.environ.get("RAY_ADDRESS")
     return None if address in ("", "local") else address
 

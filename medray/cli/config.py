@@ -1,4 +1,4 @@
-"""The verb `medray config`: explains a key, or prints the JSON schema of a config for editors."""
+"""The verb `medray config`: explain a key, or print the JSON schema of a config for editors."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ FILES_SHOWN = 6
 def add_to(verbs: Any) -> None:
     verb = verbs.add_parser(
         "config",
-        help="what a key of a config means, or the JSON schema for editors",
-        description="Prints the meaning, type and default of a key and the source files that read it; of a section, its "
-        "keys. `medray config schema` prints the JSON schema of a config, for editors.",
+        help="explain a key of a config, or print the JSON schema for editors",
+        description="Print the meaning, type and default of a key and the source files that read it. For a section, print "
+        "its keys. `medray config schema` prints the JSON schema of a config, for editors.",
     )
     verb.add_argument(
         "key",

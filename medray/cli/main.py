@@ -1,4 +1,4 @@
-"""`medray VERB …`. Heavy imports stay inside the verbs: help and a config error answer at once."""
+"""The command `medray VERB …`. Heavy imports stay inside the verbs, so that help and config errors appear at once."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from medray import __version__
 from medray.cli import config, data, doctor, export, launch, logs, status, stop, train, ui
 from medray.errors import InputError, MedrayError, printable
 
-# Nothing calls home, and nothing is fetched behind the user's back. Set before any library is imported.
+# Libraries must not send usage data or start downloads unasked. Set before any library is imported.
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -21,12 +21,12 @@ QUIET = {
     "TOKENIZERS_PARALLELISM": "false",
 }
 
-# What medray writes may be about patients, so it is for its owner alone. A Ray that `train` starts inherits it.
+# Files that medray writes may be about patients, so only their owner may read them. A Ray that `train` starts inherits it.
 PRIVATE = 0o077
 
 
 def parser() -> argparse.ArgumentParser:
-    """The whole command line."""
+    """Return the parser of the whole command line."""
     top = argparse.ArgumentParser(
         prog="medray", description="Tune language models on medical text, on any Ray cluster."
     )
@@ -38,7 +38,10 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one verb and returns the exit code: 0 done, 1 failed, 2 wrong input, 75 or 130 stopped and saved, 76 stopped on request."""
+    """Run a verb and return the exit code.
+
+    0: done. 1: failed. 2: wrong input. 75 or 130: stopped and saved. 76: stopped on request.
+    """
     arguments = _parsed(argv)
     os.umask(PRIVATE)
     for name, value in QUIET.items():
@@ -50,25 +53,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         _name_the_config(error, arguments)
         print("\n".join(map(printable, f"medray: {error}".split("\n"))), file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:  # before a run has begun: `train` handles what comes later
+    except KeyboardInterrupt:  # before a run has begun: later `train` handles it
         print("medray: interrupted", file=sys.stderr)
         return 130
     except (
         BrokenPipeError
-    ):  # whoever read our output has enough; Python would flush the rest once more at its end
+    ):  # the reader of our output closed it; without this, Python would flush the rest when it exits
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (PermissionError, IsADirectoryError, NotADirectoryError) as error:
         if not isinstance(error.filename, str):
             raise
         print(printable(f"medray: {error.filename}: {error.strerror}"), file=sys.stderr)
-        print("  Fix: name a place that you may read and write", file=sys.stderr)
+        print("  Fix: use a path that you may read and write", file=sys.stderr)
         return InputError.exit_code
     return code
 
 
 def _name_the_config(error: MedrayError, arguments: argparse.Namespace) -> None:
-    """Only here it is known where a key stands. A key that begins with -- is an option of the command."""
+    """Add the origin of a key to the error: the config or the command line. A key that begins with -- is an option."""
     if not isinstance(error, InputError) or error.file is not None:
         return
     if not error.key or error.key.startswith("--"):
@@ -76,7 +79,7 @@ def _name_the_config(error: MedrayError, arguments: argparse.Namespace) -> None:
     from medray.config.explain import COMMAND_LINE  # --help need not wait for pydantic
 
     given = [text.partition("=")[0] for text in getattr(arguments, "overrides", ())]
-    dotted = f"{error.key.replace('[', '.[')}."  # an entry of a list that was given stands in it
+    dotted = f"{error.key.replace('[', '.[')}."  # an override of a list also covers its entries
     if any(dotted.startswith(f"{key}.") or f"{key}.".startswith(dotted) for key in given):
         error.file = COMMAND_LINE
     else:
@@ -84,10 +87,10 @@ def _name_the_config(error: MedrayError, arguments: argparse.Namespace) -> None:
 
 
 def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
-    """argparse takes no `key=value` after an option that follows the config; a user does not know why not."""
+    """Parse the arguments. `key=value` is allowed after options too, which argparse alone refuses."""
     top = parser()
     words = list(sys.argv[1:] if argv is None else argv)
-    own, passed = words, []  # what stands behind -- is for the program that `launch slurm` calls
+    own, passed = words, []  # words after -- are for the program that `launch` calls
     if words[:1] == ["launch"] and "--" in words:
         own, passed = words[: words.index("--")], words[words.index("--") + 1 :]
     arguments, rest = top.parse_known_args(own)

@@ -1,4 +1,4 @@
-"""The table at the end of a run, and where to go from there."""
+"""The tables at the end of a run: its result, and the next commands."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from medray.tracking.mlflow_names import warnings_of
 
 
 def show(console: Console | Consoles, config: Config, result: Any, command: Sequence[str]) -> None:
-    """What came out, where it is, and what to run next. command: the words of this one."""
+    """Print the result of a run, its folder, and the next commands. command: the words of the current command."""
     summary = result.summary
     before, after = summary["eval"].get("before", {}), summary["eval"].get("after", {})
     rows: list[tuple[str, ...]] = [("validation", "before", "after")]
@@ -30,18 +30,18 @@ def show(console: Console | Consoles, config: Config, result: Any, command: Sequ
         title = "WARNING: the run has ended, but check the model before you use it"
         console.table(title, [(text,) for _, text in found])
     if summary["status"] == "stopped":
-        console.table("next", [("go on", shlex.join(command))])
+        console.table("next", [("resume", shlex.join(command))])
         return
     console.table("next", next_steps(config, result.folder))
 
 
 def next_steps(config: Config, folder: StoragePath) -> list[tuple[str, ...]]:
-    """What to open or run after a run that ended: (name, command)."""
+    """Return (name, command) of what to open or run after a run has ended."""
     found: list[tuple[str, ...]] = [("report", _opened(folder / "report.html"))]
     if config.tracking.enabled:
         found.append(("MLflow", f"medray ui {shlex.quote(str(folder))}"))
-    if config.data.dataset == "clinic":  # simulated: a first try
-        first = "copy configs/first_run.yaml, name your file in it, and: medray train first_run.yaml"
+    if config.data.dataset == "clinic":  # simulated data, so probably a first try
+        first = "copy configs/first_run.yaml, set your file in it, and run: medray train first_run.yaml"
         found.append(("your data", first))
     return found
 
@@ -66,7 +66,7 @@ def _facts(config: Config, result: Any) -> list[tuple[str, ...]]:
         ),
         (
             "speed",
-            f"{summary.get('tokens_per_second') or 0:,.0f} tokens a second, "
+            f"{summary.get('tokens_per_second') or 0:,.0f} tokens per second, "
             f"{duration(summary.get('seconds', {}).get('total') or 0)} for this start",
         ),
         ("folder", str(result.folder)),

@@ -26,18 +26,20 @@ def add_to(verbs: Any) -> None:
     verb = verbs.add_parser(
         "train",
         help="run a config: data, training, checkpoints, export, evaluation",
-        description="Runs a config. Run again, it resumes or says that it is done.",
+        description="Run a config. Repeat the command to resume a run that was stopped; a finished run is not repeated.",
     )
     verb.add_argument("config", help="YAML file")
-    verb.add_argument("overrides", nargs="*", metavar="key=value", help="dotted keys, later ones win")
+    verb.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="values of dotted keys; later ones take precedence"
+    )
     verb.add_argument(
         "--overwrite",
         action="store_true",
-        help="begin anew: the run of this name, if there is one, is moved to <name>.old-1, -2, ...",
+        help="start from the beginning; an existing run of this name is moved to <name>.old-1, -2, ...",
     )
     verb.add_argument("--json", action="store_true", help="print the summary as one JSON object at the end")
-    # Launchers set it: seconds since the epoch of the submission. A stop that was asked for later, while the job was in its
-    # queue, holds; of an earlier one this start knows that it is over.
+    # Launchers set this to the time of the submission, in seconds since the epoch. A stop that was requested later, while
+    # the job was in its queue, is obeyed; an earlier one is ignored.
     verb.add_argument("--launched-at", type=float, default=None, help=argparse.SUPPRESS)
     verb.set_defaults(run=run)
 
@@ -75,7 +77,7 @@ def _run(arguments: argparse.Namespace, config: Config, address: str | None, sto
     if arguments.overwrite:
         aside = move_aside(config)
         console.phase(
-            "overwrite", f"the old run is now {aside}" if aside else "there was no run of this name"
+            "overwrite", f"the old run is now {aside}" if aside else "there was no run with this name"
         )
     result = finished_result(config)
     if result is None:
@@ -90,7 +92,8 @@ def _run(arguments: argparse.Namespace, config: Config, address: str | None, sto
     else:
         console.phase(
             "done",
-            f"{config.run.name} was finished before, after {result.summary['steps']} steps; --overwrite starts anew",
+            f"{config.run.name} was finished before, after {result.summary['steps']} steps; use --overwrite to start from "
+            "the beginning",
         )
         send_unsent(config, result, console.phase, arguments.config)
     show(console, config, result, ["medray", "train", arguments.config, *arguments.overrides])
@@ -112,7 +115,7 @@ def _train(
     from medray.train.run_folder import lock
     from medray.train.run_folder.files import folder_of
 
-    # The driver takes it too; here a second start is refused before it starts a cluster of its own.
+    # The driver takes the lock too; here it refuses a second start before that starts its own cluster.
     folder = folder_of(config)
     with lock.held(folder, lambda text: console.phase("lock", text)):
         log.begin()
@@ -122,14 +125,14 @@ def _train(
 
         model = describe_model(config)  # before torch and Ray are imported, which takes seconds
         _refuse_stopped(stop)
-        import ray  # noqa: F401  # whole, before there are two threads that import
+        import ray  # noqa: F401  # completely, before two threads import
 
-        # The check imports torch and transformers, which takes as long as the start of a cluster. Ray forks, and ends
-        # its client in the thread that began it, so it has the main thread.
+        # The check imports torch and transformers, which takes as long as the start of a cluster, so it runs in another
+        # thread. Ray gets the main thread, because it forks, and ends its client in the thread that started it.
         checked = SideThread(lambda: check_weights_and_names(config, model))
         try:
             connect(address)
-            _on_signals(stop)  # again: Ray has put a handler of its own in the place of SIGTERM's
+            _on_signals(stop)  # again, because Ray has replaced the handler of SIGTERM
             checked.result()
             _refuse_stopped(stop)
             from medray import train
@@ -149,26 +152,26 @@ def _hear_request(folder: StoragePath, launched_at: float | None, stop: StopSwit
     if asked is not None:
         stop.on_request = True
         raise StoppedError(
-            f"a stop was asked for while this start waited in its queue, {datetime.fromtimestamp(asked):at %Y-%m-%d %H:%M:%S} "
-            f"({folder / STOP_FILE}). Launch the config again to go on"
+            f"a stop was requested while this start waited in its queue, {datetime.fromtimestamp(asked):at %Y-%m-%d %H:%M:%S} "
+            f"({folder / STOP_FILE}). Fix: launch the config again to resume"
         )
     _refuse_stopped(stop)
 
 
 def _refuse_stopped(stop: StopSwitch) -> None:
     if stop.reason:
-        raise StoppedError("stopped before anything had begun. Run the same command again")
+        raise StoppedError("stopped before the run had begun. Fix: run the same command again")
 
 
 def _on_signals(stop: StopSwitch) -> Any:
-    """The first signal asks for a checkpoint and an end; a second Ctrl-C ends at once with exit code 1."""
+    """Install signal handlers. The first signal asks to save and end; a second Ctrl-C ends at once with exit code 1."""
 
     def handler(number: int, frame: Any) -> None:
         if number == signal.SIGINT and stop.signal == signal.SIGINT:
             os._exit(1)
         stop.request(number)
         print(
-            f"medray: {signal.Signals(number).name}: stopping; a step that is being computed is saved first",
+            f"medray: {signal.Signals(number).name}: stopping after the current step, which is saved first",
             file=sys.stderr,
         )
 

@@ -19,6 +19,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 ROOMS = (
+    "medray/cli",
     "medray/launch",
     "medray/errors.py",
     "configs",

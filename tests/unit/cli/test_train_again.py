@@ -90,7 +90,7 @@ def in_use(folder: Path) -> Iterator[None]:
 def test_a_run_that_is_done_needs_no_lock(file: Path, done: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with in_use(done):
         assert main(["train", str(file)]) == 0
-    assert "mine was finished before, after 3 steps; --overwrite starts anew" in capsys.readouterr().err
+    assert "mine was finished before, after 3 steps; use --overwrite to start from" in capsys.readouterr().err
 
 
 def test_overwrite_moves_the_old_run_says_where_and_begins_anew(
@@ -108,7 +108,7 @@ def test_overwrite_moves_the_old_run_says_where_and_begins_anew(
 def test_overwrite_where_no_run_is(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(TrainingBeganError):
         main(["train", str(file), "--overwrite", "train.max_steps=3"])
-    assert "there was no run of this name" in capsys.readouterr().err
+    assert "there was no run with this name" in capsys.readouterr().err
     assert not (file.parent / "runs" / "mine").exists()
 
 
@@ -235,7 +235,7 @@ def test_a_signal_before_anything_has_begun(file: Path, number: signal.Signals) 
         process.send_signal(number)
         said = process.stderr.read()
     assert process.returncode == (130 if number == signal.SIGINT else 75), said
-    assert "Run the same command again" in said
+    assert "run the same command again" in said
     assert "Traceback" not in said
 
 
