@@ -268,9 +268,7 @@ def test_a_pipeline_that_is_always_killed_stops_with_a_reason(connected: Any, tm
         (lambda path: path.write_bytes(gzip.compress(b"")), "the train split is empty"),
     ],
 )
-def test_unreadable_data_stops_with_a_reason(
-    connected: Any, tmp_path: Path, write: Any, says: str
-) -> None:
+def test_unreadable_data_stops_with_a_reason(connected: Any, tmp_path: Path, write: Any, says: str) -> None:
     write(tmp_path / "a.jsonl.gz")
     with pytest.raises(InputError, match=says):
         prepared(config(tmp_path, data={"train": str(tmp_path / "a.jsonl.gz")}))

@@ -44,19 +44,12 @@ class Padding:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Grid:
-<<<<<<< HEAD
-    """How the sequences of a step lie. rows: of a micro-batch. slots: of a step, or a multiple of `turn`; neither:
-    as many as there are sequences. by_length: the longest first. width: places of every sequence, whatever it holds.
-    groups: indices of the tasks that share a forward, among those that are laid out row by row. mixed_turn: texts of
-    mixed tasks are laid out apart, in a multiple of it.
-=======
     """The arrangement of the sequences of a step.
 
     rows: rows of a micro-batch. slots: number of slots of a step; turn: the slots are a multiple of this; with neither, there
-    are as many as sequences. by_length: whether the longest come first. width: smallest length of every sequence. paired: whether
-    all tasks of a micro-batch are one forward pass. keys_turn: the texts of keys are arranged separately, in a multiple of
-    this.
->>>>>>> fa6d46e (data/inspect: write messages, docstrings and test names in plain English)
+    are as many as sequences. by_length: whether the longest come first. width: smallest length of every sequence. groups:
+    indices of the tasks that share a forward pass, among those that are arranged row by row. mixed_turn: the texts of mixed
+    tasks are arranged separately, in a multiple of this.
     """
 
     rows: int
@@ -77,14 +70,9 @@ def padding(config: Config, tokens: TokenSet, counts: SplitCounts) -> tuple[Padd
     spec = spec_of(config.method)
     trained = [counts.tasks.index(task) for task in spec.task_names]
     lengths, targets = counts.length[trained].astype(np.int64), counts.loss[trained].astype(np.int64)
-<<<<<<< HEAD
-    # The reader lays out mixed tasks text by text, apart from the tasks that it lays out row by row.
+    # Tasks that the reader arranges text by text, separately from the tasks that it arranges row by row.
     apart = np.array([task in spec.mixed_tasks for task in spec.task_names])
     apart &= config.data.pack_tokens is None
-=======
-    # Tasks that the reader arranges text by text, separately from the tasks that it arranges row by row.
-    apart = np.array(["/" in task for task in config.method.tasks]) & (config.data.pack_tokens is None)
->>>>>>> fa6d46e (data/inspect: write messages, docstrings and test names in plain English)
     parts = lengths if causal else np.concatenate([lengths - targets, targets])
     by_row = parts[~apart if causal else np.concatenate([~apart, ~apart])]
     totals = lengths.sum(axis=0)
@@ -174,14 +162,11 @@ def _grid(config: Config) -> _Grid:
 def _computed(
     parts: np.ndarray, first_task: np.ndarray, source: np.ndarray | None, ends: np.ndarray, grid: _Grid
 ) -> int:
-<<<<<<< HEAD
-    """Places of one step. parts: [arrays of a forward, rows]: the sequence of each task; or the source of each task and
-    then the target of each."""
+    """Return the computed positions of one step.
+
+    parts: [arrays of a forward pass, rows]: the sequence of each task, or the source of each task and then its target.
+    """
     tasks = len(parts) if source is None else len(parts) // 2
-=======
-    """Return the computed positions of one step. parts: [arrays of a forward pass, rows]: per task a sequence, or source and
-    target."""
->>>>>>> fa6d46e (data/inspect: write messages, docstrings and test names in plain English)
     if grid.packed:
         parts = np.add.reduceat(parts.sum(axis=0), np.concatenate([[0], ends[:-1]]))[None]
     if grid.width is not None:
@@ -195,34 +180,20 @@ def _computed(
     widest = filled.reshape(len(parts), -1, grid.rows).max(axis=2)
     heights = np.full(widest.shape[1], grid.rows)
     heights[-1] = slots - grid.rows * (len(heights) - 1)
-<<<<<<< HEAD
     for group in grid.groups if not grid.packed else ():
         # As wide as the longest task of the group; of an encoder-decoder sources and targets each.
         arrays = len(parts) // tasks
         for number in range(arrays):
             members = [number * tasks + place for place in group]
             widest[members] = widest[members].max(axis=0)
-    # A row without a task, and a slot without a row, are one place of padding.
-    return int((np.maximum(widest, 1) * heights).sum())
-
-
-def _computed_mixed(lengths: np.ndarray, targets: np.ndarray, causal: bool, grid: _Grid) -> int:
-    """Places of one step's texts of mixed tasks. lengths, targets: [tasks, rows]; a row without the task has no target."""
-    rows, tasks = np.nonzero(targets.T)
-    sizes, wanted = lengths[tasks, rows], targets[tasks, rows]
-=======
-    if grid.paired:  # as wide as the longer task: sources, then targets
-        half = len(parts) // 2
-        widest = np.repeat(widest.reshape(2, half, -1).max(axis=1), half, axis=0)
     # A row without a task, and a slot without a row, are one position of padding.
     return int((np.maximum(widest, 1) * heights).sum())
 
 
-def _computed_keys(lengths: np.ndarray, targets: np.ndarray, causal: bool, grid: _Grid) -> int:
-    """Return the computed positions of one step's texts of keys. lengths, targets: [keys, rows]; 0 targets without a key."""
-    rows, keys = np.nonzero(targets.T)
-    sizes, wanted = lengths[keys, rows], targets[keys, rows]
->>>>>>> fa6d46e (data/inspect: write messages, docstrings and test names in plain English)
+def _computed_mixed(lengths: np.ndarray, targets: np.ndarray, causal: bool, grid: _Grid) -> int:
+    """Return the computed positions of one step's mixed tasks. lengths, targets: [tasks, rows]; 0 targets without the task."""
+    rows, tasks = np.nonzero(targets.T)
+    sizes, wanted = lengths[tasks, rows], targets[tasks, rows]
     parts = sizes[None] if causal else np.stack([sizes - wanted, wanted])
     turn = grid.mixed_turn or 1
     layout = replace(grid, slots=None, turn=turn, groups=())

@@ -113,9 +113,7 @@ def test_a_folder_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
 
 
 class TestHash:
-    def test_a_hash_changes_with_every_file_of_a_tokenizer(
-        self, folder: Path, tmp_path: Path
-    ) -> None:
+    def test_a_hash_changes_with_every_file_of_a_tokenizer(self, folder: Path, tmp_path: Path) -> None:
         copy = Path(shutil.copytree(folder, tmp_path / "copy"))
         seen = {tokenizer_hash(str(folder))}
         assert tokenizer_hash(str(copy)) in seen, "it does not depend on where the folder lies"

@@ -201,9 +201,7 @@ def test_rows_without_a_flaw_are_passed(tmp_path: Path, architecture: str) -> No
         ("label", "The  knee hurts very much", "copies", "note"),
     ],
 )
-def test_a_flaw_is_found_in_its_row(
-    tmp_path: Path, column: str, text: str, name: str, verdict: str
-) -> None:
+def test_a_flaw_is_found_in_its_row(tmp_path: Path, column: str, text: str, name: str, verdict: str) -> None:
     made = [row(n) for n in range(10)]
     made[4] = row(4, **{"input": "the knee hurts very much", column: text})
     found = inspected(tmp_path, made)
