@@ -1,1 +1,1 @@
-"""What a model's text is worth: metrics, and the rules that they rest on."""
+"""Evaluation: losses of validation rows, generated text, and metrics."""

@@ -1,1 +1,1 @@
-"""What a run does with its final weights: export, model card, evaluation and warnings."""
+"""The steps after training: model card, evaluation of the export, and warnings."""
