@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from medray.config import Config
 from medray.config.data import DataConfig
+from medray.config.method_specs import MethodSpec
 from medray.data.encode.encoder import EncodeSpec
 from medray.data.index.membership import SourceParts, SplitIndex, join
 from medray.data.index.row_index import check_columns, index_range
@@ -105,19 +106,21 @@ def tokenizer(folder: Path) -> Path:
     return train_tokenizer(texts, 400, folder / "tokenizer")
 
 
-def parts(sources: Sequence[Source], shard_rows: int) -> list[SourceParts]:
+def parts(sources: Sequence[Source], shard_rows: int, method: MethodSpec | None = None) -> list[SourceParts]:
     """Every range of the sources indexed, as the pipeline's tasks do it."""
     made = []
     for source in sources:
-        ranges = [index_range(source, start, stop, shard_rows) for start, stop in source.ranges()]
+        ranges = [
+            index_range(source, start, stop, shard_rows, method=method) for start, stop in source.ranges()
+        ]
         check_columns(source, {name for part in ranges for name in part.columns_seen}, "data.train")
         made.append(SourceParts(source.name, source.corpus, ranges))
     return made
 
 
-def index(source: Source, shard_rows: int) -> SplitIndex:
+def index(source: Source, shard_rows: int, method: MethodSpec | None = None) -> SplitIndex:
     """The index of one source, all of it training."""
-    return join(parts([source], shard_rows), [], DataConfig(), seed=0)["train"]
+    return join(parts([source], shard_rows, method), [], DataConfig(), seed=0)["train"]
 
 
 def encode_spec(architecture: str = "causal", tasks: tuple[str, ...] = ("label", "rationale")) -> EncodeSpec:
@@ -147,12 +150,13 @@ def token_set(
     truth: bool = False,
     name: str = "train",
     spec: EncodeSpec | None = None,
+    method: MethodSpec | None = None,
 ) -> TokenSet:
     """Shards of `made`, written by the parts that the Ray Data pipeline runs."""
     target = folder / f"{architecture}-{name}"
     target.mkdir(parents=True, exist_ok=True)
     source = FileSource(path=str(write_jsonl(target / f"{name}.jsonl", made)), format="jsonl")
-    found = index(source, shard_rows)
+    found = index(source, shard_rows, method)
     asked = spec or encode_spec(architecture, tasks)
     made_set = TokenSet(folder=str(target), tokenizer=str(tokenizer(folder)), spec=asked, index=found)
     for shard in found.shards:

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 
 from medray.config.data import ExtractionConfig
+from medray.config.method import MethodConfig
+from medray.config.method_specs import MethodSpec, spec_of
 from medray.data.encode.render import EMPTY_LIST, extraction_answer
 from medray.data.index.sources import Source
 from medray.data.index.text_overlap import Benchmarks, bytes_hash, question_and_answer, same_text, text_hash
@@ -131,11 +133,14 @@ def index_range(
     shard_rows: int,
     benchmarks: Benchmarks | None = None,
     extraction: ExtractionConfig = ExtractionConfig(),  # noqa: B008
+    method: MethodSpec | None = None,
 ) -> RangeIndex:
     """Index the rows from `start` to `stop`. Row numbers and lines count from the start of the range.
 
-    extraction: the answer that documents with entities have.
+    extraction: the answer that documents with entities have. method: decides which fields a row needs, and by what two rows
+    are the same; None: the default method.
     """
+    method = method or spec_of(MethodConfig())
     chunks: list[Chunk] = []
     rejects: list[dict[str, Any]] = []
     rows: list[tuple[bool, int, int, int, int, int, bool, bool, bool]] = []
@@ -158,7 +163,8 @@ def index_range(
             if len(seen) < _MOST_COLUMNS:
                 seen.update(row)
             record = parse(row, source.columns, form=source.form, source="", number=0)
-            rows.append(_identity(record, benchmarks, extraction))
+            _check_fits(record, method)
+            rows.append(_identity(record, benchmarks, extraction, method))
             if isinstance(record, Extraction) and len(types) <= MOST_TYPES:
                 named = record.entities if extraction.answer == "entities" else record.relations
                 types.update(each.type for each in named)
@@ -191,11 +197,18 @@ def index_range(
     )
 
 
+def _check_fits(record: Record, method: MethodSpec) -> None:
+    """Raise BadRowError for a record that the method cannot train on."""
+    for column in method.columns:
+        if column.every_row and not getattr(record, column.name, None):
+            raise BadRowError(f"no {column.name!r}, and {column.why} it")
+    if isinstance(record, Preference) and not method.needs_in_every_row("rejected"):
+        raise BadRowError(f"a preference pair, which method.name: {method.name} does not train on")
+
+
 def _identity(
-    record: Record, benchmarks: Benchmarks | None, extraction: ExtractionConfig
+    record: Record, benchmarks: Benchmarks | None, extraction: ExtractionConfig, method: MethodSpec
 ) -> tuple[bool, int, int, int, int, int, bool, bool, bool]:
-    if isinstance(record, Preference):
-        raise BadRowError("a preference pair, which no method trains on yet")
     question, answer = question_and_answer(record)
     words = same_text(question)
     asked = bytes_hash(words)
@@ -203,17 +216,20 @@ def _identity(
     # parse() got no source, so ":1" is the default id of a row without an id.
     name = 0 if origin.id == ":1" else text_hash(origin.id)
     rationale = isinstance(record, Distill | TwoStep) and bool(record.rationale)
+    compared = answer if method.identity == "input_and_answer" else ""
     written = answer
     if isinstance(record, Extraction):
         written = extraction_answer(record, extraction.answer, extraction.types)
+    elif isinstance(record, Preference):
+        written = record.chosen
     return (
         True,
         name,
         asked,
-        bytes_hash(words + b"\n" + same_text(answer)),
+        bytes_hash(words + b"\n" + same_text(compared)),
         text_hash(origin.group) if origin.group else asked,
         0 if written in ("", EMPTY_LIST) else text_hash(written),
-        benchmarks is not None and benchmarks.hold(question, answer),
+        benchmarks is not None and benchmarks.hold(question, compared),
         rationale,
         isinstance(record, Distill) and record.entities is not None,
     )

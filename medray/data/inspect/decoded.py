@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 
 from medray import storage
+from medray.config.method_specs import split_task
 from medray.data.encode import IGNORED
 from medray.data.encode.encoder import Encoder, EncodeSpec
 from medray.data.encode.template_checks import PROBE_ORIGIN
 from medray.data.encode.text_ids import TextIds
-from medray.data.records import Distill, Entity, Extraction, Instruction, Message
+from medray.data.records import Distill, Entity, Extraction, Instruction, Message, Preference
 from medray.data.shards.shard_file import ShardStore, shard_path, shard_table
 from medray.data.shards.token_split import TokenSet
 
@@ -167,13 +168,16 @@ def texts(tokenizer: Any, rows: Sequence[list[int]]) -> list[str]:
 
 
 def _frames(encoder: Encoder, task: str, lang: str) -> list[tuple[list[int], list[int]]]:
-    """Return (ids before, ids after) the input for a prompted record, a conversation and a document in a language."""
+    """Return (ids before, ids after) the input for a prompted record, a conversation, a document and a preference pair in a
+    language."""
     origin = replace(PROBE_ORIGIN, lang=lang)
-    key = task.partition("/")[2]
+    _, key = split_task(task)
     prompted = [Distill(origin, text, "answer", {key: "answer"} if key else "answer") for text in _PROBES]
     talks = [Instruction(origin, (Message("user", text), Message("assistant", "answer"))) for text in _PROBES]
     documents = [Extraction(origin, (text,), (Entity("1", "", ("answer",)),)) for text in _PROBES]
-    columns = encoder.encode([*prompted, *talks, *documents])[task]
+    asked = [(Message("user", text),) for text in _PROBES]
+    choices = [Preference(origin, prompt, "answer", "other") for prompt in asked]
+    columns = encoder.encode([*prompted, *talks, *documents, *choices])[task]
     prompts: list[list[int]] = []
     begin = target_begin = 0
     for end, target_end in zip(columns.input_ends.tolist(), columns.target_ends.tolist(), strict=True):
@@ -183,7 +187,7 @@ def _frames(encoder: Encoder, task: str, lang: str) -> list[tuple[list[int], lis
         prompts.append(ids.tolist())
         begin, target_begin = end, target_end
     found = []
-    for one, other in (prompts[:2], prompts[2:4], prompts[4:]):
+    for one, other in zip(prompts[::2], prompts[1::2], strict=True):
         head = _common(one, other)
         tail = _common(one[head:][::-1], other[head:][::-1])
         found.append((one[:head], one[len(one) - tail :]))

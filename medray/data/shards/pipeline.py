@@ -26,6 +26,7 @@ import ray.data
 
 from medray import storage
 from medray.config import Config
+from medray.config.method_specs import spec_of
 from medray.data import corpora, files, readers
 from medray.data.index.membership import ShardSpec, SourceParts, SplitIndex, join
 from medray.data.index.row_index import RangeIndex, check_columns, index_range
@@ -200,6 +201,7 @@ class Pipeline:
     def _index_ranges(self, group: Mapping[str, Sequence[Source]]) -> Parts:
         shard_rows = self.config.data.shard_rows
         benchmarks, extraction = _benchmarks(self.config.data.decontaminate), extraction_of(self.config)
+        method = spec_of(self.config.method)
         items = [
             {"split": split, "source": number, "range": place, "start": start, "stop": stop}
             for split, members in group.items()
@@ -216,6 +218,7 @@ class Pipeline:
                 shard_rows,
                 benchmarks if item["split"] == "train" else None,
                 extraction,
+                method,
             )
             return {name: item[name] for name in ("split", "source", "range")} | {"part": found.to_bytes()}
 

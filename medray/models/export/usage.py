@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from medray import storage
+from medray.config.method_specs import split_task
 from medray.config.model import PACKAGED_MODELS, ModelConfig
 from medray.data.encode.render import EncodeSpec, reading
 from medray.data.encode.templates import Template
@@ -172,12 +173,10 @@ def usage(
     asker = _Asker(tokenizer, spec)
     shown = asker.shown_with(tokens)
     conversation = shown is None
-    general = {task: asker.question(task, "" if conversation else None) for task in spec.tasks}
+    general = asker.questions("" if conversation else None)
     if shown is not None and shown == spec.extraction_prompt:
-        general["label"] = asker.question("label", shown)
-    languages = {
-        lang: {task: asker.question(task, None, lang) for task in spec.tasks} for lang in spec.prompts_by_lang
-    }
+        general |= asker.questions(shown, only="label")
+    languages = {lang: asker.questions(None, lang) for lang in spec.prompts_by_lang}
     source = Template(tokenizer, spec.template, spec.architecture).source
     own = spec.architecture == "causal" and not spec.template.startswith("legacy/")
     return Usage(
@@ -217,15 +216,25 @@ class _Asker:
         self._ids = TextIds(tokenizer)
         self.begin = ""  # text of the begin token, where training put one before the template's own text
 
-    def question(self, task: str, prompt: str | None, lang: str = "") -> Question:
-        """How `task` is asked. prompt: in the place of the spec's own."""
+    def questions(self, prompt: str | None, lang: str = "", only: str | None = None) -> dict[str, Question]:
+        """Return how each task is asked. An answer that a model is not asked for, such as a rejected one, is left out.
+
+        prompt: replaces the spec's own. only: this task alone.
+        """
+        tasks = self._spec.tasks if only is None else (only,)
+        found = {task: self.question(task, prompt, lang) for task in tasks}
+        return {task: question for task, question in found.items() if question is not None}
+
+    def question(self, task: str, prompt: str | None, lang: str = "") -> Question | None:
+        """Return how `task` is asked; None for an answer that no model is asked for. prompt: replaces the spec's own."""
         spec = self._spec
         if prompt is not None:
             spec = replace(spec, prompts=dict.fromkeys((*spec.prompts, task), prompt), prompts_by_lang={})
-        _, _, key = task.partition("/")
+        _, key = split_task(task)
         record = Distill(Origin("", "", "", lang), _MARK, "x", {key: "x"} if key else "x")
         found = reading(record, task, spec)
-        assert found is not None
+        if found is None:
+            return None
         before, _, after = self._text([(turn.role, turn.lead + (turn.text or "")) for turn in found.turns])
         system = next((turn.lead for turn in found.turns if turn.role == "system"), None)
         prefix = found.turns[-1].lead
@@ -259,7 +268,10 @@ class _Asker:
             *(spec.prompt("label", lang) for lang in ("", *spec.prompts_by_lang)),
         ]
         given = list(dict.fromkeys(prompt for prompt in prompts if prompt))
-        starts = {prompt: _plain(self._read(self.question("label", prompt).before)) for prompt in given}
+        starts = {
+            prompt: _plain(self._read(self.questions(prompt, only="label")["label"].before))
+            for prompt in given
+        }
         found = Counter(
             next((prompt for prompt, start in starts.items() if text.startswith(start)), None)
             for text in map(_plain, self._rows(tokens))
