@@ -43,7 +43,7 @@ def validator() -> Draft202012Validator:
 def test_a_key_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["config", "train.max_steps"]) == 0
     said = capsys.readouterr().out
-    assert said.startswith("train.max_steps\n  Optimizer steps")
+    assert said.startswith(f"train.max_steps\n  {KEYS['train.max_steps'].meaning}\n")
     for line in (
         r"type +whole number ≥ 1 or null",
         r"default +null",

@@ -44,7 +44,7 @@ CASES: list[tuple[list[str], int, str]] = [
     ),
     (["data", "simulate", "x.jsonl", "--rows", "0"], 2, "must be at least 1"),
     (["ui", "."], 2, "this folder has no record of an MLflow run"),
-    (["config", "train.max_steps"], 0, "optimizer steps"),
+    (["config", "train.max_steps"], 0, "may change when a run resumes"),
 ]
 # All of them in one process: after each, its exit code, what it said, and the heavy modules that are there.
 ALL = f"""

@@ -28,7 +28,7 @@ def inspect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         "train": tiny.token_set(tmp_path, made),
         "validation": tiny.token_set(tmp_path, made[:3], name="validation"),
     }
-    monkeypatch.setattr(data_inspect, "_token_sets", lambda config: sets)
+    monkeypatch.setattr(data_inspect, "_token_sets", lambda config, address: sets)
     source = tmp_path / "config.yaml"
     tiny.write_jsonl(tmp_path / "rows.jsonl", made)
     source.write_text(
