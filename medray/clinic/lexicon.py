@@ -4,6 +4,8 @@ There are two vocabularies. A `name` is the word of the note, in house style; `f
 No name is part of another name, so that a dictionary matcher reads a note without guessing. Every drug has at least
 three doses, so that a wrong one is always available, and every form fits after "any" and "some" (symptoms) or "my" and
 "your" (conditions). The tables are the project's own and are no medical advice.
+
+The file is long because it holds tables only: they refer to each other by name, and one search finds every word.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ import pytest
 
 from medray.clinic import consultations
 from medray.clinic import lexicon as clinic_lexicon
+from medray.clinic.dialogue import number_words
 
 SURFACES = clinic_lexicon.surfaces()
 VITAL = "|".join(
@@ -277,7 +278,8 @@ def test_the_rationale_says_what_the_note_says(sample: list[dict[str, Any]]) -> 
 
 
 def test_the_dialogue_says_it_all_in_other_words(sample: list[dict[str, Any]]) -> None:
-    forms = {item.name: item.forms for item in (*clinic_lexicon.CONDITIONS, *clinic_lexicon.SYMPTOMS)}
+    items: list[Any] = [*clinic_lexicon.CONDITIONS, *clinic_lexicon.SYMPTOMS]
+    forms = {item.name: item.forms for item in items}
     copied = total = 0
     for row in sample:
         lines = row["dialogue"].split("\n")
@@ -288,9 +290,7 @@ def test_the_dialogue_says_it_all_in_other_words(sample: list[dict[str, Any]]) -
             if kind == "drug":
                 name, number, _ = text.rsplit(" ", 2)
                 assert name in said
-                assert (
-                    re.search(rf"\b{re.escape(number)}\b", said) or consultations.number_words(number) in said
-                )
+                assert re.search(rf"\b{re.escape(number)}\b", said) or number_words(number) in said
             elif kind == "problem":
                 assert any(form.lower() in said for form in forms[text])
                 copied, total = copied + (text.lower() in said), total + 1
@@ -333,7 +333,7 @@ def test_a_note_is_always_written_in_the_same_style() -> None:
     ],
 )
 def test_number_words(number: str, spoken: str) -> None:
-    assert consultations.number_words(number) == spoken
+    assert number_words(number) == spoken
 
 
 @pytest.mark.parametrize(
