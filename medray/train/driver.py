@@ -82,7 +82,7 @@ def run(
     """Run `config` on the connected Ray cluster to its end, or to a stop that was asked for.
 
     A finished run is returned as it is. Neither starts Ray nor touches signals.
-    callbacks: Ray Train's UserCallbacks, for a search. console: is told what goes on. stop: set it, from any thread, to save
+    callbacks: Ray Train's UserCallbacks, for a search. console: is told what the run does. stop: set it, from any thread, to save
     and end. config_file: the YAML, for a tag in MLflow. checked: what `describe_model` returned, from a caller that has made
     all checks of `check` and knows that the run is not finished; without it both are done here.
     Raises InputError before any worker starts, RunFailedError when the run failed, StoppedError when it was told to stop and

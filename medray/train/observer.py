@@ -1,4 +1,4 @@
-"""Who is told what a run is doing, and who hears that it was told to stop."""
+"""Observers of a run: they are told what it is doing, and hear that it was told to stop."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Console(Protocol):
 
 
 class Observer(Protocol):
-    """Is told what goes on."""
+    """A receiver of news, asked often while the run waits."""
 
     def phase(self, name: str, detail: str = "") -> None: ...
     def beat(self) -> None:
