@@ -6,18 +6,19 @@ from typing import Any
 
 import numpy as np
 
+from medray.config.method import MethodConfig
 from medray.data.index.membership import SplitIndex
 from medray.data.shards.seal import DamagedShardError
 from medray.data.shards.shard_file import ShardStore
 from medray.errors import InputError
 from medray.evaluate.validation import Validation
-from medray.methods.loss import Method
+from medray.methods import loss_of
 from medray.models.export.verify import ROWS, TokenRow, made_up
 from medray.train.run_folder.finished_run import FinishedRun
 
 # A 135M model in float32 needs a minute for this many tokens on two CPU cores; three models are measured.
 MOST_ROWS, MOST_TOKENS = 64, 8192
-LABEL = Method({"label": 1.0})
+LABEL = loss_of(MethodConfig())
 
 
 class Sample:
