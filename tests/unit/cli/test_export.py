@@ -311,14 +311,14 @@ def test_a_format_that_a_run_does_not_support_is_refused_with_the_reason(
 
     assert "this folder holds no run" in refused(tmp_path, "--format", "merged")
     for form in ("merged", "nf4", "gguf"):
-        assert "virtual tokens beside the model" in refused(run, "--format", form)
+        assert "adds virtual tokens and does not change" in refused(run, "--format", form)
     assert "no effect with --format adapter" in refused(run, "--format", "adapter", "--dtype", "bf16")
     assert "no effect with --format merged" in refused(run, "--format", "merged", "--gguf-type", "f16")
     assert "at least 1" in refused(run, "--format", "merged", "--shard-mb", 0)
     monkeypatch.delenv("HF_TOKEN", raising=False)
     assert "no HF_TOKEN" in refused(run, "--format", "adapter", "--push-to", "me/mine")
     monkeypatch.setenv("HF_TOKEN", "hf_zyx")
-    assert "no name on a hub" in refused(run, "--format", "adapter", "--push-to", "mine")
+    assert "is not a hub id" in refused(run, "--format", "adapter", "--push-to", "mine")
     assert "forbids the network" in refused(run, "--format", "adapter", "--push-to", "me/mine")
     assert medray(run, "--format", "adapter") == 0  # a prompt has no logits of a base alone
     capsys.readouterr()

@@ -38,5 +38,5 @@ def test_an_encoder_sees_later_tokens_unless_it_is_a_decoder(decodes: bool) -> N
     )
     assert sees_ahead(model, CPU) is not decodes
     if not decodes:
-        with pytest.raises(InputError, match="see its own labels"):
+        with pytest.raises(InputError, match="see its labels"):
             refuse_sight_ahead(model, CPU)
