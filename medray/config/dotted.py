@@ -1,6 +1,6 @@
-"""Dotted keys, as in train.optimizer.lr or data.train[0].path: of values in a tree, and of fields in the schema.
+"""Dotted keys, such as train.optimizer.lr or data.train[0].path, for values in a tree and for fields in the schema.
 
-A tree is what YAML makes: dicts, lists and values. The schema is nested pydantic models; in a list of models the keys
+A tree is a result of YAML: dicts, lists and values. The schema consists of nested pydantic models; in a list of models, keys
 have no number, as in data.train[].path.
 """
 
@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 
 
 def is_branch(value: object) -> bool:
-    """Whether `value` has entries that `walk` can visit."""
+    """Return whether `value` has entries that `walk` can visit."""
     return isinstance(value, dict | list | tuple)
 
 
@@ -44,9 +44,9 @@ def under(key: str, name: object) -> str:
 def values(
     tree: Mapping[str, Any], enter_list: Callable[[Any], bool] = lambda value: False
 ) -> dict[str, Any]:
-    """Return the values in nested dicts by their dotted keys; an empty dict leaves no trace.
+    """Return the values in nested dicts by their dotted keys. Empty dicts are not included.
 
-    enter_list: whether a list is a branch too. Such a list stands as "3 entries" under its own key.
+    enter_list: whether a list is a branch too. Such a list has the value "3 entries" under its own key.
     """
     found = {}
     for key, value in walk(tree, lambda value: isinstance(value, dict) or enter_list(value)):
@@ -56,9 +56,9 @@ def values(
 
 
 def merged(base: Mapping[str, Any], over: Mapping[str, Any], *, null_keeps: bool = False) -> dict[str, Any]:
-    """Return `base` with what `over` says in its place; lists and values are taken whole.
+    """Return `base` with the values of `over`. Lists are replaced, not merged.
 
-    null_keeps: a null in `over` where `base` has a dict keeps it, as a section of which every key is commented out.
+    null_keeps: a null in `over` keeps a dict of `base`, for a section whose keys are all commented out.
     """
     result = dict(base)
     for name, value in over.items():

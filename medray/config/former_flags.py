@@ -15,9 +15,10 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Flag:
-    """names: as written there, without dashes, or the name of a setting without a flag; those have blanks.
+    """A flag of a reference system, and what replaces it.
 
-    medray: keys and commands; none where `text` says why.
+    names: without dashes; a setting without a flag has a description with blanks. medray: keys and commands; empty if
+    `text` says why there is none.
     """
 
     names: tuple[str, ...]
@@ -26,7 +27,7 @@ class Flag:
 
     @property
     def planned(self) -> bool:
-        """Whether nothing of what it became is there yet."""
+        """Return whether none of its replacements exists yet."""
         return bool(self.medray) and all(map(is_planned, self.medray))
 
 
@@ -53,7 +54,7 @@ def planned() -> frozenset[str]:
 
 
 def is_planned(entry: str) -> bool:
-    """Whether a key or command, or the section or command that it belongs to, does not exist yet."""
+    """Return whether a key or command, or the section or command that it belongs to, does not exist yet."""
     names = planned()
     return entry in names or any(entry.startswith((f"{name}.", f"{name} ")) for name in names)
 
@@ -64,7 +65,7 @@ def key_of(entry: str) -> str | None:
 
 
 def hint(name: str) -> str | None:
-    """Return what to write in place of a flag's name in a YAML; None for what is no flag. name: lower case, underscores."""
+    """Return what replaces a flag in a YAML, or None for an unknown flag. name: lower case, underscores."""
     flag = next((flag for table in tables() for flag in table.flags if name in flag.names), None)
     if flag is None:
         return None

@@ -19,7 +19,7 @@ from medray.errors import InputError, MedrayError
 def from_pretrained(auto: Any, place: str | Path | None, **settings: Any) -> Any:
     """Return the result of `auto.from_pretrained` for a local folder or a hub id.
 
-    auto: a class of transformers (for a config, tokenizer or model) or of peft. place: None for a model whose config
+    auto: a class of transformers (for a config, tokenizer or model) or of peft. `place`: None for a model whose config
     and state_dict are in the settings. settings: passed on; `model` is the base model of a peft adapter.
 
     Raises InputError if the folder needs its own code, contains pickled weights, or cannot be loaded.

@@ -1,16 +1,16 @@
 """The header of an untrusted safetensors file: nothing in it is used before it is checked.
 
-A file opens with the length of its header (8 bytes, little-endian) and the header itself, a JSON object of name to
+A file begins with the length of its header (8 bytes, little-endian) and the header, a JSON object of name →
 {dtype, shape, data_offsets} (https://huggingface.co/docs/safetensors, "Format"). The checks are those of the library, and
 the tests compare both. `safetensors.safe_open(framework="np")` does not replace this code (tried with safetensors 0.8):
 
-- It opens a named pipe and waits for ever, while it holds Python's lock, so no thread can end the wait.
-- Its errors quote the file ("unknown variant `…`", "invalid offset for tensor `…`"). Such text may be of any length and hold
+- It opens a named pipe and waits forever, holding Python's global lock, so no thread can end the wait.
+- Its errors quote the file ("unknown variant `…`", "invalid offset for tensor `…`"). Such text may have any length and contain
   control characters.
-- It maps the file into memory: a file on a network disk that becomes shorter ends the process by a signal.
-- A hostile header of 65 MB took 240 MB of memory, and 117 MB here.
+- It maps the file into memory: if a file on a network disk becomes shorter, a signal kills the process.
+- A malicious header of 65 MB needed 240 MB of memory, and 117 MB with this code.
 
-It reads a header of 300 tensors in 1 ms, but so few headers are read that the time does not count.
+The library reads a header of 300 tensors in 1 ms, but so few headers are read that this does not matter.
 """
 
 from __future__ import annotations

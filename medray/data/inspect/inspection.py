@@ -60,7 +60,7 @@ class TaskLengths:
 
 @dataclass(frozen=True)
 class Rejected:
-    """Rejected rows with one reason. places: "file:line" of the first rows."""
+    """Rejected rows with one reason. `places`: "file:line" of the first rows."""
 
     reason: str
     rows: int
