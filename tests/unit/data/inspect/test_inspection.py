@@ -321,7 +321,7 @@ def test_a_tokenizer_with_words_of_the_records_gives_a_note(tmp_path: Path) -> N
     tokens = tiny.token_set(tmp_path, [row(n, input=text) for n, text in enumerate(texts)])
     told = inspect(config(data={"tokenizer": "train"}), {"train": tokens})
     assert check(told, "tokenizer").verdict == "note"
-    assert "its vocabulary holds words of them" in check(told, "tokenizer").said
+    assert "its vocabulary contains words of them" in check(told, "tokenizer").said
     assert told.problems == 0
     given = inspect(config(data={"tokenizer": "model"}), {"train": tokens})
     assert "tokenizer" not in {one.name for one in given.checks}

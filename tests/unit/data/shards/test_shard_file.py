@@ -385,10 +385,10 @@ class TestWaiting:
         folder = tmp_path / "train"
         folder.mkdir()
         write(folder)
-        store, says = ShardStore(folder, patience_seconds=0.1), "no other shard came either"
+        store, says = ShardStore(folder, patience_seconds=0.1), "no other shard was written either"
         if away == "folder":  # as when it is unmounted
             folder.rename(tmp_path / "elsewhere")
-            says = "its folder is gone"
+            says = "its folder is missing"
         elif away == "refused":
 
             def refused(*_: Any) -> Any:
@@ -396,8 +396,8 @@ class TestWaiting:
 
             monkeypatch.setattr(store, "has", refused)
             monkeypatch.setattr(storage, "sizes", refused)
-            says = "its folder is gone or cannot be read"
-        with pytest.raises(RunFailedError, match=rf"shard-000007\.parquet has not come: {says}"):
+            says = "its folder is missing or unreadable"
+        with pytest.raises(RunFailedError, match=rf"shard-000007\.parquet was not written: {says}"):
             store.text(7, 0, "id")
         assert store.waits_for is None
 
