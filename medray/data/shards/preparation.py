@@ -275,8 +275,10 @@ def _formats(group: Sequence[Source]) -> dict[int, list[str | None]]:
 
 
 def _row_rules(method: MethodSpec) -> dict[str, Any] | None:
-    """How the method decides which rows are good and alike; None where it decides as all did when indexes were first
-    written."""
+    """Return the rules by which the method decides which rows are good and which are equal.
+
+    None: the rules are those that all methods had when indexes were first written.
+    """
     needed = [column.name for column in method.columns if column.every_row]
     plain = not needed and method.identity == "input_and_answer"
     return None if plain else {"needed": needed, "identity": method.identity}

@@ -22,7 +22,7 @@ from medray.data.tokenizer import thinks
 from medray.errors import InputError
 from medray.evaluate.metrics import Reference, score
 
-# As Qwen3's: reasoning is shown after the last question alone, where an empty one stands for none.
+# Like Qwen3's template: reasoning is shown only after the last question, and an empty one means none.
 QWEN = (
     "{%- set ns = namespace(last=0) -%}"
     "{%- for m in messages -%}{%- if m.role == 'user' -%}{%- set ns.last = loop.index0 -%}{%- endif -%}{%- endfor -%}"

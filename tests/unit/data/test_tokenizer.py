@@ -84,7 +84,7 @@ def test_a_tokenizer_that_is_there_is_not_trained_again(folder: Path) -> None:
 
 
 def test_two_that_train_at_once_leave_one_good_folder(folder: Path, tmp_path: Path) -> None:
-    """Both have found no tokenizer before either goes on: each trains, one rename wins, both may read the result."""
+    """Both find no tokenizer before either continues: each trains, one rename wins, and both can read the result."""
     barrier, found, target = threading.Barrier(2, timeout=60), [], tmp_path / "run" / "tokenizer"
 
     def texts() -> Iterator[str]:
@@ -116,7 +116,7 @@ class TestHash:
     def test_a_hash_changes_with_every_file_of_a_tokenizer(self, folder: Path, tmp_path: Path) -> None:
         copy = Path(shutil.copytree(folder, tmp_path / "copy"))
         seen = {tokenizer_hash(str(folder))}
-        assert tokenizer_hash(str(copy)) in seen, "it does not depend on where the folder lies"
+        assert tokenizer_hash(str(copy)) in seen, "it does not depend on the folder's path"
         for name in ("tokenizer.json", "tokenizer_config.json"):
             (copy / name).write_bytes((copy / name).read_bytes() + b"\n")
             seen.add(tokenizer_hash(str(copy)))

@@ -164,7 +164,7 @@ class Answers:
 def test_a_record_that_comes_during_a_flush_is_kept_for_the_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its own message may be lost with the ledger: nothing has said yet that it is on disk."""
+    """The record's own message may be lost with the ledger, because nothing has confirmed yet that it is on disk."""
     import ray
 
     monkeypatch.setattr(ray, "get", lambda answer, timeout: answer())

@@ -149,7 +149,7 @@ def test_what_mlflow_missed_is_sent_from_the_file(tmp_path: Path, store: str) ->
 
 
 def test_mlflow_waits_for_the_first_step(tmp_path: Path, store: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It costs CPU seconds that the workers need until they train. An evaluation before training lets it wait too."""
+    """Importing MLflow costs CPU seconds that the workers need until they train, also during a first evaluation."""
     happened, asked = [], threading.Event()
 
     def opened(uri: str) -> Any:
@@ -225,7 +225,7 @@ def test_the_run_file_contains_no_password(tmp_path: Path, store: str) -> None:
     assert (known["run_id"], known["uri"]) == (run_id, "http://host:5000")
     again = RunIdentity(tmp_path, spec("http://user:another@host:5000"), lambda text: None)
     assert again.open(open_client(store), 0, lambda: False) == (run_id, True), (
-        "a new password is no new place"
+        "a new password is not a new store"
     )
 
 

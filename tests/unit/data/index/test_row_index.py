@@ -24,7 +24,7 @@ from medray.errors import InputError, RunFailedError
 
 
 def jsonl(file: Path, rows: list[Any]) -> FileSource:
-    """A source of rows; a str is a line as it stands."""
+    """Return a source of rows; a str is written unchanged as a line."""
     file.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
     return FileSource(path=str(file), format="jsonl")
 

@@ -31,7 +31,7 @@ def similarity(one: list[str], other: list[str]) -> float:
 
 
 def test_most_similar_inputs_are_found_and_no_others() -> None:
-    """Of pairs of every similarity, those clearly above the threshold are found, those clearly below are not."""
+    """Pairs clearly above the threshold are found, and pairs clearly below are not."""
     pairs = [(words(n, 150), changed(words(n, 150), n, n % 13)) for n in range(400)]
     train = [(f"t{n}", " ".join(one)) for n, (one, _) in enumerate(pairs)]
     validation = [(f"v{n}", " ".join(other)) for n, (_, other) in enumerate(pairs)]

@@ -235,7 +235,7 @@ class TestParquet:
 
 
 def test_memory_does_not_grow_with_the_longest_line(tmp_path: Path) -> None:
-    """Without a bound, 300 MB of zeros in 300 kB took 945 MB."""
+    """A compressed file of 300 MB of zeros in 300 kB took 945 MB before memory was bounded."""
     path = written(tmp_path, "a.jsonl.gz", gzip.compress(b"\0" * (96 << 20), 1))
     program = """
 import sys

@@ -427,7 +427,7 @@ class TestTables:
 
     @pytest.mark.parametrize("late", [False, True])
     def test_rows_that_quotes_of_another_kind_join_are_refused(self, late: bool, tmp_path: Path) -> None:
-        r"""`"Pain` and `5"` are a quoted cell for every reader of CSV; that quotes are letters here another row shows."""
+        r"""Every CSV reader takes `"Pain` and `5"` for a quoted cell; another row shows that quotes are plain characters."""
         joined, shows = b'"Pain is worse,1\na nail of 5",2\n', b'he says "yes" to it,3\n'
         data = b"a,b\n" + (joined + shows if late else shows + joined)
         message = failure(tmp_path, ".csv", data)
