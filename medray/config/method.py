@@ -1,9 +1,8 @@
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import AfterValidator, Field, WithJsonSchema, field_validator
-from pydantic_core import PydanticKnownError
+from pydantic import Field, ValidatorFunctionWrapHandler, WrapValidator, field_validator
 
 from medray.config.method_specs import SPECS
 from medray.config.section import Section, key
@@ -72,23 +71,23 @@ class AlphaScheduleConfig(Section):
     cap: float = key(0.9, "Largest alpha that the slope leads to.", ge=0, le=1)
 
 
-def _registered(name: str) -> str:
-    """Refuse a name that the registry lacks, in the words of a Literal."""
-    if name not in SPECS:
-        *others, last = map(repr, SPECS)
-        raise PydanticKnownError("literal_error", {"expected": f"{', '.join(others)} or {last}"})
-    return name
+if TYPE_CHECKING:
+    _Names = str
+else:
+    _Names = Literal[tuple(SPECS)]  # the names that schemas and messages list
 
 
-MethodName = Annotated[
-    str, AfterValidator(_registered), WithJsonSchema({"type": "string", "enum": list(SPECS)})
-]
+def _registered(name: object, check: ValidatorFunctionWrapHandler) -> object:
+    """Accept every name of the registry, so that a method needs no entry here."""
+    return name if isinstance(name, str) and name in SPECS else check(name)
 
 
 class MethodConfig(Section):
     """What the loss is."""
 
-    name: MethodName = key("sft", "sft: the label alone. distill: label and rationale, or standard.")
+    name: Annotated[_Names, WrapValidator(_registered)] = key(
+        "sft", "sft: the label alone. distill: label and rationale, or standard."
+    )
     mode: Literal["standard", "task_prefix"] = key(
         "task_prefix",
         "distill only. task_prefix: two tasks, told apart by their prompts. standard: the label alone.",

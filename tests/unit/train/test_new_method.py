@@ -176,7 +176,7 @@ def test_its_config_is_checked_as_any_other() -> None:
     made = Config.model_validate({"method": METHOD})
     check_method(made)
     assert notes(made) == ()
-    with pytest.raises(ValueError, match="margin"):  # the names that there are
+    with pytest.raises(ValueError, match="'sft' or 'distill'"):
         Config.model_validate({"method": {"name": "other"}})
 
 
