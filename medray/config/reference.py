@@ -96,25 +96,28 @@ def keys_in(section: KeyFacts) -> list[KeyFacts]:
 def files_that_read(facts: KeyFacts) -> list[str]:
     """Return the source files that use the value of a key, as paths from the folder above the package.
 
-    Found by text, outside strings: an expression that ends in the name of the section and of the key. Where no file has
-    one, files that name the section and use an attribute of the key's name, then any file that uses such an attribute.
-    The file that declares the key counts only where there is no other.
+    Found by text. The first of these that any file has decides: an expression that ends in the names of the section and of
+    the key; an attribute of the key's name in a file that names the section; such an attribute in any file; the dotted key
+    as a string. The file that declares the key counts only where there is no other.
     """
     *_, parent, name = ["config", *facts.key.replace(ENTRY, "").split(".")]
     attribute = re.compile(rf"\.{name}\b(?!\()")
-    using = {path: text for path, text in _sources().items() if attribute.search(text)}
+    using = {path: text for path, text in _sources(strings=False).items() if attribute.search(text)}
     others = [path for path in using if path != facts.declared_in]
     for pattern in (rf"\b{parent}\.{name}\b(?!\()", rf"\b{parent}\b"):
         if found := [path for path in others if re.search(pattern, using[path])]:
             return found
-    return others or list(using)
+    named = [path for path, text in _sources(strings=True).items() if f'"{facts.key}"' in text]
+    return others or list(using) or named
 
 
 @cache
-def _sources() -> dict[str, str]:
-    """Return the text of each source file of the package without its strings, by its path."""
+def _sources(*, strings: bool) -> dict[str, str]:
+    """Return the text of each source file of the package by its path, with or without its strings."""
+    if not strings:
+        return {path: _STRING.sub('""', text) for path, text in _sources(strings=True).items()}
     return {
-        path.relative_to(PACKAGE.parent).as_posix(): _STRING.sub('""', path.read_text(encoding="utf-8"))
+        path.relative_to(PACKAGE.parent).as_posix(): path.read_text(encoding="utf-8")
         for path in sorted(PACKAGE.rglob("*.py"))
     }
 
