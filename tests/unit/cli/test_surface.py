@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
-from pydantic import BaseModel
+from pydantic import BaseModel, WithJsonSchema
 
 from medray.cli.main import parser
 from medray.config import Config
@@ -67,7 +67,7 @@ def config_keys(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, Any,
 def config_key(entry: tuple[str, Any, Any]) -> str:
     key, field, default = entry
     facts = [f"{key}: {json.dumps(default)}"]
-    if allowed := list(words(field.annotation)):
+    if allowed := [*words(field.annotation), *registered(field.metadata)]:
         facts.append(" | ".join(allowed))
     if field.json_schema_extra["resumable"]:
         facts.append("resumable")
@@ -81,6 +81,13 @@ def words(annotation: Any) -> Iterator[str]:
             yield str(inner)
         else:
             yield from words(inner)
+
+
+def registered(metadata: list[Any]) -> Iterator[str]:
+    """Yield the names of a registry that a field allows: it gives them as its JSON schema."""
+    for one in metadata:
+        if isinstance(one, WithJsonSchema) and one.json_schema:
+            yield from one.json_schema.get("enum", ())
 
 
 def test_the_surface_is_the_frozen_one() -> None:
