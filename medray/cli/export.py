@@ -75,7 +75,8 @@ def run(arguments: argparse.Namespace) -> int:
         from medray.models.export.hub import check_push
 
         check_push(arguments.push_to)
-    from medray.release.release import Wanted, check_wanted, release
+    from medray.release.release import release
+    from medray.release.wanted import Wanted, check_wanted
     from medray.report.console import Console
 
     wanted = Wanted(

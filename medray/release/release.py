@@ -8,14 +8,12 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from medray import storage
 from medray.config.data import TEMPLATE_FILES
 from medray.config.model import PACKAGED_MODELS
-from medray.config.peft import PROMPT_TYPES
 from medray.data.index.membership import SplitIndex
 from medray.data.shards.preparation import encode_spec
 from medray.data.shards.token_split import TokenSet
@@ -25,18 +23,17 @@ from medray.models.adapters.merging import Merged, merge_folder
 from medray.models.export import base_of, class_of, load_export
 from medray.models.export import gguf as gguf_file
 from medray.models.export.usage import FILE, Usage, base_of_model, read_usage, usage, write_usage
-from medray.models.export.verify import LEAST_KEPT, Comparison, Reference, compare, reference
-from medray.models.load import load_model
+from medray.models.export.verify import Comparison
 from medray.models.quantized import load_nf4, write_nf4
-from medray.plan.model_config import model_config
 from medray.plan.packaged import ensure
+from medray.release.comparison import CPU, WeightCheck
 from medray.release.sample import Sample
+from medray.release.wanted import Wanted
 from medray.storage import StoragePath
 from medray.train.export.model_card import Made, model_card
 from medray.train.run_folder.finished_run import FinishedRun, local_export
 from medray.train.run_folder.results import write_records
 
-CPU = torch.device("cpu")
 # The files of an export that `merge_folder` writes again. The rest are those of the tokenizer with its template, and
 # generation_config.json, which contains the end tokens of an answer.
 WEIGHTS = ("adapter_*", "*.safetensors", "*.safetensors.index.json", "config.json")
@@ -46,31 +43,6 @@ QLORA_NOTE = "the adapter was trained on 4-bit weights; it is merged into the ba
 LOCAL_BASE_NOTE = "base_model_name_or_path in adapter_config.json is a folder of the machine that wrote it: set it to your copy of the base"
 RANDOM_BASE_NOTE = "the base of the adapter has random weights, which are in the folder base"
 NO_CHECK = "not measured: --no-verify"
-DEFAULT_GGUF = "q8_0"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Wanted:
-    """The options of `medray export`.
-
-    dtype: type of merged weights; None: the precision of the run. shard_bytes: maximum size of a file. gguf: kind of the
-    GGUF file; None: DEFAULT_GGUF. verify: compare the written weights with the run's.
-    """
-
-    format: str
-    dtype: str | None = None
-    shard_bytes: int = 200_000_000
-    gguf: str | None = None
-    verify: bool = True
-
-    @property
-    def gguf_kind(self) -> str:
-        return self.gguf or DEFAULT_GGUF
-
-    @property
-    def asks_for_a_type(self) -> bool:
-        """Return whether the user chose the precision of the weights, and so accepts its loss. nf4 is such a choice."""
-        return self.dtype is not None or self.gguf is not None or self.format == "nf4"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,47 +58,6 @@ class Released:
     checked: str
     notes: tuple[str, ...]
     files: dict[str, int]
-
-
-def check_wanted(run: FinishedRun, wanted: Wanted, target: StoragePath) -> None:
-    """Raise InputError if this run or this machine does not support the options, before anything is read or written."""
-    kind = run.adapter_type
-    if wanted.format == "adapter" and kind is None:
-        raise InputError(
-            "this run trained all weights and has no adapter",
-            file=run.folder,
-            key="--format",
-            value="adapter",
-            fix="use --format merged",
-        )
-    if wanted.format != "adapter" and kind in PROMPT_TYPES:
-        raise InputError(
-            f"a {kind} adapter adds virtual tokens and does not change the model's weights, so it cannot be merged",
-            file=run.folder,
-            key="--format",
-            value=wanted.format,
-            fix="use --format adapter: peft loads it together with the model",
-        )
-    if wanted.format == "nf4":
-        from medray.models.quantized import check_package
-
-        check_package("--format")
-    if wanted.format == "gguf":
-        gguf_file.check_package()
-        if not isinstance(target, Path) and (lacking := gguf_file.missing(wanted.gguf_kind)):
-            raise InputError(
-                f"{lacking} of llama.cpp is not on PATH, and it could not read the merged model from a bucket later",
-                key="--to",
-                value=str(target),
-                fix="install llama.cpp, or use --to with a folder of this machine",
-            )
-    if target == run.folder or (target.exists() and (not target.is_dir() or any(target.iterdir()))):
-        raise InputError(
-            "exists and is not an empty folder",
-            file=target,
-            key="--to",
-            fix="use --to with a new folder, or remove this one",
-        )
 
 
 def release(
@@ -175,15 +106,16 @@ class _Release:
         self.notes: list[str] = []
         _, config = class_of(str(self.base))
         self.seq2seq, self.vocabulary = bool(config.is_encoder_decoder), int(config.vocab_size)
-        self._reference: Reference | None = None
 
     def run(self, target: StoragePath) -> Released:
         """Fill the staging folder. target: the final path, which is only reported."""
         form = self.wanted.format
         self.say("export", f"{self.run_.config.run.name} as {form}")
         self._check_tokenizer()
+        sample = None
         if self.wanted.verify:
-            self.sample = Sample(self.run_, vocabulary=self.vocabulary, seq2seq=self.seq2seq)
+            sample = Sample(self.run_, vocabulary=self.vocabulary, seq2seq=self.seq2seq)
+        self.check = WeightCheck(self.run_, self.wanted, self.export, self.base, sample, self.notes)
         comparison, stored, checked = getattr(self, f"_{form}")()
         if comparison is not None:
             checked = comparison.line()
@@ -251,7 +183,7 @@ class _Release:
             self.notes.append(RANDOM_BASE_NOTE)
         elif Path(base_of(self.export)).is_dir():
             self.notes.append(LOCAL_BASE_NOTE)
-        found = self._compared(
+        found = self.check.compare(
             lambda: load_export(
                 self.folder, CPU, quantized=False, base=self.base, dtype=torch.float32
             ),
@@ -261,7 +193,7 @@ class _Release:
 
     def _merged(self) -> tuple[Comparison | None, str, str]:
         done = self._merge_into(self.folder)
-        return self._compared_merged(self.folder, done), done.dtype, NO_CHECK
+        return self.check.merged(self.folder, done), done.dtype, NO_CHECK
 
     def _nf4(self) -> tuple[Comparison | None, str, str]:
         merged = self.folder / "merged"
@@ -270,23 +202,23 @@ class _Release:
         write_nf4(merged, self.folder, self.wanted.shard_bytes)
         shutil.rmtree(merged)
         self._copy_rest(self.folder)
-        return self._compared(lambda: load_nf4(self.folder), "nf4"), "nf4", NO_CHECK
+        return self.check.compare(lambda: load_nf4(self.folder), "nf4"), "nf4", NO_CHECK
 
     def _gguf(self) -> tuple[Comparison | None, str, str]:
         merged, kind = self.folder / "merged", self.wanted.gguf_kind
         done = self._merge_into(merged)
         if gguf_file.missing(kind) is not None:
-            return self._compared_merged(merged, done), kind, NO_CHECK
+            return self.check.merged(merged, done), kind, NO_CHECK
         self.say("export", f"to GGUF {kind}")
         file = self.folder / f"model-{kind}.gguf"
         self.notes.append(gguf_file.convert(merged, file, kind))
         comparison, checked = None, NO_CHECK
         if self.wanted.verify:
             try:
-                comparison = self._compared(lambda: gguf_file.load(file, self.seq2seq), kind)
+                comparison = self.check.compare(lambda: gguf_file.load(file, self.seq2seq), kind)
             except gguf_file.NotLoadedError as error:
                 # Check the merged model instead, so that only the conversion is unchecked.
-                self._compared_merged(merged, done)
+                self.check.merged(merged, done)
                 checked = f"not measured: transformers cannot load this GGUF file ({error})"
         shutil.rmtree(merged)
         return comparison, kind, checked
@@ -327,59 +259,6 @@ class _Release:
                 file=file,
                 fix="remove the folder export of the run, and run `medray train` with its config to export again",
             ) from None
-
-    def _compared_merged(self, folder: Path, done: Merged) -> Comparison | None:
-        return self._compared(lambda: load_export(folder, CPU, dtype=torch.float32), done.dtype)
-
-    def _compared(self, load: Callable[[], Any], dtype: str) -> Comparison | None:
-        """Compare the written weights with the run's. Raises the errors of `_refuse`."""
-        if not self.wanted.verify:
-            return None
-        if self._reference is None:
-            self._reference = reference(
-                lambda: load_export(self.export, CPU, quantized=False, base=self.base, dtype=torch.float32),
-                self.sample.rows,
-                self.sample.loss,
-                self._untuned,
-            )
-        found = compare(self._reference, load, self.sample.rows, self.sample.words, dtype, self.sample.loss)
-        self._refuse(found)
-        return found
-
-    def _refuse(self, found: Comparison) -> None:
-        """Raise InputError if the default type loses too much of the training, and RunFailedError if no type explains it."""
-        kept = found.kept_percent
-        lost = kept is not None and kept < LEAST_KEPT
-        if lost and not self.wanted.asks_for_a_type and found.dtype != "fp32":
-            is_gguf = found.dtype in gguf_file.KINDS
-            option, finer = ("--gguf-type", "f16") if is_gguf else ("--dtype", "fp32")
-            raise InputError(
-                f"weights in {found.dtype} lose part of what training gained, and at least {LEAST_KEPT:g} % must be kept: "
-                + found.loss_line(),
-                key=option,
-                value=found.dtype,
-                fix=f"use {option} {finer}, or {option} {found.dtype} to accept the loss",
-            )
-        forgotten = found.nearer_to_base and not self.wanted.asks_for_a_type
-        exact = found.dtype == "fp32"
-        if not found.within_tolerance or forgotten or (exact and lost):
-            raise RunFailedError(f"the written weights differ from those of the run: {found.line()}")
-        if lost:
-            self.notes.append(f"{found.dtype} loses part of what training gained: {found.loss_line()}")
-
-    def _untuned(self) -> Any:
-        """Return the model before training; None if the run trained all weights and the model is not available."""
-        if self.run_.adapter is not None:
-            return load_export(self.base, CPU, dtype=torch.float32)
-        config = self.run_.config
-        try:
-            values = model_config(config.model, config.data.vocab_size)
-            tokenizer = load_tokenizer(str(self.export))
-            return load_model(
-                config.model, values, tokenizer, dtype=torch.float32, seed=config.run.seed
-            ).eval()
-        except (InputError, OSError, ValueError):
-            return None
 
 
 def base_folder(run: FinishedRun, export: Path) -> Path:
