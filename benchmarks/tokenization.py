@@ -17,6 +17,7 @@ import importlib.metadata
 import itertools
 import json
 import os
+import pickle
 import platform
 import subprocess
 import sys
@@ -108,7 +109,7 @@ def prepare(file: str, storage: str) -> dict[str, float]:
     from medray.config.method import MethodConfig
     from medray.data.shards.pipeline import Pipeline
     from medray.data.shards.preparation import manifests, ready
-    from medray.data.shards.shard_task import pickled_tokenizer
+    from medray.data.tokenizer import load_tokenizer
     from medray.methods import loss_of
     from medray.plan.model_config import model_folder
     from medray.train.batch_reader import BatchLayout, BatchReader
@@ -125,7 +126,7 @@ def prepare(file: str, storage: str) -> dict[str, float]:
     began = time.perf_counter()
     pipeline: Any = ray.remote(Pipeline).options(num_cpus=0).remote(config, "causal", folder)
     indexing = pipeline.index.remote()
-    tokenizer = pickled_tokenizer(folder)
+    tokenizer = pickle.dumps(load_tokenizer(folder))
     tokens = ray.get(indexing)["train"]
     indexed = time.perf_counter() - began
     encoding = pipeline.encode.remote(tokenizer)

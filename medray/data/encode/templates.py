@@ -251,7 +251,6 @@ _TEMPLATES = {
     ),
 }
 _TEMPLATES["llama2"] = _TEMPLATES["llama"]
-FAMILIES = tuple(_TEMPLATES)
 
 
 def render(family: str, instruction: str, input: str, output: str) -> str:
