@@ -1,4 +1,4 @@
-"""`medray doctor` as a command: exit codes, the table, the object, and that nothing of the environment is told."""
+"""Tests of the command `medray doctor`: exit codes, table and JSON, and that it prints no value of the environment."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a user gets wrong: exit code 2 and a message that names file, key, value and the fix; Ray is never reached."""
+"""Wrong input: exit code 2, and a message that names file, key, value and the fix; Ray is never reached."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class ReachedRayError(Exception):
 
 @pytest.fixture(autouse=True)
 def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`train` may not begin: what it imports after the checks is not to be had."""
+    """Keep `train` from starting: an import after its checks raises an error."""
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setitem(sys.modules, "medray.cli.cluster", None)
 
@@ -37,7 +37,7 @@ Run = Callable[..., tuple[int, str]]
 
 @pytest.fixture
 def medray_train(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Run:
-    """`medray train run.yaml …` with this YAML: (exit code, what stands on standard error)."""
+    """Return a function that runs `medray train run.yaml …` with a YAML text: (exit code, standard error)."""
 
     def run(text: str, *overrides: str) -> tuple[int, str]:
         (tmp_path / "run.yaml").write_text(text)
@@ -156,10 +156,10 @@ def test_simple_faults_are_found_before_ray(
         (InputError("is bad"), "is bad"),
     ],
 )
-def test_a_key_is_named_with_the_config_that_it_stands_in(
+def test_a_key_is_named_with_the_file_that_sets_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: InputError, begin: str
 ) -> None:
-    """Whoever found it, before Ray or after it."""
+    """The key is named whether the error is found before Ray starts or after."""
 
     def fails(*_: object) -> None:
         raise error
@@ -182,7 +182,7 @@ def test_more_workers_than_this_machine_can_give(
         in message
     )
     assert f"this cluster has {cpus}\n  Fix: use at most {most} workers of 0.5 CPU\n" in message
-    # Where the batch does not fit either, the workers are what is said: fewer may mend both.
+    # If the batch does not fit either, the message is about the workers: fewer workers may fix both.
     assert (
         "cluster.workers = "
         in medray_train(SOUND, f"cluster.workers={most + 1}", "train.micro_batch_size=8")[1]
@@ -197,7 +197,7 @@ def test_more_workers_than_this_machine_can_give(
 def test_a_machine_of_one_cpu_is_given_two(
     medray_train: Run, monkeypatch: pytest.MonkeyPatch, cpus: int | None
 ) -> None:
-    """So does `medray.cli.cluster.connect` start it."""
+    """The check agrees with `medray.cli.cluster.connect`, which starts Ray with two CPUs."""
     monkeypatch.setattr(os, "cpu_count", lambda: cpus)
     with pytest.raises(ReachedRayError):
         medray_train(SOUND, "cluster.workers=2")
@@ -222,7 +222,7 @@ def test_another_cluster_is_asked_and_not_this_machine(
 @pytest.mark.parametrize(
     "arguments", [["--json", "train.epochs=x"], ["train.max_steps=1", "--json", "train.epochs=x"]]
 )
-def test_overrides_may_stand_behind_an_option(medray_train: Run, arguments: list[str]) -> None:
+def test_overrides_may_follow_an_option(medray_train: Run, arguments: list[str]) -> None:
     code, message = medray_train(SOUND, *arguments)
     assert (code, "command line: train.epochs = 'x'" in message) == (2, True)
 
@@ -244,7 +244,7 @@ def test_overrides_may_stand_behind_an_option(medray_train: Run, arguments: list
         (["ui", "x", "--port", "p"], "argument --port: invalid int value: 'p'"),
     ],
 )
-def test_a_command_line_that_is_none(
+def test_a_wrong_command_line_is_refused(
     capsys: pytest.CaptureFixture[str], arguments: list[str], says: str
 ) -> None:
     with pytest.raises(SystemExit) as stop:
@@ -316,8 +316,8 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     assert {file.name: file.read_text() for file in tmp_path.iterdir()} == {"page.html": "before"}
 
 
-def test_a_reader_that_has_enough_gets_no_traceback() -> None:
-    """`medray data simulate - | head -1`"""
+def test_a_reader_that_closes_the_pipe_gets_no_traceback() -> None:
+    """The pipe `medray data simulate - | head -1` prints no traceback."""
     command = [sys.executable, "-m", "medray", "data", "simulate", "-", "--rows", "3000"]
     with subprocess.Popen(
         command, cwd=Path(medray.__file__).parents[1], stdout=subprocess.PIPE, stderr=subprocess.PIPE
@@ -360,7 +360,7 @@ def test_ui_of_a_folder_without_tracking(
     assert re.match(f"medray: {tmp_path}: {says}\n  Fix: ", capsys.readouterr().err)
 
 
-def test_ui_refuses_a_port_that_is_none_and_names_a_server_elsewhere(
+def test_ui_refuses_an_invalid_port_and_names_a_remote_server(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["ui", str(tmp_path), "--port", "70000"]) == 2

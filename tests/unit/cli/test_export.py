@@ -1,4 +1,4 @@
-"""`medray export` on the folder of a finished run: its files, checks and refusals, and the secrets that it never prints."""
+"""Tests of `medray export` on the folder of a finished run: its files, checks and refusals, and the secrets that it never prints."""
 
 from __future__ import annotations
 

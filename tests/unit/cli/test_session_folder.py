@@ -37,7 +37,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def holds_sockets(folder: str) -> bool:
-    """With the longest name that Ray gives one."""
+    """Return whether a socket with the longest name that Ray uses fits."""
     path = Path(folder + SOCKET)
     path.parent.mkdir(parents=True)
     with socket.socket(socket.AF_UNIX) as made:
@@ -89,7 +89,7 @@ def test_a_long_temporary_folder_is_passed_over(
     long.mkdir()
     monkeypatch.delenv("RAY_TMPDIR", raising=False)
     monkeypatch.setenv(name, str(long))
-    monkeypatch.setattr(tempfile, "tempdir", None)  # read anew
+    monkeypatch.setattr(tempfile, "tempdir", None)  # so that it is read again
     made = SessionFolder()
     assert holds_sockets(made.ray)
     assert list(long.iterdir()) == []

@@ -1,4 +1,4 @@
-"""What a run says at its end."""
+"""The tables that a run prints at its end."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ def config(**sections: object) -> Config:
 
 
 @pytest.mark.parametrize("enabled", [True, False])
-def test_mlflow_is_named_where_it_was_told_something(enabled: bool) -> None:
+def test_mlflow_is_named_if_the_run_was_tracked(enabled: bool) -> None:
     commands = dict(next_steps(config(tracking={"enabled": enabled}), Path("a run")))
     assert commands["report"] == "open a run/report.html"
     assert commands.get("MLflow") == ("medray ui 'a run'" if enabled else None)
 
 
-def test_own_data_is_proposed_to_whoever_has_only_tried() -> None:
+def test_own_data_is_proposed_after_a_run_on_simulated_data() -> None:
     assert "your data" in dict(next_steps(config(data={"dataset": "clinic"}), Path("a run")))
     assert "your data" not in dict(next_steps(config(data={"train": "notes.jsonl"}), Path("a run")))
 

@@ -21,7 +21,7 @@ HEADER = "# Written by: .venv/bin/python -m tests.unit.cli.test_surface > tests/
 
 
 def surface() -> str:
-    """The whole of it as text."""
+    """Return the whole surface as text."""
     lines = [
         line for words, verb in verbs(parser(), "medray") for line in (words, *map(argument, arguments(verb)))
     ]
@@ -56,7 +56,7 @@ def argument(action: argparse.Action) -> str:
 
 
 def config_keys(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, Any, Any]]:
-    """(dotted key, its field, its default) of everything that is no section."""
+    """Yield (dotted key, its field, its default) for every key that is not a section."""
     for name, field in model.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             yield from config_keys(field.annotation, f"{prefix}{name}.")
@@ -75,7 +75,7 @@ def config_key(entry: tuple[str, Any, Any]) -> str:
 
 
 def words(annotation: Any) -> Iterator[str]:
-    """The words that a Literal allows, wherever it stands in the annotation."""
+    """Return the words that a Literal allows, anywhere in the annotation."""
     for inner in get_args(annotation):
         if get_origin(annotation) is Literal:
             yield str(inner)

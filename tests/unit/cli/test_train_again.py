@@ -1,4 +1,4 @@
-"""`medray train` of a run name that was used before: begun anew on request, refused while another start has it.
+"""Tests of `medray train` with a run name that was used before: restarted on request, refused while another start has it.
 
 Of one that is done, MLflow is sent what it missed.
 """
@@ -44,7 +44,7 @@ SUMMARY: dict[str, Any] = {
 
 
 class TrainingBeganError(Exception):
-    """What comes next would start Ray."""
+    """The next statement of `train` would start Ray."""
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def done(file: Path) -> Path:
 
 @contextmanager
 def in_use(folder: Path) -> Iterator[None]:
-    """As by another start."""
+    """Hold the lock of the run, like another start."""
     with (folder / ".lock").open("w") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
         stream.write(json.dumps({"host": "gpu-7", "pid": 4711, "time": "2026-01-02 03:04:05+00:00"}))
@@ -93,7 +93,7 @@ def test_a_run_that_is_done_needs_no_lock(file: Path, done: Path, capsys: pytest
     assert "mine was finished before, after 3 steps; use --overwrite to start from" in capsys.readouterr().err
 
 
-def test_overwrite_moves_the_old_run_says_where_and_begins_anew(
+def test_overwrite_moves_the_old_run_says_where_and_starts_again(
     file: Path, done: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(TrainingBeganError):
@@ -143,7 +143,7 @@ def test_a_done_run_of_another_config_is_refused_with_old_and_new_values(
 
 
 def steps_in_mlflow(uri: str) -> list[int]:
-    """Those of the one run that MLflow has, which is ended and has its last numbers once."""
+    """Return the steps of the only run in MLflow, which has ended and has its last metrics once."""
     client = open_client(uri)
     experiment = client.get_experiment_by_name("medray")
     assert experiment is not None

@@ -1,4 +1,4 @@
-"""`medray data inspect` over finished shards: what it prints, writes and returns."""
+"""Tests of `medray data inspect` over finished shards: what it prints, writes and returns."""
 
 from __future__ import annotations
 
