@@ -1,4 +1,4 @@
-"""Which variables go along, and which of them may be secrets."""
+"""Tests of the variables that a launched run gets, and of those that may be secrets."""
 
 from __future__ import annotations
 

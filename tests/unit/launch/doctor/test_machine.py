@@ -43,7 +43,7 @@ def fine(one: Finding) -> str:
     return one.detail
 
 
-def test_a_host_of_no_name_is_said_so() -> None:
+def test_an_unknown_host_name_is_reported() -> None:
     with pytest.raises(socket.gaierror) as caught:
         socket.create_connection(("no host has spaces", 1), 5)
     assert reason(caught.value).startswith("the name ")
@@ -57,7 +57,7 @@ def test_python(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def install(folder: Path, name: str, version: str) -> None:
-    """What pip writes down of a package."""
+    """Write the metadata that pip writes for a package."""
     (folder / f"{name}-{version}.dist-info").mkdir()
     (folder / f"{name}-{version}.dist-info" / "METADATA").write_text(
         f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"

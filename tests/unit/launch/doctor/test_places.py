@@ -100,7 +100,7 @@ def test_a_bucket_that_hangs(s3: S3Server) -> None:
 
 @pytest.mark.parametrize("session", ["", "a-session"])
 def test_a_signature_is_that_of_the_sdk(session: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """moto looks at no signature; botocore makes one of the same request."""
+    """The signature equals botocore's for the same request, because moto does not check signatures."""
     from botocore import auth
     from botocore.awsrequest import AWSRequest
     from botocore.credentials import Credentials

@@ -86,7 +86,7 @@ def test_a_server_that_is_away_for_a_while_is_waited_for(state: State, url: str)
     ]
 
 
-def test_the_wait_for_a_server_has_an_end(state: State, url: str) -> None:
+def test_the_wait_for_a_server_is_limited(state: State, url: str) -> None:
     state.answers = ["RUNNING", None]
     with pytest.raises(RunFailedError, match=r"may still be running\. Fix: use --attach"):
         Followed(state, url, patience=0.1).follower.until_ended()
@@ -168,7 +168,7 @@ def test_a_proxy_is_not_asked_for_this_machine_and_named_where_it_is(
         JobServer(Address("http://head.invalid:8265"))
 
 
-def test_what_is_no_job_server_is_wrong_input(state: State, url: str) -> None:
+def test_a_server_that_is_not_a_job_server_is_wrong_input(state: State, url: str) -> None:
     state.page = "<html>a proxy</html>"
     with pytest.raises(InputError, match="not a job server of Ray") as caught:
         JobServer(Address(url))

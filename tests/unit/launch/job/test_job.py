@@ -1,4 +1,4 @@
-"""What `medray launch job` sends, and what it refuses before anything is sent."""
+"""Tests of what `medray launch job` sends, and of what it refuses before it sends anything."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_the_config_and_medray_are_sent_and_nothing_else(folder: Path) -> None:
         assert stat.S_IMODE(made.stat().st_mode) == 0o700
 
 
-def test_medray_stays_here_where_the_cluster_has_it(folder: Path) -> None:
+def test_medray_is_not_sent_if_the_cluster_has_it(folder: Path) -> None:
     submission = prepare(folder, "launch.job.send_package=false", address=HERE)
     assert set(submission.package.sizes) == {CONFIG_FILE}
     assert "py_modules" not in submission.runtime_env
@@ -157,13 +157,13 @@ def test_data_files_keep_their_names_in_the_package(folder: Path) -> None:
     assert (there / "data/1/b.jsonl").read_text() == "set/b.jsonl"
 
 
-def test_a_file_that_the_config_names_travels_though_git_ignores_it(folder: Path) -> None:
+def test_a_file_that_the_config_names_is_sent_even_if_git_ignores_it(folder: Path) -> None:
     (folder / ".gitignore").write_text("*.jsonl\n")
     assert "data/1/rows.jsonl" in sent(prepare(folder, with_data=True))
 
 
 @pytest.mark.parametrize(("ignore", "exclude"), [("*.jsonl", ()), ("", ("s*/",)), ("", ("*.jsonl",))])
-def test_a_folder_of_which_nothing_is_left_is_refused(
+def test_a_folder_with_all_files_excluded_is_refused(
     folder: Path, ignore: str, exclude: tuple[str, ...]
 ) -> None:
     (folder / "set" / "sub").mkdir(parents=True)
@@ -174,7 +174,7 @@ def test_a_folder_of_which_nothing_is_left_is_refused(
     assert caught.value.key == "data.train[0].path"
 
 
-def test_ray_s_variable_takes_what_git_ignores(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ray_s_variable_sends_files_that_git_ignores(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / "set").mkdir()
     (folder / "set" / "a.jsonl").write_text("a")
     (folder / "set" / ".gitignore").write_text("*")

@@ -257,7 +257,7 @@ def test_exit_codes(status: dict[str, str], driver: int | None, code: int) -> No
     assert outcome_code(Status.of({"status": status}), driver) == code
 
 
-def test_a_job_that_nobody_takes_up_is_explained(
+def test_a_job_that_no_operator_handles_is_explained(
     server: KubernetesServer, launch: Launch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(client, "HINT_SECONDS", -1)
@@ -270,7 +270,7 @@ def test_a_job_that_nobody_takes_up_is_explained(
     )
 
 
-def test_a_wait_has_an_end(server: KubernetesServer, launch: Launch, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wait_is_limited(server: KubernetesServer, launch: Launch, monkeypatch: pytest.MonkeyPatch) -> None:
     cluster = Cluster("default")
     cluster.start(launch)
     server(lambda: server.kmock[kmock.action.WATCH] << (b"",))  # it ends at once
@@ -333,7 +333,7 @@ def test_what_the_namespace_lacks_is_named(
     assert raised.value.key == f"launch.k8s.{override.partition('=')[0]}"
 
 
-def test_what_the_namespace_has_or_hides_is_no_error(server: KubernetesServer, tmp_path: Path) -> None:
+def test_objects_that_exist_or_are_hidden_are_no_error(server: KubernetesServer, tmp_path: Path) -> None:
     server.put("v1/secrets", "keys", {"data": {"HF_TOKEN": "eA=="}})
     server.put("v1/persistentvolumeclaims", "shared", {"spec": {"accessModes": ["ReadWriteMany"]}})
     overrides = ["launch.k8s.secrets=[keys]", "launch.k8s.volume_claim=shared"]

@@ -1,4 +1,4 @@
-"""What of the launching machine's environment reaches the pods, and what it opens in the network policy."""
+"""Tests of the variables of this machine that reach the pods, and of the ports that they open in the network policy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What travels beside the manifests: the start script in the ConfigMap, the Dockerfile, and k8s/ in the wheel."""
+"""Tests of the files besides the manifests: the start script in the ConfigMap, the Dockerfile, and k8s/ in the wheel."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from medray.launch.k8s import kustomize
 
 ROOT = Path(medray.__file__).parents[1]
 HADOLINT = Path(sys.executable).with_name("hadolint")
-# In place of `ray job stop`: Ray marks the job as stopped and sends TERM to the script.
+# A stand-in for `ray job stop`: Ray marks the job as stopped and sends TERM to the script.
 RAY = '#!/bin/sh\necho "$@" > "$HOME/asked"\necho "$NO_PROXY $no_proxy" > "$HOME/direct"\nkill -TERM $PPID\n'
 
 
 @pytest.fixture
 def script(tmp_path: Path) -> Path:
-    """run.sh in a home of its own, with a `ray` that notes what it is asked."""
+    """Run run.sh in its own home folder, with a `ray` that records its arguments."""
     (tmp_path / "run.sh").write_text(kustomize.build(wrappers.folder("k8s"), ())[2]["data"]["run.sh"])
     (tmp_path / "ray").write_text(RAY)
     (tmp_path / "ray").chmod(0o700)

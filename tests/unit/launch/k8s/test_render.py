@@ -1,4 +1,4 @@
-"""What a config becomes on Kubernetes, and what is refused before anything is sent."""
+"""Tests of the manifests of a config on Kubernetes, and of what is refused before anything is sent."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_the_text_is_yaml_of_the_manifests(tmp_path: Path) -> None:
         "ServiceAccount", "NetworkPolicy", "ConfigMap", "RayJob"]  # fmt: skip
 
 
-def test_the_config_that_travels_is_the_same_config(tmp_path: Path) -> None:
+def test_the_config_that_is_sent_is_the_same_config(tmp_path: Path) -> None:
     launch = launched(tmp_path, "train.max_steps=7", "peft.type=lora")
     (tmp_path / "config.yaml").write_text(launch.manifests[2]["data"]["config.yaml"])
     sent = read(tmp_path / "config.yaml")
@@ -142,7 +142,7 @@ def test_settings_reach_their_fields(tmp_path: Path) -> None:
 
 
 def test_nothing_of_the_examples_in_k8s_is_left(tmp_path: Path) -> None:
-    """Names and images of the wrappers are replaced wherever they stand."""
+    """Names and images of the wrappers are replaced everywhere."""
     text = launched(tmp_path, *CLAIM).text()
     assert "medray-storage" not in text
     assert not re.search(r"(name|serviceAccountName|medray/run|value|jobId): medray$", text, re.MULTILINE)

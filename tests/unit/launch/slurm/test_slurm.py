@@ -1,4 +1,4 @@
-"""`medray launch slurm` without a SLURM: what would be submitted, what is refused, and the script as text."""
+"""Tests of `medray launch slurm` without a SLURM: what would be submitted, what is refused, and the script as text."""
 
 from __future__ import annotations
 
@@ -184,7 +184,9 @@ def test_fewer_cpus_than_by_default_are_taken_where_the_run_can_do_with_them(
     )
 
 
-def test_a_time_that_the_warning_uses_up_is_refused(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_time_limit_that_is_too_short_for_the_warning_is_refused(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     said = refused(config, capsys, "--dry-run", "launch.slurm.time='8:00'")
     assert "limit of 480 s leaves too little time to train: launch.slurm.warning_seconds is 300" in said
     assert [slurm.seconds(text) for text in ("2-1:00", "1:00:01", "90:00")] == [176_400, 3601, 5400]
@@ -197,7 +199,7 @@ def test_a_bucket_as_storage_needs_a_shared_folder(config: Path, capsys: pytest.
     assert told["folder"].startswith("/shared/knee-")
 
 
-def test_without_sbatch_the_way_out_is_named_and_nothing_stays(
+def test_without_sbatch_the_fix_is_named_and_no_files_are_left(
     config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(config.parent))
@@ -217,7 +219,7 @@ def test_a_folder_that_is_none_is_refused(
 
 
 def sbatch(folder: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> Path:
-    """A program in place of sbatch, which writes its environment to the file that is returned."""
+    """Install a stand-in for sbatch that writes its environment to the file that is returned."""
     (folder / "bin").mkdir()
     (folder / "bin" / "sbatch").write_text(f"#!/bin/bash\nenv >{folder}/env\n{text}\n")
     (folder / "bin" / "sbatch").chmod(0o755)
@@ -244,7 +246,7 @@ def sbatch(folder: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> Path:
         ("exec sleep 60", [], 1, "did not answer within 1 s. Fix: check with `squeue --me`", True),
     ],
 )
-def test_the_folder_stays_where_a_job_may_be_in_the_queue(
+def test_the_folder_is_kept_if_a_job_may_be_in_the_queue(
     config: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -293,7 +295,7 @@ def test_names_of_variables_and_folders_that_sbatch_would_read_otherwise(
 def test_containers_are_of_all_steps_and_see_the_configs_paths(
     config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """That the script puts them in front of all three kinds of steps is seen in test_containers_in_the_script."""
+    """The test test_containers_in_the_script shows that the script uses them for all three kinds of steps."""
     words = ["launch.slurm.container=/images/medray.sif", "launch.slurm.container_runtime=apptainer"]
     variables = dry_run(config, capsys, *words, "launch.slurm.container_mounts=[/scratch:/scratch]")[
         "environment"
@@ -306,7 +308,7 @@ def test_containers_are_of_all_steps_and_see_the_configs_paths(
 
 
 STANDINS = r"""#!/bin/bash
-# In place of SLURM's commands: srun says how it was called, and the head's writes the address.
+# Stand-ins for SLURM's commands: srun prints how it was called, and the head's srun writes the address.
 stay() { trap "exit $1" "$2"; touch "$CALLS.$2"; while :; do sleep 0.2; done; } # bash may miss a signal on its way into wait
 echo "${0##*/} $*" >>"$CALLS"
 case "${0##*/} $*" in
@@ -325,7 +327,7 @@ esac
 
 @pytest.fixture
 def standins(tmp_path: Path) -> dict[str, str]:
-    """The environment of the script in a job of two nodes, with programs in place of SLURM's."""
+    """Return the environment of the script in a job of two nodes, with stand-ins for SLURM's programs."""
     for name in ("srun", "scontrol"):
         (tmp_path / name).write_text(STANDINS)
         (tmp_path / name).chmod(0o755)
@@ -347,7 +349,7 @@ def standins(tmp_path: Path) -> dict[str, str]:
 
 @pytest.mark.parametrize("runtime", ["pyxis", "apptainer"])
 def test_containers_in_the_script(tmp_path: Path, standins: dict[str, str], runtime: str) -> None:
-    """How srun is called. Neither Pyxis nor Apptainer is here: that they run it so was not seen."""
+    """The test checks how srun is called. Pyxis and Apptainer are not installed, so they are not run."""
     standins |= {
         "MEDRAY_CONTAINER": "/images/medray.sif",
         "MEDRAY_CONTAINER_RUNTIME": runtime,
@@ -407,7 +409,7 @@ def test_what_goes_back_into_the_queue(
 def test_by_hand_a_job_counts_as_launched_from_its_first_start(
     tmp_path: Path, standins: dict[str, str]
 ) -> None:
-    """So that a stop that is asked for while the job waits to start again holds."""
+    """A stop that is requested while the job waits to start again is obeyed."""
     launched = tmp_path / "launch" / "launched"
     launched.parent.mkdir()
     launched.write_text("5\n")  # of another job of this number
@@ -505,7 +507,7 @@ def test_progress_is_the_newest_whole_checkpoint(tmp_path: Path) -> None:
 
 
 def test_two_jobs_of_one_number_do_not_share_ports() -> None:
-    """Job ids 2,500 apart begin with the same ports, and go on with different ones."""
+    """Job ids 2,500 apart begin with the same ports, and continue with different ones."""
     first = next(ray_node.free_ports(41))
     with socket.socket() as taken:
         taken.bind(("", first[1]))
