@@ -22,7 +22,7 @@ HEALTH_CHECK_MS = "1000"
 
 @dataclass(frozen=True)
 class Cluster:
-    """address: of the head for drivers; jobs: of the job server; head: its process."""
+    """A cluster. address: the head's, for drivers. jobs: the job server's. head: the process of the head."""
 
     address: str
     jobs: str
@@ -152,7 +152,7 @@ def _address(log: Path) -> str:
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
-    """Ends a node, then whatever it has left behind."""
+    """End a node, then the processes that it has left."""
     family = _family(process.pid)
     process.kill()
     process.wait()

@@ -1,4 +1,4 @@
-"""`medray train` as a command on a test's cluster: small configs, waiting for a state, reading what a run wrote."""
+"""Helpers to run `medray train` on a test's cluster: small configs, waiting for a state, reading what a run wrote."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ eval: {{metrics: []}}
 def write_config(folder: Path, name: str, steps: int) -> Path:
     """A run of `steps` steps whose storage is `folder`/runs.
 
-    folder: of pytest's own. Tokens and the tokenizer are made once for all of them, in a folder beside it.
+    folder: one of pytest's. Tokens and the tokenizer are made once for all tests, in a folder next to it.
     """
     (folder / "runs").mkdir(exist_ok=True)
     for made_once in ("tokens", "tokenizers"):
@@ -68,7 +68,7 @@ def until(
     seconds: float = 150,
     driver: subprocess.Popen[Any] | None = None,
 ) -> None:
-    """driver: the command that brings it about; nothing is waited for once it has ended."""
+    """Wait until the condition is true. driver: the command that makes it true; waiting fails once it has ended."""
     limit = time.monotonic() + seconds
     while not condition():
         assert driver is None or driver.poll() is None, f"ended before: {what}"

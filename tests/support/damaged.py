@@ -89,7 +89,7 @@ MARKS = [
 
 
 def changed(data: bytes, rng: random.Random, marks: Sequence[bytes] = MARKS) -> bytes:
-    """`data` after one to eight losses, insertions and exchanges."""
+    """Return `data` after one to eight deletions, insertions and exchanges."""
     found = bytearray(data)
     for _ in range(rng.choice([1, 1, 2, 8])):
         place = rng.randrange(len(found) + 1)

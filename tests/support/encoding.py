@@ -74,7 +74,7 @@ def bpe(folder: Path) -> Any:
     return load_tokenizer(str(train_tokenizer([words] * 5, 400, folder / "tokenizer")))
 
 
-# As a known family of models has it: a begin token once, blanks around answers, no place for a system message.
+# The template of a known family of models: a begin token once, blanks around answers, no system message.
 BRACKETS = (
     "{{ bos_token }}{% for m in messages %}"
     "{% if m['role'] == 'system' %}{{ raise_exception('no system message here') }}"
@@ -121,7 +121,7 @@ def ids_of(columns: TaskColumns, row: int = 0) -> list[int]:
 
 
 def targets_of(columns: TaskColumns, row: int = 0) -> list[int]:
-    """Of a causal model the flat spans, of an encoder-decoder the target's ids."""
+    """Return the flat spans of a causal model, or the target's ids of an encoder-decoder."""
     return _cut(columns.targets, columns.target_ends, row)
 
 

@@ -17,11 +17,11 @@ ID = "medray-a-1"
 
 @dataclass
 class State:
-    """What the server answers. A test changes it while the server runs.
+    """The answers of the server. A test changes them while the server runs.
 
     log: of the job. ends_after: characters after which a stream of the log is closed, one entry for each stream; then
-    streams stay open and silent. answers: of GET /api/jobs/ID, in order, the last for ever: a status, an HTTP status, or
-    None for a connection that is cut. page: what a proxy would show in place of the version.
+    streams stay open and silent. answers: to GET /api/jobs/ID, in order, the last one repeated: a status, an HTTP status,
+    or None for a connection that is cut. page: the page that a proxy would show instead of the version.
     """
 
     log: str = ""

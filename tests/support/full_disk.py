@@ -1,4 +1,4 @@
-"""Run inside a mount namespace: a worker loop whose checkpoints lie on a small disk that fills up and is freed again.
+"""Run inside a mount namespace: a worker loop whose checkpoints are on a small disk that fills up and is freed again.
 
 Arguments: a pickle of the WorkerPlan, and the step after which the disk is freed. Prints one JSON object.
 """

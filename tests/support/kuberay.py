@@ -1,4 +1,4 @@
-"""What a real API server would say of a RayJob, from the CRD alone: closed schema, defaults and CEL rules."""
+"""The checks that a real API server makes of a RayJob, from the CRD only: closed schema, defaults and CEL rules."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class RayJobSchema:
         self._validator = jsonschema.Draft7Validator(self.closed)
 
     def errors(self, job: dict[str, Any], old: dict[str, Any] | None = None) -> list[str]:
-        """What is wrong with a job; old: what it replaces, for rules about updates."""
+        """Return what is wrong with a job. old: the job that it replaces, for rules about updates."""
         job = _with_defaults(self.closed, copy.deepcopy(job))
         found = [
             f"{'.'.join(map(str, error.absolute_path))}: {error.message[:200]}"
@@ -35,7 +35,7 @@ class RayJobSchema:
         return found + [message for _, message, holds in self.cel(job, old) if not holds]
 
     def cel(self, job: dict[str, Any], old: dict[str, Any] | None = None) -> Iterator[tuple[str, str, bool]]:
-        """(rule, its message, whether it holds) of every CEL rule whose place in the job has a value."""
+        """Yield (rule, its message, whether it holds) for every CEL rule whose path in the job has a value."""
         yield from _cel(self.open, job, old)
 
 

@@ -28,7 +28,7 @@ RESOURCES = (
 
 
 class _Emulator(kmock.KubernetesEmulator):
-    """kmock as the Python client wants it: `watch=True` is a watch, as it is for a real server."""
+    """A kmock that fits the Python client: `watch=True` is a watch, as it is for a real server."""
 
     async def __call__(self, raw_request: aiohttp.web.BaseRequest) -> aiohttp.web.StreamResponse:
         if raw_request.query.get("watch") == "True":
@@ -37,7 +37,7 @@ class _Emulator(kmock.KubernetesEmulator):
 
 
 class KubernetesServer:
-    """kmock: the emulator, for faults and for what was asked. Enter it as a context."""
+    """The server. Enter it as a context. kmock: the emulator, for faults and for the requests that were made."""
 
     def __init__(self, folder: Path, *, kuberay: bool = True) -> None:
         self.kubeconfig = folder / "kubeconfig"
@@ -88,7 +88,7 @@ class KubernetesServer:
         asyncio.run_coroutine_threadsafe(patch(), self._loop).result(30)
 
     def names(self) -> set[tuple[str, str]]:
-        """(plural, name) of all objects that are there."""
+        """Return (plural, name) of all objects."""
         return self(  # type: ignore[no-any-return]
             lambda: {
                 (key[0].plural, key[2]) for key, value in self.kmock.objects.items() if not value.deleted

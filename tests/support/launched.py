@@ -1,4 +1,4 @@
-"""Configs that are launched on Kubernetes, without any file beside them."""
+"""Configs that are launched on Kubernetes and need no other files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows of tokens in memory, in the place of token shards and of the plan over them: for tests that need no files."""
+"""Rows of tokens in memory, instead of token shards and of the plan over them: for tests that need no files."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def rows(
 
 
 class MemoryStore:
-    """What BatchReader asks of a ShardStore, over shards of `shard_rows` rows; remembers what was asked ahead."""
+    """A ShardStore for BatchReader, with shards of `shard_rows` rows. It remembers what was requested ahead."""
 
     def __init__(self, made: Sequence[Row], shard_rows: int = 4, *, seq2seq: bool = False) -> None:
         self.rows, self._shard_rows, self._seq2seq = made, shard_rows, seq2seq
@@ -49,7 +49,7 @@ class MemoryStore:
         self.waited: list[int] = []
 
     def place(self, number: int) -> tuple[int, int]:
-        """(shard, row) of a row."""
+        """Return (shard, row) of a row."""
         return divmod(number, self._shard_rows)
 
     def example(self, shard: int, row: int, task: str) -> tuple[np.ndarray, np.ndarray]:
@@ -118,7 +118,7 @@ class ListedPlan:
 
 
 def packed(made: Sequence[Row], numbers: Sequence[int], tokens: int) -> list[list[int]]:
-    """Rows first fit into sequences of at most so many tokens; a longer row is alone."""
+    """Pack rows first-fit into sequences of at most this many tokens; a longer row is alone."""
     bins: list[list[int]] = []
     room: list[int] = []
     for number in numbers:

@@ -17,7 +17,7 @@ import psutil
 
 
 class MlflowServer:
-    """uri: the same through all starts."""
+    """A server. uri: the same for all starts."""
 
     def __init__(self, folder: Path) -> None:
         self._port = _port()
@@ -51,7 +51,7 @@ class MlflowServer:
         self._process = None
 
     def halt(self) -> None:
-        """From now on it takes connections and answers none."""
+        """Halt the server: it still accepts connections, but answers none."""
         for process in self._family():
             process.send_signal(signal.SIGSTOP)
 

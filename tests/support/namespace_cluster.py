@@ -20,7 +20,7 @@ OPTIONS = (f"--temp-dir={LOCAL}/ray", "--object-store-memory=100000000", "--disa
 
 @dataclass(frozen=True)
 class NamespaceCluster:
-    """processes: of Ray on each node, by its name, as this machine sees them."""
+    """A cluster of namespaces. processes: Ray's process on each node, by the node's name, as this machine sees them."""
 
     nodes: Sequence[Node]
     folder: Path
@@ -35,12 +35,12 @@ class NamespaceCluster:
         return f"{self.head.address}:{PORT}"
 
     def medray(self, *words: str, seconds: float = 120) -> subprocess.CompletedProcess[str]:
-        """`medray WORDS` on the head, to its end."""
+        """Run `medray WORDS` on the head until it ends."""
         command = [sys.executable, "-m", "medray", *words]
         return self.head.run(command, {"RAY_ADDRESS": self.address}, seconds)
 
     def start_medray(self, log: Path, *words: str, **environment: str) -> subprocess.Popen[bytes]:
-        """`medray WORDS` on the head, beside the test."""
+        """Start `medray WORDS` on the head, and return while it runs."""
         command = [sys.executable, "-m", "medray", *words]
         return self.head.start(command, log, {"RAY_ADDRESS": self.address, **environment})
 

@@ -39,7 +39,7 @@ trap '' TERM INT HUP USR1; sleep infinity & wait
 
 
 def missing() -> str | None:
-    """Why this machine cannot have such nodes, or None."""
+    """Return the reason why this machine cannot have such nodes, or None."""
     if os.geteuid() != 0:
         return "network namespaces need root"
     if absent := [name for name in PROGRAMS if shutil.which(name) is None]:
@@ -58,7 +58,7 @@ def missing() -> str | None:
 
 @dataclass(frozen=True)
 class Node:
-    """pid: of its first process, as this machine counts. switch: of a process beside the bridge."""
+    """A node. pid: of its first process, as seen by this machine. switch: pid of a process in the bridge's namespace."""
 
     name: str
     address: str

@@ -1,7 +1,7 @@
 """An independent calculation of what training should do: plain torch, one process, every token, no medray code.
 
 It reads the token shards with pyarrow, forms each global batch row by row, computes full logits for one row at a time
-and takes the mean over all loss tokens of the batch, a task each.
+and takes the mean over all loss tokens of the batch, one per task.
 """
 
 from __future__ import annotations
@@ -74,13 +74,13 @@ def _mean(model: Any, rows: list[dict[str, Any]], task: str, *, seq2seq: bool) -
 
 
 def _task(model: Any, task: str) -> dict[str, torch.Tensor]:
-    """What a multitask prompt of peft asks for."""
+    """Return the task ids that a multitask prompt of peft needs."""
     multitask = _kind(model) == "MULTITASK_PROMPT_TUNING"
     return {"task_ids": torch.tensor([0 if task == "label" else 1])} if multitask else {}
 
 
 def _penalty(model: Any) -> Any:
-    """Of AdaLoRA (Zhang et al. 2023, equation 4): how far P and Q are from orthogonal, beside the loss of the data."""
+    """Return AdaLoRA's penalty (Zhang et al. 2023, equation 4), added to the loss: how far P and Q are from orthogonal."""
     if _kind(model) != "ADALORA":
         return 0.0
     distances = []

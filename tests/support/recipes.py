@@ -1,4 +1,4 @@
-"""What the tests of recipes know without a network: the published sizes of their models, and what each header says."""
+"""Facts for the tests of recipes that need no network: the published sizes of the models, and what each header says."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Recipe:
     """A file of configs/ and overrides that its header gives.
 
     states: what the header says of model states a GPU, in GB. trained: a published number of trained parameters.
-    shrunk: overrides of the tiny run beside those of every recipe.
+    shrunk: further overrides of the tiny run, besides those of every recipe.
     """
 
     file: str

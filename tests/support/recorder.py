@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class Recorder:
-    """stop_after: ask for a stop once this step has been reported; gone_after: a node goes then.
+    """A recorder. stop_after: ask for a stop once this step has been reported. gone_after: a node leaves after this step.
 
     saves_every: steps wait for the checkpoint before them. A loop leaves one out while another is written, which on a
     busy machine takes longer than a few tiny steps.

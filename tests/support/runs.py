@@ -1,4 +1,4 @@
-"""Runs of the command that something happens to: started beside the test, waited for, and read afterwards."""
+"""Runs of the command that are disturbed: started in the background, waited for, and read afterwards."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def start(cluster: Any, config: Path, *overrides: str, **environment: str) -> su
 
 
 def ended(driver: subprocess.Popen[bytes], config: Path, code: int = 0) -> str:
-    """What the command said."""
+    """Return what the command printed."""
     driver.wait(timeout=200)
     said = config.with_suffix(".log").read_text()
     assert driver.returncode == code, said

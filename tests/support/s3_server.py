@@ -42,7 +42,7 @@ class S3Server:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a process needs to reach it."""
+        """Return the environment variables that a process needs to reach the server."""
         return {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{self.port}", **KEYS}
 
     def make_bucket(self, name: str) -> None:
@@ -103,7 +103,7 @@ def s3_server(folder: Path, bucket: str) -> Iterator[S3Server]:
 
 
 def _serve(port: int, away: Path) -> None:
-    """moto names the end of an upload in parts CompleteMultipartUploadResponse; S3, and pyarrow, say Result."""
+    """Run the server. moto ends a multipart upload with CompleteMultipartUploadResponse; S3 and pyarrow use Result."""
     from moto.server import DomainDispatcherApplication, create_backend_app
     from werkzeug.serving import run_simple
 

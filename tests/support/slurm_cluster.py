@@ -76,7 +76,7 @@ PartitionName=urgent Nodes=n[1-2] MaxTime=INFINITE State=UP PriorityTier=10 Pree
 
 
 def absent() -> str | None:
-    """Why there can be no such SLURM here; None where there can be one."""
+    """Return the reason why this machine cannot have such a SLURM, or None."""
     if os.geteuid() != 0:
         return "SLURM in namespaces needs root"
     if missing := [name for name in PROGRAMS if not shutil.which(name, path=PATH)]:
@@ -90,13 +90,13 @@ def absent() -> str | None:
 
 @dataclass(frozen=True)
 class Slurm:
-    """folder: SLURM's own files. nodes: namespaces of each host."""
+    """A SLURM. folder: SLURM's own files. nodes: namespaces of each host."""
 
     folder: Path
     nodes: Mapping[str, Node]
 
     def command(self, host: str, *words: str) -> list[str]:
-        """`words` as they run on `host` (c0, n1 or n2)."""
+        """Return the command that runs `words` on `host` (c0, n1 or n2)."""
         return self.nodes[host].command(words)
 
     @property
@@ -123,7 +123,7 @@ class Slurm:
         return done
 
     def job(self, number: str) -> dict[str, str]:
-        """What SLURM says of a job: JobState, ExitCode, Restarts, ..."""
+        """Return SLURM's facts about a job: JobState, ExitCode, Restarts, ..."""
         said = self.run("scontrol", "show", "job", number, "-o").stdout
         return {word.partition("=")[0]: word.partition("=")[2] for word in said.split()}
 

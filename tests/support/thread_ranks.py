@@ -28,7 +28,7 @@ class RankEngine(TorchEngine):
 
 
 class Ranks:
-    """`count` ranks. An exception on one of them ends the waits of the others."""
+    """A group of `count` ranks. An exception on one of them ends the waits of the others."""
 
     def __init__(self, count: int, features: int = 6) -> None:
         self.count = count

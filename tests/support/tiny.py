@@ -82,7 +82,7 @@ KEYS = ("Age", "Sex", "Lab Results", "Other")
 
 
 def keyed_rows(count: int, seed: int = 0) -> list[dict[str, Any]]:
-    """`rows` whose rationales are {key: text}; each lacks some of KEYS, by null or by absence, and all lack the last."""
+    """Return `rows` with rationales {key: text}; each lacks some of KEYS, null or absent, and all lack the last."""
     made = []
     for number, row in enumerate(rows(count, seed)):
         words = row["rationale"].split() or ["none"]

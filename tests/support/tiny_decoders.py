@@ -23,13 +23,13 @@ DECODERS: dict[str, dict[str, Any]] = {
     # absolute positions, learned
     "gpt2": {"model_type": "gpt2", "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 160},
     "qwen2": {"model_type": "qwen2", **_SHAPE},
-    # each place sees the last six
+    # each position sees the last six
     "mistral-window": {"model_type": "mistral", **_SHAPE, "sliding_window": 6},
     # recurrent: sees no mask
     "mamba": {"model_type": "mamba", "hidden_size": 32, "num_hidden_layers": 2},
     # recurrent, and takes no positions at all
     "rwkv": {"model_type": "rwkv", "hidden_size": 32, "num_hidden_layers": 2},
-    # attention with boundaries beside a convolution without
+    # attention that respects boundaries, together with a convolution that does not
     "lfm2": {"model_type": "lfm2", **_SHAPE, "layer_types": ["conv", "full_attention"]},
     # does not read where positions restart
     "opt": {

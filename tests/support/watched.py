@@ -17,7 +17,7 @@ LOOK_SECONDS = 0.5
 
 @dataclass
 class Seen:
-    """listening: addresses that each process listened on, by its command line. nice: priorities of the workers.
+    """The facts that were seen. listening: addresses, by command line of the process. nice: priorities of the workers.
 
     modes: of the folders that the command made in the one that it was given for Ray.
     """
@@ -38,7 +38,7 @@ class Seen:
 
 
 def run_watched(command: list[str], environment: dict[str, str], cwd: Path, folder: Path) -> tuple[str, Seen]:
-    """(what it said, what was seen). folder: for Ray's sockets, of a path of 25 bytes at most."""
+    """Return (what it printed, what was seen). folder: for Ray's sockets, with a path of at most 25 bytes."""
     driver = subprocess.Popen(
         command, env=environment | {"RAY_TMPDIR": str(folder)}, cwd=cwd, stderr=subprocess.PIPE, text=True
     )

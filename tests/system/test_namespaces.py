@@ -83,7 +83,7 @@ def calm_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def calm(cluster: NamespaceCluster, folder: Path) -> Any:
-    """What the run computes when nothing happens to it; whoever asks first runs it."""
+    """Return what the run computes if it is not disturbed; the first caller runs it."""
     if not (folder / "runs" / "calm").exists():
         done = cluster.medray("train", str(write_config(folder, "calm", STEPS)), *OPTIONS, seconds=300)
         assert done.returncode == 0, done.stderr
@@ -93,7 +93,7 @@ def calm(cluster: NamespaceCluster, folder: Path) -> Any:
 def test_a_run_survives_a_node_that_is_cut_off_for_a_moment(
     tmp_path: Path, calm_folder: Path, closed: None
 ) -> None:
-    """Shorter than Ray's patience: the doctor names the node meanwhile, and the same workers go on."""
+    """The cut is shorter than Ray's patience: the doctor names the node meanwhile, and the same workers continue."""
     patient = {"RAY_health_check_period_ms": "20000"}
     with namespace_cluster(tmp_path, (1, 1, 1), patient) as cluster:
         driver, node = started(cluster, tmp_path)
@@ -110,7 +110,7 @@ def test_a_run_survives_a_node_that_is_cut_off_for_a_moment(
 def test_a_run_survives_a_node_that_is_cut_off_and_given_up(
     tmp_path: Path, calm_folder: Path, closed: None
 ) -> None:
-    """For so long that Ray gives the node up. Healed, its raylet learns that and ends; a new one joins."""
+    """The cut is so long that Ray gives the node up. When it ends, the raylet learns that and ends; a new one joins."""
     with namespace_cluster(tmp_path, (1, 1, 1), {"RAY_health_check_period_ms": HEALTH_CHECK_MS}) as cluster:
         driver, node = started(cluster, tmp_path)
         log = tmp_path / "cut.log"

@@ -38,7 +38,7 @@ def short() -> Iterator[Path]:
 
 
 def quickstart(storage: Path, short: Path, *overrides: str) -> tuple[Path, str, Seen]:
-    """(run folder, what was printed, what its processes did)"""
+    """Run the quickstart. Returns (run folder, what was printed, what its processes did)."""
     train = [sys.executable, "-m", "medray", "train", "configs/quickstart.yaml", f"run.storage={storage}"]
     env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     said, seen = run_watched([*train, *overrides], env, ROOT, short)

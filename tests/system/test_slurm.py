@@ -1,4 +1,4 @@
-"""`medray launch slurm` on a real SLURM of two nodes: what its jobs do when they are warned, killed, cancelled or stopped."""
+"""Jobs of `medray launch slurm` on a real SLURM of two nodes that are warned, killed, cancelled or stopped."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def slurm() -> Iterator[Slurm]:
 
 @pytest.fixture
 def ray_folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Where the jobs' nodes keep Ray's files; a short path, as sockets are in it."""
+    """Return the folder for Ray's files on the jobs' nodes. Its path is short, because it contains sockets."""
     folder = Path(tempfile.mkdtemp(prefix="s-", dir="/tmp"))
     monkeypatch.setenv("RAY_TMPDIR", str(folder))
     yield folder
@@ -52,7 +52,7 @@ def calm(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Launch:
-    """`medray launch slurm` of the test's run, which has been submitted."""
+    """A submitted run of the test, launched by `medray launch slurm`."""
 
     def __init__(self, slurm: Slurm, config: Path, *words: str) -> None:
         self.slurm, self.run_folder = slurm, config.parent / "runs" / config.stem
@@ -128,7 +128,7 @@ def nothing_left(slurm: Slurm, ray_folder: Path) -> None:
 def test_a_run_of_two_nodes_that_is_warned_goes_back_into_the_queue_and_goes_on(
     slurm: Slurm, tmp_path: Path, ray_folder: Path
 ) -> None:
-    """That such runs end with the bits of a calm one is shown by the long tests below."""
+    """The long tests below show that such runs end with the bits of an undisturbed run."""
     launch = Launch(slurm, write_config(tmp_path, "two", STEPS), "--follow", *TWO_NODES)
     launch.at_step(5)
     slurm.run(*WARN, launch.job)
@@ -219,7 +219,7 @@ def test_a_raylet_that_dies_ends_the_job(slurm: Slurm, tmp_path: Path, ray_folde
 
 @pytest.mark.long
 def test_a_node_that_never_comes_is_named_by_numbers(slurm: Slurm, tmp_path: Path, ray_folder: Path) -> None:
-    """On n2 Python sleeps."""
+    """Python sleeps on n2, so its Ray never starts."""
     (python := tmp_path / "python").write_text(
         f'#!/bin/sh\n[ "$(hostname)" = n2 ] && exec sleep 1000\nexec {sys.executable} "$@"\n'
     )
@@ -239,7 +239,7 @@ def test_a_node_that_never_comes_is_named_by_numbers(slurm: Slurm, tmp_path: Pat
 def test_a_run_that_is_stopped_saves_and_stays_stopped(
     slurm: Slurm, tmp_path: Path, ray_folder: Path, by: str, state: str, code: int
 ) -> None:
-    """scancel sends TERM to all of a job, to Ray too; KillWait later it kills."""
+    """The command scancel sends TERM to the whole job, also to Ray; KillWait later it kills."""
     launch = Launch(
         slurm, write_config(tmp_path, "stopped", 100_000), *TWO_NODES, "train.save_every_steps=50000"
     )
