@@ -36,7 +36,7 @@ from medray.release.release import base_folder
 from medray.train.run_folder.finished_run import FinishedRun
 
 CPU = torch.device("cpu")
-SECRET = "zorblatt"  # stands in every record
+SECRET = "zorblatt"  # is in every record
 LORA = {"type": "lora", "rank": 2, "alpha": 4.0}
 
 
@@ -68,7 +68,7 @@ def finished(
     """Make the folder of a finished run, with an adapter whose weights are not zero, or with none.
 
     learn: learning rate of a little training, so that the loss is lower than the base's; 0 moves the weights at random.
-    scale: of the base's projections, to be as large beside an update as those of a trained model.
+    scale: factor of the base's projections, so that they relate to an update like those of a trained model.
     form: makes another kind of record of each row.
     """
     seq2seq = preset.startswith("t5")
@@ -452,7 +452,7 @@ writer.add_vocab_size(config["vocab_size"])
 names = get_tensor_name_map(MODEL_ARCH.LLAMA, layers)
 for name, tensor in sorted(load_file(folder / "model.safetensors").items())[{skip}:]:
     parts = config["num_key_value_heads"] if "k_proj" in name else heads if "q_proj" in name else 0
-    if parts:  # halves of a head beside each other, as llama.cpp rotates them
+    if parts:  # interleave the halves of a head, as llama.cpp rotates them
         shape = tensor.shape
         tensor = tensor.reshape(parts, 2, shape[0] // parts // 2, *shape[1:]).swapaxes(1, 2).reshape(shape)
     stored = np.float32 if "norm" in name else np.float16
