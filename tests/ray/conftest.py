@@ -54,12 +54,16 @@ def connected(cluster: Cluster) -> Iterator[Cluster]:
 
 @pytest.fixture(scope="package")
 def calm_run(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the run that nothing happens to, which others are compared with."""
-    from runs import CALM_STEPS
+    """The folder of the run that nothing happens to, which others are compared with.
+
+    Beside its config, calm.log is what the command printed.
+    """
+    from runs import CALM_STEPS, EVALUATED
 
     folder = tmp_path_factory.mktemp("calm")
-    done = run(cluster, write_config(folder, "calm", CALM_STEPS))
+    done = run(cluster, write_config(folder, "calm", CALM_STEPS), *EVALUATED)
     assert done.returncode == 0, done.stderr
+    (folder / "calm.log").write_text(done.stdout + done.stderr)
     return folder / "runs" / "calm"
 
 

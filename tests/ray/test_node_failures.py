@@ -12,6 +12,7 @@ from clusters import head, processes_below
 from commands import WORKER, run, steps_of, until, write_config
 from runs import CALM_STEPS, RAYLET, attempts, checkpoints, ended, final, start, summary
 
+pytestmark = pytest.mark.long
 ONE_A_NODE = "cluster.cpus_per_worker=0.9"
 SPARE_BYTES = 5_000_000_000  # what the run needs, about 3 GB, and some
 
@@ -28,26 +29,6 @@ def reached_before_the_second_start(folder: Path, driver: subprocess.Popen[bytes
     return max(seen)
 
 
-@pytest.mark.long
-def test_a_node_goes_with_notice_and_nothing_is_computed_twice(calm: Any, tmp_path: Path) -> None:
-    config, folder = write_config(tmp_path, "notice", CALM_STEPS), tmp_path / "runs" / "notice"
-    with head(tmp_path, cpus=0) as cluster, cluster.node(tmp_path, cpus=2) as first:
-        # max_failures is 0 here: a notice is no failure. Every step could be the last before the save.
-        soon = {"RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "0.2"}  # a fast machine has done 40 steps in seconds
-        driver = start(cluster, config, "train.save_every_steps=1000", **soon)
-        until((folder / "attempts.jsonl").exists, "the first start", driver=driver)
-        assert len(processes_below(first, WORKER)) == 2
-        cluster.give_notice(seconds=None)
-        with cluster.node(tmp_path, cpus=2):
-            reached = reached_before_the_second_start(folder, driver)
-            said = ended(driver, config)
-    assert "a node will be taken away" in said
-    assert [(one["workers"], one["resumed_step"]) for one in attempts(folder)] == [(2, 0), (2, reached)]
-    assert 0 < reached < CALM_STEPS
-    assert final(folder) == calm
-
-
-@pytest.mark.long
 def test_a_run_that_waits_for_a_node_can_be_told_to_stop(calm: Any, tmp_path: Path) -> None:
     config, folder = write_config(tmp_path, "waiting", CALM_STEPS), tmp_path / "runs" / "waiting"
     with head(tmp_path, cpus=1) as cluster:
@@ -66,9 +47,10 @@ def test_a_run_that_waits_for_a_node_can_be_told_to_stop(calm: Any, tmp_path: Pa
     assert final(folder) == calm
 
 
-@pytest.mark.long
 def test_a_node_goes_with_notice_and_fewer_workers_go_on(cluster: Any, tmp_path: Path) -> None:
-    """Training goes on until shortly before the node goes; the order of samples stays, and the losses within 1e-4.
+    """Nothing is computed twice: training goes on until shortly before the node goes, and from there with the rest.
+
+    The order of samples stays, and the losses within 1e-4.
 
     At a small learning rate: at a large one, training itself makes more of a rounding than that in 300 steps.
     """
@@ -98,7 +80,6 @@ def test_a_node_goes_with_notice_and_fewer_workers_go_on(cluster: Any, tmp_path:
     assert max(wanted) - min(wanted) > 1e-2, "nothing moves: nothing was compared"
 
 
-@pytest.mark.long
 def test_zero_3_on_two_nodes_of_which_one_dies(cluster: Any, tmp_path: Path) -> None:
     whole = ["peft.type=none", "peft.rank=16", "peft.dropout=0.0"]
     options = ["train.zero_stage=3", *whole, "train.optimizer.lr=0.001"]
@@ -121,7 +102,6 @@ def test_zero_3_on_two_nodes_of_which_one_dies(cluster: Any, tmp_path: Path) -> 
     assert final(folder) == final(tmp_path / "runs" / "whole")
 
 
-@pytest.mark.long
 def test_ray_ends_workers_as_memory_is_full(
     calm: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

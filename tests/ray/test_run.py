@@ -3,34 +3,35 @@
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import oracle
 import pytest
 import tiny
 import torch
+from commands import SECRET
+from runs import CALM_STEPS, EVALUATED
 
 from medray import train
-from medray.config import Config
-from medray.data.batching.batch_plan import BatchPlan, Corpus, PlanSpec
+from medray.config import Config, read
+from medray.data.shards.preparation import ready
+from medray.data.shards.token_split import TokenSet
 from medray.data.tokenizer import load_tokenizer
 from medray.errors import InputError, RunFailedError
+from medray.models.adapters import add_adapter
 from medray.models.load import load_model
 from medray.train.engine.optimizers import learning_rate
 from medray.train.run_folder.earlier_run import finished_result
 
-SECRET = "zebrafish"  # stands in every record; no log, report or metric may hold it
+PHASES = ("start", "cluster", "data", "model", "evaluation", "training", "export")
 
 
 def config(folder: Path, name: str, **sections: dict[str, Any]) -> Config:
     """A small run over files in `folder`, made on the first call."""
-    rows = [
-        {**row, "input": f"{SECRET} {row['input']}", "label": f"{row['label']} {SECRET}"}
-        for row in tiny.rows(30)
-    ]
+    rows = tiny.rows(30)
     for split, part in (("train", rows[:22]), ("validation", rows[22:])):
         if not (folder / f"{split}.jsonl").exists():
             tiny.write_jsonl(folder / f"{split}.jsonl", part)
@@ -69,72 +70,54 @@ def lines(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text().splitlines()]
 
 
-def expected(made: Config, tokens: Path, shard_rows: tuple[int, ...], tokenizer: str) -> list[float]:
-    """Losses of the oracle over the shards that the pipeline wrote."""
-    pool = Corpus(tuple(range(len(shard_rows))), shard_rows)
-    spec = PlanSpec(
-        corpora=(pool,),
-        seed=made.run.seed,
-        window_shards=made.data.window_shards,
-        global_batch_size=made.train.global_batch_size,
+COMPARED = 12  # steps
+
+
+def expected(made: Config, tokens: TokenSet) -> list[float]:
+    """Losses of the oracle over the shards that the pipeline wrote, for the first steps."""
+    order, steps = tokens.plan(made), made.train.max_steps or 0
+    tokenizer, seed = load_tokenizer(tokens.tokenizer), made.run.seed
+    model: Any = load_model(
+        made.model, tiny.model_dict("llama-tiny"), tokenizer, dtype=torch.float32, seed=seed
     )
-    order = BatchPlan(spec, lambda shard: np.zeros(shard_rows[shard], np.int32))
-    steps = made.train.max_steps or 0
-    batches = [
-        [(int(s), int(r)) for s, r in zip(batch.shards, batch.rows, strict=True)]
-        for batch in map(order.batch, range(steps))
-    ]
-    model = load_model(
-        made.model,
-        tiny.model_dict("llama-tiny"),
-        load_tokenizer(tokenizer),
-        dtype=torch.float32,
-        seed=made.run.seed,
-    )
-    lrs = [learning_rate(step, steps, made.train.optimizer.lr, made.train.scheduler) for step in range(steps)]
+    model = add_adapter(model, made.peft, seq2seq=False, seed=seed)
     return oracle.losses(
-        str(tokens),
-        batches,
+        tokens.folder,
+        [
+            [(int(shard), int(row)) for shard, row in zip(batch.shards, batch.rows, strict=True)]
+            for batch in map(order.batch, range(COMPARED))
+        ],
         model,
         {"label": 0.3, "rationale": 0.7},
         seq2seq=False,
-        lrs=lrs,
-        weight_decay=0.0,
+        lrs=[
+            learning_rate(step, steps, made.train.optimizer.lr, made.train.scheduler)
+            for step in range(COMPARED)
+        ],
+        weight_decay=made.train.optimizer.weight_decay,
         clip=1.0,
     )
 
 
-def test_a_run_from_files_to_report(
-    connected: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    made = config(tmp_path, "whole")
-    summary = train.run(made).summary
-    folder = tmp_path / "runs" / "whole"
+def test_a_run_from_files_to_report(calm_run: Path) -> None:
+    folder, above = calm_run, calm_run.parents[1]
+    made = read(above / "calm.yaml", EVALUATED)
+    summary = json.loads((folder / "summary.json").read_text())
 
     steps = lines(folder / "steps.jsonl")
-    assert [step["step"] for step in steps] == list(range(1, 13))
+    assert [step["step"] for step in steps] == list(range(1, CALM_STEPS + 1))
     assert {"loss", "loss/label", "loss/rationale", "lr", "grad_norm", "tokens", "seconds"} <= steps[0].keys()
-    [tokens] = [
-        found
-        for found in (tmp_path / "runs" / "tokens").glob("*/train")
-        if json.loads((found / "manifest.json").read_text())["rows"] == 22
-    ]
-    shard_rows = tuple(shard["rows"] for shard in json.loads((tokens / "index.json").read_text())["shards"])
-    assert shard_rows == (6, 6, 6, 4)
-    [tokenizer] = (tmp_path / "runs" / "tokenizers").iterdir()
+    sets = ready(made, "causal", None)
+    assert sets is not None
+    assert [shard.rows for shard in sets["train"].index.shards] == [6, 6, 6, 4]
     # Ray Data, Ray Train, two workers and ZeRO-2 end with the losses of plain torch.
-    assert [step["loss"] for step in steps] == pytest.approx(
-        expected(made, tokens, shard_rows, str(tokenizer)), abs=1e-4
-    )
+    wanted = expected(made, sets["train"])
+    assert wanted[-1] < wanted[0] - 0.1, "the oracle did not learn: the comparison would be empty"
+    assert [step["loss"] for step in steps[:COMPARED]] == pytest.approx(wanted, abs=1e-4)
 
-    assert json.loads((folder / "summary.json").read_text()) == summary
-    assert (summary["status"], summary["steps"], summary["samples"], summary["world_size"]) == (
-        "done",
-        12,
-        88,
-        2,
-    )
-    assert summary["epochs"] == pytest.approx(4.0)
+    assert (summary["status"], summary["steps"], summary["world_size"]) == ("done", CALM_STEPS, 2)
+    # An epoch of 22 rows is two batches of 8 and one of 6.
+    assert (summary["samples"], summary["epochs"]) == (13 * 22 + 8, pytest.approx(40 / 3, abs=1e-3))
     assert summary["restarts"] == 0
     assert summary["train_loss_first"] == steps[0]["loss"]
     assert summary["train_loss_last"] == steps[-1]["loss"] < steps[0]["loss"]
@@ -157,40 +140,47 @@ def test_a_run_from_files_to_report(
     for name in ("config.yaml", "report.html", "predictions.jsonl"):
         assert (folder / name).stat().st_size
     assert len(lines(folder / "predictions.jsonl")) == 6
-    assert (folder / "export" / "model.safetensors").exists()
-    shown = capfd.readouterr()
-    for text in (
-        (folder / "report.html").read_text(),
-        shown.out,
-        shown.err,
-        (folder / "steps.jsonl").read_text(),
-        (folder / "summary.json").read_text(),
-    ):
-        assert SECRET not in text
+    assert (folder / "export" / "adapter_model.safetensors").exists()
 
-    with sqlite3.connect(tmp_path / "runs" / "mlflow.db") as database:
+    with sqlite3.connect(above / "runs" / "mlflow.db") as database:
         points = database.execute(
             "select count(*), count(distinct step) from metrics where key = 'train/loss'"
         )
-        assert points.fetchone() == (12, 12)
+        assert points.fetchone() == (CALM_STEPS, CALM_STEPS)
         assert database.execute("select status from runs").fetchall() == [("FINISHED",)]
         kept = database.execute("select key, step, value from metrics where key like 'eval/%'").fetchall()
         tags = dict(database.execute("select key, value from tags").fetchall())
-    # The metrics of the last step stand under the same names as those before training, once, and everywhere alike.
+    # The metrics of the last step have the same names as those before training, once, in every record.
     after = summary["eval"]["after"]
-    assert {key: value for key, step, value in kept if step == 12} == {
+    assert {key: value for key, step, value in kept if step == CALM_STEPS} == {
         f"eval/{key}": value for key, value in after.items()
     }
     assert len({(key, step) for key, step, _ in kept}) == len(kept)
     assert [(one["step"], one["metrics"]) for one in lines(folder / "evals.jsonl")] == [
         (0, summary["eval"]["before"]),
-        (12, after),
+        (CALM_STEPS, after),
     ]
-    assert (tags["medray.version"], tags["medray.exported_step"]) == (summary["versions"]["medray"], "12")
+    assert tags["medray.version"] == summary["versions"]["medray"]
+    assert tags["medray.exported_step"] == str(CALM_STEPS)
 
     again = finished_result(made)
     assert again is not None
     assert again.summary == summary
+
+
+def test_what_a_run_prints(calm_run: Path) -> None:
+    """Every phase in its order, steps with numbers, the metrics before and after, and where things are."""
+    shown = (calm_run.parents[1] / "calm.log").read_text()
+    positions = [shown.index(f"] {phase}") for phase in PHASES]
+    assert positions == sorted(positions)
+    assert re.search(r"step +\d+/\d+ +loss \d.*tokens/s.*left", shown)
+    for text in ("before", "after", "rouge_avg", str(calm_run / "report.html"), "medray ui", "lora rank 2"):
+        assert text in shown
+    assert "Warning" not in shown
+    assert len(re.findall(r"^\[(?: *\d+ min)? *[\d.]+ s\]", shown, re.M)) > 10
+    for file in ("report.html", "steps.jsonl", "summary.json"):
+        shown += (calm_run / file).read_text()
+    assert SECRET not in shown
 
 
 @pytest.mark.long
@@ -232,25 +222,9 @@ def test_shards_are_reused_and_a_killed_tokenization_goes_on(connected: Any, tmp
     assert lost.with_name(f"{lost.name}.damaged").read_bytes() == damaged
 
 
-@pytest.mark.parametrize(
-    ("sections", "says"),
-    [
-        (
-            {
-                "cluster": {"workers": 40, "nodes": 1},
-                "train": {"global_batch_size": 40, "micro_batch_size": 1},
-            },
-            "40 workers of 0.5 CPUs? need 21 CPUs.* this cluster has 4",
-        ),
-        ({"data": {"max_label_tokens": 1}}, "none has a token of the task 'label' that carries loss"),
-        ({"data": {"columns": {"input": "text"}}}, "has no such column"),
-    ],
-)
-def test_wrong_input_is_refused_before_any_worker(
-    connected: Any, sections: Any, says: str, tmp_path: Path
-) -> None:
-    with pytest.raises(InputError, match=says):
-        train.run(config(tmp_path, "wrong", **sections))
+def test_what_the_cluster_cannot_hold_is_refused_before_any_worker(connected: Any, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"40 workers of 0.5 CPUs? need 21 CPUs.* this cluster has 4"):
+        train.run(config(tmp_path, "wrong", cluster={"workers": 40, "nodes": 1}))
     assert not (tmp_path / "runs" / "wrong" / "attempts.jsonl").exists()
 
 
@@ -261,9 +235,14 @@ def test_bad_rows_are_counted_and_stop_past_the_limit(connected: Any, tmp_path: 
     with pytest.raises(InputError, match=r"2 of 24 train rows are bad") as caught:
         train.run(made)
     assert "max_rejects" in str(caught.value)
-    (tmp_path / "empty.jsonl").write_text('{"input": "", "label": ""}\n')
-    with pytest.raises(InputError, match="the train split is empty"):
-        train.run(config(tmp_path, "empty", data={"train": [str(tmp_path / "empty.jsonl")]}))
+    assert not (tmp_path / "runs" / "rejects" / "attempts.jsonl").exists()
+
+
+@pytest.mark.long
+def test_a_task_without_a_token_of_loss_is_refused_before_any_worker(connected: Any, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="none has a token of the task 'label' that carries loss"):
+        train.run(config(tmp_path, "wrong", data={"max_label_tokens": 1}))
+    assert not (tmp_path / "runs" / "wrong" / "attempts.jsonl").exists()
 
 
 @pytest.mark.long

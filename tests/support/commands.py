@@ -16,6 +16,7 @@ import tiny
 from medray.storage import StoragePath
 
 WORKER = "ray::RayTrainWorker"
+SECRET = "zebrafish"  # in every record; no log, report or metric may hold it
 CONFIG = """
 run: {{storage: runs, name: {name}, seed: 5}}
 model: {{name: null, init: random, preset: llama-tiny}}
@@ -24,7 +25,7 @@ data: {{train: train.jsonl, validation: validation.jsonl, tokenizer: train, voca
 method: {{name: distill, alpha: 0.3}}
 train: {{max_steps: {steps}, global_batch_size: 8, micro_batch_size: 2, precision: fp32, optimizer: {{lr: 1.0e-2}},
         save_every_steps: 10}}
-peft: {{type: lora, rank: 2, dropout: 0.1}}
+peft: {{type: lora, rank: 2, dropout: 0.0}}
 cluster: {{workers: 2, cpus_per_worker: 0.5, threads_per_worker: 1, max_failures: 0}}
 eval: {{metrics: []}}
 """
@@ -40,7 +41,10 @@ def write_config(folder: Path, name: str, steps: int) -> Path:
         (shared := folder.parent / "made-once" / made_once).mkdir(parents=True, exist_ok=True)
         if not (folder / "runs" / made_once).exists():
             (folder / "runs" / made_once).symlink_to(shared)
-    rows = tiny.rows(30)
+    rows = [
+        {**row, "input": f"{SECRET} {row['input']}", "label": f"{row['label']} {SECRET}"}
+        for row in tiny.rows(30)
+    ]
     tiny.write_jsonl(folder / "train.jsonl", rows[:22])
     tiny.write_jsonl(folder / "validation.jsonl", rows[22:])
     (folder / f"{name}.yaml").write_text(CONFIG.format(name=name, steps=steps))
