@@ -12,7 +12,7 @@ import pytest
 import yaml
 from clusters import Cluster, head
 from commands import run, steps_of, until, write_config
-from runs import CALM_STEPS, checkpoints, ended, final, start
+from runs import checkpoints, ended, start
 
 from medray.cli.main import main
 from medray.config import Config
@@ -27,9 +27,8 @@ EMPTY = (
 )
 
 
-def test_a_run_waits_for_its_second_node_and_stops_on_request(
-    cluster: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.long  # `make test` has a run of two nodes (tests/system/test_slurm.py) and a stop (test_launch_job.py)
+def test_a_run_waits_for_its_second_node_and_stops_on_request(cluster: Any, tmp_path: Path) -> None:
     config, folder = write_config(tmp_path, "late", 1000), tmp_path / "runs" / "late"
     log = config.with_suffix(".log")
     driver = start(cluster, config, "cluster.nodes=2")
@@ -44,25 +43,8 @@ def test_a_run_waits_for_its_second_node_and_stops_on_request(
         assert main(["stop", str(folder)]) == 0
         ended(driver, config, code=76)
         assert checkpoints(folder)[-1] == len(steps_of(folder))
-        assert main(["status", str(folder)]) == 0
-        assert "stopped" in capsys.readouterr().out
         queued = run(cluster, config, "cluster.nodes=2", "--launched-at", "0")
         assert queued.returncode == 76, "a job that was in its queue meanwhile does not begin"
-    assert main(["logs", str(folder)]) == 0
-    assert capsys.readouterr().out.count("cluster     2 workers") == 1
-
-
-@pytest.mark.long
-def test_a_run_that_was_stopped_on_request_ends_as_a_calm_one(
-    calm: Any, cluster: Any, tmp_path: Path
-) -> None:
-    config, folder = write_config(tmp_path, "asked", CALM_STEPS), tmp_path / "runs" / "asked"
-    driver = start(cluster, config)
-    until(lambda: len(steps_of(folder)) > 3, "a few steps", driver=driver)
-    assert main(["stop", str(folder)]) == 0
-    ended(driver, config, code=76)
-    assert run(cluster, config).returncode == 0
-    assert final(folder) == calm
 
 
 @pytest.mark.long
