@@ -121,7 +121,7 @@ def counted() -> list[Any]:
     found: dict[tuple[str, ...], Any] = {}
     for name, one in BY_NAME.items():
         parts = (one.file, *(each for each in one.overrides if each.startswith(("model.name", "peft="))))
-        marks = pytest.mark.long if "70b" in one.file or (parts[1:] and "model.name" in parts[1]) else ()
+        marks = pytest.mark.long if parts[1:] or "70b" in one.file else ()
         found.setdefault(parts, pytest.param(name, marks=marks))
     return list(found.values())
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import grids
 import pytest
 import tiny
 import torch
@@ -36,6 +37,7 @@ TYPES: dict[str, dict[str, Any]] = {
     "head": {"type": "lora", "rank": 3, "targets": ["q", "lm_head"]},
 }
 # Of each architecture the adapters that are merged; loading tiny models is what takes the time.
+FEW = {"llama": ("lora", "adalora-cut"), "t5": ("dora",), "t5-untied": ("head",), "qwen2": ("ia3",)}
 KINDS = {
     "llama": ("lora", "rslora", "dora", "adalora", "adalora-cut", "ia3"),
     "t5": ("lora", "rslora", "dora", "adalora", "adalora-cut"),
@@ -136,14 +138,19 @@ def loads(folder: Path) -> Callable[[], Any]:
     return lambda: load_export(folder, CPU)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("kind", "adapters"),
+    [*FEW.items(), *(pytest.param(*one, marks=pytest.mark.long) for one in KINDS.items())],
+)
 @pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to False:UserWarning")  # peft, of GPT-2's layers
 @pytest.mark.filterwarnings(
     "ignore:Model has `tie_word_embeddings=True`:UserWarning"
 )  # its config says so, its files not
 @pytest.mark.filterwarnings(r"ignore:Adapter 'default'. \d+ LoRA tensor")  # peft, of a layer without a rank
-def test_merged_logits_equal_those_of_base_and_adapter(kind: str, tmp_path: Path) -> None:
-    for peft in KINDS[kind]:
+def test_merged_logits_equal_those_of_base_and_adapter(
+    kind: str, adapters: tuple[str, ...], tmp_path: Path
+) -> None:
+    for peft in adapters:
         make(tmp_path, kind, peft)
         done = merged(tmp_path, peft)
         found = compared(tmp_path, kind, "fp32", peft)
@@ -186,7 +193,7 @@ def test_by_default_weights_keep_their_type_and_are_rounded_after_merging(tmp_pa
     assert sound(compared(tmp_path, "llama", "bf16"))
 
 
-@pytest.mark.parametrize("peft", ["lora", "dora", "adalora", "ia3"])
+@pytest.mark.parametrize("peft", grids.first(1, ["dora", "lora", "adalora", "ia3"]))
 @pytest.mark.parametrize("whole", [False, True], ids=["by shards", "whole"])
 def test_a_base_of_16_bits_is_merged_in_float32(
     peft: str, whole: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -237,13 +244,12 @@ def test_the_full_model_is_merged_if_names_do_not_match(tmp_path: Path, monkeypa
 @pytest.mark.parametrize(
     ("kind", "whole"),
     [
-        (
-            "llama",
-            {"modules_to_save": ["embed_tokens"]},
-        ),  # tied in the base, but the head keeps its original weights
-        ("llama-untied", {"modules_to_save": ["embed_tokens", "lm_head"]}),
+        ("llama", {"modules_to_save": ["embed_tokens"]}),  # tied: the head keeps its own
         ("qwen2", {"bias": "all"}),
-        ("llama", {"trainable_token_indices": [3, 5]}),
+        pytest.param(
+            "llama-untied", {"modules_to_save": ["embed_tokens", "lm_head"]}, marks=pytest.mark.long
+        ),
+        pytest.param("llama", {"trainable_token_indices": [3, 5]}, marks=pytest.mark.long),
     ],
 )
 @pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`:UserWarning")
