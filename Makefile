@@ -47,7 +47,7 @@ install: $(WEIGHTS_STAMP) ## create .venv with everything that the quickstart an
 quickstart: install ## train and evaluate a first model, and print where its files are
 	$(BIN)/medray train configs/quickstart.yaml
 
-check: lint ## run lint, type checks, and the unit tests that need no torch (a minute)
+check: lint ## run lint, type checks, and the quick unit tests (a minute)
 	$(BIN)/python -m pytest $(QUICK)
 
 test: install lint ## run lint, type checks, and one real case of each kind (8 minutes)

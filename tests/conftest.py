@@ -27,6 +27,8 @@ DEAR = (
     "tests/unit/cli/test_train_again.py",
     "tests/unit/train/test_variants_loop.py",
     "tests/unit/cli/test_export.py",
+    "tests/unit/tracking/test_clock_jumps.py",
+    "tests/unit/tracking/test_mlflow_log.py",
     "tests/unit/tracking/test_mlflow_server.py",
     "tests/unit/models/adapters/test_merging.py",
     "tests/unit/test_recipes.py",
@@ -36,7 +38,7 @@ DEAR = (
 RANKS = ("tests/unit/train/checkpoint/test_checkpoint.py", "tests/unit/train/test_exactness.py")
 
 
-# Files and folders that `make check` leaves out (--quick): their tests import torch, or wait for a server.
+# Files and folders that `make check` leaves out (--quick): their tests import torch, or wait for MLflow.
 NOT_QUICK = (
     "tests/unit/cli/data/test_inspect.py",
     "tests/unit/cli/data/test_inspect_imports.py",
@@ -68,6 +70,8 @@ NOT_QUICK = (
     "tests/unit/plan/test_pretrained.py",
     "tests/unit/test_private_files.py",
     "tests/unit/test_recipes.py",
+    "tests/unit/tracking/test_clock_jumps.py",
+    "tests/unit/tracking/test_mlflow_log.py",
     "tests/unit/tracking/test_mlflow_server.py",
     "tests/unit/train",
 )
