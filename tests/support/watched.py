@@ -36,16 +36,28 @@ class Seen:
                     self.listening[name] |= {one.laddr.ip for one in found}
                     self.nice |= {process.nice()} if name.startswith(WORKER) else set()
 
+    def assert_private(self, *more: str) -> None:
+        """Assert that other users of the machine reach no port and no file. more: processes that must have listened."""
+        for part in ("raylet", "gcs_server", *more):
+            assert any(part in name and addresses for name, addresses in self.listening.items()), part
+        assert set().union(*self.listening.values()) <= {"127.0.0.1", "::ffff:127.0.0.1"}
+        assert self.modes == {0o700}
+
 
 def run_watched(command: list[str], environment: dict[str, str], cwd: Path, folder: Path) -> tuple[str, Seen]:
-    """Return (what it printed, what was seen). folder: for Ray's sockets, with a path of at most 25 bytes."""
+    """Return (standard output and then standard error, what was seen). folder: for Ray's sockets, path of at most 25 bytes."""
     driver = subprocess.Popen(
-        command, env=environment | {"RAY_TMPDIR": str(folder)}, cwd=cwd, stderr=subprocess.PIPE, text=True
+        command,
+        env=environment | {"RAY_TMPDIR": str(folder)},
+        cwd=cwd,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     seen = Seen()
     while True:
         with suppress(subprocess.TimeoutExpired):
-            _, said = driver.communicate(timeout=LOOK_SECONDS)
+            said = "".join(driver.communicate(timeout=LOOK_SECONDS))
             break
         seen.look(driver.pid, folder)
     assert driver.returncode == 0, said

@@ -19,16 +19,6 @@ ROOT = Path(__file__).parents[2]
 PHASES = ("start", "cluster", "data", "model", "evaluation", "training", "export")
 
 
-# The same run in a part of the time: it need not have learnt, only to go through all that a newcomer sees.
-SHORT = (
-    "train.max_steps=2",
-    "data.clinic.train_rows=16",
-    "data.clinic.validation_rows=4",
-    "eval.generation.rows=2",
-    "eval.generation.max_new_tokens=8",
-)
-
-
 @pytest.fixture
 def short() -> Iterator[Path]:
     """A folder for Ray's sockets, whose paths may have 107 bytes."""
@@ -37,45 +27,30 @@ def short() -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
-def quickstart(storage: Path, short: Path, *overrides: str) -> tuple[Path, str, Seen]:
-    """Run the quickstart. Returns (run folder, what was printed, what its processes did)."""
+def quickstart(storage: Path, short: Path) -> tuple[Path, str, Seen]:
+    """(run folder, what was printed, what its processes did)"""
     train = [sys.executable, "-m", "medray", "train", "configs/quickstart.yaml", f"run.storage={storage}"]
     env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    said, seen = run_watched([*train, *overrides], env, ROOT, short)
+    said, seen = run_watched(train, env, ROOT, short)
     return storage / "quickstart", said, seen
 
 
 @pytest.mark.long
-def test_the_model_learns(tmp_path: Path, short: Path) -> None:
-    folder, shown, _ = quickstart(tmp_path, short)
+def test_the_model_learns_and_a_newcomer_is_told_what_happens(tmp_path: Path, short: Path) -> None:
+    folder, shown, seen = quickstart(tmp_path, short)
     summary = json.loads((folder / "summary.json").read_text())
+    assert summary["world_size"] == 2
     before, after = summary["eval"]["before"], summary["eval"]["after"]
     assert after["entity_f1"] > before["entity_f1"] + 0.3
     assert after["rouge_avg"] > before["rouge_avg"] + 30
     assert after["loss"] < before["loss"] - 1.5
     assert len((folder / "predictions.jsonl").read_text().splitlines()) == 32
     assert "Doctor:" in (folder / "report.html").read_text()
-    assert_told(folder, shown)
-
-
-def test_a_newcomer_is_told_what_happens_on_a_cluster_of_its_own(tmp_path: Path, short: Path) -> None:
-    folder, shown, seen = quickstart(tmp_path, short, *SHORT)
-    summary = json.loads((folder / "summary.json").read_text())
-    assert summary["eval"]["after"]["loss"] < summary["eval"]["before"]["loss"]
-    assert summary["world_size"] == 2
     assert (folder / "export" / "adapter_model.safetensors").exists()
     assert_told(folder, shown)
-    assert_private(seen)
+    seen.assert_private(WORKER)
+    assert seen.nice == {0}, "the workers have the priority of the command"
     assert list(short.iterdir()) == [], "files of Ray are left"
-
-
-def assert_private(seen: Seen) -> None:
-    """Other users of the machine reach no port and no file of it, and it has the priority of the command."""
-    for part in ("raylet", "gcs_server", WORKER):
-        assert any(part in name and addresses for name, addresses in seen.listening.items()), part
-    assert set().union(*seen.listening.values()) <= {"127.0.0.1", "::ffff:127.0.0.1"}
-    assert seen.nice == {0}
-    assert seen.modes == {0o700}
 
 
 def assert_told(folder: Path, shown: str) -> None:
