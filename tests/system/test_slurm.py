@@ -125,11 +125,24 @@ def nothing_left(slurm: Slurm, ray_folder: Path) -> None:
     until(lambda: not left(), "the end of all processes", 60)
 
 
-def test_a_run_of_two_nodes_that_is_warned_goes_back_into_the_queue_and_goes_on(
-    slurm: Slurm, tmp_path: Path, ray_folder: Path
+def test_a_run_of_two_nodes(slurm: Slurm, tmp_path: Path, ray_folder: Path) -> None:
+    launch = Launch(slurm, write_config(tmp_path, "two", 2), "--follow", *TWO_NODES)
+    assert launch.ended("COMPLETED", 0)["Restarts"] == "0"
+    assert launch.process.wait(60) == 0
+    assert "4 CPUs in the cluster" in launch.said.read_text(), "the driver has waited for both nodes"
+    assert len(final(launch.run_folder)[1]) == 2
+    assert launch.left() == {"config.yaml", launch.log_file.name}
+    assert {
+        path.stat().st_mode & 0o077 for path in (launch.log_file.parent, *launch.log_file.parent.iterdir())
+    } == {0}
+    nothing_left(slurm, ray_folder)
+
+
+@pytest.mark.long
+def test_a_run_that_is_warned_goes_back_into_the_queue_and_ends_as_a_calm_one(
+    slurm: Slurm, calm: Path, tmp_path: Path, ray_folder: Path
 ) -> None:
-    """The long tests below show that such runs end with the bits of an undisturbed run."""
-    launch = Launch(slurm, write_config(tmp_path, "two", STEPS), "--follow", *TWO_NODES)
+    launch = Launch(slurm, write_config(tmp_path, "warned", STEPS), "--follow", *TWO_NODES)
     launch.at_step(5)
     slurm.run(*WARN, launch.job)
     slurm.start_again(launch.job)
@@ -138,12 +151,8 @@ def test_a_run_of_two_nodes_that_is_warned_goes_back_into_the_queue_and_goes_on(
     said = launch.said.read_text()
     assert "back into the queue" in said, said
     assert "resumed after step" in said
-    assert "4 CPUs in the cluster" in said, "the driver has waited for both nodes"
-    assert len(final(launch.run_folder)[1]) == STEPS
     assert launch.left() == {"config.yaml", launch.log_file.name, "step"}
-    assert {
-        path.stat().st_mode & 0o077 for path in (launch.log_file.parent, *launch.log_file.parent.iterdir())
-    } == {0}
+    same(launch.run_folder, calm)
     nothing_left(slurm, ray_folder)
 
 
@@ -179,22 +188,17 @@ def test_a_head_that_does_not_start_ends_the_job_with_what_it_said(
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("how", ["driver", "requeue"])
-def test_a_killed_run_ends_as_a_calm_one(
-    slurm: Slurm, calm: Path, tmp_path: Path, ray_folder: Path, how: str
+def test_a_killed_driver_ends_its_job_and_the_next_job_ends_as_a_calm_run(
+    slurm: Slurm, calm: Path, tmp_path: Path, ray_folder: Path
 ) -> None:
     config = write_config(tmp_path, "killed", STEPS)
     launch = Launch(slurm, config, *TWO_NODES)
     launch.at_step(15)
-    if how == "driver":
-        for driver in slurm.pids("n1", "-m medray train"):
-            if not slurm_client(driver):
-                os.kill(driver, signal.SIGKILL)
-        launch.ended("FAILED", 128 + signal.SIGKILL)
-        launch = Launch(slurm, config, *TWO_NODES)
-    else:
-        slurm.run("scontrol", "requeue", launch.job)
-        slurm.start_again(launch.job)
+    for driver in slurm.pids("n1", "-m medray train"):
+        if not slurm_client(driver):
+            os.kill(driver, signal.SIGKILL)
+    launch.ended("FAILED", 128 + signal.SIGKILL)
+    launch = Launch(slurm, config, *TWO_NODES)
     launch.ended("COMPLETED", 0)
     assert "resumed after step" in launch.log
     same(launch.run_folder, calm)
@@ -233,9 +237,7 @@ def test_a_node_that_never_comes_is_named_by_numbers(slurm: Slurm, tmp_path: Pat
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(
-    ("by", "state", "code"), [("stop", "FAILED", 76), ("scancel", "CANCELLED", 75), ("term", "FAILED", 75)]
-)
+@pytest.mark.parametrize(("by", "state", "code"), [("stop", "FAILED", 76), ("scancel", "CANCELLED", 75)])
 def test_a_run_that_is_stopped_saves_and_stays_stopped(
     slurm: Slurm, tmp_path: Path, ray_folder: Path, by: str, state: str, code: int
 ) -> None:
@@ -245,12 +247,7 @@ def test_a_run_that_is_stopped_saves_and_stays_stopped(
     )
     launch.at_step(5)
     medray = [sys.executable, "-m", "medray", "stop", str(launch.run_folder)]
-    end = {
-        "stop": medray,
-        "scancel": ["scancel", launch.job],
-        "term": ["scancel", "--signal=TERM", "--batch", launch.job],
-    }
-    slurm.run(*end[by])
+    slurm.run(*(medray if by == "stop" else ("scancel", launch.job)))
     job = launch.ended(state, code)
     assert job["Restarts"] == "0"
     assert checkpoints(launch.run_folder) == [len(steps_of(launch.run_folder))]
