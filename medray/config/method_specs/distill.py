@@ -82,7 +82,7 @@ def _groups(names: tuple[str, ...], keyed: tuple[str, ...], *, together: bool) -
 def _rationale_column(*, two_step: bool) -> NeededColumn:
     return NeededColumn(
         name="rationale",
-        why="method.variant: two_step reads" if two_step else "method.mode: task_prefix trains on",
+        why="method.variant: two_step needs" if two_step else "method.mode: task_prefix needs",
         without="method.mode: standard" + " and method.variant: null" * two_step,
     )
 

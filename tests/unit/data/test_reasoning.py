@@ -10,6 +10,8 @@ import pytest
 from encoding import chat, distill, ids_of, prompt_of, spec, targets_of, trained
 
 from medray.config.data import ColumnsConfig
+from medray.config.method import MethodConfig
+from medray.config.method_specs import spec_of
 from medray.data.encode.encoder import Encoder
 from medray.data.encode.template_checks import template_problems
 from medray.data.index.membership import SplitIndex
@@ -202,7 +204,11 @@ def test_inspection_says_which_mode_rows_are_in(qwen: Any, tmp_path: Path) -> No
         sets: Any = {
             "train": TokenSet(folder="", tokenizer="", spec=spec(**LABEL), index=SplitIndex(shards=()))
         }
-        return [check for check in checks(sets, {}, rows, tokenizer) if check.name == "reasoning"]
+        return [
+            check
+            for check in checks(spec_of(MethodConfig()), sets, {}, rows, tokenizer)
+            if check.name == "reasoning"
+        ]
 
     [mixed] = said(qwen, f"{THOUGHT}", "rash", "cough")
     assert (mixed.verdict, mixed.said[:24]) == ("note", "1 of 3 sampled answers h")

@@ -184,7 +184,7 @@ def test_rows_are_those_that_have_both_answers(tmp_path: Path) -> None:
     made = Config.model_validate({"method": METHOD})
     method = method_specs.spec_of(made.method)
     again = pairs(3)[1] | {"id": "again", "chosen": "none"}
-    source = FileSource(str(tiny.write_jsonl(tmp_path / "a.jsonl", [*pairs(3), again])), "jsonl")
+    source = FileSource(path=str(tiny.write_jsonl(tmp_path / "a.jsonl", [*pairs(3), again])), format="jsonl")
     index = tiny.index(source, 8, method)
     assert (index.rows, index.duplicates) == (4, 1)  # the same prompt is the same row
     check_split(made, "train", index, tmp_path)
@@ -192,7 +192,7 @@ def test_rows_are_those_that_have_both_answers(tmp_path: Path) -> None:
     assert {reject["reason"] for reject in part.rejects} == {
         "a preference pair, which method.name: sft does not train on"
     }
-    plain = FileSource(str(tiny.write_jsonl(tmp_path / "b.jsonl", tiny.rows(3))), "jsonl")
+    plain = FileSource(path=str(tiny.write_jsonl(tmp_path / "b.jsonl", tiny.rows(3))), format="jsonl")
     part = index_range(plain, 0, None, 8, method=method)
     assert {reject["reason"] for reject in part.rejects} == {
         "no 'rejected', and method.name: margin compares it"
