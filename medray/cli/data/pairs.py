@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from medray.cli.outputs import add_force, check_new, whole_file
+from medray.errors import InputError
+
+STRATEGIES = ("drop", "add", "shift", "swap", "type", "duplicate")
+
+
+def add_to(actions: Any) -> None:
+    verb = actions.add_parser(
+        "pairs",
+        help="write preference pairs made from a config's data",
+        description="Writes preference pairs made from the data of a config: documents with entities get wrong answers "
+        "by rule, the simulated clinic brings notes with one named error, published pairs are kept. The prompt of a "
+        "pair is the one that the config trains with.",
+    )
+    verb.add_argument("config", help="YAML file; its data sections say what is read")
+    verb.add_argument("overrides", nargs="*", metavar="key=value", help="dotted keys, later ones win")
+    verb.add_argument("--to", required=True, metavar="FILE", help="JSON lines file to write")
+    verb.add_argument(
+        "--split", choices=("train", "validation"), default="train", help="which split is read (train)"
+    )
+    verb.add_argument(
+        "--strategy",
+        action="append",
+        choices=STRATEGIES,
+        help="an error to make, may be repeated; without it all of them",
+    )
+    verb.add_argument(
+        "--per-record", type=int, default=1, metavar="N", help="most rejected answers of one prompt (1)"
+    )
+    verb.add_argument("--seed", type=int, default=0, help="the same seed makes the same pairs (0)")
+    verb.add_argument("--json", action="store_true", help="print the counts as one JSON object")
+    add_force(verb, "a file")
+    verb.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from medray.cli.train import read_config
+
+    if not 1 <= arguments.per_record <= len(STRATEGIES):
+        raise InputError(
+            f"is not between 1 and {len(STRATEGIES)}, the number of strategies",
+            key="--per-record",
+            value=arguments.per_record,
+            fix="use --per-record 2",
+        )
+    config = read_config(arguments.config, arguments.overrides)
+    check_new(arguments.to, "--to", force=arguments.force)
+
+    from medray.data.index.sources import sources
+    from medray.data.shards.preparation import encode_spec
+    from medray.pairs.build import PairCounts, PairOptions, pairs
+    from medray.plan.model_config import architecture, model_config
+    from medray.report.console import Console
+
+    found = sources(config, arguments.split)
+    if not found:
+        raise InputError(
+            f"the config has no {arguments.split} data",
+            file=arguments.config,
+            key=f"data.{arguments.split}",
+            fix="name a file there, or use --split train",
+        )
+    spec = encode_spec(config, architecture(model_config(config.model, config.data.vocab_size)))
+    strategies = tuple(dict.fromkeys(arguments.strategy or STRATEGIES))
+    options = PairOptions(strategies=strategies, per_record=arguments.per_record, seed=arguments.seed)
+    counts = PairCounts()
+    with whole_file(arguments.to, "--to") as stream:
+        for row in pairs(found, spec, options, counts):
+            stream.write(json.dumps(row, ensure_ascii=False) + "\n")
+        if not counts.pairs:
+            raise InputError(
+                f"{counts.records:,} records give no pair ({counts.bad_rows:,} rows are bad): pairs are made of "
+                "documents with entities, of the simulated clinic, and of rows with chosen and rejected",
+                file=arguments.config,
+                key=f"data.{arguments.split}",
+                fix="name such data, or another --strategy",
+            )
+    console = Console(sys.stderr)
+    console.table(f"pairs, written to {arguments.to}", _table(counts))
+    if arguments.json:
+        print(json.dumps(counts.to_json() | {"file": str(Path(arguments.to))}))
+    return 0
+
+
+def _table(counts: Any) -> list[tuple[str, ...]]:
+    found = counts.to_json()
+    return [
+        *((f"strategy {name}", f"{count:,}") for name, count in sorted(found["by_strategy"].items())),
+        ("pairs", f"{found['pairs']:,}"),
+        ("records", f"{found['records']:,}"),
+        ("records without a pair", f"{found['without_pair']:,}"),
+        ("bad rows", f"{found['bad_rows']:,}"),
+        ("rejected / chosen length, mean", f"{found['mean_length_ratio']:.2f}"),
+    ]

@@ -1,0 +1,1 @@
+"""Preference pairs: a chosen and a rejected answer to one prompt."""
