@@ -1,0 +1,66 @@
+"""Numbers of every row of a split, stored beside its token shards: what one pass over the data computed.
+
+Preference training stores the log-probabilities that a frozen reference model gives to both answers of a pair. There
+is one Parquet file per token shard, written whole or not at all, so that a pass that was killed goes on with the next
+shard. The name of the folder says what the numbers depend on beyond the tokens, and other runs on the same tokens find
+them there.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from medray import storage
+from medray.data.shards.seal import is_sound, sealed
+from medray.data.shards.shard_file import shard_path, shard_table
+from medray.errors import RunFailedError
+from medray.storage import StoragePath
+
+FOLDER = "values"
+_KEPT = 64  # shards whose numbers stay in memory: 8 bytes per row
+
+
+class RowValues:
+    """Columns `names` of float32 for each row of each shard; NaN where a row has no value."""
+
+    def __init__(self, tokens: str, key: str, names: Sequence[str]) -> None:
+        """Args: tokens: the folder of a split's token shards. key: a hash of all that decides the numbers."""
+        self.folder: StoragePath = storage.at(tokens) / FOLDER / key
+        self.names = tuple(names)
+        self._known: OrderedDict[int, np.ndarray] = OrderedDict()
+
+    def has(self, shard: int) -> bool:
+        """Return whether the numbers of a shard are stored and undamaged. A damaged file is set aside."""
+        return shard in self._known or is_sound(shard_path(self.folder, shard))
+
+    def write(self, shard: int, values: np.ndarray) -> None:
+        """Store float32 [names, rows] of a shard. Raises OSError."""
+        table = pa.table(dict(zip(self.names, map(pa.array, values.astype(np.float32)), strict=True)))
+        sink = pa.BufferOutputStream()
+        pq.write_table(table, sink, compression="zstd", use_dictionary=False, write_statistics=False)
+        if isinstance(self.folder, Path):
+            self.folder.mkdir(parents=True, exist_ok=True)
+        storage.write(shard_path(self.folder, shard), sealed(sink.getvalue().to_pybytes()))
+
+    def of(self, shard: int) -> np.ndarray:
+        """Return float32 [names, rows] of a shard. Raises RunFailedError where they are not stored."""
+        found = self._known.get(shard)
+        if found is None:
+            path = shard_path(self.folder, shard)
+            try:
+                table = shard_table(path)
+            except FileNotFoundError:
+                raise RunFailedError(
+                    f"{path} is gone: another run removed it. Run the same command again: it is computed again"
+                ) from None
+            found = np.stack([table.column(name).to_numpy() for name in self.names])
+            self._known[shard] = found
+            if len(self._known) > _KEPT:
+                self._known.popitem(last=False)
+        return found
