@@ -202,10 +202,11 @@ class DataConfig(Section):
         "Template of the text: chat, chatml, alpaca, plain, legacy/{gemma,llama,llama3,mistral}, or a Jinja file.",
     )
     train_turns: Literal["all", "last"] = key("all", "Turns of the assistant that have loss.")
-    tokenizer: Literal["model", "train"] = key(
+    tokenizer: str = key(
         "model",
         "model: the tokenizer of the model. train: a byte-level BPE trained on the training split, whose vocabulary contains "
-        "words of the records.",
+        "words of the records. Other values: a packaged model, a folder or a hub id with a tokenizer that fits the model.",
+        min_length=1,
     )
     vocab_size: int = key(4096, "Size of a trained tokenizer.", ge=300)
     max_input_tokens: int = key(

@@ -17,10 +17,16 @@ from medray.config.explain import COMMAND_LINE, explain
 from medray.config.model import PACKAGED_MODELS
 from medray.config.schema import Config
 from medray.config.site import check_sections
+from medray.config.stages import stage_tree
 from medray.config.yaml_text import NotYamlError, parse, write
 from medray.errors import InputError
 
 LARGEST_FILE = 256 * 1024  # bytes; a recipe has 2,000, and a larger file is a corpus given by mistake
+# Keys with paths, which `read` makes absolute.
+PATHS = {
+    "data": ("root", "train", "validation", "decontaminate", "template", "tokenizer"),
+    "model": ("name", "adapter"),
+}
 DEEPEST = 64  # levels in a section; train.deepspeed may need five
 
 
@@ -42,7 +48,15 @@ def read(path: str | Path, overrides: Iterable[str] = (), *, site: Path | None =
         config = Config.model_validate(tree)
     except ValidationError as error:
         raise explain(error, tree, path, overridden) from None
-    return _absolute(config, path)
+    return _absolute(config, path) if not config.stages else _with_stages(config, tree, path, overridden)
+
+
+def validated(tree: dict[str, Any]) -> Config:
+    """Return the config of a tree whose paths are absolute. Raises InputError that names the key."""
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        raise explain(error, tree, None, ()) from None
 
 
 def load_site(file: Path) -> Config:
@@ -75,10 +89,7 @@ def overridden(config: Config, values: Mapping[str, Any]) -> Config:
         refuse_credentials({dotted: value}, None)
         _put(tree, dotted, value, None)
     _check_depth(tree, None)
-    try:
-        return Config.model_validate(tree)
-    except ValidationError as error:
-        raise explain(error, tree, None, ()) from None
+    return validated(tree)
 
 
 def _read_tree(path: Path) -> dict[str, Any]:
@@ -185,9 +196,44 @@ def _override(tree: dict[str, Any], override: str) -> str:
     return name
 
 
+def _with_stages(config: Config, tree: dict[str, Any], path: Path, overridden: Iterable[str]) -> Config:
+    """Check the config of every stage, and make the paths absolute that a stage names."""
+    stages = []
+    for number, stage in enumerate(config.stages, 1):
+        whole = stage_tree(tree, stage.tree(), number, stage.name)
+        try:
+            made = _absolute(Config.model_validate(whole), path)
+        except ValidationError as error:
+            found = explain(error, whole, path, overridden)
+            if found.key and _has(stage.tree(), found.key):
+                found.key = f"stages.{number}.{found.key}"
+            raise InputError(
+                found.what, file=found.file, key=found.key, value=found.value, fix=found.fix
+            ) from None
+        plain = made.model_dump(mode="json", exclude_unset=True)
+        absolute = {
+            section: given | {name: plain[section][name] for name in PATHS.get(section, ()) if name in given}
+            for section, given in stage.tree().items()
+        }
+        stages.append(stage.model_copy(update=absolute))
+    return _absolute(config, path).model_copy(update={"stages": tuple(stages)})
+
+
+def _has(tree: Mapping[str, Any], dotted: str) -> bool:
+    """Return whether the first two parts of a dotted key are in a tree."""
+    section, _, rest = dotted.partition(".")
+    name = rest.partition(".")[0].partition("[")[0]
+    return section in tree and (not name or name in tree[section])
+
+
 def _put(tree: dict[str, Any], dotted: str, value: Any, file: object) -> None:
-    """Set the value of a dotted key in `tree`. Raises InputError if a parent key already has a value."""
+    """Set the value of a dotted key in `tree`. Raises InputError if a parent key already has a value.
+
+    A number after `stages` is the number of a stage, from 1.
+    """
     *parents, last = dotted.split(".")
+    if parents[:1] == ["stages"]:
+        tree, parents = _stage(tree, dotted, parents, file), parents[2:]
     for parent in parents:
         branch = tree.get(parent)
         if branch is not None and not isinstance(branch, dict):
@@ -201,6 +247,28 @@ def _put(tree: dict[str, Any], dotted: str, value: Any, file: object) -> None:
         tree[parent] = dict(branch or {})  # a copy: a YAML anchor may use the same dict elsewhere
         tree = tree[parent]
     tree[last] = value
+
+
+def _stage(tree: dict[str, Any], dotted: str, parents: list[str], file: object) -> dict[str, Any]:
+    """Return the tree of the stage that a dotted key names, as a copy that stands in `tree`."""
+    stages = tree.get("stages")
+    count = len(stages) if isinstance(stages, list | tuple) else 0
+    number = int(parents[1]) if len(parents) > 1 and parents[1].isdecimal() and len(parents[1]) < 4 else 0
+    if not 1 <= number <= count:
+        raise InputError(
+            f"there are {count} stages" if count else "the config has no stages",
+            file=file,
+            key=dotted,
+            fix="name a stage by its number from 1, as in stages.1.method.beta=0.4",
+        )
+    made = [dict(stage) if isinstance(stage, dict) else stage for stage in stages or ()]
+    if not isinstance(made[number - 1], dict):
+        raise InputError(
+            "the stage is no section", file=file, key=dotted, fix="write the stage as keys and values"
+        )
+    tree["stages"] = made
+    chosen: dict[str, Any] = made[number - 1]
+    return chosen
 
 
 def looks_like_path(name: str) -> bool:
@@ -265,6 +333,11 @@ def _absolute(config: Config, path: Path) -> Config:
     name = config.model.name
     if name and (looks_like_path(name) or (name not in PACKAGED_MODELS and os.path.isdir(folder / name))):
         name = resolve(name, "model.name")
+    tokenizer = data.tokenizer
+    if looks_like_path(tokenizer) or (
+        tokenizer not in ("model", "train", *PACKAGED_MODELS) and os.path.isdir(folder / tokenizer)
+    ):
+        files["tokenizer"] = resolve(tokenizer, "data.tokenizer")
     adapter = config.model.adapter
     if adapter:
         adapter = resolve(adapter, "model.adapter")

@@ -16,6 +16,7 @@ from medray.config.model import ModelConfig
 from medray.config.peft import PeftConfig
 from medray.config.run import RunConfig
 from medray.config.section import Section
+from medray.config.stages import StageConfig
 from medray.config.tracking import TrackingConfig
 from medray.config.train import TrainConfig
 
@@ -33,6 +34,9 @@ class Config(Section):
     launch: LaunchConfig = Field(default_factory=LaunchConfig)
     tracking: TrackingConfig = Field(default_factory=TrackingConfig)
     eval: EvalConfig = Field(default_factory=EvalConfig)
+    stages: tuple[StageConfig, ...] = Field(
+        default=(), description="Runs one after the other, each on the weights of the one before."
+    )
 
     def override(self, values: Mapping[str, Any]) -> Config:
         """Return a validated copy with other values, such as `config.override({"train.max_steps": 10})`.

@@ -15,7 +15,7 @@ from medray.config import Config
 from medray.config.method_specs import spec_of
 from medray.data.index.split_checks import one_label
 from medray.data.shards.pipeline import Pipeline
-from medray.data.shards.preparation import manifests, prompts_said, ready
+from medray.data.shards.preparation import manifests, prompts_said, ready, tokenizer_place
 from medray.data.shards.seal import FAILED
 from medray.data.shards.token_split import TokenSet
 from medray.data.tokenizer import load_tokenizer
@@ -93,8 +93,8 @@ def begin(config: Config, model: ModelDescription, observer: Observer) -> Encodi
         pipeline: Any = actor.remote(config, model.architecture, model.folder)
         indexing = pipeline.index.remote()
         tokenizer = None
-        if config.data.tokenizer == "model" and model.folder:
-            tokenizer = load_tokenizer(model.folder)  # while it indexes
+        if place := tokenizer_place(config, model.folder):
+            tokenizer = load_tokenizer(place)  # while it indexes
         sets: dict[str, TokenSet] = result_of(indexing, observer.beat)
         if tokenizer is None:
             tokenizer = load_tokenizer(sets["train"].tokenizer)

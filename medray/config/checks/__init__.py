@@ -124,6 +124,7 @@ def _check_model(config: Config) -> None:
             fix=f"use one of {', '.join(PACKAGED_MODELS)}, a folder "
             "or a hub id; or set model.init: random, a model.preset and data.tokenizer: train",
         )
+    _check_tokenizer(config)
     if model.name in PACKAGED_MODELS:
         packaged = PACKAGED_MODELS[model.name]
         if importlib.util.find_spec(packaged.module) is None:
@@ -143,6 +144,20 @@ def _check_model(config: Config) -> None:
             key="model.name",
             value=model.name,
             fix=f"use a packaged model ({', '.join(PACKAGED_MODELS)}), a folder or a hub id",
+        )
+
+
+def _check_tokenizer(config: Config) -> None:
+    """Raise InputError where `data.tokenizer` names neither a way, nor a folder, nor a hub id."""
+    name = config.data.tokenizer
+    if name in ("model", "train", *PACKAGED_MODELS) or os.path.isdir(name) or "://" in name:
+        return
+    if os.path.isabs(name) or not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        raise InputError(
+            "is neither model, train, a packaged model, a folder, nor a hub id of the form org/name",
+            key="data.tokenizer",
+            value=name,
+            fix="use data.tokenizer: model, the tokenizer that comes with the weights",
         )
 
 

@@ -13,6 +13,7 @@ from medray.config.checks.method import check_architecture
 from medray.config.checks.model_folder import TOKENIZER_BYTES, TOKENIZER_CONFIG
 from medray.config.data import PromptsConfig
 from medray.config.method_specs import MethodSpec, spec_of
+from medray.config.model import ModelConfig
 from medray.data import corpora, files, readers
 from medray.data.encode.encoder import EncodeSpec
 from medray.data.encode.render import extraction_prompt
@@ -34,6 +35,7 @@ from medray.data.tokenizer import (
     wraps_texts,
 )
 from medray.errors import InputError, RunFailedError
+from medray.plan.model_config import model_folder as of_model
 from medray.storage import StoragePath
 
 SPLITS = ("train", "validation")
@@ -92,16 +94,16 @@ class Preparation:
         if any(formats.values()):
             extra["formats"] = formats
         membership = membership_key(config, known, extra)
-        if config.data.tokenizer == "model":
-            assert model_folder is not None
-            self.tokenizer = storage.at(model_folder)
-            identity = tokenizer_hash(model_folder) if self.tokenizer.is_dir() else model_folder
+        place = tokenizer_place(config, model_folder)
+        if place is not None:
+            self.tokenizer = storage.at(place)
+            identity = tokenizer_hash(place) if self.tokenizer.is_dir() else place
             # Older shards have targets without their first token, and reasoning after an empty one.
-            if architecture == "seq2seq" and wraps_texts(model_folder):
+            if architecture == "seq2seq" and wraps_texts(place):
                 identity += " wrapped"
-            if architecture == "causal" and thinks(self.spec.template, model_folder):
+            if architecture == "causal" and thinks(self.spec.template, place):
                 identity += " reasoning as the template has it"
-            if architecture == "causal" and may_end_with_added(self.spec.template, model_folder):
+            if architecture == "causal" and may_end_with_added(self.spec.template, place):
                 identity += " added ends"
         else:
             identity = trained_tokenizer_key([membership], config.data.vocab_size)
@@ -290,12 +292,21 @@ def _weights(config: Config) -> tuple[float, ...]:
     return tuple(weight for weight in weights if weight is not None)
 
 
+def tokenizer_place(config: Config, model_folder: str | None) -> str | None:
+    """Return the folder or hub id of the tokenizer of a config; None where it is trained."""
+    name = config.data.tokenizer
+    if name == "train":
+        return None
+    return model_folder if name == "model" else of_model(ModelConfig(name=name))
+
+
 def _eos_token(config: Config, model_folder: str | None) -> str:
     """Return the text of the end token, which separates premise and hypothesis in corpora that were published like this."""
-    if config.data.tokenizer == "train" or model_folder is None:
+    place = tokenizer_place(config, model_folder)
+    if place is None:
         return EOS
     try:
-        tree = storage.read_json(Path(model_folder) / TOKENIZER_CONFIG, limit_bytes=TOKENIZER_BYTES)
+        tree = storage.read_json(Path(place) / TOKENIZER_CONFIG, limit_bytes=TOKENIZER_BYTES)
         found = tree.get("eos_token")
     except OSError:
         return EOS

@@ -1,0 +1,125 @@
+"""Stages: several runs in one YAML, each on the weights of the one before.
+
+A stage is a name and any section but `run`, `cluster`, `launch` and `stages`; what it says holds over the top level.
+Stage n of a run is itself a whole run, in the folder `<run.name>.<n>-<stage>` of the same storage, and has a config of
+its own: `stage_configs` makes it. From the second stage on the model is the folder that the stage before leaves.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from copy import deepcopy
+from typing import TYPE_CHECKING, Any
+
+from pydantic import field_validator
+
+from medray.config.section import Section, key
+
+if TYPE_CHECKING:
+    from medray.config.schema import Config
+
+SECTIONS = ("model", "data", "method", "peft", "train", "tracking", "eval")
+MERGED = "merged"  # folder in a stage's run folder with the weights that the next stage begins from
+_LONGEST_NAME = 40
+# Of the model, what still holds where the weights are those of the stage before.
+_KEPT_OF_MODEL = ("quantization", "double_quantization", "compute_dtype")
+
+
+class StageConfig(Section):
+    """One stage: its name, and what differs from the top level."""
+
+    name: str = key(..., "Part of the name of the stage's run folder, `<run.name>.<n>-<name>`.")
+    model: dict[str, Any] = key({}, "From the second stage on: quantization alone. The weights follow.")
+    data: dict[str, Any] = key({}, "What the stage reads.")
+    method: dict[str, Any] = key({}, "What the stage minimizes.")
+    peft: dict[str, Any] = key({}, "The stage's adapter.")
+    train: dict[str, Any] = key({}, "Steps, batch, optimizer.")
+    tracking: dict[str, Any] = key({}, "What is logged.")
+    eval: dict[str, Any] = key({}, "How the stage is evaluated.")
+
+    @field_validator("name")
+    @classmethod
+    def _plain_name(cls, name: str) -> str:
+        if not re.fullmatch(rf"[A-Za-z0-9][A-Za-z0-9_-]{{0,{_LONGEST_NAME - 1}}}", name):
+            raise ValueError(
+                f"use 1 to {_LONGEST_NAME} letters, digits, '_' or '-', beginning with a letter or digit",
+                "a stage is named such as pre-ft",
+            )
+        return name
+
+    def tree(self) -> dict[str, Any]:
+        """Return the stage's sections, those that it names alone."""
+        return {name: getattr(self, name) for name in SECTIONS if name in self.model_fields_set}
+
+
+def stage_tree(top: Mapping[str, Any], sections: Mapping[str, Any], number: int, name: str) -> dict[str, Any]:
+    """Return the tree of one stage's config: the top level with the stage's sections merged over it, key by key.
+
+    number: from 1. name: of the stage. Lists and single values of the stage replace those of the top level.
+    """
+    tree = _merged({section: value for section, value in top.items() if section != "stages"}, sections)
+    run = dict(tree.get("run") or {})
+    return tree | {"run": run | {"name": f"{run.get('name', 'run')}.{number}-{name}"}}
+
+
+def stage_configs(config: Config) -> tuple[Config, ...]:
+    """Return the configs of all stages, each that of a whole run; () of a config without stages.
+
+    The weights, and the tokenizer, of stage 2 and later are those that the stage before leaves. Paths are taken as
+    they are: `read` has made them absolute. Raises InputError.
+    """
+    from medray.config.load import validated
+
+    top = config.model_dump(exclude_unset=True)
+    found: list[Config] = []
+    for number, stage in enumerate(config.stages, 1):
+        tree = stage_tree(top, stage.tree(), number, stage.name)
+        if found:
+            before = found[-1]
+            model = {name: value for name, value in tree.get("model", {}).items() if name in _KEPT_OF_MODEL}
+            tree["model"] = model | {"name": weights_folder(before), "init": "pretrained"}
+            tree["data"] = dict(tree.get("data", {})) | {"tokenizer": _tokenizer(found[0])}
+        found.append(validated(tree))
+    return tuple(found)
+
+
+def weights_folder(config: Config) -> str:
+    """Return the folder with the weights that a finished stage leaves: its export, or the merged model of an adapter."""
+    folder = "export" if config.peft.type == "none" else MERGED
+    run = config.run
+    return f"{run.storage.rstrip('/')}/{run.name}/{folder}"
+
+
+def checkable(configs: tuple[Config, ...]) -> tuple[Config, ...]:
+    """Return the configs with the model of the first stage in all of them: that of the others is not written yet."""
+    first = configs[0].model
+    base = {
+        name: getattr(first, name) for name in ("name", "init", "preset") if name in first.model_fields_set
+    }
+    made = [configs[0]]
+    for config in configs[1:]:
+        own = {
+            name: getattr(config.model, name)
+            for name in _KEPT_OF_MODEL
+            if name in config.model.model_fields_set
+        }
+        made.append(config.override({"model": own | base}))
+    return tuple(made)
+
+
+def _tokenizer(first: Config) -> str:
+    """The tokenizer of the first stage by its own name, so that stages on the same data share their token shards.
+
+    A tokenizer that the first stage trains has none yet: it comes with the weights.
+    """
+    named = str(first.model.name) if first.data.tokenizer == "model" else first.data.tokenizer
+    return "model" if named == "train" else named
+
+
+def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    made = deepcopy(dict(base))
+    for name, value in over.items():
+        both = isinstance(value, Mapping) and isinstance(made.get(name), Mapping)
+        made[name] = _merged(made[name], value) if both else deepcopy(value)
+    return made
