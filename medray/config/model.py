@@ -33,7 +33,7 @@ class ModelConfig(Section):
 
     name: str | None = key(
         "smollm2-135m-instruct",
-        "A packaged model, a folder (config.json, safetensors, tokenizer) or a hub id org/name.",
+        "A packaged model, a folder (config.json, safetensors, tokenizer; also s3://...) or a hub id org/name.",
     )
     init: Literal["pretrained", "random"] = key(
         "pretrained",

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from medray import storage
 from medray.config.checks import model_folder as folders
 from medray.config.model import PACKAGED_MODELS, ModelConfig
 from medray.errors import InputError
@@ -44,9 +45,14 @@ def describe(model: ModelConfig, vocab_size: int) -> ModelDescription:
 
 
 def model_folder(model: ModelConfig) -> str | None:
-    """Return the folder (or hub id) of weights, config and tokenizer, or None for a preset without one."""
+    """Return the folder or hub id with weights, config and tokenizer; None for a preset without one.
+
+    A folder of a bucket is copied to this machine once per process.
+    """
     if model.name in PACKAGED_MODELS:
         return str(ensure(model.name))
+    if model.name and storage.is_remote(model.name):
+        return str(storage.local(model.name))
     return model.name
 
 

@@ -23,6 +23,7 @@ from medray.config.credentials import refuse_credentials
 from medray.config.model import PACKAGED_MODELS
 from medray.config.tracking import TRACKING_URI
 from medray.errors import InputError
+from medray.storage import is_remote
 
 T5_TYPES = ("t5", "mt5", "umt5", "longt5")
 WEIGHTS_INDEX = "model.safetensors.index.json"
@@ -138,9 +139,9 @@ def _check_model(config: Config) -> None:
         _check_model_folder(
             Path(model.name), weights=model.init == "pretrained", tokenizer=config.data.tokenizer == "model"
         )
-    elif not re.fullmatch(r"[\w.-]+/[\w.-]+", model.name):
+    elif not is_remote(model.name) and not re.fullmatch(r"[\w.-]+/[\w.-]+", model.name):
         raise InputError(
-            "is neither a packaged model nor a folder nor a hub id of the form org/name",
+            "is neither a packaged model, nor a folder, nor a folder of a bucket, nor a hub id of the form org/name",
             key="model.name",
             value=model.name,
             fix=f"use a packaged model ({', '.join(PACKAGED_MODELS)}), a folder or a hub id",
@@ -150,7 +151,7 @@ def _check_model(config: Config) -> None:
 def _check_tokenizer(config: Config) -> None:
     """Raise InputError where `data.tokenizer` names neither a way, nor a folder, nor a hub id."""
     name = config.data.tokenizer
-    if name in ("model", "train", *PACKAGED_MODELS) or os.path.isdir(name) or "://" in name:
+    if name in ("model", "train", *PACKAGED_MODELS) or os.path.isdir(name) or is_remote(name):
         return
     if os.path.isabs(name) or not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         raise InputError(

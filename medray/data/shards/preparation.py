@@ -96,8 +96,11 @@ class Preparation:
         membership = membership_key(config, known, extra)
         place = tokenizer_place(config, model_folder)
         if place is not None:
-            self.tokenizer = storage.at(place)
-            identity = tokenizer_hash(place) if self.tokenizer.is_dir() else place
+            named = str(config.model.name if config.data.tokenizer == "model" else config.data.tokenizer)
+            self.tokenizer = storage.at(
+                named if storage.is_remote(named) else place
+            )  # each node fetches its copy
+            identity = tokenizer_hash(place) if Path(place).is_dir() else place
             # Older shards have targets without their first token, and reasoning after an empty one.
             if architecture == "seq2seq" and wraps_texts(place):
                 identity += " wrapped"

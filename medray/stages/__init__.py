@@ -1,0 +1,154 @@
+"""The stages of one YAML, one run after another, each on the weights of the one before.
+
+    run folder <name>.1-pre ──▶ merged ──▶ run folder <name>.2-pairs ──▶ merged ──▶ run folder <name>.3-post
+
+A stage is a whole run with its own checkpoints, report and MLflow run. Where it trained an adapter, that is merged into
+the weights under it, in the type that training used; the next stage begins from there. All of it can be killed at any
+moment: a finished stage or merge is found again and never repeated, so the same command goes on where it was. The folder
+`<run.name>` itself holds the lock of the whole, its stop file, and the summary with a line per stage.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from medray import storage, train
+from medray.config import Config, dump
+from medray.config.peft import PROMPT_TYPES
+from medray.config.stages import checkable, stage_configs, weights_folder
+from medray.errors import InputError, StoppedError
+from medray.report.console import Console
+from medray.storage import StoragePath
+from medray.storage.json_files import is_count
+from medray.train.run_folder import files, lock
+from medray.train.run_folder.finished_run import finished_run
+from medray.train.run_folder.previous_run import RunResult, finished, folder_of
+from medray.train.stop import StopSwitch, watching
+
+Say = Callable[[str, str], None]
+
+
+def check(config: Config, **options: Any) -> None:
+    """Raise InputError for the first thing in any stage that cannot work. options: as `medray.train.check` has them.
+
+    The models of later stages are not written yet, so they are checked with that of the first.
+    """
+    configs = stage_configs(config)
+    for number, stage in enumerate(configs[:-1], 1):
+        if stage.peft.type in PROMPT_TYPES:
+            raise InputError(
+                f"a {stage.peft.type} cannot be merged into the weights that stage {number + 1} begins from",
+                key=f"stages.{number}.peft.type",
+                value=stage.peft.type,
+                fix="use peft.type: lora in this stage, or make it the last one",
+            )
+    for number, stage in enumerate(checkable(configs), 1):
+        try:
+            train.check(stage, **options)
+        except InputError as error:
+            key = f"stages.{number}.{error.key}" if error.key else f"stages.{number}"
+            raise InputError(error.what, file=error.file, key=key, value=error.value, fix=error.fix) from None
+
+
+def run(
+    config: Config,
+    *,
+    callbacks: Sequence[Any] = (),
+    console: Console | None = None,
+    stop: StopSwitch | None = None,
+    config_file: str | Path | None = None,
+) -> RunResult:
+    """Run the stages of `config` in order on the connected Ray cluster, to the end or to a stop.
+
+    Returns the summary of the whole, with that of each stage under `stages`; arguments and errors are those of
+    `medray.train.run`. A whole that is done is returned as it is.
+    """
+    configs, folder = stage_configs(config), folder_of(config)
+    stop = stop or StopSwitch()
+
+    def say(name: str, detail: str) -> None:
+        if console:
+            console.phase(name, detail)
+
+    with lock.held(folder, lambda text: say("lock", text)), watching(folder, stop):
+        storage.write(folder / files.CONFIG, dump(config))
+        done: list[RunResult] = []
+        for number, stage in enumerate(configs, 1):
+            result = finished(stage)
+            if result is None:
+                say(
+                    "stage", f"{number} of {len(configs)}, {config.stages[number - 1].name}: {stage.run.name}"
+                )
+                result = train.run(
+                    stage, callbacks=callbacks, console=console, stop=stop, config_file=config_file
+                )
+            else:
+                say(
+                    "stage",
+                    f"{number} of {len(configs)}, {config.stages[number - 1].name}, was finished before",
+                )
+            done.append(result)
+            if result.summary["status"] != "done":
+                break
+            if number < len(configs):
+                if stop.reason:
+                    raise StoppedError(f"stopped after stage {number}. Run the same command again to go on")
+                merge(stage, say)
+        return _summarized(config, folder, done)
+
+
+def merge(config: Config, say: Say) -> StoragePath:
+    """Write the merged model of a finished stage, unless it is there, and return its folder.
+
+    A stage that trained all weights has nothing to merge: its export is the model. Raises RunFailedError where the
+    merged weights are not those of the run, InputError where they cannot be made.
+    """
+    target = storage.at(weights_folder(config))
+    if config.peft.type == "none" or is_whole(target):
+        return target
+    from medray.release.release import Wanted, release
+
+    storage.remove_tree(target)
+    trained = finished_run(str(folder_of(config)))
+    say("merge", f"the adapter of {config.run.name} into its base")
+    try:
+        release(trained, Wanted("merged"), target, say)
+    except InputError as error:
+        if error.key != "--dtype":
+            raise
+        say("merge", f"{error.value} would lose part of what was trained: the merged weights are float32")
+        release(trained, Wanted("merged", dtype="fp32"), target, say)
+    storage.write(_mark(target), json.dumps(storage.sizes(target)))
+    return target
+
+
+def is_whole(target: StoragePath) -> bool:
+    """Return whether a merged model is complete: written to its end, and with all of its files."""
+    try:
+        sizes = storage.read_json(_mark(target))
+        return bool(sizes) and all(map(is_count, sizes.values())) and sizes == storage.sizes(target)
+    except (OSError, InputError):
+        return False
+
+
+def _mark(target: StoragePath) -> StoragePath:
+    """The file beside a merged model that says which files it has. It is written last."""
+    return target.with_name(f"{target.name}.json")
+
+
+def _summarized(config: Config, folder: StoragePath, done: Sequence[RunResult]) -> RunResult:
+    """Write the summary of the whole: that of the stage that came last, with a line for each stage."""
+    last = done[-1].summary
+    whole = len(done) == len(config.stages)
+    lines = [
+        {"name": stage.name, "folder": result.folder.name}
+        | {name: result.summary.get(name) for name in ("status", "steps", "loss", "metrics")}
+        for stage, result in zip(config.stages, done, strict=False)
+    ]
+    status = last["status"] if whole or last["status"] != "done" else "stopped"
+    summary = last | {"name": config.run.name, "status": status, "stages": lines}
+    storage.write(folder / files.SUMMARY, json.dumps(summary, indent=1))
+    return RunResult(folder, summary)
