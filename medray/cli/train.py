@@ -50,6 +50,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     config = read(arguments.config, arguments.overrides)
     address = cluster_address(config)
+    if config.stages:
+        from medray.stages import check
     check(config, elsewhere=address is not None, model=False)
     stop = StopSwitch()
     restore = _on_signals(stop)  # before the imports, which take seconds
@@ -67,7 +69,7 @@ def _run(arguments: argparse.Namespace, config: Config, address: str | None, sto
     from medray.cli.summary import show
     from medray.report.console import Console
     from medray.report.run_log import Consoles, RunLog
-    from medray.train.run_folder.earlier_run import finished_result, move_aside
+    from medray.stages import finished_whole, move_aside_whole
     from medray.train.run_folder.files import folder_of
     from medray.train.tracking import send_unsent
 
@@ -75,11 +77,11 @@ def _run(arguments: argparse.Namespace, config: Config, address: str | None, sto
     console = Consoles(Console(sys.stderr), Console(log, interactive=False))
     console.phase("start", f"{config.run.name} of {arguments.config}")
     if arguments.overwrite:
-        aside = move_aside(config)
+        aside = move_aside_whole(config)
         console.phase(
             "overwrite", f"the old run is now {aside}" if aside else "there was no run with this name"
         )
-    result = finished_result(config)
+    result = finished_whole(config)
     if result is None:
         before_import(address)
         try:
@@ -95,7 +97,8 @@ def _run(arguments: argparse.Namespace, config: Config, address: str | None, sto
             f"{config.run.name} was finished before, after {result.summary['steps']} steps; use --overwrite to start from "
             "the beginning",
         )
-        send_unsent(config, result, console.phase, arguments.config)
+        if not config.stages:
+            send_unsent(config, result, console.phase, arguments.config)
     show(console, config, result, ["medray", "train", arguments.config, *arguments.overrides])
     if arguments.json:
         print(json.dumps(result.summary))
@@ -120,24 +123,30 @@ def _train(
     with lock.held(folder, lambda text: console.phase("lock", text)):
         log.begin()
         _hear_request(folder, launched_at, stop)
+        from medray import stages, train
         from medray.train.checks import check_weights_and_names, describe_model
         from medray.train.side_thread import SideThread
 
-        model = describe_model(config)  # before torch and Ray are imported, which takes seconds
+        # Before torch and Ray are imported, which takes seconds.
+        models = [describe_model(each) for each in stages.checkable_configs(config)]
         _refuse_stopped(stop)
         import ray  # noqa: F401  # completely, before two threads import
 
         # The check imports torch and transformers, which takes as long as the start of a cluster, so it runs in another
         # thread. Ray gets the main thread, because it forks, and ends its client in the thread that started it.
-        checked = SideThread(lambda: check_weights_and_names(config, model))
+        def check_all() -> None:
+            for each, model in zip(stages.checkable_configs(config), models, strict=True):
+                check_weights_and_names(each, model)
+
+        checked = SideThread(check_all)
         try:
             connect(address)
             _on_signals(stop)  # again, because Ray has replaced the handler of SIGTERM
             checked.result()
             _refuse_stopped(stop)
-            from medray import train
-
-            return train.run(config, console=console, stop=stop, config_file=config_file, checked=model)
+            if config.stages:
+                return stages.run(config, console=console, stop=stop, config_file=config_file)
+            return train.run(config, console=console, stop=stop, config_file=config_file, checked=models[0])
         finally:
             disconnect()
 

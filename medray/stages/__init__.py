@@ -11,6 +11,7 @@ moment: a finished stage or merge is found again and never repeated, so the same
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,10 +26,31 @@ from medray.storage import StoragePath
 from medray.storage.json_files import is_count
 from medray.train.run_folder import files, lock
 from medray.train.run_folder.finished_run import finished_run
-from medray.train.run_folder.previous_run import RunResult, finished, folder_of
+from medray.train.run_folder.previous_run import RunResult, finished, folder_of, set_aside
 from medray.train.stop import StopSwitch, watching
 
 Say = Callable[[str, str], None]
+
+
+def checkable_configs(config: Config) -> tuple[Config, ...]:
+    """Return the configs that can be checked before anything has run: of all stages, or the config itself."""
+    return checkable(stage_configs(config)) if config.stages else (config,)
+
+
+def finished_whole(config: Config) -> RunResult | None:
+    """Return the result of a run, or of all its stages, that is done; None where something is left to do."""
+    if not config.stages:
+        return finished(config)
+    summary = _summary(folder_of(config))
+    if summary is None or summary.get("status") != "done" or not all(map(finished, stage_configs(config))):
+        return None
+    return RunResult(folder_of(config), summary)
+
+
+def set_aside_whole(config: Config) -> StoragePath | None:
+    """Move a run of this name out of the way, and each of its stages. Returns where the run is now, None without one."""
+    moved = [set_aside(each) for each in (*stage_configs(config), config)]
+    return next((place for place in reversed(moved) if place is not None), None)
 
 
 def check(config: Config, **options: Any) -> None:
@@ -66,6 +88,7 @@ def run(
     Returns the summary of the whole, with that of each stage under `stages`; arguments and errors are those of
     `medray.train.run`. A whole that is done is returned as it is.
     """
+    os.umask(0o077)  # what a run leaves holds patients' text
     configs, folder = stage_configs(config), folder_of(config)
     stop = stop or StopSwitch()
 
@@ -132,6 +155,13 @@ def is_whole(target: StoragePath) -> bool:
         return bool(sizes) and all(map(is_count, sizes.values())) and sizes == storage.sizes(target)
     except (OSError, InputError):
         return False
+
+
+def _summary(folder: StoragePath) -> dict[str, Any] | None:
+    try:
+        return files.read_summary(folder)
+    except (OSError, InputError):
+        return None
 
 
 def _mark(target: StoragePath) -> StoragePath:

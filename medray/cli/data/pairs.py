@@ -42,7 +42,9 @@ def add_to(actions: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from medray.cli.train import read_config
+    from medray.cli.cluster import cluster_address
+    from medray.config import read
+    from medray.train import check
 
     if not 1 <= arguments.per_record <= len(STRATEGIES):
         raise InputError(
@@ -51,13 +53,14 @@ def run(arguments: argparse.Namespace) -> int:
             value=arguments.per_record,
             fix="use --per-record 2",
         )
-    config = read_config(arguments.config, arguments.overrides)
+    config = read(arguments.config, arguments.overrides)
+    check(config, elsewhere=cluster_address(config) is not None, model=False)
     check_new(arguments.to, "--to", force=arguments.force)
 
     from medray.data.index.sources import sources
     from medray.data.shards.preparation import encode_spec
     from medray.pairs.build import PairCounts, PairOptions, pairs
-    from medray.plan.model_config import architecture, model_config
+    from medray.plan.model_config import describe
     from medray.report.console import Console
 
     found = sources(config, arguments.split)
@@ -68,7 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
             key=f"data.{arguments.split}",
             fix="name a file there, or use --split train",
         )
-    spec = encode_spec(config, architecture(model_config(config.model, config.data.vocab_size)))
+    spec = encode_spec(config, describe(config.model, config.data.vocab_size).architecture)
     strategies = tuple(dict.fromkeys(arguments.strategy or STRATEGIES))
     options = PairOptions(strategies=strategies, per_record=arguments.per_record, seed=arguments.seed)
     counts = PairCounts()

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from medray.cli.main import main
-from medray.config.load import load
+from medray.config import read
 from medray.data.encode.render import reading
 from medray.data.index.row_index import records
 from medray.data.index.sources import sources
@@ -79,10 +79,10 @@ def test_documents_give_pairs_with_the_prompt_of_training(
     assert {row["chosen"] for row in rows} == {'["gold sodium", "aspirin"]'}
     assert all(json.loads(row["rejected"]) != json.loads(row["chosen"]) for row in rows)
     # A run on the pairs reads the prompt that a run on the documents reads.
-    before = load(documents)
+    before = read(documents)
     spec = encode_spec(before, "causal")
     record = next(each[3] for each in records(sources(before, "train")[0]))
-    pair_config = load(config(tmp_path, train=[str(out)]))
+    pair_config = read(config(tmp_path, train=[str(out)]))
     pair = next(each[3] for each in records(sources(pair_config, "train")[0]))
     assert isinstance(pair, Preference)
     asked, again = (reading(each, "label", spec) for each in (record, pair))  # type: ignore[arg-type]
