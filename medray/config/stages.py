@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
 from pydantic import field_validator
 
+from medray.config.dotted import merged
 from medray.config.section import Section, key
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def stage_tree(top: Mapping[str, Any], sections: Mapping[str, Any], number: int,
 
     number: from 1. name: of the stage. Lists and single values of the stage replace those of the top level.
     """
-    tree = _merged({section: value for section, value in top.items() if section != "stages"}, sections)
+    tree = merged({section: value for section, value in top.items() if section != "stages"}, sections)
     run = dict(tree.get("run") or {})
     return tree | {"run": run | {"name": f"{run.get('name', 'run')}.{number}-{name}"}}
 
@@ -115,11 +115,3 @@ def _tokenizer(first: Config) -> str:
     """
     named = str(first.model.name) if first.data.tokenizer == "model" else first.data.tokenizer
     return "model" if named == "train" else named
-
-
-def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    made = deepcopy(dict(base))
-    for name, value in over.items():
-        both = isinstance(value, Mapping) and isinstance(made.get(name), Mapping)
-        made[name] = _merged(made[name], value) if both else deepcopy(value)
-    return made

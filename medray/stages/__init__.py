@@ -138,12 +138,12 @@ def merge(config: Config, say: Say) -> StoragePath:
     trained = finished_run(str(folder_of(config)))
     say("merge", f"the adapter of {config.run.name} into its base")
     try:
-        release(trained, Wanted("merged"), target, say)
+        release(trained, Wanted(format="merged"), target, say)
     except InputError as error:
         if error.key != "--dtype":
             raise
         say("merge", f"{error.value} would lose part of what was trained: the merged weights are float32")
-        release(trained, Wanted("merged", dtype="fp32"), target, say)
+        release(trained, Wanted(format="merged", dtype="fp32"), target, say)
     storage.write(_mark(target), json.dumps(storage.sizes(target)))
     return target
 
