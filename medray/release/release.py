@@ -268,8 +268,12 @@ def base_folder(run: FinishedRun, export: Path) -> Path:
     source = base_of(export)
     if run.config.model.init == "pretrained" and run.config.model.name in PACKAGED_MODELS:
         return ensure(str(run.config.model.name))
-    if Path(source).is_dir():
-        return Path(source)
+    # A base that was moved, or that is in a bucket, is found by the config.
+    for where in (source, run.config.model.name or ""):
+        if storage.is_remote(where):
+            return storage.local(where)
+        if where and Path(where).is_dir():
+            return Path(where)
     try:
         from huggingface_hub import snapshot_download
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,8 @@ from medray.storage import StoragePath
 from medray.storage.json_files import is_count
 from medray.train.run_folder import files, lock
 from medray.train.run_folder.finished_run import finished_run
-from medray.train.run_folder.previous_run import RunResult, finished, folder_of, set_aside
+from medray.train.run_folder.earlier_run import finished_result, move_aside
+from medray.train.run_folder.files import RunResult, folder_of
 from medray.train.stop import StopSwitch, watching
 
 Say = Callable[[str, str], None]
@@ -40,16 +42,16 @@ def checkable_configs(config: Config) -> tuple[Config, ...]:
 def finished_whole(config: Config) -> RunResult | None:
     """Return the result of a run, or of all its stages, that is done; None where something is left to do."""
     if not config.stages:
-        return finished(config)
+        return finished_result(config)
     summary = _summary(folder_of(config))
-    if summary is None or summary.get("status") != "done" or not all(map(finished, stage_configs(config))):
+    if summary is None or summary.get("status") != "done" or not all(map(finished_result, stage_configs(config))):
         return None
     return RunResult(folder_of(config), summary)
 
 
-def set_aside_whole(config: Config) -> StoragePath | None:
+def move_aside_whole(config: Config) -> StoragePath | None:
     """Move a run of this name out of the way, and each of its stages. Returns where the run is now, None without one."""
-    moved = [set_aside(each) for each in (*stage_configs(config), config)]
+    moved = [move_aside(each) for each in (*stage_configs(config), config)]
     return next((place for place in reversed(moved) if place is not None), None)
 
 
@@ -100,7 +102,7 @@ def run(
         storage.write(folder / files.CONFIG, dump(config))
         done: list[RunResult] = []
         for number, stage in enumerate(configs, 1):
-            result = finished(stage)
+            result = finished_result(stage)
             if result is None:
                 say(
                     "stage", f"{number} of {len(configs)}, {config.stages[number - 1].name}: {stage.run.name}"
@@ -132,10 +134,13 @@ def merge(config: Config, say: Say) -> StoragePath:
     target = storage.at(weights_folder(config))
     if config.peft.type == "none" or is_whole(target):
         return target
-    from medray.release.release import Wanted, release
+    from medray.release.release import release
+    from medray.release.wanted import Wanted
 
     storage.remove_tree(target)
     trained = finished_run(str(folder_of(config)))
+    # What the run wrote down has the paths of its time; the storage may have been moved since.
+    trained = replace(trained, config=trained.config.model_copy(update={"model": config.model}))
     say("merge", f"the adapter of {config.run.name} into its base")
     try:
         release(trained, Wanted(format="merged"), target, say)

@@ -43,7 +43,7 @@ def check_unchanged(file: StoragePath, config: Config) -> tuple[str, ...]:
     file: config.yaml of the run. Raises InputError when a key that decides the numbers is among them, or when the file
     cannot be read.
     """
-    then, now = config_at_start(file), leaves(config.model_dump(mode="json"))
+    then, now = map(_within_storage, (config_at_start(file), leaves(config.model_dump(mode="json"))))
     changed = [key for key in sorted({*then, *now}) if then.get(key, ABSENT) != now.get(key, ABSENT)]
     # One source more or fewer says it all.
     lists = tuple(f"{key}[" for key in changed if any(name.startswith(f"{key}[") for name in {*then, *now}))
@@ -58,6 +58,20 @@ def check_unchanged(file: StoragePath, config: Config) -> tuple[str, ...]:
             fix=f"give back the old values ({file} has them), use another run.name, or start from scratch with --overwrite",
         )
     return tuple(_change_notes(changed, then, now))
+
+
+def _within_storage(known: dict[str, Any]) -> dict[str, Any]:
+    """Return the values with the paths of model and tokenizer relative to run.storage, if they are in there.
+
+    A later stage begins from the folder of the stage before, and the storage may be moved.
+    """
+    stored = f"{known.get('run.storage')}/"
+    found = dict(known)
+    for key in ("model.name", "data.tokenizer"):
+        value = known.get(key)
+        if isinstance(value, str) and value.startswith(stored):
+            found[key] = value.removeprefix(stored)
+    return found
 
 
 def check_adalora_length(file: StoragePath, config: Config) -> None:

@@ -1,0 +1,101 @@
+"""Three stages of one YAML: merged in between, never repeated, and after any kill with the bits of a calm run."""
+
+from __future__ import annotations
+
+import hashlib
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import yaml
+from clusters import Cluster
+from commands import run, steps_of, until
+from runs import ended, start, summary
+
+STEPS = (6, 20, 6)
+pytestmark = pytest.mark.long
+
+
+def write(folder: Path, name: str) -> Path:
+    """Pre-training, another data set, and the first data set again; the base and its tokenizer are in a folder."""
+    rows = tiny.rows(30)
+    tiny.write_jsonl(folder / "notes.jsonl", rows[:20])
+    tiny.write_jsonl(folder / "other.jsonl", rows[20:])
+    base = folder.parent / "base"
+    if not base.exists():
+        tiny.saved_model(base, "llama-tiny", tiny.token_set(folder.parent / "tokens-of-base", rows))
+    tree: dict[str, Any] = {
+        "run": {"storage": "runs", "name": name, "seed": 5},
+        "model": {"name": str(base)},
+        "data": {"train": ["notes.jsonl"], "max_input_tokens": 64, "max_label_tokens": 32, "shard_rows": 6},
+        "train": {
+            "max_steps": STEPS[0],
+            "global_batch_size": 4,
+            "precision": "fp32",
+            "optimizer": {"lr": 1e-2},
+            "save_every_steps": 2,
+        },
+        "peft": {"type": "lora", "rank": 2, "dropout": 0.1},
+        "cluster": {"workers": 1, "cpus_per_worker": 0.5, "threads_per_worker": 1},
+        "eval": {"metrics": []},
+        "tracking": {"enabled": False},
+        "stages": [
+            {"name": "pre"},
+            {"name": "other", "data": {"train": ["other.jsonl"]}, "train": {"max_steps": STEPS[1]}},
+            {"name": "post"},
+        ],
+    }
+    (folder / f"{name}.yaml").write_text(yaml.safe_dump(tree))
+    return folder / f"{name}.yaml"
+
+
+def weights(run_folder: Path) -> str:
+    return hashlib.sha256((run_folder / "export" / "adapter_model.safetensors").read_bytes()).hexdigest()
+
+
+def listing(tokens: Path) -> list[str]:
+    return sorted(str(path.relative_to(tokens)) for path in tokens.rglob("*.parquet"))
+
+
+def test_stages_go_on_wherever_they_are_killed(cluster: Cluster, tmp_path: Path) -> None:
+    calm, killed = tmp_path / "calm", tmp_path / "killed"
+    for folder in (calm, killed):
+        folder.mkdir()
+    config = write(calm, "three")
+    done = run(cluster, config)
+    assert done.returncode == 0, done.stderr
+    stages = [calm / "runs" / f"three.{name}" for name in ("1-pre", "2-other", "3-post")]
+    assert [len(steps_of(stage)) for stage in stages] == list(STEPS)
+    whole = summary(calm / "runs" / "three")
+    assert [each["status"] for each in whole["stages"]] == ["done"] * 3
+    assert whole["status"] == "done"
+    # The third stage reads the first one's shards: only two sets of data were ever encoded.
+    tokens = calm / "runs" / "tokens"
+    assert len({path.split("/")[0] for path in listing(tokens)}) == 2
+    before = listing(tokens)
+    again = run(cluster, config)
+    assert again.returncode == 0, again.stderr
+    assert listing(tokens) == before
+    assert [len(steps_of(stage)) for stage in stages] == list(STEPS)
+
+    config = write(killed, "three")
+    stages = [killed / "runs" / f"three.{name}" for name in ("1-pre", "2-other", "3-post")]
+    moments = (
+        lambda: len(steps_of(stages[0])) >= 3,
+        lambda: "merge" in config.with_suffix(".log").read_text(),
+        lambda: len(steps_of(stages[1])) >= 5,
+        lambda: len(steps_of(stages[2])) >= 3,
+    )
+    for number, moment in enumerate(moments):
+        driver = start(cluster, config)
+        until(moment, f"moment {number}", driver=driver)
+        driver.send_signal(signal.SIGKILL)
+        driver.wait()
+    # A storage folder that was moved is where the stages go on.
+    (killed / "runs").rename(killed / "moved")
+    driver = start(cluster, config, f"run.storage={killed / 'moved'}")
+    ended(driver, config)
+    for stage in ("1-pre", "2-other", "3-post"):
+        assert weights(killed / "moved" / f"three.{stage}") == weights(calm / "runs" / f"three.{stage}")
