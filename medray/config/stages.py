@@ -104,7 +104,7 @@ def checkable(configs: tuple[Config, ...]) -> tuple[Config, ...]:
             for name in _KEPT_OF_MODEL
             if name in config.model.model_fields_set
         }
-        made.append(config.override({"model": own | base}))
+        made.append(config.override({"model": own | base, "data.tokenizer": configs[0].data.tokenizer}))
     return tuple(made)
 
 

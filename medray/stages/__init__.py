@@ -26,9 +26,9 @@ from medray.report.console import Console
 from medray.storage import StoragePath
 from medray.storage.json_files import is_count
 from medray.train.run_folder import files, lock
-from medray.train.run_folder.finished_run import finished_run
 from medray.train.run_folder.earlier_run import finished_result, move_aside
 from medray.train.run_folder.files import RunResult, folder_of
+from medray.train.run_folder.finished_run import finished_run
 from medray.train.stop import StopSwitch, watching
 
 Say = Callable[[str, str], None]
@@ -44,7 +44,11 @@ def finished_whole(config: Config) -> RunResult | None:
     if not config.stages:
         return finished_result(config)
     summary = _summary(folder_of(config))
-    if summary is None or summary.get("status") != "done" or not all(map(finished_result, stage_configs(config))):
+    if (
+        summary is None
+        or summary.get("status") != "done"
+        or not all(map(finished_result, stage_configs(config)))
+    ):
         return None
     return RunResult(folder_of(config), summary)
 
