@@ -43,8 +43,9 @@ def page() -> str:
     """Return the whole page as text."""
     parts, keys = [HEAD], list(all_keys())
     for facts in keys:
-        if facts.type == "section" and "." not in facts.key:
-            inside = [each for each in keys if each.key.startswith(f"{facts.key}.") and _is_shown(each)]
+        if "." not in facts.key and ENTRY not in facts.key:
+            own = (f"{facts.key}.", f"{facts.key}{ENTRY}.")
+            inside = [each for each in keys if each.key.startswith(own) and _is_shown(each)]
             rows = "".join(map(_row, inside))
             table = f"| key | type | default | meaning | resume |\n|---|---|---|---|---|\n{rows}"
             parts.append(f"\n## {facts.key}\n\n{facts.meaning}\n\n{table}")

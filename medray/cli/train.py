@@ -69,7 +69,7 @@ def _run(arguments: argparse.Namespace, config: Config, address: str | None, sto
     from medray.cli.summary import show
     from medray.report.console import Console
     from medray.report.run_log import Consoles, RunLog
-    from medray.stages import finished_whole, move_aside_whole
+    from medray.stages import finished_whole, last_stage, move_aside_whole
     from medray.train.run_folder.files import folder_of
     from medray.train.tracking import send_unsent
 
@@ -99,7 +99,8 @@ def _run(arguments: argparse.Namespace, config: Config, address: str | None, sto
         )
         if not config.stages:
             send_unsent(config, result, console.phase, arguments.config)
-    show(console, config, result, ["medray", "train", arguments.config, *arguments.overrides])
+    shown = last_stage(config, result)
+    show(console, config, shown, ["medray", "train", arguments.config, *arguments.overrides])
     if arguments.json:
         print(json.dumps(result.summary))
     return stop.exit_code if result.summary["status"] == "stopped" else 0

@@ -15,7 +15,7 @@ from medray.config.method import MethodConfig
 from medray.config.model import ModelConfig
 from medray.config.peft import PeftConfig
 from medray.config.run import RunConfig
-from medray.config.section import Section
+from medray.config.section import Section, key
 from medray.config.stages import StageConfig
 from medray.config.tracking import TrackingConfig
 from medray.config.train import TrainConfig
@@ -34,8 +34,8 @@ class Config(Section):
     launch: LaunchConfig = Field(default_factory=LaunchConfig)
     tracking: TrackingConfig = Field(default_factory=TrackingConfig)
     eval: EvalConfig = Field(default_factory=EvalConfig)
-    stages: tuple[StageConfig, ...] = Field(
-        default=(), description="Runs one after the other, each on the weights of the one before."
+    stages: tuple[StageConfig, ...] = key(
+        (), "Runs one after the other, each on the weights of the one before; see docs/stages.md."
     )
 
     def override(self, values: Mapping[str, Any]) -> Config:

@@ -137,6 +137,6 @@ def _smoothed(logits: Tensor, options: PairOptions) -> Tensor:
 
 
 def _log_odds(averaged: Tensor) -> Tensor:
-    """log(p / (1 - p)) of log p, without the loss of digits that 1 - exp(log p) has near p = 1."""
+    """Return log(p / (1 - p)) of log p, without the loss of digits that 1 - exp(log p) has near p = 1."""
     below = averaged.clamp(max=-_BELOW_ZERO)
     return below - torch.log(-torch.expm1(below))

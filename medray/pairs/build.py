@@ -27,7 +27,7 @@ PUBLISHED = "published"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PairOptions:
-    """strategies: names of CORRUPTIONS. per_record: the most rejected answers of one prompt."""
+    """The settings of `pairs`. strategies: names of CORRUPTIONS. per_record: the most rejected answers of one prompt."""
 
     strategies: tuple[str, ...] = tuple(CORRUPTIONS)
     per_record: int = 1
@@ -36,7 +36,7 @@ class PairOptions:
 
 @dataclass
 class PairCounts:
-    """What became of the records that were read. length_ratios: characters of rejected by those of chosen."""
+    """Counts of the records that were read. length_ratios: characters of rejected by those of chosen."""
 
     records: int = 0
     bad_rows: int = 0

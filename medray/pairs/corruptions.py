@@ -32,7 +32,7 @@ _LONGEST_SPAN = 3  # words of an added span
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Task:
-    """What a document is asked for, and the gold answer.
+    """The question to a document, and the gold answer.
 
     types: of entities or relations; () is all. items: the gold answer, each item once.
     """
@@ -114,7 +114,7 @@ def swap(task: Task, draw: random.Random) -> Items | None:
 
 
 def wrong_type(task: Task, draw: random.Random) -> Items | None:
-    """In the place of one gold item, an entity or a pair of a type that was not asked for."""
+    """Replace one gold item by an entity or a pair of a type that was not asked for."""
     known = _folded(task.items)
     names = {entity.id: entity.text[0] for entity in task.document.entities if entity.text}
     if task.answer == "entities":

@@ -4,7 +4,7 @@
 
 A stage is a whole run with its own checkpoints, report and MLflow run. Where it trained an adapter, that is merged into
 the weights under it, in the type that training used; the next stage begins from there. All of it can be killed at any
-moment: a finished stage or merge is found again and never repeated, so the same command goes on where it was. The folder
+moment: a finished stage or merge is found again and never repeated, so the same command resumes. The folder
 `<run.name>` itself holds the lock of the whole, its stop file, and the summary with a line per stage.
 """
 
@@ -51,6 +51,13 @@ def finished_whole(config: Config) -> RunResult | None:
     ):
         return None
     return RunResult(folder_of(config), summary)
+
+
+def last_stage(config: Config, result: RunResult) -> RunResult:
+    """Return the result of a whole with the folder of the stage that ran last: it has the report and the export."""
+    if not config.stages:
+        return result
+    return RunResult(result.folder.parent / result.summary["stages"][-1]["folder"], result.summary)
 
 
 def move_aside_whole(config: Config) -> StoragePath | None:
@@ -124,7 +131,7 @@ def run(
                 break
             if number < len(configs):
                 if stop.reason:
-                    raise StoppedError(f"stopped after stage {number}. Run the same command again to go on")
+                    raise StoppedError(f"stopped after stage {number}. Run the same command again to resume")
                 merge(stage, say)
         return _summarized(config, folder, done)
 
@@ -174,7 +181,7 @@ def _summary(folder: StoragePath) -> dict[str, Any] | None:
 
 
 def _mark(target: StoragePath) -> StoragePath:
-    """The file beside a merged model that says which files it has. It is written last."""
+    """The file next to a merged model that says which files it has. It is written last."""
     return target.with_name(f"{target.name}.json")
 
 

@@ -1,7 +1,7 @@
-"""Numbers of every row of a split, stored beside its token shards: what one pass over the data computed.
+"""Numbers of every row of a split, stored next to its token shards: what one pass over the data computed.
 
 Preference training stores the log-probabilities that a frozen reference model gives to both answers of a pair. There
-is one Parquet file per token shard, written whole or not at all, so that a pass that was killed goes on with the next
+is one Parquet file per token shard, written whole or not at all, so that a pass that was killed resumes with the next
 shard. The name of the folder says what the numbers depend on beyond the tokens, and other runs on the same tokens find
 them there.
 """
