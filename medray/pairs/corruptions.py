@@ -81,36 +81,19 @@ def add(task: Task, draw: random.Random) -> Items | None:
 
 
 def shift(task: Task, draw: random.Random) -> Items | None:
-    """One word more or less at one end of one entity, as the text has it."""
-    choices = [
-        (number, part, moved)
+    """Add or remove one word at one end of one entity, as the text has it."""
+    candidates = [
+        (number, (*item[:part], moved, *item[part + 1 :]))
         for number, item in enumerate(task.items)
         for part, text in enumerate(item)
         for moved in _shifted(text, task.text)
     ]
-    known = _folded(task.items)
-    made = [
-        (number, (*task.items[number][:part], moved, *task.items[number][part + 1 :]))
-        for number, part, moved in choices
-    ]
-    made = [(number, item) for number, item in made if _fold(item) not in known]
-    if not made:
-        return None
-    number, item = draw.choice(made)
-    return _with(task.items, number, item)
+    return _one_changed(task, candidates, draw)
 
 
 def swap(task: Task, draw: random.Random) -> Items | None:
-    known = _folded(task.items)
-    made = [
-        (number, item[::-1])
-        for number, item in enumerate(task.items)
-        if len(item) == 2 and _fold(item[::-1]) not in known
-    ]
-    if not made:
-        return None
-    number, item = draw.choice(made)
-    return _with(task.items, number, item)
+    candidates = [(number, item[::-1]) for number, item in enumerate(task.items) if len(item) == 2]
+    return _one_changed(task, candidates, draw)
 
 
 def wrong_type(task: Task, draw: random.Random) -> Items | None:
@@ -145,6 +128,16 @@ CORRUPTIONS: dict[str, Corruption] = {
     "type": wrong_type,
     "duplicate": duplicate,
 }
+
+
+def _one_changed(task: Task, candidates: Sequence[tuple[int, Item]], draw: random.Random) -> Items | None:
+    """Return the answer with one candidate (number of a gold item, new item) that is no gold item itself."""
+    known = _folded(task.items)
+    wrong = [(number, item) for number, item in candidates if _fold(item) not in known]
+    if not wrong:
+        return None
+    number, item = draw.choice(wrong)
+    return _with(task.items, number, item)
 
 
 def _with(items: Sequence[Item], number: int, item: Item) -> Items:
