@@ -237,7 +237,10 @@ def _near_word(value: object, expected: str) -> str | None:
 
 
 def nearest(names: list[str]) -> str:
-    """Return the key that was probably meant: by a name of other frameworks, the same name elsewhere, or spelling."""
+    """Return the key that was probably meant by an unknown one.
+
+    It is the equivalent of another framework's name, the same name in another section, or the closest spelling.
+    """
     section, name = names[:-1], names[-1][:_LONGEST].lower().replace("-", "_")
     here = sorted(_fields_at(section))
     everywhere = list(keys())

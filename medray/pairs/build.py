@@ -136,7 +136,7 @@ def _row(record: Record, pair: Pair, spec: EncodeSpec) -> dict[str, Any]:
 
 
 def _prompt(record: Record, spec: EncodeSpec) -> str | list[dict[str, str]]:
-    """The prompt of the label task: one text where it is one turn of the user, else messages.
+    """Return the prompt of the label task: a text if it is one turn of the user, else a list of messages.
 
     The config's own system message is left out, as training on the pairs adds it again.
     """

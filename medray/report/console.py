@@ -209,7 +209,7 @@ class Console:
         self._raw(f"\r{self._live}\x1b[K")
 
     def _write(self, text: str) -> None:
-        """Write whole lines above the line that is rewritten."""
+        """Write complete lines above the status line, and draw the status line again."""
         self._raw(f"\r\x1b[K{text}{self._live}" if self._live else text)
 
     def _raw(self, text: str) -> None:

@@ -210,7 +210,7 @@ def _versions(arguments: argparse.Namespace, source: str) -> dict[str, Any]:
 
     if arguments.name not in ("wikidoc", "medquad"):
         raise InputError(
-            "versions are made from wikidoc and medquad only",
+            "--version builds instruct sets from wikidoc and medquad, not from this corpus",
             key="NAME",
             value=arguments.name,
             fix="use the name medquad, and give a SOURCE with the files of both",

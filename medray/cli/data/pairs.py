@@ -80,11 +80,11 @@ def run(arguments: argparse.Namespace) -> int:
             stream.write(json.dumps(row, ensure_ascii=False) + "\n")
         if not counts.pairs:
             raise InputError(
-                f"{counts.records:,} records give no pair ({counts.bad_rows:,} rows are bad): pairs are made of "
-                "documents with entities, of the simulated clinic, and of rows with chosen and rejected",
+                f"{counts.records:,} records give no pair ({counts.bad_rows:,} rows are bad): a pair needs a document "
+                "with entities, the simulated clinic, or a row with chosen and rejected",
                 file=arguments.config,
                 key=f"data.{arguments.split}",
-                fix="name such data, or another --strategy",
+                fix=f"set data.{arguments.split} to such data, or use another --strategy",
             )
     console = Console(sys.stderr)
     console.table(f"pairs, written to {arguments.to}", _table(counts))

@@ -87,7 +87,7 @@ def _asks_for_existing(arguments: argparse.Namespace) -> bool:
 
 
 def _check_words(arguments: argparse.Namespace) -> None:
-    """Check the words after -- before they are sent, with the parser of the verb that gets them."""
+    """Check the arguments after `--` with the parser of the command that will receive them, before the job is submitted."""
     from medray.cli.main import parser
 
     if arguments.exclude and not arguments.with_data:

@@ -61,7 +61,10 @@ def read_settings(folder: Path) -> dict[str, Any]:
 
 
 def read_tensors(folder: Path) -> dict[str, Tensor]:
-    """Return the tensors of adapter_model.safetensors by name, from its header. Raises InputError if it is damaged."""
+    """Return type and shape of each tensor in adapter_model.safetensors, by name.
+
+    Only the header is read. Raises InputError if it is damaged.
+    """
     file = folder / WEIGHTS
     try:
         tensors = read_header(file)

@@ -96,7 +96,7 @@ def check_config(config: dict[str, Any], file: object) -> None:
             for name, most in _COUNTED:
                 if type(value) is int and value > most and name.search(key):
                     raise InputError(
-                        f"is more than {most:,}, the largest value of any model",
+                        f"is more than {most:,}, the largest value that medray accepts",
                         file=file,
                         key=key[:100],
                         fix=COPY_AGAIN,

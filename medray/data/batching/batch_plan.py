@@ -25,11 +25,11 @@ __all__ = ["Batch", "BatchPlan", "Corpus", "PlanSpec", "Sizes"]
 class BatchPlan:
     """The endless sequence of steps of `spec`, one epoch after another.
 
-    sizes: called only if the plan depends on sizes, and only for the shards of a step's window and of those before.
-    sources: sizes of the encoder's part, used only for length buckets. folder: where the part that depends on sizes is
+    sizes: function that returns the sequence lengths of a shard; called only if the plan depends on them, and only for shards
+    of the current window and earlier ones. sources: the same for the inputs of an encoder, used only for length buckets. folder: where the part that depends on sizes is
     kept as files; None: in memory only. needs_sizes: whether the number of steps depends on sizes.
 
-    Raises InputError for a weighted corpus without rows. If there are no rows at all, methods about steps raise ValueError.
+    Raises InputError for a weighted corpus without rows. If there are no rows at all, methods that take a step raise ValueError.
     """
 
     def __init__(

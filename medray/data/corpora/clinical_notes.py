@@ -44,7 +44,7 @@ def rows(name: str, root: str, split: str, options: CorpusOptions) -> Iterator[C
 
 
 def _sources(name: str, root: str, split: str) -> tuple[list[File], bool]:
-    """Return the files, and whether dialogue and note are swapped."""
+    """Return the files of a split, and whether their columns of dialogue and note are swapped."""
     places = folders(root, *CORPORA[name].folders)
     if (
         name == "full_note"

@@ -242,7 +242,7 @@ def text(row: Mapping[str, Any], *columns: str) -> str:
 
 
 def subsample(count: int, share: float, seed: int) -> np.ndarray:
-    """Return the numbers of the rows to keep of `count`, int64 [kept], in the order in which `datasets` yields them.
+    """Return the indices, int64 [kept], of a random `share` of `count` rows, in the order in which `datasets` yields them.
 
     Raises InputError if no row would be left.
     """

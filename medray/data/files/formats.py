@@ -41,9 +41,11 @@ def format_of(path: str) -> str:
                 "its name says that it is compressed twice", file=shown(path), fix="unpack it once"
             )
         raise InputError(
-            f"{ending or 'no ending'} is not a known format",
+            f"{ending} is not a known format"
+            if ending
+            else "the file name has no ending that shows its format",
             file=shown(path),
-            fix=f"set its format, or use one of {', '.join(ENDINGS)} (also with {', '.join(COMPRESSIONS)})",
+            fix=f"set the format of the source in the config, or use one of {', '.join(ENDINGS)} (also with {', '.join(COMPRESSIONS)})",
         )
     return found
 

@@ -43,7 +43,7 @@ class Place(NamedTuple):
 
 
 def place(path: str) -> Place:
-    """Split a URL. Raises InputError if the protocol is unknown or its package is not installed."""
+    """Return the file system and the path of a URL. Raises InputError if the protocol is unknown or its package is not installed."""
     protocol = path.split("://", 1)[0].split("::")[-1]
     if protocol in ("s3", "s3a") and "::" not in path:
         root = path.split("://", 1)[1].rstrip("/")

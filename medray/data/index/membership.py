@@ -279,8 +279,8 @@ def _stage(key: str, value: object, left_out: str) -> Iterator[None]:
 def _validated(rows: _Rows, keep: np.ndarray, share: float, by: str, seed: int, left_out: str) -> np.ndarray:
     """Return the rows for validation. left_out: from `_left_out`.
 
-    By group, these are the first groups in the order of their hashes, as many as come nearest to the share, so that more
-    data moves few of them.
+    By group, groups are taken in the order of their hashes until their rows are closest to the share; added data then
+    changes few assignments.
     """
     chosen = np.zeros(len(keep), bool)
     if by == "row":

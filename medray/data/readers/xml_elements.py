@@ -47,7 +47,7 @@ def elements(stream: io.BufferedReader, name: str, *tags: str) -> Iterator[tuple
             raise InputError(
                 f"its XML is nested more than {_DEEPEST} levels deep at line {builder.line}",
                 file=name,
-                fix="check the program that wrote it: a record needs ten",
+                fix="export the file again, or close its open tags: a record needs at most ten levels",
             ) from None
         except (ParseError, ValueError, LookupError) as error:
             line, column = getattr(error, "position", (builder.line, 0))
@@ -59,10 +59,10 @@ def elements(stream: io.BufferedReader, name: str, *tags: str) -> Iterator[tuple
         fed = len(data) if builder.finished else fed + len(data)
         if fed > LONGEST_ELEMENT:
             raise InputError(
-                f"its XML has no end of an element {' or '.join(tags)} within {LONGEST_ELEMENT >> 20} MB at line "
+                f"the XML has no closing tag of {' or '.join(tags)} within {LONGEST_ELEMENT >> 20} MB at line "
                 f"{builder.line}",
                 file=name,
-                fix="set the file's format to medquad_xml or bioc",
+                fix="set the file's format to medquad_xml or bioc if it is such a file, else repair it",
             )
         found = found or bool(builder.finished)
         for line, element in builder.finished:

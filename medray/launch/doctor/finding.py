@@ -41,12 +41,12 @@ class Finding:
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """The subject of the checks on a node.
+    """The inputs of the checks on one node.
 
     address: address of the Ray cluster, None for this machine only. storage: run.storage, a path or URL. models: names or
     folders of weights. tracking: MLflow's URI, "" for the one from the environment, None to skip the check. mark: the
-    folder in the storage for the files of the check; first: the machine that wrote the first file there; own: the name of
-    the node's own file. ray_folder: the folder of Ray's files on the node. ray_gpus: number of GPUs that Ray offers on the
+    folder in the storage for the files of the check; first: the host that wrote the first file there; own: the name of the
+    file that this node writes. ray_folder: the folder of Ray's files on the node. ray_gpus: number of GPUs that Ray offers on the
     node. seconds: limit for each check.
     """
 

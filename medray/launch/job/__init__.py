@@ -158,7 +158,7 @@ def check_versions(config: Config, python: str, ray: str) -> str | None:
             f"the cluster has Ray {ray}, but the medray that would be sent needs Ray {own.__version__}",
             key="launch.job.send_package",
             value=True,
-            fix=f"use a cluster with Ray {own.__version__}, or set it to false if medray is installed on the cluster",
+            fix=f"use a cluster with Ray {own.__version__}, or set launch.job.send_package: false if medray is installed on the cluster",
         )
     minor = tuple(int(part) for part in python.split(".")[:2] if part.isdigit())
     if len(minor) == 2 and minor not in PYTHONS:

@@ -47,7 +47,7 @@ def ids(source: Source) -> list[str]:
         ("folder.jsonl", lambda path: path.mkdir(), "the folder has no file of a known format"),
         ("a.docx", lambda path: path.write_text("x"), ".docx is not a known format"),
         ("a.docx.gz", lambda path: path.write_text("x"), ".docx is not a known format"),
-        ("a", lambda path: path.write_text("x"), "no ending is not a known format"),
+        ("a", lambda path: path.write_text("x"), "the file name has no ending that shows its format"),
         ("a.jsonl", lambda path: path.touch(), "the file is empty"),
         ("*.jsonl", lambda path: None, "no file matches"),
         ("x" * 300 + ".jsonl", lambda path: None, "there is no such file"),
