@@ -170,9 +170,9 @@ def test_other_formats_are_bounded_too(
         (
             "a.xml",
             b"<D><QAPair><Question>" + b"x" * 9000 + b"</Question></QAPair></D>",
-            "no end of an element",
+            "no closing tag",
         ),
-        ("a.xml", b"<D>" + b"<p>x</p>" * 900 + b"<QAPair/></D>", "no end of an element"),
+        ("a.xml", b"<D>" + b"<p>x</p>" * 900 + b"<QAPair/></D>", "no closing tag"),
         ("a.jsonl.gz", gzip.compress((ROW + "\n").encode() * 60_000), "more than 250 times its size"),
         ("a.jsonl.bz2", bz2.compress(b"\n" * 900_000), "more than 250 times its size"),
         ("a.jsonl.xz", lzma.compress(b"\n" * 900_000), "more than 250 times its size"),
