@@ -1,4 +1,4 @@
-"""Changes of a config, its data and its cluster since a run began: which ones a resumed run may have."""
+"""The check of what has changed in config, data and cluster since a run began: a resumed run accepts only some of it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from medray.train.run_folder import files
 
 MOST_SHOWN = 5
 LONGEST_SHOWN = 80  # characters of a value
-# How a global batch lies on the cluster: sums are rounded in another order, and dropout draws other elements.
+# Keys that decide how a global batch is split across the cluster. A change of them changes the rounding of sums, and which
+# elements dropout draws.
 ROUNDING = (
     "cluster.workers",
     "cluster.cpus_per_worker",
@@ -28,9 +29,9 @@ ROUNDING = (
     "train.gradient_accumulation_steps",
     "train.zero_stage",
 )
-# What decides the threads of a worker, the cluster aside.
+# Keys that decide the threads of a worker, apart from the cluster.
 SHARES = ("cluster.workers", "cluster.cpus_per_worker", "cluster.threads_per_worker", "cluster.gpus")
-# Keys under which a user may write anything: examples out of records, tokens of a service.
+# Keys under which a user may write anything: examples from records, tokens of a service.
 FREE_TEXT = ("data.prompts.", "peft.init_text", "tracking.tags.", "train.deepspeed.")
 
 
@@ -38,14 +39,14 @@ ABSENT = object()  # a key that is not there; null is a value
 
 
 def check_unchanged(file: StoragePath, config: Config) -> tuple[str, ...]:
-    """Sentences on the keys that have changed since a run began, all of them free to; none where nothing has.
+    """Return sentences about the keys that have changed since a run began, all of which may change; () if none has.
 
-    file: config.yaml of the run. Raises InputError when a key that decides the numbers is among them, or when the file
-    cannot be read.
+    file: config.yaml of the run. Raises InputError if a key that decides the numbers has changed, or if the file cannot be
+    read.
     """
     then, now = map(_within_storage, (config_at_start(file), leaves(config.model_dump(mode="json"))))
     changed = [key for key in sorted({*then, *now}) if then.get(key, ABSENT) != now.get(key, ABSENT)]
-    # One source more or fewer says it all.
+    # If the length of a list has changed, the keys of its sections are not listed.
     lists = tuple(f"{key}[" for key in changed if any(name.startswith(f"{key}[") for name in {*then, *now}))
     changed = [key for key in changed if not key.startswith(lists)]
     free = tuple(_resumable())
@@ -55,7 +56,7 @@ def check_unchanged(file: StoragePath, config: Config) -> tuple[str, ...]:
             f"the run {config.run.name} has checkpoints that were made under another config: "
             + _listed(refused, then, now),
             key=refused[0],
-            fix=f"give back the old values ({file} has them), use another run.name, or start from scratch with --overwrite",
+            fix=f"restore the old values ({file} has them), use another run.name, or start from scratch with --overwrite",
         )
     return tuple(_change_notes(changed, then, now))
 
@@ -75,7 +76,7 @@ def _within_storage(known: dict[str, Any]) -> dict[str, Any]:
 
 
 def check_adalora_length(file: StoragePath, config: Config) -> None:
-    """Raises InputError where an adalora run shall become shorter: ranks that it has cut by then would be too many.
+    """Raise InputError if an AdaLoRA run becomes shorter: the ranks that it has cut by then would be too many.
 
     file: config.yaml of the run.
     """
@@ -85,17 +86,17 @@ def check_adalora_length(file: StoragePath, config: Config) -> None:
     key = "train.max_steps" if now["train.max_steps"] is not None else "train.epochs"
     if not is_number(before := then.get(key)) or now[key] < before:
         raise InputError(
-            f"the ranks of the run {config.run.name} shrink on a course over its whole length, which was longer",
+            f"AdaLoRA shrinks the ranks of the run {config.run.name} over its whole length, which was longer when it began",
             key=key,
             value=now[key],
-            fix=f"the old length ({file} has it), a longer one, or another run.name",
+            fix=f"use the old length ({file} has it), a longer one, or another run.name",
         )
 
 
 def check_same_data(file: StoragePath, tokens: str, config: Config) -> None:
-    """Raises InputError when the run's checkpoints were trained on other token shards than those at `tokens`.
+    """Raise InputError if the run's checkpoints were trained on other token shards than those at `tokens`.
 
-    file: data.json of the run, which names them. The folder's name is a hash of all that decides the tokens.
+    file: data.json of the run, which names them. The name of the folder is a hash of everything that decides the tokens.
     """
     then = _recorded(file, "tokens")
     if then is not None and Path(then).parts[-2:] != Path(tokens).parts[-2:]:
@@ -104,29 +105,29 @@ def check_same_data(file: StoragePath, tokens: str, config: Config) -> None:
             "rows become tokens has changed since",
             key="run.name",
             value=config.run.name,
-            fix="another run.name, or bring the files back as they were",
+            fix="use another run.name, or restore the files",
         )
 
 
 def check_same_precision(file: StoragePath, precision: str, config: Config) -> None:
-    """Raises InputError when the run's checkpoints were trained in another precision: `auto` follows the device.
+    """Raise InputError if the run's checkpoints were trained in another precision, because `auto` follows the device.
 
     file: data.json of the run. precision: fp32, bf16 or fp16.
     """
     then = _recorded(file, "precision")
     if then not in (None, precision):
         raise InputError(
-            f"the run {config.run.name} was trained in {then} so far, and would go on in {precision} on this device",
+            f"the run {config.run.name} was trained in {then} so far, and would continue in {precision} on this device",
             key="train.precision",
             value=config.train.precision,
-            fix=f"train.precision: {then}",
+            fix=f"set train.precision: {then}",
         )
 
 
 def recorded_threads(file: StoragePath, data: StoragePath, config: Config) -> int | None:
-    """The compute threads of each worker with which a run began: sums of other numbers of threads are rounded otherwise.
+    """Return the compute threads of each worker with which a run began, because their number changes the rounding of sums.
 
-    None where the run does not say, and where the config now asks for other workers or threads: those are decided again.
+    None if the run does not say, or if the config now asks for other workers or threads, so that they are decided again.
     file, data: config.yaml and data.json of the run.
     """
     then, now = config_at_start(file), leaves(config.model_dump(mode="json"))
@@ -137,7 +138,7 @@ def recorded_threads(file: StoragePath, data: StoragePath, config: Config) -> in
 
 
 def recorded_gpus(data: StoragePath) -> int | None:
-    """The GPUs of each worker with which a run began, None where that is not known: its data.json is damaged or absent."""
+    """Return the GPUs of each worker with which a run began; None if its data.json is damaged or missing, or lacks them."""
     try:
         gpus = _recorded(data, "gpus")
     except (OSError, InputError):  # `claim` says what is wrong with it
@@ -146,7 +147,7 @@ def recorded_gpus(data: StoragePath) -> int | None:
 
 
 def _recorded(file: StoragePath, name: str) -> str | None:
-    """What data.json of a run says; None where it does not."""
+    """Return a value of the data.json of a run; None if it is missing."""
     return files.read_data_notes(file).get(name)
 
 
@@ -173,12 +174,12 @@ def _change_notes(changed: list[str], then: dict[str, Any], now: dict[str, Any])
     if by_length and length_changed(then, now):
         yield (
             f"the learning rate (train.scheduler.name: {course}) follows the new length from here on: the weights "
-            "will not be those of a run that had it from its start"
+            "will differ from those of a run that had this length from its start"
         )
     if any(key in ROUNDING for key in changed):
         yield (
-            "the batches stay the same and lie otherwise on the workers: numbers agree to rounding, not bit for bit, "
-            "and dropout draws anew"
+            "the batches stay the same but are split differently across the workers: numbers agree to rounding, not bit "
+            "for bit, and dropout draws other elements"
         )
 
 
@@ -208,7 +209,10 @@ def _shown(key: str, value: Any) -> str:
 
 
 def _without_secrets(value: Any, *, hide: bool) -> Any:
-    """hide: every text. Of a URL, what stands before its host and behind its path: passwords, signatures."""
+    """Return a value that is safe to show. A URL loses what is before its host and after its path: passwords, signatures.
+
+    hide: replace every text.
+    """
     if isinstance(value, list):
         return [_without_secrets(item, hide=hide) for item in value]
     if not isinstance(value, str):

@@ -32,16 +32,16 @@ def claim(
     steps: int = 0,
     gpus: int = 0,
 ) -> int:
-    """Writes config.yaml and data.json; makes the folder where it is not there. Returns the threads of each worker.
+    """Write config.yaml and data.json, in a new folder if there is none. Returns the threads of each worker.
 
-    tokens: the folder of the training shards. precision: fp32, bf16 or fp16. threads: what the cluster would give a
-    worker; a resumed run keeps what it began with. steps: of the whole run, for `medray status`. gpus: of each worker, which a
-    resumed run waits for. say: told of changed keys that a resumed run takes, and of records
-    that are put aside. Raises InputError where the run's checkpoints were made under another config,
-    data or precision, or it is not known under which.
+    tokens: folder of the training shards. precision: fp32, bf16 or fp16. threads: number that the cluster would give a
+    worker; a resumed run keeps the number that it began with. steps: number of the whole run, for `medray status`. gpus:
+    number per worker, which a resumed run waits for. say: called with each note about changed keys that a resumed run
+    accepts, and about records that are put aside. Raises InputError if the run's checkpoints were made under another
+    config, data or precision, or if these are not known.
     """
     folder = folder_of(config)
-    storage.make_private(folder)  # Ray's own files in it have the mode of the cluster's start
+    storage.make_private(folder)  # Ray's own files in it have the mode that applied when the cluster started
     check_files(folder)
     file, data = folder / CONFIG, folder / DATA
     resumed = checkpoint.newest(folder / "checkpoints") is not None
@@ -84,7 +84,7 @@ def claim(
 
 
 def _rename_records(folder: StoragePath, say: Callable[[str], None]) -> None:
-    """The records of steps whose checkpoints are all damaged: the run computes them again, and its files begin anew."""
+    """Put the records of steps aside if all checkpoints are damaged: the run computes them again and starts new files."""
     say("none of the run's checkpoints is whole: it begins at step 0")
     for name in (STEPS_FILE, EVALS_FILE):
         if (folder / name).exists():
@@ -93,7 +93,7 @@ def _rename_records(folder: StoragePath, say: Callable[[str], None]) -> None:
 
 
 def _clear_records(folder: StoragePath) -> None:
-    """A run that died before its first checkpoint begins anew: what it told was under another config."""
+    """Clear the records of a run that died before its first checkpoint, because they were made under another config."""
     leave_run(folder)
     for name in (STEPS_FILE, EVALS_FILE):
         (folder / name).unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""A run of the same name that is already there: finished, or to be moved aside."""
+"""An existing run of the same name: it is finished, or it can be moved aside."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ RUN_FILES = ("config.yaml", "attempts.jsonl", "steps.jsonl", "summary.json", "ch
 
 
 def finished_result(config: Config) -> RunResult | None:
-    """Return the result of a finished run; None where something is left to do.
+    """Return the result of a finished run; None if something is left to do.
 
-    A config that asks for more steps continues the run, one that asks for fewer does not; a missing export is made again.
-    Raises InputError when another key that decides the numbers has changed, or a file of the data, and where one of the
-    run's files is no regular file.
+    A config that asks for more steps continues the run, and one that asks for fewer does not; a missing export is made
+    again. Raises InputError if another key that decides the numbers or a file of the data has changed, or if one of the
+    run's files is not a regular file.
     """
     folder = folder_of(config)
     try:
         summary = files.read_summary(folder)
-    except (OSError, InputError):  # the run goes on and writes it again
+    except (OSError, InputError):  # the run continues and writes it again
         return None
     if summary is None or summary["status"] != "done":
         return None
@@ -46,9 +46,9 @@ def finished_result(config: Config) -> RunResult | None:
 
 
 def _tokens(config: Config) -> str | None:
-    """Return the folder that the training shards of the data would have as its files are now; reads only those that changed.
+    """Return the folder that training shards of the current data files would have. Reads only files that have changed.
 
-    None where a file is gone: a run that is done needs it no more.
+    None if a file is gone, because a finished run no longer needs it.
     """
     from medray.data.shards.preparation import Preparation
     from medray.plan.model_config import describe
@@ -62,9 +62,9 @@ def _tokens(config: Config) -> str | None:
 
 
 def move_aside(config: Config) -> StoragePath | None:
-    """Rename the run's folder to the first free `<name>.old-N` and return it; None where there is no such run.
+    """Rename the run's folder to the first free `<name>.old-N` and return it; None if there is no such run.
 
-    The next start finds nothing and begins at step 0, with an MLflow run of its own; the old folder names the old one.
+    The next start finds nothing and begins at step 0, with its own MLflow run; the old folder names the old MLflow run.
     Token shards are shared by all runs of the storage and stay. Raises InputError while the run is alive, and for a folder
     that no run has written.
     """
@@ -80,13 +80,13 @@ def move_aside(config: Config) -> StoragePath | None:
                 f"{folder} holds files, and none of them is a run's",
                 key="run.name",
                 value=config.run.name,
-                fix="another run.name or run.storage",
+                fix="use another run.name or run.storage",
             )
         aside = next(
             path for number in count(1) if not _there(path := folder.with_name(f"{folder.name}.old-{number}"))
         )
         storage.move(folder, aside)
-        if isinstance(aside, Path):  # claims on a run in a bucket lie beside it
+        if isinstance(aside, Path):  # claims on a run in a bucket are outside its folder
             (aside / lock.FILE).unlink(missing_ok=True)
     return aside
 

@@ -26,9 +26,9 @@ def test_a_run_does_not_change_its_precision_with_the_device(tmp_path: Path) -> 
     file = tmp_path / "data.json"
     file.write_text(json.dumps({"tokens": "/runs/tokens/abc/train", "precision": "fp32"}))
     check_same_precision(file, "fp32", Config())
-    with pytest.raises(InputError, match="trained in fp32 so far, and would go on in bf16") as caught:
+    with pytest.raises(InputError, match="trained in fp32 so far, and would continue in bf16") as caught:
         check_same_precision(file, "bf16", Config())
-    assert caught.value.fix == "train.precision: fp32"
+    assert caught.value.fix == "set train.precision: fp32"
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"tokens', '{"tokens": null}'])

@@ -127,7 +127,7 @@ def test_an_adalora_run_does_not_become_shorter(tmp_path: Path) -> None:
     claim(adalora(100), TOKENS, "fp32", 1, lambda note: None)
     checkpoint_of_step(tmp_path, 30)
     claim(adalora(120), TOKENS, "fp32", 1, lambda note: None)
-    with pytest.raises(InputError, match="ranks of the run r shrink") as caught:
+    with pytest.raises(InputError, match="AdaLoRA shrinks the ranks of the run r") as caught:
         claim(adalora(60), TOKENS, "fp32", 1, lambda note: None)
     assert (caught.value.key, caught.value.value) == ("train.max_steps", 60)
 
