@@ -1,4 +1,4 @@
-"""The README.md of exported weights: what they were made of and how, without any text of a record."""
+"""The README.md of exported weights: what they were made from and how, without any text of a record."""
 
 from __future__ import annotations
 
@@ -19,17 +19,19 @@ CAUTION = """## Before it is used
 
 These weights were tuned on medical text. They have not been validated for diagnosis, treatment or any other decision
 about a patient, and what they write may be wrong, incomplete or biased while it reads well. Clinicians must judge them
-for the purpose at hand before they are used near a patient, and the rules for medical software of the place of use
+for the purpose at hand before they are used near a patient, and the rules for medical software of the country of use
 apply. A language model can repeat what it was trained on: share these weights only as the training data may be shared.
 """
 
 
 @dataclass(frozen=True)
 class Made:
-    """format: adapter, full (of a run of all weights), merged, nf4 or gguf. kind: what the weights are stored as. checked: a line, or why there is none.
+    """The exported weights that a card describes.
 
-    measured: these weights beside the run's, None where that was not measured. same: they are bit for bit those that the
-    run was evaluated with, so that its metrics are theirs. by: the command that wrote them.
+    format: adapter, full (the run trained all weights), merged, nf4 or gguf. kind: type in which the weights are stored.
+    checked: one line about the check after writing, or why there was none. measured: comparison of these weights with
+    those of the run; None if it was not measured. same: whether these weights are bit for bit those that the run was
+    evaluated with, so that the run's metrics apply to them. by: the command that wrote them.
     """
 
     format: str
@@ -44,7 +46,7 @@ class Made:
 def model_card(
     run: FinishedRun, base: Base, made: Made, usage: Usage | None = None, file: str | None = None
 ) -> str:
-    """Return Markdown, with the header that model hubs read. usage: how the weights are asked, where that is known.
+    """Return the card in Markdown, with the header that model hubs read. usage: how to prompt the weights, if known.
 
     file: name of a GGUF file.
     """
@@ -73,7 +75,7 @@ def _header(run: FinishedRun, base: Base, made: Made) -> str:
 
 
 def _how_to_ask(usage: Usage, file: str | None) -> str:
-    """The prompts, limits and decoding, and Python that asks the model as it was trained."""
+    """Return the prompts, limits and decoding, and Python code that prompts the model as it was trained."""
     one = usage.architecture == "seq2seq" or not usage.chat_template
     where = "the text" if one else "the user's message"
     rows: list[tuple[str, Any]] = []
@@ -109,7 +111,7 @@ def _how_to_ask(usage: Usage, file: str | None) -> str:
 
 
 def _code(text: str) -> str:
-    """Return a Python literal for a cell: line ends and blanks show."""
+    """Return a Python literal for a table cell, so that line ends and spaces are visible."""
     return f"`{text!r}`" if "`" not in text else repr(text)
 
 
@@ -141,7 +143,7 @@ def _origin(run: FinishedRun, base: Base) -> list[tuple[str, Any]]:
         rows.append(("revision", base.revision))
     rows.append(("licence of the base", base.licence or "not known here: see where the base was published"))
     if run.config.model.adapter:
-        rows.append(("went on from the adapter", Path(run.config.model.adapter).name))
+        rows.append(("continued from the adapter", Path(run.config.model.adapter).name))
     if run.config.data.tokenizer == "train":
         rows.append(
             (
@@ -177,7 +179,7 @@ def _data(run: FinishedRun) -> list[tuple[str, Any]]:
 
 
 def _file_name(path: str) -> str:
-    """Without folders, and of a URL without what may be a password or a signature."""
+    """Return the name of a file without folders; for a URL, also without what may be a password or a signature."""
     return re.sub(r"[?#].*", "", path, flags=re.DOTALL).rstrip("/").rpartition("/")[2]
 
 
@@ -195,7 +197,7 @@ def _training(run: FinishedRun) -> list[tuple[str, Any]]:
         ("adapter", _adapter(run)),
     ]
     if run.adapter is not None and config.peft.type in ("lora", "adalora"):
-        # peft's own words: an adapter that the run went on from has settings of its own.
+        # From peft's own settings: an adapter that the run continued from has its own.
         rows.append(
             (
                 "alpha, dropout of the adapter",
@@ -230,7 +232,7 @@ def _adapter(run: FinishedRun) -> str:
 
 
 def _metrics(run: FinishedRun, made: Made) -> list[tuple[str, Any]]:
-    """Numbers of these weights. The run's own metrics are those of other weights where these were rounded."""
+    """Return the metrics of these weights. If they were rounded, the metrics of the run belong to other weights."""
     summary = run.summary
     rows: list[tuple[str, Any]] = [
         (
@@ -247,7 +249,7 @@ def _metrics(run: FinishedRun, made: Made) -> list[tuple[str, Any]]:
         return rows
     found = summary.get("eval", {})
     before, after = found.get("before") or {}, found.get("after") or {}
-    for name in sorted({*before, *after} - {"alpha"}):  # which weighs the loss, and measures nothing
+    for name in sorted({*before, *after} - {"alpha"}):  # alpha weights the loss and measures nothing
         shown = [_cell(values[name]) if name in values else "-" for values in (before, after)]
         rows.append((f"{name} on validation, before and after", ", ".join(shown)))
     return rows
