@@ -1,4 +1,4 @@
-"""From the batch plan to arrays: which sequences a rank computes in a step, in which micro-batches."""
+"""The reader of batches: it turns the batch plan into arrays, the micro-batches that a rank computes in a step."""
 
 from __future__ import annotations
 
@@ -27,17 +27,18 @@ from medray.plan.steps import MOST_ROWS, split_batch
 
 @dataclass(frozen=True)
 class BatchLayout:
-    """How a global batch lies on ranks.
+    """The layout of a global batch across ranks.
 
-    A slot holds one sequence: a row, or a packed one. slots = world_size x micro_batch_size x accumulation, at least
-    the sequences of any batch; None: of each step its sequences, rounded up to whole micro-batches on all ranks.
+    A slot holds one sequence: a row, or a packed sequence. slots = world_size x micro_batch_size x accumulation, which
+    is at least the number of sequences of any batch. None: each step has as many slots as sequences, rounded up to whole
+    micro-batches on all ranks.
     """
 
     micro_batch_size: int
     slots: int | None
 
     def slots_of(self, sequences: int, world_size: int) -> int:
-        """Slots of a step with so many sequences. Raises ValueError where they do not fit: none may be lost."""
+        """Return the slots of a step with `sequences` sequences. Raises ValueError unless all fit: none may be lost."""
         turn = world_size * self.micro_batch_size
         slots = -(-sequences // turn) * turn if self.slots is None else self.slots
         if sequences > slots:
@@ -46,8 +47,8 @@ class BatchLayout:
 
 
 def batch_layout(train: TrainConfig, world_size: int) -> BatchLayout:
-    """How a global batch lies on so many workers. Raises InputError where they cannot hold it."""
-    if train.global_batch_tokens is not None:  # how many rows a step has, its lengths decide
+    """Return the layout of a global batch across `world_size` workers. Raises InputError if they cannot hold it."""
+    if train.global_batch_tokens is not None:  # row lengths decide how many rows a step has
         return BatchLayout(train.micro_batch_size or MOST_ROWS, None)
     rows, micro, accumulation = (
         train.global_batch_size,
@@ -60,12 +61,12 @@ def batch_layout(train: TrainConfig, world_size: int) -> BatchLayout:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Prepared:
-    """A step's arrays for one rank, made ahead of time.
+    """The arrays of a step for one rank, prepared ahead of time.
 
-    micro: one list of micro-batches per accumulation step, one per group of tasks (one for packed sequences, which hold
-    all tasks); after them the micro-batches of mixed tasks, one list each. loss_tokens: of each task in the global
-    batch. denominators: of each term of the loss. tokens: of the global batch, without padding. ids: of the rows of the
-    global batch, in order. micro_batches: those of all ranks that hold a row.
+    micro: one list per accumulation step, with one micro-batch per group of tasks (only one for packed sequences, which
+    hold all tasks); after them one list per micro-batch of mixed tasks. loss_tokens: count of each task in the global
+    batch. denominators: one per term of the loss. tokens: count of the global batch, without padding. ids: ids of the
+    rows of the global batch, in order. micro_batches: number of micro-batches of all ranks that hold a row.
     """
 
     batch: Batch
@@ -78,7 +79,7 @@ class Prepared:
 
 
 class BatchReader:
-    """Turns the plan's step into this rank's arrays. Made for one thread."""
+    """A reader that turns steps of the plan into arrays of one rank. It is made for one thread."""
 
     def __init__(
         self,
@@ -106,12 +107,12 @@ class BatchReader:
         self._known: dict[int, np.ndarray] = {}  # counts of the shards of the last batches
 
     def prepare(self, step: int) -> Prepared:
-        """Waits for the shards of the step's rows."""
+        """Return this rank's arrays of a step. Waits for the shards of the step's rows."""
         self._look_ahead(step)
         batch = self._plan.batch(step)
         lengths, loss_tokens = self._counts(batch)
-        # Within a global batch sequences of alike length are computed together, on all ranks at once: little is
-        # padded and no rank waits long. The loss is a sum, so places do not change it.
+        # Within a global batch, sequences of similar length are computed together, on all ranks at once: little is
+        # padded and no rank waits long. The loss is a sum, so the order of the sequences does not change it.
         starts = np.concatenate([[0], batch.ends[:-1]])
         sizes = np.add.reduceat(lengths.sum(axis=0) if self._packed else lengths[0], starts)
         placed = by_length(sizes, lengths[0] - loss_tokens[0] if self._architecture == "seq2seq" else None)
@@ -142,7 +143,7 @@ class BatchReader:
             self._store.prefetch(upcoming)
 
     def _counts(self, batch: Batch) -> np.ndarray:
-        """Lengths and loss tokens of the batch's rows, [2, tasks, rows]."""
+        """Return lengths and loss tokens of the batch's rows, [2, tasks, rows]."""
         counts = np.empty((2, len(self._tasks), len(batch.rows)), np.int64)
         for shard in np.unique(batch.shards).tolist():
             here = np.flatnonzero(batch.shards == shard)
@@ -150,7 +151,7 @@ class BatchReader:
         return counts
 
     def _shard(self, shard: int) -> np.ndarray:
-        """The same of every row of a shard."""
+        """Return lengths and loss tokens of all rows of a shard, [2, tasks, rows]."""
         if shard not in self._known:
             self._store.wait(shard)
             self._known[shard] = np.array(
@@ -162,14 +163,16 @@ class BatchReader:
         return self._known[shard]
 
     def _forwards(self, sequences: Sequence[list[tuple[int, int]]]) -> list[AnyMicroBatch]:
-        """The micro-batches of the sequences, without those of mixed tasks. Without packing a sequence is one row or
-        none."""
+        """Return the micro-batches of the sequences, without those of mixed tasks.
+
+        Without packing, a sequence is one row or none.
+        """
         if self._packed:
             return [self._pack(sequences)]
         return [self._of_group(tasks, sequences) for tasks in self._method.spec.row_groups]
 
     def _of_group(self, tasks: Sequence[str], sequences: Sequence[list[tuple[int, int]]]) -> AnyMicroBatch:
-        """All tasks of a group for the same rows, one task after the other."""
+        """Return the micro-batch of all tasks of a group for the same rows, one task after the other."""
         examples = [
             [self._store.example(*rows[0], task) if rows else None for rows in sequences] for task in tasks
         ]
@@ -185,10 +188,11 @@ class BatchReader:
     def _mixed_texts(
         self, pairs: Sequence[tuple[int, int]], lengths: np.ndarray, loss_tokens: np.ndarray
     ) -> Iterator[MixedMicroBatch]:
-        """This rank's micro-batches of the mixed tasks, all of these tasks together: rows have few of their texts, and a
-        text that a row lacks is not computed. All ranks have the same number.
+        """Yield this rank's micro-batches of the mixed tasks, all of these tasks together.
 
-        pairs: (shard, row) of the global batch. lengths, loss_tokens: [tasks, rows] of them.
+        Most rows have few of the texts of these tasks, and a text that a row lacks is not computed. All ranks have the
+        same number of micro-batches. pairs: (shard, row) of the rows of the global batch. lengths, loss_tokens: counts
+        of these rows, [tasks, rows].
         """
         if not self._mixed:
             return
@@ -199,7 +203,7 @@ class BatchReader:
         sources = sizes - loss_tokens[tasks, rows] if self._architecture == "seq2seq" else None
         order = by_length(sizes, sources)
         turn = self._world_size * self._layout.micro_batch_size
-        slots = -(-max(len(order), 1) // turn) * turn  # a step without any forward has no gradient to go by
+        slots = -(-max(len(order), 1) // turn) * turn  # without any forward, a step would have no gradient
         for mine in rank_slots(slots, self._world_size, self._layout.micro_batch_size, self._rank):
             chosen = order[mine.start : mine.stop]
             chosen = chosen[np.argsort(tasks[chosen], kind="stable")]
@@ -214,7 +218,7 @@ class BatchReader:
             )
 
     def _pack(self, sequences: Sequence[list[tuple[int, int]]]) -> PackedMicroBatch:
-        """All tasks of all rows of the sequences: of each row its tasks, one segment after another."""
+        """Return all tasks of all rows of the sequences: each task of a row is a segment, one after the other."""
         segments, numbers, number = [], [], 0
         for rows in sequences:
             segments.append(

@@ -33,7 +33,7 @@ from medray.train.worker_plan import WorkerPlan
 class Built:
     """Everything that a rank trains with.
 
-    base: makes the base model again, where the export must include it: an adapter on random weights; None otherwise.
+    base: makes the base model again if the export must include it, for an adapter on random weights; else None.
     memory_before: bytes in use when model and optimizer were complete.
     """
 
@@ -53,7 +53,7 @@ class Built:
 
 
 def build(plan: WorkerPlan, news: News) -> Built:
-    """Load the model of a plan into its engine. Collective. Raises InputError for a model that must not be trained so."""
+    """Load the model of a plan into its engine. Collective. Raises InputError if it must not be trained this way."""
     config, ranks = plan.config, world_size()
     seq2seq = architecture(plan.model) == "seq2seq"
     with news.timed("setup"):
@@ -83,7 +83,7 @@ def build(plan: WorkerPlan, news: News) -> Built:
 
 
 def world_size() -> int:
-    """Return the ranks of the group that Ray Train or torchrun has made; 1 where there is none."""
+    """Return the number of ranks in the group that Ray Train or torchrun has made; 1 if there is none."""
     if distributed.is_initialized():
         return int(distributed.get_world_size())
     return int(os.environ.get("WORLD_SIZE", "1"))

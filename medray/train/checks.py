@@ -14,7 +14,7 @@ from medray.config.peft import LOW_RANK_TYPES
 from medray.errors import InputError
 from medray.plan.model_config import ModelDescription, architecture, auto_class, describe
 
-SOME_STEPS = 1_000_000  # of a schedule that does not matter where only names do
+SOME_STEPS = 1_000_000  # length of a schedule that does not matter, because only names are checked
 
 
 def check(config: Config, *, elsewhere: bool = False, data: bool = True, model: bool = True) -> None:
@@ -30,7 +30,7 @@ def check(config: Config, *, elsewhere: bool = False, data: bool = True, model: 
     check_batch(config)
     if data:
         from medray.data.index.sources import (
-            check_sources,  # knows NumPy, which a wrong key need not wait for
+            check_sources,  # imports NumPy, which a wrong key need not wait for
         )
 
         check_sources(config)
@@ -39,17 +39,17 @@ def check(config: Config, *, elsewhere: bool = False, data: bool = True, model: 
 
 
 def check_workers(config: Config) -> None:
-    """Raise InputError where a cluster on this machine alone cannot hold the workers."""
+    """Raise InputError if a cluster on this machine alone cannot hold the workers."""
     from medray.plan.resources import Request, Supply, shortage
 
     cluster = config.cluster
-    cpus = max(os.cpu_count() or 1, 2)  # as the command line starts one
+    cpus = max(os.cpu_count() or 1, 2)  # the command line starts a cluster with at least 2
     if lack := shortage(Request(cluster.fewest_workers, cluster.cpus_per_worker), Supply(cpus=cpus)):
         raise InputError(lack.what, key="cluster.workers", value=cluster.workers, fix=lack.fix)
 
 
 def check_batch(config: Config) -> None:
-    """Raise InputError where a number of workers that the run may have cannot hold the global batch."""
+    """Raise InputError if some number of workers that the run may have cannot hold the global batch."""
     from medray.plan.steps import split_batch
 
     train, cluster = config.train, config.cluster
@@ -62,7 +62,7 @@ def check_batch(config: Config) -> None:
 
 
 def describe_model(config: Config) -> ModelDescription:
-    """Return what the model's own config says. Raises InputError where the run cannot have such a model."""
+    """Return the description in the model's own config. Raises InputError if the run cannot use such a model."""
     model = describe(config.model, config.data.vocab_size)
     check_model_config(config, model.config)
     auto_class(model.config)
@@ -83,15 +83,15 @@ def check_weights_and_names(config: Config, model: ModelDescription) -> None:
 
 
 def check_names(config: Config, model: dict[str, Any]) -> None:
-    """Raise InputError where the adapter or a group of the optimizer asks for modules that the model has not.
+    """Raise InputError if the adapter or a group of the optimizer asks for modules that the model does not have.
 
-    model: the dict of `config.json`. Only where the config names some: building the skeleton takes seconds.
+    model: the dict of `config.json`. The check runs only if the config names modules: building the skeleton takes seconds.
     """
     peft, groups = config.peft, config.train.optimizer.groups
     named = (
         bool(groups) or peft.type == "ia3" or (peft.type in LOW_RANK_TYPES and peft.targets != "all-linear")
     )
-    start = config.model.adapter  # brings its own modules
+    start = config.model.adapter  # it has its own modules
     if not named and start is None and config.model.init == "pretrained":
         return
     import torch

@@ -1,4 +1,6 @@
-"""A run's data: indexed before the workers start, encoded beside them, counted where the number of steps needs it."""
+"""The data of a run: indexed before the workers start, encoded while they run, and counted if the number of steps
+depends on it.
+"""
 
 from __future__ import annotations
 
@@ -33,9 +35,9 @@ DEATH = f"its process was killed more than {RESTARTS} times; is the node of the 
 
 @dataclass
 class Encoding:
-    """The pipeline's second pass, which may still run while training does. Its actor ends with it.
+    """The second pass of the pipeline, which may still run during training. Its actor ends when the pass ends.
 
-    reference is None where an earlier run has written every shard.
+    reference: None if an earlier run has written every shard.
     """
 
     sets: dict[str, TokenSet]
@@ -43,7 +45,7 @@ class Encoding:
     reference: Any = None
 
     def done(self, wait_seconds: float = 0.0) -> bool:
-        """Whether every shard is written, or the pass has failed, after at most `wait_seconds`."""
+        """Wait at most `wait_seconds`. Return whether every shard is written or the pass has failed."""
         ended = self.reference is None or bool(ray.wait([self.reference], timeout=wait_seconds)[0])
         if ended and self.pipeline is not None:
             self._report_death()
@@ -52,41 +54,41 @@ class Encoding:
         return ended
 
     def _report_death(self) -> None:
-        """Workers wait for shards, and a process that was killed too often has said nothing to them."""
+        """Tell the workers, which wait for shards, that the pipeline was killed too often to report it itself."""
         try:
             ray.get(self.reference)
         except ray.exceptions.RayActorError:
             for tokens in self.sets.values():
                 storage.write(storage.at(tokens.folder) / FAILED, json.dumps({"reason": DEATH}))
         except ray.exceptions.RayError:
-            return  # it has said so itself
+            return  # the pipeline has reported it itself
 
     def manifests(self, observer: Observer) -> dict[str, Any]:
-        """What each split holds, when all of it is there."""
+        """Return the manifest of each split. Waits until all shards are written."""
         if self.reference is None:
             return manifests(self.sets)
         found: dict[str, Any] = result_of(self.reference, observer.beat)
         return found
 
     def shards(self, split: str) -> tuple[int, int]:
-        """(written, all) shards of a split."""
+        """Return (written, all): two numbers of shards of a split."""
         tokens = self.sets[split]
         store = tokens.store()
         return sum(store.has(shard.index) for shard in tokens.index.shards), len(tokens.index.shards)
 
 
 def begin(config: Config, model: ModelDescription, observer: Observer) -> Encoding:
-    """Indexes what is not indexed yet and starts the encoding. Raises InputError for data that cannot be used."""
+    """Index what is not indexed yet, and start the encoding. Raises InputError for data that cannot be used."""
     observer.phase("data", "reading")
     found = ready(config, model.architecture, model.folder)
     if found is not None:
         encoding = Encoding(found)
     else:
-        # On the driver's node also because Ray Data's AutoscalingCoordinator, which elastic groups ask for nodes, starts
-        # beside it and stays there for good: on a worker's node it would be lost with that. A label, as Ray puts an actor
-        # without CPUs anywhere in spite of a soft affinity.
+        # The actor runs on the driver's node, also because Ray Data's AutoscalingCoordinator, which elastic groups ask for
+        # nodes, starts on the same node and stays there: it would be lost with a worker's node. A label selects the node,
+        # because Ray ignores a soft affinity for an actor without CPUs.
         here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
-        # Begun again where its process dies: what it has written is on disk.
+        # Restarted if its process dies: what it has written is on disk.
         actor = ray.remote(Pipeline).options(
             num_cpus=0, max_restarts=RESTARTS, max_task_retries=RESTARTS, label_selector=here
         )
@@ -94,12 +96,12 @@ def begin(config: Config, model: ModelDescription, observer: Observer) -> Encodi
         indexing = pipeline.index.remote()
         tokenizer = None
         if place := tokenizer_place(config, model.folder):
-            tokenizer = load_tokenizer(place)  # while it indexes
+            tokenizer = load_tokenizer(place)  # while the actor indexes
         sets: dict[str, TokenSet] = result_of(indexing, observer.beat)
         if tokenizer is None:
             tokenizer = load_tokenizer(sets["train"].tokenizer)
         keep_tokenizer(tokenizer, storage.at(sets["train"].folder).parent)
-        # To unpickle it takes a task a quarter of the time of loading it.
+        # A task unpickles the tokenizer in a quarter of the time that it takes to load it.
         encoding = Encoding(sets, pipeline, pipeline.encode.remote(pickle.dumps(tokenizer)))
     observer.phase("data", "; ".join(_described(split, tokens) for split, tokens in encoding.sets.items()))
     observer.phase("prompts", prompts_said(config))
@@ -114,48 +116,48 @@ def prepare(
     observer: Observer,
     progress: Callable[[Encoding], None] = lambda encoding: None,
 ) -> Encoding:
-    """Every shard of every split, without training. progress: called while they are written."""
+    """Write every shard of every split, without training. progress: called while they are written."""
     encoding = begin(config, model, observer)
     while not encoding.done(POLL_SECONDS):
         progress(encoding)
         observer.beat()
-    encoding.manifests(observer)  # raises where the pass has failed
+    encoding.manifests(observer)  # raises if the pass has failed
     progress(encoding)
     return encoding
 
 
 def check_first_shard(config: Config, encoding: Encoding, observer: Observer) -> None:
-    """Waits for the first shard: a loss mask that is empty is known before any worker starts."""
+    """Wait for the first shard. Raises InputError for an empty loss mask, before any worker starts."""
     tokens = encoding.sets["train"]
     store, first = tokens.store(), int(tokens.plan(config).shard_order()[0])
     while not store.has(first):
         if encoding.done(POLL_SECONDS):
-            encoding.manifests(observer)  # raises where the pass has failed
+            encoding.manifests(observer)  # raises if the pass has failed
         observer.beat()
     spec = spec_of(config.method)
     found = {task: store.counts(first, task.name, "loss_tokens") for task in spec.tasks}
     keyed = {task.key: counts for task, counts in found.items() if task.key}
     if spec.keys is not None and not any(counts.any() for counts in keyed.values()):
         raise InputError(
-            f"of {len(next(iter(found.values())))} rows none has a text for one of these keys in its rationale",
+            f"none of {len(next(iter(found.values())))} rows has a text for one of these keys in its rationale",
             key=spec.keys.key,
             value=list(keyed),
-            fix=f"{spec.keys.key}: [the keys of your data.columns.rationale]; or {spec.keys.without}",
+            fix=f"set {spec.keys.key} to the keys of your data.columns.rationale, or set {spec.keys.without}",
         )
     for task, loss_tokens in found.items():
         rows = loss_tokens[loss_tokens > 0]
         if (task.required and not len(rows)) or (len(rows) and rows.max() <= 1):
             raise InputError(
-                f"of {len(loss_tokens)} rows none has a token of the task {task.name!r} "
-                "that carries loss, besides the end token",
+                f"none of {len(loss_tokens)} rows has a token of the task {task.name!r} "
+                "that carries loss, apart from the end token",
                 key=task.limit_key,
                 value=tokens.spec.limit(task.name),
-                fix="raise the limit, or look at the column",
+                fix="raise the limit, or check the column",
             )
 
 
 def steps(config: Config, encoding: Encoding, observer: Observer) -> int:
-    """Optimizer steps of the run. Where they depend on lengths, all shards are waited for, showing progress."""
+    """Return the optimizer steps of the run. If they depend on lengths, wait for all shards and show progress."""
     plan = encoding.sets["train"].plan(config)
     if config.train.max_steps is not None:
         return config.train.max_steps
@@ -165,7 +167,7 @@ def steps(config: Config, encoding: Encoding, observer: Observer) -> int:
     while not encoding.done(POLL_SECONDS):
         written, every = encoding.shards("train")
         if written != shown:
-            observer.phase("data", f"{written} of {every} shards, whose lengths decide the number of steps")
+            observer.phase("data", f"{written} of {every} shards; the number of steps depends on their rows")
             shown = written
         observer.beat()
     encoding.manifests(observer)
@@ -176,7 +178,7 @@ def steps(config: Config, encoding: Encoding, observer: Observer) -> int:
 
 
 def result_of(reference: Any, beat: Callable[[], None]) -> Any:
-    """An actor's answer; errors of the user come out as themselves."""
+    """Return an actor's answer. Errors that medray explains are raised as they are, without Ray's wrapper."""
     try:
         while not ray.wait([reference], timeout=POLL_SECONDS)[0]:
             beat()

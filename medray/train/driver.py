@@ -1,4 +1,4 @@
-"""The driver of one run: prepares, runs the workers, evaluates the export and writes the files of the run.
+"""The driver of one run: it prepares, runs the workers, evaluates the export and writes the files of the run.
 
 It neither starts Ray nor touches signals: `cli` does.
 """
@@ -58,7 +58,7 @@ class Timings:
     parts: dict[str, float] = field(default_factory=dict)
 
     def first_step(self) -> None:
-        """Keep when the first step of this driver was heard of."""
+        """Record the time until the first step of this driver, once."""
         self.parts.setdefault("first_step", time.perf_counter() - self.began)
 
     @contextmanager
@@ -79,14 +79,14 @@ def run(
     config_file: str | Path | None = None,
     checked: ModelDescription | None = None,
 ) -> RunResult:
-    """Run `config` on the connected Ray cluster to its end, or to a stop that was asked for.
+    """Run `config` on the connected Ray cluster to its end, or until a stop is asked for.
 
-    A finished run is returned as it is. Neither starts Ray nor touches signals.
-    callbacks: Ray Train's UserCallbacks, for a search. console: is told what the run does. stop: set it, from any thread, to save
-    and end. config_file: the YAML, for a tag in MLflow. checked: what `describe_model` returned, from a caller that has made
-    all checks of `check` and knows that the run is not finished; without it both are done here.
-    Raises InputError before any worker starts, RunFailedError when the run failed, StoppedError when it was told to stop and
-    no worker had anything to save.
+    A finished run is returned as it is. This function neither starts Ray nor touches signals.
+    callbacks: Ray Train's UserCallbacks, for a search. console: shows what the run does. stop: set it, from any thread, to
+    save and end. config_file: the YAML file, for a tag in MLflow. checked: the result of `describe_model`, from a caller
+    that has made all checks of `check` and knows that the run is not finished; without it, both are done here.
+    Raises InputError before any worker starts, RunFailedError if the run failed, and StoppedError if it was told to stop
+    while no worker had anything to save.
     """
     os.umask(0o077)  # what a run leaves holds patients' text
     observer, timings = RunObserver(console, stop or StopSwitch()), Timings()
@@ -134,7 +134,7 @@ def _run(
             worker_result = fit(plan, granted, ledger, encoding, observer, callbacks)
         after: dict[str, float] = {}
         samples: list[TextSample] = []
-        if worker_result["status"] != STOPPED:  # at once: the evaluation below takes a while, and may fail
+        if worker_result["status"] != STOPPED:  # now, because the evaluation below takes a while and may fail
             write_card(plan, early_summary(plan, worker_result), encoding.manifests(observer))
         if worker_result["status"] != STOPPED and plan.validation is not None:
             observer.phase("evaluation", "the export")
@@ -146,7 +146,7 @@ def _run(
         raise
     except Exception as error:
         failure = {"status": "failed"}
-        with suppress(OSError):  # storage may be why
+        with suppress(OSError):  # storage may be the cause
             failure = write_failure(config, str(error))
         ledger.close(failure, [])
         raise

@@ -42,7 +42,7 @@ class WorkerResult:
 
 
 def load_best(plan: WorkerPlan, built: Built, news: News, retries: Retries) -> checkpoint.Checkpoint | None:
-    """Load the weights that are best by train.keep_best into the engine. Returns None where the last ones are exported."""
+    """Load the weights that are best by train.keep_best into the engine. Returns None if the last weights are exported."""
     metric = plan.config.train.keep_best
     if not metric:
         return None

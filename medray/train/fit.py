@@ -1,4 +1,4 @@
-"""Ray Train: the workers of a run from their start to their result, started again where that may help.
+"""The use of Ray Train: it runs the workers from their start to their result, and restarts them where that may help.
 
 `fit()` of Ray Train runs in a side thread, where Ray installs no signal handlers.
 """
@@ -47,7 +47,7 @@ def fit(
 ) -> dict[str, Any]:
     """Run the workers of a plan to their end and return the result of rank 0.
 
-    Raises InputError and RunFailedError, also for those that a worker has found.
+    Raises InputError and RunFailedError, including those that a worker has returned.
     """
     set_ray_train_times(plan.config.cluster)
     returned = with_restarts(
@@ -61,10 +61,10 @@ def fit(
 def with_restarts(
     start: Callable[[], dict[str, Any] | None], max_failures: int, observer: Observer
 ) -> dict[str, Any] | None:
-    """Start Ray Train, and start it again where its workers left a node or it lost what it needs itself.
+    """Start Ray Train, and start it again if its workers left a node or if its controller was lost.
 
-    Ray Train restarts a failed group. But it takes workers that leave a node for finished ones, and it does not survive
-    some deaths (`lost_controller`).
+    Ray Train restarts a failed group. But it treats workers that leave a node as finished, and it does not survive some
+    deaths (`lost_controller`).
     """
     failures = 0
     while True:
@@ -105,10 +105,10 @@ def set_ray_train_times(cluster: ClusterConfig) -> None:
     if on_loopback():  # nobody takes the only node away, and the watcher is one more process that starts
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     elastic = cluster.fewest_workers < cluster.most_workers
-    # Resources that an elastic group waits for may be those of a node that has just died: soon count them again.
+    # The resources that an elastic group waits for may be those of a node that has just died, so they are soon counted again.
     limit = min(cluster.start_timeout_seconds, ELASTIC_START_SECONDS if elastic else sys.maxsize)
     os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(limit)
-    # For a process that is stopped altogether, which cannot end itself.
+    # For a suspended process, which cannot end itself.
     os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(cluster.hang_seconds)
 
 
@@ -123,7 +123,7 @@ def fit_once(
     """Run Ray Train in a side thread and show the workers' news until it ends. Returns what rank 0 returned."""
     config = plan.config
     per_worker = {"CPU": granted.cpus} | ({"GPU": granted.gpus} if granted.gpus else {})
-    # Ray takes a range and UserCallbacks too, its annotations do not.
+    # Ray accepts a range and UserCallbacks too, but its annotations do not.
     workers: Any = config.cluster.workers
     all_callbacks: Any = [*callbacks, FailureNews(ledger.actor)]
     trainer = TorchTrainer(
@@ -156,7 +156,7 @@ def fit_once(
 
 
 def _ray_storage(folder: StoragePath) -> dict[str, Any]:
-    """Return where Ray Train keeps its own notes; it wants a path of a file system of pyarrow."""
+    """Return the storage arguments for Ray Train's own files; it needs a path on a pyarrow file system."""
     if isinstance(folder, Path):
         return {"storage_path": str(folder)}
     return {"storage_path": folder.key, "storage_filesystem": folder.filesystem}

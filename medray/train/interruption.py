@@ -18,7 +18,7 @@ from medray.train.engine import Engine
 
 STOPPED, PREEMPTED, NOTICED = "stopped", "preempted", "noticed"
 _NOTHING, _LOOK, _LEAVE, _STOP = range(4)
-# Before a node goes: time for the step that is being computed and for a checkpoint, twice what they took, and this.
+# Added to the time that is kept before a node goes, which is twice that of the last step and checkpoint.
 SPARE_SECONDS = 5.0
 
 
@@ -32,9 +32,9 @@ class Signals(Protocol):
         """Return whether all ranks have to call `preemption_time` now. Asked on rank 0."""
 
     def preemption_time(self) -> float | None:
-        """Return when a node of the workers will be taken away, in seconds since the epoch; 0 where that is not known.
+        """Return when a node of the workers will be taken away, in seconds since the epoch; 0 if that is not known.
 
-        None where all nodes stay. Collective: all ranks call it together and get the same answer.
+        None if all nodes stay. Collective: all ranks call it together and get the same answer.
         """
 
 
@@ -53,9 +53,9 @@ class Interruption:
         self._save_seconds = 0.0
 
     def asked(self, *, step_seconds: float) -> str | None:
-        """Once a step. STOPPED or PREEMPTED: save and leave. NOTICED: save and call `saved`. None: nothing new.
+        """Return the order after a step. STOPPED or PREEMPTED: save and leave. NOTICED: save and call `saved`. None: none.
 
-        step_seconds: of the last step.
+        Call it once per step. step_seconds: duration of the last step.
         """
         order = self._agreed(self._order(step_seconds) if self._engine.rank == 0 else _NOTHING)
         if order == _LOOK:
@@ -63,7 +63,7 @@ class Interruption:
         return {_STOP: STOPPED, _LEAVE: PREEMPTED}.get(order)
 
     def saved(self, seconds: float) -> None:
-        """The checkpoint that a notice asked for is complete and took so long."""
+        """Record the duration of the checkpoint that a notice asked for, when it is complete."""
         self._save_seconds = seconds
 
     def _order(self, step_seconds: float) -> int:
@@ -90,13 +90,13 @@ class Interruption:
         return NOTICED
 
     def _agreed(self, order: int) -> int:
-        """Rank 0's order, on all ranks."""
+        """Return rank 0's order, on all ranks."""
         return int(self._engine.sum(torch.tensor([float(order)], device=self._engine.device)).item())
 
 
 @contextmanager
 def killed_when_hung(seconds: int) -> Iterator[None]:
-    """Ends this process, with its stacks in the log, where what is inside takes longer."""
+    """End this process, with its stacks in the log, if the block takes longer than `seconds`."""
     faulthandler.dump_traceback_later(seconds, exit=True, file=2)
     try:
         yield

@@ -24,7 +24,7 @@ from medray.train.step import Progress
 def evaluate(
     built: Built, news: News, asked: EvalConfig, method: MethodLoss, progress: Progress, *, generate: bool
 ) -> dict[str, float]:
-    """Evaluate the validation split, and report it as that of the last step; {} where there is no such split.
+    """Evaluate the validation split, and report and return its metrics for the last step; {} without such a split.
 
     Collective. method: as in the last step. generate: also score generated text.
     """
@@ -45,7 +45,7 @@ def evaluate(
 def losses(validation: Validation, engine: Engine, method: MethodLoss, loss: TokenLoss) -> dict[str, float]:
     """Return the loss over the whole split, not smoothed, its parts, and the method's changing values such as alpha.
 
-    Raises RunFailedError, on all ranks, where no row has a token with loss: such a mean would be a perfect 0.
+    Raises RunFailedError on all ranks if no row has a token with loss, because the mean would be a perfect 0.
     """
     totals = validation.totals(method)
     if not any(totals.values()):
@@ -67,7 +67,7 @@ def losses(validation: Validation, engine: Engine, method: MethodLoss, loss: Tok
 def text_metrics(
     validation: Validation, engine: Engine, tokenizer: Any, asked: EvalConfig
 ) -> dict[str, float]:
-    """Of what the model writes for the first rows; {} where nothing is asked for."""
+    """Return the metrics of the text that the model writes for the first rows; {} if none are asked for."""
     count = min(asked.generation.rows, len(validation.rows))
     if not count or not asked.metrics:
         return {}
@@ -95,7 +95,7 @@ def text_metrics(
 def tell_unused_settings(
     validation: Validation | None, engine: Engine, asked: EvalConfig, say: Callable[[str], None]
 ) -> None:
-    """Tell which settings of the base generated metrics do not use, where there are any."""
+    """Report the generation settings of the base model that the evaluation does not use, if there are any."""
     if validation is None or not asked.numbers:
         return
     if note := unused_note(engine.model, base_settings=asked.generation.base_settings):

@@ -32,14 +32,14 @@ TRAINED = "done"
 
 
 def run(plan: WorkerPlan, reporter: Reporter) -> WorkerResult:
-    """Train to the end, or to a stop that was asked for. All ranks return the same status and progress."""
+    """Train to the end, or until a stop is asked for. All ranks return the same status and progress."""
     os.umask(0o077)  # what a run leaves holds patients' text
     news = News(reporter)
     return train(plan, build(plan, news), news)
 
 
 def train(plan: WorkerPlan, built: Built, news: News) -> WorkerResult:
-    """Resume from the newest checkpoint, train, and export where the last step was reached."""
+    """Resume from the newest checkpoint, train, and export if the last step was reached."""
     training = resume(plan, built, news)
     training.begin()
     status = training.run()
@@ -51,7 +51,7 @@ def train(plan: WorkerPlan, built: Built, news: News) -> WorkerResult:
             exported, evaluated = progress.step, training.evaluate(generate=False)
         export_model(plan, built, news)
     if built.engine.rank == 0:
-        # A checkpoint has the steps; the ledger says itself what it could not write.
+        # A checkpoint has the steps; the ledger itself reports what it could not write.
         with suppress(OSError):
             news.reporter.flush()
     return worker_result(built, news, status, progress, exported, evaluated)
@@ -70,7 +70,7 @@ def _retries(plan: WorkerPlan, built: Built, news: News) -> Retries:
 
 
 class Training:
-    """The steps of one rank. progress: where it begins, and then how far it is; nothing else of it changes."""
+    """The steps of one rank. progress: its start, then its current position; no other attribute changes."""
 
     def __init__(self, plan: WorkerPlan, built: Built, news: News, progress: Progress) -> None:
         self.plan, self.config, self.built, self.news = plan, plan.config, built, news
@@ -80,7 +80,7 @@ class Training:
         keep = 2 * window * max(len(tokens.weights), 1) + 1
         self._store = tokens.store(keep, self.config.cluster.hang_seconds)
         self._batches = tokens.plan(self.config, self._store)
-        self._without_rows: set[str] = set()  # tasks that some step had no rows of
+        self._without_rows: set[str] = set()  # tasks for which some step had no rows
         train = self.config.train
         self._writer = CheckpointWriter(
             storage.at(plan.run_folder) / "checkpoints",
@@ -92,7 +92,7 @@ class Training:
         )
 
     def begin(self) -> None:
-        """Record this attempt, and evaluate before the first step where that is asked for."""
+        """Record this attempt, and evaluate before the first step if the config asks for it."""
         if self.engine.rank == 0:
             step, workers = self.progress.step, self.engine.world_size
             attempt = {"time": time.time(), "resumed_step": step, "workers": workers}
@@ -126,7 +126,7 @@ class Training:
                     reason = None
                 metrics: dict[str, float] = {}
                 if self._evaluation_due() and not reason:
-                    # Before the checkpoint: it is not missed on resume.
+                    # Evaluated before the checkpoint, so that a resumed run does not miss it.
                     metrics = self.evaluate(generate=True)
                 if reason or step % every == 0 or metrics:
                     self._save(metrics, wait=bool(reason))
@@ -138,7 +138,7 @@ class Training:
 
     def evaluate(self, *, generate: bool) -> dict[str, float]:
         """Return the metrics of the validation split now: exact losses, and with `generate` those of generated text."""
-        method = self._method(max(self.progress.step - 1, 0))  # weighed as in the last step
+        method = self._method(max(self.progress.step - 1, 0))  # with the weights of the last step
         return live_evaluation.evaluate(
             self.built, self.news, self.config.eval, method, self.progress, generate=generate
         )

@@ -1,4 +1,4 @@
-"""News of a rank: what it reports of steps and phases, and how long its phases take."""
+"""The news of a rank: its reports of steps and phases, and the durations of its phases."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from medray.train.interruption import Signals
 
 
 class Reporter(Signals, Protocol):
-    """Receives the news of a rank. Only rank 0's step, evaluation and event calls matter; all ranks call `sync`.
+    """A receiver of a rank's news. Only rank 0's step, evaluation and event calls matter; all ranks call `sync`.
 
-    `train/worker.py` has the one for Ray.
+    `train/worker.py` has the reporter for Ray.
     """
 
     def opened(self, resumed_step: int) -> None: ...
@@ -23,7 +23,7 @@ class Reporter(Signals, Protocol):
     def flush(self) -> None:
         """Return when everything reported so far is on disk: a checkpoint must not include a step that its log lacks.
 
-        Raises OSError where that cannot be known now.
+        Raises OSError if that cannot be known now.
         """
 
     def sync(self, metrics: dict[str, Any]) -> None:
@@ -44,7 +44,7 @@ class News:
         self.event("message", text=text)
 
     def message_of(self, rank: int, text: str) -> None:
-        """Send a message that only `rank` knows; those of all other ranks are dropped unless they say so."""
+        """Send a message that only `rank` knows; it is kept even if that is not rank 0."""
         self.event("message", text=f"worker {rank}: {text}", of_any_rank=True)
 
     def event(self, kind: str, **fields: Any) -> None:

@@ -1,6 +1,6 @@
-"""Waiting for the nodes that a run needs: a driver often starts before them, under SLURM, on Kubernetes, after a requeue.
+"""The wait for the nodes that a run needs: a driver often starts before them, under SLURM, on Kubernetes, after a requeue.
 
-Nothing is decided before the wait ends (GPU or CPU, shares, threads), so that it does not depend on which node came first.
+Nothing is decided before the wait ends (GPU or CPU, shares, threads), so that no decision depends on which node came first.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ from medray.train.one_machine import on_loopback
 from medray.train.prepare import supply
 
 LOOK_SECONDS = 0.5
-VERSION_SECONDS = 60  # in which a node answers which versions it has
+VERSION_SECONDS = 60  # time limit for a node to answer with its versions
 
 
 @contextmanager
 def awaited(
     config: Config, gpus: int | None, observer: Observer, look: Callable[[], Supply] = supply
 ) -> Iterator[Supply]:
-    """What the cluster has, as soon as that is enough; what was asked of an autoscaler is withdrawn when the block ends.
+    """Wait until the cluster has enough, and yield what it has. Requests to an autoscaler are withdrawn when the block ends.
 
-    gpus: a worker's, where the run is known to compute on them; None where the cluster decides. look: asked again and
-    again for what the living nodes have. Raises InputError, by `prepare.resources`, never here: a cluster that is complete
-    and too small is given back as it is. RunFailedError where the nodes do not come in cluster.start_timeout_seconds.
+    gpus: number per worker, if the run is known to compute on GPUs; None if the cluster decides. look: called repeatedly,
+    returns what the living nodes have. A cluster that is complete and too small is yielded as it is; `prepare.resources`
+    then raises the InputError. Raises RunFailedError if the nodes do not come within cluster.start_timeout_seconds.
     """
     cluster, began, said, requested = config.cluster, time.monotonic(), None, False
     request = _request(cluster, gpus)
@@ -66,9 +66,9 @@ def awaited(
 
 
 def missing(cluster: ClusterConfig, request: Request, have: Supply, *, private: bool) -> str | None:
-    """None where the run can start or the cluster is complete, else what is asked and what is there.
+    """Return what is asked for and what is there; None if the run can start or the cluster is complete.
 
-    Nodes without CPUs and GPUs, as a head that does no work, do not count.
+    Nodes without CPUs and GPUs, such as a head that does no work, do not count.
     """
     there = [node for node in have.nodes if node.cpus or node.gpus]
     if private or (cluster.nodes is not None and len(there) >= cluster.nodes):
@@ -90,7 +90,7 @@ def _request(cluster: ClusterConfig, gpus: int | None) -> Request:
 
 
 def _request_nodes(request: Request | None) -> None:
-    """Ask an autoscaler for the workers' resources, and a CPU for data; None withdraws. Without one nothing happens."""
+    """Ask an autoscaler for the workers' resources and a CPU for data; None withdraws. No autoscaler: nothing happens."""
     from ray.autoscaler.sdk import request_resources
 
     if request is None:
@@ -103,7 +103,7 @@ def _request_nodes(request: Request | None) -> None:
 
 
 def ask_versions() -> dict[str, Any]:
-    """Begin to ask every other node which versions it has: {node's name: Ray's reference}, for `check_versions`."""
+    """Start asking the other nodes for their versions. Returns {node's name: Ray's reference}, for `check_versions`."""
     own = ray.get_runtime_context().get_node_id()
     task = ray.remote(num_cpus=0, max_retries=0)(versions)
     return {
@@ -116,7 +116,7 @@ def ask_versions() -> dict[str, Any]:
 
 
 def check_versions(asked_of: dict[str, Any]) -> None:
-    """Raises InputError with a table where a node has other versions than the driver. A node that went is no matter."""
+    """Raise InputError with a table if a node has other versions than the driver. A node that has left is ignored."""
     here, differ = versions(), []
     ray.wait(
         list(asked_of.values()), num_returns=len(asked_of), timeout=VERSION_SECONDS
@@ -144,9 +144,9 @@ def check_versions(asked_of: dict[str, Any]) -> None:
 
 
 def versions() -> dict[str, str]:
-    """Versions of what computes on this node, without importing it.
+    """Return the versions of the packages that compute on this node, without importing them.
 
-    Without the build (`+cpu`, `+cu128`): a head without GPUs may have another than the workers.
+    The build (`+cpu`, `+cu128`) is left out: a head without GPUs may have another build than the workers.
     """
     found = {"python": platform.python_version(), "medray": medray.__version__}
     for package in SAME_VERSIONS[1:]:

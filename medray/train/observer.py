@@ -1,4 +1,4 @@
-"""Observers of a run: they are told what it is doing, and hear that it was told to stop."""
+"""Observers of a run: they show what it is doing, and end its waits if it was told to stop."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from medray.errors import StoppedError
 from medray.train.stop import StopSwitch
 
-STOP_SECONDS = 15  # in which workers that wait for data may still reach the next step, and save
+STOP_SECONDS = 15  # time for workers that wait for data to reach the next step and save
 
 
 class Console(Protocol):
@@ -19,17 +19,17 @@ class Console(Protocol):
 
 
 class Observer(Protocol):
-    """A receiver of news, asked often while the run waits."""
+    """A receiver of news, called often while the run waits."""
 
     def phase(self, name: str, detail: str = "") -> None: ...
     def beat(self) -> None:
-        """Called often while something is waited for. May raise StoppedError."""
+        """Show that the run is alive. Called often during a wait; may raise StoppedError."""
 
 
 class RunObserver:
     """The observer of a whole run: it follows the workers' news and knows whether they will see a stop.
 
-    steps: of the whole run, for the console, once they are known.
+    steps: number of the whole run, for the console, as soon as it is known.
     """
 
     def __init__(self, console: Console | None, stop: StopSwitch) -> None:
@@ -37,7 +37,7 @@ class RunObserver:
         self.steps = 0
         self.stepping = False  # whether there are workers that will see a stop after their next step
         self._console = console
-        self._waits_for: str | None = None  # workers that wait for it see no stop meanwhile
+        self._waits_for: str | None = None  # what the workers wait for; they see no stop meanwhile
         self._stop_heard: float | None = None
 
     def phase(self, name: str, detail: str = "") -> None:
@@ -57,8 +57,10 @@ class RunObserver:
             self._console.show(record, total_steps=self.steps)
 
     def beat(self) -> None:
-        """Raise StoppedError where a stop was asked for that no worker would see: data are prepared, a group waits for
-        a node, an export is evaluated."""
+        """Raise StoppedError if a stop was asked for that no worker would see.
+
+        This is so while data are prepared, a group waits for a node, or an export is evaluated.
+        """
         if self._console:
             self._console.heartbeat()
         if not self.stop.reason:

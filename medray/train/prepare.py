@@ -1,4 +1,4 @@
-"""What a run asks for, held against what the cluster has: workers, batch layout, memory, precision."""
+"""The checks of what a run asks for against what the cluster has: workers, batch layout, memory, precision."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from medray.plan.resources import NodeSupply, Request, Supply, memory_shortage, 
 
 @dataclass(frozen=True)
 class Resources:
-    """The share of every worker.
+    """The number of workers and the share of each.
 
-    workers: the fewest, where the cluster decides. cpus: reserved of Ray. threads: compute threads, whatever is reserved.
+    workers: the minimum, if the cluster decides. cpus: reserved in Ray. threads: compute threads, whatever is reserved.
     """
 
     workers: int
@@ -37,7 +37,7 @@ class Resources:
 
 
 def supply() -> Supply:
-    """What the living nodes of the connected cluster have."""
+    """Return what the living nodes of the connected cluster have."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     return Supply.of(
         *(
@@ -48,7 +48,7 @@ def supply() -> Supply:
 
 
 def resources(config: Config, have: Supply) -> Resources:
-    """Raises InputError with the numbers when the cluster can never give the workers that are asked for."""
+    """Return the share of each worker. Raises InputError with the numbers if the cluster can never hold the workers."""
     cluster = config.cluster
     gpus = int(cluster.gpus if cluster.gpus is not None else have.gpus > 0)
     request = Request(cluster.fewest_workers, cluster.cpus_per_worker, gpus)
@@ -65,7 +65,7 @@ def resources(config: Config, have: Supply) -> Resources:
 
 
 def precision(config: Config, device: str) -> str:
-    """fp32, bf16 or fp16: what was asked for, else bf16 on GPUs and fp32 on CPUs."""
+    """Return fp32, bf16 or fp16. `auto` is bf16 on GPUs, and fp32 on CPUs and for AdaLoRA."""
     chosen = config.train.precision
     if chosen == "auto":
         chosen = "bf16" if device == "cuda" and config.peft.type != "adalora" else "fp32"
@@ -73,7 +73,7 @@ def precision(config: Config, device: str) -> str:
 
 
 def check_optimizer(config: Config, device: str) -> None:
-    """Raises InputError where the optimizer needs a device that the workers will not have."""
+    """Raise InputError if the optimizer needs a device that the workers will not have."""
     name = config.train.optimizer.name
     if name.startswith("paged") and device != "cuda":
         raise paged_without_gpu(name)
@@ -82,7 +82,7 @@ def check_optimizer(config: Config, device: str) -> None:
 def check_memory(
     config: Config, model: ModelDescription, have: Supply, granted: Resources, chosen: str
 ) -> str:
-    """One line of what model states take; raises InputError when they cannot fit the largest node's memory."""
+    """Return one line about the size of model states. Raises InputError if they exceed the largest node's memory."""
     count = _count(model)
     if count is None:
         return "not known for this architecture"
@@ -97,7 +97,7 @@ def check_memory(
         largest_layer=count.largest_layer,
     )
     if config.model.quantization == "nf4":
-        with suppress(ValueError):  # a family that is not known: as if it were not quantized
+        with suppress(ValueError):  # an unknown family counts as not quantized
             base = adapters.nf4_bytes(model.config, weight_bytes, double=config.model.double_quantization)
             plan = replace(plan, weights=base + weight_bytes * trainable)
     if granted.device == "cpu":
@@ -108,7 +108,7 @@ def check_memory(
             raise InputError(lack.what, key="model.name", value=model_name, fix=lack.fix)
     about = (
         "about " if config.model.preset else ""
-    )  # its tokenizer, which is not made yet, may know fewer words
+    )  # its tokenizer is not made yet, and may have a smaller vocabulary
     return f"{about}{count.total:,} parameters, {trainable:,} trained, {plan.total / 1e9:.2f} GB of model states a worker"
 
 

@@ -1,4 +1,6 @@
-"""The rows of a run against the positions of its model: known when all shards are written, before a worker starts."""
+"""The check of a run's row lengths against the positions of its model: made when all shards are written, before a worker
+starts.
+"""
 
 from __future__ import annotations
 
@@ -15,14 +17,17 @@ from medray.models.positions import Positions, positions
 from medray.train.data_phase import POLL_SECONDS, Encoding
 from medray.train.observer import Observer
 
-_MARGIN = 32  # left for the template in an advice
+_MARGIN = 32  # tokens that a suggested limit leaves for the template
 _TEMPLATE_TOKENS = 256  # more than a template and its prompts add, for a warning that waits for no shard
 
 
 @dataclass(frozen=True)
 class _Side:
-    """A sequence with positions of its own. longest: its tokens, virtual ones included. key: what bounds it, with its
-    value. answer: key and value of what bounds an answer in the same sequence."""
+    """A kind of sequence that has its own positions.
+
+    longest: tokens of the longest one, virtual tokens included. key, value: the config key that bounds it, and its value.
+    answer: key and value of the bound of an answer in the same sequence.
+    """
 
     what: str
     longest: int
@@ -33,10 +38,10 @@ class _Side:
 
 
 def check_positions(config: Config, model: dict[str, Any], encoding: Encoding, observer: Observer) -> None:
-    """Refuse rows longer than the model's positions, or say so where it would run on.
+    """Refuse rows that are longer than the model's positions; only note them if the model computes positions beyond.
 
-    model: the dict of `config.json`. Waits for all shards where the limits of the config allow longer rows than the
-    model does. Raises InputError for positions of a table: training would fail at the first such row.
+    model: the dict of `config.json`. Waits for all shards if the limits of the config allow longer rows than the model
+    does. Raises InputError if positions are a table, because training would fail at the first such row.
     """
     have = positions(model)
     if have.source is None and have.target is None:
@@ -48,7 +53,7 @@ def check_positions(config: Config, model: dict[str, Any], encoding: Encoding, o
     while not encoding.done(POLL_SECONDS):
         observer.beat()
     if encoding.reference is not None:
-        encoding.manifests(observer)  # raises where the pass has failed
+        encoding.manifests(observer)  # raises if the pass has failed
     for side in _sides(config, have, encoding):
         if side.limit is None or side.longest <= side.limit:
             continue
@@ -63,7 +68,7 @@ def check_positions(config: Config, model: dict[str, Any], encoding: Encoding, o
 
 
 def _longest_allowed(config: Config) -> int:
-    """A bound of the tokens of a row, by the config's limits alone."""
+    """Return an upper bound of the tokens of a row, from the config's limits alone."""
     data, prompts = config.data, config.data.prompts.model_dump_json()
     answer = max(
         [task.limit(data) for task in spec_of(config.method).encoded]
@@ -108,7 +113,7 @@ def _sides(config: Config, have: Positions, encoding: Encoding) -> Iterator[_Sid
 
 
 def _longest(tokens: TokenSet, task: str, *, seq2seq: bool) -> tuple[int, int]:
-    """(tokens of the longest source, or whole causal sequence; tokens of the longest target) of a split's rows."""
+    """Return (tokens of the longest source or whole causal sequence, tokens of the longest target) of a split's rows."""
     store = tokens.store()
     source = target = 0
     for shard in tokens.index.shards:
@@ -125,12 +130,12 @@ def _refusal(side: _Side) -> InputError:
         f"{side.what}: {side.longest} tokens, but the model has {side.limit} positions",
         key=side.key,
         value=side.value,
-        fix=f"{_advice(side)}, or a model with more positions",
+        fix=f"use {_advice(side)}, or a model with more positions",
     )
 
 
 def _advice(side: _Side) -> str:
-    """Limits with which the row fits."""
+    """Return limits with which the longest sequence fits, as `key: value`."""
     assert side.limit is not None
     fitting = side.value - (side.longest - side.limit)
     if side.answer is None:

@@ -1,4 +1,4 @@
-"""The ledger actor of a run as its driver uses it. Its death, or a server of MLflow that hangs, never ends the run."""
+"""The ledger actor of a run, as the driver uses it. Its death, or an MLflow server that hangs, never ends the run."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ CLOSE_SECONDS = 90  # more than the ledger takes in any case
 
 
 class RunLedger:
-    """The ledger's news go to the observer. on_step: called at each step that is heard of."""
+    """The ledger actor; its news go to the observer. on_step: called at each step in the news."""
 
     def __init__(self, actor: Any, observer: RunObserver, on_step: Callable[[], None]) -> None:
         self.actor = actor
         self._observer, self._on_step = observer, on_step
-        self._shown = 0  # of its news
+        self._shown = 0  # index of the last news that was shown
 
     def show_news(self) -> None:
         try:

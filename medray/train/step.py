@@ -1,5 +1,7 @@
-"""One optimizer step: a rank's micro-batches through the model and the loss into the engine. Imports neither Ray nor
-tracking."""
+"""One optimizer step: it passes the micro-batches of a rank through model and loss to the engine.
+
+Imports neither Ray nor tracking.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,7 @@ from medray.train.engine import Engine
 
 @dataclass
 class Progress:
-    """What a run has done so far; goes into every checkpoint. order: chained SHA-256 of all ids in their order.
+    """The progress of a run, which every checkpoint contains. order: chained SHA-256 of all ids in their order.
 
     evaluated: the last step after which the validation split was evaluated.
     """
@@ -56,16 +58,17 @@ def train_step(
     seq2seq: bool,
     loss: TokenLoss = PLAIN,
 ) -> dict[str, Any]:
-    """Runs 0-based `step` and returns its record: losses of the whole global batch, equal on all ranks.
+    """Run the 0-based `step` and return its record: losses of the whole global batch, equal on all ranks.
 
-    The loss is what is minimized, smoothed where it is. lr is read back from the optimizer, lr/… that of each group.
-    computed_tokens counts the places that were computed, padding and weightless rows too.
+    The loss is the one that is minimized, with label smoothing if the run has it. lr is read back from the optimizer, and
+    lr/… is that of each group. computed_tokens counts the positions that were computed, with padding and rows without
+    weight.
     """
     began = time.perf_counter()
     engine.model.train()
     terms, denominators = method.terms, prepared.denominators
     factors = method.factors(denominators)
-    # Of each term; then the loss itself, and the places.
+    # One sum per term; then the loss itself, and the number of positions.
     sums = torch.zeros(len(terms) + 2, dtype=torch.float64, device=engine.device)
     forwards = (micro for parts in prepared.micro for micro in parts)
     for number, micro in enumerate(forwards):
@@ -101,7 +104,7 @@ def train_step(
 
 
 def check_finite(record: dict[str, Any], *, fp16: bool) -> None:
-    """Raises RunFailedError for a loss or gradient that is no number: it is the same on all ranks, so all stop here.
+    """Raise RunFailedError for a loss or gradient norm that is not finite. All ranks have the same, so all stop here.
 
     In fp16 an overflow is part of the loss scaling: that step is skipped, and its norm is not known.
     """
@@ -118,7 +121,10 @@ def check_finite(record: dict[str, Any], *, fp16: bool) -> None:
 
 
 def _rates(in_force: Mapping[str, float], scheduled: float) -> dict[str, float]:
-    """lr, and lr/pattern of each group, as a metric's name can be. lr: as scheduled where groups have all parameters."""
+    """Return lr, and lr/pattern of each group in the characters of a metric's name.
+
+    scheduled: the value of lr if the groups contain all parameters.
+    """
     named: dict[str, float] = {}
     for match, rate in in_force.items():
         if match:
@@ -128,7 +134,7 @@ def _rates(in_force: Mapping[str, float], scheduled: float) -> dict[str, float]:
 
 
 def _micro_batch_factors(method: MethodLoss, micro: AnyMicroBatch, micro_batches: int) -> dict[str, float]:
-    """The factors of one micro-batch alone: its own means, averaged over the micro-batches of the step."""
+    """Return the factors of one micro-batch alone: its own means, averaged over the micro-batches of the step."""
     factors = method.factors(method.denominators(count_loss_tokens(micro, method)))
     return {term: factor / micro_batches for term, factor in factors.items()}
 

@@ -1,6 +1,6 @@
-"""That a run shall stop: by a signal, or on request through a file in its folder.
+"""The ways to stop a run: a signal, or a request through a file in its folder.
 
-Imports nothing heavy: signals are heard before Ray and torch are imported.
+Imports nothing heavy, because signals must be handled before Ray and torch are imported.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
     from medray.storage import StoragePath
 
 FILE = "stop"
-FOLDER_SECONDS, BUCKET_SECONDS = 2.0, 10.0  # between two looks
+FOLDER_SECONDS, BUCKET_SECONDS = 2.0, 10.0  # between two checks for the file
 LARGEST_FILE = 4096  # bytes
-ON_REQUEST = 76  # exit code: do not run me again by yourself
+ON_REQUEST = 76  # exit code: whatever started the run must not start it again by itself
 _SIGNAL_CODES = {2: 130, 15: 75, 10: 75}  # SIGINT, SIGTERM, SIGUSR1
 
 
 class StopSwitch:
-    """The driver passes it on to the ledger, and rank 0 reads it there.
+    """The switch that stops a run. The driver passes it on to the ledger, and rank 0 reads it there.
 
-    signal: the last one, 0 until there was one. on_request: whether the stop file asks for it.
+    signal: number of the last signal, 0 if there was none. on_request: whether the stop file asks for a stop.
     """
 
     def __init__(self) -> None:
@@ -44,14 +44,14 @@ class StopSwitch:
 
     @property
     def exit_code(self) -> int:
-        """Of a run that has stopped. A request wins: whoever asked does not want the run to be started again."""
+        """Return the exit code of a stopped run. A request takes precedence: whoever asked wants no automatic restart."""
         return ON_REQUEST if self.on_request else _SIGNAL_CODES.get(self.signal, 1)
 
 
 def ask(folder: StoragePath, now: float | None = None) -> StoragePath:
     """Ask the run of `folder` to save and end, wherever it runs. Returns the file.
 
-    Raises InputError where a file of that name is not a request of medray, OSError as `storage.write`.
+    Raises InputError if a file of that name is not a request of medray, and OSError as `storage.write` does.
     """
     from medray import storage
     from medray.errors import InputError
@@ -66,10 +66,10 @@ def ask(folder: StoragePath, now: float | None = None) -> StoragePath:
 
 
 def asked_at(folder: StoragePath) -> float | None:
-    """When a stop was asked for, in seconds since the epoch and not later than now; None where it was not.
+    """Return when a stop was asked for, in seconds since the epoch and not later than now; None if it was not.
 
-    An empty file, which a hand made by touch, counts from when it was written. Any other file of that name is no request.
-    Raises OSError where storage cannot be asked.
+    An empty file, which a user made with `touch`, counts from when it was written. Any other file of that name is not a
+    request. Raises OSError if storage cannot be reached.
     """
     from medray import storage
     from medray.errors import InputError
@@ -84,16 +84,16 @@ def asked_at(folder: StoragePath) -> float | None:
     if not text.strip():
         return min(file.stat().st_mtime, now) if isinstance(file, Path) else now
     with suppress(ValueError, LookupError, TypeError):
-        return min(float(json.loads(text)["time"]), now)  # the clock of who asked may be ahead
+        return min(float(json.loads(text)["time"]), now)  # the clock of whoever asked may be ahead
     return None
 
 
 def begin(folder: StoragePath, launched_at: float | None) -> float | None:
-    """When a stop was asked for that holds for this start, else None.
+    """Return when a stop was asked for that applies to this start, else None.
 
-    launched_at: seconds since the epoch when a launcher submitted it: what was asked later, while it waited in a queue,
-    holds. None for a start by hand, for which nothing does. What does not hold is removed.
-    Raises OSError where storage cannot be asked.
+    launched_at: when a launcher submitted this start, in seconds since the epoch. A request made later, while the start
+    waited in a queue, applies. None: a start by hand, to which no request applies. A request that does not apply is
+    removed. Raises OSError if storage cannot be reached.
     """
     asked = asked_at(folder)
     if asked is None:
@@ -106,13 +106,13 @@ def begin(folder: StoragePath, launched_at: float | None) -> float | None:
 
 @contextmanager
 def watching(folder: StoragePath, switch: StopSwitch, seconds: float | None = None) -> Iterator[None]:
-    """Looks for the file again and again, beside whatever the driver waits for, and sets `switch`."""
+    """Check for the file repeatedly in a side thread, whatever the driver waits for, and set `switch` if it exists."""
     pause = seconds or (FOLDER_SECONDS if isinstance(folder, Path) else BUCKET_SECONDS)
     ended = threading.Event()
 
     def look() -> None:
         while not switch.on_request and not ended.wait(pause):
-            with suppress(OSError):  # storage that is away for a while
+            with suppress(OSError):  # storage may be unreachable for a while
                 switch.on_request = asked_at(folder) is not None
 
     thread = threading.Thread(target=look, name="stop-file", daemon=True)

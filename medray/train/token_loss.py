@@ -1,4 +1,4 @@
-"""How this run computes its loss: smoothed or not, and for how many tokens at once. Asked of the live model once."""
+"""The choice of how a run computes its loss: smoothed or not, and for how many tokens at once. Probes the model once."""
 
 from __future__ import annotations
 
@@ -15,14 +15,17 @@ from medray.train.engine import Engine
 
 
 def token_loss(config: Config, engine: Engine, *, seq2seq: bool, say: Callable[[str], None]) -> TokenLoss:
-    """Collective. Raises InputError where chunks are asked for and the model's head cannot be run on them."""
+    """Return how this run computes its loss. Collective.
+
+    Raises InputError if the config asks for chunks and the model's head cannot be run on them.
+    """
     train, vocabulary = config.train, vocabulary_size(engine.model)
     # A forward for encodings makes all logits at once.
     whole = spec_of(config.method).encodings is not None
     chosen = chosen_chunk(0 if whole else train.loss_chunk_tokens, vocabulary)
     if (chunk := chosen.chunk_tokens) is not None:
         if _most_tokens(config, engine.world_size) <= chosen.more_than:
-            chosen = TokenLoss()  # no micro-batch is so large
+            chosen = TokenLoss()  # no micro-batch is that large
         elif takes_losses(engine.model, engine.device, seq2seq=seq2seq):
             say(
                 f"the loss of a micro-batch of more than {max(chosen.more_than, chunk):,} tokens is computed {chunk:,} at a "
@@ -30,11 +33,11 @@ def token_loss(config: Config, engine: Engine, *, seq2seq: bool, say: Callable[[
             )
         elif train.loss_chunk_tokens is not None:
             raise InputError(
-                "this model does something to its logits behind a head that is a module of its own, or has an adapter "
-                "in it under ZeRO stage 3: its loss needs all of them at once",
+                "this model changes its logits after a head that is a separate module, or has an adapter in its head "
+                "under ZeRO stage 3: its loss needs all logits at once",
                 key="train.loss_chunk_tokens",
                 value=train.loss_chunk_tokens,
-                fix="train.loss_chunk_tokens: null",
+                fix="set train.loss_chunk_tokens: null",
             )
         else:
             chosen = TokenLoss()
@@ -42,7 +45,7 @@ def token_loss(config: Config, engine: Engine, *, seq2seq: bool, say: Callable[[
 
 
 def _most_tokens(config: Config, world_size: int) -> int:
-    """That one forward can have, in training or evaluation, at most."""
+    """Return the most tokens that one forward can have, in training or evaluation."""
     data = config.data
     row = data.max_input_tokens + max(task.limit(data) for task in spec_of(config.method).encoded)
     rows = max(batch_layout(config.train, world_size).micro_batch_size, config.eval.batch_size)

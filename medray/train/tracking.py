@@ -1,4 +1,4 @@
-"""What a run's config says of MLflow, and what MLflow still lacks of a run that is done."""
+"""The MLflow settings of a run, and the sending of what MLflow still lacks of a finished run."""
 
 from __future__ import annotations
 
@@ -22,13 +22,16 @@ from medray.train.run_folder import lock
 from medray.train.run_folder.changes import flat
 from medray.train.run_folder.files import RunResult, folder_of
 
-GIT_SECONDS = 5  # of a repository on a slow disk; a tag is not worth more
+GIT_SECONDS = 5  # enough for a repository on a slow disk; a tag is not worth more
 
 
 def tracking_spec(config: Config, config_file: str | Path | None = None) -> TrackingSpec:
-    """Where this run's numbers go. config_file: the YAML, whose git commit becomes a tag where it has one."""
+    """Return where the metrics of this run are sent, and under which names.
+
+    config_file: the YAML file; if it is in a git repository, the commit becomes a tag.
+    """
     tracking, run = config.tracking, config.run
-    # Of a run on S3 the config names one: config/checks/__init__.py
+    # The config of a run on S3 must have a URI: config/checks/__init__.py
     uri = (
         tracking.uri
         or os.environ.get(TRACKING_URI)
@@ -53,7 +56,7 @@ def tracking_spec(config: Config, config_file: str | Path | None = None) -> Trac
 
 
 def git_commit(folder: Path) -> str | None:
-    """Return the commit that is checked out in `folder`, or None where git does not say."""
+    """Return the commit that is checked out in `folder`, or None if git cannot tell."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     try:
         done = subprocess.run(
@@ -71,7 +74,7 @@ def git_commit(folder: Path) -> str | None:
 
 
 def _tokens_of(folder: StoragePath) -> str | None:
-    """The fingerprint of the tokens that a run trains on, as data.json in its folder has it."""
+    """Return the fingerprint of the tokens that a run trains on, from data.json in its folder; None if it has none."""
     try:
         tokens = str(json.loads((folder / "data.json").read_text())["tokens"])
     except (OSError, ValueError, LookupError, TypeError):
@@ -80,7 +83,7 @@ def _tokens_of(folder: StoragePath) -> str | None:
 
 
 def _dataset_name(config: Config) -> str:
-    """The published set's name, or the names of the files; of a URL no query, which may hold credentials."""
+    """Return the name of the published data set, or those of the files, without a URL's query: it may hold credentials."""
     data = config.data
     paths = [without_userinfo(entry.path).partition("?")[0] for entry in data.train]
     files = [path.rstrip("/").rpartition("/")[2] for path in paths]
@@ -88,7 +91,7 @@ def _dataset_name(config: Config) -> str:
 
 
 def artifacts(folder: StoragePath) -> list[str]:
-    """The files of a run folder that MLflow gets at its end."""
+    """Return the files of a run folder that MLflow gets at the end of the run."""
     return [str(folder / name) for name in ("config.yaml", "summary.json", "report.html")]
 
 
@@ -98,9 +101,9 @@ def send_unsent(
     phase: Callable[[str, str], None],
     config_file: str | Path | None = None,
 ) -> None:
-    """Gives MLflow what it lacks of a run that is done, and says so; does not need Ray.
+    """Send MLflow what it lacks of a finished run, and say so. Does not need Ray.
 
-    phase: prints a name and a sentence. Raises nothing on account of MLflow or storage: the next start tries again.
+    phase: prints a name and a sentence. Failures of MLflow or storage raise nothing: the next start tries again.
     """
     try:
         if not config.tracking.enabled or not (done.folder / UNSENT_FILE).exists():

@@ -240,7 +240,7 @@ def test_bad_rows_are_counted_and_stop_past_the_limit(connected: Any, tmp_path: 
 
 @pytest.mark.long
 def test_a_task_without_a_token_of_loss_is_refused_before_any_worker(connected: Any, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="none has a token of the task 'label' that carries loss"):
+    with pytest.raises(InputError, match="has a token of the task 'label' that carries loss"):
         train.run(config(tmp_path, "wrong", data={"max_label_tokens": 1}))
     assert not (tmp_path / "runs" / "wrong" / "attempts.jsonl").exists()
 

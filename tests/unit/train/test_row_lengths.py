@@ -98,7 +98,7 @@ def test_each_half_of_an_encoder_decoder_has_its_own(tmp_path: Path) -> None:
     assert notes(tmp_path, sets, BART | {"max_position_embeddings": source}) == []
     with pytest.raises(InputError, match=rf"the longest input .* {source} tokens") as caught:
         notes(tmp_path, sets, BART | {"max_position_embeddings": source - 1})
-    assert str(caught.value.fix).startswith("data.max_input_tokens: ")
+    assert str(caught.value.fix).startswith("use data.max_input_tokens: ")
     led = BART | {"model_type": "led", "attention_window": 8, "max_encoder_position_embeddings": 200}
     with pytest.raises(InputError, match=rf"the longest target .* {target} tokens"):
         notes(tmp_path, sets, led | {"max_decoder_position_embeddings": target - 1})
