@@ -1,4 +1,4 @@
-"""Rows of token ids put together from pieces, all rows of a batch at once."""
+"""Assembly of rows of token ids from pieces, for all rows of a batch at once."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from medray.data.encode.text_ids import Kind, TextIds
 
 
 class TextTable:
-    """The distinct texts of a batch of records and their ids: each text is tokenized once, however many tasks read it."""
+    """The distinct texts of a batch of records and their ids. A text that several tasks read is tokenized once."""
 
     def __init__(self, ids: TextIds) -> None:
         self._ids = ids
@@ -22,7 +22,7 @@ class TextTable:
         self.lengths: list[int] = []
 
     def add(self, kind: Kind, text: str) -> int:
-        """The number of a text; its ids are known after `tokenize`."""
+        """Return the number of a text. Its ids are known after `tokenize`."""
         number = self._numbers.get((kind, text))
         if number is None:
             number = self._numbers[kind, text] = len(self._numbers)
@@ -30,18 +30,18 @@ class TextTable:
         return number
 
     def number(self, kind: Kind, text: str) -> int:
-        """As `add`, of a text whose length is asked for next."""
+        """Return the number of a text, tokenized first if necessary, so that its length is known."""
         number = self.add(kind, text)
         if self._pending:
             self.tokenize()
         return number
 
     def length(self, number: int) -> int:
-        """Ids of a text."""
+        """Return how many ids a tokenized text has."""
         return self.lengths[number]
 
     def tokenize(self) -> None:
-        """Finds the ids of all texts that were added since the last call."""
+        """Tokenize all texts that were added since the last call."""
         missing = len(self._numbers) - len(self.starts)
         self.starts += [0] * missing
         self.lengths += [0] * missing
@@ -55,21 +55,22 @@ class TextTable:
         self._pending = {}
 
     def pool(self) -> np.ndarray:
-        """The ids of all texts, int32; text n is at starts[n]."""
+        """Return the ids of all texts, int32. Those of text n begin at index starts[n]."""
         self._found = [np.concatenate(self._found)] if self._found else [np.empty(0, np.int32)]
         return self._found[0]
 
 
 class RowIds:
-    """One row of ids after the other: `add_*` for each piece of a row, then `close`."""
+    """A builder of rows of ids, one row after the other: call `add_*` for each piece of a row, then `close`."""
 
     def __init__(self, table: TextTable) -> None:
         self._table = table
-        self._fixed: dict[tuple[int, ...], int] = {}  # where the ids of a fixed piece begin, before all texts
+        self._fixed: dict[
+            tuple[int, ...], int
+        ] = {}  # index of the first id of a fixed piece; fixed pieces precede all texts
         self._fixed_size = 0
-        self._starts: list[
-            int
-        ] = []  # of a text's piece its place in the table's ids, of a fixed one -1 - its place
+        # Per piece: the index of its first id in the table's ids; for a fixed piece, -1 minus the index.
+        self._starts: list[int] = []
         self._lengths: list[int] = []
         self._pieces: list[int] = []
 
@@ -82,7 +83,7 @@ class RowIds:
         self._lengths.append(len(ids))
 
     def add_text(self, number: int, length: int) -> None:
-        """The first `length` ids of text `number`."""
+        """Add the first `length` ids of text `number`."""
         self._starts.append(self._table.starts[number])
         self._lengths.append(length)
 
@@ -90,12 +91,12 @@ class RowIds:
         self._pieces.append(len(self._starts))
 
     def finish(self) -> tuple[np.ndarray, np.ndarray]:
-        """(ids int32 [sum of lengths], ends int64 [rows], cumulative)."""
+        """Return the ids of all rows, int32 [sum of lengths], and the end of each row in them, int64 [rows]."""
         fixed = np.fromiter(chain.from_iterable(self._fixed), np.int32, self._fixed_size)
         pool = np.concatenate([fixed, self._table.pool()])
         starts, lengths = np.array(self._starts, np.int64), np.array(self._lengths, np.int64)
         starts = np.where(starts < 0, -1 - starts, starts + self._fixed_size)
         ends = np.concatenate([[0], np.cumsum(lengths)])
-        # Id number i of the result is id starts[p] + (i - ends[p]) of the pool, where p is the piece that holds it.
+        # Id i of the result is id starts[p] + (i - ends[p]) of the pool, where p is the piece that contains it.
         places = np.arange(ends[-1]) + np.repeat(starts - ends[:-1], lengths)
         return pool[places], ends[np.array(self._pieces, np.int64)]

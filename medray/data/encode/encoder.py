@@ -1,11 +1,10 @@
-"""Records to tokens: for each task flat arrays of ids and of what carries loss, the same for training and inference.
+"""Encoding of records: flat arrays of token ids and of loss spans for each task, the same for training and inference.
 
-A causal model reads one sequence: what stands before an answer, then the answer and the end of its turn. All pieces are
-tokenized apart, so the ids before an answer are those that inference will see, and the loss mask is a pair of numbers a
-span, never a search in padded text. An encoder-decoder reads what stands before the answer as its source and writes the
-answer as its labels.
+A causal model reads one sequence: the prompt, the answer, and the end of the answer's turn. All pieces are tokenized
+separately, so the ids before an answer are those that inference will see, and the loss mask is a (start, end) pair per
+span, never a search in padded text. An encoder-decoder reads the prompt as its source and writes the answer as its labels.
 
-The texts of a batch of records are tokenized in one go and put together by NumPy: no step is taken token by token.
+The texts of a batch of records are tokenized in one call and assembled by NumPy. Python never loops over tokens.
 """
 
 from __future__ import annotations
@@ -41,10 +40,11 @@ ENCODER_VERSION = 3
 class TaskColumns:
     """One task of a batch of records, as flat arrays; a row without the task has no ids.
 
-    input_ids: int32 [sum of lengths]: causal: the whole sequence; seq2seq: the source. input_ends: int64 [rows],
-    cumulative. targets: int32: seq2seq: the target's tokens; causal: flat (start, end) pairs of the spans of the row's
-    input_ids that carry loss, start at least 1; the last span is the answer that generation would write. target_ends:
-    int64 [rows], cumulative. cut: bool [rows]: input or target was cut, or the row has no label to learn.
+    input_ids: int32 [sum of lengths]; for a causal model the whole sequence, for seq2seq the source. input_ends: int64
+    [rows], cumulative. targets: int32; for seq2seq the target's tokens, for a causal model flat (start, end) pairs of
+    the spans of the row's input_ids that carry loss. A start is at least 1, and the last span is the answer that
+    generation would write. target_ends: int64 [rows], cumulative. cut: bool [rows], whether input or target was cut or
+    the row has no label to learn.
     """
 
     input_ids: np.ndarray
@@ -56,7 +56,7 @@ class TaskColumns:
 
 @dataclass(frozen=True)
 class _Fit:
-    """A frame with the number of ids that each of its texts keeps. numbers: of the texts in the batch's table."""
+    """A frame, and how many ids each of its texts keeps. numbers: the texts' numbers in the batch's table."""
 
     frame: Frame
     numbers: list[int]
@@ -65,15 +65,15 @@ class _Fit:
 
 
 class Encoder:
-    """Encodes records with one tokenizer; made inside the process that uses it.
+    """An encoder of records with one tokenizer. Create it in the process that uses it.
 
-    Raises InputError where the tokenizer's template cannot be used.
+    Raises InputError if the tokenizer's template cannot be used.
     """
 
     def __init__(self, tokenizer: Any, spec: EncodeSpec) -> None:
         self.spec, self._causal = spec, spec.architecture == "causal"
         self._ids = TextIds(tokenizer)
-        # Of an encoder-decoder, whose tokenizer may wrap inputs and targets in other tokens (mBART: language codes).
+        # An encoder-decoder's tokenizer may wrap inputs and targets in different tokens (mBART: language codes).
         before, self._after_input = ([], []) if self._causal else self._ids.around(target=False)
         self._target = ([], []) if self._causal else self._ids.around(target=True)
         template = Template(tokenizer, spec.template, spec.architecture)
@@ -85,11 +85,11 @@ class Encoder:
         if self._reasoning and any(
             isinstance(part, int) for mark in self._reasoning.marks for part in self._ids.split(mark)
         ):
-            self._reasoning = None  # a row's text holds no control token, so it cannot hold these marks
+            self._reasoning = None  # a row's text contains no control token, so it cannot contain these marks
         self._drops_earlier = drops_earlier_reasoning(template) if self._reasons else False
 
     def encode(self, records: Sequence[Record]) -> dict[str, TaskColumns]:
-        """The columns of every task, rows in the order of `records`."""
+        """Return the columns of every task, with rows in the order of `records`."""
         table = TextTable(self._ids)
         found = {
             task: [self._thought(reading(record, task, self.spec)) for record in records]
@@ -105,9 +105,10 @@ class Encoder:
         return {task: self._columns(task, rows, table) for task, rows in found.items()}
 
     def _thought(self, one: PromptAndAnswer | None) -> PromptAndAnswer | None:
-        """A reading whose texts hold their reasoning as the template itself renders it.
+        """Return a prompt and answer whose reasoning is written as the template itself writes it.
 
-        Raises InputError for an answer with reasoning that the template drops, or that cannot be shown as it does.
+        Raises InputError for an answer with reasoning if the template drops it, or writes it in a way that training
+        cannot repeat.
         """
         if one is None or not self._reasons:
             return one
@@ -130,12 +131,12 @@ class Encoder:
 
     def _no_reasoning(self, what: str) -> InputError:
         return InputError(
-            f"{what} (<think> or reasoning_content), which this template drops, or writes with control tokens or in "
-            "another place, which training cannot repeat",
+            f"{what} (<think> or reasoning_content), which this template drops, or writes with control tokens or at "
+            "another position, which training cannot repeat",
             key="data.template",
             value=self.spec.template.partition("\n")[0][:80],
-            fix="data.template: chatml, or a Jinja file that renders reasoning_content with plain marks such as "
-            "<think>; or take the reasoning out of the rows",
+            fix="use data.template: chatml, or a Jinja file that renders reasoning_content with plain marks such as "
+            "<think>; or remove the reasoning from the rows",
         )
 
     def _columns(self, task: str, rows: list[PromptAndAnswer | None], table: TextTable) -> TaskColumns:
@@ -145,8 +146,8 @@ class Encoder:
         for number, one in enumerate(rows):
             fit = None if one is None or self._is_left_out(one, task, table) else self._fit(one, task, table)
             if one is None or fit is None:
-                # A rationale that a record does not have is no loss; an answer that is required, is empty or fits no
-                # template is one.
+                # A rationale that a record lacks does not count as cut. An answer does that is required, or that the
+                # record has but the row cannot contain.
                 cut[number] = one is not None or split_task(task)[0] in self.spec.required
             elif self._causal:
                 cut[number] = fit.cut
@@ -163,7 +164,7 @@ class Encoder:
         return TaskColumns(ids, id_ends, *targets.finish(), cut)
 
     def _is_left_out(self, one: PromptAndAnswer, task: str, table: TextTable) -> bool:
-        """Whether the answer is longer than its limit and must not be cut."""
+        """Return whether the answer is longer than its limit and must not be cut."""
         if split_task(task)[0] not in self.spec.whole:
             return False
         limit = self.spec.limit(task)
@@ -178,7 +179,7 @@ class Encoder:
         return table.length(number) + _end_after(frame, last) > limit
 
     def _add(self, fit: _Fit, one: PromptAndAnswer, row: RowIds) -> list[int]:
-        """Adds the pieces of a row, and returns the flat spans that carry loss (causal)."""
+        """Add the pieces of a row and return the flat spans that carry loss; [] for an encoder-decoder."""
         spans: list[int] = []
         last = sum(isinstance(piece, Gap) for piece in fit.frame) - 1
         only_last = one.last_only or one.thinking or self.spec.train_turns == "last"
@@ -203,12 +204,12 @@ class Encoder:
             row.add_fixed(tuple(self._after_input))
             return []
         if self.spec.train_on == "all" and not one.last_only:
-            # Two spans: the last still begins where generation does.
+            # Use two spans, so that the last one still begins where generation does.
             return [1, spans[-2], *spans[-2:]] if spans[-2] > 1 else spans[-2:]
         return spans
 
     def _add_target(self, one: PromptAndAnswer, task: str, row: RowIds, table: TextTable) -> bool:
-        """Adds an encoder-decoder's target as `tokenizer(text_target=…)` makes it; whether it was cut."""
+        """Add an encoder-decoder's target as `tokenizer(text_target=…)` makes it. Return whether it was cut."""
         before, after = self._target
         limit = max(self.spec.limit(task) - len(before) - len(after), 0)
         number = table.number("target", one.answer)
@@ -221,7 +222,7 @@ class Encoder:
     def _frame(
         self, one: PromptAndAnswer, turns: tuple[Turn, ...] | None = None
     ) -> tuple[Frame | None, list[str]]:
-        """The frame of a reading, with the texts for its gaps."""
+        """Return the frame of a prompt and answer, with the texts for its gaps."""
         turns = one.turns if turns is None else turns
         if self._causal:
             turns = (*turns, Turn("assistant", "", one.answer))
@@ -232,7 +233,7 @@ class Encoder:
         return self._frames.question(made), texts
 
     def _fit(self, one: PromptAndAnswer, task: str, table: TextTable) -> _Fit | None:
-        """What is left of a reading within its limits; None where the template cannot show it."""
+        """Return a prompt and answer cut to their limits; None if the template cannot show them."""
         turns, dropped = one.turns, False
         while True:
             frame, texts = self._frame(one, turns)
@@ -256,7 +257,7 @@ class Encoder:
         *,
         last_resort: bool,
     ) -> _Fit | None:
-        """Cuts answers at their limit and the input at its own; None where turns have to be left out first."""
+        """Cut answers and the input at their limits. Return None if turns must be left out first."""
         gaps, limit = _gaps(frame), self.spec.limit(task)
         whole = [table.length(number) for number in numbers]
         kept, budget = list(whole), self.spec.max_input_tokens
@@ -271,7 +272,7 @@ class Encoder:
             over = fixed + sum(kept[:before]) - budget
             if over > 0 and not last_resort:
                 return None
-            # The last question loses its end first, then a long system message; the answer is never touched.
+            # Cut the end of the last question first, then a long system message; never an answer.
             for place in sorted(range(before), key=lambda place: (gaps[place].role == "system", -place)):
                 if over > 0 and gaps[place].role != "assistant":
                     taken = min(over, max(kept[place] - gaps[place].lead_tokens, 0))
@@ -284,14 +285,14 @@ def _gaps(frame: Frame) -> list[Gap]:
 
 
 def _end_after(frame: Frame, place: int) -> int:
-    """Ids of the end of turn after gap `place`."""
+    """Return how many ids the end of turn after gap number `place` has."""
     at = [number for number, piece in enumerate(frame) if isinstance(piece, Gap)][place] + 1
     piece = frame[at] if at < len(frame) else None
     return len(piece.ids) if isinstance(piece, Fixed) and piece.end else 0
 
 
 def _fixed_before(frame: Frame, gaps: int) -> int:
-    """Ids of the template before gap number `gaps`, or of the whole frame if it has no more than that."""
+    """Return how many ids of the template precede gap `gaps`; those of the whole frame if it has no more gaps."""
     total = seen = 0
     for piece in frame:
         if isinstance(piece, Fixed):
@@ -304,7 +305,7 @@ def _fixed_before(frame: Frame, gaps: int) -> int:
 
 
 def _without_oldest(turns: tuple[Turn, ...]) -> tuple[Turn, ...] | None:
-    """The conversation without its oldest question and answer, the system message kept; None where one is left."""
+    """Return the conversation without its oldest question and answer; None if only one is left. Keeps the system message."""
     head = 1 if turns and turns[0].role == "system" else 0
     following = (at for at in range(head + 1, len(turns)) if turns[at].role == "user")
     at = next(following, None)

@@ -1,7 +1,7 @@
-"""A conversation taken apart: what the template says, where the record's texts go, and what carries loss.
+"""Frames of conversations: the template's own tokens, the gaps for a record's texts, and which of them carry loss.
 
-The template is rendered once for each shape of conversation, with a mark in place of each text of a record, and cut at
-the marks. What is left is tokenized once; a record then only fills the gaps.
+The template is rendered once for each shape of conversation, with a mark instead of each text of a record, and split at
+the marks. The parts between the marks are tokenized once; a record then only fills the gaps.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from medray.data.encode.text_ids import Kind, TextIds
 from medray.data.reasoning import Reasoning
 from medray.errors import InputError
 
-_MARK = "\u2402medray-{}\u2403"  # stands for a text while a template is taken apart; no corpus holds it
+_MARK = "\u2402medray-{}\u2403"  # replaces a text while a template is split; no corpus contains it
 _MARKS = re.compile(_MARK.format("([0-9]+)"))
-_MARGIN = "\n \n"  # put around a mark to see whether the template strips a text
+_MARGIN = "\n \n"  # put around a mark to find out whether the template strips a text
 
 
 @dataclass(frozen=True)
 class Fixed:
-    """Ids that are the same in every conversation of a shape. end: of an assistant's turn, trained with its answer."""
+    """Ids that are the same in every conversation of a shape. end: they end an assistant's turn and are trained with it."""
 
     ids: tuple[int, ...]
     end: bool = False
@@ -32,10 +32,11 @@ class Fixed:
 
 @dataclass(frozen=True)
 class Gap:
-    """Where text number `number` of the shape goes, in the order of its turns.
+    """A gap in a frame, which a text of the record fills. number: index of the text, in the order of the turns.
 
-    lead: white space of the template that is tokenized with the text, as the tokenizer would do in the whole.
-    lead_tokens: how many more ids that makes. left, right: whether the template strips the text on that side.
+    lead: white space of the template that is tokenized together with the text, as the tokenizer does in a whole text.
+    lead_tokens: number of ids that it adds. left, right: whether the template strips the text on that side. trained:
+    whether the text carries loss if it is an answer.
     """
 
     number: int
@@ -48,13 +49,13 @@ class Gap:
     trained: bool = True
 
     def fill(self, text: str) -> str:
-        """The text as it is tokenized."""
+        """Return the text as it is tokenized."""
         text = text.lstrip() if self.left else text
         return self.lead + (text.rstrip() if self.right else text)
 
 
 Frame = tuple[Fixed | Gap, ...]
-Shape = tuple[tuple[str, str, bool], ...]  # of each turn: role, lead, whether a text of the record follows
+Shape = tuple[tuple[str, str, bool], ...]  # per turn: role, lead, whether a text of the record follows
 
 
 def shape(turns: tuple[Turn, ...]) -> Shape:
@@ -62,25 +63,26 @@ def shape(turns: tuple[Turn, ...]) -> Shape:
 
 
 class Frames:
-    """The frames of one template and tokenizer; each shape is taken apart once."""
+    """The frames of one template and tokenizer. Each shape of conversation is split once."""
 
     def __init__(self, template: Template, ids: TextIds, before: Sequence[int] = ()) -> None:
-        """before: ids that an encoder's input begins with."""
+        """Prepare the frames. before: ids that an encoder's input begins with."""
         self._template, self._ids, self._before = template, ids, tuple(before)
         self._control = frozenset(ids.control.values())
         self._made: dict[tuple[Shape, bool], Frame | None] = {}
         self._strips = self._find_strips()
 
     def question(self, shape: Shape) -> Frame | None:
-        """The frame of an encoder-decoder's source; None where the template cannot show such a conversation."""
+        """Return the frame of an encoder-decoder's source; None if the template cannot show such a conversation."""
         if (shape, False) not in self._made:
             self._made[shape, False] = self._make(shape, None)
         return self._made[shape, False]
 
     def conversation(self, shape: Shape, *, thinking: bool = False) -> Frame | None:
-        """The frame of turns and the assistant's last, which `shape` ends with. It ends with the end of that turn.
+        """Return the frame of a conversation whose last turn is the assistant's, with the end of that turn.
 
-        thinking: the last text begins with reasoning, as the template's thinking mode writes it.
+        None if the template cannot show such a conversation. thinking: the last text begins with reasoning, as the
+        template's thinking mode writes it.
         """
         if (shape, thinking) not in self._made:
             try:
@@ -90,7 +92,7 @@ class Frames:
         return self._made[shape, thinking]
 
     def check(self, shape: Shape) -> None:
-        """Raises InputError where the template cannot show a conversation that every record needs."""
+        """Raise InputError if the template cannot show a conversation that every record needs."""
         try:
             ask = self._ask(shape)
             if self._make(shape, ask) is not None:
@@ -104,7 +106,7 @@ class Frames:
         return self._template.render(_contents(shape[:-1]), ask=True, thinking=thinking)
 
     def _text(self, shape: Shape, ask: str | None, thinking: bool) -> str:
-        """The conversation with marks. A text with reasoning follows what generation starts from, as a whole."""
+        """Return the conversation with marks. In thinking mode, the last text follows the prompt of generation directly."""
         if not thinking:
             return self._template.render(_contents(shape))
         reasoning = Reasoning.of(self._template)
@@ -113,8 +115,10 @@ class Frames:
         return f"{ask}{_contents(shape)[-1][1]}{reasoning.end}"
 
     def _untrained(self, shape: Shape, literals: list[str], thinking: bool) -> set[int]:
-        """Numbers of the earlier answers before which the template puts something else than generation starts from:
-        it leaves out the empty reasoning that it puts before the last answer."""
+        """Return the numbers of earlier answers that the template begins differently from a generated answer.
+
+        Such a template leaves out the empty reasoning that it puts before the last answer.
+        """
         found, number = set(), 0
         for turn, (role, _, has_text) in enumerate(shape[:-1]):
             if role == "assistant" and has_text:
@@ -136,7 +140,7 @@ class Frames:
         }
         if sorted(numbers) != list(range(len(roles))):
             return None
-        handover = ""  # white space between what generation starts from and an answer
+        handover = ""  # white space between the prompt of generation and an answer
         if ask is not None:
             if numbers[-1] != len(roles) - 1:
                 return None
@@ -171,9 +175,9 @@ class Frames:
         return (*self._begin(literals[0]), *pieces, *(replace(piece, end=True) for piece in rest))
 
     def _begin(self, literal: str) -> list[Fixed]:
-        """The begin token, where the tokenizer wants one and the template does not bring it."""
+        """Return the begin token if the tokenizer needs one and the template does not write it."""
         begin = self._ids.begin
-        # Legacy prompts were trained as texts, with the tokenizer's own begin token before whatever they hold.
+        # Legacy prompts were trained as plain texts, so the tokenizer's begin token precedes even their own one.
         if begin is None or (self._ids.split(literal)[:1] == [begin] and not self._template.legacy):
             return []
         return [Fixed((begin,))]
@@ -181,7 +185,7 @@ class Frames:
     def _lead_up(
         self, literal: str, gap: Gap, before: list[Fixed | Gap], answer: bool, handover: str, end: str
     ) -> list[Fixed | Gap]:
-        """The pieces of the template's text before a gap, and the gap."""
+        """Return the pieces of the template's text before a gap, and the gap."""
         made: list[Fixed | Gap] = []
         if end and literal.startswith(end):
             made += [replace(piece, end=True) for piece in self._fixed(end, "inner")]
@@ -197,14 +201,13 @@ class Frames:
             parts[-1:] = [tail[: len(tail) - len(lead)]] if len(tail) > len(lead) else []
         made += self._of_parts(parts, self._kind([*before, *made]))
         kind = self._kind([*before, *made])
-        alone = len(
-            self._ids.plain("a", kind)
-        )  # a blank becomes a part of the word after it, a line end does not
+        # A blank becomes part of the word after it; a line end does not.
+        alone = len(self._ids.plain("a", kind))
         lead_tokens = max(len(self._ids.plain(f"{lead}a", kind)) - alone, 0)
         return [*made, replace(gap, kind=kind, lead=lead, lead_tokens=lead_tokens)]
 
     def _kind(self, before: list[Fixed | Gap]) -> Kind:
-        """How a text after these pieces is tokenized."""
+        """Return how a text after these pieces is tokenized."""
         if not before:
             return "start"
         last = before[-1]
@@ -222,8 +225,10 @@ class Frames:
         return [Fixed(tuple(ids))] if ids else []
 
     def _end_of_turn(self, literal: str) -> str:
-        """The part of the template's last words that a model shall write: up to its first control or added token, or
-        none."""
+        """Return the part of the template's last text that a model must write: up to its first control or added token.
+
+        "" if it has no such token.
+        """
         if self._template.legacy:
             return literal
         return literal[: self._ids.first_added(literal) or 0]
@@ -233,7 +238,7 @@ class Frames:
         return Gap(number, role, "inner", left=left and bare, right=right)
 
     def _find_strips(self) -> dict[str, tuple[bool, bool]]:
-        """Of each role, whether the template strips its text on the left and on the right."""
+        """Return whether the template strips a text on the left and on the right, for each role."""
         roles = ("system", "user", "assistant") if self._template.system else ("user", "assistant")
         marked = [(role, _MARGIN + _MARK.format(number) + _MARGIN) for number, role in enumerate(roles)]
         try:
@@ -247,8 +252,10 @@ class Frames:
 
 
 def answer_end(tokenizer: Any, template: str) -> int | None:
-    """Return the control or added token that a causal model is trained to end an answer with; None where the end is
-    plain text, or where the template cannot be used."""
+    """Return the control or added token that a causal model is trained to end an answer with.
+
+    None if the end is plain text, or if the template cannot be used.
+    """
     ids = TextIds(tokenizer)
     shape: Shape = (("user", "", True), ("assistant", "", True))
     try:
@@ -261,7 +268,7 @@ def answer_end(tokenizer: Any, template: str) -> int | None:
 
 
 def _contents(shape: Shape) -> list[tuple[str, str]]:
-    """Messages with a mark for each text."""
+    """Return messages with a mark for each text."""
     messages, number = [], 0
     for role, lead, has_text in shape:
         messages.append((role, lead + _MARK.format(number) if has_text else lead))

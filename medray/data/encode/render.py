@@ -1,4 +1,4 @@
-"""What each task of a record reads and writes, as text: the same for training, evaluation and inference."""
+"""Prompts and answers of each task of a record, as text: the same for training, evaluation and inference."""
 
 from __future__ import annotations
 
@@ -11,29 +11,27 @@ from typing import Literal
 from medray.config.method_specs import split_task
 from medray.data.records import Distill, Extraction, Instruction, Message, Preference, Record, TwoStep
 
-EMPTY_LIST = "[]"  # what a document without an entity that is asked for has as its answer
-NO_TEXT = "None"  # what a task of one key writes where the document does not say
-KEY_WORDS = (
-    "Key information"  # what stands before key words in an input that has no place of its own for them
-)
+EMPTY_LIST = "[]"  # the answer of a document without an entity of the requested types
+NO_TEXT = "None"  # the answer of the task of one key if the document does not say
+KEY_WORDS = "Key information"  # heading of key words in an input that has no field of its own for them
 
 
 @dataclass(frozen=True)
 class EncodeSpec:
-    """All that decides the tokens of a record.
+    """All settings that decide the tokens of a record.
 
-    tasks: label, rationale, rationale/<key>, rejected. prompts: the instruction of a task; that of
-    rationale/<key> may be missing, then it is the rationale's with the key in place of `{key}`, or after it.
-    prompts_by_lang: those of tasks that rows of a language have in place of the general ones. extraction_prompt:
-    what a document with entities is asked for its label in place of all these; None: it is asked as any other row.
-    template: a name of `config.data.TEMPLATES`, a Jinja file, or what `templates.read_template` makes of one.
-    train_turns: the assistant's turns that carry loss. train_on: all: the prompt carries loss too (causal).
-    limits: longest target in tokens, its end token included, a task each; rationale's is that of rationale/<key>.
-    max_input_tokens: longest input of a prompted record, or longest conversation before its last answer.
-    skip_null: a key without a value has no target, in place of NO_TEXT. draw_seed: of a list of rationales one is the
-    target, drawn by (seed, id of the record); None: all of them, a line each. appends_keys: the label's input has the
-    rationale in it, as key words that were found first. required: answers without which a row is counted as cut.
-    whole: answers that are left out where they are longer than their limit, in place of being cut.
+    tasks: label, rationale, rationale/<key>, rejected. prompts: the instruction of each task. Without a prompt of its
+    own, rationale/<key> uses that of rationale, with the key instead of `{key}` or appended to it. prompts_by_lang:
+    prompts that replace the general ones for rows of a language. extraction_prompt: the prompt for the label of a
+    document with entities, which replaces all others; None: such a document is asked like any other row.
+    template: a name of `config.data.TEMPLATES`, a Jinja file, or the text that `templates.read_template` returns.
+    train_turns: the assistant's turns that carry loss. train_on: `all` means that the prompt carries loss too (causal).
+    limits: longest target per task in tokens, including its end token; rationale/<key> uses that of rationale unless
+    it has its own. max_input_tokens: longest input of a prompted record, or longest conversation before its last answer.
+    skip_null: a key without a value has no target; otherwise its target is NO_TEXT. draw_seed: if a record has a list
+    of rationales, the target is one of them, drawn by (seed, id of the record); None: all of them, one per line.
+    appends_keys: the label's input contains the rationale, as key words that were found first. required: answers
+    without which a row is counted as cut. whole: answers that are left out, not cut, if they are longer than their limit.
     """
 
     architecture: Literal["causal", "seq2seq"]
@@ -68,13 +66,17 @@ class EncodeSpec:
 
     @property
     def instructs(self) -> bool:
-        """Whether the template has a place for an instruction apart from the input."""
+        """Return whether the template writes an instruction separately from the input."""
         return self.template == "alpaca" or self.template.startswith("legacy/")
 
 
 @dataclass(frozen=True)
 class Turn:
-    """lead: from the configuration: may hold control tokens and is never cut. text: the record's; None: it has none."""
+    """One turn of a conversation.
+
+    lead: text of the configuration; it may contain control tokens and is never cut. text: text of the record; None if
+    the turn has none.
+    """
 
     role: str
     lead: str
@@ -83,12 +85,12 @@ class Turn:
 
 @dataclass(frozen=True)
 class PromptAndAnswer:
-    """What stands before an answer, and the answer.
+    """The turns before an answer, and the answer.
 
-    conversation: the turns are the record's own, so that all of them count as input and old ones may be left out;
-    else one prompt with one input. last_only: loss on the last answer alone, whatever the spec says of turns.
-    thinking: the answer begins with reasoning, as the template's thinking mode writes it; earlier answers, which the
-    template shows without theirs, then carry no loss.
+    conversation: the turns are the record's own, so all of them count as input and old ones may be left out; otherwise
+    there is one prompt with one input. last_only: only the last answer carries loss, whatever the spec says about
+    turns. thinking: the answer begins with reasoning, as the template's thinking mode writes it; earlier answers then
+    carry no loss, because the template shows them without their reasoning.
     """
 
     turns: tuple[Turn, ...]
@@ -99,7 +101,7 @@ class PromptAndAnswer:
 
 
 def reading(record: Record, task: str, spec: EncodeSpec) -> PromptAndAnswer | None:
-    """What `task` reads and writes of `record`; None where the record has nothing to write for it."""
+    """Return the prompt and answer of a record's task; None if the record has no answer for it."""
     answer = target(record, task, spec)
     if not answer:
         return None
@@ -114,7 +116,7 @@ def reading(record: Record, task: str, spec: EncodeSpec) -> PromptAndAnswer | No
 
 
 def target(record: Record, task: str, spec: EncodeSpec) -> str | None:
-    """The text that `task` shall write for `record`; None or "" where it has none."""
+    """Return the target of a record's task; None or "" if the record has none."""
     answer, key = split_task(task)
     if answer == "rationale":
         return _rationale(record, key, spec)
@@ -124,7 +126,7 @@ def target(record: Record, task: str, spec: EncodeSpec) -> str | None:
 
 
 def reference(record: Record, spec: EncodeSpec) -> str:
-    """The text that a prediction for `record` is compared with."""
+    """Return the reference answer, which a prediction for `record` is compared with."""
     if isinstance(record, Distill | TwoStep):
         return record.label
     if isinstance(record, Instruction):
@@ -135,7 +137,7 @@ def reference(record: Record, spec: EncodeSpec) -> str:
 
 
 def extraction_prompt(answer: Literal["entities", "relations"], types: tuple[str, ...]) -> str:
-    """What asks for `extraction_answer` of the same arguments."""
+    """Return the prompt for `extraction_answer` with the same arguments."""
     if answer == "entities":
         kind = " and ".join(types) or "entity"
         return f"List every {kind} that the text names, as a JSON list of strings"
@@ -146,7 +148,7 @@ def extraction_prompt(answer: Literal["entities", "relations"], types: tuple[str
 def extraction_answer(
     record: Extraction, answer: Literal["entities", "relations"], types: tuple[str, ...]
 ) -> str:
-    """A JSON list of the entities' texts, or of [first, second] pairs of them; each once, ignoring case, in order."""
+    """Return a JSON list of entity texts, or of [first, second] pairs of them; each once, ignoring case, in order."""
     names = {entity.id: entity.text[0] for entity in record.entities if entity.text}
     if answer == "entities":
         found: Iterable[tuple[str, ...]] = (
@@ -181,13 +183,16 @@ def _rationale(record: Record, key: str, spec: EncodeSpec) -> str | None:
 
 
 def _draw(seed: int, record: Record, count: int) -> int:
-    """A number below `count` that depends on the seed and the record's id alone."""
+    """Return a number below `count` that depends only on the seed and the record's id."""
     digest = hashlib.blake2b(f"{seed} {record.origin.id}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") % max(count, 1)
 
 
 def _input(record: Distill | TwoStep | Extraction, task: str, spec: EncodeSpec) -> str:
-    """Key words stand where they are kept: before an input whose end is cut; in the place that a second input ends with."""
+    """Return the input of a task.
+
+    Key words precede an input, because its end may be cut, and follow a second input, which asks for them at its end.
+    """
     keys = _rationale(record, "", spec) if spec.appends_keys and task == "label" else None
     if isinstance(record, Distill):
         return f"{KEY_WORDS}: {keys}\n\n{record.input}" if keys else record.input

@@ -1,4 +1,4 @@
-"""What is wrong with a template, a tokenizer and a spec together, told before a run is spent on it."""
+"""Checks of a template with its tokenizer and spec, which find problems before a run is spent on them."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _QUESTION, _ANSWER = "What helps?", "Rest."
 
 
 def template_problems(tokenizer: Any, spec: EncodeSpec) -> list[str]:
-    """One sentence a problem; empty where all is well. Encodes made-up records, as a run would.
+    """Return one sentence per problem, [] if there is none. Encodes made-up records, as a run would.
 
-    Looked for: not exactly one begin token; an end that is no end token, or that carries no loss; a backslash and an n
-    where a line end was meant; a prompt that is not what the template begins an answer with; no loss at all.
+    Problems: not exactly one begin token; an end that is not an end token, or carries no loss; a backslash and an n
+    instead of a line end; a prompt that differs from what the template begins an answer with; no loss at all.
     """
     try:
         encoder = Encoder(tokenizer, spec)
@@ -53,7 +53,7 @@ def _of_row(found: TextIds, ids: list[int], targets: list[int], *, causal: bool)
     problems = []
     if found.begin is not None and (ids[0] != found.begin or ids.count(found.begin) != 1):
         problems.append(
-            f"the text has {ids.count(found.begin)} begin tokens; one, at its start, is what it needs"
+            f"the text has {ids.count(found.begin)} begin tokens; it needs exactly one, at its start"
         )
     last, trained = (ids[-1], targets[-1] == len(ids)) if causal else (targets[-1], True)
     if last not in found.control.values():
@@ -73,12 +73,12 @@ def _of_prompt(
     asked = [(turn.role, turn.lead + (turn.text or "")) for turn in one.turns]
     text = template.render(asked, ask=True)
     if "\\n" in text:
-        problems.append("the template holds a backslash and an n where a line end is meant")
+        problems.append("the template contains a backslash and an n instead of a line end")
     wanted = tokenizer(text, add_special_tokens=False)["input_ids"]
     begin = TextIds(tokenizer).begin
     if prompt not in (wanted, [begin, *wanted]):
         problems.append(
-            "what an answer follows in training is not what the template itself begins an answer with: "
-            "another program that serves the model would ask it in another way"
+            "the prompt before an answer in training differs from what the template itself begins an answer with: "
+            "another program that serves the model would use a different prompt"
         )
     return problems

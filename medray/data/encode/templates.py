@@ -1,4 +1,4 @@
-"""Templates: how the messages of a conversation become one text.
+"""Templates, which render the messages of a conversation as one text.
 
 | name | what it is |
 |---|---|
@@ -22,8 +22,8 @@ from typing import Any, Literal
 from medray.config.data import TEMPLATE_FILES, TEMPLATES
 from medray.errors import InputError
 
-TRIAL_SECONDS = 20.0  # of computing: a real template takes a thousandth of a second
-_READ = "jinja:"  # before the text of a Jinja file that has been read
+TRIAL_SECONDS = 20.0  # of CPU time; a real template takes a thousandth of a second
+_READ = "jinja:"  # prefix of the text of a Jinja file that has been read
 
 _CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
@@ -40,7 +40,7 @@ _ALPACA = (
     "{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}{{ '### Response:\n' }}{% endif %}"
 )
-# An encoder-decoder's source: one question as it stands, several turns as lines with their speaker.
+# An encoder-decoder's source: one question unchanged, several turns as lines with their speaker.
 _SOURCE = (
     "{% set one = messages | rejectattr('role', 'equalto', 'system') | list | length == 1 %}"
     "{% for m in messages %}{% if m['role'] == 'system' %}{{ m['content'] + '\n\n' }}"
@@ -52,8 +52,10 @@ _BUILT_IN = {"chatml": _CHATML, "alpaca": _ALPACA, "plain": _PLAIN}
 
 
 def read_template(template: str) -> str:
-    """A template that stands for itself: a name as it is, of a Jinja file its text, so that workers and fingerprints
-    need no file. Raises InputError for a name that is none, and for a file that is absent."""
+    """Return a template's name, or the text of its Jinja file, so that workers and fingerprints need no file.
+
+    Raises InputError for an unknown name, and for a file that cannot be read.
+    """
     if template in TEMPLATES or template.startswith(_READ):
         return template
     if not template.endswith(TEMPLATE_FILES):
@@ -61,7 +63,7 @@ def read_template(template: str) -> str:
             "there is no such template",
             key="data.template",
             value=template,
-            fix=f"one of {', '.join(TEMPLATES)}, or a file ending in {' or '.join(TEMPLATE_FILES)}",
+            fix=f"use one of {', '.join(TEMPLATES)}, or a file ending in {' or '.join(TEMPLATE_FILES)}",
         )
     try:
         return _READ + Path(template).read_text(encoding="utf-8")
@@ -71,22 +73,25 @@ def read_template(template: str) -> str:
             f"the template cannot be read: {reason}",
             file=template,
             key="data.template",
-            fix="give a Jinja file",
+            fix="use the path of a Jinja file that you can read",
         ) from None
 
 
 class UnfitMessagesError(ValueError):
-    """A template that cannot show these messages, such as two turns of the user in a row."""
+    """A template cannot show these messages, for example two turns of the user in a row."""
 
 
 class _TooLongError(BaseException):
-    """A trial that did not end in time; no `except Exception` on its way may take it."""
+    """A template computed for too long. It is a BaseException, so that no `except Exception` catches it on its way."""
 
 
 @contextmanager
 def _time_limit(seconds: float) -> Iterator[None]:
-    """Raise _TooLongError in the block after `seconds` of computing. Only the main thread can be limited: a signal
-    ends the loops of a template from the Hub, which Jinja's sandbox does not."""
+    """Raise _TooLongError in the block after `seconds` of CPU time.
+
+    A signal ends the endless loops that a template from the Hub may have; Jinja's sandbox does not. Signals reach the
+    main thread only, so other threads have no limit.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -104,7 +109,7 @@ def _time_limit(seconds: float) -> Iterator[None]:
 
 
 class Template:
-    """Renders messages to text. system: whether it has a place for a system message."""
+    """A template that renders messages as text. system: whether it can show a system message."""
 
     def __init__(self, tokenizer: Any, template: str, architecture: Literal["causal", "seq2seq"]) -> None:
         self._tokenizer, self.name = tokenizer, template
@@ -113,10 +118,10 @@ class Template:
         if architecture == "seq2seq":
             if template not in ("chat", "plain"):
                 raise InputError(
-                    "an encoder-decoder reads plain text: templates are for causal models",
+                    "an encoder-decoder reads plain text; only causal models use templates",
                     key="data.template",
                     value=self.name,
-                    fix="leave it out",
+                    fix="remove data.template",
                 )
             self._jinja: str | None = _SOURCE
         elif template == "chat":
@@ -127,7 +132,7 @@ class Template:
 
     @property
     def source(self) -> str | None:
-        """The Jinja that rows are rendered by; None for the tokenizer's own, and for a frame that is no Jinja."""
+        """The Jinja text that renders rows; None for the tokenizer's own template and for the legacy ones."""
         return None if self.legacy else self._jinja
 
     def render(
@@ -139,12 +144,12 @@ class Template:
         reasoning: str | None = None,
         field: str = "reasoning_content",
     ) -> str:
-        """The text of (role, content) messages; ask: followed by what stands before the assistant's answer.
+        """Return the text of (role, content) messages.
 
-        thinking: in the template's thinking mode, where it has one. reasoning: of the last answer, given as
-        the key `field` of its message.
-        A system message that the template has no place for is put before the first user's, a blank line between.
-        Raises UnfitMessagesError where the template refuses them, InputError where it can show nothing.
+        ask: add what the template writes before an answer of the assistant. thinking: use the template's thinking mode,
+        if it has one. reasoning: that of the last answer, passed as the key `field` of its message.
+        If the template cannot show a system message, its text precedes the first user's, with a blank line between.
+        Raises UnfitMessagesError if the template refuses the messages, InputError if it can show none at all.
         """
         if messages and messages[0][0] == "system" and not self.system:
             (_, system), *rest = messages
@@ -174,7 +179,7 @@ class Template:
         if reasoning is not None:
             next(turn for turn in reversed(turns) if turn["role"] == "assistant")[field] = reasoning
         try:
-            # A template that can think is asked not to, unless the answer has reasoning.
+            # Switch off the thinking mode of a template, unless the answer has reasoning.
             return str(
                 self._tokenizer.apply_chat_template(
                     turns,
@@ -186,8 +191,8 @@ class Template:
             )
         except (RecursionError, MemoryError, _TooLongError) as error:
             reasons: dict[type[BaseException], str] = {
-                RecursionError: "a macro calls itself without end",
-                MemoryError: "its text is larger than the memory",
+                RecursionError: "a macro calls itself endlessly",
+                MemoryError: "the rendered text is larger than the memory",
             }
             reason = reasons.get(type(error), f"it computes for more than {TRIAL_SECONDS:.0f} s")
             raise self.broken(reason) from None
@@ -203,12 +208,12 @@ class Template:
             raise UnfitMessagesError(f"{type(error).__name__}: {error}") from None
 
     def broken(self, reason: str) -> InputError:
-        """The error for a template that can show no conversation."""
+        """Return the error for a template that cannot show any conversation."""
         return InputError(
             f"the chat template cannot be used: {reason}",
             key="data.template",
             value=self.name.partition("\n")[0][:80],
-            fix="data.template: chatml, plain, or a Jinja file that renders messages",
+            fix="use data.template: chatml, plain, or a Jinja file that renders messages",
         )
 
     def _legacy(self, messages: Sequence[tuple[str, str]], ask: bool) -> str:
@@ -216,10 +221,10 @@ class Template:
 
         texts = dict(messages)
         if len(texts) < len(messages) or "user" not in texts or ("assistant" in texts) == ask:
-            raise UnfitMessagesError("a legacy template holds one question and one answer")
+            raise UnfitMessagesError("a legacy template can show only one question and one answer")
         answer = "\u2402answer\u2403" if ask else texts["assistant"]
         text = render(self.legacy, texts.get("system", ""), texts["user"], answer)
-        # The blank before the answer is a part of its first token, so it cannot end what is generated from.
+        # The blank before the answer is part of its first token, so the prompt of generation must not end with it.
         return text.partition(answer)[0].rstrip(" ") if ask else text
 
     def _has_system(self) -> bool:
@@ -254,6 +259,6 @@ _TEMPLATES["llama2"] = _TEMPLATES["llama"]
 
 
 def render(family: str, instruction: str, input: str, output: str) -> str:
-    """The `prompt` column of a published set. family: gemma, llama (also called llama2), llama3 or mistral."""
+    """Return the `prompt` column of a published set. family: gemma, llama (also called llama2), llama3 or mistral."""
     before, between, answer, end = _TEMPLATES[family]
     return f"{before}{instruction}{between}{input}{answer}{output}{end}"

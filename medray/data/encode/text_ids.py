@@ -1,9 +1,9 @@
-"""Text to token ids, piece by piece, so that the pieces side by side give the ids of the whole.
+"""Tokenization of text in pieces, so that the ids of the pieces, joined, are the ids of the whole text.
 
-A conversation is tokenized in pieces: what the template says, what a record says, what carries loss. Two things make
-that exact. Many tokenizers put a blank before the first word of a text; a piece that goes on after another must not
-get one, so such pieces are read by a second tokenizer that adds none. And strings that look like control tokens are
-control tokens in a template, never in a record: a patient's text cannot open a turn.
+A conversation is tokenized in pieces: text of the template, text of a record, text with loss. Two rules make that exact.
+Many tokenizers put a blank before the first word of a text, but a piece that follows another must not get one, so a second
+tokenizer that adds none reads such pieces. And strings that look like control tokens are control tokens in a template,
+never in a record: a patient's text cannot open a turn.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ import numpy as np
 
 from medray.errors import InputError
 
-# start: the piece begins a text. inner: it goes on after another. target: it begins a text that a decoder writes, which
-# some tokenizers read with a vocabulary of its own (Marian).
+# start: the piece begins a text. inner: it follows another piece. target: it begins a text that a decoder writes, for
+# which some tokenizers have a separate vocabulary (Marian).
 Kind = Literal["start", "inner", "target"]
-_AT_ONCE = 64  # texts a call: what the tokenizer holds of them is a hundred times their ids
-_CACHED_WORDS = 100_000  # of the tokenizer, which by itself remembers 10,000: too few for medical text
+_AT_ONCE = 64  # texts per call: the tokenizer needs a hundred times the memory of their ids
+_CACHED_WORDS = 100_000  # the tokenizer's default of 10,000 is too small for medical text
 
 
 class TextIds:
-    """Tokenizes with one tokenizer. Not for two threads at once, and only where nobody else uses the tokenizer."""
+    """Tokenize pieces with one tokenizer. It is not thread-safe, and nothing else may use the tokenizer meanwhile."""
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
@@ -38,7 +38,7 @@ class TextIds:
         self.control = _control_tokens(tokenizer)
         self._pattern = _pattern(tokenizer, self.control)
         added = {token.content: number for number, token in tokenizer.added_tokens_decoder.items()}
-        # Some tokenizers have runs of blanks and line ends as added tokens: those end nothing.
+        # Some tokenizers have added tokens for runs of blanks and line ends; such tokens do not end a turn.
         self._ends = _pattern(
             tokenizer, self.control | {text: n for text, n in added.items() if text.strip()}
         )
@@ -46,11 +46,11 @@ class TextIds:
         self.after_control = self._kind_after_control()
 
     def around(self, *, target: bool) -> tuple[list[int], list[int]]:
-        """Return the ids that the tokenizer puts before and after a text of an encoder-decoder: `<s>`, a language
-        code, the end token, which comes last where the tokenizer adds none.
+        """Return the ids that the tokenizer puts before and after a text of an encoder-decoder.
 
-        target: of what the decoder writes, as `tokenizer(text_target=…)`. Raises InputError for a tokenizer of several
-        languages that has no target language.
+        Such ids are `<s>`, a language code and the end token, which is appended if the tokenizer adds none. target:
+        for a text that the decoder writes, as in `tokenizer(text_target=…)`. Raises InputError for a tokenizer of
+        several languages that has no target language.
         """
         tokenizer = self._tokenizer
         if target and hasattr(tokenizer, "_switch_to_target_mode"):
@@ -74,18 +74,18 @@ class TextIds:
         return before, after if self.end in after else [*after, self.end]
 
     def batch(self, texts: Sequence[str], kind: Kind) -> tuple[np.ndarray, np.ndarray]:
-        """(ids int32 [sum of lengths], lengths int64 [texts]) of records' texts: no control token is seen in them."""
+        """Return (ids int32 [sum of lengths], lengths int64 [texts]) of records' texts, which contain no control tokens."""
         found = [self._chunk(texts[at : at + _AT_ONCE], kind) for at in range(0, len(texts), _AT_ONCE)]
         if not found:
             return np.empty(0, np.int32), np.empty(0, np.int64)
         return np.concatenate([ids for ids, _ in found]), np.concatenate([lengths for _, lengths in found])
 
     def plain(self, text: str, kind: Kind) -> list[int]:
-        """As `batch`, of one text."""
+        """Return the ids of one text, as `batch` does."""
         return self.batch([text], kind)[0].tolist() if text else []
 
     def split(self, text: str) -> list[str | int]:
-        """A template's text, taken apart into ids of control tokens and the plain text between them."""
+        """Split a template's text into the ids of control tokens and the plain text between them."""
         parts: list[str | int] = []
         at = 0
         for match in self._pattern.finditer(text) if self._pattern else ():
@@ -94,7 +94,7 @@ class TextIds:
         return [part for part in [*parts, text[at:]] if part != ""]
 
     def first_added(self, text: str) -> int | None:
-        """Where the first control or added token of a template's text ends; None where it has none."""
+        """Return the index at which the first control or added token of a template's text ends; None if it has none."""
         match = self._ends.search(text) if self._ends else None
         return match.end() if match else None
 
@@ -110,7 +110,7 @@ class TextIds:
         return np.fromiter(chain.from_iterable(rows), np.int32, int(lengths.sum())), lengths
 
     def _kind_after_control(self) -> Kind:
-        """Whether the tokenizer puts its blank before a word that follows a control token."""
+        """Return how a text after a control token is tokenized: `start` if the tokenizer puts its blank before it."""
         loose = self._tokenizer.added_tokens_decoder
         for token, number in self.control.items():
             flags = loose.get(number)
@@ -121,7 +121,7 @@ class TextIds:
 
 
 def _backends(tokenizer: Any) -> dict[Kind, Any] | None:
-    """The fast tokenizers of both kinds; None for a tokenizer written in Python."""
+    """Return the fast tokenizer for each kind of piece; None for a tokenizer written in Python."""
     from tokenizers import Tokenizer
 
     start = getattr(tokenizer, "backend_tokenizer", None)
@@ -132,7 +132,7 @@ def _backends(tokenizer: Any) -> dict[Kind, Any] | None:
     if not any(changes):
         return {"start": start, "inner": start, "target": start}
     inner = Tokenizer.from_str(json.dumps(made))
-    # Where a tokenizer adds its blank in a way that is not known here, pieces stay as they are.
+    # If a tokenizer adds its blank in a way that is not handled here, use it unchanged.
     with _neutral(start), _neutral(inner):
         head, tail = "ab", " cd ef"
         ids = [
@@ -144,14 +144,14 @@ def _backends(tokenizer: Any) -> dict[Kind, Any] | None:
 
 
 def _remember_words(backend: Any) -> None:
-    """Lets a tokenizer keep the ids of more words; saves a tenth of the time and changes no id."""
+    """Let a tokenizer cache the ids of more words. This saves a tenth of the time and changes no id."""
     resize = getattr(backend.model, "_resize_cache", None)
     if resize is not None:
         resize(_CACHED_WORDS)
 
 
 def _drop_blank(made: dict[str, Any], part: str) -> bool:
-    """Takes out of a tokenizer's description what adds a blank at the start of a text; whether there was any."""
+    """Remove the step that adds a blank at the start of a text from a tokenizer's JSON. Return whether it had one."""
     step = made.get(part)
     if not step:
         return False
@@ -175,7 +175,7 @@ def _drop_blank(made: dict[str, Any], part: str) -> bool:
 
 @contextmanager
 def _neutral(backend: Any) -> Iterator[Any]:
-    """Control tokens are text, and nothing is cut or padded; afterwards control tokens are as before."""
+    """Read control tokens as text in the block, and switch off truncation and padding for good."""
     before = backend.encode_special_tokens
     backend.encode_special_tokens = True
     backend.no_truncation()
@@ -195,7 +195,7 @@ def _control_tokens(tokenizer: Any) -> dict[str, int]:
 
 
 def _pattern(tokenizer: Any, control: dict[str, int]) -> re.Pattern[str] | None:
-    """Finds control tokens as the tokenizer does: the longest first, with the blanks that a token swallows."""
+    """Return a pattern that finds control tokens as the tokenizer does: longest first, with the blanks that a token strips."""
     loose = {token.content: token for token in tokenizer.added_tokens_decoder.values()}
 
     def one(number: int, token: str) -> str:
@@ -208,6 +208,6 @@ def _pattern(tokenizer: Any, control: dict[str, int]) -> re.Pattern[str] | None:
 
 
 def _begin(tokenizer: Any) -> int | None:
-    """The begin token, where the tokenizer itself puts one before a text."""
+    """Return the begin token if the tokenizer itself puts one before a text."""
     ids = tokenizer("a")["input_ids"]
     return int(ids[0]) if ids and ids[0] == tokenizer.bos_token_id else None

@@ -284,8 +284,8 @@ class TestProblems:
     def test_an_answer_that_begins_in_another_way_than_generation(self, plain: Any) -> None:
         plain_turns = "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '</s>' }}{% endfor %}"
         problems = template_problems(plain, spec(template=f"jinja:{plain_turns}"))
-        assert [problem.partition(" is not")[0] for problem in problems] == [
-            "what an answer follows in training"
+        assert [problem.partition(" differs")[0] for problem in problems] == [
+            "the prompt before an answer in training"
         ]
         asks = plain_turns + "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
         assert template_problems(plain, spec(template=f"jinja:{asks}")) == []
