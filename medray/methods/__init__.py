@@ -1,4 +1,4 @@
-"""Losses: one class per method, torch only. The other half of a method, its spec, is in `medray.config.method_specs`."""
+"""Losses of the methods, one class each, with torch only. `medray.config.method_specs` has the other half, the specs."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""Cross-entropy, the sum that every loss is made of; also without the logits of all tokens at once.
+"""Cross-entropy sums, which every loss consists of, also computed in chunks of tokens to save memory.
 
-Logits are the largest tensor of a step where the vocabulary is large: 8,192 tokens of 128,256 words are 4.2 GB in
-float32, and the loss holds several such tensors. Here the head runs on some tokens at a time, and again in the backward
-pass: of a chunk nothing stays but its losses. The price is one more product with the head's weight; what is computed is
-the same, chunk by chunk (Wijmans et al. 2024, "Cut your losses", section 2, has the arithmetic).
+With a large vocabulary, logits are the largest tensor of a step: 8,192 tokens times 128,256 entries are 4.2 GB in float32,
+and the loss needs several such tensors. In chunks, the head runs on some tokens at a time, and again in the backward pass,
+so that only the losses of a chunk stay in memory. This costs one more product with the head's weight. The result is the
+same (arithmetic: Wijmans et al. 2024, "Cut your losses", section 2).
 """
 
 from __future__ import annotations
@@ -19,16 +19,17 @@ from torch.utils.checkpoint import checkpoint
 
 from medray.data.encode import IGNORED
 
-CHUNK_LOGITS = 2**25  # values: 128 MiB in float32
-CHUNKS_THAT_PAY = 4  # with fewer, logits are not what fills the memory
+CHUNK_LOGITS = 2**25  # number of values; 128 MiB in float32
+CHUNKS_THAT_PAY = 4  # with fewer chunks, logits are a small part of the memory
 
 
 @dataclass(frozen=True)
 class TokenLoss:
-    """Cross-entropy sums, one way of computing them for training and evaluation.
+    """A way to compute the cross-entropy, the same for training and evaluation.
 
-    label_smoothing: share of each target that all tokens of the vocabulary get alike (Szegedy et al. 2016, section 7).
-    chunk_tokens: tokens whose logits exist at once; None: all. more_than: tokens up to which it is all the same.
+    label_smoothing: share of each target that is spread evenly over the vocabulary (Szegedy et al. 2016, section 7).
+    chunk_tokens: number of tokens whose logits exist at once; None: all. more_than: a forward with at most this number
+    of tokens is not split into chunks.
     """
 
     label_smoothing: float = 0.0
@@ -55,12 +56,12 @@ class TokenLoss:
         return partial(chunked_losses, chunk_tokens=self.chunk_tokens, label_smoothing=self.label_smoothing)
 
     def unsmoothed(self) -> TokenLoss:
-        """For evaluation: comparable whatever a run was trained with."""
+        """Return the loss without smoothing, for evaluations that can be compared between runs."""
         return replace(self, label_smoothing=0.0)
 
 
 def token_loss_sum(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
-    """Sum of the cross-entropy over labels that are not IGNORED, in float32. logits [..., vocab], labels [...]."""
+    """Return the summed cross-entropy of labels that are not IGNORED, float32. logits [..., vocab], labels [...]."""
     return F.cross_entropy(
         logits.float().flatten(0, -2),
         labels.flatten(),
@@ -71,7 +72,7 @@ def token_loss_sum(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0)
 
 
 def chosen_chunk(asked: int | None, vocabulary: int) -> TokenLoss:
-    """The loss, not smoothed, of `train.loss_chunk_tokens`: None chooses by the vocabulary, 0 is all at once."""
+    """Return the loss, without smoothing, for `train.loss_chunk_tokens`. None: choose by the vocabulary. 0: no chunks."""
     if asked == 0:
         return TokenLoss()
     if asked is not None:
@@ -88,9 +89,9 @@ def chunked_losses(
     chunk_tokens: int,
     label_smoothing: float = 0.0,
 ) -> Tensor:
-    """The cross-entropy of each token, float32 [tokens]; 0 where the label is IGNORED.
+    """Return the cross-entropy of each token, float32 [tokens]; 0 where the label is IGNORED.
 
-    head: hidden [tokens, hidden] -> logits [tokens, vocab], may be any module's forward. hidden [tokens, hidden], labels [tokens].
+    head: maps hidden [tokens, hidden] to logits [tokens, vocab]; it may be the forward of any module. labels [tokens].
     """
 
     def losses(part: Tensor, wanted: Tensor) -> Tensor:

@@ -10,10 +10,11 @@ micro-batches, and T_t the number of those tokens. With a label p, a rationale e
     one text               S_e / T_e
     keys, reduction mean   1/K * sum over k of S_k / T_k     K: the keys with T_k > 0 in this global batch
     keys, reduction sum          sum over k of S_k / T_k
-    cosine                 S_e / T_e + C / N                 C: the sum of 1 - cos(u_r, v_r) over rows r
+    cosine                 S_e / T_e + C / N                 C: sum of 1 - cos(u_r, v_r) over rows r
 
 where u_r and v_r are the means of the encoder's last states over the tokens of a row's two inputs, and N is the number
-of rows that have both tasks. One normalizer over both tasks would not do: labels are short, rationales long.
+of rows that have both tasks. Each task has its own denominator: rationales are much longer than labels, and with a
+common one they would dominate the loss.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from medray.methods.loss import MethodLoss, ModelOutput
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AlphaSchedule:
-    """alpha(e) = start + slope * max(0, e - from_epoch), kept within [0, cap] once it moves."""
+    """The schedule of alpha: alpha(e) = start + slope * max(0, e - from_epoch), within [0, cap] after from_epoch."""
 
     start: float
     from_epoch: float
@@ -44,7 +45,7 @@ class AlphaSchedule:
     cap: float
 
     def alpha(self, epoch: float) -> float:
-        """Return alpha. epoch: progress before the step."""
+        """Return alpha at a step. epoch: epochs trained before the step."""
         if epoch <= self.from_epoch:
             return self.start
         return min(max(self.start + self.slope * (epoch - self.from_epoch), 0.0), self.cap)
@@ -52,10 +53,10 @@ class AlphaSchedule:
 
 @dataclass(frozen=True, kw_only=True)
 class DistillLoss(MethodLoss):
-    """Token means of label and rationale, weighed by alpha.
+    """The weighted sum of the token means of label and rationale.
 
-    alpha: the weight of the label now. Keys of a rationale are one term: each of them has the term's weight. schedule:
-    moves alpha, see `at`; None where it is fixed.
+    alpha: current weight of the label. Each key of a rationale has the weight of the rationale term. schedule: changes
+    alpha during training, see `at`; None if alpha is constant.
     """
 
     alpha: float
@@ -66,7 +67,7 @@ class DistillLoss(MethodLoss):
     @classmethod
     def of(cls, method: MethodConfig) -> Self:
         alpha, moves = start_alpha(method), method.alpha_schedule
-        both = trains_rationales(method)  # in mode standard nothing is weighed
+        both = trains_rationales(method)  # mode standard has no weights
         return cls(
             spec=spec_of(method),
             norm=method.loss_norm,
@@ -87,7 +88,7 @@ class DistillLoss(MethodLoss):
 
     @property
     def _keys(self) -> tuple[str, ...]:
-        """The tasks that are one key of a rationale each."""
+        """The tasks that write a single key of a rationale."""
         return tuple(task.name for task in self.spec.tasks if task.key)
 
     @property
@@ -117,7 +118,7 @@ class DistillLoss(MethodLoss):
         }
 
     def means(self, sums: Mapping[str, float], denominators: Mapping[str, int]) -> dict[str, float]:
-        """Return the mean of each term; of keys also `rationale`, which is the term that they make up."""
+        """Return the mean of each term, and as `rationale` the term that the keys of a rationale form together."""
         found = super().means(sums, denominators)
         keys = [found[task] for task in self._keys if task in found]
         if keys:
@@ -136,7 +137,7 @@ def cosine_loss_sum(encodings: Tensor, labels: Tensor) -> Tensor:
     """Return the sum of 1 - cos over the rows that have both tasks, in float32.
 
     encodings [2 * rows, hidden], labels [2 * rows, targets]: all rows of the label task, then the same rows of the
-    rationale task; a row without the task has no label.
+    rationale task. All labels of a row without the task are IGNORED.
     """
     label, rationale = encodings.float().chunk(2)
     has = (labels != IGNORED).any(dim=-1)

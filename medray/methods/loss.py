@@ -3,7 +3,7 @@
 A loss L of one optimizer step is a weighted sum of terms, and a term is a mean S / N over the global batch. S is added
 up over all forwards of all ranks. N, the denominator, is known from the batch plan before the step runs. So each
 forward back-propagates its own sums times the same factors, and the result does not depend on how the batch was split.
-A term without anything to count is 0.
+A term with N = 0 is 0.
 
 A term may be linear in the tokens (cross-entropy of a task; N is its number of loss tokens) or any function of a row
 that has all its tasks in one forward (`TaskGroup` by row), such as -log sigmoid of the difference of two answers'
@@ -28,11 +28,10 @@ from medray.methods.cross_entropy import TokenLoss
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TaskOutput:
-    """What one forward predicts for one task, aligned with the labels.
+    """The prediction of one forward for one task, aligned with the labels.
 
-    values: logits [..., vocab] in the shape of `labels` [...], or their losses [...] where the model's head computed
-    them in chunks (is_loss). rows: index of the row of each label, [targets]; None where the first dimension of `labels`
-    is the rows. row_count: rows of the micro-batch; row r is the same record in every task of the forward.
+    values: logits [..., vocab] for `labels` [...], or losses [...] if the model's head computed them in chunks
+    (is_loss). rows: index of the row of each label, [targets]; None if the first dimension of `labels` is the rows. row_count: rows of the micro-batch; row r is the same record in every task of the forward.
     """
 
     values: Tensor
@@ -50,7 +49,7 @@ class TaskOutput:
         return self._by_row(self.values if self.is_loss else cross_entropy.each(self.values, self.labels))
 
     def row_tokens(self) -> Tensor:
-        """Return the labels of each row that are not IGNORED, int64 [rows]; 0 where the row lacks the task."""
+        """Return the number of labels of each row that are not IGNORED, int64 [rows]; 0 if the row lacks the task."""
         return self._by_row((self.labels != IGNORED).long())
 
     def _by_row(self, values: Tensor) -> Tensor:
@@ -61,10 +60,10 @@ class TaskOutput:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelOutput:
-    """What one forward predicts. tasks: those of the micro-batch, in the method's order; a task may have no label.
+    """The predictions of one forward. tasks: those of the micro-batch, in the method's order; a task may have no labels.
 
-    encodings: float32 [tasks * rows, hidden], all rows of a task before those of the next, of an encoder-decoder whose
-    method compares encodings; else None.
+    encodings: float32 [tasks * rows, hidden], ordered by task and then by row, for a method that compares the encodings
+    of an encoder-decoder; otherwise None.
     """
 
     tasks: Mapping[str, TaskOutput]
@@ -75,7 +74,7 @@ class ModelOutput:
 class MethodLoss(ABC):
     """The loss of a method: one class per method, registered in `medray.methods` under the name of its spec.
 
-    norm: `micro_batch` divides a forward's sums by what that forward holds, as published systems did; the result then
+    norm: `micro_batch` divides the sums of a forward by its own counts, as published systems did; the result then
     depends on how a batch is split.
     """
 
@@ -98,43 +97,43 @@ class MethodLoss(ABC):
         return (*self.spec.terms, *self.spec.metrics)
 
     def sums(self, output: ModelOutput, cross_entropy: TokenLoss) -> dict[str, Tensor]:
-        """Return the sum of each term that the forward holds, with a gradient where it is part of the loss.
+        """Return the sum of each term in the forward, with a gradient if the term is part of the loss.
 
-        Never empty, so that every rank back-propagates in every forward. By default the cross-entropy of each task.
+        It is never empty, so every rank back-propagates in every forward. The default is the cross-entropy of each task.
         """
         return {name: task.loss_sum(cross_entropy) for name, task in output.tasks.items() if len(task.labels)}
 
     def denominators(self, loss_tokens: np.ndarray) -> dict[str, int]:
-        """Return what each term's sum is divided by. By default the loss tokens of each task.
+        """Return the denominator of each term. The default is the number of loss tokens of each task.
 
-        loss_tokens: int [tasks, rows], of all rows of a global batch, an evaluation set, or one micro-batch.
+        loss_tokens: int [tasks, rows], for the rows of a global batch, an evaluation set, or one micro-batch.
         """
         return dict(zip(self.tasks, loss_tokens.sum(axis=1).tolist(), strict=True))
 
     @abstractmethod
     def factors(self, denominators: Mapping[str, int]) -> dict[str, float]:
-        """Return what each term's sum is multiplied by in the loss; 0 for a metric, and where nothing was counted."""
+        """Return the factor of each term's sum in the loss; 0 for a metric, and for a term whose denominator is 0."""
 
     def loss(self, sums: Mapping[str, float], denominators: Mapping[str, int]) -> float:
-        """Return L of sums over a whole global batch or evaluation set."""
+        """Return the loss L from sums over a whole global batch or evaluation set."""
         factors = self.factors(denominators)
         return sum(factors[term] * sums[term] for term in self.terms)
 
     def means(self, sums: Mapping[str, float], denominators: Mapping[str, int]) -> dict[str, float]:
-        """Return the mean of each term that counted anything."""
+        """Return the mean of each term whose denominator is not 0."""
         return {term: sums[term] / denominators[term] for term in self.terms if denominators[term]}
 
     def logged(
         self, sums: Mapping[str, float], denominators: Mapping[str, int], *, prefix: str
     ) -> dict[str, float]:
-        """Return the means under the names of a record. prefix: of parts of the loss; metrics have none."""
+        """Return the means under their logged names. prefix: precedes the parts of the loss, but not metrics."""
         found = self.means(sums, denominators)
         return {
             name if name in self.spec.metrics else f"{prefix}{name}": mean for name, mean in found.items()
         }
 
     def at(self, epoch: float) -> Self:
-        """Return the loss as it is after so many epochs. It depends on nothing else, so a resumed run has the same."""
+        """Return the loss to use after `epoch` epochs. It depends on nothing else, so a resumed run uses the same."""
         return self
 
     @property

@@ -12,8 +12,8 @@ numbers of those tokens. With h = (pi_w - pi_l) - (ref_w - ref_l), z = beta h an
     simpo         sigmoid with z = beta (pi_w/|w| - pi_l/|l|) - gamma     Meng et al. 2024, equation 6
     orpo          -beta log s(odds_w - odds_l)                            Hong et al. 2024, equation 7
 
-h' is h of log-probabilities averaged over their tokens, as TRL has it: without that the target 1 / (2 beta) would mean
-something else for each length. odds = log(p / (1 - p)) of the averaged log-probability. simpo and orpo have no reference.
+h' is h of log-probabilities averaged over their tokens, as in TRL: with sums, the target 1 / (2 beta) would mean a
+different margin per token for each length. odds = log(p / (1 - p)) of the averaged log-probability. simpo and orpo have no reference.
 The published lambda of dpop is 50 for averaged values; with sums it diverges, and the DFPO system uses 2.
 """
 
@@ -58,7 +58,7 @@ class Answers:
     rejected: Tensor
 
     def averaged(self, tokens: Answers) -> Answers:
-        """The means over the answers' tokens. tokens: their numbers, at least 1."""
+        """Return the means over the answers' tokens. tokens: number of tokens of each answer, at least 1."""
         return Answers(self.chosen / tokens.chosen, self.rejected / tokens.rejected)
 
 
@@ -66,7 +66,7 @@ def pair_losses(policy: Answers, reference: Answers | None, tokens: Answers, opt
     """Return the loss of each pair, float32 [pairs].
 
     policy, reference: summed log-probabilities; reference is None for losses without one. tokens: the number of
-    tokens of each answer. Raises ValueError where the loss needs a reference and has none.
+    tokens of each answer. Raises ValueError if the loss needs a reference and has none.
     """
     beta = options.beta
     if options.loss in REFERENCE_FREE:
@@ -93,10 +93,10 @@ def pair_losses(policy: Answers, reference: Answers | None, tokens: Answers, opt
 def pair_statistics(
     policy: Answers, reference: Answers | None, tokens: Answers, options: PairOptions
 ) -> Mapping[str, Tensor]:
-    """Return what is logged of pairs, each float32 [pairs]; the mean over pairs is the metric.
+    """Return the statistics of each pair, float32 [pairs]; their means over pairs are logged as metrics.
 
-    reward_chosen, reward_rejected: beta times the gain over the reference (TRL's definition); of losses without a
-    reference beta times the averaged log-probability. margin: their difference. accuracy: 1 where it is positive.
+    reward_chosen, reward_rejected: beta times the gain over the reference (TRL's definition); for losses without a
+    reference, beta times the averaged log-probability. margin: their difference. accuracy: 1 where it is positive.
     logp_chosen, logp_rejected: summed log-probabilities. chosen_over_reference: pi_w - ref_w, which dpop keeps from
     falling. penalized: 1 where dpop's penalty is active.
     """
@@ -137,6 +137,6 @@ def _smoothed(logits: Tensor, options: PairOptions) -> Tensor:
 
 
 def _log_odds(averaged: Tensor) -> Tensor:
-    """Return log(p / (1 - p)) of log p, without the loss of digits that 1 - exp(log p) has near p = 1."""
+    """Return log(p / (1 - p)) from log p, without the cancellation in 1 - exp(log p) near p = 1."""
     below = averaged.clamp(max=-_BELOW_ZERO)
     return below - torch.log(-torch.expm1(below))
