@@ -197,7 +197,7 @@ def _override(tree: dict[str, Any], override: str) -> str:
 
 
 def _with_stages(config: Config, tree: dict[str, Any], path: Path, overridden: Iterable[str]) -> Config:
-    """Check the config of every stage, and make the paths absolute that a stage names."""
+    """Check the config of every stage, and make the paths in it absolute."""
     stages = []
     for number, stage in enumerate(config.stages, 1):
         whole = stage_tree(tree, stage.tree(), number, stage.name)
@@ -250,7 +250,7 @@ def _put(tree: dict[str, Any], dotted: str, value: Any, file: object) -> None:
 
 
 def _stage(tree: dict[str, Any], dotted: str, parents: list[str], file: object) -> dict[str, Any]:
-    """Return the tree of the stage that a dotted key names, as a copy that stands in `tree`."""
+    """Return the tree of the stage that a dotted key names, as a copy that replaces it in `tree`."""
     stages = tree.get("stages")
     count = len(stages) if isinstance(stages, list | tuple) else 0
     number = int(parents[1]) if len(parents) > 1 and parents[1].isdecimal() and len(parents[1]) < 4 else 0
@@ -264,7 +264,10 @@ def _stage(tree: dict[str, Any], dotted: str, parents: list[str], file: object) 
     made = [dict(stage) if isinstance(stage, dict) else stage for stage in stages or ()]
     if not isinstance(made[number - 1], dict):
         raise InputError(
-            "the stage is no section", file=file, key=dotted, fix="write the stage as keys and values"
+            "the stage is not a section with keys",
+            file=file,
+            key=dotted,
+            fix="write the stage as keys and values",
         )
     tree["stages"] = made
     chosen: dict[str, Any] = made[number - 1]

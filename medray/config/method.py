@@ -7,7 +7,7 @@ from pydantic import Field, ValidatorFunctionWrapHandler, WrapValidator, field_v
 from medray.config.method_specs import SPECS
 from medray.config.section import Section, key
 
-# Of the published hierarchical rationales.
+# Keys of the published hierarchical rationales.
 RATIONALE_KEYS = (
     "Age",
     "Sex",
@@ -27,35 +27,41 @@ _LONGEST_KEY = 60
 
 
 class RationaleConfig(Section):
-    """What of a rationale is trained on, where it is more than one text."""
+    """The training on rationales that have several texts."""
 
     keys: tuple[str, ...] = key(
-        RATIONALE_KEYS, "hierarchical only. Keys of a rationale {key: text}, a task each, in this order."
+        RATIONALE_KEYS,
+        "hierarchical only. Keys of a rationale {key: text}, in this order. Each key is a task.",
     )
-    max_keys: int | None = key(None, "hierarchical only. The first so many of keys; default: all.", ge=1)
+    max_keys: int | None = key(
+        None, "hierarchical only. Train only this many of the keys, from the first; default: all.", ge=1
+    )
     reduction: Literal["mean", "sum"] = key(
-        "mean", "hierarchical only. The rationale term: mean or sum over the keys' own means."
+        "mean",
+        "hierarchical only. How the means of the keys are combined into the rationale term of the loss.",
     )
     skip_null: bool = key(
-        True, "hierarchical only. Keys without a value are not trained; false: their target is `None`."
+        True, "hierarchical only. true: keys without a value are not trained. false: their target is `None`."
     )
     several: Literal["join", "one"] = key(
         "join",
-        "Of a rationale that is a list. join: one text of all, a line each. one: one of them, drawn by run.seed and id.",
+        "For a rationale that is a list. join: one text, with one line per entry. one: one entry, drawn by run.seed and id.",
     )
 
     @field_validator("keys")
     @classmethod
     def _plain_keys(cls, keys: tuple[str, ...]) -> tuple[str, ...]:
-        """They are names of tasks, of columns and of metrics."""
+        """Refuse keys that cannot be names of tasks, columns and metrics."""
         if not keys:
-            raise ValueError("names no key", "method.rationale.keys: [Age, Sex], or method.variant: null")
+            raise ValueError(
+                "the list is empty", "use method.rationale.keys: [Age, Sex], or method.variant: null"
+            )
         for name in keys:
             plain = name.strip() == name and all(sign.isalnum() or sign in " _-" for sign in name)
             if not (plain and 0 < len(name) <= _LONGEST_KEY):
                 raise ValueError(
                     f"a key is 1 to {_LONGEST_KEY} letters, digits, blanks, '_' or '-'",
-                    "name it so in the data too",
+                    "rename the key here and in the data",
                 )
         if len(set(keys)) < len(keys):
             raise ValueError("a key is named twice", "name each key once")
@@ -63,18 +69,19 @@ class RationaleConfig(Section):
 
 
 class AlphaScheduleConfig(Section):
-    """dynamic_alpha only. alpha(e) = start + slope x (e - from_epoch), within [0, cap]; e: epochs before a step."""
+    """Schedule of variant dynamic_alpha. Until from_epoch, alpha is start; then start + slope x (e - from_epoch), within
+    [0, cap]. e is the number of epochs before a step."""
 
-    start: float | None = key(None, "Alpha until from_epoch; default: method.alpha.", ge=0, le=1)
-    from_epoch: float = key(3.0, "Epochs after which alpha moves.", ge=0)
-    slope: float = key(0.1, "Change of alpha an epoch; below 0 it falls.")
-    cap: float = key(0.9, "Largest alpha that the slope leads to.", ge=0, le=1)
+    start: float | None = key(None, "Alpha until from_epoch. Default: method.alpha.", ge=0, le=1)
+    from_epoch: float = key(3.0, "Epoch after which alpha changes.", ge=0)
+    slope: float = key(0.1, "Change of alpha per epoch; negative values lower it.")
+    cap: float = key(0.9, "Upper limit of alpha while it changes.", ge=0, le=1)
 
 
 if TYPE_CHECKING:
     _Names = str
 else:
-    _Names = Literal[tuple(SPECS)]  # the names that schemas and messages list
+    _Names = Literal[tuple(SPECS)]  # the names in the JSON schema and in messages
 
 
 def _registered(name: object, check: ValidatorFunctionWrapHandler) -> object:
@@ -83,38 +90,41 @@ def _registered(name: object, check: ValidatorFunctionWrapHandler) -> object:
 
 
 class MethodConfig(Section):
-    """What the loss is."""
+    """The training method, which defines the loss."""
 
     name: Annotated[_Names, WrapValidator(_registered)] = key(
-        "sft", "sft: the label alone. distill: label and rationale, or standard."
+        "sft", "sft: train on the label only. distill: train on label and rationale, see method.mode."
     )
     mode: Literal["standard", "task_prefix"] = key(
         "task_prefix",
-        "distill only. task_prefix: two tasks, told apart by their prompts. standard: the label alone.",
+        "distill only. task_prefix: label and rationale as two tasks with different prompts. standard: the label only.",
     )
     variant: Literal["hierarchical", "cosine", "dynamic_alpha", "two_step"] | None = key(
         None,
-        "distill only. hierarchical: a task a key of the rationale. cosine: what the encoder makes of both inputs is "
-        "drawn together. dynamic_alpha: alpha moves. two_step: the label's input has the rationale's key words in it.",
+        "distill only. hierarchical: one task per key of the rationale. cosine: cosine alignment of the encodings of the "
+        "two inputs. dynamic_alpha: alpha follows a schedule. two_step: the label's input contains the rationale's key "
+        "words.",
     )
     alpha: float = key(0.5, "Weight of the label task; the rationale task has 1 - alpha.", ge=0, le=1)
-    label_weight: float = key(1.0, "Multiplies the label loss.", gt=0)
+    label_weight: float = key(1.0, "Factor of the label loss.", gt=0)
     loss_norm: Literal["token", "micro_batch"] = key(
         "token",
-        "token: exact mean over the tokens of the whole batch. micro_batch: mean of the micro-batches' means, as "
-        "published systems had it: then the loss depends on how a batch is split.",
+        "token: exact mean over the tokens of the whole batch. micro_batch: mean of the micro-batches' means, as in "
+        "published systems; the loss then depends on how a batch is split.",
     )
     rationale: RationaleConfig = Field(default_factory=RationaleConfig)
     alpha_schedule: AlphaScheduleConfig = Field(default_factory=AlphaScheduleConfig)
     key_source: Literal["gold", "generated"] = key(
-        "gold", "two_step only. Key words: gold: the rationale. generated: not offered yet."
+        "gold", "two_step only. Source of the key words. gold: the rationale. generated: not supported yet."
     )
     train_on: Literal["completion", "all"] = key(
-        "completion", "Tokens with loss: the answers alone, or the prompt too (causal models)."
+        "completion", "Tokens with loss. completion: the answers only. all: the prompt too (causal models)."
     )
     label_source: Literal["gt", "llm"] = key(
-        "gt", "Training labels: gold, or what the teacher wrote. Validation keeps gold."
+        "gt",
+        "Training labels. gt: the gold labels. llm: those that the teacher wrote. Validation always uses gold labels.",
     )
     teacher: Literal["palm", "gpt", "generic"] | None = key(
-        None, "Whose completions a named corpus brings as rationale and label; default: the corpus's own."
+        None,
+        "The teacher whose completions of a named corpus are used as rationale and label; default: the corpus's own.",
     )

@@ -1,8 +1,8 @@
 """Stages: several runs in one YAML, each on the weights of the one before.
 
-A stage is a name and any section but `run`, `cluster`, `launch` and `stages`; what it says holds over the top level.
-Stage n of a run is itself a whole run, in the folder `<run.name>.<n>-<stage>` of the same storage, and has a config of
-its own: `stage_configs` makes it. From the second stage on the model is the folder that the stage before leaves.
+A stage has a name and any sections except `run`, `cluster`, `launch` and `stages`, which take precedence over the top
+level. Stage n is a whole run, in the folder `<run.name>.<n>-<stage>` of the same storage, with a config of its own that
+`stage_configs` makes. From the second stage on, the model is the folder with the weights of the previous stage.
 """
 
 from __future__ import annotations
@@ -22,41 +22,44 @@ if TYPE_CHECKING:
 SECTIONS = ("model", "data", "method", "peft", "train", "tracking", "eval")
 MERGED = "merged"  # folder in a stage's run folder with the weights that the next stage begins from
 _LONGEST_NAME = 40
-# Of the model, what still holds where the weights are those of the stage before.
+# Keys of `model` that still apply if the weights are those of the previous stage.
 _KEPT_OF_MODEL = ("quantization", "double_quantization", "compute_dtype")
 
 
 class StageConfig(Section):
-    """One stage: its name, and what differs from the top level."""
+    """One stage: its name, and the sections that differ from the top level."""
 
     name: str = key(..., "Part of the name of the stage's run folder, `<run.name>.<n>-<name>`.")
-    model: dict[str, Any] = key({}, "From the second stage on: quantization alone. The weights follow.")
-    data: dict[str, Any] = key({}, "What the stage reads.")
-    method: dict[str, Any] = key({}, "What the stage minimizes.")
-    peft: dict[str, Any] = key({}, "The stage's adapter.")
-    train: dict[str, Any] = key({}, "Steps, batch, optimizer.")
-    tracking: dict[str, Any] = key({}, "What is logged.")
-    eval: dict[str, Any] = key({}, "How the stage is evaluated.")
+    model: dict[str, Any] = key(
+        {},
+        "Model of the stage. From the second stage on only quantization: the weights are those of the stage before.",
+    )
+    data: dict[str, Any] = key({}, "Data of the stage.")
+    method: dict[str, Any] = key({}, "Method of the stage, which defines its loss.")
+    peft: dict[str, Any] = key({}, "Adapter of the stage.")
+    train: dict[str, Any] = key({}, "Steps, batch and optimizer of the stage.")
+    tracking: dict[str, Any] = key({}, "Logging of the stage.")
+    eval: dict[str, Any] = key({}, "Evaluation of the stage.")
 
     @field_validator("name")
     @classmethod
     def _plain_name(cls, name: str) -> str:
         if not re.fullmatch(rf"[A-Za-z0-9][A-Za-z0-9_-]{{0,{_LONGEST_NAME - 1}}}", name):
             raise ValueError(
-                f"use 1 to {_LONGEST_NAME} letters, digits, '_' or '-', beginning with a letter or digit",
-                "a stage is named such as pre-ft",
+                f"a name has 1 to {_LONGEST_NAME} letters, digits, '_' or '-', and begins with a letter or digit",
+                "use a name such as pre-ft",
             )
         return name
 
     def tree(self) -> dict[str, Any]:
-        """Return the stage's sections, those that it names alone."""
+        """Return the sections that the stage sets."""
         return {name: getattr(self, name) for name in SECTIONS if name in self.model_fields_set}
 
 
 def stage_tree(top: Mapping[str, Any], sections: Mapping[str, Any], number: int, name: str) -> dict[str, Any]:
     """Return the tree of one stage's config: the top level with the stage's sections merged over it, key by key.
 
-    number: from 1. name: of the stage. Lists and single values of the stage replace those of the top level.
+    number, name: those of the stage; numbers begin at 1. Lists and single values of the stage replace those of the top level.
     """
     tree = merged({section: value for section, value in top.items() if section != "stages"}, sections)
     run = dict(tree.get("run") or {})
@@ -64,10 +67,10 @@ def stage_tree(top: Mapping[str, Any], sections: Mapping[str, Any], number: int,
 
 
 def stage_configs(config: Config) -> tuple[Config, ...]:
-    """Return the configs of all stages, each that of a whole run; () of a config without stages.
+    """Return the configs of all stages, each for a whole run; () for a config without stages.
 
-    The weights, and the tokenizer, of stage 2 and later are those that the stage before leaves. Paths are taken as
-    they are: `read` has made them absolute. Raises InputError.
+    Stage 2 and later begin from the weights of the previous stage and keep the tokenizer of the first. Paths are not
+    resolved, as `read` has made them absolute. Raises InputError.
     """
     from medray.config.load import validated
 
@@ -85,14 +88,14 @@ def stage_configs(config: Config) -> tuple[Config, ...]:
 
 
 def weights_folder(config: Config) -> str:
-    """Return the folder with the weights that a finished stage leaves: its export, or the merged model of an adapter."""
+    """Return the folder with the weights of a finished stage: its export, or the merged model if it trained an adapter."""
     folder = "export" if config.peft.type == "none" else MERGED
     run = config.run
     return f"{run.storage.rstrip('/')}/{run.name}/{folder}"
 
 
 def checkable(configs: tuple[Config, ...]) -> tuple[Config, ...]:
-    """Return the configs with the model of the first stage in all of them: that of the others is not written yet."""
+    """Return the configs of stages with the model of the first in all of them, as later models are not written yet."""
     first = configs[0].model
     base = {
         name: getattr(first, name) for name in ("name", "init", "preset") if name in first.model_fields_set
@@ -109,9 +112,9 @@ def checkable(configs: tuple[Config, ...]) -> tuple[Config, ...]:
 
 
 def _tokenizer(first: Config) -> str:
-    """The tokenizer of the first stage by its own name, so that stages on the same data share their token shards.
+    """Return the tokenizer of the first stage by its own name, so that stages on the same data share token shards.
 
-    A tokenizer that the first stage trains has none yet: it comes with the weights.
+    A tokenizer that the first stage trains has no name yet; later stages read it from the weights.
     """
     named = str(first.model.name) if first.data.tokenizer == "model" else first.data.tokenizer
     return "model" if named == "train" else named

@@ -1,4 +1,4 @@
-"""Checks of the keys that distillation reads. A key that no chosen variant or method reads is refused."""
+"""Checks of the keys of distillation. A key that the chosen method and variant do not read is refused."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from medray.errors import InputError
 
 
 def check_distill(method: MethodConfig) -> None:
-    """Raise InputError for the first key of distillation that contradicts another, or that nothing reads."""
+    """Raise InputError for the first key of distillation that contradicts another or has no effect."""
     _check_variant(method)
     _check_owners(method)
     _check_alpha(method)
     if method.key_source == "generated":
         raise InputError(
-            "key words are not generated in a run yet: what the model itself writes is not read back",
+            "not supported yet: a run cannot generate key words with the model that it trains",
             key="method.key_source",
             value="generated",
-            fix="method.key_source: gold, with the key words of a model in a column named by data.columns.rationale",
+            fix="use method.key_source: gold, and put key words that a model wrote into the column data.columns.rationale",
         )
 
 
@@ -30,29 +30,29 @@ def _check_variant(method: MethodConfig) -> None:
         return
     if method.name != "distill":
         raise InputError(
-            "is a variant of distillation",
+            f"is a variant of distillation, but method.name is {method.name}",
             key="method.variant",
             value=variant,
-            fix="method.name: distill, or method.variant: null",
+            fix="use method.name: distill, or method.variant: null",
         )
     if variant != "two_step" and not trains_rationales(method):
         raise InputError(
-            "is about the rationale task, and with method.mode: standard there is none",
+            "needs the rationale task, but method.mode: standard trains only the label",
             key="method.variant",
             value=variant,
-            fix="method.mode: task_prefix, or method.variant: null",
+            fix="use method.mode: task_prefix, or method.variant: null",
         )
     if variant in ("hierarchical", "cosine") and method.loss_norm == "micro_batch":
         raise InputError(
-            f"reproduces published runs, and not those of the variant {variant}",
+            f"reproduces published runs, but there are none with the variant {variant}",
             key="method.loss_norm",
             value="micro_batch",
-            fix="method.loss_norm: token",
+            fix="use method.loss_norm: token",
         )
 
 
 def _check_owners(method: MethodConfig) -> None:
-    """Keys that one variant alone reads."""
+    """Raise InputError for a key that only another variant reads."""
     rationale, schedule = RationaleConfig(), AlphaScheduleConfig()
     owned: list[tuple[str, Any, Any, str]] = [
         (f"rationale.{name}", getattr(method.rationale, name), getattr(rationale, name), "hierarchical")
@@ -69,21 +69,21 @@ def _check_owners(method: MethodConfig) -> None:
                 f"has no effect without method.variant: {variant}",
                 key=f"method.{name}",
                 value=list(value) if isinstance(value, tuple) else value,
-                fix=f"method.variant: {variant}, or leave it out",
+                fix=f"use method.variant: {variant}, or remove method.{name}",
             )
     if method.rationale.several != "join" and not spec_of(method).draw_one:
         raise InputError(
-            "has no effect where no rationale is read",
+            "has no effect, because this method reads no rationale",
             key="method.rationale.several",
             value=method.rationale.several,
-            fix="method.name: distill with mode: task_prefix, or leave it out",
+            fix="use method.name: distill with mode: task_prefix, or remove method.rationale.several",
         )
     if method.rationale.several != "join" and method.variant == "hierarchical":
         raise InputError(
-            "is about lists, and method.variant: hierarchical trains on keys with a text each",
+            "applies to lists, but method.variant: hierarchical trains on keys that have one text each",
             key="method.rationale.several",
             value=method.rationale.several,
-            fix="method.rationale.several: join",
+            fix="use method.rationale.several: join",
         )
 
 
@@ -93,31 +93,31 @@ def _check_alpha(method: MethodConfig) -> None:
         method.alpha == 1 or (method.variant == "cosine" and method.alpha == 0)
     ):
         raise InputError(
-            f"leaves a task without weight, and method.variant: {method.variant} is about it",
+            f"gives weight 0 to a task that method.variant: {method.variant} needs",
             key="method.alpha",
             value=method.alpha,
-            fix="method.alpha: 0.5",
+            fix="use a value such as method.alpha: 0.5",
         )
     if not moves_alpha(method):
         return
     if schedule.start is not None and method.alpha != MethodConfig.model_fields["alpha"].default:
         raise InputError(
-            "is given too, and alpha starts with one value",
+            f"conflicts with method.alpha: {method.alpha:g}; alpha can have only one first value",
             key="method.alpha_schedule.start",
             value=schedule.start,
-            fix="leave out method.alpha_schedule.start, or method.alpha",
+            fix="remove method.alpha_schedule.start or method.alpha",
         )
     if start_alpha(method) > schedule.cap:
         raise InputError(
-            f"is below what alpha starts with, {start_alpha(method):g}",
+            f"is below the first value of alpha, {start_alpha(method):g}",
             key="method.alpha_schedule.cap",
             value=schedule.cap,
-            fix=f"method.alpha_schedule.cap: {start_alpha(method):g}, or a lower start",
+            fix=f"use method.alpha_schedule.cap: {start_alpha(method):g}, or a lower start",
         )
     if schedule.slope == 0:
         raise InputError(
-            "alpha would not move",
+            "alpha would never change",
             key="method.alpha_schedule.slope",
             value=0.0,
-            fix="method.variant: null, or a slope such as 0.1",
+            fix="use a slope such as 0.1, or method.variant: null",
         )

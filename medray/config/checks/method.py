@@ -1,4 +1,4 @@
-"""Checks of `method` against the rest of a config: a key that would have no effect is refused, not ignored."""
+"""Checks of `method` against the rest of a config. A key that would have no effect is refused, not ignored."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ def check_method(config: Config) -> None:
     encodings = spec_of(method).encodings
     if encodings is not None and config.train.loss_chunk_tokens:
         raise InputError(
-            f"has no effect with {encodings.key}: {encodings.value}, whose forward makes all logits at once",
+            f"has no effect with {encodings.key}: {encodings.value}, whose forward computes all logits at once",
             key="train.loss_chunk_tokens",
             value=config.train.loss_chunk_tokens,
-            fix=f"leave it out, or {encodings.without}",
+            fix=f"remove train.loss_chunk_tokens, or use {encodings.without}",
         )
 
 
@@ -29,11 +29,11 @@ def check_architecture(config: Config, *, seq2seq: bool) -> None:
     encodings = spec_of(config.method).encodings
     if encodings is not None and not seq2seq:
         raise InputError(
-            "compares what an encoder makes of two inputs, and a causal model has no encoder: the states of its prompt "
-            "are those that it writes from",
+            "compares the encodings of two inputs, but a causal model has no encoder: the states of its prompt are those "
+            "from which it writes the answer",
             key=encodings.key,
             value=encodings.value,
-            fix=f"an encoder-decoder such as google/flan-t5-base, or {encodings.without}",
+            fix=f"use an encoder-decoder such as google/flan-t5-base, or {encodings.without}",
         )
 
 
@@ -49,5 +49,5 @@ def notes(config: Config) -> tuple[str, ...]:
     if not trains_rationales(method) and given:
         why = "mode: standard" if method.name == "distill" else f"name: {method.name}"
         verb = "is" if len(given) == 1 else "are"
-        found.append(f"{' and '.join(given)} {verb} ignored: with method.{why} no rationale is trained")
+        found.append(f"{' and '.join(given)} {verb} ignored: with method.{why}, no rationale is trained")
     return tuple(found)

@@ -1,4 +1,4 @@
-"""The registry of method specs. A new method adds a file here, a loss file in `medray.methods`, and both names."""
+"""The registry of method specs. A new method adds a file here, a loss file in `medray.methods`, and its name to both."""
 
 from __future__ import annotations
 

@@ -11,13 +11,11 @@ if TYPE_CHECKING:
 
 RATIONALE = TaskSpec(name="rationale", prompt="rationale", limit_key="data.max_rationale_tokens")
 COSINE = "cosine"  # the term that compares the encodings of the two inputs
-_TOLD = (
-    "two_step: validation rows bring their own key words, so metrics are those of a model that is told them"
-)
+_TOLD = "two_step: validation rows contain their own key words, so the metrics are those of a model that is told them"
 
 
 def trains_rationales(method: MethodConfig) -> bool:
-    """Return whether rationales are a target too, weighed against labels by alpha."""
+    """Return whether rationales are trained too, weighted against labels by alpha."""
     return method.name == "distill" and method.mode == "task_prefix"
 
 
@@ -57,7 +55,7 @@ def distill_spec(method: MethodConfig) -> MethodSpec:
 
 
 def _tasks(method: MethodConfig) -> tuple[TaskSpec, ...]:
-    """The trained tasks; a task whose weight is always zero costs no forward."""
+    """Return the trained tasks, without a task whose weight is always zero."""
     if not trains_rationales(method):
         return (LABEL,)
     rationale: tuple[TaskSpec, ...] = (RATIONALE,)
@@ -72,7 +70,7 @@ def _tasks(method: MethodConfig) -> tuple[TaskSpec, ...]:
 
 
 def _groups(names: tuple[str, ...], keyed: tuple[str, ...], *, together: bool) -> tuple[TaskGroup, ...]:
-    """Each task alone. Keys are mixed, as few rows have many of them. The cosine term needs both encodings of a row."""
+    """Return one group per task, but mix keys, as few rows have many of them. The cosine term needs both tasks of a row."""
     if together:
         return (TaskGroup(names),)
     alone = tuple(TaskGroup((name,)) for name in names if name not in keyed)
@@ -88,7 +86,7 @@ def _rationale_column(*, two_step: bool) -> NeededColumn:
 
 
 def _described(method: MethodConfig) -> tuple[tuple[str, object], ...]:
-    """In mode standard a distilled model has seen no rationale."""
+    """Return rows of a model card. They name the mode, because in mode standard the model has seen no rationale."""
     rows: list[tuple[str, object]] = [("method", f"distill, {method.mode}")]
     if method.variant:
         rows.append(("variant", method.variant))

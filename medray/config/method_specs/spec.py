@@ -1,4 +1,4 @@
-"""The torch-free half of a method: which answers of a row it trains, and what data, batches and metrics must know of them.
+"""The torch-free half of a method: which answers it trains, and what data, batches and metrics must know about them.
 
 A method has two halves under one name. This half is a value that a function makes of `MethodConfig`; the registry in
 `medray.config.method_specs` maps the name to the function. The other half is a loss class in `medray.methods`. Data,
@@ -57,7 +57,7 @@ class TaskGroup:
     """Tasks that share a forward where rows are not packed.
 
     by: `row` puts all tasks of a micro-batch's rows into one forward, in the same order of rows for each task; a group
-    of one task is the plain case. `text` mixes the texts of all tasks and lays them out by their length, whichever row
+    of one task is the plain case. `text` mixes the texts of all tasks and arranges them by length, whichever row
     they belong to: this suits tasks that few rows have. Packed sequences hold all tasks of their rows in any case.
     """
 
@@ -69,9 +69,9 @@ class TaskGroup:
 class NeededColumn:
     """A field of a record that the method cannot do without.
 
-    name: the field (rationale, rejected) and, where `data.columns` has such a key, the key. why: the setting that needs
-    it, with a verb, for a message. without: the setting that does without it. every_row: a row that lacks it is bad;
-    else a split needs one row that has it.
+    name: the field (rationale, rejected), and its key in `data.columns` if there is one. why: the setting that needs
+    it, with a verb, for a message. without: the setting that does not need it. every_row: a row without it is bad;
+    otherwise one row of a split must have it.
     """
 
     name: str
@@ -82,7 +82,7 @@ class NeededColumn:
 
 @dataclass(frozen=True)
 class Setting:
-    """A key and value of the config that ask for something special. without: the setting that does without it."""
+    """A key and value of the config with special needs. without: the setting that does not have them."""
 
     key: str
     value: object
@@ -91,18 +91,18 @@ class Setting:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MethodSpec:
-    """All that is known of a method without its loss.
+    """All facts about a method except its loss.
 
-    tasks: those that are trained, in the order of their forwards; rows are ordered by the length of the first. groups:
-    how the tasks share forwards. terms: the parts of the loss, logged as `loss/<term>`. metrics: other means that the
-    loss class counts, logged under their own name. columns: what a row needs. also_encoded: tasks that token shards
-    hold though they are not trained; evaluation generates the label. identity: what makes two rows the same for
+    tasks: the trained tasks, in the order of their forwards; rows are ordered by the length of the first. groups: how
+    the tasks share forwards. terms: the parts of the loss, logged as `loss/<term>`. metrics: other means that the
+    loss class computes, logged under their own names. columns: the fields that rows need. also_encoded: tasks that token shards
+    contain although they are not trained; evaluation generates the label. identity: what makes two rows the same for
     duplicates and benchmarks; `input` is for methods in which one input has several answers.
 
     encodings: the setting that compares encodings of an encoder; None in a method that reads logits alone. Such a
     method needs an encoder-decoder, a forward with all logits, and no virtual tokens. keys: the setting that names the
     keys of keyed tasks. moving_weights: weights of the terms change during a run, so losses of two evaluations cannot
-    be compared. skip_null: a key without a value is not trained. draw_one: of a list of rationales one is drawn.
+    be compared. skip_null: a key without a value is not trained. draw_one: one of a list of rationales is drawn.
     label_reads_rationale: the input of the label contains the rationale. described: rows of a model card. notes:
     sentences on settings that are allowed but may surprise.
     """
@@ -143,7 +143,7 @@ class MethodSpec:
         return (*self.also_encoded, *self.tasks)
 
     def task(self, name: str) -> TaskSpec:
-        """Return the encoded task of this name. Raises KeyError where there is none."""
+        """Return the encoded task of this name. Raises KeyError if there is none."""
         for task in self.encoded:
             if task.name == name:
                 return task
@@ -156,7 +156,7 @@ class MethodSpec:
 
     @property
     def mixed_tasks(self) -> tuple[str, ...]:
-        """The tasks whose texts are laid out apart from their rows."""
+        """The tasks whose texts are arranged independently of their rows."""
         return tuple(task for group in self.groups if group.by == "text" for task in group.tasks)
 
     def needs_in_every_row(self, name: str) -> bool:
