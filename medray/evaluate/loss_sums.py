@@ -1,4 +1,4 @@
-"""Sums of the loss terms of one micro-batch: the one code of every rank in training, and of evaluation."""
+"""Sums of the loss terms of one micro-batch. Every rank in training, and evaluation, uses this code."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def loss_sums(
     seq2seq: bool,
     loss: TokenLoss = PLAIN,
 ) -> dict[str, Tensor]:
-    """Run one forward and return the sum of each term of `method` that the micro-batch holds.
+    """Run one forward and return the sum of each term of `method` in the micro-batch.
 
-    loss: how the cross-entropy is computed.
+    loss: the way to compute the cross-entropy.
     """
     if isinstance(micro, PackedMicroBatch):
         return method.sums(_packed(model, micro, method, device, loss), loss)
@@ -38,7 +38,7 @@ def loss_sums(
 
 
 def count_loss_tokens(micro: AnyMicroBatch, method: MethodLoss) -> np.ndarray:
-    """Return the loss tokens of each task and row of a micro-batch, int64 [tasks, rows]."""
+    """Return the number of loss tokens of each task and row of a micro-batch, int64 [tasks, rows]."""
     has_loss = micro.labels != IGNORED
     if isinstance(micro, PackedMicroBatch):
         found = np.zeros((len(method.tasks), int(micro.row_ids.max(initial=0)) + 1), np.int64)
@@ -58,7 +58,7 @@ def _tensors(device: torch.device, *arrays: np.ndarray) -> list[Tensor]:
 
 
 def _sequences(micro: MicroBatch | MixedMicroBatch, method: MethodLoss) -> dict[str, int]:
-    """Sequences of each task that a padded micro-batch holds, in their order."""
+    """Return the number of sequences of each task in a padded micro-batch, in the order of the sequences."""
     if isinstance(micro, MicroBatch):
         return {micro.task: len(micro.labels)}
     counts = np.bincount(micro.task_ids, minlength=len(method.tasks)).tolist()
@@ -70,7 +70,7 @@ def _packed(
 ) -> ModelOutput:
     head_loss = loss.at_head(int((micro.labels[:, 1:] != IGNORED).sum()))
     row_count, count = int(micro.row_ids.max(initial=0)) + 1, len(method.tasks)
-    # One number for task and row: the forward orders its targets by it, so by task and then by row.
+    # One number per task and row. The forward sorts its targets by it: by task, then by row.
     numbers = np.where(micro.task_ids == NO_TASK, NO_TASK, micro.task_ids * row_count + micro.row_ids)
     arrays = _tensors(device, micro.input_ids, micro.position_ids, numbers, micro.labels)
     found, labels, where = packed_logits(model, *arrays, head_loss=head_loss)
@@ -109,7 +109,7 @@ def _padded(
         return ModelOutput(tasks=_whole(found, labels, sequences))
     each = ((micro.labels if seq2seq else micro.labels[:, 1:]) != IGNORED).sum(axis=1)
     if not each.any():
-        each[0] = 1  # the forward computes one place that has no target
+        each[0] = 1  # the forward computes one position that has no target
     tasks, sequence, target = {}, 0, 0
     for name, count in sequences.items():
         sizes = each[sequence : sequence + count]
@@ -133,7 +133,7 @@ def _whole(logits: Tensor, labels: Tensor, sequences: Mapping[str, int]) -> dict
 
 
 def _logit_places(labels: np.ndarray, *, seq2seq: bool) -> int:
-    """Places of the logits of a forward as `loss_logits` gives them. labels: [batch, seq]."""
+    """Return the number of positions with logits that `loss_logits` computes. labels: [batch, seq]."""
     if seq2seq:
         return int(labels.size)
     return len(labels) * int((labels[:, 1:] != IGNORED).any(axis=0).sum())

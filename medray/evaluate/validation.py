@@ -1,7 +1,7 @@
-"""The validation split on a live model: exact loss sums over all rows, generated text for some.
+"""Evaluation of the validation split on a live model: exact loss sums of all rows, and generated text for some.
 
-Every rank takes each world_size-th row and is filled up with weightless rows to the same number of forwards, because
-under ZeRO-3 a forward is a collective. Each row counts exactly once.
+Rank r of n takes every n-th row from row r. Weightless rows give all ranks the same number of forwards, because under
+ZeRO-3 a forward is a collective. Each row counts exactly once.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from medray.methods.cross_entropy import TokenLoss
 
 @dataclass(frozen=True)
 class Validation:
-    """Rows to evaluate. rows: (shard, row) of the whole split, in order."""
+    """The rows to evaluate. rows: (shard, row) for the whole split, in order."""
 
     store: ShardStore
     rows: tuple[tuple[int, int], ...]
@@ -49,7 +49,7 @@ class Validation:
         world_size: int,
         loss: TokenLoss = PLAIN,
     ) -> dict[str, float]:
-        """This rank's sum of each term of the loss; add up over ranks, divide by `totals`."""
+        """Return this rank's sum of each term of the loss. Add them over ranks and divide by `totals` for the means."""
         model.eval()
         sums = dict.fromkeys(method.terms, 0.0)
         for micro in self._micro_batches(method, rank, world_size):
@@ -59,7 +59,10 @@ class Validation:
         return sums
 
     def _micro_batches(self, method: MethodLoss, rank: int, world_size: int) -> Iterator[AnyMicroBatch]:
-        """Rows that have a task of a group, all tasks of the group in one forward; a task that is mixed is alone."""
+        """Yield the micro-batches of rows that have a task of a group.
+
+        A forward has all tasks of a group whose forwards hold whole rows; a mixed task has forwards of its own.
+        """
         spec = method.spec
         for tasks in (*spec.row_groups, *((task,) for task in spec.mixed_tasks)):
             counts = np.array([self._counts(self.rows, task, "loss_tokens") for task in tasks])
@@ -93,12 +96,12 @@ class Validation:
         num_beams: int = 1,
         base_settings: bool = False,
     ) -> list[tuple[int, str]]:
-        """(number of the row, generated label) of this rank's part of the first `count` rows."""
+        """Return (number of the row, generated label) for this rank's share of the first `count` rows."""
         model.eval()
         chosen, found = self.rows[:count], []
         numbers = {row: number for number, row in enumerate(chosen)}
         for rows in self._batches(self._by_length(chosen, "label"), rank, world_size):
-            # A weightless place generates for the first row, so that all ranks do the same; its text is dropped.
+            # A weightless row generates for the first row, so that all ranks run the same forwards; its text is dropped.
             ids = [self.store.prompt(*(row or chosen[0])) for row in rows]
             texts = generate(
                 model,
@@ -114,16 +117,16 @@ class Validation:
         return found
 
     def reference(self, number: int) -> Reference:
-        """What row `number` should have been."""
+        """Return the reference answer of row `number`."""
         return reference(self.store, *self.rows[number])
 
     def _by_length(self, rows: tuple[tuple[int, int], ...], task: str) -> tuple[tuple[int, int], ...]:
-        """Rows of alike length beside each other, the longest first: batches are padded little."""
+        """Return the rows sorted by length, longest first, so that batches need little padding."""
         lengths = self._counts(rows, task, "length")
         return tuple(rows[place] for place in sorted(range(len(rows)), key=lambda place: -lengths[place]))
 
     def _counts(self, rows: Iterable[tuple[int, int]], task: str, name: str) -> list[int]:
-        """A count of each row, each shard looked up once."""
+        """Return one count of each row, with one look-up per shard."""
         counts: dict[int, np.ndarray] = {}
         for shard, _ in rows:
             if shard not in counts:
@@ -141,7 +144,7 @@ class Validation:
 
 
 def reference(store: ShardStore, shard: int, row: int) -> Reference:
-    """The truth of one validation row."""
+    """Return the reference answer of a validation row, with its entities if it has any."""
     entities = store.text(shard, row, "entities")
     known = (
         None if entities is None else tuple(Entity(e["text"], e["assertion"]) for e in json.loads(entities))
