@@ -1,7 +1,7 @@
-"""How exported weights are asked: `medray.json` in every export folder, and a runnable example for its card.
+"""The usage of exported weights: `medray.json` in every export folder, and a runnable example for its card.
 
-The prompts come from the run's configuration and are tried on a few of its rows, so that a corpus of conversations,
-which are shown to the model as they are, is not said to have a prompt. No text of a record is in the file.
+The prompts come from the run's configuration. They are compared with a few of its rows, because conversations are shown to
+the model unchanged, so that a corpus of them has no prompt. The file contains no text of a record.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from medray.errors import InputError, printable
 from medray.storage import StoragePath
 
 FILE, SCHEMA = "medray.json", 1
-ROWS = 16  # of a run, that the prompts are tried on
-_MARK = "\u2402input\u2403"  # stands for the input while a prompt is rendered; no corpus holds it
-# Settings by which an architecture begins a text, from the model's generation_config or config.
+ROWS = 16  # number of rows of a run with which the prompts are compared
+_MARK = "\u2402input\u2403"  # replaces the input while a prompt is rendered; no corpus contains it
+# Settings of generation_config or config that decide how a model's text begins.
 _BEGINS = ("decoder_start_token_id", "forced_bos_token_id", "forced_decoder_ids")
 _DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
@@ -42,10 +42,10 @@ class _Part(BaseModel):
 
 
 class Base(_Part):
-    """Where the weights under the tuning came from.
+    """The source of the base weights.
 
-    kind hub: name is the model's id there. package: a packaged model of medray. folder: the path that the run's config
-    names. random: the weights were drawn. None: not known.
+    kind: `hub` (name is the model's id there), `package` (a model that a Python package contains), `folder` (name is
+    the path in the run's config) or `random` (the weights were initialized at random). revision, licence: None if unknown.
     """
 
     name: str
@@ -55,10 +55,10 @@ class Base(_Part):
 
 
 class Question(_Part):
-    """How one task is asked. The whole text is `before`, the input and `after`, tokenized without more special tokens.
+    """The prompt of one task. The whole text is `before`, the input and `after`, tokenized without more special tokens.
 
-    prompt: as the config has it, "" where the input is shown alone. system, prefix: of a chat: the system message, and
-    what stands before the input in the user's message. max_answer_tokens: longest answer in training.
+    prompt: as in the config; "" if the input is shown alone. system, prefix: in a chat, the system message and the text
+    before the input in the user's message. max_answer_tokens: longest answer in training.
     """
 
     prompt: str
@@ -70,15 +70,16 @@ class Question(_Part):
 
 
 class Usage(_Part):
-    """All that someone needs to ask the weights as they were trained.
+    """All facts that are needed to prompt the weights as they were trained.
 
-    records: prompted: one input after the prompt; conversation: the messages of a record as they are. template: its name
-    in the config, or "file". chat_template: whether the tokenizer of the export renders messages as in training; begin:
-    text of a token that comes before what it renders. thinking_switch: whether it is asked not to think.
-    dtype: of the weights; of an adapter, that of the base it was trained on. tasks: by name, label first. languages: of
-    rows in these languages, in the place of `tasks`. max_input_tokens: longest input in training; longer ones were cut.
-    needs_key_words: the label's input holds key words that were found first (method.variant two_step). generation:
-    arguments of transformers' GenerationConfig that the run was evaluated with. adapter: its type.
+    records: `prompted` (the prompt, then one input) or `conversation` (the messages of a record, unchanged). template:
+    its name in the config, or "file". chat_template: whether the tokenizer of the export renders messages as in
+    training. begin: text of a token that precedes the rendered messages. thinking_switch: whether the template must be
+    called with thinking off. dtype: that of the weights; for an adapter, that of the base it was trained on. tasks: by
+    name, label first. languages: tasks for rows of a language, which replace `tasks`. max_input_tokens: longest input in
+    training; longer ones were cut. needs_key_words: the label's input contains key words that were found first
+    (method.variant two_step). generation: arguments of transformers' GenerationConfig in the run's evaluations.
+    adapter: its type.
     """
 
     schema_version: int = SCHEMA
@@ -100,7 +101,7 @@ class Usage(_Part):
 
 
 def read_usage(folder: StoragePath) -> Usage | None:
-    """The usage of the export in `folder`; None where it has none. Raises InputError for one that cannot be read."""
+    """Return the usage of the export in `folder`; None if it has none. Raises InputError if it cannot be read."""
     file = folder / FILE
     try:
         text = file.read_text(encoding="utf-8")
@@ -116,13 +117,15 @@ def read_usage(folder: StoragePath) -> Usage | None:
             and version > SCHEMA
         ):
             raise InputError(
-                f"was written in version {version} of its form, and this medray reads {SCHEMA}",
+                f"has version {version} of its format, but this medray reads up to version {SCHEMA}",
                 file=file,
                 fix="install a newer medray",
             )
         return Usage.model_validate(tree)
     except (ValueError, RecursionError, ValidationError):
-        raise InputError("is not a description of an export", file=file, fix="export the run again") from None
+        raise InputError(
+            "is not a valid description of an export", file=file, fix="export the run again"
+        ) from None
 
 
 def write_usage(folder: StoragePath, usage: Usage) -> None:
@@ -132,13 +135,13 @@ def write_usage(folder: StoragePath, usage: Usage) -> None:
 
 
 def base_of_model(model: ModelConfig, place: str) -> Base:
-    """The base of a run, by its name. place: folder or hub id that its weights were loaded from."""
+    """Return the base of a run by its name. `place` is the folder or hub id from which its weights were loaded."""
     if model.init == "random":
         return Base(name=model.preset or Path(str(model.name)).name, kind="random")
     if packaged := PACKAGED_MODELS.get(str(model.name)):
         return Base(name=str(model.name), kind="package", revision=packaged.version, licence=packaged.licence)
     name = str(model.name or place)
-    # A folder of Hugging Face's cache is named after what it holds.
+    # A folder in the cache of Hugging Face has the model's id in its name.
     cached = re.search(r"(?:^|/)models--([\w.-]+?)--([\w.-]+)/snapshots/([0-9a-f]{40})/?$", name)
     if cached:
         return Base(
@@ -164,11 +167,12 @@ def usage(
     num_beams: int,
     generation: Mapping[str, Any] | None = None,
 ) -> Usage:
-    """Describe how weights that were trained by `spec` are asked.
+    """Describe how to prompt weights that were trained with `spec`.
 
-    tokenizer: of the export. tokens: of the run, None where they are gone. model: values of the model's config.json and, over them, of its generation_config.json.
-    max_new_tokens, num_beams: of the run's evaluations. generation: all settings of these, where the model was at hand; else
-    they are put together from the other values.
+    tokenizer: that of the export. tokens: those of the run; None if they were deleted. model: values of the model's
+    config.json, and of its generation_config.json, which take precedence. max_new_tokens, num_beams: those of the run's
+    evaluations. generation: all settings of the evaluations; None, if the model is not loaded: they are derived from
+    the other values.
     """
     asker = _Asker(tokenizer, spec)
     shown = asker.shown_with(tokens)
@@ -208,25 +212,25 @@ def usage(
 
 
 class _Asker:
-    """Renders the prompts of a spec with one tokenizer."""
+    """A renderer of the prompts of a spec with one tokenizer."""
 
     def __init__(self, tokenizer: Any, spec: EncodeSpec) -> None:
         self._spec, self._tokenizer = replace(spec, appends_keys=False), tokenizer
         self._template = Template(tokenizer, spec.template, spec.architecture)
         self._ids = TextIds(tokenizer)
-        self.begin = ""  # text of the begin token, where training put one before the template's own text
+        self.begin = ""  # text of the begin token, if training put one before the template's text
 
     def questions(self, prompt: str | None, lang: str = "", only: str | None = None) -> dict[str, Question]:
-        """Return how each task is asked. An answer that a model is not asked for, such as a rejected one, is left out.
+        """Return the prompt of each task. An answer that no model is asked for, such as a rejected one, is left out.
 
-        prompt: replaces the spec's own. only: this task alone.
+        prompt: replaces the spec's own. only: return this task only.
         """
         tasks = self._spec.tasks if only is None else (only,)
         found = {task: self.question(task, prompt, lang) for task in tasks}
         return {task: question for task, question in found.items() if question is not None}
 
     def question(self, task: str, prompt: str | None, lang: str = "") -> Question | None:
-        """Return how `task` is asked; None for an answer that no model is asked for. prompt: replaces the spec's own."""
+        """Return the prompt of `task`; None for an answer that no model is asked for. prompt: replaces the spec's own."""
         spec = self._spec
         if prompt is not None:
             spec = replace(spec, prompts=dict.fromkeys((*spec.prompts, task), prompt), prompts_by_lang={})
@@ -238,7 +242,7 @@ class _Asker:
         before, _, after = self._text([(turn.role, turn.lead + (turn.text or "")) for turn in found.turns])
         system = next((turn.lead for turn in found.turns if turn.role == "system"), None)
         prefix = found.turns[-1].lead
-        if system is not None and not self._template.system:  # then it is put before the user's words
+        if system is not None and not self._template.system:  # render() then puts it before the user's text
             system, prefix = None, f"{system}\n\n{prefix}"
         return Question(
             prompt=spec.prompt(task, lang),
@@ -250,18 +254,18 @@ class _Asker:
         )
 
     def _text(self, messages: Sequence[tuple[str, str]]) -> tuple[str, str, str]:
-        """The whole text before and after the input, with the begin and end tokens that training has put around it."""
+        """Return the text before the input, the mark, and the text after it, with the begin and end tokens of training."""
         seq2seq = self._spec.architecture == "seq2seq"
         before, mark, after = self._template.render(messages, ask=not seq2seq).partition(_MARK)
         begin = self._ids.begin
-        # As in data/frames: legacy prompts have the tokenizer's own begin token before whatever they hold.
+        # As in medray.data.encode.frames: the tokenizer's begin token precedes legacy prompts even if they have their own.
         if begin is not None and (self._ids.split(before)[:1] != [begin] or self._template.legacy):
             self.begin = str(self._tokenizer.convert_ids_to_tokens(begin))
             before = self.begin + before
         return before, mark, after + (self._tokenizer.eos_token if seq2seq else "")
 
     def shown_with(self, tokens: TokenSet | None) -> str | None:
-        """The prompt that most of a few rows begin with; None where they begin with none of the spec's."""
+        """Return the prompt with which most of a few rows begin; None if they begin with none of the spec's prompts."""
         spec = self._spec
         prompts = [
             spec.extraction_prompt,
@@ -281,7 +285,7 @@ class _Asker:
         return found.most_common(1)[0][0] if found else spec.prompt("label")
 
     def _read(self, text: str) -> str:
-        """A text as the tokenizer gives it back, without what it does not know."""
+        """Return a text encoded and decoded again, without characters that the tokenizer does not know."""
         return str(self._tokenizer.decode(self._tokenizer(text, add_special_tokens=False)["input_ids"]))
 
     def _rows(self, tokens: TokenSet | None) -> list[str]:
@@ -295,18 +299,18 @@ class _Asker:
 
 
 def _plain(text: str) -> str:
-    """Without white space and case, which some tokenizers do not keep."""
+    """Return a text without white space and case, which some tokenizers do not keep."""
     return re.sub(r"\s+", "", text).casefold()
 
 
 def _ends(tokenizer: Any, known: Any) -> list[int]:
-    """Ids that end an answer: the tokenizer's end token first, then those of the model's generation_config."""
+    """Return the ids that end an answer: the tokenizer's end token first, then those of the model's generation_config."""
     more = known if isinstance(known, list | tuple) else [] if known is None else [known]
     return list(dict.fromkeys([int(tokenizer.eos_token_id), *(int(number) for number in more)]))
 
 
 def _licence(folder: Path) -> str | None:
-    """Return the licence in the header of the base's own card."""
+    """Return the licence in the header of the base's model card; None if there is none."""
     try:
         text = (folder / "README.md").read_text(encoding="utf-8")[:4000]
     except (OSError, ValueError):
@@ -316,7 +320,10 @@ def _licence(folder: Path) -> str | None:
 
 
 def example(found: Usage, file: str | None = None) -> str:
-    """Python that asks the weights for the first task, run in the folder of the export. file: of a GGUF export."""
+    """Return Python code that prompts the weights for the first task. It runs in the folder of the export.
+
+    file: name of the file of a GGUF export.
+    """
     auto = "AutoModelForSeq2SeqLM" if found.architecture == "seq2seq" else "AutoModelForCausalLM"
     question = next(iter(found.tasks.values()))
     adapter = found.format == "adapter"
