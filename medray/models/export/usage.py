@@ -123,9 +123,7 @@ def read_usage(folder: StoragePath) -> Usage | None:
             )
         return Usage.model_validate(tree)
     except (ValueError, RecursionError, ValidationError):
-        raise InputError(
-            "is not a valid description of an export", file=file, fix="export the run again"
-        ) from None
+        raise InputError("is not a description of an export", file=file, fix="export the run again") from None
 
 
 def write_usage(folder: StoragePath, usage: Usage) -> None:
