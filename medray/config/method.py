@@ -38,7 +38,7 @@ class RationaleConfig(Section):
     )
     reduction: Literal["mean", "sum"] = key(
         "mean",
-        "hierarchical only. How the means of the keys are combined into the rationale term of the loss.",
+        "hierarchical only. The rationale term of the loss: mean or sum of the means of the keys.",
     )
     skip_null: bool = key(
         True, "hierarchical only. true: keys without a value are not trained. false: their target is `None`."
