@@ -223,8 +223,9 @@ def test_shards_are_reused_and_a_killed_tokenization_goes_on(connected: Any, tmp
 
 
 def test_what_the_cluster_cannot_hold_is_refused_before_any_worker(connected: Any, tmp_path: Path) -> None:
+    batch = {"global_batch_size": 80, "micro_batch_size": 2}
     with pytest.raises(InputError, match=r"40 workers of 0.5 CPUs? need 21 CPUs.* this cluster has 4"):
-        train.run(config(tmp_path, "wrong", cluster={"workers": 40, "nodes": 1}))
+        train.run(config(tmp_path, "wrong", cluster={"workers": 40, "nodes": 1}, train=batch))
     assert not (tmp_path / "runs" / "wrong" / "attempts.jsonl").exists()
 
 

@@ -32,6 +32,7 @@ ROOMS = (
     "medray/methods",
     "medray/models",
     "medray/evaluate",
+    "medray/train",
     "medray/release",
     "medray/stages",
     "medray/pairs",
