@@ -256,10 +256,14 @@ def _stage(tree: dict[str, Any], dotted: str, parents: list[str], file: object) 
     number = int(parents[1]) if len(parents) > 1 and parents[1].isdecimal() and len(parents[1]) < 4 else 0
     if not 1 <= number <= count:
         raise InputError(
-            f"there are {count} stages" if count else "the config has no stages",
+            f"the config has {count} stages, and none of this number"
+            if count
+            else "the config has no stages",
             file=file,
             key=dotted,
-            fix="name a stage by its number from 1, as in stages.1.method.beta=0.4",
+            fix=f"use a number from 1 to {count}, as in stages.1.train.max_steps=10"
+            if count
+            else "remove the override",
         )
     made = [dict(stage) if isinstance(stage, dict) else stage for stage in stages or ()]
     if not isinstance(made[number - 1], dict):

@@ -56,6 +56,12 @@ class StageConfig(Section):
         return {name: getattr(self, name) for name in SECTIONS if name in self.model_fields_set}
 
 
+def ignored_keys(stage: StageConfig) -> tuple[str, ...]:
+    """Return the keys of a later stage that would have no effect, because the stage before decides them."""
+    model = tuple(f"model.{name}" for name in stage.model if name not in _KEPT_OF_MODEL)
+    return (*model, *(f"data.{name}" for name in ("tokenizer", "vocab_size") if name in stage.data))
+
+
 def stage_tree(top: Mapping[str, Any], sections: Mapping[str, Any], number: int, name: str) -> dict[str, Any]:
     """Return the tree of one stage's config: the top level with the stage's sections merged over it, key by key.
 

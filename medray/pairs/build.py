@@ -13,7 +13,6 @@ import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from statistics import fmean
 from typing import Any
 
 from medray.data.encode.render import EncodeSpec, extraction_answer, reading
@@ -36,13 +35,13 @@ class PairOptions:
 
 @dataclass
 class PairCounts:
-    """Counts of the records that were read. length_ratios: characters of rejected by those of chosen."""
+    """Counts of the records that were read. length_ratios: sum over the pairs of len(rejected) / len(chosen), in characters."""
 
     records: int = 0
     bad_rows: int = 0
     without_pair: int = 0
     by_strategy: Counter[str] = field(default_factory=Counter)
-    length_ratios: list[float] = field(default_factory=list)
+    length_ratios: float = 0.0
 
     @property
     def pairs(self) -> int:
@@ -55,12 +54,14 @@ class PairCounts:
             "without_pair": self.without_pair,
             "pairs": self.pairs,
             "by_strategy": dict(self.by_strategy),
-            "mean_length_ratio": fmean(self.length_ratios) if self.length_ratios else None,
+            "mean_length_ratio": self.length_ratios / self.pairs if self.pairs else None,
         }
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
+    """Two answers to one prompt, and the rule that made the rejected one."""
+
     chosen: str
     rejected: str
     strategy: str
@@ -69,7 +70,7 @@ class Pair:
 def pairs(
     sources: Sequence[Source], spec: EncodeSpec, options: PairOptions, counts: PairCounts
 ) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a pairs file, in the order of the sources; `counts` grows along.
+    """Yield the rows of a pairs file, in the order of the sources; updates `counts`.
 
     A row: id, group, lang, prompt (text, or messages), chosen, rejected, strategy, seed, source. A record that gives
     no pair is counted.
@@ -86,7 +87,7 @@ def pairs(
             counts.without_pair += not made
             for pair in made:
                 counts.by_strategy[pair.strategy] += 1
-                counts.length_ratios.append(len(pair.rejected) / len(pair.chosen))
+                counts.length_ratios += len(pair.rejected) / len(pair.chosen)
                 yield _row(record, pair, spec) | {"seed": options.seed, "source": source.name}
 
 
@@ -104,7 +105,7 @@ def _of_record(record: Record, spec: EncodeSpec, options: PairOptions) -> Iterat
 
 
 def _corrupted(record: Extraction, spec: EncodeSpec, options: PairOptions) -> Iterator[Pair]:
-    """Up to `per_record` pairs, each of another strategy and with another rejected answer."""
+    """Yield up to `per_record` pairs, each of another strategy and with another rejected answer."""
     chosen = extraction_answer(record, spec.extraction_answer, spec.extraction_types)
     items = tuple((each,) if isinstance(each, str) else tuple(each) for each in json.loads(chosen))
     task = Task(document=record, answer=spec.extraction_answer, types=spec.extraction_types, items=items)

@@ -20,7 +20,7 @@ from typing import Any
 from medray import storage, train
 from medray.config import Config, dump
 from medray.config.peft import PROMPT_TYPES
-from medray.config.stages import checkable, stage_configs, weights_folder
+from medray.config.stages import checkable, ignored_keys, stage_configs, weights_folder
 from medray.errors import InputError, StoppedError
 from medray.report.console import Console
 from medray.storage import StoragePath
@@ -80,6 +80,13 @@ def check(config: Config, **options: Any) -> None:
                 value=stage.peft.type,
                 fix="use peft.type: lora in this stage, or make it the last one",
             )
+    for number, given in enumerate(config.stages[1:], 2):
+        for name in ignored_keys(given):
+            raise InputError(
+                "has no effect: from the second stage on, model and tokenizer are those of the stage before",
+                key=f"stages.{number}.{name}",
+                fix="remove the key",
+            )
     for number, stage in enumerate(checkable(configs), 1):
         try:
             train.check(stage, **options)
@@ -115,6 +122,8 @@ def run(
         for number, stage in enumerate(configs, 1):
             result = finished_result(stage)
             if result is None:
+                _refuse_later_stages(configs, number)
+                _mark(storage.at(weights_folder(stage))).unlink(missing_ok=True)  # of weights that change now
                 say(
                     "stage", f"{number} of {len(configs)}, {config.stages[number - 1].name}: {stage.run.name}"
                 )
@@ -173,6 +182,20 @@ def is_whole(target: StoragePath) -> bool:
         return False
 
 
+def _refuse_later_stages(configs: Sequence[Config], number: int) -> None:
+    """Raise InputError if a stage after an unfinished one has begun: it did so from weights that will not be the same."""
+    for later in configs[number:]:
+        if (folder_of(later) / files.CONFIG).exists():
+            raise InputError(
+                f"it began from the weights of stage {number}, which would be trained again now",
+                file=folder_of(later),
+                key="run.name",
+                value=configs[0].run.name.rpartition(".")[0],
+                fix="restore the config and the files of the earlier stage, use another run.name, or start all stages from the "
+                "beginning with --overwrite",
+            )
+
+
 def _summary(folder: StoragePath) -> dict[str, Any] | None:
     try:
         return files.read_summary(folder)
@@ -181,7 +204,7 @@ def _summary(folder: StoragePath) -> dict[str, Any] | None:
 
 
 def _mark(target: StoragePath) -> StoragePath:
-    """The file next to a merged model that says which files it has. It is written last."""
+    """Return the file next to a merged model that lists its files. It is written last."""
     return target.with_name(f"{target.name}.json")
 
 
@@ -191,10 +214,10 @@ def _summarized(config: Config, folder: StoragePath, done: Sequence[RunResult]) 
     whole = len(done) == len(config.stages)
     lines = [
         {"name": stage.name, "folder": result.folder.name}
-        | {name: result.summary.get(name) for name in ("status", "steps", "loss", "metrics")}
+        | {name: result.summary.get(name) for name in ("status", "steps", "train_loss_last", "eval")}
         for stage, result in zip(config.stages, done, strict=False)
     ]
     status = last["status"] if whole or last["status"] != "done" else "stopped"
     summary = last | {"name": config.run.name, "status": status, "stages": lines}
-    storage.write(folder / files.SUMMARY, json.dumps(summary, indent=1))
+    storage.write(folder / files.SUMMARY, json.dumps(summary, indent=2) + "\n")
     return RunResult(folder, summary)

@@ -8,8 +8,9 @@ from typing import Any
 
 from medray.cli.outputs import add_force, check_new, whole_file
 from medray.errors import InputError
+from medray.pairs.corruptions import CORRUPTIONS
 
-STRATEGIES = ("drop", "add", "shift", "swap", "type", "duplicate")
+STRATEGIES = tuple(CORRUPTIONS)
 
 
 def add_to(actions: Any) -> None:

@@ -217,8 +217,6 @@ class Template:
         )
 
     def _legacy(self, messages: Sequence[tuple[str, str]], ask: bool) -> str:
-        from medray.data.encode.templates import render
-
         texts = dict(messages)
         if len(texts) < len(messages) or "user" not in texts or ("assistant" in texts) == ask:
             raise UnfitMessagesError("a legacy template can show only one question and one answer")

@@ -38,7 +38,7 @@ CAUSES = Task(
 
 
 def results(strategy: str, task: Task) -> list[Any]:
-    """What the strategy makes with many seeds."""
+    """Return the answers that the strategy makes with 40 seeds."""
     return [CORRUPTIONS[strategy](task, random.Random(seed)) for seed in range(40)]
 
 

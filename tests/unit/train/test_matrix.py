@@ -134,7 +134,7 @@ def refusal(plan: WorkerPlan) -> str | None:
     try:
         check_adapter(plan.config)
     except InputError as error:
-        return error.key if error.fix else "no mend"
+        return error.key if error.fix else "no fix"
     return None
 
 
