@@ -113,7 +113,9 @@ def watching(folder: StoragePath, switch: StopSwitch, seconds: float | None = No
     def look() -> None:
         while not switch.on_request and not ended.wait(pause):
             with suppress(OSError):  # storage may be unreachable for a while
-                switch.on_request = asked_at(folder) is not None
+                # Never back to False: a stage's run and the whole are watched for one switch.
+                if asked_at(folder) is not None:
+                    switch.on_request = True
 
     thread = threading.Thread(target=look, name="stop-file", daemon=True)
     thread.start()

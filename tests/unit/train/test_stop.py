@@ -116,3 +116,21 @@ def test_exit_codes_of_signals(number: int, code: int) -> None:
     switch = stop.StopSwitch()
     switch.request(number)
     assert switch.exit_code == code
+
+
+def test_a_request_in_one_folder_is_not_withdrawn_by_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The whole of several stages and the stage that trains are watched for one switch."""
+    switch, looked = stop.StopSwitch(), threading.Event()
+
+    def none_here(folder: Path) -> None:
+        switch.on_request = True  # the watcher of the other folder, meanwhile
+        looked.set()
+
+    monkeypatch.setattr(stop, "asked_at", none_here)
+    with stop.watching(tmp_path, switch, seconds=0.01):
+        assert looked.wait(30)
+        for thread in [each for each in threading.enumerate() if each.name == "stop-file"]:
+            thread.join(30)
+    assert switch.on_request
