@@ -3,7 +3,7 @@
     .venv/bin/python benchmarks/padding.py [ROWS]
 
 A share is that of places which hold no token. Lengths go through the batch plan of a run, with the default shards and
-windows, and its steps are laid out as `medray/train/batch_reader.py` does it for one worker: sorted within a step, cut into
+windows, and its steps are laid out as `medray/train/loop/batch_reader.py` does it for one worker: sorted within a step, cut into
 micro-batches, each as wide as its longest. In every setting the first steps and the last go through the real
 BatchReader too, and both must count the same places.
 
@@ -161,7 +161,7 @@ def by_reader(lengths: Any, plan: BatchPlan, slots: int, micro: int, packed: boo
     """Places that the arrays of a step have, as `train_step` counts them."""
     from medray.config.method import MethodConfig
     from medray.methods import loss_of
-    from medray.train.batch_reader import BatchLayout, BatchReader
+    from medray.train.loop.batch_reader import BatchLayout, BatchReader
 
     seq2seq = len(lengths.parts) == 2
     reader = BatchReader(

@@ -112,7 +112,7 @@ def prepare(file: str, storage: str) -> dict[str, float]:
     from medray.data.tokenizer import load_tokenizer
     from medray.methods import loss_of
     from medray.plan.model_config import model_folder
-    from medray.train.batch_reader import BatchLayout, BatchReader
+    from medray.train.loop.batch_reader import BatchLayout, BatchReader
 
     config = Config.model_validate(
         {

@@ -1,4 +1,4 @@
-"""Writes docs/migrating.md from medray/config/former_flags.toml.
+"""Writes docs/migrating.md from medray/config/loading/former_flags.toml.
 
 python scripts/migrating.py            # writes the page
 python scripts/migrating.py --check    # exit code 1 where the page is not what would be written
@@ -16,7 +16,7 @@ PAGE = ROOT / "docs" / "migrating.md"
 if str(ROOT) not in sys.path:  # a script knows its own folder alone
     sys.path.insert(0, str(ROOT))
 
-from medray.config.former_flags import Flag, Table, is_planned, tables  # noqa: E402
+from medray.config.loading.former_flags import Flag, Table, is_planned, tables  # noqa: E402
 
 HEAD = """# Migrating from the reference systems
 

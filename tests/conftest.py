@@ -23,9 +23,9 @@ from xdist.scheduler import LoadScopeScheduling
 
 # The dearest files, dearest first: begun last, one of them would keep one process busy while the others have ended.
 DEAR = (
-    "tests/unit/train/test_adapters.py",
+    "tests/unit/train/loop/test_adapters.py",
     "tests/unit/cli/test_train_again.py",
-    "tests/unit/train/test_variants_loop.py",
+    "tests/unit/train/loop/test_variants_loop.py",
     "tests/unit/cli/test_export.py",
     "tests/unit/tracking/test_clock_jumps.py",
     "tests/unit/tracking/test_mlflow_log.py",
@@ -35,7 +35,7 @@ DEAR = (
     "tests/unit/plan/test_adapters.py",
 )
 # They share two ranks that train (tests/support/torchrun.py).
-RANKS = ("tests/unit/train/checkpoint/test_checkpoint.py", "tests/unit/train/test_exactness.py")
+RANKS = ("tests/unit/train/checkpoint/test_checkpoint.py", "tests/unit/train/loop/test_exactness.py")
 
 
 # Files and folders that `make check` leaves out (--quick): their tests import torch, or wait for MLflow.

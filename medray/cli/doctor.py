@@ -112,7 +112,7 @@ def _address(address: str | None, given: str | None) -> str | None:
 
 
 def _storage(given: str) -> str:
-    from medray.config.credentials import has_credentials
+    from medray.config.loading.credentials import has_credentials
 
     if has_credentials(given):
         raise InputError(

@@ -29,7 +29,7 @@ def folder_of_run(arguments: argparse.Namespace, *, planned: bool = False) -> St
 
     planned: whether a config may name a run that has not begun. Raises InputError if there is no such run.
     """
-    from medray.config.credentials import has_credentials
+    from medray.config.loading.credentials import has_credentials
     from medray.train.run_folder import lock
     from medray.train.run_folder.files import CONFIG
 

@@ -70,8 +70,8 @@ def _run(arguments: argparse.Namespace, config: Config, address: str | None, sto
     from medray.report.console import Console
     from medray.report.run_log import Consoles, RunLog
     from medray.stages import finished_whole, last_stage, move_aside_whole
+    from medray.train.driver.tracking import send_unsent
     from medray.train.run_folder.files import folder_of
-    from medray.train.tracking import send_unsent
 
     log = RunLog(folder_of(config))
     console = Consoles(Console(sys.stderr), Console(log, interactive=False))

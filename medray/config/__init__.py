@@ -3,7 +3,7 @@
 `read` loads a Config from a file, `Config.override` returns a changed copy, and `dump` writes a Config as YAML.
 """
 
-from medray.config.load import dump, read
+from medray.config.loading.load import dump, read
 from medray.config.schema import Config
 from medray.config.section import Section
 

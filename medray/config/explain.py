@@ -10,8 +10,8 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from medray.config.dotted import fields, section_at
-from medray.config.former_flags import hint
+from medray.config.loading.dotted import fields, section_at
+from medray.config.loading.former_flags import hint
 from medray.config.schema import Config
 from medray.errors import InputError
 

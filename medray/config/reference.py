@@ -21,8 +21,8 @@ from pydantic.json_schema import GenerateJsonSchema
 
 import medray
 from medray.config import Config
-from medray.config.dotted import fields, model_of, section_at
 from medray.config.explain import nearest
+from medray.config.loading.dotted import fields, model_of, section_at
 from medray.errors import InputError
 
 PACKAGE = Path(medray.__file__).parent

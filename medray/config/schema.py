@@ -46,7 +46,7 @@ class Config(Section):
         changed: relative paths belong to the working directory, not to the folder of a config file.
         Raises InputError that names the key, as `read` does.
         """
-        from medray.config.load import (
+        from medray.config.loading.load import (
             overridden,  # imported here, because it needs this class to explain errors
         )
 

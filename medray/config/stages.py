@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import field_validator
 
-from medray.config.dotted import merged
+from medray.config.loading.dotted import merged
 from medray.config.section import Section, key
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def stage_configs(config: Config) -> tuple[Config, ...]:
     Stage 2 and later begin from the weights of the previous stage and keep the tokenizer of the first. Paths are not
     resolved, as `read` has made them absolute. Raises InputError.
     """
-    from medray.config.load import validated
+    from medray.config.loading.load import validated
 
     top = config.model_dump(exclude_unset=True)
     found: list[Config] = []

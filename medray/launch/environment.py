@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from medray.config.credentials import has_credentials, is_secret_name
+from medray.config.loading.credentials import has_credentials, is_secret_name
 
 PYTHONS = ((3, 11), (3, 12))  # requires-python of pyproject.toml
 _KEY = re.compile(r"key$", re.IGNORECASE)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from medray.config import Config
 from medray.config.data import TEMPLATE_FILES
-from medray.config.load import is_url, looks_like_path
-from medray.config.yaml_text import write
+from medray.config.loading.load import is_url, looks_like_path
+from medray.config.loading.yaml_text import write
 from medray.errors import InputError
 
 

@@ -6,7 +6,7 @@ import re
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-from medray.config.credentials import has_credentials
+from medray.config.loading.credentials import has_credentials
 
 _NOT_METRICS = frozenset({"step", "tokens", "loss_tokens", "samples", "seconds"})
 _PERF = frozenset({"mfu", "peak_bytes", "tokens_per_second"})

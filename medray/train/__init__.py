@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from medray.train.checks import check
-    from medray.train.driver import run
+    from medray.train.driver.run import run
     from medray.train.run_folder.files import RunResult
 
 __all__ = ["RunResult", "check", "run"]
@@ -18,7 +18,7 @@ __all__ = ["RunResult", "check", "run"]
 _MODULES = {
     "RunResult": "medray.train.run_folder.files",
     "check": "medray.train.checks",
-    "run": "medray.train.driver",
+    "run": "medray.train.driver.run",
 }
 
 

@@ -28,7 +28,7 @@ from medray.data.shards.preparation import ready
 from medray.data.shards.token_split import TokenSet
 from medray.errors import RunFailedError
 from medray.plan.model_config import describe
-from medray.train import data_phase
+from medray.train.driver import data_phase
 
 
 def config(folder: Path, name: str = "run", **sections: dict[str, Any]) -> Config:

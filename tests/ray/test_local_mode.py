@@ -12,8 +12,8 @@ from ray.train.torch import TorchTrainer
 from recorder import Recorder
 
 from medray.tracking import ledger as ledgers
-from medray.train import loop
-from medray.train.worker import worker
+from medray.train.loop import training
+from medray.train.loop.worker import worker
 
 
 def test_local_mode_trains_as_the_bare_loop_does(connected: Any, tmp_path: Path) -> None:
@@ -25,7 +25,7 @@ def test_local_mode_trains_as_the_bare_loop_does(connected: Any, tmp_path: Path)
         for name in ("bare", "local")
     }
     recorder = Recorder()
-    loop.run(plans["bare"], recorder)
+    training.run(plans["bare"], recorder)
     ledger = ledgers.start(str(tmp_path / "local"), ledgers.TrackingSpec(False, "", "", "", {}, {}, False))
     trainer = TorchTrainer(
         worker,  # type: ignore[arg-type]

@@ -16,7 +16,7 @@ from runs import checkpoints, ended, start
 
 from medray.cli.main import main
 from medray.config import Config
-from medray.train.nodes import awaited
+from medray.train.driver.nodes import awaited
 
 REQUEST = b"autoscaler_resource_request"  # Ray's key for what `request_resources` has asked for
 

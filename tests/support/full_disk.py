@@ -14,7 +14,8 @@ from typing import Any
 
 from recorder import Recorder
 
-from medray.train import checkpoint, loop
+from medray.train import checkpoint
+from medray.train.loop import training
 
 FULL_AFTER = 3
 
@@ -44,7 +45,7 @@ def main() -> None:
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(disk)], check=True)
     recorder, error = Filling(disk, freed_after), ""
     try:
-        loop.run(plan, recorder)
+        training.run(plan, recorder)
     except Exception as failure:
         error = str(failure)
     found = {

@@ -6,7 +6,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from medray.train.finish import WorkerResult
+    from medray.train.loop.finish import WorkerResult
     from medray.train.worker_plan import WorkerPlan
 
 
@@ -70,13 +70,13 @@ class Rank:
     """A worker loop in two halves, so that a test can look at what was built: `built`, then `run`."""
 
     def __init__(self, plan: WorkerPlan, recorder: Recorder) -> None:
-        from medray.train.build import build
-        from medray.train.news import News
+        from medray.train.loop.build import build
+        from medray.train.loop.news import News
 
         self.plan, self.news = plan, News(recorder)
         self.built = build(plan, self.news)
 
     def run(self) -> WorkerResult:
-        from medray.train.loop import train
+        from medray.train.loop.training import train
 
         return train(self.plan, self.built, self.news)

@@ -21,7 +21,7 @@ from typing import IO, Any
 
 from recorder import Recorder
 
-from medray.train import loop
+from medray.train.loop import training
 from medray.train.worker_plan import WorkerPlan
 
 SUPPORT = Path(__file__).parent
@@ -57,7 +57,7 @@ def run_loops(folder: Path, plans: dict[str, WorkerPlan], processes: int) -> dic
 
 def _steps(plan: WorkerPlan) -> list[dict[str, Any]]:
     recorder = Recorder()
-    loop.run(plan, recorder)
+    training.run(plan, recorder)
     return recorder.steps
 
 

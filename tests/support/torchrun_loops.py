@@ -17,7 +17,7 @@ from recorder import Rank, Recorder
 from torch import distributed
 
 from medray.models import load
-from medray.train import build
+from medray.train.loop import build
 from medray.train.worker_plan import WorkerPlan
 
 

@@ -18,8 +18,8 @@ import pytest
 from medray.config import Config
 from medray.tracking import Ledger
 from medray.tracking.mlflow_run import open_client
+from medray.train.driver.tracking import tracking_spec
 from medray.train.run_folder.files import FILES
-from medray.train.tracking import tracking_spec
 
 SECRET = "correct-horse-battery"
 OWNER = "postgres" if os.geteuid() == 0 else None  # the server refuses to run as root

@@ -125,15 +125,19 @@ def test_rooms_import_downwards_only() -> None:
 @pytest.mark.parametrize(
     ("file", "source", "expected"),
     [
-        ("plan/bytes.py", "from medray.config import load", []),
+        ("plan/bytes.py", "from medray.config.loading import load", []),
         ("cli/train.py", "import medray.errors\nfrom medray import __version__, train", []),
         ("data/shards/shard_file.py", "from . import records\nfrom .records import Record", []),
-        ("train/driver.py", "import ray.train\nfrom ray.train import torch\nimport deepspeed", []),
+        ("train/driver/run.py", "import ray.train\nfrom ray.train import torch\nimport deepspeed", []),
         ("tune/search.py", "from ray.tune import Tuner", []),
         ("models/adapters/merging.py", "import deepspeed.zero", []),
         ("tracking/runs.py", "import mlflow", []),
         ("__main__.py", "from medray.cli import main", []),
-        ("config/load.py", "import medray.plan.bytes", ["config/load.py:1: config imports plan, above it"]),
+        (
+            "config/loading/load.py",
+            "import medray.plan.bytes",
+            ["config/loading/load.py:1: config imports plan, above it"],
+        ),
         ("errors.py", "from . import config", ["errors.py:1: errors imports config, above it"]),
         (
             "methods/sft.py",
@@ -148,7 +152,7 @@ def test_rooms_import_downwards_only() -> None:
         ),
         (
             "data/b.py",
-            "import importlib\nimportlib.import_module('medray.train.driver')",
+            "import importlib\nimportlib.import_module('medray.train.driver.run')",
             ["data/b.py:2: data imports train, above it"],
         ),
         ("data/c.py", "from ray import train", ["data/c.py:1: data imports ray.train, which is for train"]),

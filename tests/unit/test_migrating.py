@@ -13,7 +13,7 @@ import pytest
 from medray.cli.main import parser
 from medray.config import read
 from medray.config.explain import ALIASES, keys
-from medray.config.former_flags import Flag, hint, is_planned, key_of, planned, tables
+from medray.config.loading.former_flags import Flag, hint, is_planned, key_of, planned, tables
 from medray.errors import InputError
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "migrating.py"

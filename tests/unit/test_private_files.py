@@ -14,7 +14,7 @@ from recorder import Recorder
 
 from medray.cli.main import main
 from medray.tracking import Ledger, TrackingSpec
-from medray.train import loop
+from medray.train.loop import training
 
 
 @pytest.fixture(autouse=True)
@@ -50,7 +50,7 @@ def test_a_finished_run(tmp_path: Path, peft: str, steps: int) -> None:
         eval={"metrics": ["rouge"], "batch_size": 4, "generation": {"rows": 2, "max_new_tokens": 2}},
     )
     (tmp_path / "run").chmod(0o700)  # made by the test, as the driver makes it
-    assert loop.run(replace(made, validation=validation), Recorder()).progress.step == steps
+    assert training.run(replace(made, validation=validation), Recorder()).progress.step == steps
     left = {path.name for path in (tmp_path / "run").rglob("*")}
     assert {"export", "model.safetensors" if peft == "none" else "adapter_model.safetensors"} <= left
     assert {"checkpoints", "manifest.json", "tokenizer.json"} <= left

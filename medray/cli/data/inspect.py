@@ -124,7 +124,7 @@ def _token_sets(config: Config, address: str | None) -> dict[str, TokenSet]:
         return found
 
     from medray.cli.data.prepare import ConsoleWatch
-    from medray.train import data_phase
+    from medray.train.driver import data_phase
 
     try:
         connect(address)

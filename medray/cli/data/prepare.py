@@ -41,7 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     from medray.data.shards.preparation import ready
     from medray.plan.model_config import describe
-    from medray.train import data_phase
+    from medray.train.driver import data_phase
 
     began = time.perf_counter()
     model = describe(config.model, config.data.vocab_size)

@@ -86,7 +86,7 @@ def _run(arguments: argparse.Namespace, site: Path | None) -> int:
 def _of_site(key: str, site: Path, arguments: argparse.Namespace) -> bool:
     """Return whether the value of a key is from the site file: neither the config nor an override sets the key."""
     from medray.config import read
-    from medray.config.load import load_site
+    from medray.config.loading.load import load_site
 
     if not load_site(site).gives(key):
         return False

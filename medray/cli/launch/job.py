@@ -69,7 +69,7 @@ def run(arguments: argparse.Namespace, config: Config) -> int:
 
 def run_without_config(arguments: argparse.Namespace, site: Path | None) -> int:
     """List, follow, stop or remove jobs. site: the site file, if there is one."""
-    from medray.config.load import load_site
+    from medray.config.loading.load import load_site
     from medray.launch.job.server import address_of
 
     if not _asks_for_existing(arguments):

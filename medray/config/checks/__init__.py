@@ -19,7 +19,7 @@ from medray.config.checks.method import check_architecture, check_method
 from medray.config.checks.model_folder import CONFIG, check_folder, check_tokenizer_file, read_config
 from medray.config.checks.safetensors_header import HeaderError, index_files, read_header
 from medray.config.checks.train import check_train
-from medray.config.credentials import refuse_credentials
+from medray.config.loading.credentials import refuse_credentials
 from medray.config.model import PACKAGED_MODELS
 from medray.config.tracking import TRACKING_URI
 from medray.errors import InputError

@@ -24,7 +24,7 @@ def models(question: Question) -> list[Finding]:
 
 
 def _model(name: str) -> Finding:
-    from medray.config.load import looks_like_path
+    from medray.config.loading.load import looks_like_path
     from medray.config.model import PACKAGED_MODELS
 
     if name in PACKAGED_MODELS:
@@ -172,7 +172,7 @@ def _load_torch(question: Question) -> None:
 
 def _load_hub(question: Question) -> None:
     if question.models:
-        import medray.config.load
+        import medray.config.loading.load
         import medray.config.model
 
         if not all(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import medray
 from medray.config import Config
-from medray.config.load import is_url
+from medray.config.loading.load import is_url
 from medray.errors import InputError
 from medray.launch.parcel import check_seen, config_text, paths
 

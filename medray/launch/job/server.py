@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from medray.config.credentials import has_credentials
+from medray.config.loading.credentials import has_credentials
 from medray.errors import InputError, RunFailedError
 
 ADDRESS_VARIABLE = "RAY_API_SERVER_ADDRESS"  # Ray's variable

@@ -21,7 +21,7 @@ import yaml
 
 from medray.config import Config
 from medray.config.launch import K8sLaunch
-from medray.config.load import LARGEST_FILE
+from medray.config.loading.load import LARGEST_FILE
 from medray.config.tracking import TRACKING_URI
 from medray.errors import InputError
 from medray.launch import parcel, wrappers

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from medray import storage
 from medray.config import Config
-from medray.config.load import is_url
+from medray.config.loading.load import is_url
 from medray.errors import InputError, RunFailedError
 from medray.launch import wrappers
 from medray.launch.environment import allowed

@@ -29,7 +29,7 @@ from medray.storage import StoragePath, json_files, sizes
 from medray.storage.json_files import is_count, is_number
 from medray.train.checkpoint.state_files import Retries, StateReader, sha256
 from medray.train.engine import Engine
-from medray.train.step import Progress
+from medray.train.loop.step import Progress
 
 MANIFEST, DAMAGED = "manifest.json", "manifest.damaged.json"
 FORMAT = 1

@@ -23,7 +23,7 @@ from medray.storage import StoragePath
 from medray.train import checkpoint
 from medray.train.checkpoint.state_files import Retries, reason_of, snapshot, write
 from medray.train.engine import Engine
-from medray.train.step import Progress
+from medray.train.loop.step import Progress
 
 POLL_SECONDS = 0.05
 

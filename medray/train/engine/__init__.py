@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from medray.config.dotted import merged
+from medray.config.loading.dotted import merged
 from medray.config.train import TrainConfig
 from medray.models.adapters.adalora import rank_allocation
 from medray.train.engine.optimizers import make_optimizer, rates_in_force, set_rate

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from medray.config.dotted import walk
+from medray.config.loading.dotted import walk
 from medray.config.train import TrainConfig
 from medray.errors import InputError
 from medray.train.engine import choose_accelerator, deepspeed_config

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from medray.config import Config
-from medray.config.dotted import fields, values
-from medray.config.yaml_text import NotYamlError, parse
+from medray.config.loading.dotted import fields, values
+from medray.config.loading.yaml_text import NotYamlError, parse
 from medray.errors import InputError, printable
 from medray.storage import StoragePath
 from medray.storage.json_files import is_number

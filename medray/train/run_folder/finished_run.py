@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from medray import storage
 from medray.config import Config
 from medray.config.checks.adapter_folder import SETTINGS, WEIGHTS
-from medray.config.yaml_text import NotYamlError, parse
+from medray.config.loading.yaml_text import NotYamlError, parse
 from medray.data.shards.seal import MANIFEST
 from medray.errors import InputError
 from medray.storage import StoragePath

@@ -20,7 +20,7 @@ from medray.tracking.step_file import read_records
 from medray.train.export.card import write_card
 from medray.train.export.collapse import Answer, Evidence, warnings
 from medray.train.export.evaluation import TextSample, at_exported_step
-from medray.train.loop import TRAINED
+from medray.train.loop.training import TRAINED
 from medray.train.run_folder.files import RunResult, attempts, folder_of, number
 from medray.train.run_folder.finished_run import FinishedRun
 from medray.train.worker_plan import WorkerPlan

@@ -23,8 +23,8 @@ from medray.cli.main import main
 from medray.config import dump, read
 from medray.tracking import Ledger
 from medray.tracking.mlflow_run import UNSENT_FILE, open_client
+from medray.train.driver.tracking import artifacts, tracking_spec
 from medray.train.run_folder.earlier_run import finished_result
-from medray.train.tracking import artifacts, tracking_spec
 
 SOUND = """
 run: {storage: runs, name: mine}
@@ -186,7 +186,7 @@ KILLED = """
 import os, signal, sys, time
 from medray.config import read
 from medray.tracking import Ledger
-from medray.train.tracking import tracking_spec
+from medray.train.driver.tracking import tracking_spec
 ledger = Ledger(sys.argv[2], tracking_spec(read(sys.argv[1])))
 ledger.open(resumed_step=0)
 for step in (1, 2, 3):

@@ -15,7 +15,7 @@ from tiny_decoders import decoder
 
 from medray.evaluate.loss_sums import PLAIN
 from medray.evaluate.validation import Validation
-from medray.train.live_evaluation import losses
+from medray.train.loop.live_evaluation import losses
 
 CPU = torch.device("cpu")
 MADE = memory_store.rows(11)

@@ -55,7 +55,7 @@ def test_a_wheel_carries_the_wrappers(tmp_path: Path) -> None:
         assert {file.name: file.read_bytes() for file in found.iterdir()} == {
             file.name: file.read_bytes() for file in (ROOT / name).iterdir()
         }
-    code = "from medray.config.former_flags import hint; print(hint('cos_sim'))"
+    code = "from medray.config.loading.former_flags import hint; print(hint('cos_sim'))"
     done = subprocess.run([python, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout == "did you mean method.variant: cosine?\n"
     (tmp_path / "run.yaml").write_text("run: {storage: runs}\ndata: {dataset: clinic}\n")

@@ -37,11 +37,11 @@ from medray.evaluate.loss_sums import PLAIN
 from medray.evaluate.validation import Validation
 from medray.models.export.usage import read_usage
 from medray.models.load import load_model
-from medray.train import live_evaluation, loop
-from medray.train.batch_reader import BatchLayout, BatchReader, Prepared
-from medray.train.data_phase import Encoding, check_first_shard
+from medray.train.driver.data_phase import Encoding, check_first_shard
 from medray.train.engine.optimizers import learning_rate
-from medray.train.step import train_step
+from medray.train.loop import live_evaluation, training
+from medray.train.loop.batch_reader import BatchLayout, BatchReader, Prepared
+from medray.train.loop.step import train_step
 from medray.train.worker_plan import WorkerPlan
 
 COUNT, LONG, STEPS = 19, 5, 4  # the rejected answer of row LONG is over the limit
@@ -168,7 +168,7 @@ def wanted_steps(made: WorkerPlan) -> list[dict[str, float]]:
 
 def run(made: WorkerPlan, **recorder: Any) -> Recorder:
     seen = Recorder(**recorder)
-    loop.run(made, seen)
+    training.run(made, seen)
     return seen
 
 

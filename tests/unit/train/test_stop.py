@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from medray.errors import InputError, StoppedError
-from medray.train import observer, read_ahead, stop
+from medray.train import stop
+from medray.train.driver import observer
+from medray.train.loop import read_ahead
 
 
 def test_a_stop_is_left_to_workers_that_step_and_else_ends_the_run() -> None:

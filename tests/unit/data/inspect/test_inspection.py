@@ -26,7 +26,7 @@ from medray.data.shards.shard_file import write_shard
 from medray.data.shards.token_split import TokenSet
 from medray.data.tokenizer import load_tokenizer, train_tokenizer
 from medray.methods import loss_of
-from medray.train.batch_reader import BatchLayout, BatchReader
+from medray.train.loop.batch_reader import BatchLayout, BatchReader
 
 HIERARCHICAL: dict[str, Any] = {
     "method": {"name": "distill", "variant": "hierarchical", "rationale": {"keys": tiny.KEYS}}

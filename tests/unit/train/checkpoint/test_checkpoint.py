@@ -23,8 +23,9 @@ from torchrun import run_loops
 
 from medray.errors import InputError, RunFailedError
 from medray.storage import json_files
-from medray.train import checkpoint, loop
-from medray.train.step import Progress
+from medray.train import checkpoint
+from medray.train.loop import training
+from medray.train.loop.step import Progress
 from medray.train.worker_plan import WorkerPlan
 
 STOPPED, STEPS = 6, 12
@@ -130,7 +131,7 @@ def small(folder: Path, **train: Any) -> WorkerPlan:
 @pytest.fixture(scope="module")
 def trained_once(tmp_path_factory: pytest.TempPathFactory) -> WorkerPlan:
     plan = small(tmp_path_factory.mktemp("trained"))
-    loop.run(plan, Recorder(saves_every=3))
+    training.run(plan, Recorder(saves_every=3))
     return plan
 
 
@@ -176,7 +177,7 @@ def test_a_damaged_checkpoint_is_skipped_and_the_previous_one_is_used(
     else:
         file.unlink()
     recorder = Recorder(saves_every=3)
-    loop.run(plan, recorder)
+    training.run(plan, recorder)
     assert recorder.resumed == [9]
     assert [record["step"] for record in recorder.steps] == [10, 11, 12]
     told = [event["text"] for event in recorder.events if event["kind"] == "message"]
@@ -251,7 +252,7 @@ def test_a_checkpoint_of_another_version_is_refused_and_left_unchanged(trained: 
     manifest = newest.folder / checkpoint.MANIFEST
     json_files.write_sealed(manifest, json_files.read_sealed(manifest) | {"format": 99})
     with pytest.raises(InputError, match="a different version of medray wrote"):
-        loop.run(plan, Recorder(saves_every=3))
+        training.run(plan, Recorder(saves_every=3))
     assert manifest.exists()
 
 
@@ -267,9 +268,9 @@ def test_a_checkpoint_on_unreadable_storage_is_not_marked_damaged(
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "sha256", fails)
         with pytest.raises(OSError, match="Input/output error"):
-            loop.run(plan, Recorder(saves_every=3))
+            training.run(plan, Recorder(saves_every=3))
     recorder = Recorder(saves_every=3)
-    loop.run(plan, recorder)
+    training.run(plan, recorder)
     assert recorder.resumed == [STEPS]
 
 
@@ -282,7 +283,7 @@ class TestRetention:
         orphan = root / "step-00000003-00000001"
         orphan.mkdir(parents=True)
         (orphan / "rank-00000.safetensors").write_bytes(b"half")
-        loop.run(plan, Recorder(saves_every=2))
+        training.run(plan, Recorder(saves_every=2))
         assert steps_of(plan) == [8, 9]
         assert len(list(root.iterdir())) == 2
 
@@ -296,7 +297,7 @@ class TestRetention:
         """Train with a learning rate that makes the run worse, and with one that lets it learn to the end."""
         plan = make(tmp_path, (1, 0), 6, "none", keep_checkpoints=1, keep_best=metric, optimizer={"lr": lr})
         plan, recorder = evaluated(plan, every=1), Recorder(saves_every=1)
-        outcome = loop.run(plan, recorder)
+        outcome = training.run(plan, recorder)
         found = {one["step"]: one["metrics"]["loss"] for one in recorder.evaluations}
         best = min(found, key=found.__getitem__) if metric else 6
         assert (best == 6) == (exported == "the last")
@@ -307,7 +308,7 @@ class TestRetention:
         assert written(plan) == stored(plan, best)
         # A start that only repeats the export exports the same checkpoint.
         shutil.rmtree(Path(plan.run_folder) / "export")
-        assert loop.run(plan, Recorder()).exported == best
+        assert training.run(plan, Recorder()).exported == best
         assert written(plan) == stored(plan, best)
 
     @pytest.mark.long
@@ -322,17 +323,17 @@ class TestRetention:
     def test_the_next_best_is_used_if_the_best_is_damaged(self, tmp_path: Path) -> None:
         plan = make(tmp_path, (1, 0), 6, "none", keep_checkpoints=9, keep_best="loss", optimizer={"lr": 1.0})
         plan, recorder = evaluated(plan, every=1), Recorder(saves_every=1)
-        best = loop.run(plan, recorder).exported
+        best = training.run(plan, recorder).exported
         found = {one["step"]: one["metrics"]["loss"] for one in recorder.evaluations}
         (file,) = of_step(plan, best).state_files
         file.write_bytes(file.read_bytes()[:-1] + b"?")
-        second = loop.run(plan, Recorder()).exported
+        second = training.run(plan, Recorder()).exported
         assert [best, second] == sorted(found, key=found.__getitem__)[:2]
 
     def test_an_evaluation_rates_a_checkpoint_that_a_notice_caused_before_it(self, tmp_path: Path) -> None:
         plan = evaluated(make(tmp_path, (1, 0), 6, "none", keep_checkpoints=9), every=4)
         recorder = Recorder(gone_after=4)
-        assert loop.run(plan, recorder).progress.step == 5
+        assert training.run(plan, recorder).progress.step == 5
         (evaluation,) = recorder.evaluations
         assert of_step(plan, 4).metrics == evaluation["metrics"]
 
@@ -423,7 +424,7 @@ class TestTrouble:
                     blocked.unlink()
 
         recorder = Frees()
-        outcome = loop.run(plan, recorder)
+        outcome = training.run(plan, recorder)
         assert outcome.status == "done"
         assert steps_of(plan)[-1] == 9
         told = [event["text"] for event in recorder.events if event["kind"] == "message"]
@@ -434,7 +435,7 @@ class TestTrouble:
         plan = make(tmp_path, (1, 0), 9, "none", save_every_steps=1, save_patience_minutes=0.01)
         (Path(plan.run_folder) / "checkpoints").write_text("in the way")
         with pytest.raises(RunFailedError, match="the checkpoint of step 1 could not be written: Not a dir"):
-            loop.run(plan, Recorder())
+            training.run(plan, Recorder())
 
     @pytest.mark.long  # as storage that fails for a while, above
     def test_a_disk_that_is_full_for_a_while(self, tmp_path: Path) -> None:
@@ -453,7 +454,7 @@ class TestTrouble:
 
     def test_a_checkpoint_of_another_adapter_is_not_loaded_in_part(self, tmp_path: Path) -> None:
         plan = make(tmp_path, (1, 0), STOPPED, "none")
-        loop.run(plan, Recorder())
+        training.run(plan, Recorder())
         other = make(tmp_path, (1, 0), STEPS, "lora")
         with pytest.raises(RunFailedError, match="it belongs to a different model or adapter"):
-            loop.run(replace(other, run_folder=plan.run_folder), Recorder())
+            training.run(replace(other, run_folder=plan.run_folder), Recorder())

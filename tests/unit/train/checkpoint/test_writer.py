@@ -22,7 +22,7 @@ from medray.train import checkpoint
 from medray.train.checkpoint import MANIFEST
 from medray.train.checkpoint.state_files import Retries, StateReader, write
 from medray.train.checkpoint.writer import CheckpointWriter, WriterOptions
-from medray.train.step import Progress
+from medray.train.loop.step import Progress
 
 FOREVER = 60.0
 

@@ -16,8 +16,8 @@ from torch import distributed, nn
 
 from medray.config import Config
 from medray.config.train import TrainConfig
-from medray.train import loop
 from medray.train.engine import DeepSpeedEngine, TorchEngine
+from medray.train.loop import training
 from medray.train.prepare import precision
 
 CPU = torch.device("cpu")
@@ -95,7 +95,7 @@ class TestDeepSpeed:
         assert moved["cur_scale"] < 2.0**40
         then = in_fp16(tmp_path, stage, steps=4)
         assert vars(then.built.engine.model.optimizer.loss_scaler) != moved
-        loop.resume(then.plan, then.built, then.news)
+        training.resume(then.plan, then.built, then.news)
         assert vars(then.built.engine.model.optimizer.loss_scaler) == moved
 
     def test_deepspeed_scales_no_loss_without_sharding(self, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from medray.config.train import OptimizerConfig, TrainConfig
 from medray.data.tokenizer import load_tokenizer
 from medray.errors import InputError
 from medray.models.load import load_model
-from medray.train import checkpoint, loop
+from medray.train import checkpoint
 from medray.train.engine.optimizers import (
     learning_rate,
     make_optimizer,
@@ -28,6 +28,7 @@ from medray.train.engine.optimizers import (
     rates_in_force,
     set_rate,
 )
+from medray.train.loop import training
 from medray.train.worker_plan import WorkerPlan
 
 STEPS, CUT, CLIP, SMOOTHING = 8, 4, 0.05, 0.1
@@ -137,7 +138,7 @@ def cut(plan: WorkerPlan, of: WorkerPlan, name: str) -> WorkerPlan:
 def test_groups_clipping_smoothing_and_chunks_at_every_stage(tmp_path: Path) -> None:
     plain = make(tmp_path, "plain", 0, 1, **EVERYTHING)
     recorder = Recorder()
-    loop.run(plain, recorder)
+    training.run(plain, recorder)
     losses, norms = expected(plain)
     assert min(norms) > 2 * CLIP, "nothing is clipped: nothing is compared"
     plans = {f"stage {stage}": make(tmp_path, f"stage {stage}", stage, 2, **EVERYTHING) for stage in range(4)}
@@ -182,10 +183,12 @@ def test_8_bit_moments_resume_bit_for_bit_and_learn(tmp_path: Path) -> None:
     states = running.built.engine.optimizer.state.values()  # type: ignore[attr-defined]
     assert any(state["state1"].dtype == torch.uint8 for state in states)
     second = cut(plan, plan, "again")
-    loop.run(second, Recorder())
+    training.run(second, Recorder())
     assert last(second) == last(plan)
     exact = Recorder()
-    loop.run(make(tmp_path, "32 bits", 0, 1, optimizer={"lr": 1e-2}, scheduler={"name": "constant"}), exact)
+    training.run(
+        make(tmp_path, "32 bits", 0, 1, optimizer={"lr": 1e-2}, scheduler={"name": "constant"}), exact
+    )
     found, wanted = ([step["loss"] for step in one.steps] for one in (recorder, exact))
     assert wanted[-1] < wanted[0] - 0.5
     assert found == pytest.approx(wanted, abs=0.1)
@@ -280,7 +283,7 @@ def test_evaluation_is_not_smoothed_and_chunks_change_nothing(tmp_path: Path) ->
         evaluation = plan.config.eval.model_copy(update={"at_start": True})
         config = plan.config.model_copy(update={"eval": evaluation})
         recorder = Recorder()
-        loop.run(replace(plan, config=config, validation=validation, total_steps=1), recorder)
+        training.run(replace(plan, config=config, validation=validation, total_steps=1), recorder)
         found.append((recorder.evaluations[0]["metrics"]["loss"], recorder.steps[0]["loss"], recorder.events))
     (plain, hard, _), (smoothed, soft, _), (chunked, soft_in_chunks, events) = found
     assert plain == smoothed

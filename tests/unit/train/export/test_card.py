@@ -25,8 +25,8 @@ from medray.models.adapters import add_adapter
 from medray.models.export import export, load_export
 from medray.models.export.usage import FILE, Usage, base_of_model, example, read_usage, usage, write_usage
 from medray.models.generation import evaluation_settings
-from medray.train import loop
 from medray.train.export.card import usage_of_plan
+from medray.train.loop import training
 from medray.train.run_folder import results
 
 CPU = torch.device("cpu")
@@ -195,7 +195,7 @@ def test_a_run_writes_the_card_of_its_export(tmp_path: Path) -> None:
         eval={"generation": {"max_new_tokens": 7, "num_beams": 2}},
     )
     finished, folder = recorder.Recorder(), Path(made.run_folder)
-    done = loop.run(made, finished)
+    done = training.run(made, finished)
     found = read_usage(folder / "export")
     assert isinstance(found, Usage)
     assert (found.format, found.adapter, found.dtype) == ("adapter", "lora", "fp32")

@@ -13,9 +13,9 @@ from medray.errors import InputError
 from medray.tracking import Ledger
 from medray.tracking.mlflow_run import open_client
 from medray.train import checkpoint
+from medray.train.driver.tracking import tracking_spec
+from medray.train.loop.step import Progress
 from medray.train.run_folder.claim import claim
-from medray.train.step import Progress
-from medray.train.tracking import tracking_spec
 
 TOKENS = "/runs/tokens/abc/train"
 

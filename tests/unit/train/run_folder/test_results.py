@@ -11,8 +11,8 @@ import tiny
 from recorder import Recorder
 
 from medray.data.shards.split_summary import summarize
-from medray.train import loop
 from medray.train.export.evaluation import TextSample
+from medray.train.loop import training
 from medray.train.run_folder.results import write_results
 
 
@@ -30,7 +30,7 @@ def test_a_destroyed_model_is_done_with_warnings(tmp_path: Path) -> None:
         train={"zero_stage": 0, "optimizer": {"lr": 100.0}, "scheduler": {"warmup_steps": 1}},
         eval={"at_start": True, "metrics": ["rouge"], "generation": {"rows": 0}},
     )
-    outcome: dict[str, Any] = asdict(loop.run(plan, recorder))
+    outcome: dict[str, Any] = asdict(training.run(plan, recorder))
     for name, records in (("steps.jsonl", recorder.steps), ("evals.jsonl", recorder.evaluations)):
         (folder / name).write_text("".join(json.dumps(record) + "\n" for record in records))
     samples = [TextSample(str(number), "a prompt", f"note {number}", "") for number in range(4)]
