@@ -212,6 +212,12 @@ class DataConfig(Section):
     max_input_tokens: int = key(
         1024, "Longest input; a longer one loses its end, never the prompt, and is counted.", ge=1
     )
+    max_prompt_tokens: int | None = key(
+        None,
+        "Longest prompt, with the tokens of its template; a longer one loses the beginning of its text, and is counted. It "
+        "replaces max_input_tokens, which cuts the end.",
+        ge=1,
+    )
     max_label_tokens: int = key(512, "Longest label; a longer one is cut.", ge=1)
     max_rationale_tokens: int = key(512, "Longest rationale; a longer one is cut.", ge=1)
     max_rejects: float = key(
@@ -243,6 +249,11 @@ class DataConfig(Section):
     def _one_or_many(cls, value: object) -> object:
         """Accept one source, a list of sources, or null for none."""
         return () if value is None else (value,) if isinstance(value, str | dict) else value
+
+    @property
+    def longest_input(self) -> int:
+        """Return the limit of an input, in tokens, whichever key sets it."""
+        return self.max_prompt_tokens or self.max_input_tokens
 
     @field_validator("decontaminate", mode="before", json_schema_input_type=str | list[str] | None)
     @classmethod

@@ -93,7 +93,9 @@ class MethodConfig(Section):
     """The training method, which defines the loss."""
 
     name: Annotated[_Names, WrapValidator(_registered)] = key(
-        "sft", "sft: train on the label only. distill: train on label and rationale, see method.mode."
+        "sft",
+        "sft: train on the label only. distill: train on label and rationale, see method.mode. dpo: train on pairs of a "
+        "chosen and a rejected answer to the same prompt, see method.loss.",
     )
     mode: Literal["standard", "task_prefix"] = key(
         "task_prefix",
@@ -127,4 +129,43 @@ class MethodConfig(Section):
     teacher: Literal["palm", "gpt", "generic"] | None = key(
         None,
         "The teacher whose completions of a named corpus are used as rationale and label; default: the corpus's own.",
+    )
+    loss: Literal["sigmoid", "dpop", "ipo", "hinge", "simpo", "orpo"] = key(
+        "sigmoid",
+        "dpo only. Loss of a pair. sigmoid: DPO. dpop: DPO with a penalty if the chosen answer becomes less likely than under the "
+        "reference. ipo: squared distance of the margin per token from 1 / (2 beta). hinge: zero beyond a margin of 1 / beta. "
+        "simpo, orpo: without a reference, from log-probabilities per token.",
+    )
+    beta: float = key(
+        0.1,
+        "dpo only. Strength of the preference; a smaller value lets the model move further from the reference. ipo: 1 / "
+        "(2 beta) is the wanted margin. simpo: usual values are 2 to 2.5. orpo: weight of the pair's term.",
+        gt=0,
+    )
+    dpop_lambda: float = key(
+        2.0,
+        "dpop only. Weight of the penalty. The paper's 50 is for log-probabilities per token; with sums, as here, it diverges.",
+        ge=0,
+    )
+    penalty: Literal["inside", "outside"] = key(
+        "inside",
+        "dpop only. inside: the penalty is part of the margin, as published. outside: it is added to the loss of DPO.",
+    )
+    gamma: float = key(0.5, "simpo only. Margin that the chosen answer should have.", ge=0)
+    nll_weight: float | None = key(
+        None,
+        "dpo only. Weight of the chosen answers' mean cross-entropy per token, which is added to the loss of the pairs. "
+        "Default: 1 for orpo, otherwise 0.",
+        ge=0,
+    )
+    label_smoothing: float = key(
+        0.0,
+        "sigmoid, dpop and simpo only. Assumed share of pairs whose answers are in the wrong order.",
+        ge=0,
+        lt=0.5,
+    )
+    reference: Literal["stored", "live"] = key(
+        "stored",
+        "dpo only. Source of the reference's log-probabilities, those of the weights that training begins with. stored: one "
+        "pass before the first step, kept next to the token shards. live: in each step, by the model without its adapter.",
     )

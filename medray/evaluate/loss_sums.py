@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,9 +15,11 @@ from medray.data.batching.collate import NO_TASK, MicroBatch, MixedMicroBatch, P
 from medray.methods import MethodLoss
 from medray.methods.cross_entropy import TokenLoss
 from medray.methods.loss import ModelOutput, TaskOutput
+from medray.models.adapters.frozen import without_adapter
 from medray.models.forward import IGNORED, encoded_logits, loss_logits, packed_logits
 
 AnyMicroBatch = MicroBatch | MixedMicroBatch | PackedMicroBatch
+Frozen = Callable[[Any], AbstractContextManager[None]]
 PLAIN = TokenLoss()
 
 
@@ -30,18 +34,49 @@ def loss_sums(
 ) -> dict[str, Tensor]:
     """Run one forward and return the sum of each term of `method` in the micro-batch.
 
-    loss: the way to compute the cross-entropy.
+    loss: the way to compute the cross-entropy. A method with a live reference runs another forward without the adapter.
     """
-    if isinstance(micro, PackedMicroBatch):
-        return method.sums(_packed(model, micro, method, device, loss), loss)
-    return method.sums(_padded(model, micro, method, device, loss, seq2seq=seq2seq), loss)
+    reference = method.spec.reference
+    known = None
+    if reference is not None:
+        known = (
+            reference_values(model, micro, method, device, seq2seq=seq2seq, loss=loss)
+            if reference.live
+            else _stored(micro, device)
+        )
+    output = _output(model, micro, method, device, loss, seq2seq=seq2seq)
+    return method.sums(replace(output, reference=known), loss)
+
+
+def reference_values(
+    model: Any,
+    micro: AnyMicroBatch,
+    method: MethodLoss,
+    device: torch.device,
+    *,
+    seq2seq: bool,
+    loss: TokenLoss = PLAIN,
+    frozen: Frozen = without_adapter,
+) -> Tensor:
+    """Return what the frozen model gives for each row of the micro-batch, float32 [values, rows].
+
+    Computed in evaluation mode, without gradients, and without label smoothing. frozen: makes the model the frozen one.
+    """
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad(), frozen(model):
+            output = _output(model, micro, method, device, loss.unsmoothed(), seq2seq=seq2seq)
+            return method.reference_values(output, loss.unsmoothed())
+    finally:
+        model.train(training)
 
 
 def count_loss_tokens(micro: AnyMicroBatch, method: MethodLoss) -> np.ndarray:
     """Return the number of loss tokens of each task and row of a micro-batch, int64 [tasks, rows]."""
     has_loss = micro.labels != IGNORED
     if isinstance(micro, PackedMicroBatch):
-        found = np.zeros((len(method.tasks), int(micro.row_ids.max(initial=0)) + 1), np.int64)
+        found = np.zeros((len(method.tasks), _row_count(micro)), np.int64)
         np.add.at(found, (micro.task_ids[has_loss], micro.row_ids[has_loss]), 1)
         return found
     each, at = has_loss.sum(axis=1), 0
@@ -51,6 +86,34 @@ def count_loss_tokens(micro: AnyMicroBatch, method: MethodLoss) -> np.ndarray:
         found[method.tasks.index(name), :count] = each[at : at + count]
         at += count
     return found
+
+
+def _output(
+    model: Any,
+    micro: AnyMicroBatch,
+    method: MethodLoss,
+    device: torch.device,
+    loss: TokenLoss,
+    *,
+    seq2seq: bool,
+) -> ModelOutput:
+    if isinstance(micro, PackedMicroBatch):
+        return _packed(model, micro, method, device, loss)
+    return _padded(model, micro, method, device, loss, seq2seq=seq2seq)
+
+
+def _stored(micro: AnyMicroBatch, device: torch.device) -> Tensor:
+    """Return the stored numbers of a micro-batch. Raises ValueError if it was made without them."""
+    found = None if isinstance(micro, MicroBatch) else micro.reference
+    if found is None:
+        raise ValueError("the batch has no stored numbers of the reference")
+    if isinstance(micro, PackedMicroBatch):
+        found = found[:, : _row_count(micro)]
+    return _tensors(device, found)[0]
+
+
+def _row_count(micro: PackedMicroBatch) -> int:
+    return int(micro.row_ids.max(initial=0)) + 1
 
 
 def _tensors(device: torch.device, *arrays: np.ndarray) -> list[Tensor]:
@@ -69,7 +132,7 @@ def _packed(
     model: Any, micro: PackedMicroBatch, method: MethodLoss, device: torch.device, loss: TokenLoss
 ) -> ModelOutput:
     head_loss = loss.at_head(int((micro.labels[:, 1:] != IGNORED).sum()))
-    row_count, count = int(micro.row_ids.max(initial=0)) + 1, len(method.tasks)
+    row_count, count = _row_count(micro), len(method.tasks)
     # One number per task and row. The forward sorts its targets by it: by task, then by row.
     numbers = np.where(micro.task_ids == NO_TASK, NO_TASK, micro.task_ids * row_count + micro.row_ids)
     arrays = _tensors(device, micro.input_ids, micro.position_ids, numbers, micro.labels)

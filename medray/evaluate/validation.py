@@ -7,31 +7,38 @@ ZeRO-3 a forward is a collective. Each row counts exactly once.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 import torch
 
 from medray.data.batching.collate import collate, collate_mixed, prompts
+from medray.data.shards.row_values import RowValues
 from medray.data.shards.shard_file import ShardStore
 from medray.evaluate.generate import generate
-from medray.evaluate.loss_sums import PLAIN, AnyMicroBatch, loss_sums
+from medray.evaluate.loss_sums import PLAIN, AnyMicroBatch, Frozen, loss_sums, reference_values
 from medray.evaluate.metrics import Entity, Reference
 from medray.methods import MethodLoss
 from medray.methods.cross_entropy import TokenLoss
 
+Rows = Sequence[tuple[int, int] | None]
+
 
 @dataclass(frozen=True)
 class Validation:
-    """The rows to evaluate. rows: (shard, row) for the whole split, in order."""
+    """The rows to evaluate. rows: (shard, row) for the whole split, in order.
+
+    stored: the numbers of a frozen model, for a method that needs them.
+    """
 
     store: ShardStore
     rows: tuple[tuple[int, int], ...]
     architecture: Literal["causal", "seq2seq"]
     pad_id: int
     batch_size: int
+    stored: RowValues | None = None
 
     def totals(self, method: MethodLoss) -> dict[str, int]:
         """Return the denominator of each term over the whole split."""
@@ -52,14 +59,35 @@ class Validation:
         """Return this rank's sum of each term of the loss. Add them over ranks and divide by `totals` for the means."""
         model.eval()
         sums = dict.fromkeys(method.terms, 0.0)
-        for micro in self._micro_batches(method, rank, world_size):
+        for _, micro in self._micro_batches(method, rank, world_size):
             found = loss_sums(model, micro, method, device, seq2seq=self.architecture == "seq2seq", loss=loss)
             for term, value in found.items():
                 sums[term] += float(value)
         return sums
 
-    def _micro_batches(self, method: MethodLoss, rank: int, world_size: int) -> Iterator[AnyMicroBatch]:
-        """Yield the micro-batches of rows that have a task of a group.
+    def reference_values(
+        self,
+        model: Any,
+        method: MethodLoss,
+        device: torch.device,
+        rank: int,
+        world_size: int,
+        loss: TokenLoss,
+        frozen: Frozen,
+    ) -> Iterator[tuple[Rows, np.ndarray]]:
+        """Yield rows of this rank, and what the frozen model gives for them, float32 [values, rows].
+
+        The method has one group, whose forwards hold whole rows. Each rank yields the same number of times.
+        """
+        seq2seq = self.architecture == "seq2seq"
+        for rows, micro in self._micro_batches(method, rank, world_size):
+            found = reference_values(model, micro, method, device, seq2seq=seq2seq, loss=loss, frozen=frozen)
+            yield rows, found.cpu().numpy()
+
+    def _micro_batches(
+        self, method: MethodLoss, rank: int, world_size: int
+    ) -> Iterator[tuple[Rows, AnyMicroBatch]]:
+        """Yield the micro-batches of rows that have a task of a group, and these rows.
 
         A forward has all tasks of a group whose forwards hold whole rows; a mixed task has forwards of its own.
         """
@@ -73,14 +101,16 @@ class Validation:
                     for task in tasks
                 ]
                 if len(tasks) == 1:
-                    yield collate(tasks[0], examples[0], self.architecture, self.pad_id)
+                    yield batch, collate(tasks[0], examples[0], self.architecture, self.pad_id)
                 else:
                     mixed = [
                         (spec.task_names.index(task), one)
                         for task, found in zip(tasks, examples, strict=True)
                         for one in found
                     ]
-                    yield collate_mixed(mixed, self.architecture, self.pad_id)
+                    micro = collate_mixed(mixed, self.architecture, self.pad_id)
+                    known = None if self.stored is None else self.stored.of_rows(batch)
+                    yield batch, replace(micro, reference=known)
 
     def predictions(
         self,

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from medray.config.method import MethodConfig
 from medray.methods.distill import DistillLoss
+from medray.methods.dpo import DpoLoss
 from medray.methods.loss import MethodLoss
 from medray.methods.sft import SftLoss
 
 __all__ = ["LOSSES", "MethodLoss", "loss_of"]
 
-LOSSES: dict[str, type[MethodLoss]] = {"sft": SftLoss, "distill": DistillLoss}
+LOSSES: dict[str, type[MethodLoss]] = {"sft": SftLoss, "distill": DistillLoss, "dpo": DpoLoss}
 
 
 def loss_of(method: MethodConfig) -> MethodLoss:

@@ -63,11 +63,13 @@ class ModelOutput:
     """The predictions of one forward. tasks: those of the micro-batch, in the method's order; a task may have no labels.
 
     encodings: float32 [tasks * rows, hidden], ordered by task and then by row, for a method that compares the encodings
-    of an encoder-decoder; otherwise None.
+    of an encoder-decoder; otherwise None. reference: what a frozen model gives for each row, float32 [values, rows], for a
+    method whose spec has a reference; NaN for a row that lacks a task.
     """
 
     tasks: Mapping[str, TaskOutput]
     encodings: Tensor | None = None
+    reference: Tensor | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +104,10 @@ class MethodLoss(ABC):
         It is never empty, so every rank back-propagates in every forward. The default is the cross-entropy of each task.
         """
         return {name: task.loss_sum(cross_entropy) for name, task in output.tasks.items() if len(task.labels)}
+
+    def reference_values(self, output: ModelOutput, cross_entropy: TokenLoss) -> Tensor:
+        """Return the numbers that `spec.reference` names, of a forward of the frozen model, float32 [values, rows]."""
+        raise NotImplementedError(f"method {self.spec.name} needs no reference")
 
     def denominators(self, loss_tokens: np.ndarray) -> dict[str, int]:
         """Return the denominator of each term. The default is the number of loss tokens of each task.

@@ -15,6 +15,7 @@ numbers of those tokens. With h = (pi_w - pi_l) - (ref_w - ref_l), z = beta h an
 h' is h of log-probabilities averaged over their tokens, as in TRL: with sums, the target 1 / (2 beta) would mean a
 different margin per token for each length. odds = log(p / (1 - p)) of the averaged log-probability. simpo and orpo have no reference.
 The published lambda of dpop is 50 for averaged values; with sums it diverges, and the DFPO system uses 2.
+A difference ref_w - pi_w below 1e-4 of ref_w counts as 0 in dpop.
 """
 
 from __future__ import annotations
@@ -27,9 +28,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from medray.config.method_specs.dpo import REFERENCE_FREE
+
 PairLossName = Literal["sigmoid", "dpop", "ipo", "hinge", "simpo", "orpo"]
 
-REFERENCE_FREE = ("simpo", "orpo")
+# Log-probabilities whose relative difference is smaller count as equal.
+_EQUAL = 1e-4
 # A probability of 1 has infinite odds: the averaged log-probability is kept this far below 0.
 _BELOW_ZERO = 1e-6
 
@@ -84,7 +88,7 @@ def pair_losses(policy: Answers, reference: Answers | None, tokens: Answers, opt
         return F.relu(1 - beta * margin)
     if options.loss == "sigmoid" or not options.dpop_lambda:  # lambda 0 is DPO, bit for bit
         return _smoothed(beta * margin, options)
-    penalty = options.dpop_lambda * F.relu(reference.chosen - policy.chosen)
+    penalty = options.dpop_lambda * _fall(policy, reference)
     if options.penalty == "outside":
         return _smoothed(beta * margin, options) + penalty
     return _smoothed(beta * (margin - penalty), options)
@@ -96,9 +100,9 @@ def pair_statistics(
     """Return the statistics of each pair, float32 [pairs]; their means over pairs are logged as metrics.
 
     reward_chosen, reward_rejected: beta times the gain over the reference (TRL's definition); for losses without a
-    reference, beta times the averaged log-probability. margin: their difference. accuracy: 1 where it is positive.
-    logp_chosen, logp_rejected: summed log-probabilities. chosen_over_reference: pi_w - ref_w, which dpop keeps from
-    falling. penalized: 1 where dpop's penalty is active.
+    reference, beta times the averaged log-probability. reward_margin: their difference. preference_accuracy: 1 for a
+    positive difference, otherwise 0. logp_chosen, logp_rejected: summed log-probabilities. chosen_over_reference:
+    pi_w - ref_w, which dpop keeps from falling. penalized_pairs: 1 if dpop's penalty is active, otherwise 0.
     """
     if reference is None:
         averaged = policy.averaged(tokens)
@@ -112,8 +116,8 @@ def pair_statistics(
     found = {
         "reward_chosen": rewards.chosen,
         "reward_rejected": rewards.rejected,
-        "margin": margin,
-        "accuracy": (margin > 0).float(),
+        "reward_margin": margin,
+        "preference_accuracy": (margin > 0).float(),
         "logp_chosen": policy.chosen,
         "logp_rejected": policy.rejected,
     }
@@ -121,8 +125,18 @@ def pair_statistics(
         gain = policy.chosen - reference.chosen
         found["chosen_over_reference"] = gain
         if options.loss == "dpop":
-            found["penalized"] = (gain < 0).float()
+            found["penalized_pairs"] = (_fall(policy, reference) > 0).float()
     return found
+
+
+def _fall(policy: Answers, reference: Answers) -> Tensor:
+    """Return max(0, ref_w - pi_w), and 0 for a difference that rounding alone can make.
+
+    When training begins, the policy is the reference. max(0, x) has a kink there: without a tolerance, rounding would
+    decide which pairs have the gradient of the penalty in the first step, and the run would depend on the layout of its batches.
+    """
+    fall = F.relu(reference.chosen - policy.chosen)
+    return torch.where(fall > _EQUAL * reference.chosen.abs(), fall, 0.0 * fall)
 
 
 def _margin(policy: Answers, reference: Answers) -> Tensor:

@@ -6,13 +6,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from medray.config import Config
+from medray.data.shards.row_values import RowValues
 from medray.data.shards.token_split import TokenSet
 from medray.methods import MethodLoss, loss_of
 
 
 @dataclass(frozen=True)
 class WorkerPlan:
-    """The settings and data of a rank. precision: fp32, bf16 or fp16; model: the Hugging Face config as a dict."""
+    """The settings and data of a rank. precision: fp32, bf16 or fp16; model: the Hugging Face config as a dict.
+
+    reference: a name of the weights that training begins with, for a method that stores numbers of a frozen model.
+    """
 
     config: Config
     run_folder: str
@@ -22,11 +26,21 @@ class WorkerPlan:
     total_steps: int
     precision: str
     threads: int
+    reference: str | None = None
 
     @property
     def method(self) -> MethodLoss:
         """The loss of the run."""
         return loss_of(self.config.method)
+
+    def stored_reference(self, tokens: TokenSet) -> RowValues | None:
+        """Return the stored numbers of the frozen model for a split; None for a method without them."""
+        reference = self.method.spec.reference
+        if reference is None or reference.live:
+            return None
+        if self.reference is None:
+            raise ValueError("the plan does not name the weights of the reference")
+        return RowValues(tokens.folder, self.reference, reference.values)
 
     def plain_torch(self, world_size: int) -> bool:
         """Return whether plain torch does the same as DeepSpeed: one process in float32, with nothing to shard.

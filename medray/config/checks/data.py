@@ -26,6 +26,7 @@ def check_data(config: Config, *, seq2seq: bool) -> None:
     _check_split(config)
     _check_teacher(config)
     _check_rendering(config, seq2seq)
+    _check_lengths(data)
     _check_batches(config, seq2seq)
     _check_metrics(config)
 
@@ -135,6 +136,17 @@ def _check_rendering(config: Config, seq2seq: bool) -> None:
                 value=value,
                 fix=f"set {key}: {'null' if default is None else default}",
             )
+
+
+def _check_lengths(data: DataConfig) -> None:
+    usual = DataConfig.model_fields["max_input_tokens"].default
+    if data.max_prompt_tokens is not None and data.max_input_tokens != usual:
+        raise InputError(
+            "has no effect with data.max_prompt_tokens, which limits the whole prompt",
+            key="data.max_input_tokens",
+            value=data.max_input_tokens,
+            fix="remove data.max_input_tokens to cut the beginning of a long prompt, or data.max_prompt_tokens to cut its end",
+        )
 
 
 def _check_batches(config: Config, seq2seq: bool) -> None:

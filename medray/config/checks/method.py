@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from medray.config import Config
 from medray.config.checks.distill import check_distill
+from medray.config.checks.dpo import check_dpo
 from medray.config.method import MethodConfig
 from medray.config.method_specs import spec_of
 from medray.config.method_specs.distill import trains_rationales
@@ -14,6 +15,7 @@ def check_method(config: Config) -> None:
     """Raise InputError for the first setting that cannot work with any model."""
     method = config.method
     check_distill(method)
+    check_dpo(config)
     encodings = spec_of(method).encodings
     if encodings is not None and config.train.loss_chunk_tokens:
         raise InputError(

@@ -6,11 +6,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from medray.config.method_specs.distill import distill_spec
+from medray.config.method_specs.dpo import dpo_spec
 from medray.config.method_specs.sft import sft_spec
 from medray.config.method_specs.spec import (
     LABEL,
     MethodSpec,
     NeededColumn,
+    Reference,
     Setting,
     TaskGroup,
     TaskSpec,
@@ -25,6 +27,7 @@ __all__ = [
     "SPECS",
     "MethodSpec",
     "NeededColumn",
+    "Reference",
     "Setting",
     "TaskGroup",
     "TaskSpec",
@@ -32,7 +35,11 @@ __all__ = [
     "split_task",
 ]
 
-SPECS: dict[str, Callable[[MethodConfig], MethodSpec]] = {"sft": sft_spec, "distill": distill_spec}
+SPECS: dict[str, Callable[[MethodConfig], MethodSpec]] = {
+    "sft": sft_spec,
+    "distill": distill_spec,
+    "dpo": dpo_spec,
+}
 
 
 def spec_of(method: MethodConfig) -> MethodSpec:

@@ -90,6 +90,18 @@ class Setting:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Reference:
+    """The numbers of each row that a frozen model gives: the one that training begins with.
+
+    values: their names. live: computed again in each forward, by the model without its adapter; otherwise computed
+    once, before the first step, and stored next to the token shards.
+    """
+
+    values: tuple[str, ...]
+    live: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class MethodSpec:
     """All facts about a method except its loss.
 
@@ -97,7 +109,8 @@ class MethodSpec:
     the tasks share forwards. terms: the parts of the loss, logged as `loss/<term>`. metrics: other means that the
     loss class computes, logged under their own names. columns: the fields that rows need. also_encoded: tasks that token shards
     contain although they are not trained; evaluation generates the label. identity: what makes two rows the same for
-    duplicates and benchmarks; `input` is for methods in which one input has several answers.
+    duplicates and benchmarks; `input` is for methods in which one input has several answers. reference: what the method
+    needs to know of a frozen model; None if it needs none.
 
     encodings: the setting that compares encodings of an encoder; None in a method that reads logits alone. Such a
     method needs an encoder-decoder, a forward with all logits, and no virtual tokens. keys: the setting that names the
@@ -115,6 +128,7 @@ class MethodSpec:
     columns: tuple[NeededColumn, ...] = ()
     also_encoded: tuple[TaskSpec, ...] = ()
     identity: Literal["input_and_answer", "input"] = "input_and_answer"
+    reference: Reference | None = None
     encodings: Setting | None = None
     keys: Setting | None = None
     moving_weights: bool = False

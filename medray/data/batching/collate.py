@@ -36,13 +36,14 @@ class MixedMicroBatch:
     """Rows of several tasks in the order of the tasks, otherwise like MicroBatch.
 
     task_ids: for each row, the index of its task in the method, int64 [batch], ascending. A row without the task has no
-    loss.
+    loss. reference: stored numbers of each record if the batch has all tasks of the same records, float32 [values, records].
     """
 
     input_ids: np.ndarray
     attention_mask: np.ndarray
     labels: np.ndarray
     task_ids: np.ndarray
+    reference: np.ndarray | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,7 +52,7 @@ class PackedMicroBatch:
 
     A segment is one task of one row. position_ids restart at 0 with every segment. task_ids: for each token, the index of
     its task in the method; NO_TASK on padding. Every padding token has position 0, as a segment of its own, so that no
-    position exceeds the longest segment.
+    position exceeds the longest segment. reference: stored numbers of each row, float32 [values, rows].
     """
 
     input_ids: np.ndarray
@@ -59,6 +60,7 @@ class PackedMicroBatch:
     task_ids: np.ndarray
     row_ids: np.ndarray
     labels: np.ndarray
+    reference: np.ndarray | None = None
 
 
 def collate(

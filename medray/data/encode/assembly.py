@@ -82,9 +82,9 @@ class RowIds:
         self._starts.append(-1 - start)
         self._lengths.append(len(ids))
 
-    def add_text(self, number: int, length: int) -> None:
-        """Add the first `length` ids of text `number`."""
-        self._starts.append(self._table.starts[number])
+    def add_text(self, number: int, length: int, first: int = 0) -> None:
+        """Add `length` ids of text `number`, from id `first` on."""
+        self._starts.append(self._table.starts[number] + first)
         self._lengths.append(length)
 
     def close(self) -> None:

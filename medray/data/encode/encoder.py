@@ -56,11 +56,15 @@ class TaskColumns:
 
 @dataclass(frozen=True)
 class _Fit:
-    """A frame, and how many ids each of its texts keeps. numbers: the texts' numbers in the batch's table."""
+    """A frame, and how many ids each of its texts keeps. numbers: the texts' numbers in the batch's table.
+
+    skipped: ids that each text loses at its beginning; it loses the others at its end.
+    """
 
     frame: Frame
     numbers: list[int]
     kept: list[int]
+    skipped: list[int]
     cut: bool
 
 
@@ -192,7 +196,10 @@ class Encoder:
                 trained = piece.end
             else:
                 gap += 1
-                row.add_text(fit.numbers[gap], fit.kept[gap])
+                lead = piece.lead_tokens if fit.skipped[gap] else 0
+                if lead:
+                    row.add_text(fit.numbers[gap], lead)
+                row.add_text(fit.numbers[gap], fit.kept[gap] - lead, lead + fit.skipped[gap])
                 position += fit.kept[gap]
                 trained = piece.role == "assistant" and piece.trained
             if self._causal and trained and position > start and (gap == last or not only_last):
@@ -242,7 +249,7 @@ class Encoder:
                 numbers = [table.number(gap.kind, gap.fill(texts[gap.number])) for gap in _gaps(frame)]
                 fit = self._cut(frame, numbers, one, task, table, last_resort=shorter is None)
                 if fit is not None:
-                    return _Fit(fit.frame, fit.numbers, fit.kept, fit.cut or dropped)
+                    return replace(fit, cut=fit.cut or dropped)
             if shorter is None:
                 return None
             turns, dropped = shorter, True
@@ -260,24 +267,27 @@ class Encoder:
         """Cut answers and the input at their limits. Return None if turns must be left out first."""
         gaps, limit = _gaps(frame), self.spec.limit(task)
         whole = [table.length(number) for number in numbers]
-        kept, budget = list(whole), self.spec.max_input_tokens
+        kept, skipped = list(whole), [0] * len(gaps)
+        from_left = self.spec.max_prompt_tokens
+        budget = self.spec.max_input_tokens if from_left is None else from_left
         for place, gap in enumerate(gaps):
             if gap.role == "assistant" and self._causal:
                 kept[place] = min(kept[place], max(limit - _end_after(frame, place), 0))
-            elif not one.conversation:
+            elif not one.conversation and from_left is None:
                 kept[place] = min(kept[place], budget + gap.lead_tokens)
-        if one.conversation:
+        if one.conversation or from_left is not None:
             before = len(gaps) - 1 if self._causal else len(gaps)
             fixed = _fixed_before(frame, before) + len(self._after_input)
             over = fixed + sum(kept[:before]) - budget
             if over > 0 and not last_resort:
                 return None
-            # Cut the end of the last question first, then a long system message; never an answer.
+            # Cut the last question first, then a long system message; never an answer.
             for place in sorted(range(before), key=lambda place: (gaps[place].role == "system", -place)):
                 if over > 0 and gaps[place].role != "assistant":
                     taken = min(over, max(kept[place] - gaps[place].lead_tokens, 0))
                     kept[place], over = kept[place] - taken, over - taken
-        return _Fit(frame, numbers, kept, kept != whole)
+                    skipped[place] = 0 if from_left is None else taken
+        return _Fit(frame, numbers, kept, skipped, kept != whole)
 
 
 def _gaps(frame: Frame) -> list[Gap]:

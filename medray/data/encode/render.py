@@ -28,6 +28,7 @@ class EncodeSpec:
     train_turns: the assistant's turns that carry loss. train_on: `all` means that the prompt carries loss too (causal).
     limits: longest target per task in tokens, including its end token; rationale/<key> uses that of rationale unless
     it has its own. max_input_tokens: longest input of a prompted record, or longest conversation before its last answer.
+    max_prompt_tokens: longest prompt with its template, which then loses its beginning; None: max_input_tokens holds.
     skip_null: a key without a value has no target; otherwise its target is NO_TEXT. draw_seed: if a record has a list
     of rationales, the target is one of them, drawn by (seed, id of the record); None: all of them, one per line.
     appends_keys: the label's input contains the rationale, as key words that were found first. required: answers
@@ -52,6 +53,7 @@ class EncodeSpec:
     appends_keys: bool = False
     required: tuple[str, ...] = ("label",)
     whole: tuple[str, ...] = ()
+    max_prompt_tokens: int | None = None
 
     def limit(self, task: str) -> int:
         return self.limits[task] if task in self.limits else self.limits[split_task(task)[0]]

@@ -23,6 +23,7 @@ YOUNGER_FIELDS = (
     "appends_keys",
     "required",
     "whole",
+    "max_prompt_tokens",
 )  # fields of EncodeSpec, each with the default that old shards had
 _ALWAYS = object()
 

@@ -215,6 +215,7 @@ def encode_spec(config: Config, architecture: str) -> EncodeSpec:
         appends_keys=method_spec.label_reads_rationale,
         required=tuple(answer for answer, task in answers.items() if task.required),
         whole=tuple(answer for answer, task in answers.items() if task.long_answers == "drop"),
+        max_prompt_tokens=data.max_prompt_tokens,
     )
 
 

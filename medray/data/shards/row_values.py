@@ -48,6 +48,11 @@ class RowValues:
             self.folder.mkdir(parents=True, exist_ok=True)
         storage.write(shard_path(self.folder, shard), sealed(sink.getvalue().to_pybytes()))
 
+    def of_rows(self, rows: Sequence[tuple[int, int] | None]) -> np.ndarray:
+        """Return float32 [names, rows] of rows given as (shard, row); NaN for None. Raises RunFailedError."""
+        nothing = np.full(len(self.names), np.nan, np.float32)
+        return np.stack([nothing if row is None else self.of(row[0])[:, row[1]] for row in rows], axis=1)
+
     def of(self, shard: int) -> np.ndarray:
         """Return float32 [names, rows] of a shard. Raises RunFailedError where they are not stored."""
         found = self._known.get(shard)

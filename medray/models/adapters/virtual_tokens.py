@@ -18,8 +18,10 @@ LABEL, OTHER = 0, 1  # task ids of a multitask prompt
 
 
 def adapter_of(model: Any) -> Any:
-    """Return peft's settings of the adapter, None without one. model: may be inside a DeepSpeed engine."""
+    """Return peft's settings of the adapter, None without one or while it is off. model: may be inside a DeepSpeed engine."""
     inner = getattr(model, "module", model)
+    if getattr(inner, "_adapters_disabled", False):
+        return None
     settings = getattr(inner, "peft_config", None)
     return settings.get("default") if isinstance(settings, dict) else None
 

@@ -194,7 +194,7 @@ def usage(
         thinking_switch=own and "enable_thinking" in (source or str(tokenizer.chat_template or "")),
         tasks=general,
         languages={} if conversation else languages,
-        max_input_tokens=spec.max_input_tokens,
+        max_input_tokens=spec.max_prompt_tokens or spec.max_input_tokens,
         needs_key_words=spec.appends_keys,
         generation=dict(generation)
         if generation is not None

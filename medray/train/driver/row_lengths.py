@@ -74,7 +74,7 @@ def _longest_allowed(config: Config) -> int:
         [task.limit(data) for task in spec_of(config.method).encoded]
         + ([config.eval.generation.max_new_tokens] if config.eval.numbers else [])
     )
-    return data.max_input_tokens + answer + len(prompts) + _TEMPLATE_TOKENS + _virtual(config)
+    return data.longest_input + answer + len(prompts) + _TEMPLATE_TOKENS + _virtual(config)
 
 
 def _virtual(config: Config) -> int:
@@ -89,7 +89,9 @@ def _sides(config: Config, have: Positions, encoding: Encoding) -> Iterator[_Sid
             task, answer_key = encoded.name, encoded.limit_key
             source, target = _longest(tokens, task, seq2seq=seq2seq)
             answer = tokens.spec.limit(task)
-            input_key, input_limit = "data.max_input_tokens", config.data.max_input_tokens
+            prompt_limit = config.data.max_prompt_tokens
+            input_key = "data.max_input_tokens" if prompt_limit is None else "data.max_prompt_tokens"
+            input_limit = config.data.longest_input
             rows = f"of the {split} rows (task {task!r})"
             if not seq2seq:
                 what = f"the longest prompt and answer {rows}"

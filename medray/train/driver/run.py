@@ -17,7 +17,9 @@ from medray import storage
 from medray.config import Config
 from medray.config.checks.method import notes
 from medray.config.checks.train import learning_rate_notes
+from medray.config.method_specs import spec_of
 from medray.errors import InputError, RunFailedError, StoppedError
+from medray.models.weights_identity import weights_identity
 from medray.plan.model_config import ModelDescription
 from medray.plan.resources import Supply
 from medray.tracking import ledger as ledgers
@@ -219,5 +221,17 @@ def _prepare(
         steps,
         chosen,
         threads,
+        _reference(config, model, chosen),
     )
     return _Ready(plan=plan, granted=replace(granted, threads=threads), encoding=encoding, memory=memory)
+
+
+def _reference(config: Config, model: ModelDescription, precision: str) -> str | None:
+    """Return a name of the weights that training begins with, for a method that stores numbers of a frozen model."""
+    reference = spec_of(config.method).reference
+    if reference is None or reference.live:
+        return None
+    cache = storage.at(config.run.storage) / "tokens" / "hashes"
+    return weights_identity(
+        config.model, model.config, seed=config.run.seed, precision=precision, cache=cache
+    )

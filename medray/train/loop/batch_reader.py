@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -19,6 +19,7 @@ from medray.data.batching.collate import (
     collate_packed,
 )
 from medray.data.batching.order import by_length, rank_slots
+from medray.data.shards.row_values import RowValues
 from medray.data.shards.shard_file import ShardStore
 from medray.evaluate.loss_sums import AnyMicroBatch
 from medray.methods import MethodLoss
@@ -79,7 +80,10 @@ class Prepared:
 
 
 class BatchReader:
-    """A reader that turns steps of the plan into arrays of one rank. It is made for one thread."""
+    """A reader that turns steps of the plan into arrays of one rank. It is made for one thread.
+
+    reference: the stored numbers of a frozen model, for a method that needs them.
+    """
 
     def __init__(
         self,
@@ -93,6 +97,7 @@ class BatchReader:
         architecture: Literal["causal", "seq2seq"],
         pad_id: int,
         packed: bool,
+        reference: RowValues | None = None,
     ) -> None:
         if packed and architecture != "causal":
             raise ValueError("sequences are packed for causal models only")
@@ -103,6 +108,7 @@ class BatchReader:
         self._mixed = () if packed else method.spec.mixed_tasks
         self._rank, self._world_size = rank, world_size
         self._architecture, self._pad_id, self._packed = architecture, pad_id, packed
+        self._reference = reference
         self._upcoming: tuple[int, ...] | None = None
         self._known: dict[int, np.ndarray] = {}  # counts of the shards of the last batches
 
@@ -183,7 +189,13 @@ class BatchReader:
             for task, found in zip(tasks, examples, strict=True)
             for example in found
         ]
-        return collate_mixed(mixed, self._architecture, self._pad_id)
+        return replace(
+            collate_mixed(mixed, self._architecture, self._pad_id),
+            reference=self._reference_of([rows[0] if rows else None for rows in sequences]),
+        )
+
+    def _reference_of(self, rows: Sequence[tuple[int, int] | None]) -> np.ndarray | None:
+        return None if self._reference is None else self._reference.of_rows(rows)
 
     def _mixed_texts(
         self, pairs: Sequence[tuple[int, int]], lengths: np.ndarray, loss_tokens: np.ndarray
@@ -230,4 +242,7 @@ class BatchReader:
             )
             numbers.append([number + at for at in range(len(rows)) for _ in self._tasks])
             number += len(rows)
-        return collate_packed(segments, self._pad_id, numbers)
+        return replace(
+            collate_packed(segments, self._pad_id, numbers),
+            reference=self._reference_of([row for rows in sequences for row in rows] or [None]),
+        )

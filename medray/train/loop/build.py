@@ -12,7 +12,6 @@ import torch
 from torch import distributed
 
 from medray.config import Config
-from medray.data.shards.token_split import TokenSet
 from medray.errors import InputError
 from medray.evaluate.validation import Validation
 from medray.methods.cross_entropy import TokenLoss
@@ -75,7 +74,7 @@ def build(plan: WorkerPlan, news: News) -> Built:
         tokenizer=tokenizer,
         layout=layout,
         loss=loss,
-        validation=_validation(config, plan.validation, tokenizer),
+        validation=_validation(plan, tokenizer),
         base=base if config.model.init == "random" and config.peft.type != "none" else None,
         memory_before=used_bytes(),
         seq2seq=seq2seq,
@@ -134,7 +133,8 @@ def _refuse_leaks(config: Config, engine: Engine, *, seq2seq: bool) -> None:
         )
 
 
-def _validation(config: Config, tokens: TokenSet | None, tokenizer: Any) -> Validation | None:
+def _validation(plan: WorkerPlan, tokenizer: Any) -> Validation | None:
+    config, tokens = plan.config, plan.validation
     if tokens is None:
         return None
     return Validation(
@@ -143,4 +143,5 @@ def _validation(config: Config, tokens: TokenSet | None, tokenizer: Any) -> Vali
         tokens.spec.architecture,
         tokenizer.pad_token_id,
         config.eval.batch_size,
+        plan.stored_reference(tokens),
     )

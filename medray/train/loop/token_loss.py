@@ -46,7 +46,8 @@ def token_loss(config: Config, engine: Engine, *, seq2seq: bool, say: Callable[[
 
 def _most_tokens(config: Config, world_size: int) -> int:
     """Return the most tokens that one forward can have, in training or evaluation."""
-    data = config.data
-    row = data.max_input_tokens + max(task.limit(data) for task in spec_of(config.method).encoded)
+    data, spec = config.data, spec_of(config.method)
+    row = data.longest_input + max(task.limit(data) for task in spec.encoded)
+    row *= max((len(tasks) for tasks in spec.row_groups), default=1)  # those of a group share a forward
     rows = max(batch_layout(config.train, world_size).micro_batch_size, config.eval.batch_size)
     return rows * max(row, data.pack_tokens or 0)

@@ -25,6 +25,7 @@ from medray.train.loop.finish import WorkerResult, export_model, load_best, work
 from medray.train.loop.interruption import NOTICED, Interruption, killed_when_hung
 from medray.train.loop.news import News, Reporter
 from medray.train.loop.read_ahead import ReadAhead, Ready
+from medray.train.loop.reference import compute_reference
 from medray.train.loop.step import Progress, check_finite, train_step
 from medray.train.run_folder.files import ATTEMPTS
 from medray.train.worker_plan import WorkerPlan
@@ -41,9 +42,11 @@ def run(plan: WorkerPlan, reporter: Reporter) -> WorkerResult:
 
 def train(plan: WorkerPlan, built: Built, news: News) -> WorkerResult:
     """Resume from the newest checkpoint, train, and export if the last step was reached."""
+    stopped = compute_reference(plan, built, news)  # before a checkpoint replaces the first weights
     training = resume(plan, built, news)
-    training.begin()
-    status = training.run()
+    if stopped is None:
+        training.begin()
+    status = stopped or training.run()
     progress, exported, evaluated = training.progress, None, {}
     if status == TRAINED:
         if best := load_best(plan, built, news, _retries(plan, built, news)):
@@ -193,6 +196,7 @@ class Training:
             architecture=self.plan.train.spec.architecture,
             pad_id=self.built.tokenizer.pad_token_id,
             packed=self.config.data.pack_tokens is not None,
+            reference=self.plan.stored_reference(self.plan.train),
         )
 
         told = -1

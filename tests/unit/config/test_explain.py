@@ -136,7 +136,7 @@ def test_names_of_other_projects_lead_to_keys_that_exist() -> None:
         ("train: {precision: BF-16}", "Fix: did you mean bf16?"),
         (
             "method: {name: destill}",
-            "method.name = 'destill': expected 'sft' or 'distill'\n  Fix: did you mean distill?",
+            "method.name = 'destill': expected 'sft', 'distill' or 'dpo'\n  Fix: did you mean distill?",
         ),
         ("peft: {type: null}", "or 'multitask_prompt', not null\n  Fix: did you mean none?"),
         (

@@ -168,12 +168,12 @@ def test_rewards_are_beta_times_the_gain_over_the_reference() -> None:
     assert {name: value.tolist() for name, value in found.items()} == {
         "reward_chosen": [-1.0, 0.25],
         "reward_rejected": [-0.5, 0.0],
-        "margin": [-0.5, 0.25],
-        "accuracy": [0.0, 1.0],
+        "reward_margin": [-0.5, 0.25],
+        "preference_accuracy": [0.0, 1.0],
         "logp_chosen": [-12.0, -3.0],
         "logp_rejected": [-15.0, -2.0],
         "chosen_over_reference": [-2.0, 0.5],
-        "penalized": [1.0, 0.0],
+        "penalized_pairs": [1.0, 0.0],
     }
 
 

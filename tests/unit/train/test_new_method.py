@@ -6,7 +6,6 @@ losses are computed one answer at a time in plain torch.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,29 +13,35 @@ from typing import Any
 
 import margin_loss
 import margin_spec
-import oracle
 import pytest
 import tiny
 import torch
 from accumulator import Accumulator, gradients
+from preference_pairs import (
+    COUNT,
+    LIMITS,
+    LONG,
+    batches,
+    is_pair,
+    log_probabilities,
+    pairs,
+    started,
+    stored,
+    token_sets,
+)
 from recorder import Recorder
 from thread_ranks import Ranks
 
 from medray import methods, storage
 from medray.config import Config, method_specs
 from medray.config.checks.method import check_method, notes
-from medray.data.encode.encoder import EncodeSpec
 from medray.data.index.row_index import index_range
 from medray.data.index.sources import FileSource
 from medray.data.index.split_checks import check_split
 from medray.data.inspect.inspection import inspect
-from medray.data.shards.preparation import encode_spec
-from medray.data.shards.token_split import TokenSet
-from medray.data.tokenizer import load_tokenizer
 from medray.evaluate.loss_sums import PLAIN
 from medray.evaluate.validation import Validation
 from medray.models.export.usage import read_usage
-from medray.models.load import load_model
 from medray.train.driver.data_phase import Encoding, check_first_shard
 from medray.train.engine.optimizers import learning_rate
 from medray.train.loop import live_evaluation, training
@@ -44,9 +49,8 @@ from medray.train.loop.batch_reader import BatchLayout, BatchReader, Prepared
 from medray.train.loop.step import train_step
 from medray.train.worker_plan import WorkerPlan
 
-COUNT, LONG, STEPS = 19, 5, 4  # the rejected answer of row LONG is over the limit
+STEPS = 4
 METHOD = {"name": margin_spec.NAME}
-LIMITS = {"max_input_tokens": 64, "max_label_tokens": 32}
 WAYS: dict[str, tuple[str, dict[str, Any]]] = {
     "causal": ("llama-tiny", {}),
     "packed": ("llama-tiny", {"pack_tokens": 150}),
@@ -60,44 +64,9 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(methods.LOSSES, margin_spec.NAME, margin_loss.MarginLoss)
 
 
-def pairs(count: int = COUNT) -> list[dict[str, Any]]:
-    """Prompts with two answers of very uneven length."""
-    made = []
-    for number in range(count):
-        rng = random.Random(f"pair {number}")
-
-        def words(low: int, high: int, rng: random.Random = rng) -> str:
-            return " ".join(rng.choices(tiny.WORDS, k=rng.randint(low, high)))
-
-        rejected = words(80, 90) if number == LONG else words(1, 12)
-        row = {"id": f"row-{number}", "prompt": words(4, 30), "chosen": words(1, 12), "rejected": rejected}
-        made.append(row)
-    return made
-
-
-def spec(architecture: str) -> EncodeSpec:
-    return encode_spec(Config.model_validate({"method": METHOD, "data": LIMITS}), architecture)
-
-
-def token_sets(folder: Path, architecture: str) -> dict[str, TokenSet]:
-    method = method_specs.spec_of(Config.model_validate({"method": METHOD}).method)
-    return {
-        split: tiny.token_set(
-            folder,
-            pairs(),
-            architecture=architecture,
-            truth=split == "validation",
-            name=split,
-            spec=spec(architecture),
-            method=method,
-        )
-        for split in ("train", "validation")
-    }
-
-
 def plan(folder: Path, way: str, name: str, *, micro: int, steps: int = STEPS) -> WorkerPlan:
     preset, data = WAYS[way]
-    sets = token_sets(folder, "seq2seq" if preset == "t5-tiny" else "causal")
+    sets = token_sets(folder, METHOD, "seq2seq" if preset == "t5-tiny" else "causal")
     return tiny.plan(
         folder / name,
         sets["train"],
@@ -113,33 +82,11 @@ def plan(folder: Path, way: str, name: str, *, micro: int, steps: int = STEPS) -
     )
 
 
-def started(made: WorkerPlan) -> Any:
-    return load_model(
-        made.config.model,
-        made.model,
-        load_tokenizer(made.train.tokenizer),
-        dtype=torch.float32,
-        seed=made.config.run.seed,
-    )
-
-
-def stored(tokens: TokenSet) -> dict[int, list[dict[str, Any]]]:
-    files = Path(tokens.folder).glob("shard-*.parquet")
-    return {int(file.stem.split("-")[1]): oracle.pq.read_table(file).to_pylist() for file in files}
-
-
 def wanted(model: Any, rows: Sequence[dict[str, Any]], *, seq2seq: bool) -> tuple[torch.Tensor, float]:
     """(loss, share of pairs in which the label is more likely), one answer at a time."""
     losses, right = [], 0
-    for row in rows:
-        if not (row["label.input_ids"] and row["rejected.input_ids"]):
-            continue
-        logs = []
-        for task in ("label", "rejected"):
-            ids = row[f"{task}.input_ids"]
-            labels = row[f"{task}.labels"] if seq2seq else oracle._labels(ids, row[f"{task}.spans"])
-            count = sum(label != -100 for label in (labels if seq2seq else labels[1:]))
-            logs.append(-count * oracle._mean(model, [row], task, seq2seq=seq2seq))
+    for row in filter(is_pair, rows):
+        logs = log_probabilities(model, row, seq2seq=seq2seq)
         margin = logs[0] - logs[1]
         losses.append(torch.log1p(torch.exp(-margin_loss.BETA * margin)))
         right += bool(margin > 0)
@@ -148,13 +95,11 @@ def wanted(model: Any, rows: Sequence[dict[str, Any]], *, seq2seq: bool) -> tupl
 
 def wanted_steps(made: WorkerPlan) -> list[dict[str, float]]:
     """The losses of a run of plain torch on the same batches."""
-    order, train, tables = made.train.plan(made.config), made.config.train, stored(made.train)
+    train = made.config.train
     model = started(made).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1.0, weight_decay=train.optimizer.weight_decay)
     found = []
-    for step in range(made.total_steps):
-        batch = order.batch(step)
-        rows = [tables[int(s)][int(r)] for s, r in zip(batch.shards, batch.rows, strict=True)]
+    for step, rows in enumerate(batches(made)):
         loss, accuracy = wanted(model, rows, seq2seq=made.train.spec.architecture == "seq2seq")
         optimizer.zero_grad()
         loss.backward()
@@ -176,7 +121,7 @@ def test_its_config_is_checked_as_any_other() -> None:
     made = Config.model_validate({"method": METHOD})
     check_method(made)
     assert notes(made) == ()
-    with pytest.raises(ValueError, match="'sft' or 'distill'"):
+    with pytest.raises(ValueError, match="'sft', 'distill' or 'dpo'"):
         Config.model_validate({"method": {"name": "other"}})
 
 
@@ -201,7 +146,7 @@ def test_rows_are_those_that_have_both_answers(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("architecture", ["causal", "seq2seq"])
 def test_both_answers_follow_one_prompt_and_are_never_cut(tmp_path: Path, architecture: str) -> None:
-    tokens = token_sets(tmp_path, architecture)["train"]
+    tokens = token_sets(tmp_path, METHOD, architecture)["train"]
     assert tokens.spec.tasks == ("label", "rejected")
     store = tokens.store()
     for number, place in enumerate(tokens.rows()):

@@ -107,6 +107,16 @@ class TestPrompted:
         assert ids_of(columns) == self.conversation(chatml, turns(PROMPTS["label"], kept), "A note.")
         assert columns.cut.tolist() == [True]
 
+    def test_a_long_prompt_loses_its_beginning_if_asked(self, chatml: Any) -> None:
+        record, ids = distill(LONG, "A note."), plain(chatml, LONG)
+        size = len(prompt_of(one(chatml, record, max_input_tokens=2000)))
+        columns = one(chatml, record, max_prompt_tokens=40)
+        kept = chatml.decode(ids[size - 40 :])
+        assert ids_of(columns) == self.conversation(chatml, turns(PROMPTS["label"], kept), "A note.")
+        assert len(prompt_of(columns)) == 40
+        assert columns.cut.tolist() == [True]
+        assert one(chatml, record, max_prompt_tokens=size).cut.tolist() == [False]
+
     def test_an_input_as_long_as_its_limit_is_not_cut(self, chatml: Any) -> None:
         size = len(plain(chatml, TEXTS[0]))
         whole, cut = (one(chatml, distill(TEXTS[0]), max_input_tokens=limit) for limit in (size, size - 1))
@@ -247,6 +257,16 @@ class TestConversations:
         assert ids_of(columns) == self.ids(chatml, short)
         assert columns.cut.tolist() == [True]
 
+    def test_or_its_beginning_if_asked(self, chatml: Any) -> None:
+        short = chat("two one two three", "None.", system="Be kind.")
+        record = chat("q", "a", "one two three " * 50 + "one two three", "None.", system="Be kind.")
+        columns = one(chatml, record, max_prompt_tokens=self.before(chatml, short))
+        text = chatml.decode(prompt_of(columns))
+        assert text.startswith("<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\n")
+        assert text.endswith(" three one two three<|im_end|>\n<|im_start|>assistant\n")
+        assert len(prompt_of(columns)) == self.before(chatml, short)
+        assert columns.cut.tolist() == [True]
+
     def test_then_the_system_message_but_never_the_answer(self, chatml: Any, end: int) -> None:
         columns = one(chatml, chat("Pain?", "None at all.", system=LONG), max_input_tokens=20)
         assert len(prompt_of(columns)) == 20
@@ -298,6 +318,9 @@ class TestConversations:
         assert ids_of(columns) == [*plain(words, "fever"), words.eos_token_id]
         long = one(words, chat("cough " * 30, "none"), architecture="seq2seq", max_input_tokens=8)
         assert ids_of(long) == [*plain(words, "cough " * 30)[:7], words.eos_token_id]
+        ends = chat("cough " * 30 + "rash", "none")
+        left = one(words, ends, architecture="seq2seq", max_prompt_tokens=8)
+        assert ids_of(left) == [*plain(words, "cough " * 30 + "rash")[-7:], words.eos_token_id]
         assert (columns.cut.tolist(), long.cut.tolist()) == ([True], [True])
 
     def test_both_answers_of_a_preference_follow_one_prompt(self, chatml: Any, end: int) -> None:

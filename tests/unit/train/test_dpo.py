@@ -1,0 +1,283 @@
+"""Preference training through the real loop, against plain torch: losses, the stored and the live reference, resumes."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import torch
+from accumulator import Accumulator, gradients
+from preference_pairs import (
+    LIMITS,
+    batches,
+    is_pair,
+    log_probabilities,
+    started,
+    stored,
+    token_counts,
+    token_sets,
+)
+from recorder import Recorder
+
+from medray.data.shards.row_values import RowValues
+from medray.errors import RunFailedError
+from medray.methods.pair_losses import Answers, pair_losses
+from medray.train.engine.optimizers import learning_rate
+from medray.train.loop import reference as reference_pass
+from medray.train.loop import training
+from medray.train.loop.batch_reader import BatchLayout, BatchReader
+from medray.train.loop.step import train_step
+from medray.train.worker_plan import WorkerPlan
+
+STEPS = 4
+DPOP = {"name": "dpo", "loss": "dpop", "beta": 0.3}
+WAYS: dict[str, tuple[str, dict[str, Any]]] = {
+    "causal": ("llama-tiny", {}),
+    "packed": ("llama-tiny", {"pack_tokens": 150}),
+    "t5": ("t5-tiny", {}),
+}
+
+
+def plan(
+    folder: Path,
+    way: str,
+    name: str,
+    *,
+    micro: int = 4,
+    steps: int = STEPS,
+    method: dict[str, Any] = DPOP,
+    **sections: Any,
+) -> WorkerPlan:
+    preset, data = WAYS[way]
+    sets = token_sets(folder, method, "seq2seq" if preset == "t5-tiny" else "causal")
+    made = tiny.plan(
+        folder / name,
+        sets["train"],
+        preset,
+        workers=1,
+        micro=micro,
+        max_steps=steps,
+        validation=sets["validation"],
+        data=LIMITS | data,
+        method=method | {"alpha": 0.5},
+        train={"zero_stage": 0},
+        eval={"at_start": True, "metrics": [], "batch_size": 3, "every_steps": 2},
+        **sections,
+    )
+    return replace(made, reference=f"{preset}-first-weights")
+
+
+def run(made: WorkerPlan, **recorder: Any) -> Recorder:
+    seen = Recorder(**recorder)
+    training.run(made, seen)
+    return seen
+
+
+def wanted(
+    made: WorkerPlan, model: Any, first: Any, rows: Sequence[dict[str, Any]]
+) -> tuple[torch.Tensor, dict[str, float]]:
+    """The loss of a batch and its logged means, one answer at a time, with a frozen copy of the first weights."""
+    seq2seq, options = made.train.spec.architecture == "seq2seq", made.method.options  # type: ignore[attr-defined]
+    rows = [row for row in rows if is_pair(row)]
+    policy = [torch.stack(log_probabilities(model, row, seq2seq=seq2seq)) for row in rows]
+    with torch.no_grad():
+        known = [torch.stack(log_probabilities(first, row, seq2seq=seq2seq)) for row in rows]
+    tokens = [torch.tensor(token_counts(row, seq2seq=seq2seq)) for row in rows]
+    answers, frozen, counts = (Answers(*torch.stack(found).T) for found in (policy, known, tokens))
+    loss = pair_losses(answers, frozen, counts, options).mean()
+    answers = Answers(answers.chosen.detach(), answers.rejected.detach())
+    gain = answers.chosen - frozen.chosen
+    margin = gain - (answers.rejected - frozen.rejected)
+    return loss, {
+        "chosen_over_reference": float(gain.mean()),
+        "penalized_pairs": float((gain < 1e-4 * frozen.chosen).float().mean()),
+        "preference_accuracy": float((margin > 0).float().mean()),
+        "reward_margin": float(options.beta * margin.mean()),
+        "logp_chosen": float(answers.chosen.mean()),
+        "logp_rejected": float(answers.rejected.mean()),
+    }
+
+
+def wanted_steps(made: WorkerPlan) -> list[tuple[float, dict[str, float]]]:
+    train, model, first = made.config.train, started(made).train(), started(made).eval()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1.0, weight_decay=train.optimizer.weight_decay)
+    found = []
+    for step, rows in enumerate(batches(made)):
+        loss, means = wanted(made, model, first, rows)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), train.clip_grad_norm)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, made.total_steps, train.optimizer.lr, train.scheduler)
+        optimizer.step()
+        found.append((float(loss.detach()), means))
+    return found
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_run_has_the_loss_of_plain_torch_with_a_frozen_copy(tmp_path: Path, way: str) -> None:
+    made = plan(tmp_path, way, "whole", micro=8)
+    whole, halves = run(made), run(plan(tmp_path, way, "halves", micro=4))
+    expected = wanted_steps(made)
+    assert expected[0][0] == pytest.approx(torch.log(torch.tensor(2.0)).item())  # the policy is the reference
+    assert expected[-1][0] < expected[0][0]
+    for steps in (whole.steps, halves.steps):
+        for record, (loss, means) in zip(steps, expected, strict=True):
+            assert record["loss"] == pytest.approx(loss, abs=2e-4)
+            assert record["loss/preference"] == pytest.approx(record["loss"])
+            if record["step"] > 1:  # at first all margins are rounding
+                assert {name: record[name] for name in means} == pytest.approx(means, abs=5e-3)
+    begun = whole.evaluations[0]["metrics"]
+    assert begun["loss"] == pytest.approx(begun["loss_preference"]) == pytest.approx(0.693147, abs=1e-5)
+    assert whole.evaluations[-1]["metrics"]["preference_accuracy"] > 0.5
+
+
+@pytest.mark.parametrize("loss", ["sigmoid", "ipo", "hinge", "simpo", "orpo"])
+def test_each_loss_trains(tmp_path: Path, loss: str) -> None:
+    more = {"nll_weight": 0.5} if loss == "sigmoid" else {}
+    seen = run(
+        plan(tmp_path, "causal", loss, steps=6, method={"name": "dpo", "loss": loss, "beta": 0.3} | more)
+    )
+    assert ("loss/label" in seen.steps[0]) == (loss in ("sigmoid", "orpo"))
+    assert ("chosen_over_reference" in seen.steps[0]) == (loss not in ("simpo", "orpo"))
+    first, last = seen.evaluations[0]["metrics"], seen.evaluations[-1]["metrics"]
+    assert last["loss"] < first["loss"]
+    assert last["reward_margin"] > first["reward_margin"]
+    weight = {"sigmoid": 0.5, "orpo": 1.0}.get(loss, 0.0)
+    parts = last["loss_preference"] + weight * last.get("loss_label", 0.0)
+    assert last["loss"] == pytest.approx(parts)
+
+
+@pytest.mark.parametrize("way", ["causal", "packed"])
+def test_lambda_zero_is_dpo_bit_for_bit(tmp_path: Path, way: str) -> None:
+    dpop = run(plan(tmp_path, way, "dpop", method=DPOP | {"dpop_lambda": 0.0}))
+    dpo = run(plan(tmp_path, way, "dpo", method={"name": "dpo", "beta": 0.3}))
+    assert [one["loss"] for one in dpop.steps] == [one["loss"] for one in dpo.steps]
+    assert dpop.evaluations[-1]["metrics"]["loss"] == dpo.evaluations[-1]["metrics"]["loss"]
+
+
+ADAPTERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "lora": ("causal", {"type": "lora", "rank": 4, "dropout": 0.1}),
+    "packed lora": ("packed", {"type": "lora", "rank": 4}),
+    "ia3": ("t5", {"type": "ia3"}),
+    "prefix": ("causal", {"type": "prefix", "virtual_tokens": 4}),
+    "prompt": ("causal", {"type": "prompt", "virtual_tokens": 4}),
+    "multitask_prompt": ("t5", {"type": "multitask_prompt", "virtual_tokens": 4}),
+}
+
+
+@pytest.mark.parametrize("adapter", ADAPTERS)
+def test_the_stored_reference_is_the_live_one(tmp_path: Path, adapter: str) -> None:
+    way, peft = ADAPTERS[adapter]
+    once = run(plan(tmp_path, way, "stored", peft=peft))
+    live = run(plan(tmp_path, way, "live", peft=peft, method=DPOP | {"reference": "live"}))
+    for one, other in zip(once.steps, live.steps, strict=True):
+        assert one["loss"] == pytest.approx(other["loss"], rel=1e-5)
+    assert once.evaluations[-1]["metrics"] == pytest.approx(
+        live.evaluations[-1]["metrics"], rel=1e-4, abs=1e-5
+    )
+    changes = peft["type"] in (
+        "prompt",
+        "multitask_prompt",
+        "prefix",
+    )  # a fresh one already changes the output
+    assert (abs(once.steps[0]["chosen_over_reference"]) > 1e-3) == changes
+
+
+def test_the_reference_is_computed_once_and_again_if_it_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    computed: list[tuple[str, int]] = []
+    real = reference_pass._compute
+
+    def counted(plan: Any, built: Any, tokens: Any, store: Any, shard: int) -> None:
+        computed.append((Path(tokens.folder).name, shard))
+        real(plan, built, tokens, store, shard)
+
+    monkeypatch.setattr(reference_pass, "_compute", counted)
+    calm = run(plan(tmp_path, "causal", "calm"))
+    assert sorted(computed) == [
+        (f"causal-{split}", shard) for split in ("train", "validation") for shard in range(3)
+    ]
+    computed.clear()
+    first = run(plan(tmp_path, "causal", "cut"), stop_after=3)
+    assert computed == []  # found again by another run
+    values = Path(plan(tmp_path, "causal", "cut").train.folder) / "values"
+    sorted((values / "llama-tiny-first-weights").iterdir())[1].unlink()
+    second = run(plan(tmp_path, "causal", "cut"))
+    assert computed == [("causal-train", 1)]
+    assert second.resumed == [3]
+    assert [one["loss"] for one in first.steps + second.steps] == [one["loss"] for one in calm.steps]
+    assert second.evaluations[-1]["metrics"] == calm.evaluations[-1]["metrics"]
+    shutil.rmtree(values)
+    with pytest.raises(RunFailedError, match="another run removed it"):
+        RowValues(str(values.parent), "gone", ("label",)).of(0)
+
+
+def test_a_stop_is_heard_between_shards(tmp_path: Path) -> None:
+    stopped = run(plan(tmp_path, "causal", "run"), stop_after=0)
+    assert stopped.steps == []
+    made = plan(tmp_path, "causal", "run")
+    store = made.stored_reference(made.train)
+    assert store is not None
+    assert sum(store.has(shard) for shard in range(3)) == 1  # the shard that was being computed is kept
+
+
+def test_a_short_run_computes_the_shards_that_it_reads(tmp_path: Path) -> None:
+    made = plan(tmp_path, "causal", "run", steps=1)
+    run(made)
+    read = {int(shard) for shard in made.train.plan(made.config).batch(0).shards}
+    store = made.stored_reference(made.train)
+    assert store is not None
+    assert {shard for shard in range(3) if store.has(shard)} == read
+    assert len(read) < 3
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_ranks_share_the_pairs_of_a_batch(tmp_path: Path, way: str) -> None:
+    """Loss and gradients of one rank with one micro-batch, and of two and three ranks that accumulate."""
+    made = plan(tmp_path, way, "run", micro=8)
+    store = made.stored_reference(made.train)
+    assert store is not None
+    for shard in made.train.index.shards:  # not those of the model, so that the losses of pairs differ
+        store.write(shard.index, -torch.rand(2, shard.rows).mul(40).numpy())
+    model, found = started(made), {}
+    for ranks, micro in ((1, 8), (2, 4), (3, 1)):
+        losses = []
+        for rank in range(ranks):
+            prepared = BatchReader(
+                made.train.store(),
+                made.train.plan(made.config),
+                made.method,
+                BatchLayout(micro, None),
+                rank=rank,
+                world_size=ranks,
+                architecture=made.train.spec.architecture,
+                pad_id=0,
+                packed=made.config.data.pack_tokens is not None,
+                reference=made.stored_reference(made.train),
+            ).prepare(0)
+            engine = Accumulator(model, rank)
+            record = train_step(engine, prepared, made.method, lr=0, seed=0, step=0, seq2seq=way == "t5")
+            losses.append(record["loss"])
+        found[ranks] = sum(losses), gradients(model)
+    loss, wanted_gradients = found[1]
+    for ranks in (2, 3):
+        assert found[ranks][0] == pytest.approx(loss, rel=1e-5)
+        for name, gradient in found[ranks][1].items():
+            torch.testing.assert_close(gradient, wanted_gradients[name], rtol=2e-4, atol=2e-5, msg=name)
+
+
+def test_rows_without_a_pair_have_no_numbers(tmp_path: Path) -> None:
+    made = plan(tmp_path, "causal", "run")
+    run(made)
+    store = made.stored_reference(made.train)
+    assert store is not None
+    for shard, rows in stored(made.train).items():
+        known = ~torch.from_numpy(store.of(shard).copy()).isnan().any(dim=0)
+        assert known.tolist() == [bool(row["label.input_ids"]) for row in rows]
