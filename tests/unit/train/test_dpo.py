@@ -23,6 +23,7 @@ from preference_pairs import (
     token_sets,
 )
 from recorder import Recorder
+from torchrun import run_loops
 
 from medray.data.shards.row_values import RowValues
 from medray.errors import RunFailedError
@@ -51,6 +52,8 @@ def plan(
     micro: int = 4,
     steps: int = STEPS,
     method: dict[str, Any] = DPOP,
+    workers: int = 1,
+    stage: int = 0,
     **sections: Any,
 ) -> WorkerPlan:
     preset, data = WAYS[way]
@@ -59,13 +62,13 @@ def plan(
         folder / name,
         sets["train"],
         preset,
-        workers=1,
+        workers=workers,
         micro=micro,
         max_steps=steps,
         validation=sets["validation"],
         data=LIMITS | data,
         method=method | {"alpha": 0.5},
-        train={"zero_stage": 0},
+        train={"zero_stage": stage},
         eval={"at_start": True, "metrics": [], "batch_size": 3, "every_steps": 2},
         **sections,
     )
@@ -217,6 +220,32 @@ def test_the_reference_is_computed_once_and_again_if_it_is_gone(
     shutil.rmtree(values)
     with pytest.raises(RunFailedError, match="another run removed it"):
         RowValues(str(values.parent), "gone", ("label",)).of(0)
+
+
+def test_two_ranks_under_every_stage_have_the_losses_of_one(tmp_path: Path) -> None:
+    """The reference is computed under that stage too; full tuning and an adapter, packed and padded, stored and live."""
+    lora, live = {"type": "lora", "rank": 4}, DPOP | {"reference": "live"}
+    kinds: dict[str, dict[str, Any]] = {
+        "full": {"way": "causal", "stage": 1},
+        "t5": {"way": "t5", "stage": 3},
+        "lora": {"way": "packed", "stage": 2, "peft": lora},
+        "live": {"way": "causal", "stage": 3, "peft": lora, "method": live},
+        "dpo": {"way": "causal", "stage": 2, "method": {"name": "dpo", "beta": 0.3}},
+        "lambda-0": {"way": "causal", "stage": 2, "method": DPOP | {"dpop_lambda": 0.0}},
+    }
+    made, alone = {}, {}
+    for name, kind in kinds.items():
+        alone[name] = run(plan(tmp_path, name=f"{name}-alone", **kind | {"stage": 0}))
+        shutil.rmtree(Path(plan(tmp_path, kind["way"], name).train.folder) / "values", ignore_errors=True)
+        made[name] = plan(tmp_path, name=name, micro=2, workers=2, **kind)
+    seen = run_loops(tmp_path, made, processes=2)
+    for name, found in seen.items():
+        losses = [step["loss"] for step in found["steps"]]
+        assert losses == pytest.approx([step["loss"] for step in alone[name].steps], rel=1e-4), name
+        assert losses[0] == pytest.approx(0.693147, abs=1e-5)
+    assert [step["loss"] for step in seen["dpo"]["steps"]] == [
+        step["loss"] for step in seen["lambda-0"]["steps"]
+    ]
 
 
 def test_a_stop_is_heard_between_shards(tmp_path: Path) -> None:
