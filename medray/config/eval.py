@@ -15,7 +15,7 @@ NUMBERS = {
 }
 
 _LOWER_IS_BETTER = frozenset(
-    ("loss", "perplexity", "ppl", "error", "wer", "cer", "failure", "failures", "truncated")
+    ("loss", "perplexity", "ppl", "error", "wer", "cer", "failure", "failures", "truncated", "penalized")
 )
 
 

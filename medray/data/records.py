@@ -14,6 +14,10 @@ class BadRowError(ValueError):
     """A row that is left out. The message is the reason and contains no text of the row."""
 
 
+class UselessRowError(BadRowError):
+    """A row that is well-formed but teaches nothing. It is counted, but not as a bad row, so `data.max_rejects` ignores it."""
+
+
 @dataclass(frozen=True)
 class Origin:
     """The identity of a record. group: its document or patient; records of one group stay in one split.

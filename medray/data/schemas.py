@@ -25,6 +25,7 @@ from medray.data.records import (
     Record,
     Relation,
     TwoStep,
+    UselessRowError,
 )
 
 Row = Mapping[str, Any]
@@ -157,15 +158,19 @@ def _preference(row: Row, columns: ColumnsConfig, origin: Origin) -> Preference:
             if isinstance(asked, str)
             else _turns(row, "prompt", "role", "content")
         )
-        chosen, rejected = required(row, "chosen"), required(row, "rejected")
+        chosen, rejected = text(row, "chosen") or "", text(row, "rejected") or ""
+        if "rejected" not in row:
+            raise BadRowError("no column 'rejected'")
     else:
         better, worse = (_turns(row, name, "role", "content") for name in ("chosen", "rejected"))
         prompt = better[:-1] or _turns(row, "prompt", "role", "content")
         chosen, rejected = better[-1].content, worse[-1].content
     if not prompt or prompt[-1].role != "user":
         raise BadRowError("the prompt does not end with the user")
-    if chosen == rejected:
-        raise BadRowError("chosen and rejected are the same")
+    if not chosen.strip() or not rejected.strip():
+        raise UselessRowError("an answer of the pair is empty")
+    if chosen.strip() == rejected.strip():
+        raise UselessRowError("chosen and rejected are the same")
     return Preference(origin, tuple(prompt), chosen, rejected)
 
 

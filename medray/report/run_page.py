@@ -10,7 +10,7 @@ import base64
 import hashlib
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from html import escape
 from importlib.resources import files
 from string import Template
@@ -18,9 +18,9 @@ from typing import Any
 
 from medray import storage
 from medray.config.eval import lower_is_better
-from medray.config.method_specs import split_task
 from medray.report.console import duration, number, size, status_of
-from medray.report.svg import Series, bars, line_chart, spread
+from medray.report.curves import is_number, loss_chart, pair_charts, small_charts
+from medray.report.svg import bars, spread
 from medray.storage import StoragePath
 from medray.tracking.mlflow_names import warnings_of
 
@@ -54,8 +54,9 @@ def write_report(
         _header(title, summary, config_yaml),
         _warnings(summary),
         _cards(summary, steps, before, after),
-        _section("Loss", _loss_chart(steps, evaluations)),
-        _section("Training curves", _small_charts(steps)),
+        _section("Loss", loss_chart(steps, evaluations)),
+        _section("Preferences", pair_charts(steps, evaluations)),
+        _section("Training curves", small_charts(steps)),
         _pair(_section("Evaluation", _evaluation_table(before, after)), _section("Time", _timings(summary))),
         _section("Data", _data(data_table, lengths)),
         _samples(samples),
@@ -165,86 +166,6 @@ def _brief(value: object) -> str:
     return f"{value:.3g}" if isinstance(value, float) and abs(value) < 1000 else number(value)
 
 
-def _loss_series(steps: list[Record], evaluations: list[Record]) -> list[Series]:
-    """Return the training loss, the loss of each task, and points for the same losses in evaluations.
-
-    The keys of a rationale share one curve: a record has `loss/rationale` as well as `loss/rationale/Age`.
-    """
-    terms = {key for record in steps for key in record if key.startswith("loss/")}
-    names = ["loss", *sorted(key for key in terms if not split_task(key.removeprefix("loss/"))[1])]
-    if len(names) == 2:
-        names = names[:1]  # with one task, its loss is the total loss
-    series = []
-    for colour, name in enumerate(names):
-        label = (
-            name.removeprefix("loss/") if name != "loss" else ("all tasks" if len(names) > 1 else "training")
-        )
-        points = [(record["step"], record[name]) for record in steps if _is_number(record.get(name))]
-        held_out = [
-            (e["step"], e["metrics"][name]) for e in evaluations if _is_number(e.get("metrics", {}).get(name))
-        ]
-        series.append(Series(name=label, points=points, colour=colour))
-        if held_out:
-            series.append(
-                Series(
-                    name=f"{label}, validation" if len(names) > 1 else "validation",
-                    points=held_out,
-                    colour=colour,
-                    marks=True,
-                )
-            )
-    return [one for one in series if one.points]
-
-
-def _loss_chart(steps: list[Record], evaluations: list[Record]) -> str:
-    series = _loss_series(steps, evaluations)
-    chart = line_chart(series, width=1000, height=330, label="Loss by step")
-    return _legend(series) + chart if chart else ""
-
-
-def _legend(series: Sequence[Series]) -> str:
-    """Return a legend: a line for each task, and one mark for validation points, which have the colour of their task."""
-    marks = [
-        (f'<line class="line s{one.colour}" x1="1" x2="21" y1="5" y2="5"/>', one.name)
-        for one in series
-        if not one.marks
-    ]
-    if any(one.marks for one in series):
-        marks.append(('<circle class="dot any" cx="11" cy="5" r="4"/>', "validation"))
-    items = [
-        f'<li><svg viewBox="0 0 22 10" aria-hidden="true">{mark}</svg>{escape(name)}</li>'
-        for mark, name in marks
-    ]
-    return f'<ul class="legend">{"".join(items)}</ul>'
-
-
-def _small_charts(steps: list[Record]) -> str:
-    rate = [
-        (r["step"], r["tokens"] / r["seconds"])
-        for r in steps
-        if _is_number(r.get("tokens")) and r.get("seconds")
-    ]
-    columns = [
-        ("Learning rate", Series(name="learning rate", points=_column(steps, "lr"), colour=2, smooth=False)),
-        ("Tokens per second", Series(name="tokens per second", points=rate, colour=0)),
-        ("Gradient norm", Series(name="gradient norm", points=_column(steps, "grad_norm"), colour=3)),
-    ]
-    charts = [
-        (title, line_chart([one], width=330, height=150, y_ticks=3, x_ticks=4, label=title))
-        for title, one in columns
-    ]
-    parts = [f"<div><h3>{title}</h3>{chart}</div>" for title, chart in charts if chart]
-    return f'<div class="three">{"".join(parts)}</div>' if parts else ""
-
-
-def _column(steps: list[Record], key: str) -> list[tuple[float, float]]:
-    return [(record["step"], record[key]) for record in steps if _is_number(record.get(key))]
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
 def _before_after(summary: Record, evaluations: list[Record]) -> tuple[Record, Record]:
     """Return metrics before and after training: from the summary, or else from the first (step 0) and last evaluation."""
     found = summary.get("eval") or {}
@@ -293,7 +214,7 @@ def _timings(summary: Record) -> str:
     rows = [
         (_PHASE_NAMES.get(p, p), float(seconds[p]), duration(seconds[p]))
         for p in names
-        if _is_number(seconds[p])
+        if is_number(seconds[p])
     ]
     chart = bars(rows, width=480)
     return (
@@ -343,7 +264,7 @@ def _run_table(summary: Record) -> str:
     ]
     if "loss_tokens" in summary:
         rows.append(("tokens in the loss", number(summary["loss_tokens"])))
-    if _is_number(summary.get("padding_fraction")):
+    if is_number(summary.get("padding_fraction")):
         rows.append(("padding", f"{summary['padding_fraction']:.1%}"))
     if memory := summary.get("memory"):
         rows.append((f"peak memory of a worker ({memory['device']})", size(memory["peak_bytes"])))

@@ -138,7 +138,7 @@ def join(
     split. Raises InputError for leakage that is not allowed.
     """
     rows = _Rows(train)
-    keep, dropped = rows.good.copy(), Counter[str]()
+    keep, dropped = rows.good.copy(), Counter(rows.left_out)
 
     def drop(mask: np.ndarray, reason: str) -> None:
         if count := int((keep & mask).sum()):
@@ -166,7 +166,9 @@ def join(
     indexes = {"train": rows.index(keep, dropped, rows.rejects)}
     if (share and held is rows) or validation:
         # Rejects of a source of both splits are counted once, for training.
-        indexes["validation"] = held.index(held_out, Counter(), [] if share else held.rejects)
+        indexes["validation"] = held.index(
+            held_out, Counter() if share else Counter(held.left_out), [] if share else held.rejects
+        )
     return indexes
 
 
@@ -186,6 +188,7 @@ class _Rows:
         self.groups = _joined(ranges, "groups", np.uint64)
         self.labels = _joined(ranges, "labels", np.uint64)
         self.types = {name for part in ranges for name in part.types_seen}
+        self.left_out = [reason for part in ranges for reason in part.left_out]
         self.rejects = [reject for part in ranges for reject in part.rejects]
 
     def place(self, row: int) -> str:
@@ -262,7 +265,7 @@ def _later(values: np.ndarray, among: np.ndarray) -> np.ndarray:
 
 def _left_out(rows: _Rows, dropped: Counter[str]) -> str:
     """Return a part of a message about rows left out before a stage; "" if there are none."""
-    counts = Counter({"bad": int((~rows.good).sum())}) + dropped
+    counts = Counter({"bad": int((~rows.good).sum()) - len(rows.left_out)}) + dropped
     said = ", ".join(f"{reason}: {count}" for reason, count in counts.items())
     return f"; rows that were left out before: {said}" if said else ""
 

@@ -18,7 +18,7 @@ from medray.data.index.sources import Source
 from medray.data.index.text_overlap import Benchmarks, bytes_hash, question_and_answer, same_text, text_hash
 from medray.data.printable import column_names
 from medray.data.readers import RowReader
-from medray.data.records import BadRowError, Distill, Extraction, Preference, Record, TwoStep
+from medray.data.records import BadRowError, Distill, Extraction, Preference, Record, TwoStep, UselessRowError
 from medray.data.schemas import form_of, parse
 from medray.errors import InputError
 
@@ -58,7 +58,7 @@ class RangeIndex:
     ids, inputs, pairs, groups: 64-bit hashes of the id, of the normalised input, of input and answer together, and of the
     group (of the input if there is no group). labels: hashes of the text to be written, 0 if that is empty or an empty
     list. contaminated: whether the row shares words with a benchmark. types_seen: types of the entities or relations,
-    whichever are in the answer.
+    whichever are in the answer. left_out: the reason of each well-formed row that teaches nothing.
     """
 
     chunks: list[Chunk]
@@ -75,6 +75,7 @@ class RangeIndex:
     with_entities: np.ndarray
     columns_seen: list[str] = field(default_factory=list)
     types_seen: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
 
     def to_bytes(self) -> bytes:
         """Return the index as bytes, which a task sends to the pipeline without pickle."""
@@ -84,6 +85,7 @@ class RangeIndex:
             "lines": self.lines,
             "columns_seen": self.columns_seen,
             "types_seen": self.types_seen,
+            "left_out": self.left_out,
         }
         values = {one.name: getattr(self, one.name) for one in fields(self)}
         arrays: dict[str, Any] = {
@@ -143,6 +145,7 @@ def index_range(
     method = method or spec_of(MethodConfig())
     chunks: list[Chunk] = []
     rejects: list[dict[str, Any]] = []
+    left_out: list[str] = []
     rows: list[tuple[bool, int, int, int, int, int, bool, bool, bool]] = []
     seen: set[str] = set()
     types: set[str] = set()
@@ -170,6 +173,9 @@ def index_range(
                 types.update(each.type for each in named)
         except BadRowError as reason:
             rows.append((False, 0, 0, 0, 0, 0, False, False, False))
+            if isinstance(reason, UselessRowError):
+                left_out.append(str(reason))
+                continue
             rejects.append({"file": found.file or source.name, "line": line, "reason": str(reason)})
     if count:
         chunks.append(Chunk(begin, len(rows) - count, count))
@@ -194,6 +200,7 @@ def index_range(
         with_entities=entities,
         columns_seen=sorted(seen),
         types_seen=sorted(types),
+        left_out=left_out,
     )
 
 

@@ -10,11 +10,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import ray
 
 from medray import storage
 from medray.config import Config
-from medray.config.method_specs import spec_of
+from medray.config.method_specs import MethodSpec, spec_of
 from medray.data.index.split_checks import one_label
 from medray.data.shards.pipeline import Pipeline
 from medray.data.shards.preparation import manifests, prompts_said, ready, tokenizer_place
@@ -144,6 +145,7 @@ def check_first_shard(config: Config, encoding: Encoding, observer: Observer) ->
             value=list(keyed),
             fix=f"set {spec.keys.key} to the keys of your data.columns.rationale, or set {spec.keys.without}",
         )
+    _refuse_no_pairs(spec, tokens, {task.name: counts for task, counts in found.items()})
     for task, loss_tokens in found.items():
         rows = loss_tokens[loss_tokens > 0]
         if (task.required and not len(rows)) or (len(rows) and rows.max() <= 1):
@@ -153,6 +155,23 @@ def check_first_shard(config: Config, encoding: Encoding, observer: Observer) ->
                 key=task.limit_key,
                 value=tokens.spec.limit(task.name),
                 fix="raise the limit, or check the column",
+            )
+
+
+def _refuse_no_pairs(spec: MethodSpec, tokens: TokenSet, counts: dict[str, np.ndarray]) -> None:
+    """Raise InputError if no row has all tasks of a group whose rows need all of them, such as the answers of a pair."""
+    for group in spec.row_groups:
+        tasks = [spec.task(name) for name in group]
+        if len(tasks) == 1 or not all(task.required for task in tasks):
+            continue
+        there = np.array([counts[name] > 0 for name in group])
+        if not there.all(axis=0).any():
+            each = " and ".join(f"{int(one.sum())} {name}" for name, one in zip(group, there, strict=True))
+            raise InputError(
+                f"none of {there.shape[1]} rows has all of {', '.join(group)} within the limit (it is met by {each})",
+                key=tasks[0].limit_key,
+                value=tokens.spec.limit(group[0]),
+                fix=f"raise {tasks[0].limit_key}, or use shorter answers",
             )
 
 

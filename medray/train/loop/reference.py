@@ -16,7 +16,6 @@ from contextlib import nullcontext
 import numpy as np
 import torch
 
-from medray.data.shards.shard_file import ShardStore
 from medray.data.shards.token_split import TokenSet
 from medray.evaluate.loss_sums import Frozen
 from medray.evaluate.validation import Validation
@@ -42,15 +41,8 @@ def compute_reference(plan: WorkerPlan, built: Built, news: News) -> str | None:
     with news.timed("reference"):
         for tokens, shards in missing:
             for shard in shards:
-                began, patience = time.perf_counter(), plan.config.cluster.hang_seconds
-                store = tokens.store(1, patience)
-                store.wait(shard)
-                with killed_when_hung(patience):
-                    _compute(plan, built, tokens, store, shard)
-                    reason = interruption.asked(step_seconds=time.perf_counter() - began)
-                if reason == NOTICED:
-                    interruption.saved(0)  # every shard is saved as soon as it is computed
-                elif reason:
+                reason = _compute(plan, built, tokens, shard, interruption)
+                if reason is not None:
                     return reason
     return None
 
@@ -77,14 +69,17 @@ def _needed(plan: WorkerPlan, tokens: TokenSet) -> Sequence[int]:
     return [shard for shard in order if shard in read]
 
 
-def _compute(plan: WorkerPlan, built: Built, tokens: TokenSet, store: ShardStore, shard: int) -> None:
+def _compute(
+    plan: WorkerPlan, built: Built, tokens: TokenSet, shard: int, interruption: Interruption
+) -> str | None:
     """Compute the numbers of a shard on all ranks, each its share of the rows; rank 0 stores them. Collective.
 
-    Sums over ranks of numbers that are 0 on all ranks but one are exact.
+    Returns the reason if a stop was asked for; then nothing of the shard is stored.
     """
-    engine, method = built.engine, plan.method
-    numbers = plan.stored_reference(tokens)
+    engine, method, patience = built.engine, plan.method, plan.config.cluster.hang_seconds
+    numbers, store = plan.stored_reference(tokens), tokens.store(1, patience)
     assert numbers is not None
+    store.wait(shard)
     count = next(one.rows for one in tokens.index.shards if one.index == shard)
     rows = Validation(
         store,
@@ -94,15 +89,28 @@ def _compute(plan: WorkerPlan, built: Built, tokens: TokenSet, store: ShardStore
         plan.config.eval.batch_size,
     )
     frozen: Frozen = without_adapter if plan.config.model.adapter is None else _as_it_is
-    found = np.zeros((2, len(numbers.names), count))  # the numbers, and whether a row has them
-    for batch, values in rows.reference_values(
+    passes = rows.reference_values(
         engine.model, method, engine.device, engine.rank, engine.world_size, built.loss, frozen
-    ):
-        for at, row in [(at, row[1]) for at, row in enumerate(batch) if row is not None]:
-            found[0, :, row], found[1, :, row] = values[:, at], 1
+    )
+    found = np.zeros((2, len(numbers.names), count))  # the numbers, and whether a row has them
+    while True:
+        began = time.perf_counter()
+        with killed_when_hung(patience):
+            batch, values = next(passes, ((), None))
+            if values is None:
+                break
+            for at, row in [(at, row[1]) for at, row in enumerate(batch) if row is not None]:
+                found[0, :, row], found[1, :, row] = values[:, at], 1
+            reason = interruption.asked(step_seconds=time.perf_counter() - began)
+        if reason == NOTICED:
+            interruption.saved(0)  # there is nothing to save: shards are stored as soon as they are complete
+        elif reason is not None:
+            return reason
+    # The numbers of a row are 0 on all ranks but one, so their sum is exact.
     values, known = engine.sum(torch.from_numpy(found).to(engine.device)).cpu().numpy()
     if engine.rank == 0:
         numbers.write(shard, np.where(known > 0, values, np.nan))
+    return None
 
 
 def _as_it_is(model: object) -> nullcontext[None]:

@@ -11,6 +11,8 @@ from typing import Any
 
 from medray import storage
 from medray.config import Config, dump
+from medray.config.method_specs import LABEL
+from medray.config.method_specs.dpo import REJECTED
 from medray.data.batching.batch_plan import BatchPlan
 from medray.errors import RunFailedError
 from medray.plan.resources import SAME_VERSIONS
@@ -201,9 +203,25 @@ def _data_tables(manifests: dict[str, Any]) -> tuple[list[tuple[str, str]], dict
         ]
         for task, numbers in manifest["tasks"].items():
             rows.append((f"{split}: tokens of {task}", f"{numbers['tokens']:,}"))
+            if split == "train" and numbers["rows"] < manifest["rows"]:
+                rows.append((f"{split}: rows without {task}", f"{manifest['rows'] - numbers['rows']:,}"))
             if split == "train":
                 lengths[task] = {name: numbers[name] for name in ("p50", "p90", "p99", "max", "truncated")}
+        if found := _answer_lengths(manifest["tasks"]):
+            rows.append((f"{split}: mean tokens of an answer, chosen and rejected", found))
     return rows, lengths
+
+
+def _answer_lengths(tasks: dict[str, Any]) -> str | None:
+    """Return the mean lengths of both answers of pairs: a large difference teaches length. None if there are no pairs."""
+    means = [
+        tasks[name]["loss_tokens"] / tasks[name]["rows"]
+        for name in (LABEL.name, REJECTED)
+        if tasks.get(name, {}).get("rows")
+    ]
+    if len(means) < 2 or not means[0]:
+        return None
+    return f"{means[0]:.1f} and {means[1]:.1f}, ratio {means[1] / means[0]:.2f}"
 
 
 def write_records(run: FinishedRun, folder: Path) -> None:

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from medray.report.run_page import _loss_series, write_report
+from medray.report.curves import _loss_series, pair_charts
+from medray.report.run_page import write_report
 from medray.report.svg import Series, line_chart, ticks
 
 VOID = {"meta", "br", "link", "img"}
@@ -109,6 +110,18 @@ def test_keys_of_a_rationale_share_one_curve() -> None:
     keys = {f"loss/rationale/{name}": 2.0 for name in ("Age", "Sex")}
     steps = [{"step": 1, "loss": 1.0, "loss/label": 1.0, "loss/rationale": 2.0, **keys}]
     assert [series.name for series in _loss_series(steps, [])] == ["all tasks", "label", "rationale"]
+
+
+def test_pairs_have_charts_of_their_own() -> None:
+    pairs = {"reward_chosen": 0.1, "reward_rejected": -0.2, "reward_margin": 0.3, "preference_accuracy": 0.75}
+    steps = [{"step": step, "loss": 0.6, **pairs} for step in (1, 2)]
+    html = pair_charts(steps, [{"step": 2, "metrics": pairs}])
+    assert [title in html for title in ("Reward", "Share of pairs", "against the reference")] == [
+        True,
+        True,
+        False,
+    ]
+    assert pair_charts([{"step": 1, "loss": 0.6}], []) == ""
 
 
 def test_every_other_value_is_escaped_too(tmp_path: Path) -> None:

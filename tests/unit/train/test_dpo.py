@@ -17,6 +17,8 @@ from preference_pairs import (
     batches,
     is_pair,
     log_probabilities,
+    pairs,
+    spec,
     started,
     stored,
     token_counts,
@@ -25,13 +27,19 @@ from preference_pairs import (
 from recorder import Recorder
 from torchrun import run_loops
 
+from medray.config import Config
+from medray.config.method_specs import spec_of
+from medray.data.index.row_index import RangeIndex, index_range
+from medray.data.index.sources import FileSource
 from medray.data.shards.row_values import RowValues
-from medray.errors import RunFailedError
+from medray.errors import InputError, RunFailedError
 from medray.methods.pair_losses import Answers, pair_losses
+from medray.train.driver.data_phase import Encoding, check_first_shard
 from medray.train.engine.optimizers import learning_rate
 from medray.train.loop import reference as reference_pass
 from medray.train.loop import training
 from medray.train.loop.batch_reader import BatchLayout, BatchReader
+from medray.train.loop.interruption import STOPPED
 from medray.train.loop.step import train_step
 from medray.train.worker_plan import WorkerPlan
 
@@ -198,9 +206,9 @@ def test_the_reference_is_computed_once_and_again_if_it_is_gone(
     computed: list[tuple[str, int]] = []
     real = reference_pass._compute
 
-    def counted(plan: Any, built: Any, tokens: Any, store: Any, shard: int) -> None:
+    def counted(plan: Any, built: Any, tokens: Any, shard: int, interruption: Any) -> Any:
         computed.append((Path(tokens.folder).name, shard))
-        real(plan, built, tokens, store, shard)
+        return real(plan, built, tokens, shard, interruption)
 
     monkeypatch.setattr(reference_pass, "_compute", counted)
     calm = run(plan(tmp_path, "causal", "calm"))
@@ -248,13 +256,25 @@ def test_two_ranks_under_every_stage_have_the_losses_of_one(tmp_path: Path) -> N
     ]
 
 
-def test_a_stop_is_heard_between_shards(tmp_path: Path) -> None:
-    stopped = run(plan(tmp_path, "causal", "run"), stop_after=0)
+def test_a_stop_is_heard_within_a_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The shards before it are kept, and nothing of the one that was being computed."""
+    calm = run(plan(tmp_path, "causal", "calm"))
+    values = Path(plan(tmp_path, "causal", "calm").train.folder) / "values"
+    shutil.rmtree(values)
+    asked = 0
+
+    class Stopping(Recorder):
+        def stop_requested(self) -> bool:
+            nonlocal asked
+            asked += 1
+            return asked == 5  # a shard of 7 rows has three forwards of 3 pairs
+
+    stopped = Stopping()
+    assert training.run(plan(tmp_path, "causal", "run"), stopped).status == STOPPED
     assert stopped.steps == []
-    made = plan(tmp_path, "causal", "run")
-    store = made.stored_reference(made.train)
-    assert store is not None
-    assert sum(store.has(shard) for shard in range(3)) == 1  # the shard that was being computed is kept
+    assert len(list(values.rglob("*.parquet"))) == 1
+    again = run(plan(tmp_path, "causal", "run"))
+    assert [one["loss"] for one in again.steps] == [one["loss"] for one in calm.steps]
 
 
 def test_a_short_run_computes_the_shards_that_it_reads(tmp_path: Path) -> None:
@@ -310,3 +330,45 @@ def test_rows_without_a_pair_have_no_numbers(tmp_path: Path) -> None:
     for shard, rows in stored(made.train).items():
         known = ~torch.from_numpy(store.of(shard).copy()).isnan().any(dim=0)
         assert known.tolist() == [bool(row["label.input_ids"]) for row in rows]
+
+
+def test_data_without_a_pair_are_refused_before_a_worker_starts(tmp_path: Path) -> None:
+    class Watch:
+        def phase(self, name: str, detail: str = "") -> None: ...
+        def beat(self) -> None: ...
+
+    made = plan(tmp_path, "causal", "run")
+    check_first_shard(made.config, Encoding({"train": made.train}), Watch())
+    apart = [
+        {
+            "id": str(n),
+            "prompt": "cough",
+            "chosen": "rash " * (1 + 60 * (n % 2)),
+            "rejected": "pain " * (61 - 60 * (n % 2)),
+        }
+        for n in range(6)
+    ]
+    method = spec_of(made.config.method)
+    tokens = tiny.token_set(
+        tmp_path, apart, name="apart", spec=spec(DPOP, "causal"), method=method, shard_rows=6
+    )
+    with pytest.raises(InputError, match="none of 6 rows has all of label, rejected") as caught:
+        check_first_shard(made.config, Encoding({"train": tokens}), Watch())
+    assert caught.value.key == "data.max_label_tokens"
+
+
+def test_equal_and_empty_answers_are_left_out_and_counted(tmp_path: Path) -> None:
+    """Sampled answers are often equal, so they are no bad rows, which would stop a run."""
+    same = {"id": "same", "prompt": "cough", "chosen": "rash", "rejected": "rash "}
+    empty = {"id": "empty", "prompt": "cough", "chosen": "rash", "rejected": ""}
+    source = FileSource(
+        path=str(tiny.write_jsonl(tmp_path / "a.jsonl", [*pairs(3), same, empty, same | {"id": "2"}])),
+        format="jsonl",
+    )
+    method = spec_of(Config.model_validate({"method": DPOP}).method)
+    found = tiny.index(source, 8, method)
+    assert found.rows == 3
+    assert found.rejects == {}
+    assert found.dropped == {"chosen and rejected are the same": 2, "an answer of the pair is empty": 1}
+    part = index_range(source, 0, None, 8, method=method)
+    assert RangeIndex.from_bytes(part.to_bytes()).left_out == part.left_out
