@@ -1,10 +1,11 @@
-"""Storage of runs: a local or shared folder, or a prefix in an S3 bucket, through the few calls that both can answer.
+"""Storage of runs: one set of functions for local folders, shared folders and S3 buckets.
 
-`at("runs")` is a pathlib.Path, `at("s3://bucket/prefix")` an S3Path, which has those of pathlib's methods that mean the
-same for objects. The functions here are what differs between the two: `folder` and `bucket` hold each half.
+`at("runs")` is a pathlib.Path. `at("s3://bucket/prefix")` is an S3Path, which has the methods of pathlib that make
+sense for objects in a bucket. The functions in this file hide what differs between the two; `folder` and `bucket`
+implement the two halves.
 
-All calls raise FileNotFoundError for what does not exist, and another OSError where storage cannot be asked: an S3Path
-never says "does not exist" because a server did not answer.
+All functions raise FileNotFoundError if a file does not exist, and another OSError if storage cannot be asked: a
+server that does not answer is never reported as "does not exist".
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ def is_remote(place: str) -> bool:
 
 
 def check_reachable(path: StoragePath) -> None:
-    """Raise InputError where storage does not answer, or refuses."""
+    """Check that storage answers. Raises InputError if it does not answer or refuses access."""
     if isinstance(path, S3Path):
         try:
             path.exists()
@@ -80,15 +81,17 @@ def check_reachable(path: StoragePath) -> None:
 
 def unreachable(path: StoragePath, error: OSError) -> InputError:
     return InputError(
-        f"the storage cannot be used ({summary(error)})",
+        f"this storage cannot be used ({summary(error)})",
         key="run.storage",
         value=str(path),
-        fix="check the bucket's name, the network and the AWS_* credentials in the environment",
+        fix="check the bucket's name, the network and the AWS_* credentials in the environment variables",
     )
 
 
 def summary(error: Exception) -> str:
-    """Return what may be shown of an error of another library: its text may quote a signed URL."""
+    """Return a short description of another library's error that is safe to show: the full text may quote a signed
+    URL.
+    """
     if known := re.search(r"AWS Error ([A-Z_]+)", str(error)):
         return known[1]
     if isinstance(error, OSError) and isinstance(error.errno, int):
@@ -97,7 +100,10 @@ def summary(error: Exception) -> str:
 
 
 def write(path: StoragePath, content: str | bytes | memoryview, *, durable: bool = False) -> None:
-    """Write a file. A reader sees all of it or what was there before. durable: after a power cut too."""
+    """Write a file atomically: a reader sees the whole new content or the whole old content.
+
+    durable: also flush to disk, so that the file survives a power cut.
+    """
     data: Any = content.encode() if isinstance(content, str) else content
     if isinstance(path, S3Path):
         path.write_bytes(data)
@@ -106,9 +112,9 @@ def write(path: StoragePath, content: str | bytes | memoryview, *, durable: bool
 
 
 def append(path: StoragePath, text: str) -> None:
-    """Add lines to a file that one process writes; an object is written again as a whole.
+    """Append lines to a file that only this process writes. An object in a bucket is written again as a whole.
 
-    A last line that was cut off, by a full disk or a power failure, stays a line of its own.
+    If the last line was cut off by a full disk or a power failure, the new text starts on a new line.
     """
     if isinstance(path, S3Path):
         path.append(text.encode())
@@ -117,7 +123,7 @@ def append(path: StoragePath, text: str) -> None:
 
 
 def read_json(path: StoragePath, *, limit_bytes: int = JSON_BYTES, fix: str = COPY_AGAIN) -> dict[str, Any]:
-    """Return the JSON object in a file that may come from anywhere. Raises as `read_bounded` and `parse_json`."""
+    """Return the JSON object in an untrusted file. Raises the errors of `read_bounded` and `parse_json`."""
     found = parse_json(read_bounded(path, limit_bytes, fix=fix), path, fix=fix)
     if not isinstance(found, dict):
         raise InputError("is not a JSON object", file=path, fix=fix)
@@ -125,7 +131,7 @@ def read_json(path: StoragePath, *, limit_bytes: int = JSON_BYTES, fix: str = CO
 
 
 def read_bounded(path: StoragePath, limit_bytes: int, *, fix: str = COPY_AGAIN) -> bytes:
-    """Return the bytes of a file. Raises as `open_bounded`."""
+    """Return the content of a file of at most `limit_bytes`. Raises the errors of `open_bounded`."""
     with open_bounded(path, limit_bytes, fix=fix) as (stream, size):
         return bytes(stream.read(size + 1))  # no more, whatever a special file brings
 
@@ -134,9 +140,11 @@ def read_bounded(path: StoragePath, limit_bytes: int, *, fix: str = COPY_AGAIN) 
 def open_bounded(
     path: StoragePath, limit_bytes: int, *, fix: str = COPY_AGAIN
 ) -> Iterator[tuple[IO[bytes], int]]:
-    """Open a file and tell its bytes. Raises InputError where it is larger, or a folder, pipe or device; OSError as
-    `open` does."""
-    regular = InputError("is not a regular file", file=path, fix=fix)
+    """Open a file for reading and yield (stream, size in bytes).
+
+    Raises InputError if the file is larger than `limit_bytes`, or is a folder, pipe or device; OSError as `open` does.
+    """
+    regular = InputError("is not a regular file, but a folder, pipe or device", file=path, fix=fix)
     if isinstance(path, Path) and path.is_dir():
         raise regular
     stream: Any
@@ -151,12 +159,12 @@ def open_bounded(
                 raise regular
             size = found.st_size
         if size > limit_bytes:
-            raise InputError(f"is larger than {limit_bytes:,} bytes", file=path, fix=fix)
+            raise InputError(f"is larger than the allowed {limit_bytes:,} bytes", file=path, fix=fix)
         yield stream, size
 
 
 def parse_json(data: bytes | str, file: object, *, fix: str = COPY_AGAIN) -> Any:
-    """Return the value of a JSON text. Raises InputError that names `file` and quotes nothing of the text."""
+    """Parse a JSON text and return its value. Raises InputError that names `file` but quotes nothing of the text."""
     try:
         found = json.loads(data)
     except (ValueError, RecursionError):
@@ -170,12 +178,12 @@ def parse_json(data: bytes | str, file: object, *, fix: str = COPY_AGAIN) -> Any
         ]
         level = [value for values in inner for value in values if isinstance(value, dict | list)]
     if level:
-        raise InputError(f"nests JSON deeper than {JSON_DEPTH} levels", file=file, fix=fix)
+        raise InputError(f"contains JSON that is nested deeper than {JSON_DEPTH} levels", file=file, fix=fix)
     return found
 
 
 def sizes(folder: StoragePath) -> dict[str, int]:
-    """Return the bytes of each file of `folder` itself, by name; empty where there is no such folder."""
+    """Return the size in bytes of each file directly in `folder`, by name; empty if the folder does not exist."""
     return folder.sizes() if isinstance(folder, S3Path) else _folder.sizes(folder)
 
 
@@ -188,7 +196,7 @@ def remove_tree(folder: StoragePath) -> None:
 
 
 def move(source: StoragePath, target: StoragePath) -> None:
-    """Rename a file or folder within the same storage; see `S3Path.move` for what others write there meanwhile."""
+    """Rename a file or folder within the same storage. `S3Path.move` says what happens to files written meanwhile."""
     if isinstance(source, S3Path):
         assert isinstance(target, S3Path)
         source.move(target)
@@ -197,13 +205,15 @@ def move(source: StoragePath, target: StoragePath) -> None:
 
 
 def make_private(folder: StoragePath) -> None:
-    """Make the folder where it does not exist, for its owner alone. A bucket's policy decides who may read it."""
+    """Create the folder if it does not exist, readable by its owner only. In a bucket, its policy decides who may
+    read.
+    """
     if isinstance(folder, Path):
         _folder.make_private(folder)
 
 
 def put_tree(source: Path, target: StoragePath) -> None:
-    """Move a local folder to `target`, and replace what was there."""
+    """Move a local folder to `target`, replacing what was there."""
     remove_tree(target)
     if isinstance(target, Path):
         _folder.put_tree(source, target)
@@ -214,7 +224,10 @@ def put_tree(source: Path, target: StoragePath) -> None:
 
 
 def local(place: str | StoragePath) -> Path:
-    """Return a local copy of a file or folder: itself where it is local, else downloaded once by each process and removed at its end."""
+    """Return a local copy of a file or folder. A local path is returned as it is.
+
+    A remote one is downloaded once per process, and the copy is removed when the process ends.
+    """
     path = at(place) if isinstance(place, str) else place
     return path if isinstance(path, Path) else _downloaded(path)
 

@@ -1,7 +1,8 @@
-"""Storage in an S3 bucket: objects with the methods of a path, and the calls that differ from those of a local folder.
+"""Storage in an S3 bucket: objects with the methods of a path, and the functions that differ from those for a local
+folder.
 
-Credentials and endpoint come from the usual AWS_* variables or files; pyarrow reads them, and nothing here keeps them. S3
-answers a read after a write with the new content, in listings too, and an object is complete or absent.
+pyarrow reads credentials and endpoint from the usual AWS_* variables or files; nothing here stores them. S3 is
+consistent: a read or a listing after a write shows the new content, and an object is either complete or absent.
 """
 
 from __future__ import annotations
@@ -22,14 +23,17 @@ LARGEST_COPY = 5 << 30  # bytes
 
 
 class S3Path:
-    """An object, or everything whose name begins with it and a slash. Not os.PathLike: no local call can take it."""
+    """The path of an S3 object, or of a "folder": all objects whose names begin with this path and a slash.
+
+    It is not an os.PathLike, so it cannot be passed to functions for local files by mistake.
+    """
 
     def __init__(self, key: str) -> None:
         self._key = key.strip("/")
 
     @property
     def key(self) -> str:
-        """The bucket and the name, joined by a slash, as pyarrow's file system takes them."""
+        """Return bucket and name joined by a slash, the form that pyarrow's file system expects."""
         return self._key
 
     @property
@@ -85,7 +89,7 @@ class S3Path:
         yield from (S3Path(entry.path) for entry in self._entries() if entry.path != self._key)
 
     def sizes(self) -> dict[str, int]:
-        """Return the bytes of each object of this folder itself, by name."""
+        """Return the size in bytes of each object directly in this folder, by name."""
         from pyarrow import fs
 
         return {entry.base_name: entry.size for entry in self._entries() if entry.type == fs.FileType.File}
@@ -96,11 +100,11 @@ class S3Path:
         return self.filesystem.get_file_info(fs.FileSelector(self._key, allow_not_found=True))
 
     def glob(self, pattern: str) -> Iterator[S3Path]:
-        """Return the entries of this folder itself that match."""
+        """Yield the entries directly in this folder that match `pattern`."""
         yield from (path for path in self.iterdir() if fnmatchcase(path.name, pattern))
 
     def objects(self) -> dict[S3Path, int]:
-        """Return the object of this name, else all objects below it; each with its bytes."""
+        """Return the object with this name or, if there is none, all objects below it; each with its size in bytes."""
         from pyarrow import fs
 
         info = self.filesystem.get_file_info(self._key)
@@ -111,16 +115,16 @@ class S3Path:
         return {S3Path(entry.path): entry.size for entry in found if entry.type == fs.FileType.File}
 
     def open(self, mode: str = "rb") -> IO[bytes]:
-        """Open for reading ranges on demand (rb), or for an upload in parts (wb).
+        """Open the object for reading, which fetches ranges on demand (rb), or for an upload in parts (wb).
 
-        An upload whose block raises leaves no usable object.
+        If the `with` block of an upload raises, no usable object is left.
         """
         if mode == "rb":
             stream: Any = self.filesystem.open_input_file(self._key)
         elif mode == "wb":
             stream = self.filesystem.open_output_stream(self._key, compression=None)
         else:
-            raise ValueError(f"an object is read or written as a whole, not opened as {mode!r}")
+            raise ValueError(f"an S3 object cannot be opened in mode {mode!r}; use 'rb' or 'wb'")
         opened: IO[bytes] = stream
         return opened
 
@@ -151,14 +155,16 @@ class S3Path:
                 raise
 
     def mkdir(self, *args: object, **kwargs: object) -> None:
-        """Do nothing: a folder exists when something is in it."""
+        """Do nothing, because a folder in a bucket exists as soon as an object is in it."""
 
     def remove_tree(self) -> None:
         with contextlib.suppress(OSError):
             self.filesystem.delete_dir(self._key)
 
     def move(self, target: S3Path) -> None:
-        """Copy the objects, then remove those that were copied: what another process writes there meanwhile stays."""
+        """Copy the objects to `target`, then remove the originals. Objects that another process writes meanwhile
+        stay.
+        """
         moved = self.objects()
         for path, size in moved.items():
             _copy(path, S3Path(target.key + path.key[len(self._key) :]), size)
@@ -171,7 +177,7 @@ class S3Path:
                 self.filesystem.delete_dir(self._key)
 
     def download(self, folder: Path) -> Path:
-        """Copy the object, or all objects below this name, into `folder`. Raises FileNotFoundError where there is none."""
+        """Copy the object, or all objects below this name, into `folder`. Raises FileNotFoundError if there is none."""
         for found in self.objects():
             target = folder / (self.name + found.key[len(self._key) :])
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -190,7 +196,7 @@ def put_file(source: Path, target: S3Path) -> None:
 
 
 def s3_filesystem(bucket: str) -> Any:
-    """Return pyarrow's file system for a bucket, as the environment of this process describes it."""
+    """Return pyarrow's file system for a bucket, configured from this process's environment variables."""
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     return _s3(endpoint, os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION"), bucket)
 

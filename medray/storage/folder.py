@@ -1,4 +1,4 @@
-"""Storage in a local or shared folder: writes that a reader sees as a whole, for the owner alone."""
+"""Storage in a local or shared folder: atomic writes of files that only their owner may read."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ PRIVATE = 0o700
 
 
 def write(path: Path, data: bytes, *, durable: bool) -> None:
-    """Write a file under another name and rename it. durable: after a power cut too."""
+    """Write a temporary file and rename it, so that readers never see half a file.
+
+    durable: also flush to disk, so that the file survives a power cut.
+    """
     staging = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}")
     try:
         with open(staging, "wb", opener=_private) as stream:
@@ -28,7 +31,7 @@ def write(path: Path, data: bytes, *, durable: bool) -> None:
 
 
 def append(path: Path, data: bytes) -> None:
-    """Add lines to a file. A last line that was cut off stays a line of its own."""
+    """Append lines to a file. If its last line was cut off, the new text starts on a new line."""
     with open(path, "ab+", opener=_private) as stream:
         if stream.seek(0, os.SEEK_END):
             stream.seek(-1, os.SEEK_END)
@@ -37,7 +40,7 @@ def append(path: Path, data: bytes) -> None:
 
 
 def sizes(folder: Path) -> dict[str, int]:
-    """Return the bytes of each file of `folder` itself, by name; empty where there is no such folder."""
+    """Return the size in bytes of each file directly in `folder`, by name; empty if the folder does not exist."""
     try:
         return {entry.name: entry.stat().st_size for entry in os.scandir(folder) if entry.is_file()}
     except (FileNotFoundError, NotADirectoryError):
@@ -55,14 +58,14 @@ def put_tree(source: Path, target: Path) -> None:
 
 
 def temporary_folder() -> Path:
-    """Make a private folder of this process on its machine, removed when the process ends in order."""
+    """Create a private temporary folder for this process. It is removed when the process exits normally."""
     folder = Path(tempfile.mkdtemp(prefix="medray-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
 
 
 def without_waiting(path: str, flags: int) -> int:
-    """Open a file without waiting for the other end of a pipe: an `opener` of `open`."""
+    """Open a file without blocking on a pipe that nobody writes to. Pass this function as `opener` to `open`."""
     return os.open(path, flags | os.O_NONBLOCK)
 
 

@@ -1,7 +1,7 @@
-"""JSON files of a run or a token folder: nothing in them is believed before it was checked.
+"""JSON files of a run or of token shards. Their content is checked before it is used.
 
-A sealed file is one JSON object with the SHA-256 of its other values under "sha256". A file of an earlier version has no
-such value and is taken as it is, so the reader still checks each value's type.
+A sealed file is one JSON object that contains the SHA-256 of its other values under "sha256". Files of an earlier
+version have no hash and are accepted, so readers must still check the type of each value.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ LONGEST_LINE = 1 << 20  # bytes; a record of a step has 1,000
 
 @dataclass(frozen=True)
 class Lines:
-    """The objects of a JSON-lines file in their order. unreadable: number of lines without one."""
+    """The JSON objects of a JSON-lines file, in order. unreadable: number of lines that are not a JSON object."""
 
     records: list[dict[str, Any]]
     unreadable: int
@@ -36,24 +36,32 @@ class Lines:
 def write_sealed(
     path: StoragePath, tree: dict[str, Any], *, indent: int | None = None, durable: bool = False
 ) -> None:
-    """Write `tree`, a dict with text keys, with its hash."""
+    """Write `tree`, a dict with text keys, together with its hash."""
     storage.write(path, json.dumps({**tree, SEAL: digest(tree)}, indent=indent) + "\n", durable=durable)
 
 
 def read_sealed(path: StoragePath, *, fix: str = storage.COPY_AGAIN) -> dict[str, Any]:
-    """Return the object without its hash. Raises InputError where it is not what was written, OSError as `open` does."""
+    """Read a sealed file and return its object without the hash.
+
+    Raises InputError if the content does not match the hash, OSError as `open` does.
+    """
     tree = storage.read_json(path, limit_bytes=LARGEST_TREE, fix=fix)
     if SEAL in tree and tree.pop(SEAL) != digest(tree):
-        raise InputError("its content does not match its own hash", file=path, fix=fix)
+        raise InputError(
+            "the file is damaged or was edited: its content does not match the SHA-256 in it",
+            file=path,
+            fix=fix,
+        )
     return tree
 
 
 def read_lines(path: StoragePath) -> Lines:
-    """Return the objects of a JSON-lines file. Lines that hold none are counted: a kill may have cut one off.
+    """Read the JSON objects of a JSON-lines file.
 
-    So is a last line without its end: nobody knows whether it is whole.
+    Unreadable lines are counted and skipped, because a killed process may have cut one off. A last line without a line
+    end counts as unreadable too: it may be incomplete.
 
-    Raises InputError for what is no regular file or is larger than LARGEST_LINES, OSError as `open` does.
+    Raises InputError if this is not a regular file or is larger than LARGEST_LINES, OSError as `open` does.
     """
     records: list[dict[str, Any]] = []
     unreadable = 0
@@ -73,22 +81,24 @@ def read_lines(path: StoragePath) -> Lines:
 
 
 def is_number(value: object) -> bool:
-    """Return whether a JSON value is a number; true and false are none."""
+    """Return whether a JSON value is a number. true and false are not numbers."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def is_count(value: object, most: int = 2**53) -> bool:
-    """Return whether a JSON value is a whole number from 0 on."""
+    """Return whether a JSON value is an integer from 0 to `most`."""
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= most
 
 
 @contextmanager
 def checking(path: StoragePath, *, fix: str = storage.COPY_AGAIN) -> Iterator[None]:
-    """Inside, a value of the wrong type or a missing one becomes an InputError that names the file."""
+    """Turn errors about missing or wrongly typed values inside the block into an InputError that names the file."""
     try:
         yield
     except (LookupError, TypeError, ValueError, AttributeError, OverflowError):
-        raise InputError("a value in it is missing or of the wrong type", file=path, fix=fix) from None
+        raise InputError(
+            "a value in this file is missing or has the wrong type", file=path, fix=fix
+        ) from None
 
 
 def _record(line: bytes) -> dict[str, Any] | None:
@@ -100,5 +110,5 @@ def _record(line: bytes) -> dict[str, Any] | None:
 
 
 def digest(tree: Mapping[str, Any]) -> str:
-    """Return the SHA-256 of a JSON object, whatever the order of its keys."""
+    """Return the SHA-256 of a JSON object. The order of its keys does not matter."""
     return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""The record of a run: its ledger, and the feed of the ledger to MLflow."""
+"""Records of a run: the ledger, which writes steps and evaluations to disk, and its connection to MLflow."""
 
 from medray.tracking.ledger import EVALS_FILE, STEPS_FILE, Ledger, TrackingSpec, start
 from medray.tracking.ledger_line import LedgerLine

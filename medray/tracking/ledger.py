@@ -39,7 +39,9 @@ def _merge_metrics(old: Record, new: Record) -> Record:
 
 
 class Ledger:
-    """The records of a run. Methods must be called one at a time; `start` makes the ledger an actor."""
+    """The actor class that keeps the records of one run. Its methods must be called one at a time; `start` creates the
+    actor.
+    """
 
     def __init__(self, run_folder: str, tracking: TrackingSpec) -> None:
         os.umask(
@@ -63,7 +65,7 @@ class Ledger:
         for file in (self._steps, self._evals):
             if file.unreadable:
                 self._say(
-                    f"{file.path.name}: {file.unreadable} unreadable line(s) dropped (cut off while being written)"
+                    f"{file.path.name}: {file.unreadable} unreadable line(s) dropped, probably cut off by a kill; the run continues"
                 )
 
     def open(self, *, resumed_step: int) -> None:
@@ -82,30 +84,35 @@ class Ledger:
             self._say(f"resumed after step {resumed_step}")
 
     def step(self, record: dict[str, Any]) -> None:
-        """Write one optimizer step to steps.jsonl. It replaces a line of the same step."""
+        """Write the record of one optimizer step to steps.jsonl, replacing an earlier record of the same step."""
         self._keep("step", record)
         if mlflow := self._feed():
             mlflow.step(record)
         self._write(self._steps, [record])
 
     def evaluation(self, record: dict[str, Any]) -> None:
-        """Write `{"step": int, "metrics": {name: float}}` to evals.jsonl. Metrics of the same step are merged."""
+        """Write `{"step": int, "metrics": {name: float}}` to evals.jsonl. Metrics of the same step are merged into one
+        record.
+        """
         self._keep("evaluation", record)
         if mlflow := self._feed():
             mlflow.evaluation(record)
         self._write(self._evals, [record])
 
     def event(self, record: dict[str, Any]) -> None:
-        """Keep an event for the console, `{"kind": "phase" | "checkpoint" | "message" | "failure"}`; it is not written to disk."""
+        """Keep an event for the console, `{"kind": "phase" | "checkpoint" | "message" | "failure"}`. Events are not
+        written to disk.
+        """
         self._keep(str(record.get("kind", "message")), record)
 
     def flush(
         self, steps: Sequence[dict[str, Any]] = (), evaluations: Sequence[dict[str, Any]] = ()
     ) -> str | None:
-        """Write all records to disk. Return None on success, else the system's error; then call it again later.
+        """Write all records to disk. Return None on success; otherwise the system's error, and the caller should try
+        again later.
 
-        steps, evaluations: the records that the caller sent since the last None, in order. Those that the ledger lacks
-        because it was restarted are added as if they were sent now.
+        steps, evaluations: the records that the caller sent since the last successful flush, in order. If the ledger
+        was restarted and lacks some of them, they are added now.
         """
         missed = [record for record in steps if int(record["step"]) not in self._steps]
         for record in missed:
@@ -123,12 +130,14 @@ class Ledger:
         return next((text for text in said if text), None)
 
     def request_stop(self, reason: str) -> None:
-        """Ask the worker loop to save and stop. The first reason is kept, also when the loop restarts."""
+        """Ask the worker loop to save a checkpoint and stop. Only the first reason is kept, even if the loop
+        restarts.
+        """
         if self._stop is None:
             self._stop = reason
 
     def stop_reason(self) -> str | None:
-        """Return the reason why the loop should save and stop, or None. Rank 0 reads it once per step."""
+        """Return the reason why the worker loop should save and stop, or None. Rank 0 asks once per step."""
         return self._stop
 
     def poll(self, after: int) -> list[dict[str, Any]]:
@@ -142,16 +151,17 @@ class Ledger:
             return [dict(record) for record in self._records if record["index"] > first]
 
     def mlflow_run_id(self) -> str | None:
-        """Return the id of the MLflow run; None until MLflow has answered."""
+        """Return the id of the MLflow run, or None as long as MLflow has not answered."""
         return self._mlflow.run_id if self._mlflow else None
 
     def close(self, summary: dict[str, Any], artifacts: list[str]) -> None:
-        """Flush everything, send the summary's numbers and the artifacts to MLflow, and end the MLflow run.
+        """Write everything to disk, send the numbers of `summary` and the artifacts to MLflow, and end the MLflow run.
 
-        This takes at most 20 seconds, or 60 for a SQLite file.
+        This takes at most 20 seconds, or 60 if MLflow is a SQLite file.
 
-        summary: as in summary.json; its "status" (done, stopped or failed) decides the status of the MLflow run.
-        artifacts: absolute paths. Without `show_text`, only files without text of records are sent.
+        summary: the content of summary.json; its "status" (done, stopped or failed) becomes the status of the MLflow
+        run.
+        artifacts: absolute paths of files to send. Without `show_text`, files with text of records are left out.
         """
         self.flush()
         if not self._closed and self._mlflow is not None:
@@ -160,11 +170,13 @@ class Ledger:
         for file in (self._steps, self._evals):
             if self._sync(file):
                 self._say(
-                    f"{file.path.name} lacks the last {file.pending} record(s): the file cannot be written"
+                    f"{file.path.name} lacks the last {file.pending} record(s), because the file cannot be written; check the disk"
                 )
 
     def send_unsent(self, summary: dict[str, Any], artifacts: list[str]) -> bool:
-        """Close a run that ended before MLflow had received all of it. Return whether MLflow has everything now."""
+        """Send what MLflow has not received yet from a run that has already ended. Return whether MLflow now has
+        everything.
+        """
         mlflow = self._feed()
         self.close(summary, artifacts)
         return mlflow is not None and mlflow.finished
@@ -202,7 +214,9 @@ class Ledger:
         if file.path.name not in self._failing:
             self._failing.add(file.path.name)
             why = storage.summary(error)
-            self._say(f"{file.path.name} cannot be written: {why}. Writing is retried with each step.")
+            self._say(
+                f"{file.path.name} cannot be written: {why}. Training continues and retries with each step; check the disk."
+            )
 
     def _recovered(self, file: StepFile) -> None:
         if file.path.name in self._failing:

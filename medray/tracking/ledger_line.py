@@ -1,7 +1,8 @@
-"""Rank 0's connection to the ledger actor: steps never wait for it, and no record is lost when the ledger dies.
+"""The connection of rank 0 to the ledger actor. Training steps never wait for it, and no record is lost if the ledger
+dies.
 
-A record is kept until the ledger has confirmed that it is on disk. After the ledger was down, all kept records are sent
-again, and the ledger adds those that it lacks.
+Each record is kept here until the ledger confirms that it is on disk. After the ledger was restarted, all kept records
+are sent again, and the ledger adds those that it lacks.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ OPEN_PAUSE_SECONDS = 0.2
 
 
 class LedgerLine:
-    """A client of the ledger actor `ledger`. `flush` may be called from a different thread than the other methods."""
+    """A client of the ledger actor. `flush` may be called from another thread than the other methods."""
 
     def __init__(self, ledger: Any) -> None:
         self._ledger = ledger
@@ -28,7 +29,9 @@ class LedgerLine:
         self._was_away = False
 
     def open(self, resumed_step: int) -> None:
-        """Tell the ledger where the loop begins, and wait for it. Raises RayError if the ledger does not come back."""
+        """Tell the ledger after which step training starts, and wait for its answer. Raises RayError if the ledger does
+        not come back.
+        """
         self._wait(lambda: self._ledger.open.remote(resumed_step=resumed_step))
 
     def last_evaluation(self, record: dict[str, Any]) -> None:
@@ -61,11 +64,14 @@ class LedgerLine:
         self._ledger.evaluation.remote(record)
 
     def event(self, record: dict[str, Any]) -> None:
-        """Send an event to the console. It is not kept."""
+        """Send an event to be shown on the console. It is lost if the ledger is down."""
         self._ledger.event.remote(record)
 
     def stop_requested(self) -> bool:
-        """Return the answer to the request of the previous call, so that no call waits. Call it once per step."""
+        """Return whether a stop was requested, without waiting. Call this once per step.
+
+        The answer is that of the request sent by the previous call.
+        """
         import ray
 
         answer = False
@@ -84,14 +90,14 @@ class LedgerLine:
         return answer
 
     def flush(self) -> None:
-        """Wait until all records sent before the call are on disk. Raises OSError if they are not; then call it again."""
+        """Wait until all records sent so far are on disk. Raises OSError if they are not; call it again later."""
         import ray
 
         steps, evaluations = self._kept()
         try:
             reason = ray.get(self._ledger.flush.remote(steps, evaluations), timeout=FLUSH_SECONDS)
         except (ray.exceptions.RayActorError, TimeoutError) as error:
-            raise OSError("the run's ledger does not answer") from error
+            raise OSError("the ledger actor of this run does not answer; the flush is retried") from error
         if reason is not None:
             raise OSError(reason)
         with self._lock:

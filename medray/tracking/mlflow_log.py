@@ -1,13 +1,13 @@
-"""The feed to MLflow: a queue, and one thread that sends it in batches, so that training never waits.
+"""The connection to MLflow: a queue, and one thread that sends it in batches, so that training never waits.
 
-`MlflowLog` accepts points without waiting. After the first step its thread imports mlflow, creates or resumes the run and
-sends the queue every two seconds. While the server is down or slow, points wait in the queue and the thread retries after a
-growing pause; if the server is still down at the end, the thread gives up with one message. No error reaches training.
+After the first step, the thread imports mlflow, creates or resumes the run and sends the queue every two seconds.
+While the server is down or slow, points wait in the queue and the thread retries after a growing pause. If the server
+is still down at the end, the thread gives up with one message. Training never sees an error.
 
-The run's files have everything, so nothing is lost: points that an earlier start could not send, or that a full queue
-dropped, are read from them. A metric's history is append-only in MLflow, so a repeated step would become a second point: the
-thread asks once which steps MLflow has, and sends only the others. A point keeps the timestamp of its first attempt, so
-that a batch that arrived although its answer was lost is not duplicated either.
+Nothing is lost, because the run folder has all records: points that an earlier start could not send, or that a full
+queue dropped, are read from there. MLflow only appends to a metric's history, so a repeated step would become a second
+point. The thread therefore asks once which steps MLflow has, and sends only the others. A point keeps the timestamp of
+its first attempt, so a batch that arrived although its answer was lost is not duplicated either.
 """
 
 from __future__ import annotations
@@ -63,10 +63,10 @@ class _Point:
 
 
 class MlflowLog:
-    """One MLflow run, which its own thread feeds.
+    """One MLflow run and the thread that sends records to it.
 
-    message: called with one sentence when points or files could not be sent, from `close` or from the thread.
-    stored: returns the steps and evaluations in the run folder; called from the thread. clock: gives the timestamps.
+    message: called with one sentence if points or files could not be sent, from `close` or from the thread.
+    stored: called by the thread; returns the steps and evaluations in the run folder. clock: provides the timestamps.
     """
 
     def __init__(
@@ -98,18 +98,18 @@ class MlflowLog:
         self._thread.start()
 
     def step(self, record: dict[str, Any]) -> None:
-        """Queue a step record. The first one lets the thread connect."""
+        """Queue the record of a step. The first record starts the connection."""
         self._begun.set()
         self._put(_step_point(record, self._clock.now_ms()))
 
     def evaluation(self, record: dict[str, Any]) -> None:
-        """Queue `{"step", "metrics"}` as eval/<name>."""
+        """Queue the evaluation `{"step", "metrics"}`; its metrics are named eval/<name> in MLflow."""
         self._put(_evaluation_point(record, self._clock.now_ms()))
 
     def close(self, summary: dict[str, Any], artifacts: list[str]) -> None:
-        """Send the queue and the final metrics, end the run, then send the files.
+        """Send the queue and the final metrics, end the MLflow run, then send the files.
 
-        This takes at most CLOSE_SECONDS, or LOCAL_CLOSE_SECONDS for a SQLite file.
+        This takes at most CLOSE_SECONDS, or LOCAL_CLOSE_SECONDS if MLflow is a SQLite file.
         """
         self._summary, self._artifacts, self._ended_ms = summary, list(artifacts), self._clock.now_ms()
         self._closing.set()
@@ -130,12 +130,12 @@ class MlflowLog:
             why = f" ({self._error})" if self._error else ""
             self._message(
                 f"MLflow at {without_userinfo(self._spec.uri)} did not receive {', '.join(lacking)}{why}{ended}. "
-                "The run folder has them, and the next start of this run sends them."
+                "They are in the run folder; start the run again to send them."
             )
 
     @property
     def finished(self) -> bool:
-        """Return whether MLflow has everything and its run was ended."""
+        """Return whether MLflow has received everything and its run has ended."""
         return self._ended and not self._refused and not self._artifacts
 
     @property
@@ -181,7 +181,7 @@ class MlflowLog:
                     self._told_away = True
                     uri = without_userinfo(self._spec.uri)
                     self._message(
-                        f"MLflow at {uri} does not answer ({self._error}). The run continues, and sending is retried."
+                        f"MLflow at {uri} does not answer ({self._error}). Training continues, and sending is retried. Check the server."
                     )
                 self._forget_lost_run(error)
                 if not self._closing.is_set():
@@ -327,10 +327,10 @@ class MlflowLog:
         """Send a file. Without `show_text`, only files that are known to hold no text of records are sent."""
         client, run_id = self._connected()
         if path.name not in WITHOUT_TEXT and not self._spec.show_text:
-            why = "it may contain text of records, and tracking.show_text is false"
+            why = "it may contain text of records; set tracking.show_text: true to send it"
             self._message(f"{path.name} was not sent to MLflow: {why}.")
         elif not path.is_file():
-            self._message(f"{path.name} was not sent to MLflow: there is no such file.")
+            self._message(f"{path.name} was not sent to MLflow: the file does not exist in the run folder.")
         else:
             client.log_artifact(run_id, str(storage.local(path)))
 

@@ -1,4 +1,4 @@
-"""The MLflow names of a record's numbers."""
+"""Names of metrics and tags in MLflow, derived from the keys of a run's records."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ _PERF = frozenset({"mfu", "peak_bytes", "tokens_per_second"})
 
 
 def step_metrics(record: dict[str, Any]) -> dict[str, float]:
-    """Return a step record's metrics under MLflow's names: `loss/label` is `train/loss_label`, tokens and seconds a rate."""
+    """Return the metrics of a step record under their MLflow names.
+
+    `loss/label` becomes `train/loss_label`; tokens and seconds become tokens per second.
+    """
     metrics = {}
     for key, value in numbers(record).items():
         if key not in _NOT_METRICS:
@@ -24,7 +27,9 @@ def step_metrics(record: dict[str, Any]) -> dict[str, float]:
 
 
 def final_metrics(summary: dict[str, Any], prefix: str = "final") -> dict[str, float]:
-    """Return the numbers of a summary, flattened to `final/<key>/<key>`. Other values are left out."""
+    """Return the numbers of a run's summary under flat names, `final/<key>/<key>`. Values that are not numbers are left
+    out.
+    """
     metrics = {metric_name(f"{prefix}/{key}"): value for key, value in numbers(summary).items()}
     for key, value in summary.items():
         if isinstance(value, dict):
@@ -33,7 +38,9 @@ def final_metrics(summary: dict[str, Any], prefix: str = "final") -> dict[str, f
 
 
 def final_tags(summary: dict[str, Any]) -> dict[str, str]:
-    """Return the tags of a run that has ended: the step of the exported weights, and the names of its warnings or `none`."""
+    """Return the MLflow tags of a finished run: the step of the exported weights, and the names of its warnings or
+    `none`.
+    """
     tags = {}
     if summary.get("exported_step") is not None:
         tags["medray.exported_step"] = str(summary["exported_step"])
@@ -47,13 +54,19 @@ def numbers(record: dict[str, Any]) -> dict[str, float]:
 
 
 def metric_name(name: str) -> str:
-    """Return the name as MLflow accepts it: without other characters and empty or dotted path parts, at most 250 long."""
+    """Return a metric name that MLflow accepts, at most 250 characters long.
+
+    Characters that MLflow forbids are replaced, and path parts that are empty or only dots are removed.
+    """
     parts = [part for part in re.sub(r"[^\w\-. /]", "_", name, flags=re.ASCII).split("/") if part.strip(". ")]
     return "/".join(parts)[:250].rstrip("/")
 
 
 def without_userinfo(uri: str) -> str:
-    """Return the URI without user, password and query, safe to show. A malformed URL loses everything after `://`."""
+    """Return the URI without user, password and query, so that it is safe to show.
+
+    In a malformed URL, everything after `://` is removed.
+    """
     if not has_credentials(uri) and "@" not in uri:
         return uri
     parts = urlsplit(uri)
@@ -65,7 +78,7 @@ def without_userinfo(uri: str) -> str:
 
 
 def warnings_of(summary: dict[str, Any]) -> list[tuple[str, str]]:
-    """Return (name, sentence) for each warning in a run's summary; the summary of an older version has none."""
+    """Return (name, sentence) for each warning in a run's summary. Summaries of older versions have none."""
     found = summary.get("warnings")
     known = found if isinstance(found, list) else []
     return [(str(each.get("name")), str(each.get("text"))) for each in known if isinstance(each, dict)]

@@ -1,4 +1,4 @@
-"""A check for `medray doctor` that MLflow accepts what a run writes. It leaves nothing in MLflow."""
+"""The check of `medray doctor` that MLflow accepts what a run writes. Nothing stays in MLflow."""
 
 from __future__ import annotations
 
@@ -17,12 +17,15 @@ SQLITE = "sqlite:///"
 
 
 def load() -> None:
-    """Import MLflow, which takes seconds."""
+    """Import MLflow now, because the import takes seconds."""
     import mlflow  # noqa: F401
 
 
 def check_store(uri: str) -> str:
-    """Write to an MLflow server or database and return what was done, in words. Raises the error of whatever fails."""
+    """Write a test run to an MLflow server or database, remove it, and return a phrase that says what was done.
+
+    Raises the error of the step that fails.
+    """
     if uri.startswith(SQLITE):
         return _check_file(Path(uri.removeprefix(SQLITE)).absolute())
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "4")

@@ -1,8 +1,8 @@
-"""The MLflow run of a run folder: resumed under the id that an earlier start left in the folder, or created.
+"""The MLflow run that belongs to a run folder: created by the first start, and resumed by later starts.
 
-The id is kept in `<run folder>/mlflow_run.json`, so a run that is started again resumes the same MLflow run. The file
-`<run folder>/mlflow_unsent` exists from before the first attempt until MLflow has everything, so a process that is killed
-in between leaves it.
+Its id is kept in `<run folder>/mlflow_run.json`, so all starts of a run write to the same MLflow run. The file `<run
+folder>/mlflow_unsent` is created before the first attempt to send and removed when MLflow has everything. It therefore
+survives a killed process and shows that something is missing.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ PERMANENT = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST")
 
 @dataclass(frozen=True)
 class TrackingSpec:
-    """The resolved tracking settings: where numbers go in addition to the run folder.
+    """The tracking settings of a run: the MLflow server or database that receives its numbers.
 
-    uri: `sqlite:////absolute/mlflow.db`, or a server. params: the config, flattened, without secrets.
-    show_text: files with text of records may be sent as artifacts. dataset: name and fingerprint of the tokens.
+    uri: `sqlite:////absolute/mlflow.db`, or the URL of a server. params: the config as flat keys, without secrets.
+    show_text: whether files with text of records may be sent. dataset: name and fingerprint of the token shards.
     """
 
     enabled: bool
@@ -48,14 +48,16 @@ class TrackingSpec:
 
 
 def leave_run(run_folder: StoragePath) -> None:
-    """Mark the folder's MLflow run as left: the next `RunIdentity` ends it and creates a new one."""
+    """Forget the folder's MLflow run: the next `RunIdentity` ends it and creates a new one."""
     file = run_folder / RUN_FILE
     with suppress(FileNotFoundError, InputError):
         storage.write(file, json.dumps({**storage.read_json(file), "left": True}) + "\n")
 
 
 def open_client(uri: str) -> MlflowClient:
-    """Return a client that sends no telemetry, prints no log and gives up on a dead server after seconds."""
+    """Return an MLflow client that sends no telemetry, prints no log lines, and gives up on a dead server after
+    seconds.
+    """
     os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = os.environ["DO_NOT_TRACK"] = "true"
     for key, value in {"MAX_RETRIES": "1", "BACKOFF_FACTOR": "0", "TIMEOUT": "10"}.items():
@@ -75,9 +77,9 @@ def _database(uri: str) -> Path | None:
 
 
 class RunIdentity:
-    """The MLflow run that belongs to a run folder.
+    """Creates or finds the MLflow run that belongs to a run folder.
 
-    message: called with one sentence when the run's params are refused.
+    message: called with one sentence if MLflow refuses the run's parameters.
     """
 
     def __init__(self, run_folder: StoragePath, spec: TrackingSpec, message: Callable[[str], None]) -> None:
@@ -88,7 +90,9 @@ class RunIdentity:
 
     def note_unsent(self) -> None:
         with suppress(OSError):  # sending is attempted in any case
-            storage.write(self._unsent, "MLflow lacks a part of this run. Its next start sends it.\n")
+            storage.write(
+                self._unsent, "MLflow lacks a part of this run. The next start of the run sends it.\n"
+            )
 
     def note_sent(self) -> None:
         with suppress(OSError):
@@ -195,7 +199,9 @@ class RunIdentity:
             except MlflowException as error:
                 if error.error_code not in PERMANENT:
                     raise
-                self._message("MLflow refused the run's params; its metrics are sent nevertheless.")
+                self._message(
+                    "MLflow refused the parameters of this run (its config); the metrics are sent nevertheless."
+                )
 
 
 def _delete_empty_default(client: MlflowClient, ours: str) -> None:

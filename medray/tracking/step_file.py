@@ -1,10 +1,10 @@
-"""A JSON-lines file with one record per step, in order of steps, that survives kills and a full disk.
+"""A JSON-lines file with one record per step, sorted by step, that survives kills and a full disk.
 
-Usually a record is appended: one line, handed to the operating system. Cutting back to a checkpoint shortens the file.
-Everything else (replacing a step, dropping unreadable lines) writes a new file in the same folder and renames it, so a reader
-sees either the old lines or the new ones. Objects in a bucket cannot be appended to: for a run on S3, the file is a local
-copy, which is fetched when it is opened and uploaded as a whole by each `sync`. Records that cannot be written are held in
-memory, in order, and are written before any later record; half a line that a full disk left is cut off first.
+Usually a record is appended as one line. Cutting the file back to a checkpoint shortens it. All other changes
+(replacing a step, dropping unreadable lines) write a new file in the same folder and rename it, so a reader sees
+either the old lines or the new ones. Objects in a bucket cannot be appended to: for a run on S3, the file is a local
+copy, which is downloaded when it is opened and uploaded as a whole by each `sync`. Records that cannot be written are
+kept in memory, in order, and are written before any later record; half a line that a full disk left is cut off first.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ _NUMBERS = ("loss", "seconds", "data_wait_seconds", "tokens", "computed_tokens",
 
 
 def read_records(path: StoragePath) -> list[Record]:
-    """Return the readable records of a JSON-lines file in order of steps; of a repeated step, the last record.
+    """Return the readable records of a JSON-lines file, sorted by step. If a step is repeated, the last record counts.
 
-    Raises InputError if this is not a file of lines, OSError if it cannot be read now.
+    Raises InputError if this is not a JSON-lines file, OSError if it cannot be read now.
     """
     return _parse(path)[0]
 
@@ -74,14 +74,15 @@ def _line(record: Record) -> bytes:
 
 
 class StepFile:
-    """A file of records keyed by `step`.
+    """A JSON-lines file of records with the key `step`, for reading and writing.
 
-    path: the local file; if the run is in a bucket, this is a local copy of the object `stored`.
-    merge: returns the record to keep for a repeated step, from the old and the new record; default: the new one.
+    path: the local file; for a run in a bucket, the local copy of the object `stored`.
+    merge: function of the old and the new record of a repeated step that returns the record to keep; default: the new
+    one.
     unreadable: number of lines that could not be read when the file was opened.
 
-    `put`, `cut` and `write` raise OSError if the file cannot be written. Nothing is lost: the next call of any of them
-    that can write does everything that was asked before, in order.
+    `put`, `cut` and `write` raise OSError if the file cannot be written. Nothing is lost: the next successful call of
+    any of them catches up, in order.
     """
 
     def __init__(self, path: StoragePath, merge: Callable[[Record, Record], Record] | None = None) -> None:
@@ -100,14 +101,16 @@ class StepFile:
 
     @property
     def pending(self) -> int:
-        """Return the number of records that are not in the file yet."""
+        """Return the number of records that are not written to the file yet."""
         return len(self._waiting)
 
     def __contains__(self, step: int) -> bool:
         return step in self._steps or any(int(record["step"]) == step for record in self._waiting)
 
     def records(self) -> list[Record]:
-        """Return all records in order of steps, including those not written yet. Raises OSError if the file is unreadable."""
+        """Return all records sorted by step, including those not written yet. Raises OSError if the file is
+        unreadable.
+        """
         waiting = list(self._waiting)  # read before the file: another thread may be moving them into it
         kept = read_records(self.path)
         if self._cut_to is not None:
@@ -115,18 +118,20 @@ class StepFile:
         return self._merged(kept, waiting)
 
     def cut(self, last_step: int) -> None:
-        """Keep the records with step <= last_step."""
+        """Remove the records of all steps after `last_step`."""
         self._waiting = [record for record in self._waiting if int(record["step"]) <= last_step]
         self._cut_to = last_step if self._cut_to is None else min(self._cut_to, last_step)
         self.write()
 
     def put(self, *records: Record) -> None:
-        """Append the records; insert or replace a record whose step is not above the last one."""
+        """Add records. A record whose step is not above the last one is inserted, or replaces the record of its
+        step.
+        """
         self._waiting.extend(records)
         self.write()
 
     def write(self) -> None:
-        """Do the writes and the cut that failed before. Cheap if there are none."""
+        """Retry the writes and the cut that failed before. This is cheap if nothing failed."""
         if not self._ready:
             self._prepare()
         if self._cut_to is not None:
@@ -144,7 +149,7 @@ class StepFile:
             del self._waiting[0]
 
     def sync(self) -> None:
-        """Write everything and flush it to disk, or upload it to storage. Raises OSError."""
+        """Write everything and flush it to disk, or upload it to the bucket. Raises OSError if that fails."""
         self.write()
         if self.stored is not None:
             if not self._sent and self.path.exists():
@@ -234,7 +239,7 @@ class StepFile:
 
 
 class SteadyClock:
-    """A clock whose timestamps keep order and distances when the system's clock is set, by hand or by NTP, during a run."""
+    """A clock for timestamps that are always in order, even if the system's clock is changed during a run."""
 
     def __init__(self) -> None:
         # A clock without a battery may show a time before 1970, and MLflow refuses negative timestamps.

@@ -177,7 +177,7 @@ def test_a_line_that_was_cut_off_stays_a_line_of_its_own(tmp_path: Path) -> None
         (b"[" * 100_000, "not readable JSON"),
         (b'{"a": ' * 65 + b"1" + b"}" * 65, "deeper than 64"),
         (b'{"a": ' * 20_000 + b"1" + b"}" * 20_000, "JSON"),
-        (b'{"a": "' + b"x" * (4 << 20) + b'"}', "larger than 4,194,304 bytes"),
+        (b'{"a": "' + b"x" * (4 << 20) + b'"}', "larger than the allowed 4,194,304 bytes"),
         (b"[1]", "not a JSON object"),
         (b'{"a": ', "not readable JSON"),
         (b"\xff\xfe\x00", "not readable JSON"),

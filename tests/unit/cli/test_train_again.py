@@ -170,7 +170,7 @@ def test_the_next_start_of_a_done_run_sends_what_mlflow_missed(
     assert main(command) == 0
     said = capsys.readouterr().err
     assert "did not receive the records of an earlier start, config.yaml, summary.json" in said
-    assert "the next start of this run sends them" in said
+    assert "start the run again to send them" in said
     assert "MLflow has all" not in said
 
     away.unlink()

@@ -23,9 +23,9 @@ def test_steps_of_a_full_disk_are_written_when_there_is_room(tmp_path: Path) -> 
     assert seen["steps"] == text(1, 120)
     assert json.loads(seen["evals"]) == {"step": 60, "metrics": {"loss": 1.0}}
     assert sorted(seen["messages"]) == [
-        "evals.jsonl cannot be written: No space left on device. Writing is retried with each step.",
+        "evals.jsonl cannot be written: No space left on device. Training continues and retries with each step; check the disk.",
         "evals.jsonl is writable again, and no record is missing",
-        "steps.jsonl cannot be written: No space left on device. Writing is retried with each step.",
+        "steps.jsonl cannot be written: No space left on device. Training continues and retries with each step; check the disk.",
         "steps.jsonl is writable again, and no record is missing",
     ]
 
@@ -53,4 +53,7 @@ def test_after_a_read_only_disk_no_record_is_missing(tmp_path: Path) -> None:
 
 def test_the_end_of_a_run_reports_records_that_are_not_on_disk(tmp_path: Path) -> None:
     seen = on_a_small_disk(tmp_path, "closed")
-    assert seen["messages"][-1] == "steps.jsonl lacks the last 3 record(s): the file cannot be written"
+    assert (
+        seen["messages"][-1]
+        == "steps.jsonl lacks the last 3 record(s), because the file cannot be written; check the disk"
+    )

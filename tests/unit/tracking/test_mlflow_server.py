@@ -123,7 +123,7 @@ def test_the_next_start_sends_what_a_dead_server_missed(
     # 15 steps, and the evaluation of step 40
     assert "did not receive 16 records" in said
     assert "its run was not ended" in said
-    assert "the next start of this run sends them" in said
+    assert "start the run again to send them" in said
 
     server.start()
     second = Ledger(str(tmp_path / "run"), spec(server.uri, tmp_path.name))
@@ -242,5 +242,5 @@ def test_a_server_that_does_not_answer_is_named_once(tmp_path: Path) -> None:
     assert "http://127.0.0.1:9 does not answer" in said
     ledger.close({"status": "done", "steps": 1}, [])
     assert [text.partition(" ")[0] for text in messages(ledger)] == ["MLflow", "MLflow"]
-    assert "the next start of this run sends them" in messages(ledger)[1]
+    assert "start the run again to send them" in messages(ledger)[1]
     assert "secret" not in str(messages(ledger))

@@ -99,7 +99,7 @@ def test_attention_of_transformers_itself_is_allowed() -> None:
         (
             "special_tokens_map.json",
             '{"a":' * 70 + "1" + "}" * 70,
-            "special_tokens_map.json: nests JSON deeper",
+            "special_tokens_map.json: contains JSON that is nested deeper",
         ),
         ("adapter_config.json", "{}", "adapter_config.json: the folder contains a model and an adapter"),
     ],
