@@ -1,7 +1,7 @@
-"""Checks of a config before any heavy import: paths, the model folder, and keys that contradict each other.
+"""Checks of a config that need no heavy import: paths, the model folder, and keys that contradict each other.
 
-They read file names, small JSON files and the headers of weights only, and import neither Ray nor torch. Whether workers
-and batches fit is computed in `plan`.
+They read only file names, small JSON files and the headers of weight files, and import neither Ray nor torch. Whether
+the workers and batches fit the machine is computed in `plan`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ TOKENIZER_FILES = ("tokenizer*", "*.model", "vocab.*", "tekken.json")
 
 
 def check(config: Config) -> None:
-    """Raise InputError for the first error in `config`, one that is an error on every machine."""
+    """Check a config on its own. Raises InputError for the first error that would be an error on every machine."""
     refuse_credentials(
         config.model_dump(mode="json"), None
     )  # paths are joined already, and not every config is a file
@@ -52,11 +52,14 @@ def check(config: Config) -> None:
 
 
 def check_model_config(config: Config, model: dict[str, Any]) -> None:
-    """Raise InputError for a run that the model's config.json forbids. The driver also checks models of the hub."""
+    """Raise InputError if the model's config.json does not allow this run.
+
+    For models of a hub, the driver calls this again when it has downloaded config.json.
+    """
     name, kind = config.model.preset or config.model.name, model.get("model_type")
     if model.get("quantization_config"):
         raise InputError(
-            "its weights are already quantized, so they can be neither trained nor sharded",
+            "the weights of this model are already quantized, so they can be neither trained nor sharded",
             key="model.name",
             value=name,
             fix="use the unquantized model, with model.quantization: nf4 for 4 bits",
@@ -75,9 +78,9 @@ def check_model_config(config: Config, model: dict[str, Any]) -> None:
 
 
 def known_model(config: Config) -> dict[str, Any]:
-    """Return the part of the model's config.json that is known without a network: {} for most hub ids.
+    """Return what is known of the model's config.json without a network. For most hub ids, this is {}.
 
-    For a hub id, only T5 is recognised by its name, because of its rules on precision and on text.
+    Of the hub ids, only those of T5 are recognised, by their name, because T5 has special rules on precision and text.
     """
     if config.model.init == "random" and config.model.preset:
         kind = config.model.preset.split("-")[0]
@@ -100,14 +103,14 @@ def _check_model(config: Config) -> None:
     model = config.model
     if model.preset is not None and model.init != "random":
         raise InputError(
-            "a preset has no weights to load",
+            "a preset describes only an architecture, so it has no pretrained weights to load",
             key="model.preset",
             value=model.preset,
             fix="set model.init: random, or model.preset: null",
         )
     if config.data.tokenizer == "train" and model.preset is None:
         raise InputError(
-            f"the weights or config of {model.name!r} need its own tokenizer",
+            f"{model.name!r} was made for its own tokenizer, so no other can be trained for it",
             key="data.tokenizer",
             value="train",
             fix="set data.tokenizer: model, or model.init: random with a model.preset",
@@ -116,7 +119,9 @@ def _check_model(config: Config) -> None:
         return
     if model.init == "random" and model.preset is None and not model.name:
         raise InputError(
-            "random weights need an architecture", key="model.preset", fix="set model.preset: t5-tiny"
+            "model.init: random needs an architecture, but no preset is set",
+            key="model.preset",
+            fix="set model.preset: t5-tiny",
         )
     if not model.name:
         raise InputError(
@@ -141,7 +146,7 @@ def _check_model(config: Config) -> None:
         )
     elif not is_remote(model.name) and not re.fullmatch(r"[\w.-]+/[\w.-]+", model.name):
         raise InputError(
-            "is neither a packaged model, nor a folder, nor a folder of a bucket, nor a hub id of the form org/name",
+            "there is no packaged model or folder of this name, and it is not a bucket's URL or a hub id of the form org/name",
             key="model.name",
             value=model.name,
             fix=f"use a packaged model ({', '.join(PACKAGED_MODELS)}), a folder or a hub id",
@@ -155,7 +160,7 @@ def _check_tokenizer(config: Config) -> None:
         return
     if os.path.isabs(name) or not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         raise InputError(
-            "is neither model, train, a packaged model, a folder, nor a hub id of the form org/name",
+            "this value is neither `model` nor `train`, nor a packaged model, a folder, or a hub id of the form org/name",
             key="data.tokenizer",
             value=name,
             fix="use data.tokenizer: model, the tokenizer that comes with the weights",
@@ -180,21 +185,22 @@ def _check_model_folder(folder: Path, *, weights: bool, tokenizer: bool) -> None
             raise wrong("the folder holds an adapter, not a model", "use the base model's folder or hub id")
         raise wrong("the folder has no config.json")
     if not isinstance(_read_config(folder).get("model_type"), str):
-        raise wrong("its config.json names no model_type")
+        raise wrong("the config.json in this folder has no model_type")
     check_folder(folder)
     if weights:
         if not any(name.endswith(".safetensors") for name in names):
             pickled = next((name for name in names if name.endswith((".bin", ".pt", ".pth"))), None)
             raise wrong(
-                f"it contains pickled weights ({pickled}), which medray does not read"
+                f"the folder has only pickled weights ({pickled}), which medray does not read because they can run code"
                 if pickled
-                else "it contains no *.safetensors"
+                else "the folder contains no *.safetensors file with weights"
             )
         if problem := _weights_problem(folder, names):
             raise wrong(problem, "copy or download it again")
     if tokenizer and not any(Path(name).match(pattern) for pattern in TOKENIZER_FILES for name in names):
         raise wrong(
-            "it contains no tokenizer files", "save the tokenizer to it with tokenizer.save_pretrained"
+            "the folder contains no tokenizer files",
+            "save the model's tokenizer to this folder with tokenizer.save_pretrained",
         )
     if tokenizer:
         check_tokenizer_file(folder)
@@ -208,11 +214,11 @@ def _weights_problem(folder: Path, names: list[str]) -> str | None:
         if name in names:
             files = index_files(folder / name)
             if missing := [name for name in files if name not in names]:
-                return f"{len(missing)} of its {len(files)} weight files are missing, such as {missing[0]}"
+                return f"{len(missing)} of the model's {len(files)} weight files are missing, such as {missing[0]}"
         for name in files:
             read_header(folder / name)
     except OSError as error:
-        return f"its weights cannot be read ({error.strerror})"
+        return f"the weights in this folder cannot be read ({error.strerror})"
     except HeaderError as error:
         return f"{name} {error}"
     return None
@@ -235,7 +241,7 @@ def _check_storage(config: Config) -> None:
     parent = next(each for each in (folder, *folder.parents) if os.path.exists(each))
     if not os.path.isdir(parent) or not os.access(parent, os.W_OK | os.X_OK):
         raise InputError(
-            f"cannot be written: {parent} is {'read-only' if parent.is_dir() else 'not a folder'}",
+            f"the run folder cannot be created: {parent} is {'read-only' if parent.is_dir() else 'not a folder'}",
             key="run.storage",
             value=config.run.storage,
             fix="use a folder that you may write to",
@@ -265,7 +271,7 @@ def _check_combinations(config: Config) -> None:
     train = config.train
     if train.offload == "cpu" and train.zero_stage == 0:
         raise InputError(
-            "offload needs sharded optimizer state",
+            "offloading to the CPU needs sharded optimizer state, but train.zero_stage is 0",
             key="train.offload",
             value="cpu",
             fix="set train.zero_stage: 1, 2 or 3",

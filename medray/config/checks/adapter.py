@@ -14,7 +14,7 @@ from medray.errors import InputError
 
 
 def check_adapter(config: Config) -> None:
-    """Raise InputError for the first setting that cannot work."""
+    """Raise InputError for the first setting of `peft` or `model` that cannot work with the others."""
     _check_keys(config)
     _check_adalora(config)
     _check_dora(config)
@@ -27,13 +27,18 @@ def _check_keys(config: Config) -> None:
     peft = config.peft
     if names := peft.without_effect:
         raise InputError(
-            f"has no effect with peft.type: {peft.type}",
+            f"this key has no effect with peft.type: {peft.type}",
             key=f"peft.{names[0]}",
             value=None if names[0] in ("adalora", "init_text") else getattr(peft, names[0]),
             fix="remove it, or set the peft.type that uses it",
         )
     if peft.type in ("lora", "adalora") and not peft.targets:
-        raise InputError("names no module", key="peft.targets", value=[], fix="set peft.targets: all-linear")
+        raise InputError(
+            "the list is empty, so no module would get an adapter",
+            key="peft.targets",
+            value=[],
+            fix="set peft.targets: all-linear",
+        )
     prompts = {(task.prompt, task.key) for task in spec_of(config.method).tasks}
     if peft.type == "multitask_prompt" and len(prompts) < 2:
         raise InputError(
@@ -90,7 +95,7 @@ def _check_prompts(config: Config) -> None:
         return
     if data.pack_tokens is not None:
         raise InputError(
-            f"rows that are packed together would share one {peft.type}",
+            f"rows packed into one sequence would share one {peft.type}, but each row needs its own",
             key="data.pack_tokens",
             value=data.pack_tokens,
             fix="set data.pack_tokens: null and data.length_buckets: true, or peft.type: lora",
@@ -106,7 +111,7 @@ def _check_prompts(config: Config) -> None:
         )
     if peft.type == "prefix" and train.gradient_checkpointing:
         raise InputError(
-            "a prefix is in the cache of keys and values, which does not exist when activations are recomputed",
+            "peft.type: prefix stores its prefix in the cache of keys and values, which gradient checkpointing switches off",
             key="train.gradient_checkpointing",
             value=True,
             fix="set train.gradient_checkpointing: false, or peft.type: lora or prompt",
@@ -122,7 +127,7 @@ def _check_quantization(config: Config) -> None:
         ):
             if value != default:
                 raise InputError(
-                    "has no effect with model.quantization: none",
+                    "this key has no effect with model.quantization: none",
                     key=f"model.{name}",
                     value=value,
                     fix="remove it, or set model.quantization: nf4",
@@ -140,7 +145,7 @@ def _check_quantization(config: Config) -> None:
         )
     if train.zero_stage == 3:
         raise InputError(
-            "not supported: ZeRO stage 3 would shard 4-bit weights, which is untested",
+            "ZeRO stage 3 with 4-bit weights is not supported, because sharding such weights is untested",
             key="train.zero_stage",
             value=3,
             fix="set train.zero_stage: 2, or model.quantization: none",
@@ -162,21 +167,21 @@ def _check_start(config: Config) -> None:
 
     if config.model.init == "random":
         raise refused(
-            "was trained for the weights of its base model, but model.init is random",
+            "an adapter fits only the weights of its base model, but model.init is random",
             "set model.init: pretrained, and model.name to the base model of the adapter",
         )
     settings = _settings(name)
     for key, plain in (("modules_to_save", (None, [])), ("bias", (None, "none"))):
         if settings.get(key) not in plain:
             raise refused(
-                f"its {key} adds weights that are neither counted nor merged",
-                "merge it into the model, or remove model.adapter",
+                f"{key} in its adapter_config.json adds weights that medray can neither count nor merge",
+                "merge the adapter into its base model and set model.name to the result, or remove model.adapter",
             )
     kind = PEFT_NAMES[settings["peft_type"]]
     if kind == "adalora":
         raise refused(
             "the ranks of an adalora adapter are already reduced and cannot shrink again",
-            "merge it into the model, or remove model.adapter",
+            "merge the adapter into its base model and set model.name to the result, or remove model.adapter",
         )
     if kind != peft.type:
         raise refused(
@@ -190,10 +195,10 @@ def _check_start(config: Config) -> None:
             value, own = sorted(value), sorted(own)
         if key != "type" and value not in (default, own):
             raise InputError(
-                "differs from the setting of the adapter that the run starts from",
+                "this value differs from that of the adapter in model.adapter, from which the run starts",
                 key=f"peft.{key}",
                 value=value,
-                fix="remove it, or remove model.adapter",
+                fix="remove this key, or remove model.adapter",
             )
     read_adapter(Path(name))
 
@@ -201,10 +206,10 @@ def _check_start(config: Config) -> None:
 def _settings(folder: str) -> dict[str, Any]:
     if not is_adapter(folder):
         raise InputError(
-            "is not a folder with adapter_config.json and adapter_model.safetensors",
+            "this is not a folder with adapter_config.json and adapter_model.safetensors",
             key="model.adapter",
             value=folder,
-            fix="use the folder `export` of a run with an adapter",
+            fix="use the folder `export` of a run that trained an adapter",
         )
     return read_settings(Path(folder))
 

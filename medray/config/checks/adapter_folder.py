@@ -1,7 +1,8 @@
 """Checks of an untrusted adapter folder before peft reads it. Imports neither torch nor peft.
 
-The peft library trusts its settings: some of them import a module by name, unpickle a file, or load a tokenizer from another
-folder. So the settings that medray knows are checked one by one, and all others must be empty (docs/models.md).
+The peft library trusts adapter_config.json: some settings make it import a module by name, unpickle a file, or load a
+tokenizer from another folder. So the settings that medray knows are checked one by one, and all others must be empty
+(docs/models.md).
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ PEFT_NAMES = {
     "PROMPT_TUNING": "prompt",
     "MULTITASK_PROMPT_TUNING": "multitask_prompt",
 }
-AGAIN = "copy or download the adapter again, or set another as model.adapter"
+AGAIN = "copy or download the adapter again, or set model.adapter to another adapter"
 _LONGEST_NAME = 1000
 _MOST = 1_000_000  # upper limit of any count in the settings
 
@@ -42,7 +43,11 @@ def read_settings(folder: Path) -> dict[str, Any]:
     kind = settings.get("peft_type")
     if not isinstance(kind, str) or kind not in PEFT_NAMES:
         raise _wrong(
-            file, "peft_type", kind, "is not a type that medray trains", f"use one of {', '.join(PEFT_NAMES)}"
+            file,
+            "peft_type",
+            kind,
+            "this type of adapter is not one that medray trains",
+            f"use one of {', '.join(PEFT_NAMES)}",
         )
     for key, value in settings.items():
         rule = _RULES.get(key)
@@ -52,8 +57,8 @@ def read_settings(folder: Path) -> dict[str, Any]:
                     file,
                     key,
                     value,
-                    "is not a setting that medray loads",
-                    f"remove {key[:100]} from the file",
+                    "medray does not load an adapter with this setting",
+                    f"remove {key[:100]} from the file if the adapter works without it",
                 )
         elif value is not None and not rule[0](value):
             raise _wrong(file, key, value, f"is not {rule[1]}", AGAIN)
@@ -61,9 +66,9 @@ def read_settings(folder: Path) -> dict[str, Any]:
 
 
 def read_tensors(folder: Path) -> dict[str, Tensor]:
-    """Return type and shape of each tensor in adapter_model.safetensors, by name.
+    """Return the type and shape of each tensor in adapter_model.safetensors, by name.
 
-    Only the header is read. Raises InputError if it is damaged.
+    Only the header of the file is read. Raises InputError if it is damaged.
     """
     file = folder / WEIGHTS
     try:
@@ -81,17 +86,22 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
 
 
 def read_adapter(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Return (settings, tensors) of an adapter. Its settings must not need more memory than its weights have."""
+    """Return the checked (settings, tensors) of an adapter.
+
+    Raises InputError if they do not fit: the sizes in the settings may not need more memory than the tensors have.
+    """
     settings, tensors = read_settings(folder), read_tensors(folder)
     # AdaLoRA may leave a layer without any rank.
     if not tensors or (
         settings["peft_type"] != "ADALORA" and not all(each.elements for each in tensors.values())
     ):
-        raise InputError("has no weights, or an empty tensor", file=folder / WEIGHTS, fix=AGAIN)
+        raise InputError(
+            "the adapter has no weights, or one of its tensors is empty", file=folder / WEIGHTS, fix=AGAIN
+        )
     for name, tensor in tensors.items():
         if tensor.dtype not in FLOATS:
             raise InputError(
-                f"has a tensor of type {tensor.dtype}, which is not a type for training: {name[:100]}",
+                f"the tensor {name[:100]} has the type {tensor.dtype}, which cannot be trained",
                 file=folder / WEIGHTS,
                 fix=AGAIN,
             )
@@ -105,14 +115,14 @@ def read_adapter(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
                 folder / SETTINGS,
                 key,
                 settings[key],
-                f"does not fit its weights, of which the widest has {widest:,}",
+                f"this size does not fit the adapter's weights, whose largest dimension is {widest:,}",
                 AGAIN,
             )
     return settings, tensors
 
 
 def is_adapter(folder: str) -> bool:
-    """Return whether the folder has the two files of an adapter; False for an invalid path."""
+    """Return whether the folder has the two files of an adapter, settings and weights; False for an invalid path."""
     return all(os.path.isfile(os.path.join(folder, name)) for name in (SETTINGS, WEIGHTS))
 
 

@@ -1,4 +1,6 @@
-"""Checks for contradictions between keys of `data`. Whether the sources exist is checked in `medray.data.index.sources`."""
+"""Checks for keys of `data` that contradict each other. Whether the sources exist is checked in
+`medray.data.index.sources`.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,10 @@ TAUGHT = (
 
 
 def check_data(config: Config, *, seq2seq: bool) -> None:
-    """Raise InputError for the first setting that cannot work. seq2seq: whether the model is known to be one."""
+    """Raise InputError for the first setting of `data` that cannot work with the others.
+
+    seq2seq: whether the model is known to be an encoder-decoder.
+    """
     data = config.data
     _check_sources(data)
     _check_split(config)
@@ -66,9 +71,9 @@ def _check_sources(data: DataConfig) -> None:
         )
     if any(entry.weight is not None for entry in data.validation):
         raise InputError(
-            "validation uses every row once, so a weight has no effect",
+            "this source has a weight, which has no effect: validation uses every row once",
             key="data.validation",
-            fix="remove the weight",
+            fix="remove the weight of the source",
         )
 
 
@@ -76,17 +81,17 @@ def _check_split(config: Config) -> None:
     data = config.data
     if data.split.validation and data.validation:
         raise InputError(
-            "validation rows already come from data.validation",
+            "this key would split validation rows from the training data, but data.validation already provides them",
             key="data.split.validation",
             value=data.split.validation,
             fix="set data.split.validation: 0, or remove data.validation",
         )
     if data.split.validation and data.dataset == "clinic":
         raise InputError(
-            "the clinic generates its own validation rows",
+            "the simulated clinic generates its own validation rows, so none can be split from its training rows",
             key="data.split.validation",
             value=data.split.validation,
-            fix="set data.clinic.validation_rows: 100",
+            fix="remove this key, and set data.clinic.validation_rows: 100",
         )
 
 
@@ -98,10 +103,10 @@ def _check_teacher(config: Config) -> None:
     ):
         if given and data.dataset not in TAUGHT:
             raise InputError(
-                f"only {', '.join(TAUGHT)} include completions of a teacher",
+                f"this key needs a data.dataset with a teacher's completions, which only {', '.join(TAUGHT)} have",
                 key=f"method.{name}",
                 value=value,
-                fix="set data.columns.label to the teacher's column, if you use your own files",
+                fix=f"remove method.{name}; if the teacher's labels are in your own files, set data.columns.label to their column",
             )
 
 
@@ -110,7 +115,7 @@ def _check_rendering(config: Config, seq2seq: bool) -> None:
     if data.template not in TEMPLATES:
         if not data.template.endswith(TEMPLATE_FILES):
             raise InputError(
-                "is not a known template",
+                "there is no template of this name",
                 key="data.template",
                 value=data.template,
                 fix=f"use one of {', '.join(TEMPLATES)}, or a file that ends in .jinja",
@@ -131,7 +136,7 @@ def _check_rendering(config: Config, seq2seq: bool) -> None:
     ):
         if value != default:
             raise InputError(
-                "is for causal models, not for encoder-decoders",
+                "this setting is for causal models, but the model is an encoder-decoder",
                 key=key,
                 value=value,
                 fix=f"set {key}: {'null' if default is None else default}",
@@ -153,7 +158,7 @@ def _check_batches(config: Config, seq2seq: bool) -> None:
     data, train = config.data, config.train
     if data.pack_tokens is not None and data.length_buckets:
         raise InputError(
-            "packed sequences already have the same length",
+            "length buckets have no effect with data.pack_tokens, because packed sequences have about the same length",
             key="data.length_buckets",
             value=True,
             fix="set data.length_buckets: false, or data.pack_tokens: null",
@@ -164,7 +169,7 @@ def _check_batches(config: Config, seq2seq: bool) -> None:
         and train.global_batch_tokens < data.pack_tokens
     ):
         raise InputError(
-            f"one packed sequence may have {data.pack_tokens} tokens, more than a batch",
+            f"one packed sequence may have {data.pack_tokens} tokens (data.pack_tokens), more than a whole batch",
             key="train.global_batch_tokens",
             value=train.global_batch_tokens,
             fix=f"set train.global_batch_tokens: {8 * data.pack_tokens}, or a smaller data.pack_tokens",
@@ -178,10 +183,10 @@ def _check_batches(config: Config, seq2seq: bool) -> None:
         )
     if train.global_batch_tokens is not None and train.gradient_accumulation_steps is not None:
         raise InputError(
-            "with batches by tokens, the accumulation is derived from each batch",
+            "with train.global_batch_tokens, the number of accumulation steps follows from each batch and cannot be set",
             key="train.gradient_accumulation_steps",
             value=train.gradient_accumulation_steps,
-            fix="remove it; train.micro_batch_size limits the rows that a worker processes at once",
+            fix="remove this key; train.micro_batch_size limits the rows that a worker processes at once",
         )
 
 
@@ -189,17 +194,17 @@ def _check_metrics(config: Config) -> None:
     data = config.data
     if "entity_f1" in config.eval.metrics and data.dataset is None and data.columns.entities is None:
         raise InputError(
-            "entity_f1 compares with data.columns.entities, which is null",
+            "the metric entity_f1 compares with the column data.columns.entities, which is null",
             key="eval.metrics",
             value="entity_f1",
-            fix="set the column, or remove the metric",
+            fix="set data.columns.entities to the column with the entities, or remove entity_f1",
         )
     for column in spec_of(config.method).columns:
         if data.dataset is None and getattr(data.columns, column.name, "") is None:
             raise InputError(
                 f"{column.why} a {column.name}",
                 key=f"data.columns.{column.name}",
-                fix=f"name the column, or set {column.without}",
+                fix=f"set data.columns.{column.name} to the name of the column, or set {column.without}",
             )
     if data.dataset == "clinic":
         validated, fix = bool(data.clinic.validation_rows), "set data.clinic.validation_rows: 100"
@@ -208,7 +213,7 @@ def _check_metrics(config: Config) -> None:
         fix = "set data.validation: my_other.jsonl, or data.split.validation: 0.1"
     if config.eval.every_steps and not validated:
         raise InputError(
-            "there are no validation rows to evaluate on",
+            "evaluations during training need validation rows, but the config has none",
             key="eval.every_steps",
             value=config.eval.every_steps,
             fix=fix,

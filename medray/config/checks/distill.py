@@ -1,4 +1,4 @@
-"""Checks of the keys of distillation. A key that the chosen method and variant do not read is refused."""
+"""Checks of the keys of distillation. Keys that the chosen method and variant do not use are refused."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def check_distill(method: MethodConfig) -> None:
     _check_alpha(method)
     if method.key_source == "generated":
         raise InputError(
-            "not supported yet: a run cannot generate key words with the model that it trains",
+            "this value is not supported yet: a run cannot generate key words with the model that it trains",
             key="method.key_source",
             value="generated",
             fix="use method.key_source: gold, and put key words that a model wrote into the column data.columns.rationale",
@@ -30,21 +30,21 @@ def _check_variant(method: MethodConfig) -> None:
         return
     if method.name != "distill":
         raise InputError(
-            f"is a variant of distillation, but method.name is {method.name}",
+            f"this is a variant of distillation, but method.name is {method.name}",
             key="method.variant",
             value=variant,
             fix="use method.name: distill, or method.variant: null",
         )
     if variant != "two_step" and not trains_rationales(method):
         raise InputError(
-            "needs the rationale task, but method.mode: standard trains only the label",
+            "this variant needs the rationale task, but method.mode: standard trains only the label",
             key="method.variant",
             value=variant,
             fix="use method.mode: task_prefix, or method.variant: null",
         )
     if variant in ("hierarchical", "cosine") and method.loss_norm == "micro_batch":
         raise InputError(
-            f"reproduces published runs, but there are none with the variant {variant}",
+            f"this value exists to reproduce published runs, and none of them used method.variant: {variant}",
             key="method.loss_norm",
             value="micro_batch",
             fix="use method.loss_norm: token",
@@ -66,21 +66,21 @@ def _check_owners(method: MethodConfig) -> None:
     for name, value, default, variant in owned:
         if value != default and method.variant != variant:
             raise InputError(
-                f"has no effect without method.variant: {variant}",
+                f"this key has no effect without method.variant: {variant}",
                 key=f"method.{name}",
                 value=list(value) if isinstance(value, tuple) else value,
                 fix=f"use method.variant: {variant}, or remove method.{name}",
             )
     if method.rationale.several != "join" and not spec_of(method).draw_one:
         raise InputError(
-            "has no effect, because this method reads no rationale",
+            "this key has no effect, because the method uses no rationales",
             key="method.rationale.several",
             value=method.rationale.several,
             fix="use method.name: distill with mode: task_prefix, or remove method.rationale.several",
         )
     if method.rationale.several != "join" and method.variant == "hierarchical":
         raise InputError(
-            "applies to lists, but method.variant: hierarchical trains on keys that have one text each",
+            "this value says how to use a list of rationales, but method.variant: hierarchical reads one text per key",
             key="method.rationale.several",
             value=method.rationale.several,
             fix="use method.rationale.several: join",
@@ -93,7 +93,7 @@ def _check_alpha(method: MethodConfig) -> None:
         method.alpha == 1 or (method.variant == "cosine" and method.alpha == 0)
     ):
         raise InputError(
-            f"gives weight 0 to a task that method.variant: {method.variant} needs",
+            f"this value gives weight 0 to a task that method.variant: {method.variant} needs",
             key="method.alpha",
             value=method.alpha,
             fix="use a value such as method.alpha: 0.5",
@@ -102,21 +102,21 @@ def _check_alpha(method: MethodConfig) -> None:
         return
     if schedule.start is not None and method.alpha != MethodConfig.model_fields["alpha"].default:
         raise InputError(
-            f"conflicts with method.alpha: {method.alpha:g}; alpha can have only one first value",
+            f"the first value of alpha is set twice: here and by method.alpha: {method.alpha:g}",
             key="method.alpha_schedule.start",
             value=schedule.start,
             fix="remove method.alpha_schedule.start or method.alpha",
         )
     if start_alpha(method) > schedule.cap:
         raise InputError(
-            f"is below the first value of alpha, {start_alpha(method):g}",
+            f"the cap is below the first value of alpha, {start_alpha(method):g}",
             key="method.alpha_schedule.cap",
             value=schedule.cap,
             fix=f"use method.alpha_schedule.cap: {start_alpha(method):g}, or a lower start",
         )
     if schedule.slope == 0:
         raise InputError(
-            "alpha would never change",
+            "with a slope of 0, alpha would never change",
             key="method.alpha_schedule.slope",
             value=0.0,
             fix="use a slope such as 0.1, or method.variant: null",

@@ -1,4 +1,4 @@
-"""Checks of `method` against the rest of a config. A key that would have no effect is refused, not ignored."""
+"""Checks of `method` against the rest of a config. Keys that would have no effect are refused, not ignored."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from medray.errors import InputError
 
 
 def check_method(config: Config) -> None:
-    """Raise InputError for the first setting that cannot work with any model."""
+    """Raise InputError for the first setting of `method` that cannot work, whatever the model is."""
     method = config.method
     check_distill(method)
     check_dpo(config)
     encodings = spec_of(method).encodings
     if encodings is not None and config.train.loss_chunk_tokens:
         raise InputError(
-            f"has no effect with {encodings.key}: {encodings.value}, whose forward computes all logits at once",
+            f"this key has no effect with {encodings.key}: {encodings.value}, which computes all logits at once",
             key="train.loss_chunk_tokens",
             value=config.train.loss_chunk_tokens,
             fix=f"remove train.loss_chunk_tokens, or use {encodings.without}",
@@ -27,12 +27,11 @@ def check_method(config: Config) -> None:
 
 
 def check_architecture(config: Config, *, seq2seq: bool) -> None:
-    """Raise InputError for a method that needs another kind of model."""
+    """Raise InputError if the method needs an encoder-decoder and the model is causal."""
     encodings = spec_of(config.method).encodings
     if encodings is not None and not seq2seq:
         raise InputError(
-            "compares the encodings of two inputs, but a causal model has no encoder: the states of its prompt are those "
-            "from which it writes the answer",
+            "this method compares the encodings of two inputs by an encoder, but the model is causal and has none",
             key=encodings.key,
             value=encodings.value,
             fix=f"use an encoder-decoder such as google/flan-t5-base, or {encodings.without}",
@@ -40,7 +39,7 @@ def check_architecture(config: Config, *, seq2seq: bool) -> None:
 
 
 def notes(config: Config) -> tuple[str, ...]:
-    """Return sentences on settings that are allowed but may surprise."""
+    """Return a sentence for each setting that is allowed but may surprise the user."""
     method = config.method
     found = list(spec_of(method).notes)
     given = [

@@ -1,7 +1,7 @@
 """Checks of an untrusted model folder before a library reads it. Imports neither torch nor transformers.
 
-Nothing in such a folder is run, fetched or unpickled: docs/models.md states the rules, and the checks here enforce those
-that the libraries do not.
+Nothing in such a folder may be executed, downloaded or unpickled. docs/models.md states the rules; this file checks
+those that the libraries do not enforce.
 """
 
 from __future__ import annotations
@@ -75,19 +75,21 @@ _BUILT_IN: dict[str, str | None] = {
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """Return the content of the folder's config.json. Raises InputError with the file."""
+    """Read the folder's config.json. Raises InputError that names the file if it is missing, damaged or not safe."""
     return _read(folder / CONFIG, storage.JSON_BYTES)
 
 
 def check_config(config: dict[str, Any], file: object) -> None:
-    """Raise InputError for settings that would fetch a kernel, read weights from elsewhere, or fill the memory."""
+    """Raise InputError for settings that would download a kernel, read weights from elsewhere, or exhaust the
+    memory.
+    """
     _check_numbers(config, file)
     for settings in _levels(config):
         _check_values(settings, _TOKENS, _is_token, _A_TOKEN, file)
         for key in _FETCHED:
             if settings.get(key) is not None:
                 raise InputError(
-                    "makes transformers fetch other code or files, which medray does not allow",
+                    "this setting makes transformers download other code or files, which medray does not allow",
                     file=file,
                     key=key,
                     fix=f"remove {key} from the file",
@@ -96,7 +98,7 @@ def check_config(config: dict[str, Any], file: object) -> None:
             for name, most in _COUNTED:
                 if type(value) is int and value > most and name.search(key):
                     raise InputError(
-                        f"is more than {most:,}, the largest value that medray accepts",
+                        f"this value is more than {most:,}, the largest that medray accepts",
                         file=file,
                         key=key[:100],
                         fix=COPY_AGAIN,
@@ -106,7 +108,9 @@ def check_config(config: dict[str, Any], file: object) -> None:
 
 
 def check_folder(folder: Path) -> None:
-    """Raise InputError for files of a local folder that a library must not read: too large, too deep, an adapter."""
+    """Raise InputError if a local folder has files that a library must not read: too large, nested too deeply, or an
+    adapter.
+    """
     names = _names(folder)
     if CONFIG in names:
         check_config(read_config(folder), folder / CONFIG)
@@ -131,13 +135,13 @@ def check_folder(folder: Path) -> None:
 
 
 def check_tokenizer_file(folder: Path) -> None:
-    """Raise InputError if tokenizer.json exists but is not the file of a tokenizer."""
+    """Raise InputError if the folder has a tokenizer.json that does not describe a tokenizer."""
     if TOKENIZER not in _names(folder):
         return
     content = _read(folder / TOKENIZER, TOKENIZER_BYTES)
     if not isinstance(content.get("model"), dict):
         raise InputError(
-            "is not the file of a tokenizer: it has no model",
+            "the file does not describe a tokenizer: its key `model` is missing or is not an object",
             file=folder / TOKENIZER,
             key="model",
             fix=COPY_AGAIN,
@@ -147,10 +151,10 @@ def check_tokenizer_file(folder: Path) -> None:
 def refuse_code(file: object, key: str, named: object) -> InputError:
     """Return the error for a folder that works only with its own Python code."""
     return InputError(
-        f"needs its own Python code ({str(named)[:100]}), which is not run",
+        f"this folder needs its own Python code ({str(named)[:100]}), which medray does not run",
         file=file,
         key=key,
-        fix="use a model and a tokenizer that transformers has classes for, saved without auto_map",
+        fix="use a model and a tokenizer that transformers supports without such code, saved without auto_map",
     )
 
 
@@ -180,7 +184,9 @@ def _check_values(
     for key in keys:
         value = settings.get(key)
         if value is not None and not fits(value):
-            raise InputError(f"is not {what}", file=file, key=key, value=str(value)[:100], fix=COPY_AGAIN)
+            raise InputError(
+                f"this value is not {what}", file=file, key=key, value=str(value)[:100], fix=COPY_AGAIN
+            )
 
 
 def _check_numbers(value: Any, file: object, key: str = "") -> None:
@@ -199,7 +205,9 @@ def _check_numbers(value: Any, file: object, key: str = "") -> None:
         and not math.isfinite(value)
         and (math.isnan(value) or key != "time_step_limit")
     ):
-        raise InputError("is not a finite number", file=file, key=key[:100], value=str(value), fix=COPY_AGAIN)
+        raise InputError(
+            "this value is not a finite number", file=file, key=key[:100], value=str(value), fix=COPY_AGAIN
+        )
 
 
 def _check_implementation(value: Any, key: str, file: object) -> None:
@@ -208,7 +216,7 @@ def _check_implementation(value: Any, key: str, file: object) -> None:
             continue
         if not isinstance(each, str) or each not in _BUILT_IN:
             raise InputError(
-                "names a kernel that transformers would fetch and run, which is not allowed",
+                "transformers would download and run this kernel, which medray does not allow",
                 file=file,
                 key=key,
                 value=str(each)[:100],
@@ -217,7 +225,7 @@ def _check_implementation(value: Any, key: str, file: object) -> None:
         package = _BUILT_IN[each]
         if package is not None and importlib.util.find_spec(package) is None:
             raise InputError(
-                f"needs the package {package}, which is not installed here",
+                f"this implementation needs the package {package}, which is not installed here",
                 file=file,
                 key=key,
                 value=each,

@@ -37,7 +37,7 @@ BITS = {
 
 @dataclass(frozen=True)
 class Tensor:
-    """The description of one tensor in a header. elements: the product of its shape."""
+    """A tensor as described in the header of a safetensors file. elements: the product of its shape."""
 
     dtype: str
     elements: int
@@ -45,13 +45,15 @@ class Tensor:
 
 
 class HeaderError(ValueError):
-    """An error of a file. Its message is the rest of a sentence that begins with the name of the file."""
+    """The error for a damaged or foreign file. Its message continues a sentence that begins with the name of the
+    file.
+    """
 
 
 def read_header(file: Path) -> dict[str, Tensor]:
-    """Return the tensors of `file` by name.
+    """Return the tensors of a safetensors file by name, from its checked header.
 
-    Needs no more memory than a header of the file's real size, whatever length or shape the file claims. Raises
+    This needs no more memory than the file's real size allows, whatever length or shape the header claims. Raises
     HeaderError if this is not a complete safetensors file, OSError as `open` does.
     """
     size, text = file.stat().st_size, None
@@ -61,7 +63,7 @@ def read_header(file: Path) -> dict[str, Tensor]:
             text = stream.read(length) if length <= min(size - 8, LONGEST_HEADER) else None
     if text is None:
         raise HeaderError(
-            f"({size:,} bytes) is not a safetensors file: perhaps a Git LFS pointer, or copied in part"
+            f"({size:,} bytes) is not a safetensors file; perhaps it is a Git LFS pointer or an incomplete copy"
         )
     try:
         header = json.loads(text)
@@ -80,12 +82,14 @@ def read_header(file: Path) -> dict[str, Tensor]:
             )
         end = after
     if 8 + length + end != size:
-        raise HeaderError(f"has {size:,} of {8 + length + end:,} bytes: copied or loaded only in part")
+        raise HeaderError(
+            f"has only {size:,} of {8 + length + end:,} bytes: its copy or download is incomplete"
+        )
     return {name: tensor for name, (_, _, tensor) in zip(header, places, strict=True)}
 
 
 def index_files(index: Path) -> list[str]:
-    """Return the sorted names of the files in an index of weights. Raises HeaderError if it is not an index."""
+    """Return the sorted file names in a *.safetensors.index.json. Raises HeaderError if it is not such an index."""
     if index.stat().st_size > LONGEST_HEADER:
         raise HeaderError("is not an index of weights: it is too large")
     try:
@@ -120,6 +124,6 @@ def _place(tensor: Any, size: int) -> tuple[int, int, Tensor]:
             break
     if elements * bits != 8 * (end - begin):
         raise HeaderError(
-            "has a tensor that does not fit its offsets: not a safetensors file, or copied in part"
+            "contains a tensor that does not fit its offsets: it is not a safetensors file, or an incomplete copy"
         )
     return begin, end, Tensor(dtype, elements, tuple(shape))

@@ -1,4 +1,4 @@
-"""Checks of optimizers, schedules and checkpoints that need no heavy import."""
+"""Checks of optimizer, learning rate schedule and checkpoint settings that need no heavy import."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ WSD_KEYS = ("decay_steps", "decay_ratio", "decay_shape")
 
 
 def check_train(config: Config) -> None:
-    """Raise InputError for the first setting that cannot work."""
+    """Raise InputError for the first setting of `train` that cannot work with the others."""
     _check_scheduler(config.train.scheduler, config.train.max_steps)
     _check_optimizer(config)
     _check_best(config)
@@ -22,7 +22,7 @@ def check_train(config: Config) -> None:
 
 
 def learning_rate_notes(config: Config) -> tuple[str, ...]:
-    """Return warnings about learning rates that are allowed but destroy a model."""
+    """Return warnings about learning rates that are allowed but would destroy the model."""
     optimizer, found = config.train.optimizer, []
     rates = {"train.optimizer.lr": optimizer.lr}
     for number, group in enumerate(optimizer.groups):
@@ -40,7 +40,7 @@ def learning_rate_notes(config: Config) -> tuple[str, ...]:
 def _check_loss_scale(train: TrainConfig) -> None:
     if train.precision == "fp16" and train.zero_stage == 0:
         raise InputError(
-            "without sharding, DeepSpeed does not scale the fp16 loss, but unscales its gradients as if it had",
+            "fp16 without sharding trains with wrong gradients: at stage 0, DeepSpeed unscales gradients that it never scaled",
             key="train.zero_stage",
             value=0,
             fix="set train.zero_stage: 1",
@@ -54,7 +54,7 @@ def _check_best(config: Config) -> None:
         return
     if evaluation.every_steps is None:
         raise InputError(
-            "the best checkpoint is found by evaluations during training, but there are none",
+            "the best checkpoint is chosen by evaluations during training, but eval.every_steps is not set",
             key="train.keep_best",
             value=best,
             fix="set eval.every_steps: 100, or train.keep_best: null",
@@ -87,31 +87,41 @@ def _check_scheduler(scheduler: SchedulerConfig, max_steps: int | None) -> None:
     )
     if scheduler.name == "constant" and has_warmup:
         # In transformers, `constant` silently ignores a warm-up; here no setting is ignored.
-        raise wrong("constant has no warm-up", "name", "set train.scheduler.name: constant_with_warmup")
+        raise wrong(
+            "the schedule `constant` has no warm-up, but warm-up steps are set",
+            "name",
+            "set train.scheduler.name: constant_with_warmup",
+        )
     if scheduler.name.startswith("constant") and scheduler.min_lr_ratio:
         raise wrong(
-            "a constant learning rate does not end lower", "min_lr_ratio", "use wsd, cosine or linear"
+            "this key sets the final learning rate, but a constant schedule keeps its rate",
+            "min_lr_ratio",
+            "remove this key, or set train.scheduler.name to wsd, cosine or linear",
         )
     unchanged = SchedulerConfig()
     if scheduler.name != "wsd":
         for name in WSD_KEYS:
             if getattr(scheduler, name) != getattr(unchanged, name):
-                raise wrong(f"{scheduler.name} has no separate decay", name, "set train.scheduler.name: wsd")
+                raise wrong(
+                    f"this key is for the schedule wsd; {scheduler.name} has no separate decay phase",
+                    name,
+                    "remove this key, or set train.scheduler.name: wsd",
+                )
         return
     warmup = scheduler.warmup_steps if scheduler.warmup_steps is not None else scheduler.warmup_ratio
     decay = scheduler.decay_steps if scheduler.decay_steps is not None else scheduler.decay_ratio
     if scheduler.warmup_steps is None and scheduler.decay_steps is None and warmup + decay > 1:
         raise wrong(
-            f"warm-up ({warmup:g}) and decay are longer than the run",
+            f"warm-up ({warmup:g} of the run) and decay together are longer than the run",
             "decay_ratio",
-            "fewer steps of warm-up or of decay",
+            "use a shorter warm-up or a shorter decay",
         )
     if max_steps is not None and _steps(warmup, max_steps) + _steps(decay, max_steps) > max_steps:
         name = "decay_steps" if scheduler.decay_steps is not None else "decay_ratio"
         raise wrong(
-            f"warm-up and decay are longer than the {max_steps} steps of the run",
+            f"warm-up and decay together are longer than the run's {max_steps} steps",
             name,
-            "fewer steps of warm-up or of decay",
+            "use a shorter warm-up or a shorter decay",
         )
 
 
@@ -132,14 +142,14 @@ def _check_optimizer(config: Config) -> None:
         )
     if train.zero_stage == 3:
         raise InputError(
-            "checkpoints cannot store its moments when ZeRO stage 3 shards them",
+            "checkpoints cannot store this optimizer's moments if ZeRO stage 3 shards them",
             key="train.optimizer.name",
             value=name,
             fix="set train.zero_stage: 0, 1 or 2, or train.optimizer.name: adamw",
         )
     if train.offload == "cpu":
         raise InputError(
-            "it keeps its moments on the GPU, but offload keeps them in host memory",
+            f"the optimizer {name} keeps its moments on the GPU, but this value moves them to host memory",
             key="train.offload",
             value="cpu",
             fix="set train.offload: none, or train.optimizer.name: adamw",
@@ -149,9 +159,12 @@ def _check_optimizer(config: Config) -> None:
 
 
 def paged_without_gpu(name: str) -> InputError:
-    """Return the error for a paged optimizer without a GPU: bitsandbytes would only warn and not use pages."""
+    """Return the error for a paged optimizer on a machine without a GPU.
+
+    bitsandbytes would only warn and not page.
+    """
     return InputError(
-        "pages move between a GPU and host memory, but there is no GPU",
+        "a paged optimizer moves memory between a GPU and the host, but this machine has no GPU",
         key="train.optimizer.name",
         value=name,
         fix="set train.optimizer.name: adamw or adamw_8bit",

@@ -82,7 +82,7 @@ def make_model(folder: Path, *, model_type: str = "llama", weights: str = "model
         (ROWS, ["model.name=./no"], "command line: model.name = '{folder}/no'", "no such folder", "config.json"),
         (ROWS, ["model.name=./bin"], "command line: model.name = '{folder}/bin'", "pickled weights (model.bin)", "safetens"),
         (ROWS, ["model.name=./rows.jsonl"], "command line: model.name = '{folder}/rows.jsonl'", "Not a directory", "folder"),
-        (ROWS, ["model.name=gpt2"], "command line: model.name = 'gpt2'", "nor a hub id", "smollm2-135m-instruct"),
+        (ROWS, ["model.name=gpt2"], "command line: model.name = 'gpt2'", "or a hub id", "smollm2-135m-instruct"),
         (SOUND, ["model.preset=t5-tiny", "train.precision=fp16"], "command line: train.precision = 'fp16'",
          "T5 overflows to NaN in fp16, and t5-tiny is a t5", "bf16 or fp32"),
         (ROWS, ["model.name=./t5", "train.precision=fp16"], "command line: train.precision = 'fp16'",

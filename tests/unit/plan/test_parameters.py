@@ -204,7 +204,7 @@ def test_files_that_cannot_be_counted_are_named(tmp_path: Path) -> None:
     save_file({"layer.weight": torch.zeros(64)}, file)
     whole = file.read_bytes()
     for content, complaint in [
-        (whole[:-1], "only in part"),
+        (whole[:-1], "is incomplete"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n", "not a safetensors file"),
         (b'\x04\0\0\0\0\0\0\0["a]', "header is not JSON"),
         (b"", "not a safetensors file"),

@@ -44,7 +44,7 @@ def test_code_of_a_model_folder_is_not_run(tmp_path: Path, yes: io.StringIO) -> 
         tmp_path / "model", tmp_path / "ran", config={"model_type": "unheard_of", "auto_map": named}
     )
     for auto in (AutoConfig, AutoModelForCausalLM):
-        with pytest.raises(InputError, match="which is not run") as caught:
+        with pytest.raises(InputError, match="which medray does not run") as caught:
             from_pretrained(auto, folder)
         assert (caught.value.file, caught.value.key) == (folder / "config.json", "auto_map")
     assert not (tmp_path / "ran").exists()
@@ -59,7 +59,7 @@ def test_code_of_a_tokenizer_is_not_run(named: Any, tmp_path: Path, yes: io.Stri
         config={"model_type": "llama"},
         tokenizer_config={"tokenizer_class": "Tokenizer", "auto_map": named},
     )
-    with pytest.raises(InputError, match="which is not run") as caught:
+    with pytest.raises(InputError, match="which medray does not run") as caught:
         load_tokenizer(str(folder))
     assert (caught.value.file, caught.value.key) == (folder / "tokenizer_config.json", "auto_map")
     assert not (tmp_path / "ran").exists()
@@ -81,7 +81,7 @@ def test_a_kernel_that_a_config_names_is_not_fetched(tmp_path: Path) -> None:
     from transformers import AutoConfig
 
     (tmp_path / "config.json").write_text('{"model_type": "llama", "_attn_implementation": "org/kernel"}')
-    with pytest.raises(InputError, match="which is not allowed"):
+    with pytest.raises(InputError, match="which medray does not allow"):
         from_pretrained(AutoConfig, tmp_path)
 
 

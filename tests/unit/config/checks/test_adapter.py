@@ -41,7 +41,11 @@ DISTILL = {"name": "distill"}
         ({"peft": {"type": "prefix", "init_text": "a"}}, "peft.init_text", "no effect"),
         ({"peft": {"type": "prompt", "task_rank": 2}}, "peft.task_rank", "no effect"),
         ({"peft": {"type": "lora", "adalora": {"tinit": 3}}}, "peft.adalora", "no effect"),
-        ({"peft": {"type": "lora", "targets": []}}, "peft.targets", "names no module"),
+        (
+            {"peft": {"type": "lora", "targets": []}},
+            "peft.targets",
+            "the list is empty, so no module would get an adapter",
+        ),
         ({"peft": {"type": "multitask_prompt"}}, "peft.type", "this run has one task"),
         (
             {"peft": {"type": "adalora", "adalora": {"init_rank": 4, "target_rank": 4}}, "train": STAGE_0},
@@ -88,7 +92,7 @@ DISTILL = {"name": "distill"}
                 "train": {"zero_stage": 3},
             },
             "train.zero_stage",
-            "stage 3 would shard 4-bit weights",
+            "stage 3 with 4-bit weights",
         ),
     ],
 )
@@ -147,8 +151,8 @@ def test_an_adapter_to_start_from(tmp_path: Path) -> None:
     for peft, key, said in (
         ({"type": "prefix"}, "model.adapter", "has the type lora, but peft.type is prefix"),
         ({}, "model.adapter", "has the type lora, but peft.type is none"),
-        ({"type": "lora", "rank": 8}, "peft.rank", "differs from the setting of the adapter"),
-        ({"type": "lora", "targets": ["v"]}, "peft.targets", "differs from the setting of the adapter"),
+        ({"type": "lora", "rank": 8}, "peft.rank", "differs from that of the adapter"),
+        ({"type": "lora", "targets": ["v"]}, "peft.targets", "differs from that of the adapter"),
     ):
         error = refused(peft=peft, model={"adapter": str(lora)})
         assert (error.key, said in str(error)) == (key, True), str(error)
@@ -156,7 +160,9 @@ def test_an_adapter_to_start_from(tmp_path: Path) -> None:
     assert "but model.init is random" in str(drawn)
     for key, value in (("modules_to_save", ["lm_head"]), ("bias", "all")):
         more = adapter(tmp_path / key, peft_type="LORA", **{key: value})
-        assert f"its {key} adds weights" in str(refused(peft={"type": "lora"}, model={"adapter": str(more)}))
+        assert f"{key} in its adapter_config.json adds weights" in str(
+            refused(peft={"type": "lora"}, model={"adapter": str(more)})
+        )
     shrunk = adapter(tmp_path / "adalora", peft_type="ADALORA")
     error = refused(peft={"type": "adalora"}, train=STAGE_0, model={"adapter": str(shrunk)})
     assert "cannot shrink again" in str(error)

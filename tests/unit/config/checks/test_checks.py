@@ -95,9 +95,9 @@ def test_evaluation_during_training_needs_validation_rows(tmp_path: Path) -> Non
         ({"validation": "b.jsonl", "split": {"validation": 0.1}}, {}, "data.split.validation", "already"),
         (CLINIC | {"train": None, "split": {"validation": 0.1}}, {}, "data.split.validation", "its own"),
         ({"train": None, "dataset": "svamp", "root": "nowhere"}, {}, "data.root", "of svamp"),
-        ({}, {"method": {"label_source": "llm"}}, "method.label_source", "completions of a teacher"),
-        ({}, {"method": {"teacher": "gpt"}}, "method.teacher", "completions of a teacher"),
-        ({"template": "chatgpt"}, {}, "data.template", "is not a known template"),
+        ({}, {"method": {"label_source": "llm"}}, "method.label_source", "a teacher's completions"),
+        ({}, {"method": {"teacher": "gpt"}}, "method.teacher", "a teacher's completions"),
+        ({"template": "chatgpt"}, {}, "data.template", "there is no template of this name"),
         ({"template": "my.jinja"}, {}, "data.template", "no such file"),
         ({"template": "alpaca"}, T5, "data.template", "causal models"),
         ({"pack_tokens": 512}, T5, "data.pack_tokens", "causal models"),
@@ -106,19 +106,19 @@ def test_evaluation_during_training_needs_validation_rows(tmp_path: Path) -> Non
             {"pack_tokens": 512},
             {"train": {"global_batch_tokens": 511}},
             "train.global_batch_tokens",
-            "more than a batch",
+            "more than a whole batch",
         ),
         (
             {"pack_tokens": 512, "length_buckets": True},
             {},
             "data.length_buckets",
-            "already have the same length",
+            "have about the same length",
         ),
         (
             {},
             {"train": {"global_batch_tokens": 99, "gradient_accumulation_steps": 2}},
             "train.gradient_accumulation_steps",
-            "batches by tokens",
+            "accumulation steps follows",
         ),
     ],
 )
@@ -204,7 +204,7 @@ def test_a_complete_model_folder(tmp_path: Path) -> None:
     check(config(tmp_path, model={"name": "model"}, data=CLINIC))
     (folder / "model-2.safetensors").unlink()
     error = refused(tmp_path, model={"name": "model"}, data=CLINIC)
-    assert error.what == "1 of its 2 weight files are missing, such as model-2.safetensors"
+    assert error.what == "1 of the model's 2 weight files are missing, such as model-2.safetensors"
     assert error.value == str(folder)
 
 
@@ -241,15 +241,15 @@ HEADER_OF_NONSENSE = (2).to_bytes(8, "little") + b"[]"
         (_only("config.json", b"\xff\xfe"), "config.json is not readable JSON"),
         (_only("config.json", "[" * 100_000), "config.json is not readable JSON"),
         (_only("config.json", "[]"), "config.json is not a JSON object"),
-        (_only("config.json", '{"model_type": 5}'), "its config.json names no model_type"),
-        (_pickled, "it contains pickled weights (pytorch_model.bin), which medray does not read"),
-        (_only("model.safetensors", LFS), "perhaps a Git LFS pointer, or copied in part"),
+        (_only("config.json", '{"model_type": 5}'), "the config.json in this folder has no model_type"),
+        (_pickled, "the folder has only pickled weights (pytorch_model.bin), which medray does not read"),
+        (_only("model.safetensors", LFS), "perhaps it is a Git LFS pointer or an incomplete copy"),
         (_only("model.safetensors", ""), "model.safetensors (0 bytes) is not a safetensors file"),
         (_only("model.safetensors", HEADER_OF_NONSENSE), "its header is not JSON of tensors"),
         (_only("model.safetensors.index.json", "{}"), "is not an index of weights"),
         (_only("model.safetensors.index.json", "[" * 100_000), "is not an index of weights"),
-        (_cut, "bytes: copied or loaded only in part"),
-        (lambda folder: (folder / "tokenizer.json").unlink(), "it contains no tokenizer files"),
+        (_cut, "bytes: its copy or download is incomplete"),
+        (lambda folder: (folder / "tokenizer.json").unlink(), "the folder contains no tokenizer files"),
     ],
 )
 def test_a_model_folder_that_cannot_be_used(
@@ -366,7 +366,7 @@ def test_storage_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(
         "os.access", lambda path, mode: False
     )  # tests may run as root, who may write anywhere
-    with pytest.raises(InputError, match=f"cannot be written: {tmp_path} is read-only"):
+    with pytest.raises(InputError, match=f"cannot be created: {tmp_path} is read-only"):
         check(made)
 
 

@@ -76,7 +76,7 @@ def test_optimizers(monkeypatch: pytest.MonkeyPatch) -> None:
     check_train(config({"optimizer": {"name": "adamw_8bit"}}, cluster={"gpus": False}))
     paged: dict[str, Any] = {"optimizer": {"name": "paged_adamw"}}
     assert "no GPU" in str(refused(paged, cluster={"gpus": False}))
-    with pytest.raises(InputError, match="there is no GPU"):
+    with pytest.raises(InputError, match="this machine has no GPU"):
         check_optimizer(config(paged), "cpu")
 
 
@@ -111,7 +111,7 @@ EVALUATED = {"every_steps": 5, "metrics": ["accuracy"]}
 @pytest.mark.parametrize(
     ("best", "sections", "says"),
     [
-        ("loss", {}, "found by evaluations during training"),
+        ("loss", {}, "chosen by evaluations during training"),
         ("rougel", {"eval": EVALUATED}, "one of loss, loss_label, accuracy"),
         ("rougeL", {"eval": EVALUATED}, "eval.metrics adds others"),
         ("accuracy", {"eval": {**EVALUATED, "generation": {"rows": 0}}}, "one of loss, loss_label;"),
