@@ -1,1 +1,1 @@
-"""The data pipeline: from corpora to records, token shards and the batch plan."""
+"""The data pipeline: from corpora to records, token shards and the plan of batches."""

@@ -1,6 +1,7 @@
-"""Evaluation of arithmetic expressions: numbers, + - * /, parentheses, unary minus. No code is ever executed.
+"""Evaluation of arithmetic expressions with numbers, + - * /, parentheses and unary minus. No code is ever executed.
 
-Values are exact fractions, so rounding never decides whether two expressions are equal.
+It decides whether a teacher's equation and the gold equation have the same value. Values are exact fractions, so
+rounding never decides whether two expressions are equal.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ def value(text: str, *, legacy_and: bool = False) -> Fraction | None:
 
 
 def equal(first: str, second: str, *, legacy_and: bool = False) -> bool:
-    """Return whether both have a value, and the values differ by at most 1e-6."""
+    """Return whether both texts are expressions whose values differ by at most 1e-6."""
     values = value(first, legacy_and=legacy_and), value(second, legacy_and=legacy_and)
     return values[0] is not None and values[1] is not None and abs(values[0] - values[1]) <= TOLERANCE
 

@@ -1,7 +1,9 @@
-"""The rule for showing text of a data file: names, never values. `docs/data.md` states the rule for users.
+"""The rule for showing names from a data file in messages: names, never values.
 
-Column names, JSON keys and entity types are text from a file. If a header is missing, or an object has patients as keys, they
-are text of a record. Every message that shows such a name gets it from this module.
+`docs/data.md` states the rule for users.
+
+Column names, JSON keys and entity types are text from a file. If a header is missing, or an object has patients as
+keys, such names are text of a record. Every message that shows such a name gets it from this module.
 """
 
 from __future__ import annotations
@@ -43,28 +45,28 @@ _USUAL = frozenset((
 
 
 def column_names(names: Collection[str]) -> str | None:
-    """Return the usual names among the column names or keys of a file, and the number of the others; None if none is usual.
+    """Return the usual names among the column names of a file, and how many others there are; None if none is usual.
 
-    No other name is shown: a single word or an identifier such as patient_Jane_Roe may be text of a record, whatever names
-    are next to it.
+    No other name is shown: a single word or an identifier such as patient_Jane_Roe may be text of a record, whatever
+    the names next to it are.
     """
     usual = {name for name in names if is_usual(name)}
     return _listed(usual, len(names)) if usual else None
 
 
 def type_names(names: Collection[str]) -> str | None:
-    """Return entity types, relation types or split names for a message; None if they look like values."""
+    """Return entity types, relation types or split names for a message; None if they look like values of a record."""
     shown = {name for name in names if _is_name(name.replace(" ", "_")) and name.count(" ") < 3}
     return _listed(shown, len(names)) if shown and len(names) <= MOST_TYPES else None
 
 
 def column_name(name: str) -> str:
-    """Return "column 'image'" for a usual name, and NOT_SHOWN for any other."""
+    """Return "column 'image'" for a usual column name, and NOT_SHOWN for any other."""
     return f"column {name!r}" if is_usual(name) else NOT_SHOWN
 
 
 def is_usual(name: str) -> bool:
-    """Return whether a name consists of words of usual column names and at most two digits, such as "input_1"."""
+    """Return whether a name consists of words usual in column names and at most two digits, such as "input_1"."""
     words = [word.lower() for word in _WORD.findall(_CAMEL.sub(" ", name))]
     usual = bool(words) and all(word in _USUAL for word in words)
     return usual and len(name) <= LONGEST_NAME and sum(each.isnumeric() for each in name) <= 2

@@ -18,20 +18,23 @@ _QUESTION = [("user", "?")]
 
 
 def with_reasoning(reasoning: str, answer: str) -> str:
-    """Return one text of both, joined like `reasoning_content` and `content` of a message."""
+    """Join reasoning and answer to one text, as templates join `reasoning_content` and `content` of a message."""
     return f"{OPEN}\n{reasoning.strip()}\n{CLOSE}\n\n{answer}"
 
 
 def split_reasoning(text: str) -> tuple[str, str] | None:
-    """Return (reasoning, answer), both stripped, for a text that begins with a block of reasoning; None for other texts."""
+    """Split a text that begins with a block of reasoning into (reasoning, answer), both stripped.
+
+    Return None for other texts.
+    """
     found = _THOUGHT.fullmatch(text) if CLOSE in text else None
     return None if found is None else (found["reasoning"].strip(), found["answer"].strip())
 
 
 def answer_only(text: str, *, opened: bool = False) -> str:
-    """Return the answer of a text, without the reasoning that it may begin with.
+    """Return a text without the reasoning that it may begin with.
 
-    opened: the text may lack the opening mark, because the prompt that it answers ended with it.
+    opened: whether the opening mark may be missing, because the prompt already ended with it.
     """
     if opened and CLOSE in text and not text.lstrip().startswith(OPEN):
         text = OPEN + text
@@ -41,10 +44,10 @@ def answer_only(text: str, *, opened: bool = False) -> str:
 
 @dataclass(frozen=True)
 class Reasoning:
-    """The format of an answer with reasoning in a template's thinking mode.
+    """The way in which a template's thinking mode writes an answer with reasoning.
 
-    field: key of the message that contains the reasoning; None: in the content. end: text after the answer. ask: the prompt
-    for generation after a question of one character.
+    field: key of the message that contains the reasoning; None: it is in the content. end: text after the answer. ask:
+    the prompt for generation after a question of one character.
     """
 
     template: Template
@@ -54,7 +57,10 @@ class Reasoning:
 
     @classmethod
     def of(cls, template: Template) -> Reasoning | None:
-        """Return the format of a template; None if it cannot show reasoning after the prompt for generation."""
+        """Find out how a template writes reasoning.
+
+        Return None if it cannot show reasoning after the prompt for generation.
+        """
         thought, said = _MARKS
         try:
             ask = template.render(_QUESTION, ask=True, thinking=True)
@@ -73,11 +79,11 @@ class Reasoning:
 
     @property
     def marks(self) -> list[str]:
-        """Return the template's own text before the reasoning, and between reasoning and answer."""
+        """Return the texts that the template writes before the reasoning, and between reasoning and answer."""
         return re.split("|".join(_MARKS), self.written(*_MARKS))[:2]
 
     def written(self, reasoning: str, answer: str) -> str:
-        """Return the text that a model writes in thinking mode after the template's prompt."""
+        """Return the text that a model must write in thinking mode after the template's prompt."""
         text = _reasoned(self.template, reasoning, answer, self.field)
         return text[len(self.ask) : len(text) - len(self.end)]
 
@@ -104,7 +110,7 @@ def _fields(template: Template) -> tuple[str, ...]:
 
 
 def knows_reasoning(template: Template) -> bool:
-    """Return whether a template treats reasoning specially; otherwise it shows `<think>` like other text."""
+    """Return whether a template treats reasoning specially. Other templates show `<think>` like any text."""
     if template.legacy:
         return False
     thought, said = _MARKS
@@ -124,9 +130,9 @@ def knows_reasoning(template: Template) -> bool:
 
 
 def drops_earlier_reasoning(template: Template) -> bool | None:
-    """Return whether a template leaves out the reasoning of earlier answers, as it then does at inference.
+    """Return whether a template leaves out the reasoning of earlier answers, in training and at inference.
 
-    None: it shows such reasoning differently from the text of the answer.
+    Returns None if it shows such reasoning in another form than in the last answer.
     """
     thought, said = _MARKS
     inline = with_reasoning(thought, said)

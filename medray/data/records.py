@@ -1,4 +1,7 @@
-"""Typed records, which `schemas` makes from the rows of every reader. A row that cannot become one is a BadRowError."""
+"""Typed records, which `schemas` makes from the rows of every reader.
+
+A row that cannot become a record is a BadRowError.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ Rationale = str | tuple[str, ...] | Mapping[str, str | None]
 
 
 class BadRowError(ValueError):
-    """A row that is left out. The message is the reason and contains no text of the row."""
+    """A row that cannot be used and is left out. The message is the reason and contains no text of the row."""
 
 
 class UselessRowError(BadRowError):
@@ -20,9 +23,9 @@ class UselessRowError(BadRowError):
 
 @dataclass(frozen=True)
 class Origin:
-    """The identity of a record. group: its document or patient; records of one group stay in one split.
+    """The identity of a record: its id, which is unique within a split of a run, and where it comes from.
 
-    The id is unique within a run's split. lang: an ISO 639-1 code, or "".
+    group: its document or patient; records of one group stay in one split. lang: an ISO 639-1 code, or "".
     """
 
     id: str
@@ -33,9 +36,9 @@ class Origin:
 
 @dataclass(frozen=True)
 class Distill:
-    """An input with its label and, if there is one, the rationale for the label.
+    """A record for distillation: an input with its label and, if there is one, the rationale for the label.
 
-    entities: the truth for entity_f1 as ({"text", "assertion"}, …); None if the source has none.
+    entities: the true entities for the metric entity_f1, as ({"text", "assertion"}, …); None if the source has none.
     """
 
     origin: Origin
@@ -53,7 +56,10 @@ class Message:
 
 @dataclass(frozen=True)
 class Instruction:
-    """A conversation: an optional system message, then alternating turns of user and assistant; the assistant's is last."""
+    """A record of one conversation: an optional system message, then turns of user and assistant in alternation.
+
+    The last turn is the assistant's.
+    """
 
     origin: Origin
     messages: tuple[Message, ...]
@@ -61,7 +67,10 @@ class Instruction:
 
 @dataclass(frozen=True)
 class TwoStep:
-    """A record for two steps: key words from `first_input` (the target is the rationale), then the label from `second_input`."""
+    """A record for two steps: the model writes key words for `first_input`, and then the label for `second_input`.
+
+    rationale: the target of the first step.
+    """
 
     origin: Origin
     first_input: str
@@ -72,7 +81,10 @@ class TwoStep:
 
 @dataclass(frozen=True)
 class Entity:
-    """A mention. text: its variants, first the one in the document. offsets: one or more [start, end) in the document."""
+    """A mention of an entity in a document.
+
+    text: its variants, first the one in the document. offsets: one or more [start, end) in characters of the document.
+    """
 
     id: str
     type: str
@@ -82,7 +94,7 @@ class Entity:
 
 @dataclass(frozen=True)
 class Relation:
-    """A relation. first, second: ids of entities."""
+    """A relation between two entities. first, second: ids of the entities."""
 
     type: str
     first: str
@@ -91,7 +103,10 @@ class Relation:
 
 @dataclass(frozen=True)
 class Extraction:
-    """A document with its gold entities and relations. passages: its parts in order, such as title and abstract."""
+    """A record for extraction: a document with its gold entities and relations.
+
+    passages: the parts of the document in order, such as title and abstract.
+    """
 
     origin: Origin
     passages: tuple[str, ...]
@@ -101,7 +116,10 @@ class Extraction:
 
 @dataclass(frozen=True)
 class Preference:
-    """A prompt (messages of which the user's is last) with a better and a worse answer."""
+    """A record for preference training: a prompt with a better (chosen) and a worse (rejected) answer.
+
+    prompt: messages, the last of which is the user's.
+    """
 
     origin: Origin
     prompt: tuple[Message, ...]
@@ -116,12 +134,12 @@ Row = dict[str, Any] | BadRowError
 
 
 class Found(NamedTuple):
-    """One row of a file.
+    """One row that a reader found in a file.
 
-    position: where reading resumes at this row: a byte of the file, or the number of the row from 0 if the format is not
-    read by bytes.
+    position: where reading can resume at this row: a byte of the file, or the number of the row from 0 if the format
+    is not read by bytes.
     line: the line on which the row begins, from 1, or the number of the row from 1 if there are no lines.
-    file: the name of the original file, in the converted format only.
+    file: the name of the original file; set in the converted format only.
     """
 
     position: int

@@ -43,10 +43,10 @@ _ROLES: dict[str, Literal["system", "user", "assistant"]] = {
 
 
 def parse(row: Row, columns: ColumnsConfig, *, form: str = "auto", source: str, number: int) -> Record:
-    """Return the record of a source's row.
+    """Convert a row of a source to a record.
 
-    number: its 0-based position in the source. A row without an id is named by its position counted from 1, as messages
-    count lines. Raises BadRowError for a missing column of the schema, and for a value of a wrong type.
+    number: the row's 0-based position in the source. A row without an id is named by its position counted from 1, like
+    the line numbers in messages. Raises BadRowError if a column of the schema is missing or a value has a wrong type.
     """
     form = form_of(row, columns) if form == "auto" else form
     name = text(row, columns.id) or text(row, "document_id") or f"{source}:{number + 1}"
@@ -56,7 +56,7 @@ def parse(row: Row, columns: ColumnsConfig, *, form: str = "auto", source: str, 
 
 
 def form_of(row: Row, columns: ColumnsConfig) -> str:
-    """Return the schema by a row's columns. Columns that the user named take precedence."""
+    """Return the schema that fits the columns of a row. Columns that the user named take precedence."""
     if columns.model_fields_set & {"input", "label"}:
         return "columns"
     for form, wanted in _MARKS:
@@ -166,11 +166,11 @@ def _preference(row: Row, columns: ColumnsConfig, origin: Origin) -> Preference:
         prompt = better[:-1] or _turns(row, "prompt", "role", "content")
         chosen, rejected = better[-1].content, worse[-1].content
     if not prompt or prompt[-1].role != "user":
-        raise BadRowError("the prompt does not end with the user")
+        raise BadRowError("the prompt does not end with a message of the user")
     if not chosen.strip() or not rejected.strip():
         raise UselessRowError("an answer of the pair is empty")
     if chosen.strip() == rejected.strip():
-        raise UselessRowError("chosen and rejected are the same")
+        raise UselessRowError("the chosen and the rejected answer are the same")
     return Preference(origin, tuple(prompt), chosen, rejected)
 
 
@@ -261,14 +261,14 @@ def _conversation(turns: list[Message], column: str) -> tuple[Message, ...]:
         joined.pop()
     spoken = joined[1:] if joined and joined[0].role == "system" else joined
     if not spoken:
-        raise BadRowError(f"no turn of {column!r} is an answer")
+        raise BadRowError(f"no turn of {column!r} is an answer of the assistant")
     if spoken[0].role != "user" or any(turn.role == "system" for turn in spoken):
-        raise BadRowError(f"{column!r} does not begin with the user")
+        raise BadRowError(f"{column!r} does not begin with a message of the user")
     return tuple(joined)
 
 
 def required(row: Row, column: str) -> str:
-    """Return the text of a column that must have one."""
+    """Return the text of a column that must have one. Raises BadRowError if it is missing or empty."""
     if column not in row:
         raise BadRowError(f"no column {column!r}")
     found = text(row, column)

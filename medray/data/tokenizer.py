@@ -1,4 +1,4 @@
-"""Tokenizers: that of the model, or a byte-level BPE trained on the training split."""
+"""Tokenizers of a run: that of the model, or a byte-level BPE trained on the training split."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _FILES = (
 
 
 def load_tokenizer(folder: str) -> Any:
-    """Load the tokenizer of a model folder or hub id. If it defines no pad token, the end token is used for padding."""
+    """Load the tokenizer of a model folder or hub id. If it has no pad token, the end token is used for padding."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     from transformers import AutoTokenizer
 
@@ -41,10 +41,10 @@ def load_tokenizer(folder: str) -> Any:
     tokenizer: Any = from_pretrained(AutoTokenizer, place)
     if tokenizer.eos_token_id is None:
         raise InputError(
-            "its tokenizer has no end token, so a model could not learn to stop",
+            "the tokenizer of this model has no end token, so a model could not learn to stop",
             key="model.name",
             value=folder,
-            fix="set eos_token in its tokenizer_config.json, or use another model",
+            fix="set eos_token in tokenizer_config.json in the model's folder, or use another model",
         )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -52,7 +52,10 @@ def load_tokenizer(folder: str) -> Any:
 
 
 def tokenizer_hash(folder: str) -> str:
-    """Return a hash of a local tokenizer's files, so that shards of one tokenizer are never read with another."""
+    """Return a hash of the files of a local tokenizer.
+
+    It keeps shards of one tokenizer from being read with another.
+    """
     digest = hashlib.sha256()
     for name in _FILES:
         file = Path(folder) / name
@@ -62,7 +65,7 @@ def tokenizer_hash(folder: str) -> str:
 
 
 def wraps_texts(folder: str) -> bool:
-    """Return whether a tokenizer may add more to a text than an end token, by its files alone."""
+    """Return whether a tokenizer may add more than an end token to a text, judging by its files alone."""
     try:
         step = json.loads(_file_text(folder, "tokenizer.json"))["post_processor"]
         parts = [part for piece in step["single"] for part in piece] if step else []
@@ -72,7 +75,9 @@ def wraps_texts(folder: str) -> bool:
 
 
 def thinks(template: str, folder: str) -> bool:
-    """Return whether `data.template` may handle reasoning, by its text or, for `chat`, by the tokenizer's files."""
+    """Return whether `data.template` may handle reasoning, judging by its text or, for `chat`, by the tokenizer's
+    files.
+    """
     texts = [template]
     if template == "chat":
         texts = [_file_text(folder, name) for name in ("chat_template.jinja", "tokenizer_config.json")]
@@ -80,9 +85,9 @@ def thinks(template: str, folder: str) -> bool:
 
 
 def may_end_with_added(template: str, folder: str) -> bool:
-    """Return whether `data.template` contains an added token that is not special, which may end a turn, by the files alone.
+    """Return whether `data.template` contains an added token that is not special and that may end a turn.
 
-    Pairs such as `<tool_call>` and `</tool_call>` do not end a turn.
+    Only files are read. Pairs such as `<tool_call>` and `</tool_call>` do not end a turn.
     """
     known = _file_text(folder, "tokenizer.json")
     start = known.find("[", known.find('"added_tokens"'))
@@ -124,9 +129,9 @@ def _file_text(folder: str, name: str) -> str:
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int, target: StoragePath) -> StoragePath:
-    """Train a byte-level BPE of at most `vocab_size` entries and write it to `target` atomically.
+    """Train a byte-level BPE with at most `vocab_size` entries, and write it to `target` atomically.
 
-    Ids 0, 1 and 2 are pad, end and unknown, as in T5. No text is unknown: every byte has an entry.
+    Ids 0, 1 and 2 are pad, end and unknown, as in T5. No text is unknown, because every byte has an entry.
     """
     if target.exists():
         return target
@@ -163,5 +168,5 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, target: StoragePath) 
 
 
 def trained_tokenizer_key(corpus_hashes: Iterable[str], vocab_size: int) -> str:
-    """Return the name of a trained tokenizer, derived from its training data."""
+    """Return the name for a trained tokenizer: a hash of its training data and size."""
     return hashlib.sha256(json.dumps([list(corpus_hashes), vocab_size]).encode()).hexdigest()[:16]

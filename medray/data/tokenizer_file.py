@@ -1,9 +1,9 @@
-"""A tokenizer that is read from its files by the `tokenizers` library, without torch, for checks and inspection.
+"""A tokenizer that the `tokenizers` library reads from its file, without torch, for checks and inspection.
 
-transformers imports torch, which takes seconds and 400 MB, and rebuilds many tokenizers in Python. So the tokenizer that
-encoded the shards is saved next to them, in `tokens/<fingerprint>/encoding_tokenizer/`, and read from there. For shards
-without it, the model's own `tokenizer.json` is used if transformers uses that file unchanged. All other tokenizers are loaded
-by transformers, which is also used for encoding. A test compares both, call by call.
+transformers imports torch, which takes seconds and 400 MB, and rebuilds many tokenizers in Python. So the tokenizer
+that encoded the shards is saved next to them, in `tokens/<fingerprint>/encoding_tokenizer/`, and read from there. For
+shards without it, the model's own `tokenizer.json` is used if transformers uses that file unchanged. All other
+tokenizers are loaded by transformers, which is also used for encoding. A test compares both, call by call.
 """
 
 from __future__ import annotations
@@ -36,9 +36,10 @@ REBUILT = (
 
 
 class FileTokenizer:
-    """The part of a tokenizer's interface that medray's data code uses.
+    """A tokenizer with the part of transformers' interface that medray's data code uses.
 
-    backend: a tokenizer of the `tokenizers` library. named: texts of the named special tokens. extra: other special tokens.
+    backend: a tokenizer of the `tokenizers` library. named: texts of the named special tokens. extra: other special
+    tokens.
     """
 
     def __init__(
@@ -85,7 +86,7 @@ class FileTokenizer:
         skip_special_tokens: bool = False,
         clean_up_tokenization_spaces: bool = False,
     ) -> str:
-        """Decode to text. Raises ValueError for a clean-up, which is not supported."""
+        """Decode ids to text. Raises ValueError if a clean-up of spaces is asked for, which is not supported."""
         if clean_up_tokenization_spaces:
             raise ValueError("clean_up_tokenization_spaces is not supported")
         return str(self.backend_tokenizer.decode(list(ids), skip_special_tokens=skip_special_tokens))
@@ -113,7 +114,7 @@ class FileTokenizer:
 
 
 def keep_tokenizer(tokenizer: Any, tokens: StoragePath) -> None:
-    """Save a tokenizer that transformers has loaded next to the shards in `tokens`.
+    """Save a tokenizer that transformers has loaded next to the shards in `tokens`, if it can be read from a file.
 
     A tokenizer written in Python is not saved, nor a multilingual one, which tokenizes inputs and answers differently.
     """
@@ -137,14 +138,14 @@ def keep_tokenizer(tokenizer: Any, tokens: StoragePath) -> None:
 
 
 def tokenizer_of(tokens: TokenSet) -> Any:
-    """Return the tokenizer that encoded a split's shards, equal to that of `load_tokenizer`."""
+    """Return the tokenizer that encoded a split's shards. It equals that of `load_tokenizer`."""
     kept = storage.at(tokens.folder).parent / KEPT
     found = _from_files(kept) if isinstance(kept, Path) else None
     return read_tokenizer(tokens.tokenizer) if found is None else found
 
 
 def read_tokenizer(folder: str) -> Any:
-    """Return the tokenizer of a model folder, equal to that of `load_tokenizer`, without transformers if that is exact."""
+    """Return the tokenizer of a model folder, read without transformers if the result equals that of `load_tokenizer`."""
     found = None if storage.is_remote(folder) else _from_files(Path(folder))
     return load_tokenizer(folder) if found is None else found
 

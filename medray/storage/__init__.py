@@ -89,9 +89,7 @@ def unreachable(path: StoragePath, error: OSError) -> InputError:
 
 
 def summary(error: Exception) -> str:
-    """Return a short description of another library's error that is safe to show: the full text may quote a signed
-    URL.
-    """
+    """Return a short description of another library's error that is safe to show: the full text may quote a signed URL."""
     if known := re.search(r"AWS Error ([A-Z_]+)", str(error)):
         return known[1]
     if isinstance(error, OSError) and isinstance(error.errno, int):
@@ -205,9 +203,7 @@ def move(source: StoragePath, target: StoragePath) -> None:
 
 
 def make_private(folder: StoragePath) -> None:
-    """Create the folder if it does not exist, readable by its owner only. In a bucket, its policy decides who may
-    read.
-    """
+    """Create the folder if it does not exist, readable by its owner only. In a bucket, its policy decides who may read."""
     if isinstance(folder, Path):
         _folder.make_private(folder)
 

@@ -162,9 +162,7 @@ class S3Path:
             self.filesystem.delete_dir(self._key)
 
     def move(self, target: S3Path) -> None:
-        """Copy the objects to `target`, then remove the originals. Objects that another process writes meanwhile
-        stay.
-        """
+        """Copy the objects to `target`, then remove the originals. Objects that another process writes meanwhile stay."""
         moved = self.objects()
         for path, size in moved.items():
             _copy(path, S3Path(target.key + path.key[len(self._key) :]), size)

@@ -39,8 +39,9 @@ def _merge_metrics(old: Record, new: Record) -> Record:
 
 
 class Ledger:
-    """The actor class that keeps the records of one run. Its methods must be called one at a time; `start` creates the
-    actor.
+    """The actor class that keeps the records of one run.
+
+    Its methods must be called one at a time; `start` creates the actor.
     """
 
     def __init__(self, run_folder: str, tracking: TrackingSpec) -> None:
@@ -91,8 +92,9 @@ class Ledger:
         self._write(self._steps, [record])
 
     def evaluation(self, record: dict[str, Any]) -> None:
-        """Write `{"step": int, "metrics": {name: float}}` to evals.jsonl. Metrics of the same step are merged into one
-        record.
+        """Write `{"step": int, "metrics": {name: float}}` to evals.jsonl.
+
+        Metrics of the same step are merged into one record.
         """
         self._keep("evaluation", record)
         if mlflow := self._feed():
@@ -100,16 +102,18 @@ class Ledger:
         self._write(self._evals, [record])
 
     def event(self, record: dict[str, Any]) -> None:
-        """Keep an event for the console, `{"kind": "phase" | "checkpoint" | "message" | "failure"}`. Events are not
-        written to disk.
+        """Keep an event for the console, `{"kind": "phase" | "checkpoint" | "message" | "failure"}`.
+
+        Events are not written to disk.
         """
         self._keep(str(record.get("kind", "message")), record)
 
     def flush(
         self, steps: Sequence[dict[str, Any]] = (), evaluations: Sequence[dict[str, Any]] = ()
     ) -> str | None:
-        """Write all records to disk. Return None on success; otherwise the system's error, and the caller should try
-        again later.
+        """Write all records to disk.
+
+        Return None on success; otherwise the system's error, and the caller should try again later.
 
         steps, evaluations: the records that the caller sent since the last successful flush, in order. If the ledger
         was restarted and lacks some of them, they are added now.
@@ -130,9 +134,7 @@ class Ledger:
         return next((text for text in said if text), None)
 
     def request_stop(self, reason: str) -> None:
-        """Ask the worker loop to save a checkpoint and stop. Only the first reason is kept, even if the loop
-        restarts.
-        """
+        """Ask the worker loop to save a checkpoint and stop. Only the first reason is kept, even if the loop restarts."""
         if self._stop is None:
             self._stop = reason
 
@@ -174,8 +176,9 @@ class Ledger:
                 )
 
     def send_unsent(self, summary: dict[str, Any], artifacts: list[str]) -> bool:
-        """Send what MLflow has not received yet from a run that has already ended. Return whether MLflow now has
-        everything.
+        """Send what MLflow has not received yet from a run that has already ended.
+
+        Return whether MLflow now has everything.
         """
         mlflow = self._feed()
         self.close(summary, artifacts)

@@ -1,5 +1,6 @@
-"""The connection of rank 0 to the ledger actor. Training steps never wait for it, and no record is lost if the ledger
-dies.
+"""The connection of rank 0 to the ledger actor.
+
+Training steps never wait for it, and no record is lost if the ledger dies.
 
 Each record is kept here until the ledger confirms that it is on disk. After the ledger was restarted, all kept records
 are sent again, and the ledger adds those that it lacks.
@@ -29,8 +30,9 @@ class LedgerLine:
         self._was_away = False
 
     def open(self, resumed_step: int) -> None:
-        """Tell the ledger after which step training starts, and wait for its answer. Raises RayError if the ledger does
-        not come back.
+        """Tell the ledger after which step training starts, and wait for its answer.
+
+        Raises RayError if the ledger does not come back.
         """
         self._wait(lambda: self._ledger.open.remote(resumed_step=resumed_step))
 

@@ -27,8 +27,9 @@ def step_metrics(record: dict[str, Any]) -> dict[str, float]:
 
 
 def final_metrics(summary: dict[str, Any], prefix: str = "final") -> dict[str, float]:
-    """Return the numbers of a run's summary under flat names, `final/<key>/<key>`. Values that are not numbers are left
-    out.
+    """Return the numbers of a run's summary under flat names, `final/<key>/<key>`.
+
+    Values that are not numbers are left out.
     """
     metrics = {metric_name(f"{prefix}/{key}"): value for key, value in numbers(summary).items()}
     for key, value in summary.items():

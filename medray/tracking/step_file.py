@@ -108,9 +108,7 @@ class StepFile:
         return step in self._steps or any(int(record["step"]) == step for record in self._waiting)
 
     def records(self) -> list[Record]:
-        """Return all records sorted by step, including those not written yet. Raises OSError if the file is
-        unreadable.
-        """
+        """Return all records sorted by step, including those not written yet. Raises OSError if the file is unreadable."""
         waiting = list(self._waiting)  # read before the file: another thread may be moving them into it
         kept = read_records(self.path)
         if self._cut_to is not None:
@@ -124,9 +122,7 @@ class StepFile:
         self.write()
 
     def put(self, *records: Record) -> None:
-        """Add records. A record whose step is not above the last one is inserted, or replaces the record of its
-        step.
-        """
+        """Add records. A record whose step is not above the last one is inserted, or replaces the record of its step."""
         self._waiting.extend(records)
         self.write()
 

@@ -1,5 +1,6 @@
-"""Checks for keys of `data` that contradict each other. Whether the sources exist is checked in
-`medray.data.index.sources`.
+"""Checks for keys of `data` that contradict each other.
+
+Whether the sources exist is checked in `medray.data.index.sources`.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ def check_architecture(config: Config, *, seq2seq: bool) -> None:
     encodings = spec_of(config.method).encodings
     if encodings is not None and not seq2seq:
         raise InputError(
-            "this method compares the encodings of two inputs by an encoder, but the model is causal and has none",
+            "this method compares the encodings of two inputs, but the model is causal: a causal model has no encoder",
             key=encodings.key,
             value=encodings.value,
             fix=f"use an encoder-decoder such as google/flan-t5-base, or {encodings.without}",

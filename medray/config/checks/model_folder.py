@@ -80,9 +80,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def check_config(config: dict[str, Any], file: object) -> None:
-    """Raise InputError for settings that would download a kernel, read weights from elsewhere, or exhaust the
-    memory.
-    """
+    """Raise InputError for settings that would download a kernel, read weights from elsewhere, or exhaust the memory."""
     _check_numbers(config, file)
     for settings in _levels(config):
         _check_values(settings, _TOKENS, _is_token, _A_TOKEN, file)

@@ -45,9 +45,7 @@ class Tensor:
 
 
 class HeaderError(ValueError):
-    """The error for a damaged or foreign file. Its message continues a sentence that begins with the name of the
-    file.
-    """
+    """The error for a damaged or foreign file. Its message continues a sentence that begins with the name of the file."""
 
 
 def read_header(file: Path) -> dict[str, Tensor]:

@@ -1,1 +1,1 @@
-"""The path from token shards to batches: order, mixing, packing, windows and collation. NumPy only."""
+"""Batches from token shards: the order of rows, mixing of corpora, packing, and padding to arrays. Needs only NumPy."""

@@ -1,8 +1,9 @@
-"""The batch plan: the rows of each optimizer step. It is the same on every rank and machine, for any number of them.
+"""The batch plan: a function from an optimizer step to the rows of its batch, the same on every rank and machine.
 
-There are three layers: the order of rows (`order`, or `mixing` if corpora have weights); the part that depends on the sizes
-of rows, one window at a time (`windows`); and the steps, in this file. A step is found from row counts alone or, if the
-number of steps depends on sizes, from the unit counts of the windows before it: no step is computed to find a later one.
+The plan has three layers: the order of rows (`order`, or `mixing` if corpora have weights); the part that depends on
+the lengths of rows, one window of shards at a time (`windows`); and the steps, in this file. A step is found without
+computing other steps: from row counts alone or, if the number of steps depends on lengths, from the number of units
+(packed sequences or batches) in the windows before it.
 """
 
 from __future__ import annotations
@@ -23,13 +24,15 @@ __all__ = ["Batch", "BatchPlan", "Corpus", "PlanSpec", "Sizes"]
 
 
 class BatchPlan:
-    """The endless sequence of steps of `spec`, one epoch after another.
+    """The batches of all steps, one epoch after another without end.
 
-    sizes: function that returns the sequence lengths of a shard; called only if the plan depends on them, and only for shards
-    of the current window and earlier ones. sources: the same for the inputs of an encoder, used only for length buckets. folder: where the part that depends on sizes is
-    kept as files; None: in memory only. needs_sizes: whether the number of steps depends on sizes.
+    spec: the settings of the plan. sizes: function that returns the sequence lengths of a shard, called only if the
+    plan depends on lengths, and only for shards of the current window and earlier ones. sources: the same for the
+    inputs of an encoder, needed only for length buckets. folder: where computed windows are stored as files; None: in
+    memory only. needs_sizes: whether the number of steps depends on lengths.
 
-    Raises InputError for a weighted corpus without rows. If there are no rows at all, methods that take a step raise ValueError.
+    Raises InputError if a corpus with a weight has no rows. If there are no rows at all, methods that take a step
+    raise ValueError.
     """
 
     def __init__(
@@ -49,12 +52,13 @@ class BatchPlan:
             self._windows = ArrangedWindows(spec, self._rows, sizes, sources, folder)
 
     def steps(self, epochs: float) -> int:
-        """Return the number of steps in `epochs`; of a part of an epoch, count the steps that begin in it.
+        """Return the number of steps in `epochs`. For a fraction of an epoch, steps that begin in it are counted.
 
-        The last batch of an epoch may be smaller. Waits for the sizes of all rows of the epoch if `needs_sizes`.
+        The last batch of an epoch may be smaller. If `needs_sizes`, this waits until the lengths of all rows of the
+        epoch are known.
         """
         if not epochs > 0:
-            raise ValueError(f"{epochs:g} epochs train nothing; use more than 0")
+            raise ValueError(f"{epochs:g} epochs contain no step; use a number above 0")
         # Decimal arithmetic: 0.1 epochs of 30 steps are 3, although 0.1 * 30 is above 3 in floating point.
         wanted = Fraction(repr(float(epochs)))
         if not self.needs_sizes:
@@ -64,13 +68,13 @@ class BatchPlan:
         return sum(map(self._steps_of, range(whole))) + (ceil(part * self._steps_of(whole)) if part else 0)
 
     def epoch(self, step: int) -> float:
-        """Return the progress before the 0-based step, in epochs: by steps, or by rows if `needs_sizes`."""
+        """Return how many epochs are done before the 0-based `step`: counted in steps, or in rows if `needs_sizes`."""
         if not self.needs_sizes:
             return step / self._steps_of(0)
         return self._taken(step) / self._rows.length
 
     def batch(self, step: int) -> Batch:
-        """Return the rows of the 0-based optimizer step."""
+        """Return the rows of the 0-based optimizer step `step`."""
         epoch, number = self._locate(step)
         if self._windows is None:
             first, last = self._span(number)
@@ -82,7 +86,9 @@ class BatchPlan:
         return Batch(epoch=epoch, shards=pairs[:, 0], rows=pairs[:, 1], ends=ends)
 
     def upcoming(self, step: int) -> tuple[int, ...]:
-        """Return the shards of this step's window and of the next window, in the order of need, for read-ahead."""
+        """Return the shards of this step's window and of the next one, in the order in which they are needed, for
+        read-ahead.
+        """
         epoch, number = self._locate(step)
         starts = self._rows.starts(epoch)
         if self._windows is None:
@@ -99,11 +105,11 @@ class BatchPlan:
         return tuple(dict.fromkeys(found))
 
     def shard_order(self) -> np.ndarray:
-        """Return all shards in the order in which epoch 0 first needs them, int64. Encoding follows this order."""
+        """Return all shards in the order in which epoch 0 first needs them, int64. Shards are encoded in this order."""
         return self._rows.shard_order()
 
     def repeats(self, steps: int) -> dict[int, float]:
-        """Return the passes over each corpus, by its number, after `steps` steps."""
+        """Return how often each corpus has been passed over after `steps` steps, by the number of the corpus."""
         taken = self._taken(steps)
         if self._mixture is not None:
             return dict(enumerate(self._mixture.passes(taken)))
@@ -115,7 +121,7 @@ class BatchPlan:
 
     def _steps_of(self, epoch: int) -> int:
         if not self._rows.length:
-            raise ValueError("0 training rows: there is nothing to train on")
+            raise ValueError("the batch plan has 0 training rows, so it has no steps")
         if self._windows is not None and self.needs_sizes:
             return ceil(Fraction(self._windows.unit_starts(epoch, None)[-1], self._group()))
         return ceil(Fraction(self._rows.length, self.spec.global_batch_size or 1))
@@ -125,7 +131,7 @@ class BatchPlan:
         if self._windows is None or not self.needs_sizes:
             return divmod(step, self._steps_of(0))
         if not self._rows.length:
-            raise ValueError("0 training rows: there is nothing to train on")
+            raise ValueError("the batch plan has 0 training rows, so it has no steps")
         epoch, group = 0, self._group()
         while True:
             unit = step * group

@@ -1,4 +1,4 @@
-"""Collation of rows into rectangular arrays. NumPy only: medray.data does not import torch."""
+"""Padding of rows to rectangular arrays (collation). It needs only NumPy: medray.data does not import torch."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ Segment = tuple[int, np.ndarray, np.ndarray]  # (index of the task, input_ids, l
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MicroBatch:
-    """One task of a micro-batch, int64.
+    """The padded rows of one task in a micro-batch, int64 arrays.
 
-    causal: input_ids, attention_mask, labels [batch, seq], padded on the left so that all targets end in the same column:
-    the fewer columns contain targets, the fewer logits are computed. seq2seq: input_ids, attention_mask [batch, source],
-    labels [batch, target], padded on the right.
+    Causal models: input_ids, attention_mask and labels are [batch, seq], padded on the left, so that all targets end
+    in the same column and logits are computed for few columns. Encoder-decoders (seq2seq): input_ids and
+    attention_mask are [batch, source], labels are [batch, target], all padded on the right.
     """
 
     task: str
@@ -33,10 +33,10 @@ class MicroBatch:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MixedMicroBatch:
-    """Rows of several tasks in the order of the tasks, otherwise like MicroBatch.
+    """The padded rows of several tasks in one micro-batch, sorted by task; otherwise like MicroBatch.
 
-    task_ids: for each row, the index of its task in the method, int64 [batch], ascending. A row without the task has no
-    loss. reference: stored numbers of each record if the batch has all tasks of the same records, float32 [values, records].
+    task_ids: int64 [batch], ascending: the index of each row's task in the method. A row without its task has no loss.
+    reference: stored numbers of each record if the batch has all tasks of the same records, float32 [values, records].
     """
 
     input_ids: np.ndarray
@@ -48,11 +48,11 @@ class MixedMicroBatch:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PackedMicroBatch:
-    """All tasks of a micro-batch of packed sequences, for causal models; int64 [batch, seq], padded on the right.
+    """A micro-batch of packed sequences with all tasks, for causal models; int64 [batch, seq], padded on the right.
 
-    A segment is one task of one row. position_ids restart at 0 with every segment. task_ids: for each token, the index of
-    its task in the method; NO_TASK on padding. Every padding token has position 0, as a segment of its own, so that no
-    position exceeds the longest segment. reference: stored numbers of each row, float32 [values, rows].
+    A segment is one task of one row. position_ids restart at 0 with every segment. task_ids: the index of each token's
+    task in the method; NO_TASK on padding. Each padding token is a segment of its own with position 0, so no position
+    exceeds the longest segment. reference: stored numbers of each row, float32 [values, rows].
     """
 
     input_ids: np.ndarray
@@ -69,7 +69,7 @@ def collate(
     architecture: Literal["causal", "seq2seq"],
     pad_id: int,
 ) -> MicroBatch:
-    """Pad (input_ids, labels) pairs. None and empty pairs become rows without loss tokens.
+    """Pad (input_ids, labels) pairs to a MicroBatch. None and empty pairs become rows without loss tokens.
 
     The first token of a causal sequence has no label, because nothing before it could predict it.
     """
@@ -86,7 +86,7 @@ def collate(
 def collate_mixed(
     rows: Sequence[tuple[int, Example | None]], architecture: Literal["causal", "seq2seq"], pad_id: int
 ) -> MixedMicroBatch:
-    """Pad (index of the task, example) pairs with ascending indices, otherwise like `collate`."""
+    """Pad (index of the task, example) pairs, sorted by index, to a MixedMicroBatch. Padding is as in `collate`."""
     micro = collate("", [example for _, example in rows], architecture, pad_id)
     task_ids = np.array([task for task, _ in rows], np.int64)
     return MixedMicroBatch(
@@ -97,11 +97,11 @@ def collate_mixed(
 def collate_packed(
     sequences: Sequence[Sequence[Segment]], pad_id: int, rows: Sequence[Sequence[int]] | None = None
 ) -> PackedMicroBatch:
-    """Concatenate the segments of each sequence, without empty segments.
+    """Pack the segments of each sequence one after another, skipping empty segments.
 
-    rows: number of each segment's row, rising from 0 over all sequences; None: each segment is a row of its own.
-    A sequence without any token becomes padding. The first token of a segment has no label: the token before it belongs to
-    another segment.
+    rows: number of each segment's row, ascending from 0 over all sequences; None: each segment is a row of its own.
+    A sequence without any token becomes padding. The first token of a segment has no label, because the token before
+    it belongs to another segment.
     """
     if rows is None:
         ends = np.cumsum([len(sequence) for sequence in sequences]).tolist()
@@ -130,7 +130,10 @@ def collate_packed(
 
 
 def prompts(ids: Sequence[np.ndarray], architecture: str, pad_id: int) -> MicroBatch:
-    """Pad the token ids of prompts for generation; for a causal model, all prompts end in the last column. No labels."""
+    """Pad the token ids of prompts for generation, without labels.
+
+    For a causal model, all prompts end in the last column.
+    """
     padded, taken = _pad(ids, pad_id, left=architecture == "causal")
     return MicroBatch(
         task="prompt",

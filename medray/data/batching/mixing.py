@@ -1,13 +1,13 @@
 """The mixture of corpora by weight, in exact proportions and without randomness.
 
-With weights w that sum to 1, the k-th pick of corpus c (from 0) is at time (k + 1/2) / w_c; picks are ordered by time, and at
-equal times by the number of the corpus. After n picks, corpus c of C has contributed n·w_c rows, with an error of at most
-1/2 + w_c·(C - 2)/2, so at most one row for up to three corpora. (This is the Webster method of apportionment.) Weights are
-decimal numbers: 0.7 is 7/10. All arithmetic is in integers, so the billionth pick is as exact as the first, and any position
-of the mixture is computed directly.
+With weights w that sum to 1, pick k of corpus c (counted from 0) has the time (k + 1/2) / w_c. Picks are ordered by
+time, and at equal times by the number of the corpus. After n picks, corpus c of C corpora has contributed n·w_c rows,
+with an error of at most 1/2 + w_c·(C - 2)/2, so at most one row for up to three corpora. (This is the Webster method
+of apportionment.) Weights are decimal numbers: 0.7 is 7/10. All arithmetic is in integers, so the billionth pick is as
+exact as the first, and any position of the mixture is computed directly.
 
-Each corpus is a separate stream that begins a new pass, shuffled again, when it is used up. An epoch has as many picks as it
-takes to use up the first corpus, counted from the start of the run; streams continue across the end of an epoch.
+Each corpus is an endless stream: when all its rows are used, it is shuffled again. An epoch ends when the first corpus
+is used up, counted from the start of the run; the other streams continue across the end of the epoch.
 """
 
 from __future__ import annotations
@@ -24,19 +24,22 @@ from medray.errors import InputError
 
 
 class Shares:
-    """The mixture of endless streams by weight. Raises ValueError for a weight that is not a positive number."""
+    """The rule that says which corpus provides each row of a mixture by weight.
+
+    Raises ValueError for a weight that is not a positive number.
+    """
 
     def __init__(self, weights: Sequence[float]) -> None:
         for weight in weights:
             if not (math.isfinite(weight) and weight > 0):
-                raise ValueError(f"a weight of {weight}: must be a positive number")
+                raise ValueError(f"the weight {weight} of a corpus is not a positive number")
         parts = [Fraction(repr(float(weight))) for weight in weights]
         common = math.lcm(*(part.denominator for part in parts))
         whole = [int(part * common) for part in parts]
         self._parts = [part // math.gcd(*whole) for part in whole]
 
     def counts(self, picks: int) -> list[int]:
-        """Return the number of picks of each corpus among the first `picks` of the mixture."""
+        """Return how many of the first `picks` rows of the mixture come from each corpus."""
         total, corpora = sum(self._parts), len(self._parts)
         # Start with a time before which there are at most `picks` picks; fewer than one pick per corpus is then missing.
         early = 2 * picks - corpora
@@ -46,10 +49,10 @@ class Shares:
         return found
 
     def places(self, corpus: int, first: int, last: int) -> np.ndarray:
-        """Return the positions in the mixture of the picks first to last of one corpus, int64 [last - first].
+        """Return the positions in the mixture of the rows `first` to `last` of one corpus, int64 [last - first].
 
-        Pick k of corpus c comes after the picks k' of corpus j with (2k' + 1) / w_j < (2k + 1) / w_c, or with equality if
-        j < c.
+        Pick k of corpus c comes after all picks k' of corpus j with (2k' + 1) / w_j < (2k + 1) / w_c, or with equality
+        if j < c.
         """
         part = self._parts[corpus]
         fits = (2 * last + 1) * max(self._parts) < 2**62
@@ -66,7 +69,7 @@ class Shares:
 
 
 class Mixture:
-    """The order of rows of corpora with weights. Raises InputError for a corpus without rows."""
+    """The order of rows of a mixture: corpora with weights, each shuffled. Raises InputError for a corpus without rows."""
 
     def __init__(self, corpora: Sequence[Corpus], seed: int, window_shards: int) -> None:
         for number, corpus in enumerate(corpora):
@@ -75,7 +78,7 @@ class Mixture:
                     f"corpus {number + 1} of {len(corpora)} has a weight but no rows",
                     key="data.train",
                     value=corpus.weight,
-                    fix="remove it, or check the rejects of its files",
+                    fix="remove this corpus or its weight, or see in rejects.jsonl why its rows were rejected",
                 )
         self._streams = [
             Stream(corpus.shards, corpus.rows, seed, window_shards, number)
@@ -113,7 +116,7 @@ class Mixture:
         return np.array([shard for _, _, shards in sorted(needed) for shard in shards], np.int64)
 
     def passes(self, picks: int) -> list[float]:
-        """Return the number of passes over each corpus after `picks` picks."""
+        """Return how often each corpus has been passed over after `picks` rows of the mixture."""
         counts = self._shares.counts(picks)
         return [count / stream.length for count, stream in zip(counts, self._streams, strict=True)]
 

@@ -1,8 +1,9 @@
-"""The order of rows: shards are shuffled, then rows inside windows of shards. Pure arithmetic with the same result everywhere.
+"""The order of rows: shards are shuffled, then rows inside windows of several shards. It is pure arithmetic.
 
-Shards are shuffled by (seed, pass) and grouped into windows of `window_shards`; rows are shuffled inside a window by (seed,
-pass, window). The concatenated windows are the order of a pass. Any row of any pass is found from the row counts alone: no
-earlier rows are visited, and the order does not depend on the number of workers or on which shards are already written.
+Shards are shuffled by (seed, pass) and grouped into windows of `window_shards`; rows are shuffled inside a window by
+(seed, pass, window). The concatenated windows are the order of one pass over the data. Any row of any pass is found
+from the row counts alone: earlier rows are not visited, and the order does not depend on the number of workers or on
+which shards are already written.
 """
 
 from __future__ import annotations
@@ -22,26 +23,30 @@ RUN_ROWS = 64
 
 
 class RowOrder(Protocol):
-    """An endless order of rows, split into epochs of `length` rows; row p of epoch e is at position e * length + p."""
+    """The interface of an endless order of rows in epochs of `length` rows: row p of epoch e has position e *
+    length + p.
+    """
 
     @property
     def length(self) -> int: ...
 
     def starts(self, epoch: int) -> np.ndarray:
-        """Return the first row of each window of an epoch, and `length` at the end; int64 [windows + 1]."""
+        """Return the first row of each window of an epoch, followed by `length`; int64 [windows + 1]."""
 
     def take(self, first: int, last: int) -> np.ndarray:
-        """Return (shard, row) at the positions first to last, int64 [last - first, 2]."""
+        """Return the (shard, row) pairs at the positions `first` to `last`, int64 [last - first, 2]."""
 
     def shards(self, first: int, last: int) -> list[int]:
-        """Return the shards that the positions first to last may need, in the order of need, each once."""
+        """Return the shards that the positions `first` to `last` may need, each once, in the order in which they are
+        needed.
+        """
 
     def shard_order(self) -> np.ndarray:
         """Return all shards in the order in which a run that starts at position 0 needs them."""
 
 
 class Stream:
-    """The rows of some shards, one pass after another, with each row once per pass. It is the order of a run without weights.
+    """The order of the rows of some shards: one pass after another, each row once per pass. Runs without weights use it.
 
     corpus: number of the corpus if several streams are mixed, so that each is shuffled differently.
     """
@@ -67,7 +72,7 @@ class Stream:
         return self._shards[self._pass(0)[0]]
 
     def windows(self) -> list[tuple[int, list[int]]]:
-        """Return (first position, shards) for the windows of the first pass."""
+        """Return (first position, shards) of each window of the first pass."""
         shards = self.shard_order()
         firsts = range(0, len(shards), self._window_shards)
         starts = np.concatenate([[0], np.cumsum(self._rows[self._pass(0)[0]])])
@@ -127,10 +132,10 @@ def generator(*entropy: int) -> np.random.Generator:
 
 
 def rank_slots(slots: int, world_size: int, micro_batch_size: int, rank: int) -> list[range]:
-    """Return the slots of the global batch that `rank` computes, one range per micro-batch.
+    """Return the slots of the global batch that `rank` computes, as one range per micro-batch.
 
-    slots = world_size x micro_batch_size x accumulation steps. In an accumulation step, all ranks together compute
-    consecutive slots.
+    A slot is a position in the global batch for one sequence: slots = world_size x micro_batch_size x accumulation
+    steps. In one accumulation step, the ranks together compute consecutive slots.
     """
     turn = world_size * micro_batch_size
     return [
@@ -140,10 +145,10 @@ def rank_slots(slots: int, world_size: int, micro_batch_size: int, rank: int) ->
 
 
 def by_length(totals: np.ndarray, sources: np.ndarray | None = None) -> np.ndarray:
-    """Return the order of rows by their tokens, the longest first; int64 [rows].
+    """Return the indices of rows sorted by length, the longest first; int64 [rows]. Rows of equal length keep their order.
 
-    totals: tokens of every row. sources: tokens that an encoder reads, if there is one; groups of RUN_ROWS rows are then
-    ordered by it. Equal rows keep their order.
+    totals: tokens of each row. sources: tokens that an encoder reads, for encoder-decoders; groups of RUN_ROWS rows
+    are then sorted by it.
     """
     order = np.argsort(-np.asarray(totals, np.int64), kind="stable")
     if sources is None:

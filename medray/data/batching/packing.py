@@ -1,9 +1,9 @@
-"""Packing of whole rows into sequences of bounded length, and of sequences into batches of bounded tokens, from sizes alone.
+"""Packing of whole rows into sequences of bounded length, and of sequences into batches with a bounded number of tokens.
 
-Packing is best fit decreasing: the longest row first, each into the sequence with the smallest free space that fits. The free
-spaces of all sequences are in one sorted list, where the smallest that fits is found by bisection. This was compared on
-windows of 16,000 rows with an integer whose bits are the existing free spaces: it is as fast up to 2,048 tokens, several times
-faster at 131,072, and shorter.
+Only the lengths of rows are needed. Packing is best fit decreasing: the longest row first, each into the sequence with
+the smallest free space that fits. The free spaces of all sequences are in one sorted list, which is searched by
+bisection. This was compared on windows of 16,000 rows with an integer whose bits are the existing free spaces: the
+list is as fast up to 2,048 tokens, several times faster at 131,072, and shorter.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import numpy as np
 
 
 def best_fit(sizes: np.ndarray, capacity: int) -> np.ndarray:
-    """Return the sequence number of each row, from 0 without gaps; int64 [rows].
+    """Pack rows into sequences and return the number of the sequence of each row, from 0 without gaps; int64 [rows].
 
-    sizes: [rows], tokens. A sequence holds at most `capacity` tokens, but a row larger than that has a sequence of its own.
+    sizes: tokens of each row. A sequence holds at most `capacity` tokens, but a longer row gets a sequence of its own.
     Rows without tokens are spread over the sequences.
     """
     sizes = np.asarray(sizes, np.int64)
@@ -52,10 +52,11 @@ def _fill(sizes: list[int], capacity: int) -> tuple[list[int], int]:
 
 
 def cut_by_tokens(sizes: np.ndarray, limit: int) -> np.ndarray:
-    """Return the ends of batches of about equal tokens, in the given order; int64 [batches], cumulative.
+    """Cut consecutive items into batches of about equal numbers of tokens, and return the end of each batch; int64
+    [batches].
 
-    There are as few batches as possible with at most `limit` tokens each; an item above the limit has a batch of its own. Each
-    cut is the one nearest to an equal share of the remaining tokens that still lets the rest fit.
+    sizes: tokens of each item. There are as few batches as possible with at most `limit` tokens each; a longer item is
+    a batch of its own. Each cut is as near to an equal share of the remaining tokens as the limit allows for the rest.
     """
     count = len(sizes)
     tokens = [0, *np.cumsum(sizes, dtype=np.int64).tolist()]

@@ -1,4 +1,4 @@
-"""The input and the output of a batch plan, as values that other packages keep, compare and send."""
+"""The settings of a batch plan and the batch that it returns, as plain values that other rooms keep, compare and send."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import numpy as np
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Batch:
-    """One optimizer step with real rows only; the reader adds empty slots so that all ranks have the same number.
+    """The rows of one optimizer step. Batches may differ in size; the reader fills up the slots of each rank.
 
-    shards, rows: int64 [rows], shard numbers and rows in them. ends: int64 [sequences], cumulative: sequence i has the rows
-    ends[i-1]:ends[i]. Without packing, each sequence is one row.
+    shards, rows: int64 [rows], the shard of each row and its number in it. ends: int64 [sequences], cumulative:
+    sequence i has the rows ends[i-1]:ends[i]. Without packing, each sequence is one row.
     """
 
     epoch: int
@@ -35,7 +35,9 @@ class Batch:
 
 @dataclass(frozen=True)
 class Corpus:
-    """The shards of a corpus, by their numbers in the split, and their row counts. weight: None without mixing by weight."""
+    """A corpus of a split: the numbers of its shards, and the rows in each. weight: None if corpora are not mixed by
+    weight.
+    """
 
     shards: tuple[int, ...]
     rows: tuple[int, ...]
@@ -47,9 +49,9 @@ class Corpus:
 
 
 class Sizes(Protocol):
-    """A function that returns the tokens of every row of a shard, int32 [rows], for all trained tasks or some of them.
+    """The type of a function that returns the number of tokens of each row of a shard, int32 [rows].
 
-    It may wait until the shard is written.
+    It counts all trained tasks or some of them, and may wait until the shard is written.
     """
 
     def __call__(self, shard: int, /) -> np.ndarray: ...
@@ -57,10 +59,10 @@ class Sizes(Protocol):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PlanSpec:
-    """Everything that determines a plan, except the sizes of rows.
+    """All settings that determine a batch plan, except the lengths of rows.
 
-    global_batch_size: sequences per step (rows, or packed sequences with pack_tokens). global_batch_tokens: largest number
-    of tokens per step, instead of global_batch_size. Raises ValueError for settings that contradict each other.
+    global_batch_size: sequences per step (rows, or packed sequences with pack_tokens). global_batch_tokens: most
+    tokens per step, used instead of global_batch_size. Raises ValueError if settings contradict each other.
     """
 
     corpora: tuple[Corpus, ...]
@@ -73,13 +75,15 @@ class PlanSpec:
 
     def __post_init__(self) -> None:
         if (self.global_batch_size is None) == (self.global_batch_tokens is None):
-            raise ValueError("a plan needs either global_batch_size or global_batch_tokens")
+            raise ValueError("a batch plan needs exactly one of global_batch_size and global_batch_tokens")
         for name in ("window_shards", "global_batch_size", "global_batch_tokens", "pack_tokens"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise ValueError(f"{name}: {value}: must be at least 1")
+                raise ValueError(f"{name} is {value}, but must be at least 1")
         if self.length_buckets and self.pack_tokens is not None:
-            raise ValueError("length_buckets and pack_tokens: packed sequences already have the same length")
+            raise ValueError(
+                "length_buckets and pack_tokens exclude each other: packed sequences have about the same length"
+            )
         if len({corpus.weight is None for corpus in self.corpora}) > 1:
             raise ValueError("either all corpora or none must have a weight")
 
@@ -88,5 +92,5 @@ class PlanSpec:
         return any(corpus.weight is not None for corpus in self.corpora)
 
     def digest(self) -> str:
-        """Return a hex name of this plan. Equal specs have equal names in every process."""
+        """Return a hash that names this plan: equal settings give equal names in every process."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()

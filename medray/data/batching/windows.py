@@ -1,8 +1,9 @@
-"""The part of a plan that depends on the sizes of rows, one window at a time: packing, length buckets, batches by tokens.
+"""The part of a batch plan that depends on the lengths of rows: packing, length buckets, and batches by tokens.
 
-The arrangement of a window depends only on its own rows, the seed and its number, not on other windows or earlier calls.
-Steps are counted in **units**: packed sequences if a batch is a number of them, else whole batches. With a folder, every
-arrangement is kept as a file, and so are the unit counts of an epoch.
+It is computed for one window of shards at a time. The arrangement of a window depends only on its own rows, the seed
+and its number, not on other windows or earlier calls. Steps are counted in **units**: packed sequences if a batch is a
+number of them, else whole batches. If there is a folder, every arrangement is stored as a file, and so is the number
+of units in each window of an epoch.
 """
 
 from __future__ import annotations
@@ -31,10 +32,10 @@ FORMAT = 2  # version of the kept files and of the arithmetic: another number us
 
 @dataclass(frozen=True)
 class Arrangement:
-    """The rows of one window in the order of use, int32 arrays.
+    """The rows of one window, arranged into sequences and units; int32 arrays.
 
-    order: [rows], indices into the window. sequence_ends: [sequences], cumulative rows. unit_ends: [units], cumulative
-    sequences.
+    order: [rows], indices into the window, in the order of use. sequence_ends: [sequences], cumulative number of rows.
+    unit_ends: [units], cumulative number of sequences.
     """
 
     order: np.ndarray
@@ -50,31 +51,35 @@ class Arrangement:
         return int(self.sequence_ends[sequences - 1]) if sequences else 0
 
     def part(self, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return (row indices, sequence ends counted from the first of these rows) for the units first to last."""
+        """Return the units `first` to `last` as (row indices, sequence ends counted from the first of these rows)."""
         begin, end = self.rows_before(first), self.rows_before(last)
         sequences = slice(int(self.unit_ends[first - 1]) if first else 0, int(self.unit_ends[last - 1]))
         return self.order[begin:end], self.sequence_ends[sequences] - begin
 
     @classmethod
     def read(cls, arrays: Mapping[str, np.ndarray], rows: int) -> Arrangement:
-        """Return the arrangement of kept arrays. Raises ValueError or KeyError if they are not one of `rows` rows."""
+        """Return the arrangement stored in `arrays`.
+
+        Raises ValueError or KeyError if they do not describe one of `rows` rows.
+        """
         found = cls(arrays["order"], arrays["sequence_ends"], arrays["unit_ends"])
         if any(array.ndim != 1 or array.dtype != np.int32 for array in vars(found).values()):
-            raise ValueError("not int32 arrays of one dimension")
+            raise ValueError("the stored arrangement does not consist of one-dimensional int32 arrays")
         if not np.array_equal(np.sort(found.order), np.arange(rows)):
-            raise ValueError(f"not an order of {rows} rows")
+            raise ValueError(f"the stored order is not a permutation of {rows} rows")
         for ends, last in ((found.sequence_ends, rows), (found.unit_ends, len(found.sequence_ends))):
             if not len(ends) or ends[-1] != last or np.diff(ends, prepend=0).min() < 1:
-                raise ValueError("ends that do not ascend to the number of entries")
+                raise ValueError("the stored ends do not ascend to the number of entries")
         return found
 
 
 def arrange(
     spec: PlanSpec, sizes: np.ndarray, epoch: int, window: int, sources: np.ndarray | None = None
 ) -> Arrangement:
-    """Arrange a window of rows. sizes: tokens of the rows in their shuffled order; int [rows], at least one row.
+    """Arrange the rows of a window into sequences and units.
 
-    sources: tokens that an encoder reads, if there is one; used for length buckets only.
+    sizes: tokens of the rows in their shuffled order; int [rows], at least one row. sources: tokens that an encoder
+    reads, for encoder-decoders; used only for length buckets.
     """
     sizes, rows = np.asarray(sizes, np.int64), len(sizes)
     order, ends = np.arange(rows), np.arange(1, rows + 1)
@@ -117,7 +122,10 @@ def _shuffled(
 
 
 class ArrangedWindows:
-    """The arrangements of all windows. Several threads may use it, and several processes may share the folder."""
+    """The arrangements of all windows, computed when needed.
+
+    Several threads may use it, and processes may share the folder.
+    """
 
     def __init__(
         self, spec: PlanSpec, rows: RowOrder, sizes: Sizes, sources: Sizes | None, folder: StoragePath | None
@@ -135,10 +143,10 @@ class ArrangedWindows:
         self.pairs = lru_cache(maxsize=4)(self._pairs)
 
     def bounds(self, epoch: int, window: int) -> tuple[int, int]:
-        """Return the range of row positions of a window in its epoch, [first, after the last).
+        """Return the range of row positions of a window in its epoch, as (first, after the last).
 
-        Length buckets with a number of rows do not end where a window ends: the rows of its last, partial batch move to the
-        next window.
+        With length buckets and a fixed number of rows per batch, a window does not end where its shards end: the rows
+        of its last, partial batch move to the next window.
         """
         starts, size = self._rows.starts(epoch), self._spec.global_batch_size
         first, last = int(starts[window]), int(starts[window + 1])
@@ -148,10 +156,10 @@ class ArrangedWindows:
         return first, last
 
     def unit_starts(self, epoch: int, unit: int | None) -> list[int]:
-        """Return the first unit of each window of an epoch, as far as needed to find the window of `unit`.
+        """Return the number of the first unit of each window of an epoch, far enough to find the window of `unit`.
 
-        The last entry is the first unit of a window that is not counted yet, so that no call waits for the sizes of later
-        rows; if all are counted, as with unit None, it is the number of units.
+        The last entry is the first unit of the window after that, so that no call waits for the lengths of later rows.
+        If unit is None, all windows are counted, and the last entry is the number of units.
         """
         if epoch in self._counted:
             return self._counted[epoch]
@@ -178,7 +186,7 @@ class ArrangedWindows:
             return starts[:]
 
     def rows_before(self, epoch: int, unit: int) -> int:
-        """Return the number of rows of an epoch before a unit."""
+        """Return the number of rows of an epoch before the unit `unit`."""
         starts = self.unit_starts(epoch, unit)
         window = bisect_right(starts, unit) - 1
         if unit == starts[window]:
@@ -230,9 +238,9 @@ class ArrangedWindows:
         def check(arrays: dict[str, np.ndarray]) -> list[int]:
             starts = arrays["starts"]
             if starts.dtype != np.int64 or starts.shape != (windows + 1,) or starts[0] != 0:
-                raise ValueError("not the units of this epoch")
+                raise ValueError("the stored unit counts belong to another epoch")
             if (np.diff(starts) < 0).any():
-                raise ValueError("units that do not ascend")
+                raise ValueError("the stored unit counts do not ascend")
             return starts.tolist()
 
         files = self._files() if self._unequal else None
@@ -260,14 +268,17 @@ _DAMAGED = (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.er
 
 
 class PlanFiles:
-    """A folder of named files. Several processes may write the same name: each file appears complete."""
+    """The stored arrangements: a folder of named files.
+
+    Processes may write the same name, and readers see complete files.
+    """
 
     def __init__(self, folder: StoragePath) -> None:
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
 
     def load(self, name: str, check: Callable[[dict[str, np.ndarray]], Found]) -> Found | None:
-        """Return the result of `check` for the file's arrays.
+        """Load a stored file and return the result of `check` for its arrays.
 
         Returns None if the file is absent or damaged, or if `check` raises ValueError or KeyError.
         """

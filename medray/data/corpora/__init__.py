@@ -1,6 +1,6 @@
 """Published corpora by name: their files in a folder or at a URL become plain rows, which `schemas` turns into records.
 
-Every corpus of the reference systems is here, with the parsers of its teachers' completions and the builder of its
+All corpora of the reference systems are here, with the parsers of their teachers' completions and the builder of their
 instruct sets. A row that cannot be read keeps its position and carries the reason.
 """
 
@@ -41,7 +41,10 @@ __all__ = [
 
 
 def splits(name: str, root: str | None = None) -> tuple[str, ...]:
-    """Return the published splits (of train, validation and test); with `root`, only those whose files are in it."""
+    """Return the published splits of a corpus (of train, validation and test).
+
+    With `root`, only splits whose files are in that folder are returned.
+    """
     published = tuple(CORPORA[name].counts)
     if root is None:
         return published
@@ -49,19 +52,19 @@ def splits(name: str, root: str | None = None) -> tuple[str, ...]:
 
 
 def counts(name: str) -> dict[str, int]:
-    """Return the published number of rows of each split, if known."""
+    """Return the published number of rows of each split of a corpus, if it is known."""
     return {split: count for split, count in CORPORA[name].counts.items() if count is not None}
 
 
 def presets(name: str) -> Presets:
-    """Return the defaults of a run for the corpus, which its config may override."""
+    """Return the default settings of a run that uses this corpus. Its config may override them."""
     return CORPORA[name].presets
 
 
 def find(name: str, root: str, split: str) -> list[str]:
-    """Return the files that `rows` may read, including a teacher's, as absolute paths or URLs.
+    """Return the files that `rows` may read, including those of a teacher, as absolute paths or URLs.
 
-    Raises InputError with all names that were tried if the split's own files are absent.
+    Raises InputError with all names that were tried if the files of the split are absent.
     """
     match CORPORA[name].kind:
         case "steps":
@@ -79,9 +82,10 @@ def find(name: str, root: str, split: str) -> list[str]:
 def rows(
     name: str, root: str, split: str, options: CorpusOptions, dropped: Counter[str] | None = None
 ) -> Iterator[CorpusRow]:
-    """Yield the rows of a split in their published order. dropped: counts rows left out on purpose, by reason.
+    """Yield the rows of a split in their published order.
 
-    Raises InputError if files are absent, or if a teacher's completions do not match the rows.
+    dropped: counter of rows left out on purpose, by reason. Raises InputError if files are absent, or if a teacher's
+    completions do not match the rows.
     """
     match CORPORA[name].kind:
         case "steps":

@@ -1,4 +1,4 @@
-"""Dialogues and their clinical notes: the files of MeDistill, and the published files that they were made from."""
+"""Corpora of dialogues with clinical notes: the files of MeDistill, and the published files that they were made from."""
 
 from __future__ import annotations
 
@@ -26,12 +26,15 @@ _SETS = {"train": "TrainingSet", "validation": "ValidationSet", "test": "TestSet
 
 
 def find(name: str, root: str, split: str) -> list[str]:
-    """Return the files of the split. Raises InputError if they are absent."""
+    """Return the files of a split. Raises InputError if they are absent."""
     return [file.path for file in _sources(name, root, split)[0]]
 
 
 def rows(name: str, root: str, split: str, options: CorpusOptions) -> Iterator[CorpusRow]:
-    """Yield rows with id, input, label and the published rationale (text, list or {key: text}); two-step rows unchanged."""
+    """Yield rows with id, input, label and the published rationale (text, list or {key: text}).
+
+    Two-step rows are unchanged.
+    """
     found, reverse = _sources(name, root, split)
     for number, each in enumerate(rows_of(found)):
         if isinstance(each.row, BadRowError):

@@ -1,4 +1,4 @@
-"""The search for all corpora in a folder of corpora, with the reason why other folders are skipped."""
+"""The search for all published corpora in a folder, with the reason why other folders are skipped."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Discovered:
 
 
 def discover(source: str) -> Discovered:
-    """Return the corpora whose train split is in a folder of `source` that is named after them.
+    """Find the corpora in `source`: its folders that are named after a corpus and contain the train split.
 
     Each corpus is searched in its own folder only, because a "train.json" next to several folders could belong to any.
     """
@@ -41,7 +41,7 @@ def discover(source: str) -> Discovered:
 
 
 def names_of(folder: str) -> list[str]:
-    """Return the corpora whose files are in a folder of this name."""
+    """Return the corpora that may be in a folder with this name."""
     return [name for name, published in CORPORA.items() if folder in published.folders]
 
 
@@ -50,7 +50,9 @@ def _why(folder: str, source: str, places: dict[str, str]) -> str:
     if not names:
         known = {each.lower(): each for published in CORPORA.values() for each in published.folders}
         near = difflib.get_close_matches(folder.lower(), known, n=1, cutoff=0.8)
-        return "no corpus has a folder of this name" + (f"; did you mean {known[near[0]]}?" if near else "")
+        return "medray knows no corpus with a folder of this name" + (
+            f"; did you mean {known[near[0]]}?" if near else ""
+        )
     elsewhere = Counter(places[name] for name in names if name in places)
     if elsewhere:
         read = [name for name in names if name in places]
@@ -58,7 +60,7 @@ def _why(folder: str, source: str, places: dict[str, str]) -> str:
         return f"{', '.join(read)} {'is' if len(read) == 1 else 'are'} read from {other}"
     there = {split for name in names for split in corpora.splits(name, f"{source}/{folder}")}
     only = f", only of {', '.join(sorted(there))}" if there else ""
-    return f"it has no file of the train split of {', '.join(names)}{only}"
+    return f"the folder has no file of the train split of {', '.join(names)}{only}"
 
 
 def _folders(source: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Documents with entities and relations: the corpora of RAG-ICL in BigBio's KB form, and their processed files.
+"""Corpora of documents with entities and relations: those of RAG-ICL, in BigBio's KB form or as processed files.
 
 Published files are read as BigBio's JSON, JSONL or Parquet, or as PubTator, BioC or CoNLL.
 """
@@ -23,22 +23,22 @@ _CONLL = ("tsv", "conll", "iob", "bio")
 
 
 def task_of(name: str) -> Task:
-    """Return the task of a corpus, ner or re."""
+    """Return the task of an extraction corpus: ner (entities) or re (relations)."""
     return "re" if CORPORA[name].presets.extraction.answer == "relations" else "ner"
 
 
 def find(name: str, root: str, split: str) -> list[str]:
-    """Return the files of the split. Raises InputError if they are absent."""
+    """Return the files of a split. Raises InputError if they are absent."""
     return [file.path for file in _sources(name, root, split)]
 
 
 def rows(
     name: str, root: str, split: str, options: CorpusOptions, dropped: Counter[str] | None = None
 ) -> Iterator[CorpusRow]:
-    """Yield rows in BigBio's form with the document's id. dropped: counts rows left out, by reason.
+    """Yield the documents of a split as rows in BigBio's form, with the document's id.
 
-    Entities of types that the corpus does not use are left out. For a corpus of relations, so are documents without
-    entities.
+    dropped: counter of rows left out, by reason. Entities of types that the corpus does not use are left out. For a
+    corpus of relations, documents without entities are left out too.
     """
     types, task = CORPORA[name].presets.extraction.types, task_of(name)
     seen: set[str] = set()
@@ -64,11 +64,11 @@ def rows(
 def processed(
     rows: Iterable[Mapping[str, Any]], task: Task, types: tuple[str, ...] = ()
 ) -> dict[str, list[Any]]:
-    """Return {document_id: [text, answers]}, the form of the published scripts.
+    """Convert documents to {document_id: [text, answers]}, the form that the published scripts write.
 
     rows: as from `rows`. ner: text is the first string of the first and of the last passage; answers are the distinct
-    texts of entities, of which the spelling with an upper-case first letter is preferred. re: text is all strings of all
-    passages; answers are the distinct [first, second] texts of relations; documents without entities are left out.
+    texts of entities, of which the spelling with an upper-case first letter is preferred. re: text is all strings of
+    all passages; answers are the distinct [first, second] texts of relations; documents without entities are left out.
     types: the entity types to use; empty for all.
     """
     made = {}
@@ -89,7 +89,10 @@ def processed(
 
 
 def rich(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return {id, text, entities, relations} with everything that the processed form loses. Offsets refer to `text`."""
+    """Convert a document to {id, text, entities, relations}, with everything that the processed form loses.
+
+    Offsets refer to `text`.
+    """
     text = ""
     for passage in row["passages"]:
         strings, offsets = _strings(passage["text"]), passage.get("offsets") or ()
@@ -157,7 +160,7 @@ def _checked(row: Mapping[str, Any]) -> Mapping[str, Any]:
         if not isinstance(items, list) or not all(
             isinstance(item, Mapping) and all(key in item for key in keys) for item in items
         ):
-            raise BadRowError(f"column {column!r} is not as in BigBio's KB form")
+            raise BadRowError(f"column {column!r} does not have the structure of BigBio's KB form")
     if not any(_strings(passage["text"]) for passage in row["passages"]):
         raise BadRowError("no passage has a text")
     return row

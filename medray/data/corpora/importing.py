@@ -1,4 +1,4 @@
-"""Import of a published corpus into plain files: the rows of each split, rejects, and an account of their origin.
+"""Import of a published corpus into plain files: the rows of each split, the rejected rows, and a record of their origin.
 
 All files are written to a temporary folder and moved to the target together at the end, import.json last.
 """
@@ -28,7 +28,10 @@ ACCOUNT, REJECTS = "import.json", "rejects.jsonl"
 
 @dataclass(frozen=True)
 class Subset:
-    """A subset of an instruct set. mode: slices (the published short set) or sample (`rows` rows, drawn with `seed`)."""
+    """The rows to choose from an instruct set.
+
+    mode: slices (the published short set) or sample (`rows` rows drawn with `seed`).
+    """
 
     mode: str
     rows: int = instruct.SHORT_ROWS
@@ -37,11 +40,11 @@ class Subset:
 
 @dataclass
 class SplitAccount:
-    """The numbers of rows written, rejected, and left out on purpose (by reason), which add up to the rows read.
+    """The numbers of rows of a split that were written, rejected and left out on purpose; they add up to the rows read.
 
-    published: the published number of rows. without_rationale: written rows with a blank or absent rationale; None if the
-    corpus has no rationales. teacher: a TeacherReport of the written rows, with its accuracy; None if the corpus itself
-    provides labels and rationales, which are right by definition.
+    dropped: rows left out, by reason. published: the published number of rows. without_rationale: written rows with a
+    blank or absent rationale; None if the corpus has no rationales. teacher: a TeacherReport of the written rows, with
+    the teacher's accuracy; None if the corpus itself provides labels and rationales, which are right by definition.
     """
 
     rows: int = 0
@@ -61,11 +64,11 @@ def import_corpus(
     *,
     force: bool = False,
 ) -> dict[str, Any]:
-    """Write {split}.jsonl, rejects.jsonl and import.json into `target`. Return the content of import.json.
+    """Import a published corpus: write {split}.jsonl, rejects.jsonl and import.json into `target`.
 
-    Extraction corpora also get collate/{ner,re}/NAME/NAME_{split}_processed.json and a complete form as _rich.jsonl;
-    multiclinsum also gets one test file per language. Raises InputError if files exist and `force` is not given, or if a
-    split has no rows.
+    Returns the content of import.json. Extraction corpora also get collate/{ner,re}/NAME/NAME_{split}_processed.json
+    and a complete form as _rich.jsonl; multiclinsum also gets one test file per language. Raises InputError if files
+    exist and `force` is not given, or if a split has no rows.
     """
     accounts: dict[str, SplitAccount] = {}
     warnings: list[str] = []
@@ -94,10 +97,10 @@ def _teacher(name: str, options: CorpusOptions) -> str | None:
 def import_versions(
     versions: Sequence[str], source: str, target: Path, subset: Subset | None, *, force: bool = False
 ) -> dict[str, Any]:
-    """Write PUBLISHED_NAME/train.jsonl for each published instruct set, and rejects.jsonl and import.json.
+    """Import published instruct sets: write PUBLISHED_NAME/train.jsonl for each, and rejects.jsonl and import.json.
 
-    subset: the rows to choose from every set; None: all rows of a set, or the published slices of a short set.
-    In the account, `splits` counts the written rows of each set, `sources` the usable rows of the source corpora.
+    subset: the rows to choose from every set; None: all rows of a set, or the published slices of a short set. In
+    import.json, `splits` counts the written rows of each set, `sources` the usable rows of the source corpora.
     """
     wanted = {version: instruct.published_name(version) for version in versions}
     names = [name for name in ("wikidoc", "medquad") if any(name in instruct.sources_of(v) for v in versions)]
@@ -125,7 +128,7 @@ def import_versions(
 def import_subset(
     name: str, source: str, target: Path, subset: Subset, *, force: bool = False
 ) -> dict[str, Any]:
-    """Import only the chosen rows of an instruct corpus. Otherwise this is like `import_corpus`."""
+    """Import only chosen rows of an instruct corpus. Otherwise this is like `import_corpus`."""
     account = SplitAccount(published=corpora.counts(name)["train"])
     with _staged(target, force) as stage:
         with _writer(stage / REJECTS) as rejects:
@@ -160,10 +163,10 @@ def _write_split(
         stream.writelines(map(_line, _good_rows(name, source, split, options, rejects, account)))
     if not account.rows:
         raise InputError(
-            f"the {split} split of {name} has no usable row: {account.rejected} are bad, "
-            f"{sum(account.dropped.values())} left out",
+            f"the {split} split of {name} has no usable row (bad rows: {account.rejected}, "
+            f"left out: {sum(account.dropped.values())})",
             file=files.shown(source),
-            fix="use the folder or file as it was published",
+            fix="use the folder or file of this corpus as it was published",
         )
     rows = stage / f"{split}.jsonl"
     if CORPORA[name].kind == "extraction":
@@ -239,14 +242,20 @@ def _finish(
 def _staged(target: Path, force: bool) -> Iterator[Path]:
     """Yield a temporary folder whose files move to `target` once all of them are written."""
     if not force and (target / ACCOUNT).exists():
-        raise InputError("it already contains an import", file=target, fix="use another folder, or --force")
+        raise InputError(
+            "this folder already contains an import",
+            file=target,
+            fix="use another folder, or add --force to overwrite it",
+        )
     fresh = not target.exists()
     try:
         target.mkdir(parents=True, exist_ok=True)
         stage = Path(tempfile.mkdtemp(dir=target, prefix=".import-"))
     except OSError as error:
         raise InputError(
-            f"cannot be written ({error.strerror})", file=target, fix="use a folder that you may write to"
+            f"this folder cannot be written ({error.strerror})",
+            file=target,
+            fix="use a folder that you may write to",
         ) from None
     try:
         yield stage
@@ -262,9 +271,9 @@ def _move(stage: Path, target: Path, force: bool) -> None:
     there = [str(file) for file in sorted(made) if (target / file).exists()]
     if there and not force:
         raise InputError(
-            f"{len(there)} of the files exist already, such as {there[0]}",
+            f"{len(there)} of the files to write exist already, such as {there[0]}",
             file=target,
-            fix="use another folder, or --force",
+            fix="use another folder, or add --force to overwrite them",
         )
     (target / ACCOUNT).unlink(
         missing_ok=True

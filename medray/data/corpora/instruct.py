@@ -1,4 +1,4 @@
-"""The instruct builder: wikidoc and MedQuAD as rows of instruction, input and output, and the published sets of them.
+"""The builder of the published instruct sets: wikidoc and MedQuAD as rows of instruction, input and output.
 
 A set is wikidoc, medquad, the concatenation of both (combined), or 2,000 rows of both (combined_short). A set with the
 prompt column of a model family is a version, such as gemma/combined_short.
@@ -48,9 +48,10 @@ def find(name: str, root: str, split: str) -> list[str]:
 def rows(
     name: str, root: str, split: str, options: CorpusOptions, dropped: Counter[str] | None = None
 ) -> Iterator[CorpusRow]:
-    """Yield rows with id, instruction, input, output, source. dropped: counts rows left out, by reason.
+    """Yield rows with id, instruction, input, output, source.
 
-    Rows without a question or an answer, and repeated pairs of question and answer, are left out; the first pair stays.
+    dropped: counter of rows left out, by reason. Rows without a question or an answer are left out, and so are
+    repeated pairs of question and answer, except for the first.
     """
     dropped = Counter() if dropped is None else dropped
     seen: set[tuple[str, str]] = set()
@@ -78,14 +79,14 @@ def rows(
 
 
 def published_name(version: str) -> str:
-    """Return the name under which a version was published. Raises InputError for an unknown version.
+    """Return the name under which a version was published. llama is the first name of llama2.
 
-    llama is the first name of llama2.
+    Raises InputError for an unknown version.
     """
     family, _, name = version.partition("/")
     if family not in (*_FAMILIES, "llama") or name not in _SETS:
         raise InputError(
-            "is not a version of the instruct sets",
+            "this is not a version of the instruct sets",
             key="--version",
             value=version,
             fix=f"use one of {', '.join(VERSIONS)}",
@@ -94,16 +95,16 @@ def published_name(version: str) -> str:
 
 
 def sources_of(version: str) -> tuple[str, ...]:
-    """Return the corpora of a version, in order."""
+    """Return the corpora that a version is built from, in order."""
     name = version.partition("/")[2]
     return ("wikidoc", "medquad") if name.startswith("combined") else (name,)
 
 
 def short(table: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the published short set: rows [:1000] and [-5000:-4000] of the combined table."""
+    """Return the rows of the published short set: rows [:1000] and [-5000:-4000] of the combined table."""
     if len(table) < 6000:
         raise InputError(
-            f"the short set needs 6,000 rows, so that its slices do not overlap; there are {len(table):,}",
+            f"the two slices of the short set need a table of 6,000 rows, but it has {len(table):,}",
             key="--subset",
             value="short",
             fix="use --subset sample --rows N",
@@ -112,10 +113,10 @@ def short(table: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def sample(table: Sequence[dict[str, Any]], count: int, seed: int) -> list[dict[str, Any]]:
-    """Return `count` rows in the table's order, drawn with `seed`. Each source keeps its share, to within one row."""
+    """Draw `count` rows with `seed`, in the table's order. Each source keeps its share, to within one row."""
     if not 0 < count <= len(table):
         raise InputError(
-            f"there are only {len(table):,} rows to draw from",
+            f"the sample needs more rows than there are: {len(table):,} rows",
             key="--rows",
             value=count,
             fix=f"use --rows {len(table)} or fewer",
@@ -138,7 +139,7 @@ def sample(table: Sequence[dict[str, Any]], count: int, seed: int) -> list[dict[
 
 
 def with_prompt(table: Sequence[Mapping[str, Any]], family: str) -> list[dict[str, str]]:
-    """Return rows with the published columns: output, input, instruction, prompt."""
+    """Return the rows of a version with the published columns: output, input, instruction, prompt."""
     return [
         {
             **{column: row[column] for column in ("output", "input", "instruction")},

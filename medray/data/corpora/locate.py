@@ -1,4 +1,4 @@
-"""The search for the files of a published corpus in a folder or at a URL, and the rows in them."""
+"""The search for the files of a published corpus, in a folder or at a URL, and the reading of their rows."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ WORDS = {
 class Names:
     """Possible names of a file: a stem, which may contain * and folders, with one of several endings.
 
-    format: the format of all of them; None: by the ending.
+    format: the format of files with these names; None: it follows from the ending.
     """
 
     stem: str
@@ -37,9 +37,10 @@ class Names:
 
 @dataclass(frozen=True)
 class File:
-    """A file of a corpus.
+    """A file of a corpus that was found.
 
-    path: absolute path or URL. name: its name in messages and rejects. folder: the folder of the corpus that holds it.
+    path: absolute path or URL. name: its name in messages and in rejects.jsonl. folder: the folder of the corpus that
+    contains it.
     """
 
     path: str
@@ -49,7 +50,11 @@ class File:
 
 
 def split_names(*corpora: str, split: str) -> list[Names]:
-    """Return the names CORPUS_train, CORPUS-train, train and those of shards on a hub, for all spellings of the split."""
+    """Return the possible names of a split's files: CORPUS_train, CORPUS-train, train, and names of several files on a
+    hub.
+
+    Each spelling of the split is included.
+    """
     stems = [f"{corpus}{sign}{word}" for corpus in corpora for sign in "_-" for word in WORDS[split]]
     stems += WORDS[split]
     shards = [Names(f"{folder}{word}-*", ("parquet",)) for folder in ("", "data/") for word in WORDS[split]]
@@ -57,7 +62,7 @@ def split_names(*corpora: str, split: str) -> list[Names]:
 
 
 def folders(root: str, *names: str) -> list[str]:
-    """Return the folders to search: folders of the corpus in `root`, then `root`."""
+    """Return the folders in which files are searched: folders named after the corpus in `root`, then `root` itself."""
     whole = root.rstrip("/") or "/"
     if "://" not in whole:
         whole = os.path.abspath(os.path.expanduser(whole))
@@ -65,14 +70,17 @@ def folders(root: str, *names: str) -> list[str]:
 
 
 def beside(folder: str) -> str:
-    """Return the parent folder or URL of `folder`, or `folder` if it has none."""
+    """Return the parent folder or URL of `folder`, or `folder` itself if it has none."""
     scheme, mark, path = folder.rpartition("://")
     above = path.rpartition("/")[0]
     return f"{scheme}{mark}{above}" if above else folder
 
 
 def look(places: Sequence[str], wanted: Sequence[Names]) -> list[File]:
-    """Return the files of the first name that exists, sorted by the numbers in their names; [] if none exists."""
+    """Search the folders for the wanted names.
+
+    Return the files of the first name that exists, in numerical order, or [].
+    """
     for folder in places:
         for names in wanted:
             for ending in names.endings:
@@ -86,11 +94,11 @@ def look(places: Sequence[str], wanted: Sequence[Names]) -> list[File]:
 
 
 class AbsentError(InputError):
-    """An error: a split has no files."""
+    """The error if no file of a split was found."""
 
 
 def absent(corpus: str, split: str, places: Sequence[str], wanted: Sequence[Names]) -> AbsentError:
-    """Return the error with all names that were tried."""
+    """Return the error for a split without files, with all names that were tried."""
     return AbsentError(
         f"no file of the {split} split of {corpus} was found; looked for {listed(wanted)}",
         file=", ".join(map(shown, places)),
@@ -100,7 +108,7 @@ def absent(corpus: str, split: str, places: Sequence[str], wanted: Sequence[Name
 
 
 def listed(wanted: Sequence[Names]) -> str:
-    """Return all names for a message, with stems of the same endings together."""
+    """Return all names as text for a message; names with the same endings are joined."""
     stems: dict[tuple[str, ...], list[str]] = {}
     for names in wanted:
         stems.setdefault(names.endings, []).append(names.stem)
@@ -111,7 +119,7 @@ def listed(wanted: Sequence[Names]) -> str:
 
 
 def rows_of(found: Sequence[File], dropped: Counter[str] | None = None) -> Iterator[CorpusRow]:
-    """Yield all rows of the files. dropped: counts rows that a format leaves out on purpose."""
+    """Yield all rows of the files. dropped: counter of rows that a format leaves out on purpose."""
     for file in found:
         reading = read(file.path, file.format)
         for each in reading:
@@ -121,7 +129,7 @@ def rows_of(found: Sequence[File], dropped: Counter[str] | None = None) -> Itera
 
 
 def natural(path: str) -> list[tuple[int, str]]:
-    """Return a sort key that puts x_2 before x_10."""
+    """Return a key for sorting by the numbers in names: x_2 comes before x_10."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", path)]
 
 

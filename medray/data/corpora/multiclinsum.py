@@ -25,7 +25,7 @@ _NAME = "multiclinsum"
 
 
 def find(name: str, root: str, split: str) -> list[str]:
-    """Return all files, because every split is drawn from all of them."""
+    """Return all files of the corpus, because every split is drawn from all of them."""
     return [
         path
         for pairs in _sources(root).values()
@@ -36,7 +36,10 @@ def find(name: str, root: str, split: str) -> list[str]:
 
 
 def rows(name: str, root: str, split: str, options: CorpusOptions) -> Iterator[CorpusRow]:
-    """Yield rows with id, input, label, lang, group (the report) and, except for test, rationale, one language at a time."""
+    """Yield rows with id, input, label, lang, group (the report) and, except in the test split, rationale.
+
+    Rows of one language come before those of the next.
+    """
     reports = {lang: list(_reports(lang, pairs)) for lang, pairs in _sources(root).items()}
     chosen = _split({lang: [document for document, _ in found] for lang, found in reports.items()})
     for lang, found in reports.items():
@@ -54,7 +57,7 @@ def rows(name: str, root: str, split: str, options: CorpusOptions) -> Iterator[C
 
 
 def split_rows(count: int) -> dict[str, list[int]]:
-    """Return the row numbers of each split of `count` shuffled rows; 592 rows give 473, 5 and 114."""
+    """Return the row numbers of each split, for `count` shuffled rows. 592 rows give 473, 5 and 114."""
     order = list(range(count))
     random.Random(_SEED).shuffle(order)
     train = int(count * _TRAIN)
@@ -67,9 +70,9 @@ def _split(documents: Mapping[str, list[str]]) -> dict[str, dict[str, list[int]]
     for lang, found in documents.items():
         if len(set(found)) < len(found):
             raise InputError(
-                f"{len(found) - len(set(found))} reports of {lang} have the id of another report",
+                f"{len(found) - len(set(found))} reports of the language {lang} have the id of another report",
                 key="data.root",
-                fix="keep each report of a language once",
+                fix="remove repeated reports, so that each id occurs once per language",
             )
     distinct = {tuple(found) for found in documents.values()}
     if len(distinct) == 1:
@@ -150,7 +153,7 @@ def _text_row(path: str, summary: str) -> dict[str, Any] | BadRowError:
     except UnicodeDecodeError:
         return BadRowError("not UTF-8")
     except (InputError, OSError):
-        return BadRowError("its summary is missing")
+        return BadRowError("the summary of this report is missing")
 
 
 def _whole(path: str) -> str:

@@ -1,4 +1,4 @@
-"""The published corpora: their splits, sizes, licences, and the defaults of runs that use them."""
+"""A table of the published corpora: their splits, sizes, licences, and the default settings of runs that use them."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ UNVERIFIED = "licence not verified: ask its publisher before use"
 class CorpusOptions:
     """Options for reading a published corpus.
 
-    label_source: llm replaces the labels of train by the teacher's. teacher: palm, gpt, generic; None: the corpus's own
-    teacher if its files exist. pair_join: newline, eos; None: as published. eos_token: the text of the end token.
-    legacy_and: teacher_report reads `(a) and (b)` as the published evaluation did. subset: "small" is the first tenth of
-    esnli.
+    label_source: with llm, the teacher's labels replace those of the training split. teacher: palm, gpt, generic;
+    None: the corpus's own teacher if its files exist. pair_join: newline, eos; None: as published. eos_token: the text
+    of the end token. legacy_and: teacher_report reads `(a) and (b)` as the published evaluation did. subset: "small"
+    is the first tenth of esnli.
     """
 
     label_source: str = "gt"
@@ -38,7 +38,10 @@ class CorpusOptions:
 
 
 class CorpusRow(NamedTuple):
-    """A row for `schemas`, or the reason why there is none. line: its line from 1, or its number if there are no lines."""
+    """A row of a published corpus, or the reason why it cannot be read.
+
+    line: its line from 1, or its number if the file has no lines.
+    """
 
     file: str
     line: int
@@ -53,11 +56,11 @@ DIALOGUE = PromptsConfig(
 
 @dataclass(frozen=True)
 class Presets:
-    """The defaults of a run for a corpus, which its config may override.
+    """The default settings of a run that uses this corpus. Its config may override them.
 
-    prompts_by_lang: prompts of rows in other languages. pair_join: the separator in the published inputs.
-    hold_out: share of the training rows used for validation, drawn with seed 0, if there is no validation split.
-    teacher: the teacher whose completions the corpus includes.
+    prompts_by_lang: prompts of rows in other languages. pair_join: the separator in the published inputs. hold_out:
+    share of the training rows used for validation, drawn with seed 0, if there is no validation split. teacher: the
+    teacher whose completions the corpus includes.
     """
 
     form: str
@@ -73,9 +76,10 @@ class Presets:
 
 @dataclass(frozen=True)
 class Published:
-    """A corpus. counts: published number of rows of each split; None: unknown. folders: possible names of its folder.
+    """The facts about one published corpus.
 
-    documents: for an extraction corpus, the corpus whose documents it reads.
+    counts: published number of rows of each split; None if unknown. folders: possible names of its folder. documents:
+    for an extraction corpus, the corpus whose documents it reads.
     """
 
     kind: Kind
@@ -227,7 +231,10 @@ NAMES = tuple(CORPORA)
 
 
 def text(row: Mapping[str, Any], *columns: str) -> str:
-    """Return the unchanged text of the first of these columns that the row has. Raises BadRowError if there is none."""
+    """Return the unchanged text of the first of these columns that the row has.
+
+    Raises BadRowError if it has none of them.
+    """
     column = next((column for column in columns if column in row), None)
     if column is None:
         raise BadRowError(f"no column {' or '.join(map(repr, columns))}")
@@ -242,7 +249,9 @@ def text(row: Mapping[str, Any], *columns: str) -> str:
 
 
 def subsample(count: int, share: float, seed: int) -> np.ndarray:
-    """Return the indices, int64 [kept], of a random `share` of `count` rows, in the order in which `datasets` yields them.
+    """Draw a random `share` of `count` rows.
+
+    Return their indices, int64 [kept], in the order that `datasets` yields.
 
     Raises InputError if no row would be left.
     """
@@ -254,7 +263,10 @@ def subsample(count: int, share: float, seed: int) -> np.ndarray:
 def holdout(
     count: int, share: float = HOLD_OUT_SHARE, seed: int = HOLD_OUT_SEED
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the row numbers of (training, validation), int64. Raises InputError if a part would be empty."""
+    """Split `count` rows at random. Return the row numbers of (training, validation), int64.
+
+    Raises InputError if a part would be empty.
+    """
     if share <= 0 or count == 0:
         return np.arange(count), np.arange(0)
     parts = _cut(count, share, seed, "data.split.validation")
@@ -262,7 +274,7 @@ def holdout(
 
 
 def svamp_permutation(count: int = 1000) -> np.ndarray:
-    """Return the order of SVAMP.json's rows, int64 [count]: the first 800 are the training split, the rest the test split."""
+    """Return the published order of SVAMP.json's rows, int64 [count]: the first 800 train, the rest are the test split."""
     return np.random.RandomState(0).permutation(count)
 
 
@@ -276,7 +288,7 @@ def _cut(count: int, test_share: float, seed: int, key: str) -> Any:
         raise InputError(
             f"a share of {test_share:g} of {count} rows leaves one of the two parts empty",
             key=key,
-            fix="use another share, or set a validation file",
+            fix="use another share, or set data.validation to a file",
         ) from None
 
 

@@ -1,4 +1,5 @@
-"""The corpora of Distilling Step-by-Step: source fields become input and gold label, joined with a teacher's rationale.
+"""The corpora of Distilling Step-by-Step: fields of the source become input and gold label, joined with a teacher's
+rationale.
 
 Both published forms are read: the sources' own fields, and files that already have `input` and `label`.
 """
@@ -34,7 +35,7 @@ _RAW_SVAMP, _RAW_ASDIV = Names("SVAMP", ("json",)), Names("ASDiv", ("xml",), "me
 
 
 def find(name: str, root: str, split: str) -> list[str]:
-    """Return the files of the split and of all its teachers. Raises InputError if the split's own files are absent."""
+    """Return the files of a split and of all its teachers. Raises InputError if the split's own files are absent."""
     found = []
     for part in _parts(name, split):
         sources = _sources(part, root, split, name)
@@ -46,13 +47,13 @@ def find(name: str, root: str, split: str) -> list[str]:
 
 
 def rows(name: str, root: str, split: str, options: CorpusOptions) -> Iterator[CorpusRow]:
-    """Yield rows with id, input, label and, if there are completions of a teacher, rationale."""
+    """Yield rows with id, input, label and, if a teacher's completions exist, rationale."""
     if options.pair_join and CORPORA[name].pair_join is None:
         raise InputError(
             f"{name} has no premise and hypothesis to join",
             key="data.pair_join",
             value=options.pair_join,
-            fix="set data.pair_join to null",
+            fix="set data.pair_join: null",
         )
     replaced = options.label_source == "llm" and split == "train"
     for part, number, row, taught in taught_rows(name, root, split, options):
@@ -96,7 +97,7 @@ def _taught(
             f"{name} was published without completions of this teacher",
             key="method.teacher",
             value=teacher,
-            fix="set method.teacher to null",
+            fix="set method.teacher: null",
         )
     found = teachers.find(name, folder, split, teacher)[:most]
     if found:
@@ -247,7 +248,7 @@ _BROKEN = re.compile(r"Negative(?!s\b|d\b|ly\b|ness(es)?\b)[a-z]")
 
 
 def corruption_warning(rows: Iterable[Mapping[str, Any]]) -> str | None:
-    """Return a warning with the numbers of damaged inputs and rationales, or None if there are none."""
+    """Count inputs and rationales with broken words. Return a warning with the numbers, or None if there are none."""
     total = inputs = rationales = 0
     for row in rows:
         total += 1
@@ -271,10 +272,11 @@ def _is_broken(value: object) -> bool:
 
 @dataclass(frozen=True)
 class TeacherReport:
-    """Counts of rows about a teacher. right: rows whose teacher label equals the gold label.
+    """Numbers about the quality of a teacher's labels and rationales in one split.
 
-    comparison: text (equal strings) or equation (equal values, computed with fractions). not_computable: labels that are
-    not arithmetic, including parse failures; 0 if texts are compared.
+    right: rows whose teacher label equals the gold label. comparison: text (equal strings) or equation (equal values,
+    computed with fractions). not_computable: labels that are not arithmetic, including parse failures; 0 if texts are
+    compared.
     """
 
     rows: int
@@ -291,7 +293,10 @@ class TeacherReport:
 
 
 def teacher_report(name: str, root: str, split: str, options: CorpusOptions) -> TeacherReport | None:
-    """Return the report for the whole split, before rows are held out, or None if there are no completions."""
+    """Compute the report on a teacher over the whole split, before rows are held out.
+
+    Return None if it has no completions.
+    """
     equation = name in ("svamp", "asdiv")
     rows = right = blank_labels = blank_rationales = words = no_value = 0
     for _, _, row, taught in taught_rows(name, root, split, options):

@@ -1,7 +1,7 @@
-"""Parsers of a teacher's raw completion to (rationale, label), as in the published code of Distilling Step-by-Step.
+"""Parsers that split a teacher's completion into rationale and label, as in the code of Distilling Step-by-Step.
 
-Completions continue with the next question and are cut there. A completion that fits no rule is a failure: it has a blank
-label and usually a blank rationale, and the row is kept.
+Completions continue with the next question and are cut there. A completion that fits no rule is a failure: it has a
+blank label and usually a blank rationale, and the row is kept.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 
 class Taught(NamedTuple):
-    """The rationale and label of a completion. A blank text, " " or "", means that it was not found."""
+    """The rationale and label in a completion. A blank text, " " or "", means that it was not found."""
 
     rationale: str
     label: str
@@ -22,7 +22,7 @@ _NEITHER = Taught(" ", " ")
 
 
 def parser(corpus: str, teacher: str) -> Callable[[str], Taught] | None:
-    """Return the parser for a corpus and teacher (palm, gpt), or None if there is none."""
+    """Return the parser for a corpus and a teacher (palm, gpt), or None if there is none."""
     return _PARSERS.get((corpus, teacher))
 
 

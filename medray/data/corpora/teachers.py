@@ -1,6 +1,6 @@
-"""The files of a teacher's completions, and the completion of each row.
+"""The files of a teacher's completions, and the completion of each row of a split.
 
-Completion i of a split belongs to row i, so none may be missing: the numbers of both must be equal.
+Completion i of a split belongs to row i, so none may be missing: there must be as many completions as rows.
 """
 
 from __future__ import annotations
@@ -19,39 +19,42 @@ from medray.data.readers import compressed
 from medray.errors import InputError
 
 ROWS_PER_FILE = {"cqa": 1000, "svamp": 500, "asdiv": 1000, "esnli": 5500, "anli1": 5000}
-_AGAIN = "let the teacher write it again, or remove it"
+_AGAIN = "create the file with the teacher again, or remove it"
 _ENDINGS = ("json", "json.gz")
 
 
 def names(corpus: str, split: str, teacher: str) -> list[Names]:
-    """Return the possible names of a teacher's files."""
+    """Return the possible file names of a teacher's completions."""
     if teacher == "gpt":
         return [Names(f"gpt-neox/{corpus}/{word}", _ENDINGS) for word in WORDS[split]]
     return [Names(f"llm/{word}_CoT_*", _ENDINGS) for word in WORDS[split]]
 
 
 def find(corpus: str, folder: str, split: str, teacher: str) -> list[File]:
-    """Return the files of a teacher (palm, gpt) in order; [] if there are none. folder: of the corpus's own files."""
+    """Return the files of a teacher (palm, gpt) in order; [] if there are none.
+
+    folder: the folder of the corpus's own files.
+    """
     return look(_places(folder, teacher), names(corpus, split, teacher))
 
 
 def absent(corpus: str, folder: str, split: str, teacher: str) -> InputError:
-    """Return the error with all file names that were tried."""
+    """Return the error for missing completions of a teacher, with all file names that were tried."""
     looked = listed(names(corpus, split, teacher))
     return InputError(
         f"no completions of {teacher} for the {split} split of {corpus} were found; looked for {looked}",
         file=", ".join(map(files.shown, _places(folder, teacher))),
         key="method.teacher",
         value=teacher,
-        fix="put the published files there, or train without them: method.mode: standard, "
-        "method.label_source: gt",
+        fix="put the published files there, or train without them (method.mode: standard and "
+        "method.label_source: gt)",
     )
 
 
 def attach(
     rows: Iterator[CorpusRow], found: Sequence[File], corpus: str, split: str, teacher: str
 ) -> Iterator[tuple[CorpusRow, str]]:
-    """Yield each row with its completion. Raises InputError if the number of files or completions does not fit the rows."""
+    """Yield each row with its completion. Raises InputError if the numbers of rows and completions differ."""
     rest = _completions(found)
     count = 0
     for count, row in enumerate(rows, 1):
@@ -106,12 +109,16 @@ def _texts(file: File) -> list[str]:
     try:
         texts: Any = json.loads(data.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
-        raise InputError(f"not UTF-8 at byte {error.start}", file=file.name, fix=_AGAIN) from None
+        raise InputError(f"the file is not UTF-8 at byte {error.start}", file=file.name, fix=_AGAIN) from None
     except json.JSONDecodeError as error:
-        raise InputError(f"not valid JSON at line {error.lineno}", file=file.name, fix=_AGAIN) from None
+        raise InputError(
+            f"the file is not valid JSON at line {error.lineno}", file=file.name, fix=_AGAIN
+        ) from None
     if not isinstance(texts, list):
         raise InputError(
-            f"a JSON {type(texts).__name__}, not a list of completions", file=file.name, fix=_AGAIN
+            f"the file contains a JSON {type(texts).__name__}, not a list of completions",
+            file=file.name,
+            fix=_AGAIN,
         )
     for number, completion in enumerate(texts, 1):
         if not isinstance(completion, str):

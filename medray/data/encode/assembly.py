@@ -1,4 +1,4 @@
-"""Assembly of rows of token ids from pieces, for all rows of a batch at once."""
+"""Assembly of rows of token ids from pieces of text, for all rows of a batch at once."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from medray.data.encode.text_ids import Kind, TextIds
 
 
 class TextTable:
-    """The distinct texts of a batch of records and their ids. A text that several tasks read is tokenized once."""
+    """A table of the distinct texts in a batch of records and their token ids, so that each text is tokenized only
+    once.
+    """
 
     def __init__(self, ids: TextIds) -> None:
         self._ids = ids
@@ -22,7 +24,7 @@ class TextTable:
         self.lengths: list[int] = []
 
     def add(self, kind: Kind, text: str) -> int:
-        """Return the number of a text. Its ids are known after `tokenize`."""
+        """Add a text and return its number. Its ids are known after the next `tokenize`."""
         number = self._numbers.get((kind, text))
         if number is None:
             number = self._numbers[kind, text] = len(self._numbers)
@@ -30,14 +32,14 @@ class TextTable:
         return number
 
     def number(self, kind: Kind, text: str) -> int:
-        """Return the number of a text, tokenized first if necessary, so that its length is known."""
+        """Return the number of a text, and tokenize it now if necessary, so that its length is known."""
         number = self.add(kind, text)
         if self._pending:
             self.tokenize()
         return number
 
     def length(self, number: int) -> int:
-        """Return how many ids a tokenized text has."""
+        """Return the number of token ids of the text with this number."""
         return self.lengths[number]
 
     def tokenize(self) -> None:
@@ -55,13 +57,13 @@ class TextTable:
         self._pending = {}
 
     def pool(self) -> np.ndarray:
-        """Return the ids of all texts, int32. Those of text n begin at index starts[n]."""
+        """Return the ids of all texts in one int32 array. The ids of text n begin at index starts[n]."""
         self._found = [np.concatenate(self._found)] if self._found else [np.empty(0, np.int32)]
         return self._found[0]
 
 
 class RowIds:
-    """A builder of rows of ids, one row after the other: call `add_*` for each piece of a row, then `close`."""
+    """A builder of rows of token ids, one row after another: call `add_*` for each piece of a row, then `close`."""
 
     def __init__(self, table: TextTable) -> None:
         self._table = table
@@ -91,7 +93,7 @@ class RowIds:
         self._pieces.append(len(self._starts))
 
     def finish(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return the ids of all rows, int32 [sum of lengths], and the end of each row in them, int64 [rows]."""
+        """Return the ids of all rows, int32 [sum of lengths], and where each row ends in them, int64 [rows]."""
         fixed = np.fromiter(chain.from_iterable(self._fixed), np.int32, self._fixed_size)
         pool = np.concatenate([fixed, self._table.pool()])
         starts, lengths = np.array(self._starts, np.int64), np.array(self._lengths, np.int64)

@@ -1,8 +1,9 @@
-"""Encoding of records: flat arrays of token ids and of loss spans for each task, the same for training and inference.
+"""Encoding of records: token ids and loss spans of each task as flat arrays, the same for training and inference.
 
 A causal model reads one sequence: the prompt, the answer, and the end of the answer's turn. All pieces are tokenized
-separately, so the ids before an answer are those that inference will see, and the loss mask is a (start, end) pair per
-span, never a search in padded text. An encoder-decoder reads the prompt as its source and writes the answer as its labels.
+separately, so the ids before an answer are exactly those that inference will see, and the loss mask is stored as
+(start, end) pairs, never searched for in padded text. An encoder-decoder reads the prompt as its source and writes the
+answer as its labels.
 
 The texts of a batch of records are tokenized in one call and assembled by NumPy. Python never loops over tokens.
 """
@@ -38,13 +39,13 @@ ENCODER_VERSION = 3
 
 @dataclass(frozen=True)
 class TaskColumns:
-    """One task of a batch of records, as flat arrays; a row without the task has no ids.
+    """The encoded rows of one task of a batch of records, as flat arrays. A row without the task has no ids.
 
-    input_ids: int32 [sum of lengths]; for a causal model the whole sequence, for seq2seq the source. input_ends: int64
-    [rows], cumulative. targets: int32; for seq2seq the target's tokens, for a causal model flat (start, end) pairs of
-    the spans of the row's input_ids that carry loss. A start is at least 1, and the last span is the answer that
-    generation would write. target_ends: int64 [rows], cumulative. cut: bool [rows], whether input or target was cut or
-    the row has no label to learn.
+    input_ids: int32 [sum of lengths]; the whole sequence for a causal model, the source for an encoder-decoder.
+    input_ends: int64 [rows], cumulative. targets: int32; for an encoder-decoder the target's tokens, for a causal
+    model flat (start, end) pairs of the tokens in the row's input_ids that carry loss. A start is at least 1, and the
+    last pair is the answer that generation would write. target_ends: int64 [rows], cumulative. cut: bool [rows],
+    whether input or target was cut, or the row has no label to learn.
     """
 
     input_ids: np.ndarray
@@ -69,7 +70,7 @@ class _Fit:
 
 
 class Encoder:
-    """An encoder of records with one tokenizer. Create it in the process that uses it.
+    """Turns records into token ids with one tokenizer. Create it in the process that uses it.
 
     Raises InputError if the tokenizer's template cannot be used.
     """
@@ -93,7 +94,7 @@ class Encoder:
         self._drops_earlier = drops_earlier_reasoning(template) if self._reasons else False
 
     def encode(self, records: Sequence[Record]) -> dict[str, TaskColumns]:
-        """Return the columns of every task, with rows in the order of `records`."""
+        """Encode records and return the columns of every task, with rows in the order of `records`."""
         table = TextTable(self._ids)
         found = {
             task: [self._thought(reading(record, task, self.spec)) for record in records]
@@ -135,8 +136,8 @@ class Encoder:
 
     def _no_reasoning(self, what: str) -> InputError:
         return InputError(
-            f"{what} (<think> or reasoning_content), which this template drops, or writes with control tokens or at "
-            "another position, which training cannot repeat",
+            f"{what} (<think> or reasoning_content), but this template leaves such reasoning out, or writes it with "
+            "control tokens or at another position, which training cannot reproduce",
             key="data.template",
             value=self.spec.template.partition("\n")[0][:80],
             fix="use data.template: chatml, or a Jinja file that renders reasoning_content with plain marks such as "

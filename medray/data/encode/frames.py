@@ -1,7 +1,8 @@
-"""Frames of conversations: the template's own tokens, the gaps for a record's texts, and which of them carry loss.
+"""Frames of conversations: the fixed tokens of a template, with gaps for the texts of a record.
 
-The template is rendered once for each shape of conversation, with a mark instead of each text of a record, and split at
-the marks. The parts between the marks are tokenized once; a record then only fills the gaps.
+The template is rendered once for each shape of conversation, with a marker instead of each text of a record, and split
+at the markers. The fixed parts between them are tokenized once; encoding a record only fills the gaps. A frame also
+says which parts carry loss.
 """
 
 from __future__ import annotations
@@ -24,7 +25,10 @@ _MARGIN = "\n \n"  # put around a mark to find out whether the template strips a
 
 @dataclass(frozen=True)
 class Fixed:
-    """Ids that are the same in every conversation of a shape. end: they end an assistant's turn and are trained with it."""
+    """The token ids of a template that are the same in every conversation of a shape.
+
+    end: whether they end a turn of the assistant; they are then trained with it.
+    """
 
     ids: tuple[int, ...]
     end: bool = False
@@ -32,11 +36,11 @@ class Fixed:
 
 @dataclass(frozen=True)
 class Gap:
-    """A gap in a frame, which a text of the record fills. number: index of the text, in the order of the turns.
+    """A gap in a frame, to be filled with a text of the record. number: index of the text, in the order of the turns.
 
     lead: white space of the template that is tokenized together with the text, as the tokenizer does in a whole text.
-    lead_tokens: number of ids that it adds. left, right: whether the template strips the text on that side. trained:
-    whether the text carries loss if it is an answer.
+    lead_tokens: number of ids that it adds. left, right: whether the template strips white space of the text on that
+    side. trained: whether the text carries loss if it is an answer.
     """
 
     number: int
@@ -49,7 +53,7 @@ class Gap:
     trained: bool = True
 
     def fill(self, text: str) -> str:
-        """Return the text as it is tokenized."""
+        """Return the text in the form in which it is tokenized: stripped and with its leading white space."""
         text = text.lstrip() if self.left else text
         return self.lead + (text.rstrip() if self.right else text)
 
@@ -63,26 +67,26 @@ def shape(turns: tuple[Turn, ...]) -> Shape:
 
 
 class Frames:
-    """The frames of one template and tokenizer. Each shape of conversation is split once."""
+    """The frames of one template and tokenizer. Each shape of conversation is rendered and split only once."""
 
     def __init__(self, template: Template, ids: TextIds, before: Sequence[int] = ()) -> None:
-        """Prepare the frames. before: ids that an encoder's input begins with."""
+        """Create an empty collection. before: ids with which the input of an encoder begins."""
         self._template, self._ids, self._before = template, ids, tuple(before)
         self._control = frozenset(ids.control.values())
         self._made: dict[tuple[Shape, bool], Frame | None] = {}
         self._strips = self._find_strips()
 
     def question(self, shape: Shape) -> Frame | None:
-        """Return the frame of an encoder-decoder's source; None if the template cannot show such a conversation."""
+        """Return the frame for the source of an encoder-decoder; None if the template cannot show such a conversation."""
         if (shape, False) not in self._made:
             self._made[shape, False] = self._make(shape, None)
         return self._made[shape, False]
 
     def conversation(self, shape: Shape, *, thinking: bool = False) -> Frame | None:
-        """Return the frame of a conversation whose last turn is the assistant's, with the end of that turn.
+        """Return the frame of a conversation that ends with a turn of the assistant, including the end of that turn.
 
-        None if the template cannot show such a conversation. thinking: the last text begins with reasoning, as the
-        template's thinking mode writes it.
+        Returns None if the template cannot show such a conversation. thinking: the last text begins with reasoning, as
+        the template's thinking mode writes it.
         """
         if (shape, thinking) not in self._made:
             try:
@@ -92,12 +96,15 @@ class Frames:
         return self._made[shape, thinking]
 
     def check(self, shape: Shape) -> None:
-        """Raise InputError if the template cannot show a conversation that every record needs."""
+        """Check that the template can show a conversation of this shape, which every record needs.
+
+        Raises InputError if not.
+        """
         try:
             ask = self._ask(shape)
             if self._make(shape, ask) is not None:
                 return
-            reason = "it does not show each text once"
+            reason = "the template does not show each text exactly once"
         except UnfitMessagesError as error:
             reason = str(error)
         raise self._template.broken(reason)
@@ -146,7 +153,9 @@ class Frames:
                 return None
             before = text[: text.rindex(_MARK.format(numbers[-1]))]
             if not before.startswith(ask):
-                raise UnfitMessagesError("what it puts before an answer is not how it begins a conversation")
+                raise UnfitMessagesError(
+                    "the template renders a conversation that does not begin with its own prompt"
+                )
             handover = before[len(ask) :]
             handover = "" if handover.strip() else handover
         end = self._end_of_turn(literals[-1]) if ask is not None else ""
@@ -252,9 +261,9 @@ class Frames:
 
 
 def answer_end(tokenizer: Any, template: str) -> int | None:
-    """Return the control or added token that a causal model is trained to end an answer with.
+    """Return the id of the control or added token that ends an answer of a causal model in training.
 
-    None if the end is plain text, or if the template cannot be used.
+    Returns None if the end is plain text, or if the template cannot be used.
     """
     ids = TextIds(tokenizer)
     shape: Shape = (("user", "", True), ("assistant", "", True))

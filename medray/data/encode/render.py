@@ -1,4 +1,4 @@
-"""Prompts and answers of each task of a record, as text: the same for training, evaluation and inference."""
+"""Prompts and answers of each task as text, the same for training, evaluation and inference."""
 
 from __future__ import annotations
 
@@ -18,21 +18,25 @@ KEY_WORDS = "Key information"  # heading of key words in an input that has no fi
 
 @dataclass(frozen=True)
 class EncodeSpec:
-    """All settings that decide the tokens of a record.
+    """All settings that decide how a record becomes tokens.
 
-    tasks: label, rationale, rationale/<key>, rejected. prompts: the instruction of each task. Without a prompt of its
-    own, rationale/<key> uses that of rationale, with the key instead of `{key}` or appended to it. prompts_by_lang:
-    prompts that replace the general ones for rows of a language. extraction_prompt: the prompt for the label of a
-    document with entities, which replaces all others; None: such a document is asked like any other row.
-    template: a name of `config.data.TEMPLATES`, a Jinja file, or the text that `templates.read_template` returns.
-    train_turns: the assistant's turns that carry loss. train_on: `all` means that the prompt carries loss too (causal).
-    limits: longest target per task in tokens, including its end token; rationale/<key> uses that of rationale unless
-    it has its own. max_input_tokens: longest input of a prompted record, or longest conversation before its last answer.
-    max_prompt_tokens: longest prompt with its template, which then loses its beginning; None: max_input_tokens holds.
+    tasks: names of the tasks: label, rationale, rationale/<key>, rejected. prompts: the instruction of each task. If
+    rationale/<key> has none, it uses that of rationale, with the key instead of `{key}` or appended to it.
+    prompts_by_lang: prompts that replace the general ones for rows of a language. extraction_prompt: the prompt for
+    the label of a document with entities, which replaces all others; None: such a document has the prompt of any other
+    row.
+    template: a name in `config.data.TEMPLATES`, a Jinja file, or the text that `templates.read_template` returns.
+    train_turns: which turns of the assistant carry loss. train_on: `all` means that the prompt carries loss too
+    (causal models only).
+    limits: longest target of each task in tokens, including its end token; rationale/<key> uses that of rationale
+    unless it has its own. max_input_tokens: longest input of a prompted record, or longest conversation before its
+    last answer. max_prompt_tokens: longest prompt with its template, which then loses its beginning; None: the limit is
+    max_input_tokens.
     skip_null: a key without a value has no target; otherwise its target is NO_TEXT. draw_seed: if a record has a list
     of rationales, the target is one of them, drawn by (seed, id of the record); None: all of them, one per line.
-    appends_keys: the label's input contains the rationale, as key words that were found first. required: answers
-    without which a row is counted as cut. whole: answers that are left out, not cut, if they are longer than their limit.
+    appends_keys: the label's input contains the rationale, as key words that were found first. required: tasks that a
+    row must have, or it is counted as cut. whole: tasks whose answers are left out instead of cut if they are too
+    long.
     """
 
     architecture: Literal["causal", "seq2seq"]
@@ -68,7 +72,7 @@ class EncodeSpec:
 
     @property
     def instructs(self) -> bool:
-        """Return whether the template writes an instruction separately from the input."""
+        """Return whether the template writes the instruction separately from the input."""
         return self.template == "alpaca" or self.template.startswith("legacy/")
 
 
@@ -76,8 +80,8 @@ class EncodeSpec:
 class Turn:
     """One turn of a conversation.
 
-    lead: text of the configuration; it may contain control tokens and is never cut. text: text of the record; None if
-    the turn has none.
+    lead: text from the configuration, before the record's text; it may contain control tokens and is never cut. text:
+    text of the record, or None.
     """
 
     role: str
@@ -89,10 +93,10 @@ class Turn:
 class PromptAndAnswer:
     """The turns before an answer, and the answer.
 
-    conversation: the turns are the record's own, so all of them count as input and old ones may be left out; otherwise
-    there is one prompt with one input. last_only: only the last answer carries loss, whatever the spec says about
-    turns. thinking: the answer begins with reasoning, as the template's thinking mode writes it; earlier answers then
-    carry no loss, because the template shows them without their reasoning.
+    conversation: whether the turns are the record's own, so that all of them count as input and old ones may be left
+    out; otherwise there is one prompt with one input. last_only: whether only the last answer carries loss, whatever
+    the spec says about turns. thinking: whether the answer begins with reasoning, as the template's thinking mode
+    writes it; earlier answers then carry no loss, because the template shows them without their reasoning.
     """
 
     turns: tuple[Turn, ...]
@@ -103,7 +107,7 @@ class PromptAndAnswer:
 
 
 def reading(record: Record, task: str, spec: EncodeSpec) -> PromptAndAnswer | None:
-    """Return the prompt and answer of a record's task; None if the record has no answer for it."""
+    """Return prompt and answer of one task of a record; None if the record has no answer for the task."""
     answer = target(record, task, spec)
     if not answer:
         return None
@@ -118,7 +122,7 @@ def reading(record: Record, task: str, spec: EncodeSpec) -> PromptAndAnswer | No
 
 
 def target(record: Record, task: str, spec: EncodeSpec) -> str | None:
-    """Return the target of a record's task; None or "" if the record has none."""
+    """Return the target text of one task of a record; None or "" if the record has none."""
     answer, key = split_task(task)
     if answer == "rationale":
         return _rationale(record, key, spec)
@@ -128,7 +132,7 @@ def target(record: Record, task: str, spec: EncodeSpec) -> str | None:
 
 
 def reference(record: Record, spec: EncodeSpec) -> str:
-    """Return the reference answer, which a prediction for `record` is compared with."""
+    """Return the reference answer of a record, with which a prediction is compared."""
     if isinstance(record, Distill | TwoStep):
         return record.label
     if isinstance(record, Instruction):
@@ -139,7 +143,7 @@ def reference(record: Record, spec: EncodeSpec) -> str:
 
 
 def extraction_prompt(answer: Literal["entities", "relations"], types: tuple[str, ...]) -> str:
-    """Return the prompt for `extraction_answer` with the same arguments."""
+    """Return the prompt that asks for the answer of `extraction_answer` with the same arguments."""
     if answer == "entities":
         kind = " and ".join(types) or "entity"
         return f"List every {kind} that the text names, as a JSON list of strings"
@@ -150,7 +154,10 @@ def extraction_prompt(answer: Literal["entities", "relations"], types: tuple[str
 def extraction_answer(
     record: Extraction, answer: Literal["entities", "relations"], types: tuple[str, ...]
 ) -> str:
-    """Return a JSON list of entity texts, or of [first, second] pairs of them; each once, ignoring case, in order."""
+    """Return the answer for a document: a JSON list of entity texts, or of [first, second] pairs of related texts.
+
+    Each occurs once (ignoring case), in the order of the document.
+    """
     names = {entity.id: entity.text[0] for entity in record.entities if entity.text}
     if answer == "entities":
         found: Iterable[tuple[str, ...]] = (

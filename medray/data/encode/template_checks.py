@@ -1,4 +1,4 @@
-"""Checks of a template with its tokenizer and spec, which find problems before a run is spent on them."""
+"""Checks of a template together with its tokenizer, which find problems before a run spends time on them."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _QUESTION, _ANSWER = "What helps?", "Rest."
 
 
 def template_problems(tokenizer: Any, spec: EncodeSpec) -> list[str]:
-    """Return one sentence per problem, [] if there is none. Encodes made-up records, as a run would.
+    """Encode artificial records as a run would, and return one sentence for each problem; [] if there is none.
 
-    Problems: not exactly one begin token; an end that is not an end token, or carries no loss; a backslash and an n
-    instead of a line end; a prompt that differs from what the template begins an answer with; no loss at all.
+    Problems are: not exactly one begin token; an end that is not an end token or carries no loss; a backslash and an n
+    instead of a line end; a prompt in training that differs from the one at inference; no loss at all.
     """
     try:
         encoder = Encoder(tokenizer, spec)
@@ -53,13 +53,15 @@ def _of_row(found: TextIds, ids: list[int], targets: list[int], *, causal: bool)
     problems = []
     if found.begin is not None and (ids[0] != found.begin or ids.count(found.begin) != 1):
         problems.append(
-            f"the text has {ids.count(found.begin)} begin tokens; it needs exactly one, at its start"
+            f"the rendered text has {ids.count(found.begin)} begin tokens, but it needs exactly one, at its start"
         )
     last, trained = (ids[-1], targets[-1] == len(ids)) if causal else (targets[-1], True)
     if last not in found.control.values():
-        problems.append("the text does not end with an end token: a model would not learn to stop")
+        problems.append(
+            "the rendered text does not end with an end token, so a model would not learn to stop"
+        )
     elif not trained:
-        problems.append("the end token carries no loss: a model would not learn to stop")
+        problems.append("the end token carries no loss, so a model would not learn to stop")
     return problems
 
 
@@ -73,12 +75,12 @@ def _of_prompt(
     asked = [(turn.role, turn.lead + (turn.text or "")) for turn in one.turns]
     text = template.render(asked, ask=True)
     if "\\n" in text:
-        problems.append("the template contains a backslash and an n instead of a line end")
+        problems.append("the template contains a backslash and the letter n where a line end (\\n) is meant")
     wanted = tokenizer(text, add_special_tokens=False)["input_ids"]
     begin = TextIds(tokenizer).begin
     if prompt not in (wanted, [begin, *wanted]):
         problems.append(
-            "the prompt before an answer in training differs from what the template itself begins an answer with: "
-            "another program that serves the model would use a different prompt"
+            "the prompt before an answer in training differs from the template's own prompt for generation, which other "
+            "programs that serve the model would use"
         )
     return problems

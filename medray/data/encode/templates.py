@@ -2,7 +2,7 @@
 
 | name | what it is |
 |---|---|
-| chat | the tokenizer's own chat template; `plain` where it has none |
+| chat | the tokenizer's own chat template; `plain` if it has none |
 | chatml | `<\\|im_start\\|>role`, line end, content, `<\\|im_end\\|>` |
 | alpaca | headings for instruction (the system message), input and response |
 | plain | the texts with blank lines between them, the end token after an answer |
@@ -52,7 +52,7 @@ _BUILT_IN = {"chatml": _CHATML, "alpaca": _ALPACA, "plain": _PLAIN}
 
 
 def read_template(template: str) -> str:
-    """Return a template's name, or the text of its Jinja file, so that workers and fingerprints need no file.
+    """Return the name of a built-in template, or the text of a Jinja file, so that workers need no file.
 
     Raises InputError for an unknown name, and for a file that cannot be read.
     """
@@ -68,7 +68,7 @@ def read_template(template: str) -> str:
     try:
         return _READ + Path(template).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        reason = error.strerror if isinstance(error, OSError) else "the file is not UTF-8"
         raise InputError(
             f"the template cannot be read: {reason}",
             file=template,
@@ -78,7 +78,7 @@ def read_template(template: str) -> str:
 
 
 class UnfitMessagesError(ValueError):
-    """A template cannot show these messages, for example two turns of the user in a row."""
+    """The error if a template cannot show certain messages, for example two turns of the user in a row."""
 
 
 class _TooLongError(BaseException):
@@ -109,7 +109,7 @@ def _time_limit(seconds: float) -> Iterator[None]:
 
 
 class Template:
-    """A template that renders messages as text. system: whether it can show a system message."""
+    """A template that renders messages as text. system: whether the template can show a system message."""
 
     def __init__(self, tokenizer: Any, template: str, architecture: Literal["causal", "seq2seq"]) -> None:
         self._tokenizer, self.name = tokenizer, template
@@ -121,7 +121,7 @@ class Template:
                     "an encoder-decoder reads plain text; only causal models use templates",
                     key="data.template",
                     value=self.name,
-                    fix="remove data.template",
+                    fix="remove data.template, or use a causal model",
                 )
             self._jinja: str | None = _SOURCE
         elif template == "chat":
@@ -132,7 +132,7 @@ class Template:
 
     @property
     def source(self) -> str | None:
-        """The Jinja text that renders rows; None for the tokenizer's own template and for the legacy ones."""
+        """Return the Jinja text that renders rows; None for the tokenizer's own template and for the legacy ones."""
         return None if self.legacy else self._jinja
 
     def render(
@@ -144,12 +144,13 @@ class Template:
         reasoning: str | None = None,
         field: str = "reasoning_content",
     ) -> str:
-        """Return the text of (role, content) messages.
+        """Render (role, content) messages as text.
 
-        ask: add what the template writes before an answer of the assistant. thinking: use the template's thinking mode,
-        if it has one. reasoning: that of the last answer, passed as the key `field` of its message.
-        If the template cannot show a system message, its text precedes the first user's, with a blank line between.
-        Raises UnfitMessagesError if the template refuses the messages, InputError if it can show none at all.
+        ask: add what the template writes before an answer of the assistant. thinking: use the template's thinking
+        mode, if it has one. reasoning: the reasoning of the last answer, passed as the key `field` of its message.
+        If the template cannot show a system message, the text of that message precedes the first one of the user, with
+        a blank line between.
+        Raises UnfitMessagesError if the template refuses these messages, InputError if it cannot show any.
         """
         if messages and messages[0][0] == "system" and not self.system:
             (_, system), *rest = messages
@@ -194,7 +195,7 @@ class Template:
                 RecursionError: "a macro calls itself endlessly",
                 MemoryError: "the rendered text is larger than the memory",
             }
-            reason = reasons.get(type(error), f"it computes for more than {TRIAL_SECONDS:.0f} s")
+            reason = reasons.get(type(error), f"rendering takes more than {TRIAL_SECONDS:.0f} s")
             raise self.broken(reason) from None
         except (
             TemplateError,
@@ -257,6 +258,9 @@ _TEMPLATES["llama2"] = _TEMPLATES["llama"]
 
 
 def render(family: str, instruction: str, input: str, output: str) -> str:
-    """Return the `prompt` column of a published set. family: gemma, llama (also called llama2), llama3 or mistral."""
+    """Render one row of a published instruct set, as in its `prompt` column.
+
+    family: gemma, llama (also called llama2), llama3 or mistral.
+    """
     before, between, answer, end = _TEMPLATES[family]
     return f"{before}{instruction}{between}{input}{answer}{output}{end}"

@@ -1,9 +1,9 @@
-"""Tokenization of text in pieces, so that the ids of the pieces, joined, are the ids of the whole text.
+"""Tokenization of text in pieces, such that the joined ids of the pieces equal the ids of the whole text.
 
-A conversation is tokenized in pieces: text of the template, text of a record, text with loss. Two rules make that exact.
-Many tokenizers put a blank before the first word of a text, but a piece that follows another must not get one, so a second
-tokenizer that adds none reads such pieces. And strings that look like control tokens are control tokens in a template,
-never in a record: a patient's text cannot open a turn.
+A conversation is tokenized in pieces: text of the template, text of a record, text with loss. Two rules make that
+exact. Many tokenizers put a blank before the first word of a text, but a piece that follows another must not get one,
+so a second tokenizer that adds none reads such pieces. And strings that look like control tokens count as control
+tokens in a template, but never in a record: a patient's text cannot open a turn.
 """
 
 from __future__ import annotations
@@ -27,7 +27,10 @@ _CACHED_WORDS = 100_000  # the tokenizer's default of 10,000 is too small for me
 
 
 class TextIds:
-    """Tokenize pieces with one tokenizer. It is not thread-safe, and nothing else may use the tokenizer meanwhile."""
+    """Tokenizes pieces of text with one tokenizer.
+
+    It is not thread-safe, and nothing else may use the tokenizer meanwhile.
+    """
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
@@ -48,8 +51,8 @@ class TextIds:
     def around(self, *, target: bool) -> tuple[list[int], list[int]]:
         """Return the ids that the tokenizer puts before and after a text of an encoder-decoder.
 
-        Such ids are `<s>`, a language code and the end token, which is appended if the tokenizer adds none. target:
-        for a text that the decoder writes, as in `tokenizer(text_target=…)`. Raises InputError for a tokenizer of
+        These are `<s>`, a language code and the end token, which is appended if the tokenizer adds none. target:
+        whether the decoder writes the text, as in `tokenizer(text_target=…)`. Raises InputError for a tokenizer of
         several languages that has no target language.
         """
         tokenizer = self._tokenizer
@@ -58,7 +61,7 @@ class TextIds:
             languages = [number for number in outer if number not in (tokenizer.bos_token_id, self.end)]
             if languages and getattr(tokenizer, "tgt_lang", None) is None:
                 raise InputError(
-                    "its tokenizer writes in several languages, and no target language (tgt_lang) is set",
+                    "the model's tokenizer supports several languages, but no target language (tgt_lang) is set",
                     key="model.name",
                     value=str(tokenizer.name_or_path),
                     fix="save the tokenizer with its languages into a copy of the model's folder: "
@@ -74,18 +77,21 @@ class TextIds:
         return before, after if self.end in after else [*after, self.end]
 
     def batch(self, texts: Sequence[str], kind: Kind) -> tuple[np.ndarray, np.ndarray]:
-        """Return (ids int32 [sum of lengths], lengths int64 [texts]) of records' texts, which contain no control tokens."""
+        """Tokenize texts of records, in which strings that look like control tokens stay plain text.
+
+        Returns (ids int32 [sum of lengths], lengths int64 [texts]).
+        """
         found = [self._chunk(texts[at : at + _AT_ONCE], kind) for at in range(0, len(texts), _AT_ONCE)]
         if not found:
             return np.empty(0, np.int32), np.empty(0, np.int64)
         return np.concatenate([ids for ids, _ in found]), np.concatenate([lengths for _, lengths in found])
 
     def plain(self, text: str, kind: Kind) -> list[int]:
-        """Return the ids of one text, as `batch` does."""
+        """Return the ids of one text of a record, tokenized as in `batch`."""
         return self.batch([text], kind)[0].tolist() if text else []
 
     def split(self, text: str) -> list[str | int]:
-        """Split a template's text into the ids of control tokens and the plain text between them."""
+        """Split a template's text into the ids of its control tokens and the plain text between them."""
         parts: list[str | int] = []
         at = 0
         for match in self._pattern.finditer(text) if self._pattern else ():
@@ -94,7 +100,7 @@ class TextIds:
         return [part for part in [*parts, text[at:]] if part != ""]
 
     def first_added(self, text: str) -> int | None:
-        """Return the index at which the first control or added token of a template's text ends; None if it has none."""
+        """Return the index after the first control or added token in a template's text; None if it contains none."""
         match = self._ends.search(text) if self._ends else None
         return match.end() if match else None
 

@@ -1,6 +1,6 @@
-"""Access to files: local files, folders, globs, s3:// and every URL that fsspec opens.
+"""Access to data files: local files, folders and globs, s3:// and every other URL that fsspec can open.
 
-A path is an absolute local path or a URL. Messages show it without its credentials, see `shown`.
+A path is an absolute local path or a URL. Messages show a URL without its credentials, see `shown`.
 """
 
 from __future__ import annotations
@@ -34,11 +34,14 @@ _READ_AHEAD_REMOTE = 8 << 20  # a request takes about 50 ms, whatever its size
 
 
 def expand(path: str, *, key: str) -> tuple[str, ...]:
-    """Return the files that `path` names, absolute and sorted. `path` is a file, a folder, a glob, or a URL of one.
+    """Return the files that `path` names, absolute and sorted.
 
-    A folder means its files of a known format or, if it has none, those of its subfolders. A folder that datasets'
-    save_to_disk wrote is one source and is returned itself. Files that are not data by their names (see `is_data`) are
-    left out. Raises InputError with `key` if nothing is found, or if a file is empty or not readable.
+    `path` is a file, a folder, a glob, or a URL of one of these.
+
+    For a folder, these are its files with a known format or, if it has none, those of its subfolders. A folder that
+    datasets' save_to_disk wrote is one source and is returned itself. Files whose names say that they are not data
+    (see `is_data`) are left out. Raises InputError with `key` if nothing is found, or if a file is empty or not
+    readable.
     """
     if is_remote(path):
         return _remote_files(path, key)
@@ -57,9 +60,14 @@ def expand(path: str, *, key: str) -> tuple[str, ...]:
         if not found:
             found = [file for each in matches for file in _of_folder(each, path, key)]
     else:
-        raise _wrong("there is no such file", path, key, "set data.root to its folder, or use the full path")
+        raise _wrong(
+            "there is no such file",
+            path,
+            key,
+            "check the path, set data.root to its folder, or use the full path",
+        )
     if not found:
-        raise _wrong("no file matches", path, key, "check the pattern; ** also matches subfolders")
+        raise _wrong("no file matches", path, key, "check the pattern; use ** to match subfolders too")
     for file in found:
         _check_local(file, path, key)
     return tuple(sorted(set(found)))
@@ -102,7 +110,8 @@ def size(path: str) -> int:
 
 
 def stamp(path: str) -> str:
-    """Return a value that changes with the file and needs no reading: the etag, else size and modification time.
+    """Return a value that changes when the file changes, without reading the file: its etag, or size and modification
+    time.
 
     If a server gives neither, the value differs on each call, so that nothing is cached under it.
     """
@@ -124,7 +133,7 @@ def stamp(path: str) -> str:
 
 
 def content_hash(path: str) -> str:
-    """Return the SHA-256 of a file's bytes, or, for a folder, of the names and bytes of all its files."""
+    """Return the SHA-256 of a file's content or, for a folder, of the names and contents of all its files."""
     folder = _local(path)
     if is_remote(path) or not os.path.isdir(folder):
         return _sha256(path)
@@ -145,7 +154,7 @@ def _is_web_folder(path: str) -> bool:
 
 
 def saved_splits(path: str) -> list[str]:
-    """Return the splits of a local DatasetDict that save_to_disk wrote; [] for anything else."""
+    """Return the splits of a local DatasetDict that datasets' save_to_disk wrote; [] for anything else."""
     try:
         with open(os.path.join(os.path.expanduser(path), "dataset_dict.json"), encoding="utf-8") as stream:
             found = json.loads(stream.read(1 << 20)).get("splits", [])
@@ -166,7 +175,10 @@ def _remote_files(path: str, key: str) -> tuple[str, ...]:
             found = [at.root]  # `isdir` would read the whole file
             answer = http.ask(path)
             if answer.page:
-                page, fix = "the server sent a web page, not a file", "use the URL of the file itself"
+                page, fix = (
+                    "the server sent a web page instead of a data file",
+                    "use the URL of the file itself",
+                )
                 raise _wrong(page, path, key, fix)
             if answer.size == 0:
                 _empty(path, path, key)
@@ -175,7 +187,10 @@ def _remote_files(path: str, key: str) -> tuple[str, ...]:
             names = at.filesystem.find(at.root, maxdepth=1)
             if any(name.rsplit("/", 1)[-1] in SAVED_DATASET for name in names):
                 raise _wrong(
-                    "a saved data set must be in a local folder", path, key, "copy the folder to a local disk"
+                    "a data set that save_to_disk wrote can only be read from a local folder",
+                    path,
+                    key,
+                    "copy the folder to a local disk",
                 )
             found = _known(names) or _known(at.filesystem.find(at.root))
         else:
@@ -186,9 +201,9 @@ def _remote_files(path: str, key: str) -> tuple[str, ...]:
     except FileNotFoundError:
         sizes = {}
     except Exception as error:  # each protocol has its own errors, whose texts may contain secrets
-        raise _wrong(f"cannot be read ({summary(error)})", path, key, FIX) from None
+        raise _wrong(f"this path cannot be read ({summary(error)})", path, key, FIX) from None
     if not sizes:
-        raise _wrong("nothing was found", path, key, "check the bucket or host, and the name")
+        raise _wrong("no file was found there", path, key, "check the bucket or host, and the name")
     for name, found_size in sizes.items():
         if found_size == 0:
             _empty(at.url(name), path, key)
@@ -199,7 +214,9 @@ def _of_folder(folder: str, path: str, key: str) -> list[str]:
     if is_saved_dataset(folder):
         return [folder]
     if not os.access(folder, os.R_OK | os.X_OK):
-        raise _wrong(f"you may not read {folder}", path, key, "run chmod, or ask its owner")
+        raise _wrong(
+            f"this user may not read {folder}", path, key, "run chmod, or ask the owner of the folder"
+        )
     found: list[str] = []
     for parent, folders, names in _bounded(os.walk(folder), path, key):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
@@ -223,10 +240,10 @@ def _bounded(walk: Iterator[Walked], path: str, key: str) -> Iterator[Walked]:
         met += 1 + len(names)
         if met > MOST_ENTRIES:
             raise _wrong(
-                f"it contains more than {MOST_ENTRIES:,} files and folders",
+                f"the folder contains more than {MOST_ENTRIES:,} files and folders",
                 path,
                 key,
-                "name a deeper folder",
+                "use a subfolder that contains only the data",
             )
         yield parent, folders, names
 
@@ -240,16 +257,18 @@ def _check_local(file: str, path: str, key: str) -> None:
     if os.path.isdir(file):  # a saved data set
         return
     if not os.path.isfile(file):
-        raise _wrong(f"{file} is not a file", path, key, "check whether it is a broken link or a device")
+        raise _wrong(
+            f"{file} is not a regular file", path, key, "check whether it is a broken link or a device"
+        )
     if not os.access(file, os.R_OK):
-        raise _wrong(f"you may not read {file}", path, key, "run chmod, or ask its owner")
+        raise _wrong(f"this user may not read {file}", path, key, "run chmod, or ask the owner of the file")
     if os.path.getsize(file) == 0:
         _empty(file, path, key)
 
 
 def _empty(file: str, path: str, key: str) -> NoReturn:
     what = "the file is empty" if shown(file) == shown(path) else f"{shown(file)} is empty"
-    raise _wrong(what, path, key, "write it again, or remove it")
+    raise _wrong(what, path, key, "create the file again, or remove it from the data")
 
 
 def _wrong(what: str, path: str, key: str, fix: str | None) -> InputError:

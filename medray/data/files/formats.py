@@ -1,4 +1,4 @@
-"""The format of a file, from its name alone."""
+"""Detection of the format of a file, from its name alone."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SAVED_DATASET = ("dataset_dict.json", "state.json")  # files that datasets' save
 
 
 def format_of(path: str) -> str:
-    """Return the format of a file by its ending, after removing an ending of compression.
+    """Return the format of a file, derived from its ending; endings such as .gz are removed first.
 
     A .json or .xml with the word BioC in its name is bioc, a .txt with PubTator in its name is pubtator, and a folder
     that datasets' save_to_disk wrote is huggingface. Raises InputError for every other name.
@@ -38,20 +38,22 @@ def format_of(path: str) -> str:
         ending = os.path.splitext(_plain_name(shown(path)))[1]
         if ending in COMPRESSIONS:
             raise InputError(
-                "its name says that it is compressed twice", file=shown(path), fix="unpack it once"
+                "the endings of this file say that it is compressed twice",
+                file=shown(path),
+                fix="unpack it once",
             )
         raise InputError(
             f"{ending} is not a known format"
             if ending
             else "the file name has no ending that shows its format",
             file=shown(path),
-            fix=f"set the format of the source in the config, or use one of {', '.join(ENDINGS)} (also with {', '.join(COMPRESSIONS)})",
+            fix=f"set the format of this source in the config ({{path: …, format: …}}), or use a file that ends in one of {', '.join(ENDINGS)} (also with {', '.join(COMPRESSIONS)})",
         )
     return found
 
 
 def known_format(path: str) -> str | None:
-    """Return the format like `format_of`, or None for a name that shows no format."""
+    """Return the format of a file like `format_of`, but None if its name shows no format."""
     name = _plain_name(path)
     ending = os.path.splitext(name)[1]
     if ending in (".json", ".xml") and "bioc" in re.split(r"[^a-z0-9]", name):
@@ -64,7 +66,7 @@ def known_format(path: str) -> str | None:
 
 
 def compression_of(path: str) -> str | None:
-    """Return the compression by the ending: gz, zst, bz2, xz, or None."""
+    """Return the compression that the ending of a path shows: gz, zst, bz2, xz, or None."""
     return COMPRESSIONS.get(os.path.splitext(_name(path))[1])
 
 
@@ -82,5 +84,5 @@ def _name(path: str) -> str:
 
 
 def is_saved_dataset(path: str) -> bool:
-    """Return whether datasets' save_to_disk wrote this local folder."""
+    """Return whether this is a local folder that datasets' save_to_disk wrote."""
     return any(os.path.isfile(os.path.join(path, name)) for name in SAVED_DATASET)

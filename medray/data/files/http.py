@@ -1,7 +1,8 @@
-"""Files at http:// and https:// URLs. Requests have time-outs, and a file is read even if the server hides its size.
+"""Reading of files at http:// and https:// URLs, with time-outs, even if the server does not say how large a file is.
 
-One request for the first bytes shows whether the file exists, its size, whether the server supports ranges, and whether it
-is a web page. Without ranges, the file is first copied to a private local file. No message quotes what a server sent.
+A request for the first bytes shows whether the file exists, how large it is, whether the server supports ranges, and
+whether it sent a web page. Without ranges, the file is first copied to a private local file. No message quotes what a
+server sent.
 """
 
 from __future__ import annotations
@@ -30,10 +31,10 @@ _PAGE = re.compile(rb"\s*(<!doctype\s+html|<html)", re.IGNORECASE)
 
 
 class Answer(NamedTuple):
-    """A server's answer about a file.
+    """The answer of a server about a file.
 
-    size: bytes, or None if the server does not say. ranges: whether the server supports ranges. page: whether it is a
-    web page. etag, changed: "" if the server does not send them.
+    size: bytes, or None if the server does not say. ranges: whether parts of the file can be requested. page: whether
+    the server sent a web page instead of a file. etag, changed: the headers ETag and Last-Modified, or "".
     """
 
     size: int | None
@@ -48,7 +49,10 @@ def is_http(path: str) -> bool:
 
 
 def ask(path: str) -> Answer:
-    """Ask the server about a file. Raises InputError if the file is missing, the server silent, or the redirect refused."""
+    """Ask the server about a file.
+
+    Raises InputError if the file is missing, the server does not answer, or its redirect is not allowed.
+    """
     began = time.monotonic()
     with _opened(path, {"Range": f"bytes=0-{_HEAD_BYTES - 1}"}) as response:
         head = b""
@@ -75,7 +79,10 @@ def ask(path: str) -> Answer:
 
 
 def local_copy(path: str, answer: Answer) -> Path:
-    """Return a private copy of the file, made once per process. Raises InputError if it is longer than MOST_COPIED."""
+    """Download a file and return the path of the private copy. Each process downloads a file once.
+
+    Raises InputError if the file is longer than MOST_COPIED.
+    """
     return _copied(path, answer.etag or answer.changed)
 
 
@@ -91,12 +98,12 @@ def _copied(path: str, version: str) -> Path:
             if copied > MOST_COPIED:
                 raise _wrong(
                     path,
-                    f"is longer than {MOST_COPIED >> 20:,} MB",
+                    f"the file at this URL is longer than {MOST_COPIED >> 20:,} MB, the limit for a server without ranges",
                     "copy it to a disk, and use the path of the copy",
                 )
             stream.write(data)
     if length.isdigit() and copied != int(length):
-        raise _wrong(path, f"ended after {copied:,} of {int(length):,} bytes", "try again")
+        raise _wrong(path, f"the download ended after {copied:,} of {int(length):,} bytes", "try again")
     return target
 
 
@@ -109,7 +116,9 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
             if fp is not None:
                 fp.close()
             raise _wrong(
-                req.full_url, f"is redirected from {req.type} to {there or 'nowhere'}", "use its new URL"
+                req.full_url,
+                f"this URL redirects from {req.type} to {there or 'nowhere'}",
+                "use the URL that it redirects to",
             )
         made = super().redirect_request(req, fp, code, msg, headers, newurl)
         if (
@@ -136,8 +145,8 @@ def _opened(path: str, headers: dict[str, str]) -> Iterator[Any]:
             yield response
     except urllib.error.HTTPError as error:
         error.close()
-        what = "nothing was found" if error.code in (404, 410) else "the server refused the request"
-        what = "its redirect cannot be followed" if 300 <= error.code < 400 else what
+        what = "the server has no such file" if error.code in (404, 410) else "the server refused the request"
+        what = "the redirect of this URL cannot be followed" if 300 <= error.code < 400 else what
         raise _wrong(
             path, f"{what} (HTTP {error.code})", "check the URL, and whether it can be read without login"
         ) from None
@@ -147,22 +156,26 @@ def _opened(path: str, headers: dict[str, str]) -> Iterator[Any]:
         if isinstance(error.reason, TimeoutError):
             raise _silent(path, WAIT_SECONDS) from None
         reason = storage.summary(error.reason) if isinstance(error.reason, Exception) else "no connection"
-        raise _wrong(path, f"cannot be read ({reason})", "check the name and the network") from None
+        raise _wrong(path, f"this URL cannot be read ({reason})", "check the URL and the network") from None
     except (OSError, ValueError, EOFError) as error:
         raise _wrong(
-            path, f"cannot be read ({storage.summary(error)})", "check the name and the network"
+            path, f"this URL cannot be read ({storage.summary(error)})", "check the URL and the network"
         ) from None
 
 
 def _other_part(path: str) -> InputError:
     return _wrong(
-        path, "the server sent a different part of the file than requested", "copy the file to a disk"
+        path,
+        "the server sent another part of the file than was requested",
+        "copy the file to a disk and use the copy",
     )
 
 
 def _silent(path: str, seconds: float) -> InputError:
     return _wrong(
-        path, f"the server sent nothing for {seconds:g} s", "check the server, or copy the file to a disk"
+        path,
+        f"the server sent nothing for {seconds:g} s",
+        "check the server, or copy the file to a disk and use the copy",
     )
 
 

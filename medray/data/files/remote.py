@@ -1,5 +1,7 @@
-"""Files at a URL. S3 uses pyarrow, which needs no further package and reads the usual AWS_* variables; other protocols
-use fsspec. No message quotes the error text of a library: it may contain a signed URL.
+"""Files at a URL of S3 or of another protocol. pyarrow opens S3 and reads the usual AWS_* variables; fsspec opens the
+rest.
+
+No message quotes the error text of a library, because it may contain a signed URL.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ FIX = "check the name, the network and the credentials in the environment"
 
 
 def shown(path: str) -> str:
-    """Return a path that is safe to print: a URL loses user, password, parameters and query, which may be secret."""
+    """Return a path in a form that is safe to print: user, password, parameters and query of a URL are removed."""
     if "://" not in path:
         return path
     path = re.sub(r"(?<=://)[^/]*@", "", path)
@@ -25,7 +27,7 @@ def shown(path: str) -> str:
 
 
 class Place(NamedTuple):
-    """A URL split into its file system, the name in it, and the part of the URL before that name."""
+    """A URL split into its file system, the name in that file system (root), and the part of the URL before it (head)."""
 
     filesystem: Any
     root: str
@@ -43,7 +45,7 @@ class Place(NamedTuple):
 
 
 def place(path: str) -> Place:
-    """Return the file system and the path of a URL. Raises InputError if the protocol is unknown or its package is not installed."""
+    """Split a URL into file system and path. Raises InputError for an unknown protocol or a missing package."""
     protocol = path.split("://", 1)[0].split("::")[-1]
     if protocol in ("s3", "s3a") and "::" not in path:
         root = path.split("://", 1)[1].rstrip("/")
@@ -88,7 +90,7 @@ def _time_outs(path: str) -> dict[str, Any]:
 
 
 class RemoteStream(io.RawIOBase):
-    """A raw stream over fsspec's file, so that Python's own buffer finds the lines."""
+    """A raw stream over a file of fsspec, so that Python's own buffered reader can find the lines."""
 
     def __init__(self, stream: Any, path: str) -> None:
         self._stream, self._path = stream, path
@@ -120,5 +122,5 @@ class RemoteStream(io.RawIOBase):
 
 
 def unreadable(error: Exception, path: str) -> NoReturn:
-    fix = FIX if "://" in path else "check that it exists and that you may read it"
-    raise InputError(f"cannot be read ({summary(error)})", file=shown(path), fix=fix) from None
+    fix = FIX if "://" in path else "check that the file exists and that this user may read it"
+    raise InputError(f"this file cannot be read ({summary(error)})", file=shown(path), fix=fix) from None

@@ -1,4 +1,7 @@
-"""Rules for file names: which files of a folder are data, and which split a name says. `docs/data.md` states both rules."""
+"""Rules for file names: which files of a folder are data, and which split a name means.
+
+`docs/data.md` explains both.
+"""
 
 from __future__ import annotations
 
@@ -35,12 +38,17 @@ _SHOWN = 3
 
 
 def is_data(path: str) -> bool:
-    """Return whether a file of a folder or glob may be data, by its name. A file that the user names always is."""
+    """Return whether a file found in a folder or by a glob may be data, judging by its name.
+
+    A file that the user names directly is always read.
+    """
     return not _NOT_DATA.fullmatch(path.rstrip("/").rsplit("/", 1)[-1])
 
 
 def split_of(path: str) -> str | None:
-    """Return train, validation or test as named by the file name, else by the nearest folder that names a split."""
+    """Return the split (train, validation or test) in the name of a file, else in the nearest folder that names a
+    split.
+    """
     parts = [
         [word.lower() for word in _WORD.findall(_HELD_OUT.sub(" heldout ", part))]
         for part in reversed(path.split("/"))
@@ -53,7 +61,7 @@ def split_of(path: str) -> str | None:
 
 
 def check_one_split(found: Sequence[str], path: str, key: str) -> None:
-    """Raise InputError if files of one folder or glob name different splits, or only some of them name one.
+    """Raise InputError if the files of one folder or glob name different splits, or if only some of them name one.
 
     found: absolute paths or URLs. key: data.train or data.validation.
     """
@@ -84,9 +92,9 @@ def check_one_split(found: Sequence[str], path: str, key: str) -> None:
     written = ", ".join(f"{each}: {pattern}" for each, pattern in by_key.items())
     several = len(groups) > 2 or None not in groups
     raise InputError(
-        f"by their names, its files belong to several splits ({listed})"
+        f"the names of these files say that they belong to several splits ({listed})"
         if several
-        else f"some of its files have a split in their names, others have none ({listed})",
+        else f"some of these files have a split in their names, others have none ({listed})",
         key=key,
         value=shown(path),
         fix=f"name the files of each split: {written}; if all of them belong to {key}, "

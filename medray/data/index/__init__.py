@@ -1,1 +1,1 @@
-"""The assignment of rows to splits: sources, membership, duplicates and leakage."""
+"""The index: the first pass over the data, which decides which rows exist and to which split they belong."""

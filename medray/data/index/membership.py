@@ -1,6 +1,7 @@
-"""The decision which row belongs to which split: duplicates, subsample, validation split, leakage, and the resulting shards.
+"""The decision which row belongs to which split: duplicates, subsample, validation split, leakage, and the resulting
+shards.
 
-It works on the hashes of an index alone, so it needs 34 bytes per row and never sees a text.
+It uses only the hashes of an index, so it needs 34 bytes per row and never sees a text.
 """
 
 from __future__ import annotations
@@ -19,16 +20,16 @@ from medray.data.index.row_index import RangeIndex
 from medray.errors import InputError
 from medray.storage import StoragePath, json_files
 
-MADE_AGAIN = "delete it and run the same command again, which creates it again from the data"
+MADE_AGAIN = "delete this file and run the same command again, which creates the file again from the data"
 _SHOWN = 3  # leaked rows that a message names
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShardSpec:
-    """A shard: `rows` of the `raw_rows` rows of a source from `position` on.
+    """The rows that one token shard will contain: `rows` of the `raw_rows` rows that begin at `position` in a source.
 
-    first: number of its first raw row within the source. kept: bits of the raw rows that are in the shard, as hex; "" for
-    all. renamed: (raw row, n) for rows that are the n-th repeat of their id, counted from 1.
+    first: number of the first raw row within the source. kept: one bit per raw row that says whether it is in the
+    shard, as hex; "" if all are. renamed: (raw row, n) for rows whose id occurs for the n-th time, counted from 1.
     """
 
     index: int
@@ -42,7 +43,10 @@ class ShardSpec:
 
     @classmethod
     def of(cls, tree: dict[str, Any]) -> ShardSpec:
-        """Return the shard of a dict from `asdict` that went through JSON. Raises TypeError or ValueError for other dicts."""
+        """Return the shard of a dict that `asdict` made and JSON stored.
+
+        Raises TypeError or ValueError for other dicts.
+        """
         found = cls(**{**tree, "renamed": tuple((row, n) for row, n in tree["renamed"])})
         counts = [found.index, found.source, found.position, found.first, found.raw_rows, found.rows]
         if not all(
@@ -53,7 +57,7 @@ class ShardSpec:
         return found
 
     def mask(self) -> np.ndarray:
-        """Return which raw rows are in the shard, bool [raw_rows]."""
+        """Return for each raw row whether it is in the shard, bool [raw_rows]."""
         if not self.kept:
             return np.ones(self.raw_rows, bool)
         bits = np.frombuffer(bytes.fromhex(self.kept), np.uint8)
@@ -62,12 +66,13 @@ class ShardSpec:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SplitIndex:
-    """The content of a split. rejects: bad rows with their reasons. dropped: numbers of good rows left out, by reason.
+    """The rows of one split: its shards, and counts of what was left out.
 
-    duplicates: rows that repeat input and answer of an earlier row and are kept. repeated_ids: rows with the id of an
-    earlier row. corpora: for each source, the config's entry that it belongs to. empty_labels: rows whose label is empty or
-    an empty list. one_label: whether all labels are the same text. types: types of the entities or relations in the answer.
-    knows_labels: False for an index that was written before the last three were counted.
+    rejects: number of bad rows by reason. dropped: number of good rows left out, by reason. duplicates: rows that
+    repeat input and answer of an earlier row and are kept. repeated_ids: rows with the id of an earlier row. corpora:
+    for each source, the number of its entry in the config. empty_labels: rows whose label is empty or an empty list.
+    one_label: whether all labels are the same text. types: types of the entities or relations in the answers.
+    knows_labels: False for an index written before the last three were counted.
     """
 
     shards: tuple[ShardSpec, ...]
@@ -96,7 +101,7 @@ class SplitIndex:
 
     @classmethod
     def read(cls, file: StoragePath) -> SplitIndex:
-        """Read the index from a file. Raises InputError if it is damaged."""
+        """Read the index of a split from a file. Raises InputError if it is damaged."""
         tree = json_files.read_sealed(file, fix=MADE_AGAIN)
         with json_files.checking(file, fix=MADE_AGAIN):
             shards = tuple(map(ShardSpec.of, tree.pop("shards")))
@@ -117,7 +122,7 @@ class SplitIndex:
 
 @dataclass(frozen=True)
 class SourceParts:
-    """The indexed ranges of one source, in order."""
+    """The indexed ranges of one source, in order. corpus: number of the source's entry in the config."""
 
     name: str
     corpus: int
@@ -132,7 +137,7 @@ def join(
     seed: int,
     hold_out: float = 0.0,
 ) -> dict[str, SplitIndex]:
-    """Return the index of each split that has sources.
+    """Return the index of each split that has sources: assign the rows to splits and remove those that may not be used.
 
     hold_out: default share of the training rows for validation, for corpora that were published without a validation
     split. Raises InputError for leakage that is not allowed.
@@ -294,10 +299,11 @@ def _validated(rows: _Rows, keep: np.ndarray, share: float, by: str, seed: int, 
     groups, counts = np.unique(rows.groups[keep], return_counts=True)
     if len(groups) < 2:
         raise InputError(
-            f"{int(keep.sum())} training rows of {len(groups)} group cannot be split by group{left_out}",
+            f"a validation split by group needs at least 2 groups, but the {int(keep.sum())} training rows have "
+            f"{len(groups)}{left_out}",
             key="data.split.by",
             value=by,
-            fix="set data.split.by: row, or set a validation file",
+            fix="set data.split.by: row, or set data.validation to a file",
         )
     order = np.argsort(_mixed(groups, seed), kind="stable")
     rows_taken = np.cumsum(counts[order])[:-1]
@@ -340,5 +346,5 @@ def _settle_leakage(
         "validation metrics would not measure unseen text",
         key="data.leakage",
         value="error",
-        fix="set data.leakage: drop, which removes them from training",
+        fix="set data.leakage: drop, which removes these rows from training",
     )

@@ -1,4 +1,4 @@
-"""The index of one range of a source: which rows are records, which are not and why, and the identity of each row."""
+"""The index of one range of a source: which of its rows are usable records, why others are not, and hashes of each row."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from medray.data.schemas import form_of, parse
 from medray.errors import InputError
 
 _NO_USUAL_KEY = (
-    "its keys may be text of a record",
-    "write one object per row, with column names as keys; if the keys are column names, use one of them here",
+    "its keys may be text of a record, which medray never shows",
+    "write one JSON object per row, with column names as keys; if the keys are column names, use one of them here",
 )
 _NO_HEADER = (
     "its first line does not seem to be a header",
     "write the column names in the first line of the file; if they are there, use one of them here",
 )
 _NO_USUAL_COLUMN = (
-    "they may be numbers, or text of a record",
+    "the names may be numbers, or text of a record",
     "use one of its columns here, or write the table again with named columns",
 )
 # Format of a file without a usual column name → (what may be wrong, fix).
@@ -44,7 +44,10 @@ _MOST_COLUMNS, MOST_TYPES = 200, 10_000  # upper limits of the names that are ke
 
 @dataclass(frozen=True)
 class Chunk:
-    """The rows of one future shard: `rows` raw rows from `position` on, of which the first is row `first` of its source."""
+    """The rows of one future shard: `raw_rows` rows that begin at `position` in the source.
+
+    first: number of the first of them within the source.
+    """
 
     position: int
     first: int
@@ -53,12 +56,14 @@ class Chunk:
 
 @dataclass(kw_only=True, slots=True)
 class RangeIndex:
-    """The content of one range. Arrays have one entry per raw row, which is 0 if the row is not a record.
+    """The index of one range of a source.
 
-    ids, inputs, pairs, groups: 64-bit hashes of the id, of the normalised input, of input and answer together, and of the
-    group (of the input if there is no group). labels: hashes of the text to be written, 0 if that is empty or an empty
-    list. contaminated: whether the row shares words with a benchmark. types_seen: types of the entities or relations,
-    whichever are in the answer. left_out: the reason of each well-formed row that teaches nothing.
+    Arrays have one entry per raw row, which is 0 if the row is not a usable record.
+
+    ids, inputs, pairs, groups: 64-bit hashes of the id, of the normalised input, of input and answer together, and of
+    the group (of the input if there is no group). labels: hashes of the text to be written, 0 if that is empty or an
+    empty list. contaminated: whether the row shares words with a benchmark. types_seen: types of the entities or
+    relations, whichever are in the answer. left_out: the reason of each well-formed row that teaches nothing.
     """
 
     chunks: list[Chunk]
@@ -78,7 +83,7 @@ class RangeIndex:
     left_out: list[str] = field(default_factory=list)
 
     def to_bytes(self) -> bytes:
-        """Return the index as bytes, which a task sends to the pipeline without pickle."""
+        """Return the index as bytes. Tasks send it to the pipeline in this form, without pickle."""
         plain = {
             "chunks": [[chunk.position, chunk.first, chunk.raw_rows] for chunk in self.chunks],
             "rejects": self.rejects,
@@ -108,7 +113,9 @@ class RangeIndex:
 def records(
     source: Source, start: int = 0, stop: int | None = None, first: int = 0
 ) -> Generator[tuple[int, int, str | None, Record | BadRowError], None, None]:
-    """Yield (position, line, file, record or the reason why there is none) for a source's rows from `start` on."""
+    """Yield (position, line, file, record) for the rows of a source from `start` on; a bad row yields its error as the
+    record.
+    """
     reading = source.read(start, stop)
     try:
         for number, found in enumerate(reading, first):
@@ -137,10 +144,10 @@ def index_range(
     extraction: ExtractionConfig = ExtractionConfig(),  # noqa: B008
     method: MethodSpec | None = None,
 ) -> RangeIndex:
-    """Index the rows from `start` to `stop`. Row numbers and lines count from the start of the range.
+    """Index the rows of a source from `start` to `stop`. Row numbers and lines count from the start of the range.
 
-    extraction: the answer that documents with entities have. method: decides which fields a row needs, and by what two rows
-    are the same; None: the default method.
+    extraction: the kind of answer that documents with entities have. method: decides which fields a row needs, and
+    when two rows are the same; None: the default method.
     """
     method = method or spec_of(MethodConfig())
     chunks: list[Chunk] = []
@@ -243,7 +250,9 @@ def _identity(
 
 
 def check_columns(source: Source, seen: set[str], key: str) -> None:
-    """Raise InputError if no row has a column that the user named, or the input or label column of a schema with them."""
+    """Raise InputError if no row has a column that the user named, or if a schema needs input and label and rows lack
+    them.
+    """
     columns = source.columns
     if source.form != "columns" and not (
         source.form == "auto" and form_of(dict.fromkeys(seen), columns) == "columns"
@@ -261,13 +270,16 @@ def _no_column(source: Source, seen: set[str], key: str, column: str) -> InputEr
     shown = column_names(seen)
     if shown is not None:
         return InputError(
-            f"{source.name} has no such column", key=key, value=column, fix=f"use one of its columns: {shown}"
+            f"{source.name} has no column of this name",
+            key=key,
+            value=column,
+            fix=f"use one of its columns: {shown}",
         )
     names = "1 column" if len(seen) == 1 else f"{len(seen)} columns"
     format = getattr(source, "format", "")
     reason, fix = _NO_USUAL_NAME.get(format, _NO_USUAL_KEY)
     return InputError(
-        f"{source.name} has no such column; the names of its {names} are not shown, because none is a usual name: "
+        f"{source.name} has no column of this name; the names of its {names} are not shown, because none is a usual name: "
         + reason,
         key=key,
         value=column,

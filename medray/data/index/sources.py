@@ -1,6 +1,6 @@
-"""The sources of records: files, published corpora by name, the simulated clinic.
+"""The sources of records: data files, published corpora by name, and the simulated clinic.
 
-A `positional` source can be read from any of its positions on. Other sources (compressed files, XML, corpora whose rows
+A `positional` source can be read from any of its positions. Other sources (compressed files, XML, corpora whose rows
 depend on each other) are converted once into a plain file next to the shards and read from there.
 """
 
@@ -30,7 +30,7 @@ Range = tuple[int, int | None]
 
 
 class Source(Protocol):
-    """A named sequence of rows. corpus: number of the config's entry that it belongs to."""
+    """The interface of a source: a named sequence of rows. corpus: number of the source's entry in the config."""
 
     @property
     def name(self) -> str: ...
@@ -44,27 +44,27 @@ class Source(Protocol):
     def positional(self) -> bool: ...
 
     def ranges(self) -> list[Range]:
-        """Return parts that can be read independently; in order, they are the whole source."""
+        """Return parts that can be read independently. Together, in order, they are the whole source."""
 
     def read(self, start: int = 0, stop: int | None = None) -> Iterator[Found]:
-        """Yield rows from `start` on, which is a position from an earlier read or from `ranges`."""
+        """Yield rows from `start` on. `start` is a position from an earlier read or from `ranges`."""
 
     def stamp(self) -> str:
-        """Return a value that is cheap to compute and changes whenever the content hash does; "" if unknown."""
+        """Return a value that changes whenever the content changes, without reading the source; "" if that is unknown."""
 
     def content_hash(self) -> str:
-        """Return a hash that changes with any row."""
+        """Return a hash of the content, which changes when any row changes."""
 
     def convert(self, target: StoragePath) -> None:
         """Write the same rows into a plain file at `target`."""
 
     def plain_at(self, target: StoragePath) -> Source:
-        """Return a source of the same rows that reads the file of `convert`."""
+        """Return a source with the same rows that reads the plain file written by `convert`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FileSource:
-    """A file, or a Hugging Face data set with its name or folder as `path`, and its split and subset."""
+    """The source that reads one file, or one split of a Hugging Face data set (with its name or folder as `path`)."""
 
     path: str
     format: str
@@ -113,7 +113,7 @@ class FileSource:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CorpusSource:
-    """A split of a published corpus, from the files in `root`."""
+    """The source that reads one split of a published corpus from the files in `root`."""
 
     corpus_name: str
     root: str
@@ -209,7 +209,7 @@ class ClinicSource:
 def sources(config: Config, split: str, *, eos_token: str = "</s>") -> tuple[Source, ...]:
     """Return the sources of `split` (train or validation) in the order of the config; () if it has none.
 
-    No source is opened. Raises InputError for a missing source.
+    No source is opened. Raises InputError if a source does not exist.
     """
     data = config.data
     if data.dataset == "clinic":
@@ -239,7 +239,7 @@ def check_sources(config: Config) -> None:
 
 
 def extraction_of(config: Config) -> ExtractionConfig:
-    """Return the answer that documents with entities have: as their corpus was published, unless the config overrides it."""
+    """Return what is asked of documents with entities: as their corpus was published, unless the config overrides it."""
     data = config.data
     if data.dataset in (None, "clinic") or data.extraction != ExtractionConfig():
         return data.extraction
@@ -307,7 +307,7 @@ def _check_named_split(entry: SourceConfig, key: str) -> None:
         return
     there = type_names(saved) if saved else None
     raise InputError(
-        "the split of a Hugging Face data set must be set here: by default, the train split is read",
+        "a Hugging Face data set needs its split here: without it, validation would read the training split",
         key=key,
         value=files.shown(entry.path),
         fix=f"set {key}: {{path: …, split: validation}}" + (f"; it has {there}" if there else ""),

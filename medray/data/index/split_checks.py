@@ -1,4 +1,4 @@
-"""Checks that an indexed split can be used for training or validation."""
+"""Checks that an indexed split has rows that can be used for training or validation."""
 
 from __future__ import annotations
 
@@ -17,9 +17,12 @@ from medray.storage import StoragePath
 REASONS_SHOWN = 3
 # Reason for leaving good rows out → the key of the stage, and a fix.
 STAGES = {
-    "in a benchmark": ("data.decontaminate", "use other benchmark files, or data that is not in them"),
+    "in a benchmark": (
+        "data.decontaminate",
+        "set data.decontaminate to other benchmark files, or use training data that is not in them",
+    ),
     "duplicate": ("data.duplicates", "set data.duplicates: keep"),
-    "not in the subsample": ("data.subsample", "use a larger share"),
+    "not in the subsample": ("data.subsample", "set data.subsample to a larger share"),
     "in validation too": (
         "data.leakage",
         "use training rows that are not in validation, or set data.leakage: allow",
@@ -28,7 +31,10 @@ STAGES = {
 
 
 def check_split(config: Config, split: str, index: SplitIndex, rejects: StoragePath) -> None:
-    """Raise InputError for too many bad rows, for no rows, and for rows that lack a column of the method or metrics."""
+    """Raise InputError if a split cannot be used: too many bad rows, no rows, or rows without a column that is needed.
+
+    The method and the metrics of the config decide which columns are needed.
+    """
     good = index.rows + sum(index.dropped.values())
     check_reading(config, split, good, Counter(index.rejects), rejects)
     if not index.rows:
@@ -39,7 +45,7 @@ def check_split(config: Config, split: str, index: SplitIndex, rejects: StorageP
     for column in spec_of(config.method).columns:
         if not column.every_row and not there[column.name]:
             raise InputError(
-                f"no {split} row has a {column.name}, and {column.why} it",
+                f"{column.why} a {column.name}, but no {split} row has one",
                 key=f"data.columns.{column.name}",
                 value=getattr(config.data.columns, column.name),
                 fix=f"set data.columns.{column.name}, or set {column.without}",
@@ -50,15 +56,15 @@ def check_split(config: Config, split: str, index: SplitIndex, rejects: StorageP
             f"{missing} of {index.rows} validation rows have no entities",
             key="eval.metrics",
             value="entity_f1",
-            fix="set data.columns.entities, or remove the metric",
+            fix="set data.columns.entities to the column with the entities, or remove the metric entity_f1",
         )
 
 
 def check_reading(config: Config, split: str, good: int, reasons: Counter[str], rejects: StoragePath) -> None:
-    """Raise InputError for a split whose sources have no good row, or too many bad ones.
+    """Raise InputError if the sources of a split have no good row, or too many bad ones.
 
-    This is checked before rows are split, compared or dropped, so that these steps are not to blame. good: number of rows
-    that are records. reasons: numbers of bad rows, by reason.
+    This is checked before rows are split, compared or dropped, so that these steps cannot be the reason. good: number
+    of rows that are records. reasons: number of bad rows by reason.
     """
     bad, limit = reasons.total(), config.data.max_rejects
     if not good:
@@ -66,7 +72,9 @@ def check_reading(config: Config, split: str, good: int, reasons: Counter[str], 
         raise InputError(
             f"the {split} split is empty: no usable row among {bad}{why}",
             key=f"data.{split}",
-            fix=f"fix the rows that are listed in {rejects}" if bad else "use a source that has rows",
+            fix=f"fix the rows that are listed in {rejects}"
+            if bad
+            else f"set data.{split} to a source that has rows",
         )
     share = bad / (good + bad)
     if share > limit:
@@ -83,7 +91,7 @@ def _emptied(split: str, index: SplitIndex) -> InputError:
     """Return the error for a split whose good rows were all left out; the last reason is the stage that took the rest."""
     counts = ", ".join(f"{reason}: {count}" for reason, count in index.dropped.items())
     reason = list(index.dropped)[-1] if index.dropped else ""
-    key, fix = STAGES.get(reason, (f"data.{split}", "use a source that has rows"))
+    key, fix = STAGES.get(reason, (f"data.{split}", f"set data.{split} to a source that has rows"))
     return InputError(
         f"the {split} split is empty: all of its {sum(index.dropped.values())} good rows were left out ({counts})",
         key=key,
@@ -104,16 +112,16 @@ def _check_labels(config: Config, index: SplitIndex) -> None:
             f"no {kind} of a training row has the type {', '.join(unknown)}",
             key="data.extraction.types",
             value=list(asked.types),
-            fix=f"use a type of the training rows: {there}"
+            fix=f"set data.extraction.types to types of the training rows: {there}"
             if index.types
-            else f"remove the key: no training row has a typed {kind}",
+            else f"remove this key, because no training row has a {kind} with a type",
         )
     if index.empty_labels == index.rows:
         raise InputError(
             f"all {index.rows} training labels are empty"
             + (f": no document has a {kind}" * bool(index.types)),
             key="data.columns.label" if not index.types else "data.extraction",
-            fix="set the column with the answers, or other types of entities",
+            fix="set data.columns.label to the column with the answers, or data.extraction.types to other types",
         )
 
 

@@ -1,4 +1,4 @@
-"""Comparison of texts: normalised text, hashes of it, and word sequences shared with a benchmark."""
+"""Comparison of texts: normalised text, hashes of texts, and word sequences that are shared with a benchmark."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _FACTOR = np.uint64(0x9E3779B97F4A7C15)
 
 
 def question_and_answer(record: Record) -> tuple[str, str]:
-    """Return the text that a model reads and the text that it writes, as plain text."""
+    """Return the text that a model reads of a record and the text that it writes, as plain text."""
     if isinstance(record, Distill):
         return record.input, record.label
     if isinstance(record, Instruction):
@@ -34,7 +34,7 @@ def question_and_answer(record: Record) -> tuple[str, str]:
 
 
 def texts(record: Record) -> Iterator[str]:
-    """Yield every text of a record that a model may read or write; a tokenizer is trained on these."""
+    """Yield every text of a record that a model may read or write. A new tokenizer is trained on these texts."""
     if isinstance(record, Instruction):
         yield from (turn.content for turn in record.messages)
         return
@@ -49,14 +49,14 @@ def texts(record: Record) -> Iterator[str]:
 
 
 def normalised(text: str) -> str:
-    """Return text without differences in case, blanks and Unicode forms of a character."""
+    """Return text without differences in case, blanks and Unicode forms, so that equal texts can be found."""
     if not text.isascii():
         text = unicodedata.normalize("NFKC", text)
     return " ".join(text.casefold().split())
 
 
 def same_text(text: str) -> bytes:
-    """Return bytes that are equal for texts that `normalised` makes equal; this is four times as fast."""
+    """Return bytes that are equal for two texts if `normalised` makes them equal. This is four times as fast."""
     if text.isascii():
         return text.encode().translate(_LOWER, _BLANKS)
     return "".join(unicodedata.normalize("NFKC", text).casefold().split()).encode("utf-8", "surrogatepass")
@@ -73,12 +73,14 @@ def text_hash(text: str) -> int:
 
 
 def word_runs(text: str) -> np.ndarray:
-    """Return the hashes of all sequences of RUN_WORDS words of a normalised text, uint64."""
+    """Return the hashes of all sequences of RUN_WORDS words in a normalised text, uint64."""
     return run_hashes(text.split(" "), RUN_WORDS)
 
 
 def run_hashes(words: Sequence[str], length: int) -> np.ndarray:
-    """Return a hash of every sequence of `length` words, in order, uint64 [len(words) - length + 1, at least 0]."""
+    """Return a hash of every sequence of `length` consecutive words, in order; uint64 [max(len(words) - length + 1,
+    0)].
+    """
     hashes = np.array([text_hash(word) for word in words], np.uint64)
     runs = np.zeros(max(len(hashes) - length + 1, 0), np.uint64)
     with np.errstate(over="ignore"):
@@ -88,7 +90,9 @@ def run_hashes(words: Sequence[str], length: int) -> np.ndarray:
 
 
 class Benchmarks:
-    """The word sequences and whole short fields of the benchmark files, which training must not contain."""
+    """The texts of benchmark files, which training data must not contain, as hashes of word sequences and of short
+    fields.
+    """
 
     def __init__(self, runs: np.ndarray, fields: np.ndarray) -> None:
         self._runs, self._fields = runs, fields  # both sorted
@@ -107,7 +111,7 @@ class Benchmarks:
         return cls(np.unique(np.concatenate(runs)), np.unique(np.array(fields, np.uint64)))
 
     def hold(self, question: str, answer: str) -> bool:
-        """Return whether a record's texts share a word sequence with a benchmark, or its question is a field of one."""
+        """Return whether a record shares a word sequence with a benchmark, or its question is a short field of one."""
         hashed = np.array([bytes_hash(same_text(question))], np.uint64)
         return _any_in(hashed, self._fields) or any(
             _any_in(word_runs(normalised(text)), self._runs) for text in (question, answer)

@@ -1,1 +1,1 @@
-"""Inspection of the data as a model will read it, and of its problems."""
+"""Inspection of training data as a model will read it, and of problems in the data."""

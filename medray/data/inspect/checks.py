@@ -1,6 +1,6 @@
 """Checks of rows as a model will read them, on the texts of a bounded, seeded sample.
 
-The results contain counts only: no check quotes a row. Checks that need only counts of lengths cover all rows.
+The results contain counts only: no check quotes a row. Checks that need only lengths cover all rows.
 """
 
 from __future__ import annotations
@@ -43,7 +43,10 @@ Verdict = Literal["ok", "note", "problem"]
 
 @dataclass(frozen=True)
 class Check:
-    """The result of a check. problem: training would go wrong. note: worth a look. said: a sentence without record text."""
+    """The result of one check.
+
+    verdict: problem (training would go wrong), note (worth a look) or ok. said: a sentence without text of a record.
+    """
 
     name: str
     verdict: Verdict
@@ -52,10 +55,10 @@ class Check:
 
 @dataclass(frozen=True)
 class RationaleQuality:
-    """The quality of rationales.
+    """Numbers about the quality of a split's rationales.
 
-    empty: share of all rows without one. words: mean length of a rationale. overlap: mean share of a label's words that are
-    in its rationale. Words and overlap are measured on sampled rows that were not cut.
+    empty: share of all rows without a rationale. words: mean length of a rationale. overlap: mean share of a label's
+    words that are also in its rationale. Words and overlap are measured on sampled rows that were not cut.
     """
 
     split: str
@@ -67,10 +70,12 @@ class RationaleQuality:
 
 @dataclass(frozen=True)
 class SampledRow:
-    """A task of a sampled row. target_cut: the target is as long as its limit, and a part of the row was cut.
+    """One task of a sampled row, decoded to text.
 
-    begins: number of begin tokens. ends: whether the last token is a control token with loss. unknown: number of unknown
-    tokens.
+    target_cut: whether the target is at its limit and a part of the row was cut.
+
+    begins: number of begin tokens. ends: whether the last token is a control token with loss. unknown: number of
+    unknown tokens.
     """
 
     input: str
@@ -85,7 +90,7 @@ Rows = dict[tuple[str, str], list[SampledRow | None]]  # by (split, task); None:
 
 
 def sampled_rows(sets: Mapping[str, TokenSet], tokenizer: Any, count: int, seed: int) -> Rows:
-    """Return at most `count` rows of each split, the same rows for every task."""
+    """Draw at most `count` rows of each split, the same rows for every task, and return them decoded."""
     known = TextIds(tokenizer)
     found: Rows = {}
     for split, tokens in sets.items():
@@ -140,14 +145,14 @@ def checks(
     rows: Rows,
     tokenizer: Any,
 ) -> tuple[Check, ...]:
-    """Return the results of all checks."""
+    """Run all checks and return their results."""
     spec = next(iter(sets.values())).spec
     present = [row for group in rows.values() for row in group if row is not None]
     problems = template_problems(tokenizer, spec)
     found = [
         Check("template", "problem", "; ".join(problems))
         if problems
-        else Check("template", "ok", "its end is trained, and prompts equal the template's own")
+        else Check("template", "ok", "the end of an answer is trained, and prompts equal the template's own")
     ]
     if TextIds(tokenizer).begin is not None and spec.architecture == "causal":
         found.append(
@@ -156,7 +161,7 @@ def checks(
                 "problem",
                 present,
                 lambda row: row.begins != 1,
-                "have none or several",
+                "have no begin token or several; check data.template",
                 "one per text",
             )
         )
@@ -166,7 +171,7 @@ def checks(
             "problem",
             present,
             lambda row: not row.ends,
-            "have no end token with loss",
+            "have no end token with loss, so the model would not learn to stop; check data.template",
             "trained",
         ),
         *_loss_masks(method, counts),
@@ -174,7 +179,14 @@ def checks(
         _truncation(counts),
         _cut_words(method, rows),
         *(_pattern(present, *pattern) for pattern in _PATTERNS),
-        _sampled("copies", "note", present, _copies, "have a target that equals the input", "none"),
+        _sampled(
+            "copies",
+            "note",
+            present,
+            _copies,
+            "have a target that equals the input; check data.columns",
+            "none",
+        ),
     ]
     if tokenizer.unk_token_id is not None:
         found.append(
@@ -211,7 +223,7 @@ def _reasoning(spec: EncodeSpec, rows: Sequence[SampledRow], tokenizer: Any) -> 
 
 
 def rationales(counts: Mapping[str, SplitCounts], rows: Rows) -> tuple[RationaleQuality, ...]:
-    """Return the quality of rationales for each split that is trained on them."""
+    """Return numbers about the quality of the rationales, for each split that has a rationale task."""
     found = []
     for split, counted in counts.items():
         if "rationale" not in counted.tasks or not counted.rows:
@@ -249,7 +261,11 @@ def _sampled(
 def _loss_masks(method: MethodSpec, counts: Mapping[str, SplitCounts]) -> list[Check]:
     empty = sum(int(((one.length > 0) & (one.loss == 0)).sum()) for one in counts.values())
     found = [
-        Check("loss masks", "problem", f"{empty:,} of all texts have no token with loss")
+        Check(
+            "loss masks",
+            "problem",
+            f"{empty:,} of all texts have no token with loss and train nothing; raise the limits of their lengths",
+        )
         if empty
         else Check("loss masks", "ok", "every text has tokens with loss")
     ]
@@ -319,18 +335,28 @@ def _mean(values: Iterable[float]) -> float:
 
 
 _PATTERNS: tuple[tuple[str, Verdict, str, Callable[[str], bool]], ...] = (
-    ("line ends", "note", "contain a backslash and an n instead of a line end", lambda text: "\\n" in text),
-    ("HTML", "note", "contain HTML tags or entities", lambda text: bool(_HTML.search(text))),
+    (
+        "line ends",
+        "note",
+        "contain a backslash and the letter n instead of a line end; write real line ends",
+        lambda text: "\\n" in text,
+    ),
+    (
+        "HTML",
+        "note",
+        "contain HTML tags or entities; remove them if a model should not write them",
+        lambda text: bool(_HTML.search(text)),
+    ),
     (
         "encoding",
         "note",
-        "contain characters of a wrong encoding",
+        "contain characters that were decoded with a wrong encoding; read the source as UTF-8",
         lambda text: bool(_MOJIBAKE.search(text.rstrip("\ufffd"))),
     ),
     (
         "replaced words",
         "problem",
-        'contain words such as "Negativet": every "No" was replaced by "Negative"',
+        'contain broken words such as "Negativet", because every "No" was replaced by "Negative"; use undamaged files',
         lambda text: "Negative" in text and corruption_warning([{"input": text}]) is not None,
     ),
     (

@@ -1,4 +1,4 @@
-"""Decoding of tokens as a model sees them: rows with their loss mask, and inputs without the text of the template."""
+"""Decoding of tokens to what a model sees: rows with their loss mask, and inputs without the text of the template."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ _PROBES = ("cat", "Dog")  # they begin with different letters, so that their pro
 
 @dataclass(frozen=True)
 class Piece:
-    """A token as text; "" if it is a part of a character that a later token completes."""
+    """A token as text, with its id and its loss mask.
+
+    The text is "" if the token is a part of a character that a later token completes.
+    """
 
     text: str
     number: int
@@ -33,7 +36,11 @@ class Piece:
 
 @dataclass(frozen=True)
 class TaskSample:
-    """A task of a sample. parts: one sequence (causal), or source and target (seq2seq). cut: whether text was cut."""
+    """The decoded tokens of one task of a sampled row.
+
+    parts: (name, tokens): one sequence for a causal model, source and target for an encoder-decoder. cut: whether text
+    was cut.
+    """
 
     task: str
     parts: tuple[tuple[str, tuple[Piece, ...]], ...]
@@ -42,7 +49,7 @@ class TaskSample:
 
 @dataclass(frozen=True)
 class Sample:
-    """A row as training reads it, without tasks that it lacks."""
+    """A sampled row as training reads it, with all tasks that it has."""
 
     split: str
     id: str
@@ -50,7 +57,7 @@ class Sample:
 
 
 def samples(tokens: TokenSet, split: str, tokenizer: Any, rows: Sequence[tuple[int, int]]) -> list[Sample]:
-    """Return all tasks of the rows given as (shard, row) pairs."""
+    """Decode all tasks of the rows given as (shard, row) pairs."""
     store, special = tokens.store(), frozenset(TextIds(tokenizer).control.values())
     found = []
     for shard, row in rows:
@@ -101,7 +108,7 @@ def _text(tokenizer: Any, ids: list[int]) -> str:
 
 
 def find_row(tokens: TokenSet, name: str) -> tuple[int, int] | None:
-    """Return (shard, row) of the record with this id, or None if the split has none."""
+    """Find the record with the id `name`. Return its (shard, row), or None if the split does not contain it."""
     for shard in tokens.index.shards:
         ids = shard_table(shard_path(storage.at(tokens.folder), shard.index), ["id"]).column("id")
         if (row := ids.index(name).as_py()) >= 0:
@@ -112,7 +119,7 @@ def find_row(tokens: TokenSet, name: str) -> tuple[int, int] | None:
 def drawn_rows(
     tokens: TokenSet, count: int, seed: int, most_shards: int | None = None
 ) -> list[tuple[int, int]]:
-    """Draw at most `count` (shard, row) pairs without repetition, from at most `most_shards` shards, in the order of shards."""
+    """Draw at most `count` different (shard, row) pairs from at most `most_shards` shards, in the order of shards."""
     shards = list(tokens.index.shards)
     draw = np.random.default_rng([seed, 7])
     if most_shards is not None and len(shards) > most_shards:
@@ -128,9 +135,9 @@ def drawn_rows(
 
 
 class Inputs:
-    """The inputs of records, without the frame of text that the template and the prompt of a task add around them.
+    """The inputs of records without the text that the template and the prompt of a task add around them.
 
-    The frame is found with two artificial records: the text that their prompts share at both ends belongs to no record.
+    The added text is found with two artificial records: what their prompts share at both ends belongs to no record.
     """
 
     def __init__(self, tokenizer: Any, spec: EncodeSpec) -> None:
@@ -143,7 +150,7 @@ class Inputs:
         }
 
     def ids(self, store: ShardStore, shard: int, row: int, task: str) -> list[int]:
-        """Return the ids of one row's input; [] if it lacks the task."""
+        """Return the token ids of one row's input; [] if the row lacks the task."""
         ids: list[int] = store.prompt(shard, row, task).tolist()
         begin, end = 0, 0
         for prefix, suffix in self._frames[task]:
@@ -153,12 +160,12 @@ class Inputs:
         return ids[begin : len(ids) - end]
 
     def texts(self, rows: Sequence[list[int]]) -> list[str]:
-        """Texts of ids, without control tokens."""
+        """Decode token ids to texts, without control tokens."""
         return texts(self._tokenizer, rows)
 
 
 def texts(tokenizer: Any, rows: Sequence[list[int]]) -> list[str]:
-    """Texts of ids, without control tokens."""
+    """Decode token ids to texts, without control tokens."""
     if not rows:
         return []
     found: list[str] = tokenizer.batch_decode(

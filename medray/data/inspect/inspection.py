@@ -1,7 +1,8 @@
-"""The inspection of a config's data: numbers about finished token shards, and their problems.
+"""Inspection of a config's data: numbers about finished token shards, and problems in them.
 
-Numbers that depend on lengths alone are counted over all rows, with the same shards and batch plan as in training; checks of
-texts use a sample. The result contains no text of a record except the names of classes, which `to_json` leaves out.
+Numbers that depend on lengths alone are counted over all rows, with the same shards and batch plan as in training;
+checks of texts use a sample. The result contains no text of a record except the names of classes, which `to_json`
+leaves out.
 """
 
 from __future__ import annotations
@@ -39,8 +40,8 @@ _REJECTS_READ = 100_000  # largest number of lines
 class TaskLengths:
     """The lengths of one task of a split, in tokens.
 
-    rows, without: numbers of rows with and without the task. truncated: number of truncated rows. histogram: rows by length,
-    in BINS bins of `bin_tokens` tokens from 1 on.
+    rows, without: number of rows with and without the task. truncated: number of rows that were cut. histogram: number
+    of rows by length, in BINS bins of `bin_tokens` tokens from 1 on.
     """
 
     split: str
@@ -60,7 +61,7 @@ class TaskLengths:
 
 @dataclass(frozen=True)
 class Rejected:
-    """Rejected rows with one reason. `places`: "file:line" of the first rows."""
+    """The number of rejected rows with the same reason. `places`: "file:line" of the first of them."""
 
     reason: str
     rows: int
@@ -69,7 +70,7 @@ class Rejected:
 
 @dataclass(frozen=True)
 class SplitRows:
-    """The numbers of a split's rows that were rejected, dropped or repeated before encoding."""
+    """The number of a split's rows that were rejected, dropped or found to be repeated before encoding."""
 
     split: str
     rows: int
@@ -81,10 +82,10 @@ class SplitRows:
 
 @dataclass(frozen=True)
 class Classes:
-    """The classes of a split whose labels are few short texts.
+    """The classes of a classification task: a split whose labels are a few short texts.
 
-    rows: number of rows of each class, the most frequent first. majority: share of that class. unseen: rows with a class that
-    is not in the training split. names: the texts of the classes.
+    rows: number of rows of each class, the most frequent first. majority: share of the most frequent class. unseen:
+    rows whose class is not in the training split. names: the texts of the classes.
     """
 
     split: str
@@ -96,10 +97,11 @@ class Classes:
 
 @dataclass(frozen=True)
 class RunLength:
-    """The length of a run.
+    """The size of a run: its rows, steps, tokens and epochs.
 
-    tokens, loss_tokens: tokens of an epoch over the trained tasks. If corpora are mixed by weight, these are expected values,
-    because no epoch has all rows; passes are then the passes over each corpus in the whole run, in the order of data.train.
+    tokens, loss_tokens: tokens of an epoch over the trained tasks. If corpora are mixed by weight, these are expected
+    values, because no epoch has all rows; passes then says how often the whole run passes over each corpus, in the
+    order of data.train.
     """
 
     rows: int
@@ -129,14 +131,17 @@ class Inspection:
         return sum(check.verdict == "problem" for check in self.checks)
 
     def to_json(self) -> dict[str, Any]:
-        """Return all numbers, without text of any record."""
+        """Return all numbers as JSON values, without text of any record."""
         return asdict(replace(self, classes=tuple(replace(one, names=()) for one in self.classes)))
 
 
 def inspect(
     config: Config, sets: Mapping[str, TokenSet], *, sample_rows: int = SAMPLE_ROWS, seed: int = 0
 ) -> Inspection:
-    """Inspect finished shards. sample_rows: number of rows per split whose texts are checked, drawn with `seed`."""
+    """Inspect the finished token shards of a config.
+
+    sample_rows: number of rows per split whose texts are checked, drawn with `seed`.
+    """
     tokenizer = tokenizer_of(sets["train"])
     counts = {split: split_counts(tokens) for split, tokens in sets.items()}
     rows = sampled_rows(sets, tokenizer, sample_rows, seed)
@@ -163,7 +168,7 @@ def _vocabulary(config: Config) -> tuple[Check, ...]:
     """Return a note about a trained tokenizer: a byte-level BPE has an entry for every frequent word, in a small corpus any."""
     if config.data.tokenizer != "train":
         return ()
-    said = "trained on the records: its vocabulary contains words of them, including names, and is part of every export"
+    said = "the tokenizer was trained on the records: its vocabulary contains words of them, even names, and every export has it"
     return (Check("tokenizer", "note", said),)
 
 

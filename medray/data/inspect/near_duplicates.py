@@ -1,9 +1,10 @@
-"""Near-duplicate inputs: MinHash over sequences of five words, with candidates from locality-sensitive hashing.
+"""Search for near-duplicate inputs: MinHash over sequences of five words, with locality-sensitive hashing.
 
-Signatures of 128 values estimate the Jaccard similarity of the word sequences of two inputs with a standard error of at most
-0.045. The hash tables are chosen to miss few pairs (with a threshold of 0.8, one in seven of the pairs just above it, and one
-in a thousand of those at 0.9), and every candidate is compared by its whole signature. Only the first of several similar
-inputs goes into the tables, so that a corpus of one repeated sentence costs no more than any other.
+Signatures of 128 values estimate the Jaccard similarity of the word sequences of two inputs with a standard error of
+at most 0.045. The hash tables are chosen to miss few pairs (with a threshold of 0.8, one in seven of the pairs just
+above it, and one in a thousand of those at 0.9), and every candidate is compared by its whole signature. Only the
+first of several similar inputs goes into the tables, so that a corpus of one repeated sentence costs no more than any
+other.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ Named = tuple[str, str]  # (id, text)
 
 @dataclass(frozen=True)
 class Pair:
-    """A validation row and the training row that is most similar to it."""
+    """A validation row and the training row that is most similar to it, by their ids."""
 
     train: str
     validation: str
@@ -39,10 +40,11 @@ class Pair:
 
 @dataclass(frozen=True)
 class NearDuplicates:
-    """The numbers of near-duplicates.
+    """The numbers of near-duplicate rows that were found.
 
-    repeated: for each split, the rows similar to an earlier row. across: validation rows similar to a training row. pairs: the
-    first of these. compared: for each split, the compared rows, which are fewer than all if the split is too large.
+    repeated: for each split, the number of rows similar to an earlier row. across: number of validation rows similar
+    to a training row. pairs: the first of these. compared: for each split, the number of compared rows, which is
+    smaller than the split if the split is very large.
     """
 
     threshold: float
@@ -59,14 +61,17 @@ def near_duplicates(
     threshold: float = 0.8,
     most_rows: int = MOST_ROWS,
 ) -> NearDuplicates:
-    """Compare the inputs of all rows. threshold: smallest similarity of near-duplicates, above 0 and at most 1."""
+    """Compare the inputs of all rows with each other.
+
+    threshold: smallest Jaccard similarity of two rows that count as near-duplicates, above 0 and at most 1.
+    """
     return compare(
         {split: _inputs(tokens, tokenizer, most_rows) for split, tokens in sets.items()}, threshold
     )
 
 
 def compare(splits: Mapping[str, Iterator[Named]], threshold: float) -> NearDuplicates:
-    """Compare the texts of (id, text) pairs of each split. Texts without a word are skipped."""
+    """Compare texts with each other, given as (id, text) pairs for each split. Texts without a word are skipped."""
     compared, repeated = dict.fromkeys(splits, 0), dict.fromkeys(splits, 0)
     across: list[Pair] = []
     known = {split: _Index(threshold) for split in splits}

@@ -1,8 +1,8 @@
-"""The cost of padding: the positions of a forward pass without a token, counted from lengths alone.
+"""Measurement of padding: the share of positions in a forward pass without a token, computed from lengths alone.
 
-The batches are those of the configured plan, arranged as in training: sorted by length within a global batch, then split into
-micro-batches in which each task is padded to its longest row. For comparison, rows in random order are measured too and, for
-causal models, packing.
+The batches are those of the configured plan, arranged as in training: sorted by length within a global batch, then
+split into micro-batches in which each task is padded to its longest row. For comparison, rows in random order are
+measured too and, for causal models, packing.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ MOST_STEPS = 200  # of a longer epoch, only the first steps are measured
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Padding:
-    """The padding of one way to make batches. name: random, plan or packed.
+    """The measured padding of one way to make batches. name: random, plan or packed.
 
-    share: share of the computed positions without a token, 0 to 1. steps: measured steps. whole_epoch: whether these are all
-    steps of an epoch. rows: rows of a micro-batch. pack_tokens: length of packed sequences.
+    share: share of the computed positions without a token, 0 to 1. steps: number of measured steps. whole_epoch:
+    whether these are all steps of an epoch. rows: rows of a micro-batch. pack_tokens: length of packed sequences.
     """
 
     name: str
@@ -63,7 +63,9 @@ class _Grid:
 
 
 def padding(config: Config, tokens: TokenSet, counts: SplitCounts) -> tuple[Padding, ...]:
-    """Return the padding of random batches, of the configured plan, and of packing if the plan could pack but does not."""
+    """Measure the padding of random batches, of the configured plan, and of packing if the plan could pack but does
+    not.
+    """
     store = tokens.store()
     plan, grid = tokens.plan(config, store), _grid(config)
     causal = tokens.spec.architecture == "causal"
@@ -130,7 +132,7 @@ def padding(config: Config, tokens: TokenSet, counts: SplitCounts) -> tuple[Padd
 
 
 def suggested_pack_tokens(sizes: np.ndarray) -> int:
-    """Return a power of two that holds the longest row and several typical rows, in tokens."""
+    """Suggest a value for data.pack_tokens: a power of two that holds the longest row and several typical rows."""
     wanted = max(int(sizes.max(initial=8)), 4 * float(sizes.mean()) if len(sizes) else 0)
     return int(2 ** int(np.ceil(np.log2(wanted))))
 

@@ -1,8 +1,9 @@
-"""Readers turn bytes into rows, each with the position from which reading can be resumed.
+"""Readers, which turn the bytes of a file into rows, each with the position from which reading can be resumed.
 
-JSONL, JSON, CSV, TSV, Parquet and the converted format can be read from any position. All other formats, and all compressed
-files, are read from the start; `convert` turns them into one file that can be read from any position. A row that cannot be
-read is yielded as a BadRowError; a file that cannot be read further raises an InputError with the position.
+JSONL, JSON, CSV, TSV, Parquet and the converted format can be read from any position. All other formats, and all
+compressed files, are read from the start; `convert` turns them into one file that can be read from any position. A row
+that cannot be read is yielded as a BadRowError; a file that cannot be read further raises an InputError with the
+position.
 """
 
 from __future__ import annotations
@@ -62,12 +63,14 @@ _WHOLE: dict[str, Any] = {
 
 
 def positional(path: str, format: str) -> bool:
-    """Return whether reading can begin at any position without reading the rows before it."""
+    """Return whether reading can begin at any position, without reading the rows before it."""
     return format in _POSITIONAL and compression_of(path) is None
 
 
 def ranges(path: str, format: str, block_bytes: int = 32 << 20) -> list[tuple[int, int | None]]:
-    """Return ranges (start, stop) that together hold every row once, for parallel readers. stop None: to the end.
+    """Split a file into ranges (start, stop) for parallel readers.
+
+    Together they hold every row once. stop None: to the end.
 
     Ranges are in bytes for jsonl and converted, and in rows for parquet; every other format has one range.
     """
@@ -97,19 +100,19 @@ def read(
 ) -> RowReader:
     """Read the rows of `path` whose positions are in [start, stop).
 
-    start: a position from an earlier read, or the start of a range. line: the line number at `start`; formats that are
-    not positional read and drop the rows before it and count lines themselves, and Parquet and the converted format know
-    their numbers too. split, subset: of a Hugging Face data set.
+    start: a position from an earlier read, or the start of a range. line: the line number at `start`. Formats that
+    cannot start at a position read and drop the rows before it and count lines themselves; Parquet and the converted
+    format know their numbers too. split, subset: of a Hugging Face data set.
     """
     return RowReader(path, format, start, stop, line, split, subset)
 
 
 class RowReader(Iterator[Found]):
-    """An iterator over the rows of a range.
+    """An iterator over the rows of a range of a file.
 
     lines: the number of lines in the range, including blank ones, once all rows of a jsonl file are read; else None.
     Parallel readers add these numbers up to find the first line of each range. skipped: number of rows that the format
-    leaves out.
+    leaves out on purpose.
     """
 
     lines: int | None = None
@@ -126,7 +129,7 @@ class RowReader(Iterator[Found]):
         subset: str | None,
     ) -> None:
         if format not in (*_POSITIONAL, *_WHOLE, "huggingface"):
-            raise ValueError(f"no reader of {format!r}")
+            raise ValueError(f"there is no reader for the format {format!r}")
         self._path, self._format, self._split, self._subset = path, format, split, subset
         self._rows = self._read(start, stop, line)
 
@@ -137,7 +140,7 @@ class RowReader(Iterator[Found]):
         return next(self._rows)
 
     def close(self) -> None:
-        """Close the file before its end."""
+        """Close the file, even if not all rows were read."""
         self._rows.close()
 
     def _read(self, start: int, stop: int | None, line: int) -> Generator[Found, None, None]:
@@ -156,16 +159,20 @@ class RowReader(Iterator[Found]):
                     yield from _within(self._from_start(stream, name), start, stop)
         except OSError as error:
             raise InputError(
-                f"cannot be read further ({error.strerror or type(error).__name__})",
+                f"the file cannot be read further ({error.strerror or type(error).__name__})",
                 file=name,
-                fix="copy it again, or check its disk",
+                fix="copy the file again, or check its disk",
             ) from None
 
     def _from_start(self, stream: Any, name: str) -> Generator[Found, None, None]:
         compression = compression_of(self._path)
         if compression is not None:
             if self._format == "parquet":
-                raise InputError("a compressed Parquet file cannot be read", file=name, fix="unpack it")
+                raise InputError(
+                    "medray cannot read a Parquet file that is compressed as a whole",
+                    file=name,
+                    fix="unpack the file",
+                )
             stream = compressed.opened(stream, compression, name)
         if self._format in _POSITIONAL:
             found = _POSITIONAL[self._format](stream, name, 0, None, 1)

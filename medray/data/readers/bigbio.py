@@ -9,7 +9,7 @@ from medray.data.records import BadRowError
 
 
 class Passage(NamedTuple):
-    """A passage of a document. start: position of its text in the document, in characters."""
+    """A passage of a document. start: index of its first character in the document."""
 
     type: str
     start: int
@@ -17,10 +17,10 @@ class Passage(NamedTuple):
 
 
 class Mention(NamedTuple):
-    """A mention of an entity.
+    """A mention of an entity in a document.
 
-    offsets: [start, end) in the document, several if the mention has gaps. concepts: ids it is normalised to.
-    id: the name that relations of the file use for this mention, if any.
+    offsets: [start, end) in characters of the document, several if the mention has gaps. concepts: ids of a vocabulary
+    that the mention is linked to. id: the name that relations of the file use for this mention, if any.
     """
 
     type: str
@@ -31,7 +31,7 @@ class Mention(NamedTuple):
 
 
 class Relation(NamedTuple):
-    """A relation. first, second: ids of mentions or of concepts."""
+    """A relation between two entities. first, second: ids of mentions or of concepts."""
 
     type: str
     first: str
@@ -44,11 +44,11 @@ def document(
     mentions: Sequence[Mention],
     relations: Sequence[Relation] = (),
 ) -> dict[str, Any]:
-    """Return the row of a document.
+    """Return a document as a row in BigBio's form.
 
-    BigBio's relations connect mentions. A relation between concepts, as in PubTator, becomes a relation between the first
-    mentions of the two; all ids of concepts are kept under "normalized". Raises BadRowError for a mention whose text
-    differs from the text at its offsets, and for a relation with an end that is not in the document.
+    BigBio's relations connect mentions. A relation between concepts, as in PubTator, becomes a relation between the
+    first mentions of the two; all ids of concepts are kept under "normalized". Raises BadRowError for a mention whose
+    text differs from the text at its offsets, and for a relation with an end that is not in the document.
     """
     entities = []
     by_id: dict[str, str] = {}
@@ -73,7 +73,7 @@ def document(
     for number, relation in enumerate(relations, 1):
         ends = [by_id.get(end) or by_concept.get(end) for end in (relation.first, relation.second)]
         if None in ends:
-            raise BadRowError(f"relation {number} has an end that the document does not mention")
+            raise BadRowError(f"relation {number} refers to an entity that the document does not mention")
         found.append({"id": f"R{number}", "type": relation.type, "arg1_id": ends[0], "arg2_id": ends[1]})
     return {
         "document_id": document_id,

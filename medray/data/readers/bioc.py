@@ -19,9 +19,11 @@ _CONCEPT_KEYS = ("identifier", "MESH", "NCBI Gene", "NCBIGENE", "OMIM", "SPECIES
 
 
 def read(stream: io.BufferedReader, name: str) -> Iterator[tuple[int, Row]]:
-    """Yield (line, row in BigBio's form) for each document. All documents of a JSON collection have its first line.
+    """Read the documents of a BioC file: yield (line, row in BigBio's form).
 
-    Relations name annotations by refid, or concepts in their infons, as in BioCreative.
+    All documents of a JSON file have its first line.
+
+    A relation names its ends by refid of annotations, or by concepts in its infons, as in BioCreative.
     """
     if stream.peek(64).lstrip(BLANK_BYTES)[:1] in (b"{", b"["):
         for found in json_text.read(stream, name, 0, None, 1):
@@ -49,7 +51,7 @@ def _row(value: Any) -> Row:
     except BadRowError as error:
         return error
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
-        return BadRowError(f"not a BioC document ({type(error).__name__})")
+        return BadRowError(f"this is not a BioC document ({type(error).__name__})")
 
 
 def _document(value: dict[str, Any]) -> dict[str, Any]:
@@ -98,7 +100,7 @@ def _relation(relation: dict[str, Any]) -> Relation:
         named = roles or [value for key, value in infons.items() if key not in _TYPE_KEYS]
         ends = [each["identifier"] if isinstance(each, dict) else each for each in named]
     if len(ends) != 2:
-        raise BadRowError("a relation does not have two ends")
+        raise BadRowError("a relation does not connect two entities")
     return Relation(str(kind), str(ends[0]), str(ends[1]))
 
 

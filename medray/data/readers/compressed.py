@@ -1,4 +1,4 @@
-"""Decompression of files, with a clear message if a file is cut off or damaged."""
+"""Decompression of data files, with a clear message if a file is incomplete or damaged."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _PACKED = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"BZh", b"\xfd7zXZ\0")  # first byt
 
 
 def opened(stream: io.BufferedReader, compression: str, name: str) -> io.BufferedReader:
-    """Return the decompressed bytes of `stream` as a stream that cannot seek. compression: gz, zst, bz2 or xz.
+    """Return the decompressed content of `stream` as a stream that cannot seek. compression: gz, zst, bz2 or xz.
 
     Reading raises InputError if the file ends too early or is damaged.
     """
@@ -59,14 +59,14 @@ class _Inside(io.RawIOBase):
                 fix="copy it again",
             ) from None
         if not self._given and data.startswith(_PACKED):
-            raise InputError("its content is compressed again", file=self._name, fix="unpack it once")
+            raise InputError("the file is compressed twice", file=self._name, fix="unpack the file once")
         buffer[: len(data)] = data
         self._given += len(data)
         if self._given > ALWAYS_UNPACKED and self._given > MOST_RATIO * self._packed.tell():
             raise InputError(
-                f"it unpacks to more than {MOST_RATIO} times its size, {self._given >> 20:,} MB so far, as no text does",
+                f"the file unpacks to more than {MOST_RATIO} times its size ({self._given >> 20:,} MB so far), which no text does",
                 file=self._name,
-                fix="unpack it and check it; an unpacked file may have any size",
+                fix="unpack the file, check its content, and use the unpacked file, which may have any size",
             )
         return len(data)
 

@@ -1,4 +1,4 @@
-"""The reader of CoNLL: one token and its tag per line, a blank line after each sentence; tags of IOB and BIOES."""
+"""The reader of CoNLL files: one token and its tag per line, a blank line after each sentence; tags of IOB or BIOES."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _DOCUMENT = b"-DOCSTART-"
 
 
 def read(stream: io.BufferedReader, name: str) -> Iterator[tuple[int, Row]]:
-    """Yield (line, row in BigBio's form) for each sentence, with its tokens joined by blanks.
+    """Read the sentences of a CoNLL file: yield (line, row in BigBio's form), with tokens joined by blanks.
 
-    Columns are separated by tabs, or by blanks if a line has no tab: the first is the token, the last its tag. An I- tag
-    that continues no entity begins one. Lines with -DOCSTART- separate documents; only then do rows have a unique
+    Columns are separated by tabs, or by blanks if a line has no tab: the first is the token, the last its tag. An I-
+    tag that continues no entity begins one. Lines with -DOCSTART- separate documents; only then do rows have a unique
     "document_id" and an "id".
     """
     documents, sentences, document_id = 0, 0, ""

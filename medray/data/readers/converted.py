@@ -1,4 +1,6 @@
-"""Conversion of any sources to one plain file that can be read from any position: JSONL with file and line of each row."""
+"""Conversion of any source to one plain file that can be read from any position: JSONL with the file and line of each
+row.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,7 @@ def convert(
     subset: str | None = None,
     skipped: Callable[[str, int], None] | None = None,
 ) -> int:
-    """Write the rows of (path, format) pairs, in order, to `target`. Return their number, including bad rows.
+    """Write the rows of (path, format) pairs, in order, to `target`. Return the number of rows, including bad ones.
 
     Files are named by their paths relative to the folder that they share. skipped: called with (file, number) if a
     format leaves out rows on purpose, such as MedQuAD's pairs without an answer.
@@ -41,7 +43,7 @@ def convert(
 
 
 def write_converted(items: Iterable[tuple[str, int, Row]], target: StoragePath) -> int:
-    """Write (file name, line, row) items to `target`, completely or not at all, readable by its owner alone.
+    """Write (file name, line, row) items to `target`, completely or not at all, readable only by its owner.
 
     Returns the number of rows.
     """

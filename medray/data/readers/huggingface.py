@@ -16,10 +16,10 @@ _BATCH_ROWS = 512
 
 
 def read(path: str, split: str = "train", subset: str | None = None) -> Iterator[tuple[int, Row]]:
-    """Yield (number from 1, row) for one split. Values are as stored: a class label is its number.
+    """Read the rows of one split: yield (number from 1, row). Values are as stored: a class label is its number.
 
-    A row with bytes, such as an image, is a bad row. No code of a data set is ever run. Raises InputError if there is no
-    such data set or split, if there is neither a network nor a local copy, or if a file is damaged.
+    A row with bytes, such as an image, is a bad row. No code of a data set is ever run. Raises InputError if there is
+    no such data set or split, if there is neither a network nor a local copy, or if a file is damaged.
     """
     from medray.data.readers.parquet import rows
 
@@ -35,7 +35,7 @@ def read(path: str, split: str = "train", subset: str | None = None) -> Iterator
         raise InputError(
             f"the data set is damaged after row {number} ({type(error).__name__})",
             file=path,
-            fix="copy it, or save it with save_to_disk, again",
+            fix="copy the data set again, or save it again with save_to_disk",
         ) from None
 
 
@@ -53,7 +53,7 @@ def _opened(path: str, split: str, subset: str | None) -> Any:
         if not isinstance(found, datasets.DatasetDict):
             if split != "train" and found.split is not None and str(found.split) != split:
                 raise InputError(
-                    "the folder has one split, which is a different one",
+                    "the data set in this folder has one split, and it is not this one",
                     file=path,
                     key="split",
                     value=split,
@@ -71,7 +71,9 @@ def _opened(path: str, split: str, subset: str | None) -> Any:
         return found[split]
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", path):
         raise InputError(
-            "is neither a folder nor the name of a data set", file=path, fix="use a name such as org/name"
+            "this is neither a folder nor the name of a data set",
+            file=path,
+            fix="use a name such as org/name",
         )
     return _loaded(lambda: datasets.load_dataset(path, subset, split=split), path)
 
@@ -98,5 +100,5 @@ def _loaded(load: Any, path: str) -> Any:
 
 
 def fingerprint(path: str, split: str = "train", subset: str | None = None) -> str:
-    """Return the fingerprint that `datasets` has for the rows of a split."""
+    """Return the fingerprint that the library `datasets` gives to the rows of a split."""
     return str(_opened(path, split, subset)._fingerprint)

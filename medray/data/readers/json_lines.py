@@ -26,10 +26,10 @@ _LARGE = 2.0**63
 def read(
     stream: io.BufferedReader, name: str, start: int, stop: int | None, line: int
 ) -> Generator[Found, None, int]:
-    """Yield the rows of the lines that begin in [start, stop). A line that is not an object is a bad row; blank lines are
-    skipped.
+    """Yield the rows of the lines that begin in [start, stop).
 
-    Returns the number of lines in the range, including blank ones.
+    A line that is not a JSON object is a bad row; blank lines are skipped. Returns the number of lines in the range,
+    including blank ones.
     """
     return (yield from _read(stream, name, start, stop, line, _found))
 
@@ -37,7 +37,7 @@ def read(
 def read_converted(
     stream: io.BufferedReader, name: str, start: int, stop: int | None, line: int
 ) -> Generator[Found, None, int]:
-    """Yield the rows of a file that `convert` wrote, with their source file and line."""
+    """Yield the rows of a file that `convert` wrote, with the source file and line of each row."""
 
     def found(text: bytes, position: int, number: int) -> Found:
         match parse(text):
@@ -46,14 +46,16 @@ def read_converted(
             case {"file": str(file), "line": int(original), "reject": str(reason)}:
                 return Found(position, original, BadRowError(reason), file)
         raise InputError(
-            f"the converted file is damaged at byte {position}", file=name, fix="delete it and run again"
+            f"the converted file is damaged at byte {position}",
+            file=name,
+            fix="delete the file and run the command again",
         )
 
     return (yield from _read(stream, name, start, stop, line, found))
 
 
 def wrapped(file: str, line: int, row: Row) -> bytes:
-    """Return a line of the converted format."""
+    """Return one line of the converted format: a row with its source file and line."""
     kind, value = ("reject", str(row)) if isinstance(row, BadRowError) else ("row", row)
     whole = {"file": file, "line": line, kind: value}
     try:
@@ -61,11 +63,11 @@ def wrapped(file: str, line: int, row: Row) -> bytes:
     except UnicodeEncodeError:  # half of a surrogate pair
         return json.dumps(whole).encode() + b"\n"
     except RecursionError:
-        return wrapped(file, line, BadRowError("its JSON is nested too deeply"))
+        return wrapped(file, line, BadRowError("the JSON of the line is nested too deeply"))
 
 
 def parse(text: bytes) -> Row | None:
-    """Return the row of a line, or None for a blank line."""
+    """Parse a line. Return its row, or None for a blank line."""
     try:
         row = orjson.loads(text)
     except orjson.JSONDecodeError:
@@ -76,7 +78,7 @@ def parse(text: bytes) -> Row | None:
 
 
 def exact(row: dict[str, Any], text: bytes, inside: str | None = None) -> Row:
-    """Return `row`, parsed again from its text if a column may have been an integer beyond 64 bits."""
+    """Return `row`, parsed again from its text if a column may have been an integer of more than 64 bits."""
     for value in row.values():
         if type(value) is float and not -_LARGE < value < _LARGE:
             try:

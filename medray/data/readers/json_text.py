@@ -1,7 +1,7 @@
 """The reader of JSON text: an array of objects, consecutive objects (pretty-printed or not), or one object of objects.
 
-Own code around Python's decoder, and not ijson, which was tried (3.6, its C backend). ijson reads three times as fast (40 MB in
-0.07 s against 0.22 s of CPU), but both are faster than what follows, and ijson
+It is medray's own code around Python's decoder. The library ijson was tried (3.6, with its C backend). It reads three
+times as fast (40 MB in 0.07 s against 0.22 s of CPU), but both are faster than what follows, and ijson
 
 - gives no byte position of a value, which Ray Data needs to read one file in parts;
 - refuses NaN and Infinity, which Python's json module writes into records of others;
@@ -28,10 +28,10 @@ _BEGINS = frozenset('{["-0123456789tfnNI')
 
 
 def read(stream: io.BufferedReader, name: str, start: int, stop: int | None, line: int) -> Iterator[Found]:
-    """Yield rows from byte `start` on, which is a position from an earlier read.
+    """Yield the rows from byte `start` on, which is a position from an earlier read.
 
-    Separators are skipped. If the file is one object whose values are all objects, each value is a row, with its key as
-    "id" unless it has one. Raises InputError with the byte at which the text is not JSON or not UTF-8.
+    Separators are skipped. If the file is one object whose values are all objects, each value is a row, with its key
+    as "id" unless it has one. Raises InputError with the byte at which the text is not JSON or not UTF-8.
     """
     text = _Text(stream, name, start, line)
     keyed, first = False, True
@@ -47,7 +47,9 @@ def read(stream: io.BufferedReader, name: str, start: int, stop: int | None, lin
         text.take(length)
     if start == 0 and text.opened > 0:
         raise InputError(
-            f"an array is not closed at the end, byte {text.position}", file=name, fix="copy it again"
+            f"the file ends at byte {text.position} inside a JSON array: it is incomplete",
+            file=name,
+            fix="copy the file again",
         )
 
 
@@ -116,7 +118,7 @@ class _Text:
                 raise InputError(
                     f"its JSON is nested too deeply at byte {self.position}",
                     file=self._name,
-                    fix="check the program that wrote it: a record needs ten levels",
+                    fix="check the program that wrote the file: a record needs at most ten levels",
                 ) from None
             except ValueError:
                 if len(self._text) - self.at > LONGEST_VALUE:
@@ -130,9 +132,9 @@ class _Text:
 
     def _not_json(self) -> InputError:
         return InputError(
-            f"not valid JSON at byte {self.position}",
+            f"the file is not valid JSON at byte {self.position}",
             file=self._name,
-            fix="correct it there, or write one object per line as .jsonl, where a bad line loses only that row",
+            fix="correct the file there, or write one object per line as .jsonl, where a bad line loses only that row",
         )
 
     def is_last(self, length: int) -> bool:
@@ -166,7 +168,9 @@ class _Text:
             more = self._decoder.decode(data, final=self._ended)
         except UnicodeDecodeError as error:
             byte = self.position + len(self._text[self.at :].encode()) + error.start
-            raise InputError(f"not UTF-8 at byte {byte}", file=self._name, fix="save it as UTF-8") from None
+            raise InputError(
+                f"the file is not UTF-8 at byte {byte}", file=self._name, fix="save the file as UTF-8"
+            ) from None
         if self._fresh and more:
             self._fresh = False
             if more.startswith("\ufeff"):

@@ -19,16 +19,18 @@ _STEP = 1 << 20
 
 
 class LongLine(NamedTuple):
-    """A line over the limit. Only its bytes and its double quotes were counted."""
+    """A line over the length limit, which was skipped. Only its length in bytes and its double quotes were counted."""
 
     length: int
     quotes: int
 
 
 def read_line(stream: io.BufferedIOBase, name: str, number: int | None = None) -> bytes | LongLine:
-    """Return the next line with its line end, or b"" at the end of the file. number: the line's number, if known.
+    """Return the next line including its line end, or b"" at the end of the file.
 
-    Raises InputError for a line so long that the file cannot be text: skipping a sparse file would take hours.
+    number: the line's number, if known.
+
+    Raises InputError for a line so long that the file cannot be text: skipping through a sparse file would take hours.
     """
     line = stream.readline(LONGEST_LINE + 1)
     if len(line) <= LONGEST_LINE:
@@ -55,10 +57,10 @@ def read_line(stream: io.BufferedIOBase, name: str, number: int | None = None) -
 def skip_blank(
     stream: io.BufferedReader, blank: re.Pattern[bytes], most: int | None = None
 ) -> tuple[int, int]:
-    """Skip the blank lines that come next. Return their size in bytes and their number.
+    """Skip consecutive blank lines. Return their size in bytes and their number.
 
-    Blank lines in the buffer are found in bulk: a small compressed file may contain billions. most: bytes after which
-    none of these lines may begin.
+    Blank lines in the buffer are found in bulk, because a small compressed file may contain billions. most: number of
+    bytes after which none of these lines may begin.
     """
     length = number = 0
     while most is None or length < most:
@@ -74,9 +76,9 @@ def skip_blank(
 
 
 def lines_of(stream: io.BufferedReader, name: str) -> Iterator[tuple[int, bytes]]:
-    """Yield (number from 1, line) for a whole file. Of consecutive blank lines, only the first is yielded.
+    """Yield (number from 1, line) for all lines of a file. Of consecutive blank lines, only the first is yielded.
 
-    A line over the limit is replaced by LONG_MARK.
+    A line over the length limit is replaced by LONG_MARK.
     """
     number = 1
     while line := read_line(stream, name, number):

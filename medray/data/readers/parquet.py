@@ -1,4 +1,7 @@
-"""The reader of Parquet, one row group at a time, and of rows of Arrow tables, which saved data sets use too."""
+"""The reader of Parquet files, one row group at a time.
+
+Its conversion of Arrow tables is also used for saved data sets.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,10 @@ LONGEST_CELL = 64 << 20  # characters
 
 
 def read(stream: io.BufferedReader, name: str, start: int, stop: int | None, line: int) -> Iterator[Found]:
-    """Yield rows start … stop - 1, with their numbers as positions and lines. Only their row groups are read."""
+    """Yield the rows with numbers start … stop - 1; positions and lines are row numbers.
+
+    Only their row groups are read.
+    """
     import pyarrow as pa
 
     file = _opened(stream, name)
@@ -43,7 +49,7 @@ def read(stream: io.BufferedReader, name: str, start: int, stop: int | None, lin
 
 
 def ranges(stream: io.BufferedReader, name: str, block_bytes: int) -> list[tuple[int, int | None]]:
-    """Return row ranges of whole row groups, each with about `block_bytes` (decoded) or more."""
+    """Split the file into ranges of whole row groups, each with about `block_bytes` (decoded) or more, in row numbers."""
     metadata = _opened(stream, name).metadata
     found: list[tuple[int, int | None]] = []
     begin, end, held = 0, 0, 0
@@ -59,7 +65,10 @@ def ranges(stream: io.BufferedReader, name: str, block_bytes: int) -> list[tuple
 
 
 def rows(batch: Any) -> Iterator[Row]:
-    """Yield the rows of an Arrow batch or table as JSON values: times as ISO 8601, decimals as text, bytes as a bad row."""
+    """Yield the rows of an Arrow batch or table as JSON values.
+
+    Times become ISO 8601 text, decimals become text, and a row with bytes is a bad row.
+    """
     doubtful = [field.name for field in batch.schema if not _plain(field.type)]
     for row in _python_rows(batch):
         if isinstance(row, BadRowError):
@@ -114,13 +123,15 @@ def _opened(stream: io.BufferedReader, name: str) -> Any:
         raise _damaged(name, "in its footer", error) from None
     names = file.schema_arrow.names
     if len(set(names)) < len(names):
-        raise InputError("two of its columns have the same name", file=name, fix="rename one of them")
+        raise InputError(
+            "two columns of the file have the same name", file=name, fix="rename one of the two columns"
+        )
     return file
 
 
 def _damaged(name: str, where: str, error: Exception) -> InputError:
     return InputError(
-        f"not a complete Parquet file: damaged {where} ({type(error).__name__})",
+        f"this is not a complete Parquet file: it is damaged {where} ({type(error).__name__})",
         file=name,
         fix="copy it again",
     )

@@ -1,4 +1,7 @@
-"""The reader of PubTator: title, abstract, entity and relation lines with one document id; a blank line ends a document."""
+"""The reader of PubTator files: lines of title, abstract, entities and relations with one document id.
+
+A blank line ends a document.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +18,10 @@ _NO_CONCEPT = ("", "-", "-1")
 
 
 def read(stream: io.BufferedReader, name: str) -> Iterator[tuple[int, Row]]:
-    """Yield (line, row in BigBio's form) for each document. Offsets count characters of title + " " + abstract.
+    """Read the documents of a PubTator file: yield (line, row in BigBio's form).
 
-    A document with an unknown kind of line, or with an entity that is not at its offsets, is a bad row.
+    Offsets count characters of title + " " + abstract. A document with an unknown kind of line, or with an entity that
+    is not at its offsets, is a bad row.
     """
     for first, block in _blocks(stream, name):
         row: Row
@@ -79,7 +83,7 @@ def _document(first: int, lines: list[bytes]) -> dict[str, object]:
         else:
             raise BadRowError(f"line {number} is not a PubTator line")
     if "t" not in texts or document_id is None:
-        raise BadRowError("no line is a title")
+        raise BadRowError("the document has no title line")
     title, abstract = texts["t"], texts.get("a", "")
     passages = [Passage("title", 0, title), Passage("abstract", len(title) + 1, abstract)]
     return document(document_id, [passage for passage in passages if passage.text], mentions, relations)

@@ -1,8 +1,8 @@
-"""The readers of CSV and TSV.
+"""The readers of CSV and TSV files.
 
-CSV has quotes, and quoting is strict: a quote in a wrong position would move text from one row or column to another. TSV
-has no quotes: a tab ends a cell, a line end ends a row, and a quote is a plain character. A TSV file that a CSV writer made
-has the format `tsv_quoted`.
+CSV has quotes, and quoting is strict: a quote in a wrong position would move text from one row or column to another.
+TSV has no quotes: a tab ends a cell, a line end ends a row, and a quote is a plain character. The format `tsv_quoted`
+is for TSV files with quotes, which a CSV writer made.
 """
 
 from __future__ import annotations
@@ -30,21 +30,27 @@ _HINT = "for a file with quoted cells, set the format to tsv_quoted"
 def read_csv(
     stream: io.BufferedReader, name: str, start: int, stop: int | None, line: int
 ) -> Iterator[Found]:
-    """Yield rows from byte `start` on as {column: text}. Raises InputError if the rest cannot be split into rows."""
+    """Yield the rows of a CSV file from byte `start` on as {column: text}.
+
+    Raises InputError if the rest of the file cannot be split into rows.
+    """
     return _read_quoted(stream, name, start, line, ",")
 
 
 def read_tsv_quoted(
     stream: io.BufferedReader, name: str, start: int, stop: int | None, line: int
 ) -> Iterator[Found]:
-    """Yield rows like `read_csv`, with tabs between the cells."""
+    """Yield the rows of a TSV file with quotes. This is `read_csv` with tabs between the cells."""
     return _read_quoted(stream, name, start, line, "\t")
 
 
 def read_tsv(
     stream: io.BufferedReader, name: str, start: int, stop: int | None, line: int
 ) -> Iterator[Found]:
-    """Yield rows from byte `start` on as {column: text}. Each line after the header that is not blank is one row."""
+    """Yield the rows of a TSV file without quotes from byte `start` on as {column: text}.
+
+    Each line after the header that is not blank is one row.
+    """
     source = _Lines(stream, name)
     header: list[str] = []
     while not header:
@@ -55,15 +61,15 @@ def read_tsv(
             source.skip_empty()
     if any("\r" in column for column in header):
         raise InputError(
-            "its lines end with a single carriage return",
+            "the lines of this file end with a single carriage return",
             file=name,
-            fix="save it with \\n or \\r\\n as line ends",
+            fix="save the file with \\n or \\r\\n as line ends",
         )
     if all(len(column) > 1 and column[0] == column[-1] == '"' for column in header):
         raise InputError(
-            "the cells of its header are quoted, but TSV has no quotes",
+            "the header has quoted cells, but the format tsv has no quotes",
             file=name,
-            fix="set its format: {path: …, format: tsv_quoted}",
+            fix="set the format of the source: {path: …, format: tsv_quoted}",
         )
     _check_names(header, name)
     if start:
@@ -127,7 +133,7 @@ def _read_quoted(
                     f"a quote in the row at byte {begin}, line {number}, is never closed"
                     + (f"; its cell would contain the {after:,} lines after it" if after else ""),
                     file=name,
-                    fix="close it; write a quote inside a quoted field twice",
+                    fix="close the quote; inside a quoted cell, write a quote twice",
                 ) from None
             found = BadRowError(f"not valid CSV ({error})")
         else:
@@ -207,7 +213,7 @@ def _row(fields: list[str], header: list[str]) -> dict[str, str] | BadRowError:
 
 
 def _width(fields: list[str], header: list[str]) -> str:
-    return f"{len(fields)} fields where the header has {len(header)}"
+    return f"the row has {len(fields)} cells, but the header has {len(header)}"
 
 
 def _header(rows: Iterator[list[str]], source: _Lines, name: str) -> list[str] | None:
@@ -217,10 +223,12 @@ def _header(rows: Iterator[list[str]], source: _Lines, name: str) -> list[str] |
             source.begin()
     except csv.Error as error:
         raise InputError(
-            f"its header is not valid CSV ({error})", file=name, fix="correct its first line"
+            f"the header is not valid CSV ({error})", file=name, fix="correct the first line of the file"
         ) from None
     except BadRowError as reason:
-        raise InputError(f"its header is {reason}", file=name, fix="correct its first line") from None
+        raise InputError(
+            f"the header is {reason}", file=name, fix="correct the first line of the file"
+        ) from None
     if header is not None:
         _check_names(header, name)
     return header
@@ -231,9 +239,9 @@ def _check_names(header: list[str], name: str) -> None:
     for place, column in enumerate(header, 1):
         if column and seen.setdefault(column, place) < place:
             raise InputError(
-                f"columns {seen[column]} and {place} of its header have the same name",
+                f"columns {seen[column]} and {place} of the header have the same name",
                 file=name,
-                fix="rename one of them",
+                fix="rename one of the two columns",
             )
 
 
@@ -284,7 +292,9 @@ class _Lines:
         except UnicodeDecodeError as error:
             # error.start counts from the first byte after the byte order mark, if there is one
             byte = self.position - len(error.object) + error.start
-            raise InputError(f"not UTF-8 at byte {byte}", file=self._name, fix="save it as UTF-8") from None
+            raise InputError(
+                f"the file is not UTF-8 at byte {byte}", file=self._name, fix="save the file as UTF-8"
+            ) from None
 
     def skip_empty(self) -> None:
         """Skip the empty lines that come next."""
@@ -295,5 +305,5 @@ class _Lines:
         return InputError(
             f"a quote in line {number} is not closed within {lines.LONGEST_LINE >> 20} MB",
             file=self._name,
-            fix="close it; write a quote inside a quoted field twice",
+            fix="close the quote; inside a quoted cell, write a quote twice",
         )

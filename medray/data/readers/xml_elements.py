@@ -1,4 +1,4 @@
-"""The reader of XML elements, one after another, with their lines. Entities and external files are never resolved."""
+"""The reader of XML files, one element after another with its line. Entities and external files are never resolved."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _DEEPEST = 10_000  # levels; a small compressed file may have millions, and each
 
 
 def elements(stream: io.BufferedReader, name: str, *tags: str) -> Iterator[tuple[int, Element, Element]]:
-    """Yield (line, element, root) for each element with one of `tags` as soon as it ends; it is emptied afterwards.
+    """Yield (line, element, root) for each element with one of `tags` as soon as it ends. It is emptied afterwards.
 
-    The root already has its attributes. Raises InputError for a file that is not well-formed, declares entities, or has no
-    such element.
+    The root already has its attributes. Raises InputError for a file that is not well-formed, declares entities, or
+    has no such element.
     """
     from defusedxml.common import DefusedXmlException
     from defusedxml.ElementTree import DefusedXMLParser
@@ -39,22 +39,22 @@ def elements(stream: io.BufferedReader, name: str, *tags: str) -> Iterator[tuple
                 parser.close()
         except DefusedXmlException as error:
             raise InputError(
-                f"its XML declares entities, which are not resolved ({type(error).__name__})",
+                f"the XML declares entities, which medray does not resolve ({type(error).__name__})",
                 file=name,
-                fix="replace them by their text, and remove their declarations",
+                fix="replace the entities by their text, and remove their declarations",
             ) from None
         except RecursionError:
             raise InputError(
-                f"its XML is nested more than {_DEEPEST} levels deep at line {builder.line}",
+                f"the XML is nested more than {_DEEPEST} levels deep at line {builder.line}",
                 file=name,
                 fix="export the file again, or close its open tags: a record needs at most ten levels",
             ) from None
         except (ParseError, ValueError, LookupError) as error:
             line, column = getattr(error, "position", (builder.line, 0))
             raise InputError(
-                f"not well-formed XML at line {line}, column {column}",
+                f"the XML is not well-formed at line {line}, column {column}",
                 file=name,
-                fix="correct it there, or copy the file again",
+                fix="correct the file there, or copy it again",
             ) from None
         fed = len(data) if builder.finished else fed + len(data)
         if fed > LONGEST_ELEMENT:
@@ -72,7 +72,7 @@ def elements(stream: io.BufferedReader, name: str, *tags: str) -> Iterator[tuple
         data = stream.read(_CHUNK) if data else None
     if not found:
         raise InputError(
-            f"its XML has no element {' or '.join(tags)}",
+            f"the XML has no element {' or '.join(tags)}",
             file=name,
             fix="set the file's format to medquad_xml or bioc",
         )
@@ -110,9 +110,9 @@ class _Builder(TreeBuilder):
 
 
 def read(stream: io.BufferedReader, name: str) -> Generator[tuple[int, Row], None, int]:
-    """Yield (line, {id, source, url, focus, qtype, question, answer}) for each pair, with white space collapsed.
+    """Read a MedQuAD file: yield (line, {id, source, url, focus, qtype, question, answer}), with white space collapsed.
 
-    The answers were removed from three of the published folders: pairs without an answer are left out. Returns their
+    The answers were removed from three of the published folders; pairs without an answer are left out. Returns their
     number.
     """
     focus, skipped = "", 0

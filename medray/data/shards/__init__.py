@@ -1,1 +1,1 @@
-"""Token shards: a Ray Data pipeline that turns records into immutable files."""
+"""Token shards: immutable files with the tokens of all records, written by a Ray Data pipeline."""

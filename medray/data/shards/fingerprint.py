@@ -1,4 +1,7 @@
-"""The fingerprint: a hash of everything that determines the tokens. A later run with the same hash reuses the shards."""
+"""The fingerprint: a hash of everything that determines the tokens.
+
+A later run with the same fingerprint reuses the shards.
+"""
 
 from __future__ import annotations
 
@@ -31,9 +34,9 @@ _ALWAYS = object()
 def content_hashes(
     sources: Sequence[Source], cache: StoragePath, *, compute: bool = True
 ) -> list[str] | None:
-    """Return the hashes of the sources' contents, cached in `cache` by their stamps.
+    """Return a hash of the content of each source. Hashes are cached in `cache`, by the sources' stamps.
 
-    compute: read sources whose hash is not cached; otherwise return None if one is missing.
+    compute: whether sources without a cached hash are read; if not, and one has none, the result is None.
     """
     hashes = []
     for source in sources:
@@ -76,9 +79,10 @@ def membership_key(config: Config, hashes: Mapping[str, Sequence[str]], extra: M
 
 
 def token_key(membership: str, spec: EncodeSpec, tokenizer: str) -> str:
-    """Return a hash of the rows and of how they become tokens. Loss weights and learning rates are not part of it.
+    """Return the fingerprint: a hash of the rows and of everything that decides how they become tokens.
 
-    A field that was added to the spec later is part of it only if it is not at its default, so that older shards stay valid.
+    Loss weights and learning rates are not part of it. A setting that was added to EncodeSpec later counts only if it
+    is not at its default, so that older shards stay valid.
     """
     encode = asdict(spec)
     younger = {field.name: field.default for field in fields(spec) if field.name in YOUNGER_FIELDS}

@@ -1,8 +1,9 @@
 """The pipeline from corpora to token shards, with Ray Data, in parallel with training.
 
-A 0-CPU actor runs two passes: first the index, over ranges of the sources, then the shards in the order in which epoch 0 reads
-them, so that training can start when the first ones exist. Everything is stored under a fingerprint of all settings and data
-that determine the tokens: a later run with the same fingerprint reuses the shards, and a killed run resumes.
+An actor without CPUs runs two passes: first the index, over ranges of the sources, then the shards in the order in
+which epoch 0 reads them, so that training can start when the first ones exist. Everything is stored under a
+fingerprint of all settings and data that determine the tokens: a later run with the same fingerprint reuses the
+shards, and a killed run resumes.
 """
 
 from __future__ import annotations
@@ -63,7 +64,10 @@ Parts = dict[str, list[SourceParts]]  # split → one entry per source
 
 
 class Pipeline:
-    """The two passes of one run. Run it as an actor: `ray.remote(Pipeline).options(num_cpus=0)`."""
+    """The two passes over the data of one run, index and encode.
+
+    Run it as an actor: `ray.remote(Pipeline).options(num_cpus=0)`.
+    """
 
     def __init__(self, config: Config, architecture: str, model_folder: str | None) -> None:
         quiet_ray_data()
@@ -73,7 +77,10 @@ class Pipeline:
         self.sets: dict[str, TokenSet] = {}
 
     def index(self) -> dict[str, TokenSet]:
-        """Return the token set of each split with rows, indexed and checked. The shards may not exist yet."""
+        """Index the sources, check the splits, and return the token set of each split with rows.
+
+        The shards may not exist yet.
+        """
         early = self._lay_out()
         storage.make_private(self.folder)
         self.sources = self._plain_sources()
@@ -108,9 +115,12 @@ class Pipeline:
         return early
 
     def encode(self, tokenizer: bytes | None = None) -> dict[str, dict[str, Any]]:
-        """Write all shards, validation first (it is small and needed first), and return each split's manifest.
+        """Write all missing shards and return the manifest of each split.
 
-        tokenizer: a pickled one from a process that has torch loaded: loading it would take each task seconds.
+        Validation comes first: it is small and needed first.
+
+        tokenizer: a pickled tokenizer from a process that has torch loaded, because loading one would cost each task
+        seconds.
         """
         self.tokenizer = tokenizer
         try:
@@ -263,7 +273,9 @@ class Pipeline:
         done = _run(items[:window], one)
         done += _run(items[window:], one, of_a_task=_items_of_a_task(len(items) - window))
         if len(done) != len(missing):
-            raise RunFailedError(f"{len(missing) - len(done)} of {len(missing)} shards were not written")
+            raise RunFailedError(
+                f"{len(missing) - len(done)} of {len(missing)} token shards were not written. Fix: check the storage and run the same command again"
+            )
         json_files.write_sealed(folder / MANIFEST, summarize(token_set))
 
     def _origin(self, split: str) -> str:
@@ -344,7 +356,7 @@ def _write_json(file: StoragePath, content: dict[str, Any]) -> None:
 
 
 def quiet_ray_data() -> None:
-    """Send Ray Data's own progress and errors to its log files only: users read medray's messages."""
+    """Send the progress and errors of Ray Data to its log files only, so that users see medray's messages."""
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False

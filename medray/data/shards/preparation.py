@@ -1,4 +1,4 @@
-"""The settings and paths of one data preparation, which are known before it starts."""
+"""The settings and paths of the data preparation of a run, all known before it starts."""
 
 from __future__ import annotations
 
@@ -53,9 +53,10 @@ CHECKED_BYTES = 256 << 20
 
 
 class Preparation:
-    """The sources, folder, tokenizer and encoding of a config.
+    """The settings of one data preparation: sources, folder, tokenizer and encoding, derived from a config.
 
-    compute: read sources whose content hash is unknown; otherwise `known` is False in that case, and nothing else is set.
+    compute: whether sources whose content hash is unknown are read; if not, `known` is False in that case, and nothing
+    else is set.
     """
 
     def __init__(
@@ -125,7 +126,10 @@ class Preparation:
 
 
 def ready(config: Config, architecture: str, model_folder: str | None) -> dict[str, TokenSet] | None:
-    """Return the token sets of an earlier run if all of them are complete. Uses neither Ray nor a tokenizer."""
+    """Return the token sets that an earlier run wrote, if all of them are complete; else None.
+
+    Needs neither Ray nor a tokenizer.
+    """
     layout = Preparation(config, architecture, model_folder, compute=False)
     if not layout.known:
         return None
@@ -139,7 +143,10 @@ def ready(config: Config, architecture: str, model_folder: str | None) -> dict[s
 
 
 def read_indexes(folder: StoragePath) -> dict[str, SplitIndex]:
-    """Return the index of each split of a data preparation; none if one is damaged or that of training does not exist yet."""
+    """Return the index of each split in the folder of a data preparation.
+
+    The result is empty if an index is damaged, or if that of the training split does not exist yet.
+    """
     found = {}
     try:
         for split in SPLITS:
@@ -151,7 +158,7 @@ def read_indexes(folder: StoragePath) -> dict[str, SplitIndex]:
 
 
 def is_whole(tokens: TokenSet) -> bool:
-    """Return whether every shard is written and, if it is checked here, intact. A damaged shard is set aside."""
+    """Return whether every shard of a token set is written and undamaged. A damaged shard is set aside."""
     folder = storage.at(tokens.folder)
     if read_manifest(folder) is None:
         return False
@@ -169,20 +176,23 @@ def is_whole(tokens: TokenSet) -> bool:
 
 
 def manifests(sets: dict[str, TokenSet]) -> dict[str, Any]:
-    """Return the summaries of finished splits as written by `summarize`."""
+    """Return the manifests of finished splits, as written by `summarize`."""
     found = {}
     for split, tokens in sets.items():
         manifest = read_manifest(storage.at(tokens.folder))
         if manifest is None:
             raise RunFailedError(
-                f"{tokens.folder}/{MANIFEST} is missing or damaged. Run the same command again, which creates it"
+                f"{tokens.folder}/{MANIFEST} is missing or damaged. Fix: run the same command again, which creates it"
             )
         found[split] = manifest
     return found
 
 
 def encode_spec(config: Config, architecture: str) -> EncodeSpec:
-    """Return everything that determines the tokens of a record. Raises InputError if the method does not fit the model."""
+    """Return all settings of a config that determine the tokens of a record.
+
+    Raises InputError if the method does not fit the model.
+    """
     check_architecture(config, seq2seq=architecture == "seq2seq")
     data, method = config.data, config.method
     extraction, asked = extraction_of(config), prompts_of(config)
@@ -220,7 +230,7 @@ def encode_spec(config: Config, architecture: str) -> EncodeSpec:
 
 
 def prompts_of(config: Config) -> PromptsConfig:
-    """Return the prompts of a config: its own, else those of its published corpus, else OWN_PROMPTS."""
+    """Return the prompts of a config: those that it sets, else those of its published corpus, else OWN_PROMPTS."""
     found = _over(config.data.prompts, _presets(config)[0])
     # The prompt of a task for one key names that key.
     if spec_of(config.method).keys is not None and found.rationale in _KEY_PROMPTS:
@@ -229,7 +239,7 @@ def prompts_of(config: Config) -> PromptsConfig:
 
 
 def prompts_said(config: Config) -> str:
-    """Return a description of the prompts for the console and `inspect`, which quotes default prompts."""
+    """Return a sentence about the prompts of a config, for the console and `inspect`. It quotes default prompts."""
     written, used, said = config.data.prompts, prompts_of(config), []
     for kind in dict.fromkeys(task.prompt for task in spec_of(config.method).encoded):
         text, key = getattr(used, kind), f"data.prompts.{kind}"
@@ -239,7 +249,7 @@ def prompts_said(config: Config) -> str:
             said.append(
                 f"{kind}: " + (f"{text!r}, a default" if text else "none, the input alone") + f" ({key})"
             )
-    return "; ".join(said) + "; chats, and documents that are asked for entities, have their own"
+    return "; ".join(said) + "; chats and documents with entities have their own prompts"
 
 
 def _presets(config: Config) -> tuple[PromptsConfig, Mapping[str, PromptsConfig]]:
@@ -297,7 +307,7 @@ def _weights(config: Config) -> tuple[float, ...]:
 
 
 def tokenizer_place(config: Config, model_folder: str | None) -> str | None:
-    """Return the folder or hub id of the tokenizer of a config; None where it is trained."""
+    """Return the folder or hub id of a config's tokenizer; None if the run trains its own."""
     name = config.data.tokenizer
     if name == "train":
         return None

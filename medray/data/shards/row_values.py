@@ -1,9 +1,9 @@
-"""Numbers of every row of a split, stored next to its token shards: what one pass over the data computed.
+"""Numbers for every row of a split, computed by one pass over the data and stored next to its token shards.
 
 Preference training stores the log-probabilities that a frozen reference model gives to both answers of a pair. There
-is one Parquet file per token shard, written whole or not at all, so that a pass that was killed resumes with the next
-shard. The name of the folder says what the numbers depend on beyond the tokens, and other runs on the same tokens find
-them there.
+is one Parquet file per token shard, written completely or not at all, so that a pass that was killed resumes with the
+next shard. The name of the folder is a hash of what the numbers depend on beyond the tokens, so other runs on the same
+tokens find them.
 """
 
 from __future__ import annotations
@@ -27,20 +27,23 @@ _KEPT = 64  # shards whose numbers stay in memory: 8 bytes per row
 
 
 class RowValues:
-    """Columns `names` of float32 for each row of each shard; NaN where a row has no value."""
+    """The stored numbers of a split: columns `names` of float32 for each row of each shard; NaN if a row has no value."""
 
     def __init__(self, tokens: str, key: str, names: Sequence[str]) -> None:
-        """Args: tokens: the folder of a split's token shards. key: a hash of all that decides the numbers."""
+        """Open the store for the shards in the folder `tokens`. key: a hash of everything that decides the numbers."""
         self.folder: StoragePath = storage.at(tokens) / FOLDER / key
         self.names = tuple(names)
         self._known: OrderedDict[int, np.ndarray] = OrderedDict()
 
     def has(self, shard: int) -> bool:
-        """Return whether the numbers of a shard are stored and undamaged. A damaged file is set aside."""
+        """Return whether the numbers of a shard are stored and undamaged.
+
+        A damaged file is renamed, so that it is written again.
+        """
         return shard in self._known or is_sound(shard_path(self.folder, shard))
 
     def write(self, shard: int, values: np.ndarray) -> None:
-        """Store float32 [names, rows] of a shard. Raises OSError."""
+        """Store the numbers of a shard, float32 [names, rows]. Raises OSError if the file cannot be written."""
         table = pa.table(dict(zip(self.names, map(pa.array, values.astype(np.float32)), strict=True)))
         sink = pa.BufferOutputStream()
         pq.write_table(table, sink, compression="zstd", use_dictionary=False, write_statistics=False)
@@ -54,7 +57,7 @@ class RowValues:
         return np.stack([nothing if row is None else self.of(row[0])[:, row[1]] for row in rows], axis=1)
 
     def of(self, shard: int) -> np.ndarray:
-        """Return float32 [names, rows] of a shard. Raises RunFailedError where they are not stored."""
+        """Return the numbers of a shard, float32 [names, rows]. Raises RunFailedError if they are not stored."""
         found = self._known.get(shard)
         if found is None:
             path = shard_path(self.folder, shard)
@@ -62,7 +65,8 @@ class RowValues:
                 table = shard_table(path)
             except FileNotFoundError:
                 raise RunFailedError(
-                    f"{path} is gone: another run removed it. Run the same command again: it is computed again"
+                    f"the file {path} does not exist any more: another run removed it. Fix: run the same command again, which "
+                    "computes it again"
                 ) from None
             found = np.stack([table.column(name).to_numpy() for name in self.names])
             self._known[shard] = found

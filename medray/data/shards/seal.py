@@ -1,11 +1,11 @@
-"""The hash inside a shard's file, and the handling of a shard whose content does not match it.
+"""The hash inside a token shard's file, and the handling of a shard whose content does not match it.
 
 The hash is between the last page and the footer of the Parquet file, where no Parquet reader looks:
 
     PAR1 | pages | mark, SHA-256 of everything else | footer | length of the footer | PAR1
 
-Checksums of pages would not be enough: they cover neither page headers nor the footer, and a flipped bit there can change how
-intact pages are read.
+Checksums of pages would not be enough: they cover neither page headers nor the footer, and a flipped bit there can
+change how intact pages are read.
 """
 
 from __future__ import annotations
@@ -25,20 +25,23 @@ _SEAL, _TAIL = len(_MARK) + hashlib.sha256().digest_size, 8
 
 
 class DamagedShardError(RunFailedError):
-    """A shard whose content is not what was written. It has been set aside, and the next start writes it again."""
+    """The error for a damaged token shard.
+
+    The shard has been set aside (renamed), and the next start writes it again.
+    """
 
 
 def sealed(data: bytes) -> bytes:
-    """Return the bytes of a Parquet file with the hash added."""
+    """Return the bytes of a Parquet file with their hash added."""
     footer = _footer(data)
     return data[:footer] + _MARK + hashlib.sha256(data).digest() + data[footer:]
 
 
 def read_sealed(path: StoragePath) -> bytes:
-    """Return the bytes of a shard. If they are not what was written, set the shard aside and raise DamagedShardError.
+    """Return the bytes of a shard. If they do not match their hash, set the shard aside and raise DamagedShardError.
 
-    A shard of an earlier version has no hash and counts as damaged, because writing it again is safer. Raises OSError if
-    storage cannot be read, which says nothing about the shard.
+    A shard of an earlier version has no hash and counts as damaged, because writing it again is safer. Raises OSError
+    if storage cannot be read, which says nothing about the shard.
     """
     try:
         data = storage.read_bounded(path, LARGEST_SHARD)
@@ -48,8 +51,8 @@ def read_sealed(path: StoragePath) -> bytes:
         return data
     set_aside(path)
     said = (
-        f"the token shard {path} is damaged or was written by an earlier version; it was set aside as "
-        f"{_aside(path).name}. Run the same command again: the shard is made again from the data"
+        f"the token shard {path} is damaged or was written by an earlier version; it was renamed to "
+        f"{_aside(path).name}. Fix: run the same command again, which makes the shard again from the data"
     )
     with suppress(
         OSError
@@ -59,7 +62,7 @@ def read_sealed(path: StoragePath) -> bytes:
 
 
 def is_sound(path: StoragePath) -> bool:
-    """Return whether a shard exists and is intact. A damaged shard is set aside."""
+    """Return whether a shard exists and is undamaged. A damaged shard is set aside."""
     try:
         if _is_sound(storage.read_bounded(path, LARGEST_SHARD)):
             return True

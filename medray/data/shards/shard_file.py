@@ -45,7 +45,10 @@ def write_shard(
     *,
     truth: Sequence[tuple[str, Sequence[Mapping[str, Any]] | None]] | None,
 ) -> None:
-    """Write shard `index` atomically: a reader sees the whole file or none. truth: (reference, entities) of each row."""
+    """Write the shard `index` atomically: a reader sees the whole file or none.
+
+    truth: for validation, (reference, entities) of each row; else None.
+    """
     made: dict[str, pa.Array] = {"id": pa.array(ids, pa.string())}
     for task, found in columns.items():
         inputs = np.diff(found.input_ends, prepend=0)
@@ -125,7 +128,9 @@ class _Shard:
 
 
 class ShardStore:
-    """A reader of the shards in one folder, which keeps the last `keep` in memory. Several threads may use it.
+    """A reader of the token shards in one folder, which keeps the last `keep` of them in memory.
+
+    Several threads may use it.
 
     patience_seconds: how long to wait for a shard while no new shard appears in the folder.
     """
@@ -145,9 +150,10 @@ class ShardStore:
         return index in self._shards or shard_path(self.folder, index).exists()
 
     def example(self, index: int, row: int, task: str) -> tuple[np.ndarray, np.ndarray]:
-        """Return (input_ids, labels), int32, of a row. Both are empty if the row lacks the task.
+        """Return (input_ids, labels) of one task of a row, int32. Both are empty if the row lacks the task.
 
-        causal: labels [length] are IGNORED outside the spans with loss. seq2seq: labels [target tokens].
+        Causal models: labels [length] are IGNORED where a token carries no loss. Encoder-decoders: labels [target
+        tokens].
         """
         shard = self._shard(index)
         inputs, second = shard.tasks[task]
@@ -161,16 +167,19 @@ class ShardStore:
         return ids, labels
 
     def prompt(self, index: int, row: int, task: str = "label") -> np.ndarray:
-        """Return the ids of the prompt for generation, int32: the ids before the last span (causal), or the source (seq2seq)."""
+        """Return the prompt of a row for generation, as token ids, int32.
+
+        These are the ids before the last span with loss (causal models), or the source (encoder-decoders).
+        """
         shard = self._shard(index)
         inputs, second = shard.tasks[task]
         ids, spans = inputs.row(row), second.row(row)
         return ids[: spans[-2]] if shard.causal and len(spans) else ids
 
     def counts(self, index: int, task: str, name: str) -> np.ndarray:
-        """Return column `<task>.<name>` of a shard [rows]: length or loss_tokens (int32), or cut (bool).
+        """Return the column `<task>.<name>` of a shard [rows]: length or loss_tokens (int32), or cut (bool).
 
-        It does not read ids, so that a plan over many shards is cheap.
+        Token ids are not read, so that a plan over many shards is cheap.
         """
         column = f"{task}.{name}"
         with self._lock:
@@ -187,22 +196,22 @@ class ShardStore:
         return found
 
     def sizes(self, index: int, tasks: tuple[str, ...]) -> np.ndarray:
-        """Return the tokens in the forward pass of each row, summed over `tasks`; int32 [rows]."""
+        """Return the number of tokens of each row in a forward pass, summed over `tasks`; int32 [rows]."""
         lengths = np.stack([self.counts(index, task, "length") for task in tasks])
         return np.asarray(lengths.sum(axis=0, dtype=np.int32))
 
     def source_sizes(self, index: int, task: str) -> np.ndarray:
-        """Return the tokens of each row that the encoder of an encoder-decoder reads; int32 [rows]."""
+        """Return the number of tokens of each row that the encoder of an encoder-decoder reads; int32 [rows]."""
         return self.counts(index, task, "length") - self.counts(index, task, "loss_tokens")
 
     def text(self, index: int, row: int, name: str) -> str | None:
-        """Return column `name` (id, reference or entities) of one row."""
+        """Return the text column `name` (id, reference or entities) of one row, or None if the shard does not have it."""
         return self._shard(index).texts[name][row].as_py()
 
     def prefetch(self, indices: Iterable[int]) -> None:
-        """Begin to read the existing shards in the background, one after the other. Never raises.
+        """Begin to read existing shards in the background, one after the other. Never raises.
 
-        The error of a shard that cannot be read is raised when the shard is used.
+        If a shard cannot be read, the error is raised when the shard is used.
         """
         with self._lock:
             wanted = [index for index in indices if index not in self._shards and index not in self._asked]
@@ -215,10 +224,10 @@ class ShardStore:
                 self._ahead.submit(self._read_ahead, index)
 
     def wait(self, index: int, poll_seconds: float = 0.1) -> None:
-        """Wait until shard `index` has been written.
+        """Wait until the shard `index` has been written.
 
-        Raises RunFailedError if the pipeline has failed, if no shard has appeared for `patience_seconds`, or if the folder
-        has been missing for GONE_SECONDS.
+        Raises RunFailedError if the pipeline has failed, if no shard has appeared for `patience_seconds`, or if the
+        folder has been missing for GONE_SECONDS.
         """
         if self._is_there(index):
             return
@@ -303,9 +312,10 @@ class ShardStore:
 
 
 def shard_table(path: StoragePath, columns: list[str] | None = None) -> pa.Table:
-    """Return columns of a shard. pyarrow's `read_table` is not used: it is slower and frees its buffers later.
+    """Read columns of a shard and check its hash. Raises DamagedShardError if the hash does not match.
 
-    All bytes are read, whatever the columns: hashing them takes a tenth of the time of decoding. Raises DamagedShardError.
+    All bytes are read, whatever the columns: hashing them takes a tenth of the time of decoding. pyarrow's
+    `read_table` is not used, because it is slower and frees its buffers later.
     """
     with pq.ParquetFile(pa.BufferReader(read_sealed(path))) as file:
         return file.read(columns=columns, use_threads=False)

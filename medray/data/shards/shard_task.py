@@ -1,4 +1,4 @@
-"""The work of one task of the pipeline: read, encode and write the rows of one shard."""
+"""The work of one task of the data pipeline: read, encode and write the rows of one shard."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ from medray.errors import RunFailedError
 
 
 def shard_records(source: Source, shard: ShardSpec) -> list[Record]:
-    """Return the records of a shard with unique ids. Raises RunFailedError if the source has changed."""
+    """Read the records of a shard and give them unique ids.
+
+    Raises RunFailedError if the source has changed since the index.
+    """
     mask, renamed = shard.mask(), dict(shard.renamed)
     kept: list[Record] = []
     with closing(records(source, shard.position, None, shard.first)) as rows:
@@ -29,8 +32,8 @@ def shard_records(source: Source, shard: ShardSpec) -> list[Record]:
                 kept.append(_renamed(record, renamed[number]) if number in renamed else record)
     if len(kept) != shard.rows:
         raise RunFailedError(
-            f"{source.name} changed while it was read: shard {shard.index} has {len(kept)} rows, "
-            f"its index says {shard.rows}"
+            f"{source.name} changed after it was indexed: shard {shard.index} now has {len(kept)} rows instead of "
+            f"{shard.rows}. Fix: run the same command again while nothing writes to this source"
         )
     return kept
 
@@ -38,7 +41,10 @@ def shard_records(source: Source, shard: ShardSpec) -> list[Record]:
 def encode_shard(
     token_set: TokenSet, shard: ShardSpec, source: Source, *, truth: bool, tokenizer: bytes | None = None
 ) -> None:
-    """Read, encode and write one shard. tokenizer: a pickled one; by default, it is loaded."""
+    """Read, encode and write one shard.
+
+    truth: whether reference answers are written too. tokenizer: a pickled tokenizer; None: load it here.
+    """
     encoder = _encoder(token_set, tokenizer)
     found = shard_records(source, shard)
     write_shard(

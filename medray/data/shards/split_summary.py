@@ -1,4 +1,4 @@
-"""The summary of a finished split: rows, tokens, loss tokens and lengths per task."""
+"""The summary of a finished split of token shards: rows, tokens, loss tokens and lengths of each task."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _NUMBERS = ("rows", "tokens", "loss_tokens", "p50", "p90", "p99", "max", "trunca
 
 
 def summarize(token_set: TokenSet) -> dict[str, Any]:
-    """Return the counts of a split whose shards are all written. Lengths are in tokens."""
+    """Count rows and tokens of a split whose shards are all written. Lengths are in tokens."""
     index, folder = token_set.index, storage.at(token_set.folder)
     files = [shard_path(folder, shard.index) for shard in index.shards]
     return {
@@ -75,10 +75,11 @@ _NAMES = ("length", "loss_tokens", "cut")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SplitCounts:
-    """Counts of all rows, in the order of shard numbers; arrays are [tasks, rows].
+    """Counts for each row of a split, in the order of shard numbers; arrays are [tasks, rows].
 
-    length: tokens in a forward pass (source and target for an encoder-decoder), 0 if a row lacks the task. loss: tokens with
-    loss. cut: bool. starts: first row of each shard, by its number.
+    length: tokens in a forward pass (source and target for an encoder-decoder), 0 if a row lacks the task. loss:
+    tokens with loss. cut: bool, whether the row was cut. starts: the first row of each shard, by the number of the
+    shard.
     """
 
     tasks: tuple[str, ...]
@@ -92,12 +93,12 @@ class SplitCounts:
         return self.length.shape[1]
 
     def places(self, shards: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """Return the column indices of (shard, row) pairs."""
+        """Return the column indices in these arrays of rows given by shard and row number."""
         return np.asarray(self.starts[shards] + rows)
 
 
 def split_counts(tokens: TokenSet) -> SplitCounts:
-    """Return the counts per row of a split whose shards are all written."""
+    """Read the counts for each row of a split whose shards are all written."""
     tasks, shards = tokens.spec.tasks, tokens.index.shards
     columns = [f"{task}.{name}" for name in _NAMES for task in tasks]
     parts: dict[str, list[np.ndarray]] = {column: [np.empty(0, np.int32)] for column in columns}

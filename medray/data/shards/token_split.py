@@ -1,4 +1,4 @@
-"""The token shards of a split as other packages use them: their folder, their content, and the batch plan over them."""
+"""The token shards of one split as other rooms use them: their folder, their content, and the batch plan over them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ from medray.data.tokenizer import load_tokenizer
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TokenSet:
-    """The shards of a split: folder, index and tokenizer. Two token sets with the same folder are equal.
+    """The token shards of one split: their folder, index and tokenizer.
+
+    Two token sets with the same folder are equal.
 
     weights: share of each corpus if corpora are mixed by weight.
     """
@@ -31,7 +33,7 @@ class TokenSet:
     weights: tuple[float, ...] = ()
 
     def load_tokenizer(self) -> Any:
-        """Load the tokenizer. For a causal model, it has the template that rendered the rows, for prompting the model later."""
+        """Load the tokenizer that encoded the rows. For a causal model, it gets the template that rendered them."""
         loaded = load_tokenizer(self.tokenizer)
         if self.spec.architecture == "causal":
             source = Template(loaded, self.spec.template, self.spec.architecture).source
@@ -39,14 +41,14 @@ class TokenSet:
         return loaded
 
     def rows(self) -> list[tuple[int, int]]:
-        """Return (shard, row) for the whole split, in the order of its sources."""
+        """Return (shard, row) of every row of the split, in the order of its sources."""
         return [(shard.index, row) for shard in self.index.shards for row in range(shard.rows)]
 
     def store(self, keep: int = 16, patience_seconds: float = 900) -> ShardStore:
         return ShardStore(storage.at(self.folder), keep, patience_seconds)
 
     def corpora(self) -> Sequence[Corpus]:
-        """Return the shards of each corpus, or of one pool if there are no weights."""
+        """Return the shards of each corpus. Without weights, all shards belong to one corpus."""
         if not self.weights:
             shards = self.index.shards
             return [Corpus(tuple(s.index for s in shards), tuple(s.rows for s in shards))]
@@ -57,7 +59,10 @@ class TokenSet:
         return found
 
     def plan(self, config: Config, store: ShardStore | None = None) -> BatchPlan:
-        """Return the batch plan of `config` over these shards. store: provides the lengths of rows."""
+        """Return the batch plan of `config` over these shards.
+
+        store: provides the lengths of rows, if the plan needs them.
+        """
         data, train = config.data, config.train
         lengths, tasks = store or self.store(), spec_of(config.method).task_names
         buckets = self.spec.architecture == "seq2seq" if data.length_buckets is None else data.length_buckets

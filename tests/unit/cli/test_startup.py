@@ -40,7 +40,7 @@ CASES: list[tuple[list[str], int, str]] = [
     (
         ["train", "sound.yaml", "model.preset=llama-tiny", "method={name: distill, variant: cosine}"],
         2,
-        "the model is causal and has none",
+        "a causal model has no encoder",
     ),
     (["data", "simulate", "x.jsonl", "--rows", "0"], 2, "must be at least 1"),
     (["ui", "."], 2, "this folder has no record of an MLflow run"),

@@ -185,14 +185,17 @@ class TestConversations:
     @pytest.mark.parametrize(
         ("row", "says"),
         [
-            ({"messages": [{"role": "user", "content": "SECRET"}]}, "no turn of 'messages' is an answer"),
-            ({"messages": []}, "no turn of 'messages' is an answer"),
+            (
+                {"messages": [{"role": "user", "content": "SECRET"}]},
+                "no turn of 'messages' is an answer of the assistant",
+            ),
+            ({"messages": []}, "no turn of 'messages' is an answer of the assistant"),
             ({"messages": "SECRET"}, "column 'messages' is not a JSON list"),
             ({"messages": ["SECRET"]}, "turn 1 of 'messages' is not an object"),
             ({"messages": [{"role": "SECRET", "content": "x"}]}, "turn 1 of 'messages' has an unknown role"),
             (
                 {"messages": [{"role": "assistant", "content": "SECRET"}]},
-                "'messages' does not begin with the user",
+                "'messages' does not begin with a message of the user",
             ),
             ({"conversation": [{"human": "SECRET"}]}, "no column 'assistant'"),
             ({"prompt": "SECRET", "gold": " "}, "column 'gold' is empty"),
@@ -216,7 +219,10 @@ class TestOtherForms:
             for name, text in (("chosen", "a"), ("rejected", "b"))
         }
         assert made(pairs) == wanted
-        assert reason({"prompt": "q", "chosen": "a", "rejected": "a"}) == "chosen and rejected are the same"
+        assert (
+            reason({"prompt": "q", "chosen": "a", "rejected": "a"})
+            == "the chosen and the rejected answer are the same"
+        )
 
     def test_bigbio(self) -> None:
         row = {

@@ -83,10 +83,10 @@ def test_folders_that_give_no_corpus_are_named_with_the_reason(
     shown = capsys.readouterr()
     skipped = json.loads(shown.out)["skipped"]
     assert skipped == {
-        "a": "no corpus has a folder of this name",
-        "cqa": "it has no file of the train split of cqa, only of test",
-        "esnly": "no corpus has a folder of this name; did you mean esnli?",
-        "pubmedqa": "no corpus has a folder of this name",
+        "a": "medray knows no corpus with a folder of this name",
+        "cqa": "the folder has no file of the train split of cqa, only of test",
+        "esnly": "medray knows no corpus with a folder of this name; did you mean esnli?",
+        "pubmedqa": "medray knows no corpus with a folder of this name",
         "svamp_palm": "svamp is read from svamp",
     }
     for folder, reason in skipped.items():

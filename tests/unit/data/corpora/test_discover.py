@@ -21,8 +21,8 @@ def test_a_url_is_looked_through_like_a_folder(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(ROW)
     skipped = {
-        "esnli": "it has no file of the train split of esnli",
-        "svmap": "no corpus has a folder of this name; did you mean SVAMP?",
+        "esnli": "the folder has no file of the train split of esnli",
+        "svmap": "medray knows no corpus with a folder of this name; did you mean SVAMP?",
     }
     for source in (str(tmp_path), f"file://{tmp_path}", f"memory:/{root}"):
         assert discover(source) == Discovered({"svamp": f"{source}/svamp"}, skipped)

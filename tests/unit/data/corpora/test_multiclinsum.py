@@ -100,5 +100,5 @@ def test_a_language_that_is_missing_is_named(tmp_path: Path) -> None:
 
 def test_two_reports_of_one_id(tmp_path: Path) -> None:
     reports(tmp_path, dict.fromkeys(LANGUAGES, 10), id=lambda n, lang: n // 2)
-    with pytest.raises(InputError, match="5 reports of en"):
+    with pytest.raises(InputError, match="5 reports of the language en"):
         rows(tmp_path, "train")

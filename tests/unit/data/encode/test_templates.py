@@ -276,8 +276,8 @@ class TestProblems:
 
     def test_the_mistakes_of_the_published_prompts_are_named(self, plain: Any) -> None:
         begin, line_end = template_problems(pieces("always"), spec(template="legacy/mistral"))
-        assert begin.startswith("the text has 2 begin tokens")
-        assert "a backslash and an n" in line_end
+        assert begin.startswith("the rendered text has 2 begin tokens")
+        assert "a backslash and the letter n" in line_end
         problems = template_problems(plain, spec(template="legacy/gemma"))
         assert any("does not end with an end token" in problem for problem in problems)
 
@@ -294,7 +294,7 @@ class TestProblems:
         made = pieces("always")
         made.chat_template = BRACKETS.replace("'[INST] '", "bos_token + '[INST] '")
         [problem] = template_problems(made, spec())
-        assert problem.startswith("the text has 2 begin tokens")
+        assert problem.startswith("the rendered text has 2 begin tokens")
 
 
 @pytest.mark.parametrize(
@@ -306,7 +306,7 @@ class TestProblems:
         ("{{ 'a' * 10 ** 14 }}", "larger than the memory"),
         (
             "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
-            "computes for more",
+            "rendering takes more",
         ),
         ("{% if %}", "TemplateSyntaxError"),
     ],

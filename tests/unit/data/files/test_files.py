@@ -105,7 +105,7 @@ class TestLocal:
         (folder / "more/loop").symlink_to(folder)
         monkeypatch.setattr(files, "MOST_ENTRIES", 5)
         for path in ("**", "**/*.jsonl", "*/**/x.csv", "hollow"):
-            assert "it contains more than 5 files and folders" in refusal(folder / path), path
+            assert "the folder contains more than 5 files and folders" in refusal(folder / path), path
 
     def test_a_name_that_looks_like_a_glob_is_a_name(self, tmp_path: Path) -> None:
         (tmp_path / "a[1].jsonl").write_bytes(ROW)
@@ -119,7 +119,7 @@ class TestLocal:
             ("*.parquet", "no file matches"),
             ("empty.jsonl", "the file is empty"),
             ("e*.jsonl", "empty.jsonl is empty"),
-            ("link.jsonl", "link.jsonl is not a file"),
+            ("link.jsonl", "link.jsonl is not a regular file"),
             ("hollow", "the folder has no file of a known format"),
         ],
     )
@@ -134,13 +134,13 @@ class TestLocal:
 
     def test_not_readable(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may read everything
-        assert f"you may not read {folder / 'b.jsonl'}" in refusal(folder / "b.jsonl")
-        assert f"you may not read {folder}" in refusal(folder)
+        assert f"this user may not read {folder / 'b.jsonl'}" in refusal(folder / "b.jsonl")
+        assert f"this user may not read {folder}" in refusal(folder)
 
     def test_a_file_that_was_deleted_meanwhile(self, tmp_path: Path) -> None:
         for ask in (open_binary, size, stamp, content_hash, lambda path: list(read(path, "jsonl"))):
             with pytest.raises(
-                InputError, match=r"gone\.jsonl: cannot be read \(No such file or directory\)"
+                InputError, match=r"gone\.jsonl: this file cannot be read \(No such file or directory\)"
             ):
                 ask(str(tmp_path / "gone.jsonl"))
 
@@ -194,7 +194,7 @@ class TestUrls:
 
     @pytest.mark.parametrize("name", ["gone.jsonl", "*.csv"])
     def test_nothing_there(self, name: str, memory: str) -> None:
-        assert f"data.train = '{memory}/{name}': nothing was found" in refusal(f"{memory}/{name}")
+        assert f"data.train = '{memory}/{name}': no file was found" in refusal(f"{memory}/{name}")
 
     def test_an_empty_file(self, memory: str) -> None:
         fsspec.filesystem("memory").pipe("/data/c.csv", b"")

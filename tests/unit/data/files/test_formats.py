@@ -64,7 +64,7 @@ def test_only_plain_files_are_read_from_any_position() -> None:
 
 
 def test_an_unknown_format_is_a_value_error() -> None:
-    with pytest.raises(ValueError, match="no reader of 'xls'"):
+    with pytest.raises(ValueError, match="there is no reader for the format 'xls'"):
         read("a.xls", "xls")
 
 

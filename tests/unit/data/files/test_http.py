@@ -138,13 +138,13 @@ def test_an_endless_file_is_bounded(server: str, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize(
     ("kind", "says"),
     [
-        ("page", "the server sent a web page, not a file"),
+        ("page", "the server sent a web page instead of a data file"),
         ("denied", "the server refused the request (HTTP 403)"),
-        ("gone", "nothing was found (HTTP 404)"),
+        ("gone", "the server has no such file (HTTP 404)"),
         ("empty", "the file is empty"),
-        ("ftp", "is redirected from http to ftp"),
-        ("file", "its redirect cannot be followed (HTTP 302)"),
-        ("round", "its redirect cannot be followed (HTTP 302)"),
+        ("ftp", "redirects from http to ftp"),
+        ("file", "the redirect of this URL cannot be followed (HTTP 302)"),
+        ("round", "the redirect of this URL cannot be followed (HTTP 302)"),
     ],
 )
 def test_an_answer_that_is_not_a_file_is_refused(kind: str, says: str, server: str) -> None:
@@ -154,12 +154,12 @@ def test_an_answer_that_is_not_a_file_is_refused(kind: str, says: str, server: s
 @pytest.mark.parametrize("kind", ["elsewhere", "unsaid"])
 @pytest.mark.parametrize("ask", [None, size, stamp, open_binary])
 def test_a_part_that_was_not_asked_for_is_refused(kind: str, ask: Any, server: str) -> None:
-    assert "a different part of the file" in refusal(f"{server}/{kind}/a.jsonl", ask)
+    assert "another part of the file" in refusal(f"{server}/{kind}/a.jsonl", ask)
 
 
 def test_a_copy_is_never_partial(server: str) -> None:
     answer = http.Answer(None, False, "", "", False)
-    assert "a different part of the file" in refusal(
+    assert "another part of the file" in refusal(
         f"{server}/elsewhere/a.jsonl", lambda path: http.local_copy(path, answer)
     )
 

@@ -138,7 +138,9 @@ def test_several_splits_are_refused_with_a_fix_that_works(
     with pytest.raises(InputError) as caught:
         names(tmp_path, f"{folder}{pattern}")
     assert (caught.value.key, caught.value.value) == ("data.train", f"{folder}{pattern}")
-    assert "of its files have a split" in caught.value.what or "belong to several splits" in caught.value.what
+    assert (
+        "of these files have a split" in caught.value.what or "belong to several splits" in caught.value.what
+    )
     assert fix.format(folder) in str(caught.value.fix)
     written = str(caught.value.fix).partition("data.train: ")[2].partition(";")[0].partition(", data.val")[0]
     if written and "file]" not in written:  # what it says to write works
@@ -192,7 +194,7 @@ def test_a_saved_dict_of_splits_is_not_read_twice(tmp_path: Path) -> None:
         names(tmp_path, "saved", "validation")
     assert "it has dev, train" in str(caught.value.fix)
     assert names(tmp_path, {"path": "saved", "split": "dev"}, "validation") == ["saved"]
-    with pytest.raises(InputError, match="must be set here"):
+    with pytest.raises(InputError, match="needs its split here"):
         names(tmp_path, {"path": "org/name", "format": "huggingface"}, "validation")
 
 
@@ -200,7 +202,7 @@ def test_a_saved_split_is_not_used_as_another_split(tmp_path: Path) -> None:
     both = datasets.DatasetDict({"test": datasets.Dataset.from_list([ROW], split="test")})
     both["test"].save_to_disk(tmp_path / "saved")
     assert len(list(readers.read(str(tmp_path / "saved"), "huggingface"))) == 1
-    with pytest.raises(InputError, match="which is a different one"):
+    with pytest.raises(InputError, match="and it is not this one"):
         list(readers.read(str(tmp_path / "saved"), "huggingface", split="dev"))
 
 

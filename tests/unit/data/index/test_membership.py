@@ -64,7 +64,7 @@ def test_a_document_is_never_in_both_splits_and_more_data_moves_few(tmp_path: Pa
 
 def test_rows_of_one_group_cannot_be_split_by_group(tmp_path: Path) -> None:
     made = source(tmp_path, [row(number, group="one patient") for number in range(9)])
-    with pytest.raises(InputError, match="9 training rows of 1 group"):
+    with pytest.raises(InputError, match="9 training rows have 1"):
         joined(made, split={"validation": 0.3})
 
 
@@ -81,7 +81,7 @@ def test_a_split_that_cannot_be_made_says_what_was_left_out_before(tmp_path: Pat
     same = {"input": "q", "label": "a"}
     made = source(tmp_path, [{"input": "q", "label": ""}] * 4 + [same] * 3)
     for data, key, says in (
-        ({"split": {"validation": 0.3}}, "data.split.by", "1 training rows of 1 group"),
+        ({"split": {"validation": 0.3}}, "data.split.by", "1 training rows have 1"),
         ({"split": {"validation": 0.3, "by": "row"}}, "data.split.validation", "of 1 rows leaves one"),
         ({"subsample": 0.1}, "data.subsample", "of 1 rows leaves one"),
     ):

@@ -109,7 +109,7 @@ class TestLabels:
         with pytest.raises(InputError) as caught:
             check_split(*given(self.index(tmp_path, self.TEXT, types=types)))
         assert (caught.value.key, caught.value.value) == ("data.extraction.types", types)
-        assert caught.value.fix == "use a type of the training rows: Drug, Problem"
+        assert caught.value.fix == "set data.extraction.types to types of the training rows: Drug, Problem"
         assert types[-1] in caught.value.what
 
     def test_types_that_look_like_values_are_not_shown(self, tmp_path: Path) -> None:
@@ -120,7 +120,7 @@ class TestLabels:
         assert not any(value in str(caught.value) for value in ("2021", "00123"))
 
     def test_types_without_any_entity_say_so(self, tmp_path: Path) -> None:
-        with pytest.raises(InputError, match="no training row has a typed relation"):
+        with pytest.raises(InputError, match="no training row has a relation with a type"):
             check_split(*given(self.index(tmp_path, self.TEXT, answer="relations", types=["CID"])))
 
     def test_known_types_pass(self, tmp_path: Path) -> None:

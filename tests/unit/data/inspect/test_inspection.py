@@ -279,7 +279,9 @@ def test_an_empty_loss_mask_is_a_problem(tmp_path: Path) -> None:
     tokens = rewritten(tiny.token_set(tmp_path, [row(n) for n in range(6)]), lambda ids, span: (ids, []))
     found = inspect(config(), {"train": tokens})
     assert check(found, "loss masks") == Check(
-        "loss masks", "problem", "6 of all texts have no token with loss"
+        "loss masks",
+        "problem",
+        "6 of all texts have no token with loss and train nothing; raise the limits of their lengths",
     )
 
 

@@ -140,10 +140,10 @@ def test_sentences_are_passages_where_a_passage_has_no_text(tmp_path: Path) -> N
     [
         ('"length": 17', '"length": 16', "the text at the offsets of entity 3 differs from the entity"),
         ('"offset": 33', '"offset": 333', "the offsets of entity 3 are outside the text"),
-        ('"refid": "2"', '"refid": "9"', "relation 2 has an end that the document does not mention"),
-        ('{"refid": "2"}', "", "a relation does not have two ends"),
-        ('"passages"', '"sections"', "not a BioC document (KeyError)"),
-        ('"offset": 22, "text"', '"offset": "x", "text"', "not a BioC document (ValueError)"),
+        ('"refid": "2"', '"refid": "9"', "relation 2 refers to an entity that the document does not mention"),
+        ('{"refid": "2"}', "", "a relation does not connect two entities"),
+        ('"passages"', '"sections"', "this is not a BioC document (KeyError)"),
+        ('"offset": 22, "text"', '"offset": "x", "text"', "this is not a BioC document (ValueError)"),
     ],
 )
 def test_a_document_with_a_mistake_is_a_bad_row(old: str, new: str, why: str, tmp_path: Path) -> None:
@@ -162,7 +162,7 @@ def test_a_document_has_the_line_it_begins_on(tmp_path: Path) -> None:
 
 
 def test_xml_that_is_cut_off_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"not well-formed XML at line 18, column \d+"):
+    with pytest.raises(InputError, match=r"the XML is not well-formed at line 18, column \d+"):
         rows(tmp_path, XML[: XML.index("Next")])
 
 

@@ -108,9 +108,11 @@ def test_a_file_that_is_not_compressed_says_so(ending: str, tmp_path: Path) -> N
 @each_compression
 def test_a_file_that_is_compressed_twice_says_so(ending: str, tmp_path: Path) -> None:
     twice = COMPRESS["gz"](COMPRESS[ending](JSONL))
-    with pytest.raises(InputError, match="its content is compressed again\n  Fix: unpack it once"):
+    with pytest.raises(InputError, match="the file is compressed twice\n  Fix: unpack the file once"):
         list(read(written(tmp_path, "dbl.gz", twice), "jsonl"))
-    with pytest.raises(InputError, match="its name says that it is compressed twice\n  Fix: unpack it once"):
+    with pytest.raises(
+        InputError, match="the endings of this file say that it is compressed twice\n  Fix: unpack it once"
+    ):
         format_of(f"a.jsonl.{ending}.gz")
 
 

@@ -61,7 +61,9 @@ def test_a_file_that_is_cut_off_is_named(keep: float, tmp_path: Path) -> None:
     path = Path(written(tmp_path, {"a": ["text"] * 1000}))
     data = path.read_bytes()
     path.write_bytes(data[: int(len(data) * keep)])
-    with pytest.raises(InputError, match=r"rows\.parquet: not a complete Parquet file.*\n.*copy it again"):
+    with pytest.raises(
+        InputError, match=r"rows\.parquet: this is not a complete Parquet file.*\n.*copy it again"
+    ):
         list(read(str(path), "parquet"))
 
 
@@ -77,7 +79,7 @@ def test_a_damaged_page_is_named(tmp_path: Path) -> None:
 def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
     table = pa.Table.from_arrays([pa.array(["1"]), pa.array(["2"])], names=["a", "a"])
     parquet.write_table(table, tmp_path / "rows.parquet")
-    with pytest.raises(InputError, match="two of its columns have the same name"):
+    with pytest.raises(InputError, match="two columns of the file have the same name"):
         list(read(str(tmp_path / "rows.parquet"), "parquet"))
 
 
@@ -85,5 +87,5 @@ def test_a_compressed_parquet_file_is_refused(tmp_path: Path) -> None:
     path = Path(written(tmp_path, {"a": ["text"]}))
     again = tmp_path / "rows.parquet.gz"
     again.write_bytes(gzip.compress(path.read_bytes()))
-    with pytest.raises(InputError, match="unpack it"):
+    with pytest.raises(InputError, match="unpack the file"):
         list(read(str(again), "parquet"))

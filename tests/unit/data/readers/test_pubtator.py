@@ -98,7 +98,7 @@ def test_documents_end_at_a_blank_line_or_at_another_title(tmp_path: Path) -> No
         (("13\t22", "14\t23"), "the text at the offsets of entity 2 differs from the entity"),
         (("56\t64", "56\t99"), "the offsets of entity 4 are outside the text"),
         (("0\t8", "8\t0"), "the offsets of entity 1 are outside the text"),
-        (("CID\tD009270", "CID\tD1"), "relation 1 has an end that the document does not mention"),
+        (("CID\tD009270", "CID\tD1"), "relation 1 refers to an entity that the document does not mention"),
         (("227\t13", "228\t13"), "line 4 belongs to a different document"),
         (("227\tCID", "227"), "line 7 is not a PubTator line"),
         (("227|t|", ""), "line 1 is not a PubTator line"),

@@ -238,7 +238,7 @@ class TestJson:
     ) -> None:
         monkeypatch.setattr(json_text, "_CHUNK", chunk)
         message = failure(tmp_path, ".json", data)
-        assert message == f"{tmp_path / 'rows.json'}: not valid JSON at byte {byte}"
+        assert message == f"{tmp_path / 'rows.json'}: the file is not valid JSON at byte {byte}"
 
     @pytest.mark.parametrize("chunk", [1, 7, 1 << 20])
     @pytest.mark.parametrize(
@@ -260,7 +260,7 @@ class TestJson:
             next(rows)
 
     def test_an_array_that_is_cut_between_two_rows_is_an_error(self, tmp_path: Path) -> None:
-        assert "an array is not closed" in failure(tmp_path, ".json", b'[{"a": 1}, {"a": 2},\n')
+        assert "inside a JSON array" in failure(tmp_path, ".json", b'[{"a": 1}, {"a": 2},\n')
 
     @pytest.mark.parametrize("chunk", [1, 2, 3, 1 << 20])
     def test_a_value_that_is_no_object_is_one_bad_row(
@@ -365,12 +365,15 @@ class TestHardFiles:
 class TestTables:
     def test_a_column_named_twice_is_refused(self, tmp_path: Path) -> None:
         message = failure(tmp_path, ".csv", b"a,b,c,b\n1,2,3,4\n")
-        assert "columns 2 and 4 of its header have the same name" in message
+        assert "columns 2 and 4 of the header have the same name" in message
 
     def test_rows_of_another_width_are_bad_rows(self, tmp_path: Path) -> None:
         rows = read(tmp_path, ".csv", b"a,b\n1,2\n3\n4,5,6\n7,8\n")
         assert (rows[0], rows[3]) == ({"a": "1", "b": "2"}, {"a": "7", "b": "8"})
-        assert reasons(rows) == ["1 fields where the header has 2", "3 fields where the header has 2"]
+        assert reasons(rows) == [
+            "the row has 1 cells, but the header has 2",
+            "the row has 3 cells, but the header has 2",
+        ]
 
     def test_text_after_a_closing_quote_is_a_bad_row(self, tmp_path: Path) -> None:
         rows = read(tmp_path, ".csv", b'a,b\n"x"y,2\n3,4\n')
@@ -409,7 +412,7 @@ class TestTables:
 
     @pytest.mark.parametrize("header", [b"a,b\r1,2\r", b'a,"b'])
     def test_a_header_that_cannot_be_read(self, header: bytes, tmp_path: Path) -> None:
-        assert "its header is not valid CSV" in failure(tmp_path, ".csv", header)
+        assert "the header is not valid CSV" in failure(tmp_path, ".csv", header)
 
     def test_every_line_of_a_row_that_a_lone_quote_makes_is_a_bad_row(self, tmp_path: Path) -> None:
         """Three rows are lost, so three are counted: a single one would have stayed below the limit of bad rows."""
@@ -538,11 +541,11 @@ class TestTsv:
             {"a": "x\ny", "b": "2"},
             {"a": 'he says "yes"', "b": "3"},
         ]
-        assert "the cells of its header are quoted" in failure(tmp_path, ".tsv", b'"a"\t"b"\nx\ty\n')
+        assert "the header has quoted cells" in failure(tmp_path, ".tsv", b'"a"\t"b"\nx\ty\n')
 
     def test_headers_that_cannot_be_read(self, tmp_path: Path) -> None:
         assert "single carriage return" in failure(tmp_path, ".tsv", b"a\tb\rx\ty\r")
-        assert "columns 1 and 3 of its header" in failure(tmp_path, ".tsv", b"a\tb\ta\n")
+        assert "columns 1 and 3 of the header" in failure(tmp_path, ".tsv", b"a\tb\ta\n")
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,7 @@ def test_pairs_with_an_answer_are_rows_and_the_others_are_counted(tmp_path: Path
 def test_a_file_that_is_cut_off_is_named_with_the_line(cut: str, tmp_path: Path) -> None:
     text = XML[: XML.index(cut)]
     with pytest.raises(
-        InputError, match=rf"0000559\.xml: not well-formed XML at line {text.count(chr(10)) + 1}, "
+        InputError, match=rf"0000559\.xml: the XML is not well-formed at line {text.count(chr(10)) + 1}, "
     ):
         list(read(written(tmp_path, text), "medquad_xml"))
 
@@ -76,9 +76,9 @@ def test_an_empty_file_has_no_rows(tmp_path: Path) -> None:
 
 def test_other_xml_is_refused(tmp_path: Path) -> None:
     """A file without pairs must not be treated like a file whose pairs have no answer."""
-    with pytest.raises(InputError, match=r"its XML has no element Focus or QAPair\n.*bioc"):
+    with pytest.raises(InputError, match=r"the XML has no element Focus or QAPair\n.*bioc"):
         list(read(written(tmp_path, "<collection><document/></collection>"), "medquad_xml"))
-    with pytest.raises(InputError, match="its XML has no element document"):
+    with pytest.raises(InputError, match="the XML has no element document"):
         list(read(written(tmp_path, XML), "bioc"))
 
 

@@ -37,7 +37,7 @@ def test_a_damaged_file_counts_as_absent(tmp_path: Path) -> None:
 
 
 def test_what_is_gone_ends_the_run_with_the_way_on(tmp_path: Path) -> None:
-    with pytest.raises(RunFailedError, match="Run the same command again"):
+    with pytest.raises(RunFailedError, match="run the same command again"):
         RowValues(str(tmp_path), "one", NAMES).of(0)
 
 

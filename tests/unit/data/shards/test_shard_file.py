@@ -345,11 +345,15 @@ class TestDamage:
             assert pq.read_table(path).num_rows == 4
         else:
             path.write_bytes(data[: len(data) // 2 if damage == "cut" else 0])
-        with pytest.raises(DamagedShardError, match=r"shard-000000\.parquet is damaged .* made again"):
+        with pytest.raises(
+            DamagedShardError, match=r"shard-000000\.parquet is damaged .* makes the shard again"
+        ):
             store.counts(0, "label", "length") if ask == "counts" else store.text(0, 0, "id")
         assert not (causal / MANIFEST).exists(), "the split is not complete any more"
         assert (causal / "shard-000000.parquet.damaged").lstat()
-        with pytest.raises(RunFailedError, match="made again"):  # a later reader does not wait for it
+        with pytest.raises(
+            RunFailedError, match="makes the shard again"
+        ):  # a later reader does not wait for it
             store.wait(0)
 
     def test_storage_that_does_not_answer_does_not_make_a_shard_damaged(
@@ -429,10 +433,10 @@ class TestWaiting:
         thread.join(0.1)
         assert thread.is_alive()
         whole = tmp_path / "whole"
-        whole.write_text(json.dumps({"reason": "train.jsonl changed while it was read"}))
+        whole.write_text(json.dumps({"reason": "train.jsonl changed after it was indexed"}))
         whole.replace(tmp_path / FAILED)  # at once, as the pipeline does
         thread.join(10)
-        assert said == ["the data pipeline failed: train.jsonl changed while it was read"]
+        assert said == ["the data pipeline failed: train.jsonl changed after it was indexed"]
 
     def test_an_existing_shard_is_read_after_the_pipeline_failed(self, causal: Path) -> None:
         (causal / FAILED).write_text(json.dumps({"reason": "disk full"}))
