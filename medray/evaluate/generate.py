@@ -24,9 +24,10 @@ def generate(
     base_settings: bool = False,
     synced: bool = False,
 ) -> list[str]:
-    """Return one text per prompt: up to the first end token, stripped and without special tokens.
+    """Generate one text per prompt: up to the first end token, stripped and without special tokens.
 
-    base_settings: see `eval.generation.base_settings`. synced: ranks generate together (ZeRO-3).
+    base_settings: see `eval.generation.base_settings`. synced: whether all ranks must generate together, as under ZeRO
+    stage 3.
     """
     inner = getattr(model, "module", model)
     ids = torch.from_numpy(prompts.input_ids).to(device)

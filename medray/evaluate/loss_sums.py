@@ -1,4 +1,4 @@
-"""Sums of the loss terms of one micro-batch. Every rank in training, and evaluation, uses this code."""
+"""Sums of the loss terms of one micro-batch, computed by the same code in training and in evaluation."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ def loss_sums(
     seq2seq: bool,
     loss: TokenLoss = PLAIN,
 ) -> dict[str, Tensor]:
-    """Run one forward and return the sum of each term of `method` in the micro-batch.
+    """Run one forward pass and return the sum of each loss term of `method` over the micro-batch.
 
-    loss: the way to compute the cross-entropy. A method with a live reference runs another forward without the adapter.
+    loss: how the cross-entropy is computed. A method with a live reference runs another forward without the adapter.
     """
     reference = method.spec.reference
     known = None

@@ -34,7 +34,7 @@ _ABBREVIATION = re.compile(r"(?:\b(?:Dr|Mr|Mrs|Ms|Prof|St|vs|No|approx|e\.g|i\.e
 
 @dataclass(frozen=True)
 class Entity:
-    """A finding in a reference. assertion: `present` or `absent`. type: not compared."""
+    """A finding in a reference answer. assertion: `present` or `absent`. type: kind of finding; it is not compared."""
 
     text: str
     assertion: str = "present"
@@ -44,7 +44,7 @@ class Entity:
         if self.assertion not in ("present", "absent"):
             raise ValueError(f"an entity's assertion must be present or absent, not {self.assertion!r}")
         if not self.text.strip():
-            raise ValueError("an entity has no text")
+            raise ValueError("an entity of a reference has no text")
 
 
 @dataclass(frozen=True)
@@ -58,19 +58,20 @@ class Reference:
 def score(
     metrics: Sequence[str], predictions: Sequence[str], references: Sequence[Reference]
 ) -> dict[str, float]:
-    """Compute the metrics `metrics` over all rows, comparing `predictions[i]` with `references[i]`.
+    """Compute metrics over all rows, comparing `predictions[i]` with `references[i]`.
 
     Only answers are compared: reasoning before them (`<think>…</think>`) is removed from both.
 
     Raises ValueError for a metric that is not in `METRICS`, for zero rows, for different numbers of rows, and for
-    `entity_f1` if a reference has no annotated entities, or none of them has an entity. No message contains text of a row.
+    `entity_f1` if a reference has no annotated entities, or none of them has an entity. No message contains text of a
+    row.
     """
     if unknown := [name for name in metrics if name not in METRICS]:
         raise ValueError(f"no metric is named {unknown[0]!r}; the metrics are {', '.join(METRICS)}")
     if len(predictions) != len(references):
         raise ValueError(f"there are {len(predictions)} predictions but {len(references)} references")
     if not predictions:
-        raise ValueError("there are no rows to evaluate")
+        raise ValueError("metrics need at least one row, but there are none")
     references = [replace(reference, text=answer_only(reference.text)) for reference in references]
     # Some prompts end with the tag that opens reasoning.
     predictions = [

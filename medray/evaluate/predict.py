@@ -25,7 +25,8 @@ from medray.data.tokenizer import load_tokenizer
 class PredictSpec:
     """The settings of a prediction job.
 
-    rows: number of rows, from the first of the split. workers: number of tasks, each with `cpus` CPUs and `gpus` GPUs.
+    rows: number of rows to predict, from the first of the split. workers: number of tasks, each with `cpus` CPUs and
+    `gpus` GPUs.
     """
 
     export: str
@@ -98,9 +99,10 @@ def _predictor(spec: PredictSpec) -> _Predictor:
 
 
 def by_length(spec: PredictSpec) -> list[int]:
-    """Return the indices of the first `rows` rows: one share per worker, each with its longest prompts first.
+    """Return the indices of the first `rows` rows, ordered so that rows of similar length are predicted together.
 
-    The prompts of a batch then have similar lengths, which needs little padding, and all shares take about the same time.
+    There is one share per worker, each with its longest prompts first. The prompts of a batch then need little
+    padding, and all shares take about the same time.
     """
     store = spec.tokens.store()
     lengths = [len(store.prompt(*row)) for row in spec.tokens.rows()[: spec.rows]]
@@ -114,7 +116,7 @@ def _blocks(spec: PredictSpec) -> int:
 
 
 def predict(spec: PredictSpec) -> Sequence[Prediction]:
-    """Return the predictions of the first `rows` validation rows, in their order."""
+    """Run the prediction job. Return the predictions of the first `rows` validation rows, in their order."""
     quiet_ray_data()
     items = [{"number": number} for number in by_length(spec)]
     numbers = ray.data.from_items(items, override_num_blocks=_blocks(spec))

@@ -1,7 +1,7 @@
-"""Evaluation of the validation split on a live model: exact loss sums of all rows, and generated text for some.
+"""Evaluation of the validation split during training: exact loss sums of all rows, and generated text for some.
 
-Rank r of n takes every n-th row from row r. Weightless rows give all ranks the same number of forwards, because under
-ZeRO-3 a forward is a collective. Each row counts exactly once.
+Rank r of n takes every n-th row from row r. Rows without loss tokens give all ranks the same number of forward passes,
+because under ZeRO stage 3 a forward pass is collective. Each row counts exactly once.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Rows = Sequence[tuple[int, int] | None]
 
 @dataclass(frozen=True)
 class Validation:
-    """The rows to evaluate. rows: (shard, row) for the whole split, in order.
+    """The rows to evaluate, and how. rows: (shard, row) for the whole split, in order.
 
     stored: the numbers of a frozen model, for a method that needs them.
     """
@@ -41,7 +41,7 @@ class Validation:
     stored: RowValues | None = None
 
     def totals(self, method: MethodLoss) -> dict[str, int]:
-        """Return the denominator of each term over the whole split."""
+        """Return the denominator of each loss term over the whole split, such as its number of loss tokens."""
         return method.denominators(
             np.array([self._counts(self.rows, task, "loss_tokens") for task in method.tasks])
         )
@@ -126,7 +126,9 @@ class Validation:
         num_beams: int = 1,
         base_settings: bool = False,
     ) -> list[tuple[int, str]]:
-        """Return (number of the row, generated label) for this rank's share of the first `count` rows."""
+        """Generate the labels of the first `count` rows and return this rank's share as (number of the row, generated
+        label).
+        """
         model.eval()
         chosen, found = self.rows[:count], []
         numbers = {row: number for number, row in enumerate(chosen)}

@@ -1,1 +1,1 @@
-"""Models: packaged models, presets, loading under ZeRO, adapters, export."""
+"""Models: loading (also sharded under ZeRO), forward passes, adapters, 4-bit weights and export."""

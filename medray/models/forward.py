@@ -34,10 +34,12 @@ def loss_logits(
     tasks: Sequence[str] = (),
     head_loss: HeadLoss | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Return (logits [batch, targets, vocab], labels [batch, targets]), aligned. Inputs are [batch, seq], see MicroBatch.
+    """Return (logits [batch, targets, vocab], labels [batch, targets]) of a micro-batch, computed only where there are
+    targets.
 
-    tasks: the task of each row, for an adapter that distinguishes tasks. head_loss: if given, it computes the losses at
-    the head, and (losses [targets], labels [targets]) are returned instead.
+    Inputs are [batch, seq], see MicroBatch. tasks: the task of each row, for an adapter that distinguishes tasks.
+    head_loss: if given, it computes the losses at the head, and (losses [targets], labels [targets]) are returned
+    instead.
     """
     extra = task_inputs(model, tasks, input_ids.device)
     if seq2seq:
@@ -72,7 +74,7 @@ def encoded_logits(
 ) -> tuple[Tensor, Tensor]:
     """Return (logits [batch, targets, vocab], encodings [batch, hidden]) of an encoder-decoder from one forward pass.
 
-    An encoding is the mean of the encoder's last hidden states over the tokens of a row, without padding, in float32.
+    The encoding of a row is the mean of the encoder's last hidden states over its tokens, without padding, in float32.
     """
     out = _seq2seq(model, input_ids, attention_mask, labels, {})
     mask = attention_mask[..., None]
@@ -113,12 +115,12 @@ def packed_logits(
     *,
     head_loss: HeadLoss | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return (logits [targets, vocab], labels [targets], tasks [targets]) of packed sequences, ordered by task.
+    """Return (logits [targets, vocab], labels [targets], tasks [targets]) of packed sequences, sorted by task.
 
-    Inputs are [batch, seq], see PackedMicroBatch. No attention mask is passed: transformers then separates the segments
-    where position_ids restart, also within sliding windows; `keeps_boundaries` checks that a model does this. If
-    no position has a label, one position without a label is kept, so that every rank computes something. head_loss: if
-    given, it computes losses [targets], which are returned instead of logits.
+    Inputs are [batch, seq], see PackedMicroBatch. No attention mask is passed: transformers then separates the
+    segments where position_ids restart, also within sliding windows; `keeps_boundaries` checks that a model does this.
+    If no position has a label, one position without a label is kept, so that every rank computes something. head_loss:
+    if given, it computes losses [targets], which are returned instead of logits.
     """
     # Position t predicts label t + 1.
     next_labels, next_tasks = (
@@ -157,7 +159,8 @@ def _losses(model: Any, inputs: dict[str, Any], labels: Tensor, head_loss: HeadL
 def losses_at_head(
     model: Any, inputs: dict[str, Any], labels: Tensor, indices: Tensor, head_loss: HeadLoss
 ) -> Tensor:
-    """Return losses [indices] from one forward pass of `inputs`, in which `head_loss` replaces the head's forward.
+    """Return losses [indices] from one forward pass of `inputs`, in which `head_loss` replaces the forward of the
+    output head.
 
     The rest of the model runs unchanged: it may transform hidden states before its head (T5 with tied weights scales
     them), and the hooks of the head's module run once (one of them gathers the weight at stage 3). If a model

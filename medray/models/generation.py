@@ -1,4 +1,4 @@
-"""The rules of generation: which tokens end an answer, and which settings an evaluation uses.
+"""Rules of generation: which tokens end an answer, and which settings an evaluation uses.
 
 All code that generates text or writes an export uses these rules, so that evaluations during and after training and
 the exported model stop at the same tokens.
@@ -71,10 +71,10 @@ def end_tokens(model: Any, tokenizer: Any, spec: EncodeSpec) -> tuple[int, ...]:
 
 
 def keep_protocol(model: Any, tokenizer: Any, spec: EncodeSpec) -> None:
-    """Set how answers begin and end in the model's generation_config, which generation and the export read.
+    """Write to the model's generation_config how answers begin and end, for generation and the export.
 
-    These are `end_tokens`, and for an encoder-decoder the tokens that its decoder starts with. Raises InputError for an
-    encoder-decoder whose decoder has no start token.
+    These are the ids of `end_tokens` and, for an encoder-decoder, the tokens that its decoder starts with. Raises
+    InputError if the decoder of an encoder-decoder has no start token.
     """
     inner = unwrap(model)
     ends = end_tokens(model, tokenizer, spec)
@@ -87,10 +87,10 @@ def keep_protocol(model: Any, tokenizer: Any, spec: EncodeSpec) -> None:
         inner.config.decoder_start_token_id = after[-1]
     if inner.config.decoder_start_token_id is None:
         raise InputError(
-            "its config.json has no decoder_start_token_id, so its decoder has no token to start from",
+            "the model's config.json has no decoder_start_token_id, so its decoder has no token to start from",
             key="model.name",
             value=str(tokenizer.name_or_path),
-            fix="set decoder_start_token_id in config.json, or use another model",
+            fix="set decoder_start_token_id in the model's config.json, or use another model",
         )
     inner.generation_config.decoder_start_token_id = inner.config.decoder_start_token_id
     inner.generation_config.forced_bos_token_id = before[0] if before else None
@@ -99,10 +99,11 @@ def keep_protocol(model: Any, tokenizer: Any, spec: EncodeSpec) -> None:
 def evaluation_settings(
     model: Any, tokenizer: Any, *, max_new_tokens: int, num_beams: int, base_settings: bool = False
 ) -> Any:
-    """Return the GenerationConfig of an evaluation: greedy, or by beams, and never sampled.
+    """Return the GenerationConfig of an evaluation: greedy or with beams, never sampled.
 
-    It uses the settings of the model's generation_config that belong to the architecture (`decoder_start_token_id`,
-    `forced_bos_token_id` and similar ones) and the end tokens. base_settings: it also uses the settings in `_TAKEN`.
+    It includes the settings of the model's generation_config that belong to the architecture
+    (`decoder_start_token_id`, `forced_bos_token_id` and similar ones) and the end tokens. base_settings: whether it
+    also includes the settings that change the text, such as penalties (see `_TAKEN`).
     """
     from transformers import GenerationConfig
 
@@ -122,7 +123,7 @@ def evaluation_settings(
 
 
 def stated_settings(settings: Any) -> dict[str, Any]:
-    """Return the arguments of GenerationConfig that reproduce `settings`, a result of `evaluation_settings`."""
+    """Return the arguments of GenerationConfig that reproduce settings returned by `evaluation_settings`."""
     stated = {"do_sample": settings.do_sample, "num_beams": settings.num_beams}
     chosen = {
         name: value
@@ -133,7 +134,7 @@ def stated_settings(settings: Any) -> dict[str, Any]:
 
 
 def unused_settings(model: Any) -> dict[str, Any]:
-    """Return the settings of the model's generation_config that affect its text and differ from plain greedy decoding.
+    """Return the settings of the model's generation_config that change its text compared with plain greedy decoding.
 
     An evaluation ignores them, unless `base_settings` is set.
     """
@@ -151,7 +152,7 @@ def unused_settings(model: Any) -> dict[str, Any]:
 
 
 def unused_note(model: Any, *, base_settings: bool) -> str | None:
-    """Return a sentence about the settings of the base that evaluations do not use; None if all are used."""
+    """Return a sentence about the settings of the base model that evaluations ignore; None if there are none."""
     unused = unused_settings(model)
     if base_settings:
         unused = {name: value for name, value in unused.items() if name not in _TAKEN}
@@ -159,13 +160,13 @@ def unused_note(model: Any, *, base_settings: bool) -> str | None:
         return None
     listed = ", ".join(f"{name}: {_short(value)}" for name, value in unused.items())
     taken = [name for name in unused if name in _TAKEN]
-    advice = f". eval.generation.base_settings: true uses {', '.join(taken)}" if taken else ""
-    return f"evaluation does not use these settings of the base's generation_config: {listed}{advice}"
+    advice = f". Set eval.generation.base_settings: true to use {', '.join(taken)}" if taken else ""
+    return f"evaluations ignore these settings in the base model's generation_config: {listed}{advice}"
 
 
 @contextmanager
 def generating_with(model: Any, settings: Any) -> Iterator[None]:
-    """Replace the model's generation_config by `settings`; transformers would use it to fill missing settings."""
+    """Replace the model's generation_config by `settings` inside the block. transformers would mix both otherwise."""
     inner = unwrap(model)
     own = inner.generation_config
     inner.generation_config = settings
@@ -176,7 +177,10 @@ def generating_with(model: Any, settings: Any) -> Iterator[None]:
 
 
 def before_end(ids: Tensor, ends: Sequence[int], pad_id: int) -> Tensor:
-    """Return generated ids [batch, tokens]; in each row, `pad_id` replaces the first end token and all tokens after it."""
+    """Cut generated ids [batch, tokens] at the end of the answer.
+
+    In each row, `pad_id` replaces the first end token and all tokens after it.
+    """
     ended = torch.isin(ids, torch.tensor(list(ends), device=ids.device)).cumsum(dim=1) > 0
     return ids.masked_fill(ended, pad_id)
 

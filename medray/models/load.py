@@ -1,4 +1,4 @@
-"""Loading a model for training. Under ZeRO-3 each rank keeps only its slice of the weights."""
+"""Loading of a model for training. Under ZeRO stage 3, each rank keeps only its slice of the weights."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def load_model(
     seed: int,
     zero3: dict[str, Any] | None = None,
 ) -> nn.Module:
-    """Load or initialize the model in `dtype`.
+    """Load a pretrained model, or initialize a random one, with weights in `dtype`.
 
     zero3: DeepSpeed's config if stage 3 shards the parameters while they are loaded. Random weights depend only on
     `seed`, so every rank makes all of them and shards them afterwards: under `zero.Init`, the random numbers would
@@ -48,9 +48,9 @@ def load_model(
 
 
 def skeleton(config: dict[str, Any]) -> nn.Module:
-    """Build the model on torch's meta device: its modules, and the names and shapes of its parameters, without weights.
+    """Build the model on torch's meta device: modules, and names and shapes of parameters, but no weights.
 
-    Raises InputError if no model can be built from `config`: no heads, a negative size, a text for a number.
+    Raises InputError if no model can be built from `config`: no heads, a negative size, a text instead of a number.
     """
     auto = auto_class(config)
     try:
@@ -60,7 +60,7 @@ def skeleton(config: dict[str, Any]) -> nn.Module:
         raise
     except Exception as error:
         raise InputError(
-            f"no model can be built from its config.json ({type(error).__name__})",
+            f"no model can be built from the config.json of this model ({type(error).__name__})",
             key="model.name",
             value=config.get("model_type"),
             fix="copy or download the model's config.json again",
@@ -100,8 +100,8 @@ def _sharded_loading(zero3: dict[str, Any] | None) -> Iterator[None]:
 def give_back_freed_memory() -> None:
     """Make this process return freed memory to the system from now on.
 
-    glibc keeps freed blocks below a threshold, which grows with their size up to 32 MiB. When full tensors are loaded one
-    by one and only slices are kept, the process would use as much memory as without sharding
+    glibc keeps freed blocks below a threshold, which grows with their size up to 32 MiB. When full tensors are loaded
+    one by one and only slices are kept, the process would use as much memory as without sharding
     (benchmarks/sharded_loading.py).
     """
     libc = ctypes.CDLL(None)
@@ -111,10 +111,10 @@ def give_back_freed_memory() -> None:
 
 
 def with_vocabulary(model: Any, tokenizer: Any, seed: int) -> Any:
-    """Return the model, with enlarged embeddings and head if the tokenizer has more tokens than they have rows.
+    """Enlarge the embeddings and the head of a model if the tokenizer has more tokens than they have rows.
 
-    New rows are drawn with the mean and spread of the old ones, from `seed`: the same on every rank. Many models
-    have more rows than their tokenizer has tokens; those rows are kept.
+    New rows are drawn with the mean and spread of the old ones, from `seed`: the same on every rank. Many models have
+    more rows than their tokenizer has tokens; those rows are kept. Returns the model.
     """
     known = 0 if tokenizer is None else len(tokenizer)
     if known <= rows(model):
@@ -126,10 +126,10 @@ def with_vocabulary(model: Any, tokenizer: Any, seed: int) -> Any:
 
 
 def refuse_untrained_tokens(model: Any, peft_type: str) -> None:
-    """Raise InputError if an adapter would leave new tokens at their random embeddings."""
+    """Raise InputError if new tokens have random embeddings that the adapter would not train."""
     if getattr(model, "medray_resized", False):
         raise InputError(
-            f"the tokenizer has tokens that the model has no embeddings for, and {peft_type} would not train the new ones",
+            f"the tokenizer has tokens without embeddings in the model, and peft.type: {peft_type} would not train new ones",
             key="peft.type",
             value=peft_type,
             fix="set peft.type: none, or enlarge and train the model's embeddings first",

@@ -32,9 +32,9 @@ class Positions:
 
 
 def positions(config: dict[str, Any]) -> Positions:
-    """Return the positions of the model with this `config.json`.
+    """Return the longest sequences of the model that this `config.json` describes.
 
-    Unless its positions are rotary, this builds the model on the meta device.
+    Unless the model has rotary positions, it is built on the meta device.
     """
     resolved = _resolved(config)
     text = resolved.get_text_config(decoder=True)

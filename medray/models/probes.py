@@ -1,9 +1,11 @@
-"""Probes of a live model before training: does it keep the boundaries of packed documents, see ahead, accept losses?
+"""Probes: small forward passes before training that find out what a model does.
 
-A list of architectures would become outdated: each model builds its own masks, recurrent and convolutional layers have
-none, and some models read no position ids. So packing is tested by two measurements on a few tokens: a document's logits
-are the same when it is packed and alone, and they do not change when the document before it changes. The second test is
-sharper, because it does not depend on rounding: a masked position adds exactly nothing.
+They answer three questions: does the model keep packed rows apart, does a token see later tokens, and can the model
+return losses instead of logits? A list of architectures would become outdated: each model builds its own masks,
+recurrent and convolutional layers have none, and some models read no position ids. So packing is tested by two
+measurements on a few tokens: a document's logits are the same when it is packed and alone, and they do not change when
+the document before it changes. The second test is sharper, because it does not depend on rounding: a masked position
+adds exactly nothing.
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ _TOKENS = 12
 
 @torch.no_grad()
 def keeps_boundaries(model: Any, device: torch.device) -> bool:
-    """Return whether packed documents get the same logits as single documents.
+    """Return whether packed documents get the same logits as the same documents alone.
 
     model: as in training, in an engine and with an adapter. All ranks must call this, because forward passes may be
     collective. Training mode, gradients and random generators do not change.
@@ -84,7 +86,7 @@ def _rounding(model: Any, logits: Tensor) -> float:
 
 @contextmanager
 def undisturbed(model: Any, device: torch.device) -> Iterator[None]:
-    """Put the model in evaluation mode, and restore its modes and the random generators afterwards."""
+    """Put the model into evaluation mode inside the block, and restore its modes and the random generators afterwards."""
     modes = [(module, module.training) for module in model.modules()]
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         model.eval()
@@ -97,7 +99,7 @@ def undisturbed(model: Any, device: torch.device) -> Iterator[None]:
 
 @torch.no_grad()
 def sees_ahead(model: Any, device: torch.device) -> bool:
-    """Return whether a later token changes an earlier logit of a causal model.
+    """Return whether a causal model sees ahead: whether a later token changes an earlier logit.
 
     model: as in training, in an engine and with an adapter. All ranks must call this, because forward passes may be
     collective. Training mode, gradients and random generators do not change.
@@ -114,10 +116,10 @@ def sees_ahead(model: Any, device: torch.device) -> bool:
 
 
 def refuse_sight_ahead(model: Any, device: torch.device) -> None:
-    """Raise InputError for a causal model that sees later tokens."""
+    """Raise InputError if a causal model sees later tokens, because it would then see its own labels."""
     if sees_ahead(model, device):
         raise InputError(
-            "each token of this model sees the tokens after it, so the model would see its labels and not learn to write",
+            "each token of this model sees later tokens, so in training the model would see its labels and learn nothing",
             key="model.name",
             value=type(unwrap(model)).__name__,
             fix="use a decoder such as Llama, or an encoder-decoder such as T5 or BART",
@@ -135,10 +137,10 @@ _TOLERANCE, _TOLERANCE_16_BIT = 1e-3, 2e-2
 
 @torch.no_grad()
 def takes_losses(model: Any, device: torch.device, *, seq2seq: bool) -> bool:
-    """Return whether the model can return losses instead of logits, see `forward.losses_at_head`.
+    """Return whether the model can compute losses at its head instead of logits, see `forward.losses_at_head`.
 
-    All ranks must call this, because forward passes may be collective. Training mode, gradients and random generators do
-    not change.
+    All ranks must call this, because forward passes may be collective. Training mode, gradients and random generators
+    do not change.
     """
     head = unwrap(model).get_output_embeddings()
     if head is None or _gathers_in_pieces(head) or drops_decoder_ids(model):
@@ -167,7 +169,7 @@ def takes_losses(model: Any, device: torch.device, *, seq2seq: bool) -> bool:
 
 
 def vocabulary_size(model: Any) -> int:
-    """Return the number of rows of the head's weight, also if stage 3 has sharded it."""
+    """Return the size of the vocabulary: the rows of the head's weight, also if ZeRO stage 3 has sharded it."""
     inner = unwrap(model)
     head = inner.get_output_embeddings()
     return int(getattr(head, "out_features", None) or inner.config.vocab_size)

@@ -1,6 +1,6 @@
 """Frozen 4-bit weights: NF4 with quantized scales (QLoRA, Dettmers et al. 2023), by bitsandbytes.
 
-Every worker holds all of them. Embeddings, norms and the output head are not quantized.
+Every worker holds all of them: they are not sharded. Embeddings, norms and the output head are not quantized.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def quantization(model: ModelConfig, dtype: torch.dtype) -> dict[str, Any]:
-    """Return the arguments of from_pretrained that load `model` in 4 bits; empty if it is not quantized.
+    """Return the arguments of from_pretrained that load `model` in 4 bits; empty if the config does not quantize it.
 
-    dtype: the type of the run, the default of `model.compute_dtype`.
+    dtype: type of the run's weights, the default of `model.compute_dtype`.
     """
     if model.quantization == "none":
         return {}
@@ -43,10 +43,10 @@ def quantization(model: ModelConfig, dtype: torch.dtype) -> dict[str, Any]:
 
 
 def keep_packed_form(model: nn.Module) -> None:
-    """Keep the packing of 4-bit weights.
+    """Keep bitsandbytes from packing 4-bit weights again.
 
-    On a CPU with AVX512-BF16, the first forward pass in evaluation mode would repack them, with scales rounded to bfloat16:
-    training would continue with different weights, and widths that are not a multiple of a block fail.
+    On a CPU with AVX512-BF16, the first forward pass in evaluation mode would repack them, with scales rounded to
+    bfloat16: training would continue with different weights, and widths that are not a multiple of a block would fail.
     """
     layer: Any
     for layer in model.modules():
@@ -55,7 +55,7 @@ def keep_packed_form(model: nn.Module) -> None:
 
 
 def write_quantization(model: Any, folder: Path) -> None:
-    """Write the settings of a 4-bit base to the folder of its adapter; nothing if the base is not in 4 bits."""
+    """Write the 4-bit settings of a base model to the folder of its adapter; nothing if the base is not in 4 bits."""
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     if settings := getattr(base.config, "quantization_config", None):
         values = settings if isinstance(settings, dict) else settings.to_dict()
@@ -63,7 +63,7 @@ def write_quantization(model: Any, folder: Path) -> None:
 
 
 def read_quantization(folder: Path) -> dict[str, Any]:
-    """Return the arguments of from_pretrained for the base of the adapter in `folder`."""
+    """Return the arguments of from_pretrained that load the base model of the adapter in `folder` as in training."""
     file = folder / FILE
     if not file.exists():
         return {}
@@ -74,7 +74,7 @@ def read_quantization(folder: Path) -> dict[str, Any]:
         settings = BitsAndBytesConfig.from_dict(storage.read_json(file))
     except (ValueError, TypeError, AttributeError, ImportError) as error:
         raise InputError(
-            f"the file holds no valid settings of 4-bit weights ({type(error).__name__})",
+            f"the file contains no valid settings of 4-bit weights ({type(error).__name__})",
             file=file,
             fix="export the run again",
         ) from None
@@ -82,7 +82,7 @@ def read_quantization(folder: Path) -> dict[str, Any]:
 
 
 def elements(parameter: nn.Parameter) -> int:
-    """Return the number of elements of a parameter before sharding and packing: a byte holds two 4-bit weights."""
+    """Return the number of elements that a parameter has without sharding and packing (a byte holds two 4-bit weights)."""
     sharded = getattr(parameter, "ds_numel", None)
     if sharded is not None:
         return int(sharded)
@@ -93,7 +93,10 @@ def elements(parameter: nn.Parameter) -> int:
 
 
 def write_nf4(merged: Path, folder: Path, shard_bytes: int) -> None:
-    """Write a 16- or 32-bit model with its linear layers in 4 bits, for transformers with bitsandbytes. This is lossy."""
+    """Write a 16- or 32-bit model with its linear layers in 4 bits, for transformers with bitsandbytes.
+
+    Precision is lost.
+    """
     from transformers import AutoConfig, BitsAndBytesConfig
 
     check_package("--format")

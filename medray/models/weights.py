@@ -1,8 +1,8 @@
-"""Checks that weight files fit the model: no tensor is missing, unknown, or of a different shape.
+"""Checks that weight files fit their model: no tensor is missing, unknown, or of another shape.
 
-transformers initializes missing tensors at random and ignores unknown ones, and only logs it. Its report of a load is checked
-here, in two cases: after a load, and before a run starts. In the second case, the model is loaded on torch's meta device from
-the headers of the files only, so that renamed and converted tensors are treated as in a real load.
+transformers initializes missing tensors at random and ignores unknown ones, and only logs it. Its report of a load is
+checked here, in two cases: after a load, and before a run starts. In the second case, the model is loaded on torch's
+meta device from the headers of the files only, so that renamed and converted tensors are treated as in a real load.
 """
 
 from __future__ import annotations
@@ -51,7 +51,10 @@ _SHOWN, _LONGEST_NAME = 3, 100  # limits for names in a message
 
 
 def load_weights(auto: Any, source: str | Path, **settings: Any) -> Any:
-    """Return the model at a folder or hub id with all its weights. Raises InputError if the weights do not fit the model."""
+    """Load a model from a folder or hub id with all its weights.
+
+    Raises InputError if the weights do not fit the model.
+    """
     stored = _tensors(Path(source)) if _is_folder(source) else {}
     try:
         model, found = from_pretrained(auto, source, output_loading_info=True, **settings)
@@ -69,9 +72,10 @@ def load_weights(auto: Any, source: str | Path, **settings: Any) -> Any:
 
 
 def check_weights(model: ModelConfig, config: dict[str, Any]) -> None:
-    """Raise InputError if a local folder's weights do not fit its config.json. Only headers are read.
+    """Check that the weights in a local folder fit its config.json. Only the headers of the files are read.
 
-    Files of a hub are not on this machine yet; `load_weights` checks them in the worker.
+    Raises InputError if the weights do not fit. Files of a hub are not on this machine yet; `load_weights` checks them
+    in the worker.
     """
     folder = model_folder(model)
     if model.init != "pretrained" or folder is None or not os.path.isdir(folder):
@@ -90,7 +94,7 @@ def check_weights(model: ModelConfig, config: dict[str, Any]) -> None:
         except Exception as error:
             raise _unfit(
                 _odd_expert(tensors)
-                or f"no model can be built from its config.json and weights ({type(error).__name__})",
+                or f"no model can be built from this model's config.json and weights ({type(error).__name__})",
                 folder,
             ) from None
     refuse_unfit(made, found, folder)
@@ -99,12 +103,15 @@ def check_weights(model: ModelConfig, config: dict[str, Any]) -> None:
 
 
 def refuse_unfit(model: nn.Module, found: Mapping[str, Any], source: str) -> None:
-    """Raise InputError if transformers' report of a load, `found`, lists missing, unknown or differently shaped tensors."""
+    """Raise InputError if transformers' report of a load shows missing, unknown or differently shaped tensors.
+
+    found: the report.
+    """
     shapes = sorted(found.get("mismatched_keys") or (), key=lambda each: str(each[0]))
     if shapes:
         name, has, wants = shapes[0]
         raise _unfit(
-            f"the shape of {len(shapes)} of its tensors differs from config.json: {str(name)[:_LONGEST_NAME]} "
+            f"the shape of {len(shapes)} of the model's tensors differs from config.json: {str(name)[:_LONGEST_NAME]} "
             f"is {tuple(has)} and should be {tuple(wants)}",
             source,
         )
@@ -112,7 +119,7 @@ def refuse_unfit(model: nn.Module, found: Mapping[str, Any], source: str) -> Non
     missing = [name for name in found.get("missing_keys") or () if not _computed(model, modules, name)]
     if missing:
         raise _unfit(
-            f"{len(missing):,} of {len(model.state_dict()):,} tensors of its model are missing and would be random: "
+            f"{len(missing):,} of {len(model.state_dict()):,} tensors of the model are missing from its files and would be random: "
             f"{some_names(missing)}",
             source,
         )
@@ -123,7 +130,7 @@ def refuse_unfit(model: nn.Module, found: Mapping[str, Any], source: str) -> Non
     ]
     if surplus:
         raise _unfit(
-            f"{len(surplus)} of its tensors do not belong to {type(model).__name__}, the model of its config.json: "
+            f"{len(surplus)} tensors in the files do not belong to {type(model).__name__}, the model of config.json: "
             f"{some_names(surplus)}",
             source,
         )
@@ -134,7 +141,7 @@ def _refuse_no_start(settings: Any, source: str) -> None:
     for key in ("decoder_start_token_id", "pad_token_id"):
         if getattr(settings, "is_encoder_decoder", False) and getattr(settings, key, None) is None:
             raise InputError(
-                f"its config.json has no {key}, which its decoder needs",
+                f"the model's config.json has no {key}, which its decoder needs",
                 key="model.name",
                 value=source,
                 fix=f"add {key} to its config.json; for mBART the start is the id of the language to write in",
@@ -151,7 +158,7 @@ def _unfit(what: str, source: str) -> InputError:
 
 
 def some_names(names: Collection[str]) -> str:
-    """Return the first names in order, for a message."""
+    """Return the first of some names as text for a message, and how many others there are."""
     shown = ", ".join(name[:_LONGEST_NAME] for name in sorted(names)[:_SHOWN])
     return shown + (", …" if len(names) > _SHOWN else "")
 
@@ -182,7 +189,7 @@ def _refuse_more_layers(settings: Any, names: Collection[str], folder: str) -> N
     for key, count in layers.items():
         if numbers and isinstance(count, int) and count > max(numbers) + 1:
             raise _unfit(
-                f"its config.json has {count:,} layers ({key}), and its files have {max(numbers) + 1:,}",
+                f"the model's config.json has {count:,} layers ({key}), but its files have {max(numbers) + 1:,}",
                 folder,
             )
 
@@ -198,7 +205,7 @@ def _refuse_silent_tie(model: Any, raw: Mapping[str, Any], names: Collection[str
     own = next(f"{name}.weight" for name, module in model.named_modules() if module is head)
     if own not in names:
         raise _unfit(
-            f"{own} is missing, but its config.json says that it is separate from the embeddings "
+            f"the tensor {own} is missing, but config.json says that it is separate from the embeddings "
             "(tie_word_embeddings: false)",
             source,
         )
@@ -209,7 +216,10 @@ def _refuse_no_bias(model: Any, names: Collection[str], source: str) -> None:
     kind = model.config.model_type
     wanted = [name for name, _ in model.named_buffers() if name.endswith("final_logits_bias")]
     if kind not in _ZERO_BIAS and (lost := [name for name in wanted if name not in names]):
-        raise _unfit(f"{some_names(lost)} is missing, which a model of type {kind} trains", source)
+        raise _unfit(
+            f"the tensor {some_names(lost)} is missing, which belongs to a trained model of type {kind}",
+            source,
+        )
 
 
 def _is_folder(source: str | Path) -> bool:
@@ -238,7 +248,7 @@ def _odd_expert(tensors: Mapping[str, Tensor]) -> str | None:
     for begin, number in sorted({(begin, number) for begin, number, _ in there}):
         for end in sorted(shapes):
             if (begin, number, end) not in there:
-                return f"a tensor of its model is missing: {begin}{number}{end}"[: 4 * _LONGEST_NAME]
+                return f"a tensor of the model is missing: {begin}{number}{end}"[: 4 * _LONGEST_NAME]
     for begin, number, end, shape in found:
         usual = shapes[end].most_common(1)[0][0]
         if shape != usual:
@@ -269,7 +279,9 @@ def _tensors(folder: Path) -> dict[str, Tensor]:
         }
     except HeaderError as error:
         raise InputError(
-            f"its weights are damaged: a file {error}", file=folder, fix="copy or download the folder again"
+            f"the weights in this folder are damaged: a file {error}",
+            file=folder,
+            fix="copy or download the folder again",
         ) from None
 
 
@@ -281,7 +293,7 @@ def _refuse_packed(tensors: Mapping[str, Tensor], folder: str) -> None:
     ]
     if packed:
         raise _unfit(
-            f"{len(packed)} of its tensors are {tensors[packed[0]].dtype}, which cannot be trained: {some_names(packed)}",
+            f"{len(packed)} of the model's tensors are {tensors[packed[0]].dtype}, which cannot be trained: {some_names(packed)}",
             folder,
         )
 

@@ -1,4 +1,4 @@
-"""A name for the weights that a run begins with: equal where they are equal, on any machine."""
+"""A name for the weights that a run begins with: equal weights have equal names on any machine."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ _WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "config.json", "adapter
 def weights_identity(
     model: ModelConfig, config: dict[str, Any], *, seed: int, precision: str, cache: StoragePath
 ) -> str:
-    """Return a hash of the weights, of the adapter that is loaded with them, and of the type that they are computed in.
+    """Return a hash of the weights that a run begins with, including its adapter and the type in which they are computed.
 
-    config: the model's own, as a dict. cache: a folder in which hashes of files are kept under their size and time of
-    change, as hashing large weights takes minutes. A hub id is named by the commit that was downloaded.
+    config: the model's config.json as a dict. cache: folder in which hashes of files are kept under their size and
+    modification time, because hashing large weights takes minutes. The weights of a hub id are named by the commit
+    that was downloaded.
     """
     parts: dict[str, Any] = {
         "precision": precision,

@@ -1,1 +1,1 @@
-"""Reports for people about a run or its data: console, HTML pages and charts."""
+"""Reports about a run or its data for people: console, HTML pages and charts."""

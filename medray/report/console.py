@@ -1,8 +1,8 @@
-"""Progress in plain text, for a terminal or a log file.
+"""Progress of a run in plain text, for a terminal or a log file.
 
-On a terminal, one line is rewritten for each step. In a file, the first and the last step are written, and between them at
-most one step every five seconds. Neither is ever silent for a minute: `heartbeat` says what the run is doing. The output is
-ASCII only, so that a log reads the same everywhere.
+On a terminal, one line is rewritten for each step. In a file, the first and the last step are written, and between
+them at most one step every five seconds. Neither is ever silent for a minute: `heartbeat` says what the run is doing.
+The output is ASCII only, so that a log reads the same everywhere.
 """
 
 from __future__ import annotations
@@ -62,13 +62,13 @@ def number(value: object) -> str:
 
 
 def status_of(summary: dict[str, Any]) -> str:
-    """Return the status of a run for people: `done`, or `done, with 2 warnings`."""
+    """Return the status in a run's summary in words: `done`, or `done, with 2 warnings`."""
     status, count = str(summary.get("status", "unknown")), len(warnings_of(summary))
     return f"{status}, with {count} warning{'s' if count != 1 else ''}" if count else status
 
 
 class Stream(Protocol):
-    """The stream that a console writes to."""
+    """The interface of a stream that a console writes to."""
 
     def write(self, text: str, /) -> Any: ...
     def flush(self) -> Any: ...
@@ -76,9 +76,10 @@ class Stream(Protocol):
 
 
 class Console:
-    """The driver's output while a run is alive.
+    """Prints what a run is doing while it is alive.
 
-    interactive: rewrite one line; by default, only if the stream is a terminal. clock: monotonic time in seconds.
+    interactive: whether one line is rewritten; by default, only if the stream is a terminal. clock: monotonic time in
+    seconds.
     """
 
     def __init__(
@@ -100,7 +101,7 @@ class Console:
         self._pace: deque[float] = deque(maxlen=PACE_STEPS)
 
     def phase(self, name: str, detail: str = "") -> None:
-        """Print a phase that begins (cluster, data, model, training, evaluation or export), or a detail of this phase."""
+        """Print that a phase begins (cluster, data, model, training, evaluation or export), or a detail of this phase."""
         self._flush()
         if name != self._phase:
             self._phase, self._phase_begun = name, self._clock()
@@ -108,7 +109,7 @@ class Console:
         self._print(name, detail)
 
     def show(self, record: dict[str, Any], *, total_steps: int) -> None:
-        """Print one record of the ledger. For an unknown kind, print the name of the kind."""
+        """Print one record of the ledger, such as a step. For an unknown kind of record, only the kind is printed."""
         kind = record.get("kind", "message")
         if kind == "step":
             self._show_step(record, total_steps)
@@ -125,7 +126,7 @@ class Console:
             self._print(str(kind), str(record.get("text", "")))
 
     def heartbeat(self) -> None:
-        """Print the current phase if nothing was printed for HEARTBEAT_SECONDS. Call this often."""
+        """Print the current phase if nothing was printed for HEARTBEAT_SECONDS. Call this method often."""
         now = self._clock()
         if now - self._printed >= HEARTBEAT_SECONDS:
             line = f"{self._stamp()} still {self._phase}: {duration(now - self._phase_begun)}"
@@ -150,7 +151,7 @@ class Console:
         self._write("\n".join(lines) + "\n")
 
     def progress(self, name: str, done: int, total: int, detail: str = "") -> None:
-        """Print a progress bar; in a log file, one line every STEP_LINE_SECONDS and the last one."""
+        """Print a progress bar on a terminal; in a log file, one line every STEP_LINE_SECONDS and at the end."""
         filled = BAR_WIDTH * done // max(total, 1)
         bar = f"[{'#' * filled}{'.' * (BAR_WIDTH - filled)}] {done}/{total}  {detail}"
         self._passing(f"{self._stamp()} {name:<11} {bar}".rstrip(), last=done >= total)

@@ -1,7 +1,7 @@
-"""The page of `medray data inspect`: the data as a model will see it, in one HTML file without a script that opens offline.
+"""The HTML page of `medray data inspect`: one file without scripts that shows the data as a model will see them.
 
-It looks like the report of a run. As there, the page's policy allows its style sheet alone, by hash, and every value is
-escaped: text of a record cannot become code.
+It looks like the report of a run. As there, the page's Content-Security-Policy allows only its own style sheet, by
+hash, and every value is escaped, so that text of a record cannot become code.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Rows of tables that the terminal and the page of an inspection share.
+"""Rows of tables that the terminal output and the HTML page of an inspection share.
 
-They are made of plain values, as in `Inspection.to_json`.
+They are made from plain values, as in `Inspection.to_json`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ def percent(share: float) -> str:
 
 
 def left_out_rows(splits: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str, str]]:
-    """Return (split, what, rows, where) for rejected, left out and repeated rows."""
+    """Return table rows (split, what, rows, where) about rejected, left out and repeated rows."""
     rows = []
     for one in splits:
         rows += [
@@ -41,7 +41,7 @@ def left_out_rows(splits: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, s
 
 
 def padding_rows(found: Sequence[Mapping[str, Any]]) -> list[tuple[str, float, str]]:
-    """Return (name, share, how it was measured) for each way to make batches."""
+    """Return table rows (name, share, how it was measured) about the padding of each way to make batches."""
     rows = []
     for one in found:
         how = f"micro-batches of {one['rows']}"
@@ -53,7 +53,7 @@ def padding_rows(found: Sequence[Mapping[str, Any]]) -> list[tuple[str, float, s
 
 
 def length_rows(length: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return (what, value) rows about the length of a run."""
+    """Return table rows (what, value) about the length of a run."""
     rows = [
         ("training rows", f"{length['rows']:,}"),
         ("one epoch", f"{length['steps_per_epoch']:,} steps, {length['tokens']:,} tokens"),
@@ -71,7 +71,7 @@ def length_rows(length: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def near_rows(near: Mapping[str, Any], splits: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
-    """Return (what, value) rows about near-duplicates, without the pairs."""
+    """Return table rows (what, value) with the numbers of near-duplicates, without the pairs."""
     every = {one["split"]: one["rows"] for one in splits}
     rows = [("similarity", f"{near['threshold']:g} or more, measured on sequences of 5 words")]
     for split, count in near["repeated"].items():
@@ -86,7 +86,7 @@ def near_rows(near: Mapping[str, Any], splits: Sequence[Mapping[str, Any]]) -> l
 
 
 def plain(text: str) -> str:
-    """Return the text without control characters: line ends are marked and kept, others become visible symbols."""
+    """Return text without control characters: line ends are marked and kept, others become visible symbols."""
     return "".join(_visible(character) for character in text)
 
 

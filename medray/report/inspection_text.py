@@ -26,7 +26,7 @@ _SHORT_NAME = 28
 
 @dataclass(frozen=True)
 class Look:
-    """The abilities of a terminal. colour: shows ANSI colours. blocks: shows characters beyond ASCII."""
+    """The abilities of a terminal. colour: it shows ANSI colours. blocks: it shows characters beyond ASCII."""
 
     colour: bool = False
     blocks: bool = True
@@ -52,7 +52,7 @@ def inspection_text(
     samples: Sequence[Mapping[str, Any]],
     look: Look,
 ) -> str:
-    """Return the whole report as text.
+    """Return the report of an inspection as text for a terminal.
 
     facts: as from `Inspection.to_json`. names: the names of each split's classes; empty if they must not be shown.
     samples: as `Sample`; empty if no text may be shown.

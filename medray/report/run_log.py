@@ -1,8 +1,8 @@
-"""A copy of a run's console in its run folder, `console.log`, which `medray logs` reads wherever the run is.
+"""A copy of a run's console output in its run folder, `console.log`, which `medray logs` prints.
 
-The file is written once this process has claimed the run folder and has written config.yaml: a start that is refused before
-that leaves nothing. In a folder, every line is appended at once. In a bucket, where objects cannot grow, the newest part is
-uploaded every few seconds. An error in writing the log never stops the run.
+The file is written once this process has claimed the run folder and written config.yaml: a start that is refused
+before that leaves nothing. In a folder, every line is appended at once. In a bucket, where objects cannot grow, the
+newest part is uploaded every few seconds. An error in writing the log never stops the run.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ KEPT_IN_BUCKET = 1 << 20  # characters
 
 
 class RunLog:
-    """A text stream that buffers text until `begin`, and then writes it to the run's console.log."""
+    """A text stream that keeps text in memory until `begin`, and then writes it to the run's console.log."""
 
     def __init__(self, folder: StoragePath, bucket_seconds: float = BUCKET_SECONDS) -> None:
         self._folder, self._text, self._begun = folder, "", False
@@ -33,7 +33,7 @@ class RunLog:
         self._thread: threading.Thread | None = None
 
     def begin(self) -> None:
-        """Begin to write: from here on, this process alone owns the run folder."""
+        """Begin to write console.log. Call this when this process owns the run folder."""
         self._begun = True
         if not isinstance(self._folder, Path):
             self._thread = threading.Thread(target=self._put, args=(self._folder,), daemon=True)
@@ -46,7 +46,7 @@ class RunLog:
                 self._append(self._folder)
 
     def flush(self) -> None:
-        """Do nothing: lines are written at once."""
+        """Do nothing, because lines are written at once."""
 
     def isatty(self) -> bool:
         return False
@@ -91,7 +91,7 @@ def _old(folder: StoragePath) -> str:
 
 
 class Consoles:
-    """Several consoles used as one: the terminal and the run's log."""
+    """Several consoles used as one, such as the terminal and the run's log."""
 
     def __init__(self, *consoles: Console) -> None:
         self._consoles = consoles

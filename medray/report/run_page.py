@@ -1,6 +1,6 @@
-"""The report of a run: one HTML file that opens offline, without scripts and without links.
+"""The HTML report of a run: one file that opens offline, without scripts and without links.
 
-The page's Content-Security-Policy allows its own style sheet alone (by hash), so text of a record cannot become code.
+The page's Content-Security-Policy allows only its own style sheet (by hash), so text of a record cannot become code.
 Every value is escaped as well. Charts are inline SVG (`svg`).
 """
 

@@ -1,11 +1,12 @@
 """Small charts as inline SVG: lines with axes, and horizontal bars.
 
-Colours are classes (`s0` … `s7`) that the page's style sheet defines, so one drawing serves light mode, dark mode and print.
-Hovering shows a mark's numbers through SVG's own <title>, without a script. `xmlns` is omitted: HTML does not need it.
+Colours are classes (`s0` … `s7`) that the page's style sheet defines, so one drawing serves light mode, dark mode and
+print. Hovering shows a mark's numbers through SVG's own <title>, without a script. `xmlns` is omitted, because HTML
+does not need it.
 
-Own code, and not matplotlib's SVG, which was tried (3.11): it writes colours as `style` attributes, which the page's
-Content-Security-Policy refuses and a dark page cannot change; it has no <title> for a mark; its `id`s are the same in every
-chart of a page; and its import takes half a second.
+The charts are medray's own code. The SVG of matplotlib was tried (3.11): it writes colours as `style` attributes,
+which the page's Content-Security-Policy refuses and a dark page cannot change; it has no <title> for a mark; its `id`s
+are the same in every chart of a page; and its import takes half a second.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Series:
-    """Points in order of x, drawn as a line, or as circles if `marks` is true."""
+    """The points of one line in a chart, sorted by x, drawn as a line, or as circles if `marks` is true."""
 
     name: str
     points: Sequence[Point]
@@ -65,7 +66,7 @@ def ticks(low: float, high: float, count: int) -> list[float]:
 
 
 def short(value: float) -> str:
-    """Format a tick's label: 12k, 1.5M, 0.25, 3e-05."""
+    """Format the label of a tick: 12k, 1.5M, 0.25, 3e-05."""
     if value == 0:
         return "0"
     for unit, factor in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
@@ -77,7 +78,10 @@ def short(value: float) -> str:
 def line_chart(
     series: Sequence[Series], *, width: int, height: int, y_ticks: int = 5, x_ticks: int = 8, label: str = ""
 ) -> str:
-    """Return an SVG of the series over integer x (steps). Points that are not finite are left out; "" without points."""
+    """Return a line chart of the series over integer x (steps) as SVG. Points that are not finite are left out.
+
+    Returns "" if no points are left.
+    """
     drawn = [_finite(one) for one in series]
     drawn = [one for one in drawn if one.points]
     if not drawn:
@@ -179,7 +183,7 @@ def _running_mean(points: Sequence[Point]) -> list[Point]:
 
 
 def bars(rows: Sequence[tuple[str, float, str]], *, width: int) -> str:
-    """Return horizontal bars for (name, length, label), scaled to the longest."""
+    """Return a chart of horizontal bars as SVG. rows: (name, length, label); lengths are scaled to the longest."""
     most = max((value for _, value, _ in rows), default=0.0)
     if most <= 0:
         return ""
@@ -202,9 +206,10 @@ def bars(rows: Sequence[tuple[str, float, str]], *, width: int) -> str:
 
 
 def spread(low: float, middle: float, high: float, most: float, *, width: int = 180) -> str:
-    """Return one row of a distribution, scaled to `most`: a thin line to the maximum, bars to p90 and p50, a mark at p99.
+    """Return a small chart of a distribution as SVG, scaled to `most`.
 
-    low, middle, high: p50, p90, p99 in the same unit as most.
+    A thin line goes to the maximum, bars go to p90 and p50, and a mark is at p99. low, middle, high: p50, p90, p99, in
+    the same unit as most.
     """
     scale = (width - 4) / most if most > 0 else 0.0
     return (

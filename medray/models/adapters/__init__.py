@@ -43,10 +43,10 @@ def add_adapter(
     tokenizer: Any = None,
     start: str | None = None,
 ) -> nn.Module:
-    """Return the model with a trainable adapter and everything else frozen; unchanged for peft.type none.
+    """Add an adapter to a model: return the model with a trainable adapter and all other weights frozen.
 
-    total_steps: steps of the run, for adalora. tokenizer: for peft.init_text. start: a folder with an adapter of the same
-    type, whose settings and weights are used.
+    With peft.type none, the model is returned unchanged. total_steps: steps of the run, needed by adalora. tokenizer:
+    needed for peft.init_text. start: a folder with an adapter of the same type, whose settings and weights are used.
     """
     if peft.type == "none":
         return model
@@ -72,7 +72,8 @@ def add_adapter(
 
 @contextmanager
 def no_warning_of_patterns() -> Iterator[None]:
-    """Silence a wrong warning of peft 0.21: it says that it ignores patterns of ranks and scales, but it applies them.
+    """Silence a wrong warning of peft 0.21, which says that it ignores patterns of ranks and scales although it applies
+    them.
 
     This concerns the patterns of AdaLoRA's layers, and peft's own patterns for the experts of a Mixtral.
     """
@@ -138,20 +139,24 @@ def _refuse_unknown_targets(model: nn.Module, peft: PeftConfig, linear: str) -> 
     names = [f".{name}" for name, _ in model.named_modules()]
     for target in peft.targets:
         if not any(name.endswith(f".{target}") for name in names):
-            raise _wrong_targets("no module of the model has this name", target, linear)
+            raise _wrong_targets("the model has no module of this name", target, linear)
 
 
 def _wrong_targets(what: str, value: Any, linear: str) -> InputError:
-    return InputError(what, key="peft.targets", value=value, fix=f"use all-linear, or some of {linear}")
+    return InputError(
+        what, key="peft.targets", value=value, fix=f"set peft.targets: all-linear, or to some of {linear}"
+    )
 
 
 def _refusal(peft: PeftConfig, error: ValueError, linear: str) -> InputError:
     if isinstance(error, InputError):
         return error
     if peft.type in LOW_RANK_TYPES:
-        return _wrong_targets(f"{peft.type} does not support all of these modules", peft.targets, linear)
+        return _wrong_targets(
+            f"peft.type: {peft.type} does not support all of these modules", peft.targets, linear
+        )
     return InputError(
-        f"this model does not support it: {str(error).splitlines()[0] if str(error) else 'peft gives no reason'}",
+        f"this model does not support this type of adapter: {str(error).splitlines()[0] if str(error) else 'peft gives no reason'}",
         key="peft.type",
         value=peft.type,
         fix="use peft.type: lora",
@@ -169,10 +174,10 @@ def _begin_with_words(adapted: Any, text: str | None, tokenizer: Any) -> None:
         known = tokenizer(text, add_special_tokens=False)["input_ids"]
         if not known:
             raise InputError(
-                "the text has no tokens",
+                "this text has no tokens to start the adapter from",
                 key="peft.init_text",
                 value=text,
-                fix="use some words, or peft.init_text: null",
+                fix="set peft.init_text to some words, or to null",
             )
         ids = (known * -(-len(prompt) // len(known)))[: len(prompt)]
     with _whole(words), torch.no_grad():
@@ -189,10 +194,9 @@ def _whole(parameter: Any) -> Any:
 
 
 def load_settings(folder: str | Path) -> Any:
-    """Return peft's checked settings of the adapter in `folder`, without those for the start of its training.
+    """Return peft's checked settings of the adapter in `folder`, without the settings that initialize a new adapter.
 
-    A start from words would load a tokenizer from a folder that the adapter names; a start from a different prompt would
-    load a pickle.
+    Those could make peft load a tokenizer from a folder that the adapter names, or unpickle a file.
     """
     import peft as library
 
@@ -214,7 +218,7 @@ def _continued(model: Any, folder: str, task: Any) -> Any:
     settings = load_settings(folder)
     settings.inference_mode = False
     if settings.task_type != task:
-        raise _misfit(folder, f"it is for {settings.task_type}")
+        raise _misfit(folder, f"it was trained for the task {settings.task_type}")
     if model.device.type == "meta":
         weights = {name: torch.empty(one.shape) for name, one in read_tensors(Path(folder)).items()}
     else:
@@ -248,9 +252,9 @@ def refuse_no_numbers(weights: dict[str, Tensor], folder: Path) -> None:
     """Raise InputError if an adapter contains NaN or infinity, for example after a failed training."""
     if bad := [name for name, one in weights.items() if not torch.isfinite(one).all()]:
         raise InputError(
-            f"{len(bad)} of its {len(weights)} tensors contain NaN or infinity: {some_names(bad)}",
+            f"{len(bad)} of the adapter's {len(weights)} tensors contain NaN or infinity: {some_names(bad)}",
             file=folder / WEIGHTS,
-            fix="use an adapter from an earlier checkpoint, or copy it again",
+            fix="use an adapter from an earlier checkpoint, or copy the file again",
         )
 
 
@@ -259,12 +263,14 @@ def _misfit(folder: str, reason: str) -> InputError:
         f"the adapter does not fit the model ({reason})",
         key="model.adapter",
         value=folder,
-        fix="use an adapter that was trained on model.name",
+        fix="use an adapter that was trained on the model in model.name",
     )
 
 
 def merge(model: Any) -> nn.Module:
-    """Merge an adapter into its model: lora (dora too), adalora, ia3. The plain model gives the same outputs.
+    """Merge an adapter into its model: lora (also with dora), adalora and ia3.
+
+    The plain model then gives the same outputs.
 
     Raises InputError for virtual tokens, which do not change weights, and for 4-bit weights, which would be rounded
     again: load the base in 16 or 32 bits first.
@@ -275,14 +281,14 @@ def merge(model: Any) -> nn.Module:
 
 
 def refuse_unmergeable(model: Any) -> None:
-    """Raise InputError for an adapter that `merge` cannot merge."""
+    """Raise InputError if `merge` cannot merge the adapter of this model."""
     kind = str(model.peft_config["default"].peft_type.value).lower().replace("_tuning", "")
     if kind in PROMPT_TYPES:
         raise InputError(
             f"a {kind} adapter adds virtual tokens and does not change the model's weights, so it cannot be merged",
             key="peft.type",
             value=kind,
-            fix="export the adapter as it is; peft loads it together with the model",
+            fix="export it with --format adapter; peft loads it together with the model",
         )
     if getattr(model.get_base_model(), "is_loaded_in_4bit", False):
         raise InputError(
@@ -300,5 +306,5 @@ def refuse_unmergeable(model: Any) -> None:
             else "the adapter changes the embeddings, which share their weights with lm_head: merging would change both",
             key="peft.targets",
             value="lm_head" if adapted[0] is head else "embed_tokens",
-            fix="export the adapter as it is",
+            fix="export it with --format adapter",
         )

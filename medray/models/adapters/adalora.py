@@ -1,11 +1,12 @@
-"""AdaLoRA (Zhang et al. 2023): the update of a layer is P diag(E) Q, and ranks are moved to the layers where they matter.
+"""AdaLoRA (Zhang et al. 2023): the update of a layer is P diag(E) Q, and ranks move to the layers that need them most.
 
-After every optimizer step the importance of each singular value is smoothed (equations 9 to 11). The least important ones
-in the whole model are set to zero (equation 12), in a number that follows a cubic schedule: from `init_rank` per layer after
-`tinit` steps to `target_rank` on average, `tfinal` steps before the end. After that, the chosen ones are kept.
+After every optimizer step, the importance of each singular value is smoothed (equations 9 to 11). The least important
+ones in the whole model are set to zero (equation 12). Their number follows a cubic schedule: from `init_rank` per
+layer after `tinit` steps to `target_rank` on average, `tfinal` steps before the end. After that, the remaining ones
+are kept.
 
-Importance needs full gradients, so it is computed between the optimizer's step and the clearing of gradients. peft keeps
-its sums in plain dicts that are not part of a state dict: `RankAllocation` adds them to a checkpoint.
+Importance needs full gradients, so it is computed between the optimizer's step and the clearing of gradients. peft
+keeps its sums in plain dicts that are not part of a state dict: `RankAllocation` adds them to a checkpoint.
 """
 
 from __future__ import annotations
@@ -22,7 +23,10 @@ _SUMS = ("exp_avg_ipt", "exp_avg_unc")
 
 
 def adalora_config(peft: PeftConfig, targets: Any, task: Any, total_steps: int) -> Any:
-    """Return peft's settings for a run of `total_steps`. Raises InputError if they leave no step to shrink ranks in."""
+    """Return peft's AdaLoRA settings for a run of `total_steps`.
+
+    Raises InputError if no step is left in which ranks can shrink.
+    """
     from peft import AdaLoraConfig
 
     options = peft.adalora
@@ -46,9 +50,11 @@ def adalora_config(peft: PeftConfig, targets: Any, task: Any, total_steps: int) 
 
 
 def orthogonal_penalty(model: Any) -> Tensor | None:
-    """Return the penalty that is added to a step's loss: the weighted mean of ||P'P - I|| and ||QQ' - I|| (equation 4).
+    """Return the penalty that AdaLoRA adds to a step's loss: the weighted mean of ||P'P - I|| and ||QQ' - I|| (equation
+    4).
 
-    None for any other adapter. peft adds it only to a loss that the model itself computes, which medray does not use.
+    Returns None for any other adapter. peft adds the penalty only to a loss that the model itself computes, which
+    medray does not use.
     """
     inner = getattr(model, "module", model)
     tuner = getattr(inner, "base_model", None)
@@ -64,7 +70,7 @@ def orthogonal_penalty(model: Any) -> Tensor | None:
 
 
 class RankAllocation:
-    """The allocation of ranks: it shrinks ranks after each step of a torch optimizer, and saves its state in checkpoints.
+    """Reduces the ranks of an AdaLoRA adapter after each step of a torch optimizer, and saves its state in checkpoints.
 
     Every worker computes the same result from the same gradients.
     """
@@ -82,7 +88,7 @@ class RankAllocation:
         self._tuner.update_and_allocate(self._step)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return the state that later steps need, without weights and moments. Names and shapes never change."""
+        """Return the state that later steps need, besides weights and moments. Names and shapes never change."""
         found: dict[str, Tensor] = {"step": torch.tensor([float(self._step)])}
         pattern = self._settings.rank_pattern or {}
         for name, parameter in self._factors():
@@ -95,7 +101,7 @@ class RankAllocation:
         return found
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Restore the state from `tensors`. Sums are all zero before the first step."""
+        """Restore the state from `tensors`. Before the first step, all sums are zero."""
         self._step = int(tensors["step"].item())
         pattern: dict[str, list[bool]] = {}
         for name, parameter in self._factors():
@@ -113,13 +119,13 @@ class RankAllocation:
 
 
 def rank_allocation(model: Any, optimizer: Any) -> RankAllocation | None:
-    """Return the rank allocation of an AdaLoRA adapter; None for any other adapter."""
+    """Return the object that reduces the ranks of an AdaLoRA adapter; None for any other adapter."""
     tuner = getattr(getattr(model, "module", model), "base_model", None)
     return RankAllocation(model, optimizer) if hasattr(tuner, "rankallocator") else None
 
 
 def ranks(model: Any) -> dict[str, int]:
-    """Return the number of nonzero singular values of each layer."""
+    """Return the number of nonzero singular values of each layer, by the name of the layer."""
     return {
         name.partition(".lora_E")[0]: int((one != 0).sum())
         for name, one in model.named_parameters()

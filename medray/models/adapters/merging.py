@@ -1,9 +1,9 @@
-"""Merging an adapter into its base shard by shard: memory holds one shard, the adapter and one layer.
+"""Merging of an adapter into its base model, shard by shard: memory holds one shard, the adapter and one layer.
 
 The model is built without weights (on torch's meta device) and gets its adapter. Then the base's safetensors files are
-read tensor by tensor. A layer with an adapter gets its weight in float32 only while peft merges it; every other tensor is
-copied unchanged. Names and layout are those of the base's files, so the config of the base fits, and the code needs to know
-nothing about the architecture.
+read tensor by tensor. A layer with an adapter gets its weight in float32 only while peft merges it; every other tensor
+is copied unchanged. Names and layout are those of the base's files, so the config of the base fits, and the code needs
+to know nothing about the architecture.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Merged:
 
 
 class WeightFiles:
-    """The tensors of a model's safetensors files by name. Each tensor is read on demand."""
+    """Reads the tensors of a model's safetensors files by name, each only when it is needed."""
 
     def __init__(self, folder: Path) -> None:
         """Open the files. Raises FileNotFoundError if the folder has no safetensors files."""
@@ -80,7 +80,7 @@ class WeightFiles:
         return tuple(self._of[name].get_slice(name).get_shape())
 
     def dtype(self, name: str) -> str:
-        """Return the type of a tensor under its safetensors name, such as F32."""
+        """Return the type of a tensor as safetensors names it, such as F32."""
         return str(self._of[name].get_slice(name).get_dtype())
 
     def elements(self) -> int:
@@ -95,12 +95,12 @@ class WeightFiles:
 def merge_folder(
     base: Path, adapter: Path | None, target: Path, *, dtype: str | None, shard_bytes: int
 ) -> Merged:
-    """Write base and adapter as one model to `target`, an existing folder: config and weights, no tokenizer.
+    """Write base model and adapter as one model to `target`, an existing folder: config and weights, no tokenizer.
 
-    adapter: None writes the base alone. dtype: fp32, bf16 or fp16; None keeps the type of each tensor, which loses the small
-    updates of an adapter that was trained on finer weights. shard_bytes: maximum size of a file, unless a single tensor is
-    larger. In three cases the full model is loaded and merged in memory, and `note` says so: the files' names do not match
-    the adapted layers, there are no safetensors files, or the adapter also contains full layers.
+    adapter: None writes the base alone. dtype: fp32, bf16 or fp16; None keeps the type of each tensor, which loses the
+    small updates of an adapter that was trained on finer weights. shard_bytes: maximum size of a file, unless a single
+    tensor is larger. In three cases the full model is loaded and merged in memory, and `note` says so: the files'
+    names do not match the adapted layers, there are no safetensors files, or the adapter also contains full layers.
 
     Raises InputError for an adapter that cannot be merged (see `adapters.merge`), RunFailedError for NaN or infinity.
     """
@@ -160,7 +160,9 @@ class _Merging:
             if hasattr(layer, "_caches"):
                 layer._caches.clear()  # norms of DoRA, which peft keeps to undo a merge
         if not torch.isfinite(found).all():
-            raise RunFailedError(f"the merged {name} contains NaN or infinity")
+            raise RunFailedError(
+                f"the merged weight {name} contains NaN or infinity. Fix: export an earlier checkpoint, or use --dtype fp32"
+            )
         return found
 
 
@@ -338,7 +340,7 @@ def _copy_config(base: Path, target: Path, dtype: torch.dtype) -> None:
 def _refuse_packed(base: Path) -> None:
     if "quantization_config" in read_config(base):
         raise InputError(
-            "the base's weights are quantized, and merging an adapter would round them again",
+            "the weights of the base model are quantized, and merging an adapter would round them again",
             file=base,
             fix="use --format adapter, or train on a base with 16 or 32 bits",
         )
@@ -355,4 +357,4 @@ def _merge_whole(
     model.to(chosen).save_pretrained(str(target), max_shard_size=shard_bytes)
     name = next(name for name, one in DTYPES.items() if one is chosen)
     shards = len(list(target.glob("model*.safetensors")))
-    return Merged(name, shards, f"the full model was held in memory: {why}")
+    return Merged(name, shards, f"the merge needed memory for the full model: {why}")

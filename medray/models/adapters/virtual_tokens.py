@@ -1,8 +1,9 @@
-"""Virtual tokens before a text: the facts that forward passes and generation need.
+"""Virtual tokens, which prompt and prefix adapters put before a text: what forward passes and generation must know of
+them.
 
-peft puts virtual tokens before the sequence and passes no positions. So the padding of a row, which is between the virtual
-tokens and the text, would count as a distance, and the loss of a row would depend on the other rows of the batch. Here
-positions are those of the row without padding, in training and in generation.
+peft passes no positions to the model. So the padding of a row, which is between the virtual tokens and the text, would
+count as a distance, and the loss of a row would depend on the other rows of the batch. Here positions are those of the
+row without padding, in training and in generation.
 """
 
 from __future__ import annotations
@@ -27,20 +28,23 @@ def adapter_of(model: Any) -> Any:
 
 
 def leading(model: Any) -> int:
-    """Return the number of output positions before the first token: the prompt's; a prefix is in the cache instead."""
+    """Return the number of output positions before the first token of the text.
+
+    This is the length of a prompt; a prefix is in the cache instead and has no output positions.
+    """
     settings = adapter_of(model)
     found = settings is not None and settings.is_prompt_learning and not _is_prefix(settings)
     return int(settings.num_virtual_tokens) if found else 0
 
 
 def drops_decoder_ids(model: Any) -> bool:
-    """Return whether peft's forward makes the decoder's input from labels, and ignores `decoder_input_ids`."""
+    """Return whether peft makes the decoder's input from the labels and ignores `decoder_input_ids`."""
     settings = adapter_of(model)
     return settings is not None and settings.peft_type.value == "MULTITASK_PROMPT_TUNING"
 
 
 def task_inputs(model: Any, tasks: Sequence[str], device: Any) -> dict[str, Tensor]:
-    """Return {"task_ids": [rows]} if the adapter needs the task of each row; empty for other adapters."""
+    """Return {"task_ids": [rows]} if the adapter needs to know the task of each row; empty for other adapters."""
     settings = adapter_of(model)
     if settings is None or settings.peft_type.value != "MULTITASK_PROMPT_TUNING":
         return {}
@@ -48,7 +52,10 @@ def task_inputs(model: Any, tasks: Sequence[str], device: Any) -> dict[str, Tens
 
 
 def keep_positions(adapted: Any) -> Any:
-    """Make a peft model use the positions that it is given, and return it. Only models with virtual tokens are changed."""
+    """Make a peft model with virtual tokens use the positions that it is given.
+
+    Return the model; others are unchanged.
+    """
     settings = adapter_of(adapted)
     if settings is not None and settings.is_prompt_learning and not _is_prefix(settings):
         adapted._adjust_prompt_learning_kwargs = MethodType(_with_positions, adapted)

@@ -1,4 +1,4 @@
-"""Exports: folders that transformers (and peft) load without medray, and loading from such a folder."""
+"""Exports: folders that transformers and peft load without medray, and functions to write and load them."""
 
 from __future__ import annotations
 
@@ -38,11 +38,12 @@ def export(
     gathered: Callable[[nn.Parameter], AbstractContextManager[Any]],
     base: Callable[[], Any] | None = None,
 ) -> None:
-    """Write adapter or model, config and tokenizer to `folder`, completely or not at all.
+    """Write a trained model as an export: adapter or model, config and tokenizer in `folder`, completely or not at all.
 
     All ranks must call this; the rank with `write` writes. gathered: a context in which every rank has one full
-    parameter, so that only one is gathered at a time. base: makes the model under an adapter again, if its weights are
-    random and no file has them; it is written to the subfolder `base`. Raises RunFailedError for an empty tensor.
+    parameter, so that only one is gathered at a time. base: function that makes the model under an adapter again, if
+    its weights are random and no file has them; they are written to the subfolder `base`. Raises RunFailedError if a
+    tensor is empty.
     """
     adapter = hasattr(model, "peft_config")
     state: dict[str, Tensor] = {}
@@ -53,7 +54,9 @@ def export(
     if not write:
         return
     if not state or any(not value.numel() for value in state.values()):
-        raise RunFailedError("the weights to export are empty")
+        raise RunFailedError(
+            "the weights to export are empty, which is an error in medray. Fix: run the command again, and report the error if it repeats"
+        )
     staging = (
         storage.temporary_folder() if not isinstance(folder, Path) else folder.with_name(f".{folder.name}")
     )
@@ -84,11 +87,11 @@ def load_export(
     base: Path | None = None,
     dtype: torch.dtype | None = None,
 ) -> nn.Module:
-    """Load the exported model with its adapter, ready for inference.
+    """Load an exported model with its adapter, ready for inference.
 
-    quantized: load a base in 4 bits if it was 4-bit in training; False loads its full weights, to merge the adapter.
-    base: folder of an adapter's base, if it differs from the adapter's settings. dtype: default bfloat16 on a GPU, else
-    float32.
+    quantized: load a base in 4 bits if it was in 4 bits in training; False loads its full weights, to merge the
+    adapter. base: folder of an adapter's base model, if it is not the one in the adapter's settings. dtype: type of
+    the weights; default: bfloat16 on a GPU, else float32.
     """
     adapter = (folder / "adapter_config.json").exists()
     source = str(base) if adapter and base is not None else base_of(folder)
@@ -129,7 +132,7 @@ def _save_prompt(model: Any, state: dict[str, Tensor], folder: Path) -> None:
 
 
 def base_of(folder: Path) -> str:
-    """Return the folder or hub id of the weights under an export's adapter; without an adapter, the export itself."""
+    """Return the folder or hub id of the base model of an exported adapter; without an adapter, the export itself."""
     adapter = folder / "adapter_config.json"
     if not adapter.exists():
         return str(folder)
@@ -137,7 +140,7 @@ def base_of(folder: Path) -> str:
 
 
 def class_of(source: str) -> tuple[Any, Any]:
-    """Return (transformers' auto class, config) of the model at a folder or hub id."""
+    """Return transformers' auto class and config for the model at a folder or hub id."""
     from transformers import AutoConfig
 
     config: Any = from_pretrained(AutoConfig, source)

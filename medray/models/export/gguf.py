@@ -24,7 +24,7 @@ KINDS = ("q8_0", "f16", "q4_k_m")
 
 
 def check_package() -> None:
-    """Raise InputError if the package that reads the file back is missing."""
+    """Raise InputError if the Python package gguf, which reads a written file back, is missing."""
     if importlib.util.find_spec("gguf") is None:
         raise InputError(
             "the package gguf is not installed here",
@@ -35,7 +35,10 @@ def check_package() -> None:
 
 
 def commands(merged: Path, file: Path, kind: str) -> list[list[str]]:
-    """Return the commands that make `file` from the model in `merged`. A program that is not on PATH is a bare name."""
+    """Return the commands that make `file` from the model in `merged`.
+
+    A program that is not on PATH is given by its name alone.
+    """
     converter = next((found for name in CONVERTERS if (found := shutil.which(name))), CONVERTERS[0])
     if kind != "q4_k_m":
         return [[converter, str(merged), "--outtype", kind, "--outfile", str(file)]]
@@ -47,29 +50,30 @@ def commands(merged: Path, file: Path, kind: str) -> list[list[str]]:
 
 
 def missing(kind: str) -> str | None:
-    """Return the program that is not on PATH; None if all are."""
+    """Return the name of a program that is needed for `kind` but is not on PATH; None if all are there."""
     if not any(shutil.which(name) for name in CONVERTERS):
         return CONVERTERS[0]
     return QUANTIZER if kind == "q4_k_m" and not shutil.which(QUANTIZER) else None
 
 
 def shown(steps: list[list[str]]) -> str:
-    """Return the commands as one line for a shell."""
+    """Return commands as one line for a shell, to be shown to the user."""
     return " && ".join(shlex.join(step) for step in steps)
 
 
 def convert(merged: Path, file: Path, kind: str) -> str:
-    """Write `file`, and return a line about its check. Raises RunFailedError if a program fails or weights are missing.
+    """Convert the model in `merged` to the GGUF file `file`, check the file, and return a line about the check.
 
-    The programs' output is discarded, because they may print a vocabulary.
+    Raises RunFailedError if a program fails or weights are missing. The programs' output is discarded, because they
+    may print a vocabulary.
     """
     steps = commands(merged, file, kind)
     for step in steps:
         done = subprocess.run(step, stdin=subprocess.DEVNULL, capture_output=True, check=False)
         if done.returncode:
             raise RunFailedError(
-                f"{Path(step[0]).name} ended with code {done.returncode}. To see why, export with --format merged, and "
-                "run the program on that folder"
+                f"{Path(step[0]).name} ended with code {done.returncode}. Fix: to see why, export with --format merged "
+                "and run the program on that folder"
             )
     if len(steps) > 1:
         file.with_name("model-f16.gguf").unlink(missing_ok=True)
@@ -77,7 +81,12 @@ def convert(merged: Path, file: Path, kind: str) -> str:
 
 
 def check(merged: Path, file: Path) -> str:
-    """Read the file back: it must contain every weight of the merged model."""
+    """Read a GGUF file back and check that it contains all weights of the merged model.
+
+    Return a line about the result.
+
+    Raises RunFailedError if it does not.
+    """
     from gguf import GGUFReader
 
     from medray.models.adapters.merging import WeightFiles
@@ -85,20 +94,25 @@ def check(merged: Path, file: Path) -> str:
     try:
         held = sum(int(tensor.n_elements) for tensor in GGUFReader(str(file)).tensors)
     except (OSError, ValueError, IndexError, KeyError):
-        raise RunFailedError("the GGUF file that was written cannot be read") from None
+        raise RunFailedError(
+            "the GGUF file that was written cannot be read back. Fix: check the disk, and try a newer llama.cpp"
+        ) from None
     wanted = WeightFiles(merged).elements()
     # A converter adds tables (scales of positions) and omits copies. A lost layer makes a much larger difference.
     if not 0.98 * wanted <= held <= 1.02 * wanted:
-        raise RunFailedError(f"the GGUF file holds {held:,} values, but the merged model has {wanted:,}")
-    return f"the GGUF file holds {held:,} values of the merged model's {wanted:,}"
+        raise RunFailedError(
+            f"the GGUF file contains {held:,} values, but the merged model has {wanted:,}. Fix: use a llama.cpp that "
+            "supports this model"
+        )
+    return f"the GGUF file contains {held:,} of the merged model's {wanted:,} values"
 
 
 class NotLoadedError(Exception):
-    """The error if transformers cannot read the architecture or tensors of a GGUF file. Its text is the type of error."""
+    """The error if transformers cannot read a GGUF file. Its text is the type of the original error."""
 
 
 def load(file: Path, seq2seq: bool) -> Any:
-    """Load the model of a GGUF file, with weights in float32. Raises NotLoadedError."""
+    """Load the model in a GGUF file, with weights in float32. Raises NotLoadedError."""
     import torch
     from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 

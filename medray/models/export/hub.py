@@ -11,28 +11,32 @@ TOKEN = "HF_TOKEN"
 
 
 def check_push(hub_id: str) -> None:
-    """Raise InputError without a token, or if `hub_id` is not organisation/name."""
+    """Check before an upload that there is a token and that `hub_id` is organisation/name. Raises InputError if not."""
     if len([part for part in hub_id.split("/") if part]) != 2:
         raise InputError(
-            "is not a hub id", key="--push-to", value=hub_id, fix="use --push-to organisation/name"
+            "this is not a hub id", key="--push-to", value=hub_id, fix="use --push-to organisation/name"
         )
     if not os.environ.get(TOKEN):
         raise InputError(
-            f"the environment has no {TOKEN}",
+            f"the upload needs a token, but the environment variable {TOKEN} is not set",
             key="--push-to",
             value=hub_id,
-            fix=f"set {TOKEN} in the environment",
+            fix=f"set {TOKEN} to a token with write access",
         )
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
         raise InputError(
-            "HF_HUB_OFFLINE forbids the network", key="--push-to", value=hub_id, fix="unset HF_HUB_OFFLINE"
+            "the environment variable HF_HUB_OFFLINE forbids uploads",
+            key="--push-to",
+            value=hub_id,
+            fix="unset HF_HUB_OFFLINE",
         )
 
 
 def push(folder: Path, hub_id: str) -> None:
-    """Upload `folder` as a private repository, or to the existing one.
+    """Upload `folder` to a hub repository. A new repository is private.
 
-    Raises RunFailedError. Its text contains only the type of error, because the error of a request may quote the token.
+    Raises RunFailedError if that fails. The message contains only the type of error, because the error of a request
+    may quote the token.
     """
     from huggingface_hub import HfApi
 
@@ -43,6 +47,7 @@ def push(folder: Path, hub_id: str) -> None:
     except Exception as error:
         status = getattr(getattr(error, "response", None), "status_code", None)
         raise RunFailedError(
-            f"the weights are in {folder}, but pushing them to {hub_id} failed: {type(error).__name__}"
+            f"uploading to {hub_id} failed: {type(error).__name__}"
             + (f", HTTP {status}" if status else "")
+            + f". The weights are in {folder}. Fix: check the token and the network, and upload that folder"
         ) from None

@@ -1,7 +1,7 @@
-"""The usage of exported weights: `medray.json` in every export folder, and a runnable example for its card.
+"""Instructions for using exported weights: `medray.json` in every export folder, and a runnable example for its card.
 
-The prompts come from the run's configuration. They are compared with a few of its rows, because conversations are shown to
-the model unchanged, so that a corpus of them has no prompt. The file contains no text of a record.
+The prompts come from the run's configuration. They are compared with a few rows of the run: a corpus of conversations
+has no prompt, because conversations are shown to the model unchanged. The file contains no text of a record.
 """
 
 from __future__ import annotations
@@ -42,10 +42,11 @@ class _Part(BaseModel):
 
 
 class Base(_Part):
-    """The source of the base weights.
+    """The origin of the base weights of an export.
 
     kind: `hub` (name is the model's id there), `package` (a model that a Python package contains), `folder` (name is
-    the path in the run's config) or `random` (the weights were initialized at random). revision, licence: None if unknown.
+    the path in the run's config) or `random` (the weights were initialized at random). revision, licence: None if
+    unknown.
     """
 
     name: str
@@ -55,10 +56,12 @@ class Base(_Part):
 
 
 class Question(_Part):
-    """The prompt of one task. The whole text is `before`, the input and `after`, tokenized without more special tokens.
+    """The prompt of one task.
 
-    prompt: as in the config; "" if the input is shown alone. system, prefix: in a chat, the system message and the text
-    before the input in the user's message. max_answer_tokens: longest answer in training.
+    The whole text is `before` + input + `after`, tokenized without further special tokens.
+
+    prompt: as in the config; "" if the input is shown alone. system, prefix: in a chat, the system message, and the
+    text before the input in the user's message. max_answer_tokens: longest answer in training.
     """
 
     prompt: str
@@ -70,16 +73,16 @@ class Question(_Part):
 
 
 class Usage(_Part):
-    """All facts that are needed to prompt the weights as they were trained.
+    """All facts that are needed to prompt the exported weights as they were trained; the content of `medray.json`.
 
     records: `prompted` (the prompt, then one input) or `conversation` (the messages of a record, unchanged). template:
     its name in the config, or "file". chat_template: whether the tokenizer of the export renders messages as in
     training. begin: text of a token that precedes the rendered messages. thinking_switch: whether the template must be
-    called with thinking off. dtype: that of the weights; for an adapter, that of the base it was trained on. tasks: by
-    name, label first. languages: tasks for rows of a language, which replace `tasks`. max_input_tokens: longest input in
-    training; longer ones were cut. needs_key_words: the label's input contains key words that were found first
-    (method.variant two_step). generation: arguments of transformers' GenerationConfig in the run's evaluations.
-    adapter: its type.
+    called with thinking off. dtype: type of the weights; for an adapter, of the base model it was trained on. tasks:
+    prompts by name of the task, label first. languages: prompts for rows of a language, which replace `tasks`.
+    max_input_tokens: longest input in training; longer ones were cut. needs_key_words: whether the label's input
+    contains key words that were found first (method.variant two_step). generation: arguments of transformers'
+    GenerationConfig in the run's evaluations. adapter: type of the adapter.
     """
 
     schema_version: int = SCHEMA
@@ -101,7 +104,7 @@ class Usage(_Part):
 
 
 def read_usage(folder: StoragePath) -> Usage | None:
-    """Return the usage of the export in `folder`; None if it has none. Raises InputError if it cannot be read."""
+    """Read `medray.json` of an export; None if it has none. Raises InputError if it cannot be read."""
     file = folder / FILE
     try:
         text = file.read_text(encoding="utf-8")
@@ -117,23 +120,25 @@ def read_usage(folder: StoragePath) -> Usage | None:
             and version > SCHEMA
         ):
             raise InputError(
-                f"has version {version} of its format, but this medray reads up to version {SCHEMA}",
+                f"the file has version {version} of its format, but this medray reads only versions up to {SCHEMA}",
                 file=file,
                 fix="install a newer medray",
             )
         return Usage.model_validate(tree)
     except (ValueError, RecursionError, ValidationError):
-        raise InputError("is not a description of an export", file=file, fix="export the run again") from None
+        raise InputError(
+            "the file does not describe an export of medray", file=file, fix="export the run again"
+        ) from None
 
 
 def write_usage(folder: StoragePath, usage: Usage) -> None:
-    """Write `medray.json` into `folder`."""
+    """Write `medray.json` into the folder of an export."""
     text = json.dumps(usage.model_dump(mode="json"), indent=1, ensure_ascii=False)
     storage.write(folder / FILE, text + "\n")
 
 
 def base_of_model(model: ModelConfig, place: str) -> Base:
-    """Return the base of a run by its name. `place` is the folder or hub id from which its weights were loaded."""
+    """Return the origin of a run's base weights. `place` is the folder or hub id from which they were loaded."""
     if model.init == "random":
         return Base(name=model.preset or Path(str(model.name)).name, kind="random")
     if packaged := PACKAGED_MODELS.get(str(model.name)):
@@ -167,10 +172,10 @@ def usage(
 ) -> Usage:
     """Describe how to prompt weights that were trained with `spec`.
 
-    tokenizer: that of the export. tokens: those of the run; None if they were deleted. model: values of the model's
-    config.json, and of its generation_config.json, which take precedence. max_new_tokens, num_beams: those of the run's
-    evaluations. generation: all settings of the evaluations; None, if the model is not loaded: they are derived from
-    the other values.
+    tokenizer: the tokenizer of the export. tokens: the token shards of the run; None if they were deleted. model:
+    values of the model's config.json, and of its generation_config.json, which take precedence. max_new_tokens,
+    num_beams: settings of the run's evaluations. generation: all settings of the evaluations; None if the model is not
+    loaded: they are then derived from the other values.
     """
     asker = _Asker(tokenizer, spec)
     shown = asker.shown_with(tokens)
@@ -318,9 +323,9 @@ def _licence(folder: Path) -> str | None:
 
 
 def example(found: Usage, file: str | None = None) -> str:
-    """Return Python code that prompts the weights for the first task. It runs in the folder of the export.
+    """Return a Python program that prompts the weights for the first task. It runs in the folder of the export.
 
-    file: name of the file of a GGUF export.
+    file: name of the weight file in a GGUF export.
     """
     auto = "AutoModelForSeq2SeqLM" if found.architecture == "seq2seq" else "AutoModelForCausalLM"
     question = next(iter(found.tasks.values()))

@@ -1,8 +1,8 @@
-"""The comparison of written weights with those of the run: logits and loss of both on the same rows.
+"""Comparison of written weights with those of the run: logits and loss of both on the same rows.
 
-The loss shows how much of the training's gain is kept. The logits are compared too: they are the only measure if the run's
-token shards are gone, and they detect wrong weights even if a run gained nothing. Models are loaded one at a time, in
-float32, so that only the weights differ and not the arithmetic.
+The loss shows how much of the training's gain is kept. The logits are compared too: they are the only measure if the
+run's token shards are gone, and they detect wrong weights even if a run gained nothing. Models are loaded one at a
+time, in float32, so that only the weights differ and not the arithmetic.
 """
 
 from __future__ import annotations
@@ -32,7 +32,10 @@ Loss = Callable[[Any], float | None]  # returns the loss of a model on the rows 
 
 @dataclass(frozen=True)
 class TokenRow:
-    """The token ids of a row. ids: input, int [tokens]. target: int [tokens] for an encoder-decoder, else None."""
+    """One row for the comparison. ids: token ids of the input, int [tokens].
+
+    target: int [tokens] for an encoder-decoder, else None.
+    """
 
     ids: np.ndarray
     target: np.ndarray | None = None
@@ -46,10 +49,11 @@ class Comparison:
     """The result of comparing written weights with those of the run. None means not measured.
 
     rows: description of the rows. `places`: number of positions whose logits were compared. dtype: type of the written
-    weights. greatest: largest difference of two logits. relative: see TOLERANCE. same_token: share of positions with the
-    same likeliest token. effect: like `relative`, between the untuned model and the run's weights. from_base: like
-    `relative`, between the untuned model and the written weights. loss_base, loss_run, loss_written: mean loss per token
-    of the label task, in nats, of the untuned model, the run's weights and the written weights.
+    weights. greatest: largest difference of two logits. relative: difference relative to the spread of the logits, see
+    TOLERANCE. same_token: share of positions with the same likeliest token. effect: like `relative`, between the
+    untuned model and the run's weights. from_base: like `relative`, between the untuned model and the written weights.
+    loss_base, loss_run, loss_written: mean loss per token of the label task, in nats, of the untuned model, the run's
+    weights and the written weights.
     """
 
     rows: str
@@ -66,24 +70,26 @@ class Comparison:
 
     @property
     def within_tolerance(self) -> bool:
-        """Return whether rounding explains the difference of the logits."""
+        """Return whether rounding explains the difference between the logits."""
         return self.relative <= TOLERANCE[self.dtype]
 
     @property
     def nearer_to_base(self) -> bool:
-        """Return whether the written weights are closer to the untuned model than to the run's weights."""
+        """Return whether the written weights are closer to the untuned model than to those of the run."""
         return self.from_base is not None and self.from_base < 0.5 * self.relative
 
     @property
     def gain(self) -> float | None:
-        """Return by how much training reduced the loss; negative if it increased it."""
+        """Return by how much training reduced the loss; negative if it increased it; None if not measured."""
         if self.loss_base is None or self.loss_run is None:
             return None
         return self.loss_base - self.loss_run
 
     @property
     def kept_percent(self) -> float | None:
-        """Return the percentage of the gain that the written weights keep; None without a gain or a measurement."""
+        """Return the percentage of the training's gain that the written weights keep; None if there is no gain or no
+        measurement.
+        """
         gain = self.gain
         if gain is None or self.loss_written is None or self.loss_base is None:
             return None
@@ -105,7 +111,7 @@ class Comparison:
 
     @property
     def verdict(self) -> str:
-        """Return a clause about the kept share of the gain, or why it is unknown."""
+        """Return a clause that says how much of the gain is kept, or why that is unknown."""
         if self.kept_percent is not None:
             return f"{self.kept_percent:.4g} % of what training gained is kept"
         if self.gain is None:
@@ -113,11 +119,11 @@ class Comparison:
         if self.gain >= LEAST_GAIN or not math.isfinite(self.gain):
             return "a loss is not a finite number"
         if self.gain > -LEAST_GAIN:
-            return "training changed the loss too little to compute a kept share"
+            return "training changed the loss too little to say how much of the gain is kept"
         return "training made the loss worse, so there is no gain to keep"
 
     def line(self) -> str:
-        """Return the whole result in one line for the user."""
+        """Return the whole comparison in one line for the user."""
         return (
             f"{self.loss_line()}; logits of {self.places} positions differ by at most {self.greatest:.2g}, "
             f"{self.relative:.2g} of their spread ({self.dtype}: {TOLERANCE[self.dtype]:g} is allowed); "
@@ -127,7 +133,10 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Measured:
-    """The outputs of one model. logits: [positions, vocabulary] of all rows. loss: None without rows of the run."""
+    """The outputs of one model on the rows. logits: [positions, vocabulary] of all rows.
+
+    loss: None if the rows are not those of the run.
+    """
 
     logits: Tensor
     loss: float | None
@@ -135,7 +144,10 @@ class Measured:
 
 @dataclass(frozen=True)
 class Reference:
-    """The measurements to compare with. base: those of the untuned model, None if it is not available."""
+    """The outputs with which the written weights are compared: those of the run's model and of the untuned model.
+
+    base: None if the untuned model is not available.
+    """
 
     run: Measured
     base: Measured | None
@@ -147,10 +159,10 @@ def reference(
     loss: Loss | None = None,
     load_base: Callable[[], Any] | None = None,
 ) -> Reference:
-    """Measure the run's weights and the untuned model.
+    """Measure the run's model and the untuned model.
 
-    load: returns the run's model, which is released afterwards. loss: None measures logits only. load_base: returns the
-    untuned model, or None; it is used if the run has no adapter that can be disabled.
+    load: returns the run's model, which is released afterwards. loss: None measures logits only. load_base: returns
+    the untuned model, or None; it is used if the run has no adapter that can be disabled.
     """
     model = load()
     found, bare = measured(model, rows, loss), None
@@ -180,7 +192,10 @@ def compare(
     dtype: str,
     loss: Loss | None = None,
 ) -> Comparison:
-    """Measure the written weights. dtype: the type of the written weights. source: description of the rows."""
+    """Measure written weights and compare them with the reference.
+
+    dtype: type of the written weights. source: description of the rows.
+    """
     model = load()
     found = measured(model, rows, loss)
     del model
@@ -205,13 +220,13 @@ def compare(
 
 
 def made_up(vocabulary: int, seq2seq: bool) -> list[TokenRow]:
-    """Return random rows from the whole vocabulary, for a run whose rows are gone."""
+    """Return rows of random tokens from the whole vocabulary, for a run whose own rows are gone."""
     drawn = np.random.default_rng(0).integers(0, vocabulary, (ROWS, 2, 16))
     return [TokenRow(ids, target if seq2seq else None) for ids, target in drawn]
 
 
 def measured(model: Any, rows: Sequence[TokenRow], loss: Loss | None = None) -> Measured:
-    """Return the logits of `rows`, and the model's loss."""
+    """Return the logits of a model on `rows`, and its loss."""
     return Measured(torch.cat(_logits(model, rows)), None if loss is None else loss(model))
 
 

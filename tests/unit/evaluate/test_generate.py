@@ -169,7 +169,7 @@ def test_settings_of_other_decoding_methods_are_named_and_never_used(tokenizer: 
         assert note is not None
         assert "base_settings" not in note, "there is nothing that it would use"
     model.generation_config = GenerationConfig(eos_token_id=1, min_new_tokens=2, num_beams=4)
-    assert str(unused_note(model, base_settings=False)).endswith("base_settings: true uses min_new_tokens")
+    assert str(unused_note(model, base_settings=False)).endswith("base_settings: true to use min_new_tokens")
 
 
 @pytest.mark.parametrize(("after", "start"), [([9, 1], 0), ([1, 9], 9)], ids=["its end", "its language"])

@@ -203,7 +203,7 @@ def test_missing_entities_are_an_error_that_counts_rows_and_shows_no_text() -> N
 
 
 def test_zero_rows_unequal_rows_and_unknown_names_are_errors() -> None:
-    with pytest.raises(ValueError, match="there are no rows to evaluate"):
+    with pytest.raises(ValueError, match="metrics need at least one row"):
         score(["accuracy"], [], [])
     with pytest.raises(ValueError, match="there are 2 predictions but 1 references"):
         score(["accuracy"], ["a", "b"], [Reference("a")])

@@ -142,18 +142,18 @@ def test_the_messages_about_missing_unknown_and_differently_shaped_tensors(
     folder = saved("llama-tiny")
     refused(
         spoiled(folder, tmp_path / "missing", lambda weights: weights.pop(name)),
-        f"1 of 21 tensors of its model are missing and would be random: {name}",
+        f"1 of 21 tensors of the model are missing from its files and would be random: {name}",
     )
-    refused(spoiled(folder, tmp_path / "none", dict.clear), "missing and would be random")
+    refused(spoiled(folder, tmp_path / "none", dict.clear), "missing from its files and would be random")
     refused(
         spoiled(folder, tmp_path / "surplus", lambda weights: weights.update(own=torch.ones(3))),
-        "1 of its tensors do not belong to LlamaForCausalLM",
+        "1 tensors in the files do not belong to LlamaForCausalLM",
     )
     refused(
         spoiled(folder, tmp_path / "shape", lambda weights: weights.update({name: torch.ones(3, 5)})),
         f"{name} is (3, 5) and should be (64, 64)",
     )
-    with pytest.raises(InputError, match="1 of its tensors are I8"):
+    with pytest.raises(InputError, match="1 of the model's tensors are I8"):
         check(
             spoiled(
                 folder,
@@ -222,7 +222,7 @@ def test_more_layers_than_the_files_have_are_refused_before_they_are_built(
     folder = with_config(saved(kind), tmp_path / "deep", **{key: 1000})
     monkeypatch.setattr(weights, "_on_meta", lambda *given: pytest.fail("built"))
     with pytest.raises(
-        InputError, match=r"its config\.json has 1,000 layers \(.*\), and its files have [12]\.?"
+        InputError, match=r"the model's config\.json has 1,000 layers \(.*\), but its files have [12]\.?"
     ):
         check(folder)
 
@@ -248,9 +248,7 @@ def test_a_separate_head_that_no_file_has_is_refused(kind: str, tmp_path: Path) 
     check(tmp_path / "tied")
     load(tmp_path / "tied")
     folder = with_config(tmp_path / "tied", tmp_path / "apart", tie_word_embeddings=False)
-    refused(
-        folder, "lm_head.weight is missing, but its config.json says that it is separate from the embeddings"
-    )
+    refused(folder, "lm_head.weight is missing, but config.json says that it is separate from the embeddings")
     head = torch.ones(VOCABULARY, 16)
     whole = spoiled(folder, tmp_path / "whole", lambda held: held.update({"lm_head.weight": head}))
     check(whole)
@@ -264,13 +262,13 @@ def test_only_a_bias_of_zeros_may_be_missing(saved: Callable[[str], Path], tmp_p
     model(TYPES["bart"] | {"model_type": "marian"}).save_pretrained(tmp_path / "saved")
     check(tmp_path / "saved")
     marian = spoiled(tmp_path / "saved", tmp_path / "marian", lambda held: held.pop("final_logits_bias"))
-    refused(marian, "final_logits_bias is missing, which a model of type marian trains")
+    refused(marian, "final_logits_bias is missing, which belongs to a trained model of type marian")
 
 
 def test_an_expert_that_does_not_fit_is_named(saved: Callable[[str], Path], tmp_path: Path) -> None:
     name = "model.layers.1.block_sparse_moe.experts.1.w1.weight"
     lost = spoiled(saved("experts"), tmp_path / "lost", lambda held: held.pop(name))
-    refused(lost, f"a tensor of its model is missing: {name}")
+    refused(lost, f"a tensor of the model is missing: {name}")
     other = spoiled(saved("experts"), tmp_path / "other", lambda held: held.update({name: torch.ones(3, 5)}))
     refused(other, f"the shape of {name} is (3, 5), but that of the other experts is (64, 32)")
 

@@ -272,7 +272,7 @@ def test_each_target_must_be_a_module_that_supports_the_adapter(kind: str) -> No
         peft = PeftConfig.model_validate({"type": kind, "targets": targets})
         with pytest.raises(InputError, match=wrong) as caught:
             add_adapter(base("causal"), peft, seq2seq=False, seed=0, total_steps=100)
-        assert "all-linear, or some of down_proj, gate_proj, k_proj, lm_head, o_proj" in str(caught.value)
+        assert "all-linear, or to some of down_proj, gate_proj, k_proj, lm_head, o_proj" in str(caught.value)
 
 
 def test_adalora_takes_its_settings_and_derives_the_rest() -> None:
@@ -309,7 +309,7 @@ def test_every_new_token_gets_a_trained_embedding() -> None:
         assert torch.equal(words[0], words[1])
         assert not torch.equal(words[0], words[2])
         assert words[0] is found[0].get_output_embeddings().weight
-        with pytest.raises(InputError, match="would not train the new ones"):
+        with pytest.raises(InputError, match="would not train new ones"):
             add_adapter(found[0], PeftConfig(type="lora"), seq2seq=architecture == "seq2seq", seed=0)
         same = with_vocabulary(base(architecture), Tokenizer(), 3)
         refuse_untrained_tokens(same, "lora")
@@ -384,7 +384,7 @@ def test_an_adapter_with_nan_or_infinity_is_not_loaded(kind: str, number: str, t
     held = load_file(file)
     held[sorted(held)[0]].view(-1)[1] = float(number)
     save_file(held, file)
-    told = f"1 of its {len(held)} tensors contain NaN or infinity: {sorted(held)[0]}"
+    told = f"1 of the adapter's {len(held)} tensors contain NaN or infinity: {sorted(held)[0]}"
     with pytest.raises(InputError, match=told):
         add_adapter(base("causal"), PeftConfig(**TYPES[kind]), seq2seq=False, seed=1, start=str(folder))
     with pytest.raises(InputError, match=told):

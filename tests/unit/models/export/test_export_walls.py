@@ -35,7 +35,10 @@ def test_an_empty_tensor_is_never_exported(adapter: bool, which: int, tmp_path: 
     export(model, None, tmp_path / "export", write=True, gathered=whole)
     files = {file.name: file.read_bytes() for file in (tmp_path / "export").iterdir()}
     names = [name for name, one in model.named_parameters() if one.requires_grad or not adapter]
-    with pytest.raises(RunFailedError, match="the weights to export are empty"):
+    with pytest.raises(
+        RunFailedError,
+        match="the weights to export are empty",
+    ):
         export(emptied(model, names[which]), None, tmp_path / "export", write=True, gathered=whole)
     assert {file.name: file.read_bytes() for file in (tmp_path / "export").iterdir()} == files
     assert [file.name for file in tmp_path.iterdir()] == ["export"]
@@ -45,7 +48,10 @@ def test_an_adapter_without_a_trained_parameter_is_refused(tmp_path: Path) -> No
     model = with_lora(decoder("llama-tiny"))
     for parameter in model.parameters():
         parameter.requires_grad = False
-    with pytest.raises(RunFailedError, match="the weights to export are empty"):
+    with pytest.raises(
+        RunFailedError,
+        match="the weights to export are empty",
+    ):
         export(model, None, tmp_path / "export", write=True, gathered=whole)
     assert not list(tmp_path.iterdir())
 

@@ -152,10 +152,10 @@ def test_the_example_answers_as_the_evaluation_does(
 def test_an_unreadable_or_newer_description_is_refused(tmp_path: Path) -> None:
     assert read_usage(tmp_path) is None
     for text, reason in (
-        ("{", "not a description"),
-        ("[]", "not a description"),
-        ('{"schema_version": 1}', "not a description"),
-        ("[" * 100_000, "not a description"),
+        ("{", "does not describe an export"),
+        ("[]", "does not describe an export"),
+        ('{"schema_version": 1}', "does not describe an export"),
+        ("[" * 100_000, "does not describe an export"),
         ('{"schema_version": 99}', "version 99"),
     ):
         (tmp_path / FILE).write_text(text)

@@ -79,7 +79,7 @@ def test_a_finished_run_cannot_be_stopped(tmp_path: Path, capsys: pytest.Capture
 @pytest.mark.parametrize("verb", ["status", "logs", "stop"])
 def test_no_such_run(verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([verb, str(tmp_path / "none")]) == 2
-    assert "there is no such run" in capsys.readouterr().err
+    assert "there is no run in this folder" in capsys.readouterr().err
 
 
 def test_a_planned_run_can_be_stopped_by_its_config(tmp_path: Path) -> None:
