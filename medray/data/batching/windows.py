@@ -278,7 +278,7 @@ class PlanFiles:
         folder.mkdir(parents=True, exist_ok=True)
 
     def load(self, name: str, check: Callable[[dict[str, np.ndarray]], Found]) -> Found | None:
-        """Load a stored file and return the result of `check` for its arrays.
+        """Load the arrays in a stored file, and return what `check` makes of them.
 
         Returns None if the file is absent or damaged, or if `check` raises ValueError or KeyError.
         """

@@ -154,7 +154,7 @@ class Frames:
             before = text[: text.rindex(_MARK.format(numbers[-1]))]
             if not before.startswith(ask):
                 raise UnfitMessagesError(
-                    "the template renders a conversation that does not begin with its own prompt"
+                    "a conversation with an answer does not begin with the template's own prompt for generating this answer"
                 )
             handover = before[len(ask) :]
             handover = "" if handover.strip() else handover

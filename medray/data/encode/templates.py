@@ -220,7 +220,7 @@ class Template:
     def _legacy(self, messages: Sequence[tuple[str, str]], ask: bool) -> str:
         texts = dict(messages)
         if len(texts) < len(messages) or "user" not in texts or ("assistant" in texts) == ask:
-            raise UnfitMessagesError("a legacy template can show only one question and one answer")
+            raise UnfitMessagesError("a template named legacy/… can show only one question and one answer")
         answer = "\u2402answer\u2403" if ask else texts["assistant"]
         text = render(self.legacy, texts.get("system", ""), texts["user"], answer)
         # The blank before the answer is part of its first token, so the prompt of generation must not end with it.

@@ -239,7 +239,7 @@ def check_sources(config: Config) -> None:
 
 
 def extraction_of(config: Config) -> ExtractionConfig:
-    """Return what is asked of documents with entities: as their corpus was published, unless the config overrides it."""
+    """Return which answer a model must give for documents with entities: that of the published corpus or of the config."""
     data = config.data
     if data.dataset in (None, "clinic") or data.extraction != ExtractionConfig():
         return data.extraction

@@ -43,7 +43,7 @@ Verdict = Literal["ok", "note", "problem"]
 
 @dataclass(frozen=True)
 class Check:
-    """The result of one check.
+    """The result of one check of the rows, as `medray data inspect` shows it.
 
     verdict: problem (training would go wrong), note (worth a look) or ok. said: a sentence without text of a record.
     """

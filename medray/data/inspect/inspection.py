@@ -70,7 +70,7 @@ class Rejected:
 
 @dataclass(frozen=True)
 class SplitRows:
-    """The number of a split's rows that were rejected, dropped or found to be repeated before encoding."""
+    """Counts of a split's rows before encoding: rejected, left out on purpose, and repeated rows."""
 
     split: str
     rows: int

@@ -100,9 +100,9 @@ def read(
 ) -> RowReader:
     """Read the rows of `path` whose positions are in [start, stop).
 
-    start: a position from an earlier read, or the start of a range. line: the line number at `start`. Formats that
-    cannot start at a position read and drop the rows before it and count lines themselves; Parquet and the converted
-    format know their numbers too. split, subset: of a Hugging Face data set.
+    start: a position from an earlier read, or the start of a range. line: the line number at `start`; it is needed
+    only for formats that can be read from any position and do not store line numbers. split, subset: those of a
+    Hugging Face data set.
     """
     return RowReader(path, format, start, stop, line, split, subset)
 

@@ -9,7 +9,7 @@ from medray.data.records import BadRowError
 
 
 class Passage(NamedTuple):
-    """A passage of a document. start: index of its first character in the document."""
+    """A passage of a document, such as its title or abstract. start: index of its first character in the document."""
 
     type: str
     start: int

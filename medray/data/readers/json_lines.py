@@ -99,7 +99,11 @@ def _parse_exactly(text: bytes) -> Row | None:
         return BadRowError("not UTF-8")
     except (ValueError, RecursionError):
         return BadRowError("not valid JSON: a NUL byte" if b"\0" in text else "not valid JSON")
-    return row if isinstance(row, dict) else BadRowError(f"a JSON {type(row).__name__}, not an object")
+    return (
+        row
+        if isinstance(row, dict)
+        else BadRowError(f"the row is a JSON {type(row).__name__}, not an object")
+    )
 
 
 def _found(text: bytes, position: int, number: int) -> Found | None:

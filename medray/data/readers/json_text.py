@@ -59,7 +59,7 @@ def _by_id(value: Any) -> bool:
 
 def _row(value: Any, key: str | None) -> Row:
     if not isinstance(value, dict):
-        return BadRowError(f"a {type(value).__name__}, not an object")
+        return BadRowError(f"the row is a {type(value).__name__}, not an object")
     return value if key is None else {"id": key, **value}
 
 

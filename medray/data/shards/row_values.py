@@ -27,7 +27,7 @@ _KEPT = 64  # shards whose numbers stay in memory: 8 bytes per row
 
 
 class RowValues:
-    """The stored numbers of a split: columns `names` of float32 for each row of each shard; NaN if a row has no value."""
+    """Stored numbers of every row of a split: float32 columns with the given names; NaN if a row has no value."""
 
     def __init__(self, tokens: str, key: str, names: Sequence[str]) -> None:
         """Open the store for the shards in the folder `tokens`. key: a hash of everything that decides the numbers."""

@@ -274,7 +274,7 @@ class ShardStore:
     def _never_came(self, index: int, seconds: float, *, gone: bool) -> RunFailedError:
         why = "its folder is missing or unreadable" if gone else "no other shard was written either"
         return RunFailedError(
-            f"the token shard {shard_path(self.folder, index)} was not written: {why} for {seconds:.0f} s. Check the "
+            f"the token shard {shard_path(self.folder, index)} was not written: {why} for {seconds:.0f} s. Fix: check the "
             "storage, then run the same command again to resume from the newest checkpoint"
         )
 

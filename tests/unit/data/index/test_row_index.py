@@ -140,7 +140,11 @@ def test_an_array_with_values_that_are_no_objects(tmp_path: Path) -> None:
     index = tiny.index(of(file), 2)
     assert (index.rows, index.rejects) == (
         3,
-        {"a int, not an object": 1, "a NoneType, not an object": 1, "a str, not an object": 1},
+        {
+            "the row is a int, not an object": 1,
+            "the row is a NoneType, not an object": 1,
+            "the row is a str, not an object": 1,
+        },
     )
 
 

@@ -207,8 +207,8 @@ class TestJsonl:
         assert reasons(rows) == [
             "not valid JSON",
             "not UTF-8",
-            "a JSON list, not an object",
-            "a JSON str, not an object",
+            "the row is a JSON list, not an object",
+            "the row is a JSON str, not an object",
             "not valid JSON",
             "not valid JSON",
         ]
@@ -272,7 +272,9 @@ class TestJson:
         found = list(read_file(file))
         assert [each.position for each in found] == [1, 8, 18, 26, 32, 38, 48]
         kinds = ["int", "float", "str", "NoneType", "bool", "int"]
-        assert reasons([each.row for each in found]) == [f"a {kind}, not an object" for kind in kinds]
+        assert reasons([each.row for each in found]) == [
+            f"the row is a {kind}, not an object" for kind in kinds
+        ]
         assert found[5].row == {"a": 1}
 
 
@@ -359,7 +361,7 @@ class TestHardFiles:
     def test_a_list_of_texts_is_no_rows(self, tmp_path: Path) -> None:
         """Teachers' completions are stored like this: they belong to the rows of another file."""
         rows = read(tmp_path, ".json", b'["one", "two:", " : "]')
-        assert reasons(rows) == ["a str, not an object"] * 3
+        assert reasons(rows) == ["the row is a str, not an object"] * 3
 
 
 class TestTables:
