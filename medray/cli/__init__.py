@@ -1,1 +1,4 @@
-"""The command line, one file per verb. A verb parses its arguments, composes rooms, and owns the start of Ray and signals."""
+"""The command line, one file per verb.
+
+A verb parses its arguments, calls other rooms, starts Ray and handles signals.
+"""

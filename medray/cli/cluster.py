@@ -1,4 +1,4 @@
-"""Join a named Ray cluster, or start a private one on this machine.
+"""Connection to a named Ray cluster, or start of a private cluster on this machine.
 
 A private cluster listens on the loopback address only, asks every client for a token, keeps its files in a folder of
 mode 0700 and ends with the command.
@@ -33,13 +33,16 @@ _session: SessionFolder | None = None
 
 
 def cluster_address(config: Config) -> str | None:
-    """Return the address of the cluster to join, or None for a private cluster on this machine."""
+    """Return the address of the cluster that the run should join, or None for a private cluster on this machine."""
     address = config.cluster.address or os.environ.get("RAY_ADDRESS")
     return None if address in ("", "local") else address
 
 
 def before_import(address: str | None) -> None:
-    """Set the environment variables that Ray reads while it is imported: call this function first."""
+    """Set the environment variables that Ray reads when it is imported.
+
+    Call this function before the first import of Ray.
+    """
     if address in (None, "local"):
         os.environ.update(PRIVATE)
         # If no mode is set, Ray writes a token file that all users can read into the home folder.
@@ -75,7 +78,7 @@ def connect(address: str | None) -> None:
                 f"no Ray cluster answers at this address ({str(error).splitlines()[0][:200]})",
                 key="cluster.address",
                 value=address,
-                fix="start a cluster with `ray start --head`, or remove the key",
+                fix="start a cluster with `ray start --head`, or remove cluster.address to use this machine",
             ) from None
         return
     global _session
@@ -91,7 +94,7 @@ def connect(address: str | None) -> None:
 
 
 def disconnect() -> None:
-    """Leave the cluster. A private cluster is ended and its files are removed."""
+    """Leave the cluster. A private cluster ends, and its files are removed."""
     import ray
 
     global _session

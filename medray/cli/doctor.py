@@ -116,7 +116,7 @@ def _storage(given: str) -> str:
 
     if has_credentials(given):
         raise InputError(
-            "the URL contains credentials",
+            "the URL contains a user name or a password",
             key="--storage",
             fix="use --storage=s3://bucket/prefix, and set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment",
         )

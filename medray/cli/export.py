@@ -125,7 +125,10 @@ def _check(arguments: argparse.Namespace) -> None:
     """Check the options that do not depend on the run."""
     if arguments.shard_mb < 1:
         raise InputError(
-            "must be at least 1", key="--shard-mb", value=arguments.shard_mb, fix=f"use --shard-mb {SHARD_MB}"
+            "the size of a file must be at least 1 MB",
+            key="--shard-mb",
+            value=arguments.shard_mb,
+            fix=f"use --shard-mb {SHARD_MB}",
         )
     for name, formats in (("dtype", FORMATS[1:]), ("gguf_type", FORMATS[3:])):
         value = getattr(arguments, name)
@@ -134,7 +137,7 @@ def _check(arguments: argparse.Namespace) -> None:
                 f"this option has no effect with --format {arguments.format}",
                 key=f"--{name.replace('_', '-')}",
                 value=value,
-                fix=f"remove it, or use --format {formats[0]}",
+                fix=f"remove this option, or use --format {formats[0]}",
             )
 
 

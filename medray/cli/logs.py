@@ -31,7 +31,12 @@ def run(arguments: argparse.Namespace) -> int:
     from medray.train.run_folder.state import log_text
 
     if arguments.lines < 0:
-        raise InputError("must be 0 or more", key="--lines", value=arguments.lines, fix="use --lines 100")
+        raise InputError(
+            "the number of lines must be 0 or more",
+            key="--lines",
+            value=arguments.lines,
+            fix="use --lines 100",
+        )
     folder = folder_of_run(arguments)
     shown: list[str] = []
     first = True
@@ -42,7 +47,10 @@ def run(arguments: argparse.Namespace) -> int:
         lines = log_text(folder).splitlines()
         new = lines[_shared(shown, lines) :]
         if first and not lines:
-            print(f"medray: {folder} has no console.log yet", file=sys.stderr)
+            print(
+                f"medray: {folder} has no console.log yet; try again when the run has started",
+                file=sys.stderr,
+            )
         for line in new[-arguments.lines :] if first else new:
             print(printable(line), flush=True)
         shown, first = lines, False

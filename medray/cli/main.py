@@ -26,7 +26,7 @@ PRIVATE = 0o077
 
 
 def parser() -> argparse.ArgumentParser:
-    """Return the parser of the whole command line."""
+    """Return the parser of the whole command line, with all verbs."""
     top = argparse.ArgumentParser(
         prog="medray", description="Tune language models on medical text, on any Ray cluster."
     )
@@ -38,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a verb and return the exit code.
+    """Run the verb in `argv` and return the exit code.
 
     0: done. 1: failed. 2: wrong input. 75 or 130: stopped and saved. 76: stopped on request.
     """

@@ -18,19 +18,28 @@ def add_force(verb: argparse.ArgumentParser, what: str) -> None:
 
 
 def check_new(path: str, key: str | None, *, force: bool) -> None:
-    """Raise InputError for a folder and, without `force`, for an existing file. Devices and pipes are allowed."""
+    """Raise InputError if `path` is a folder or, without `force`, an existing file. Devices and pipes are allowed.
+
+    key: the option that gave the path, for messages.
+    """
     target = Path(path)
     if target.is_dir():
         raise InputError("this is a folder, not a file", file=path, key=key, fix="name a file in this folder")
     if not force and (target.is_file() or target.is_symlink()):
         raise InputError(
-            "the file exists", file=path, key=key, fix="name another file, or add --force to overwrite it"
+            "the file exists already",
+            file=path,
+            key=key,
+            fix="name another file, or add --force to overwrite it",
         )
 
 
 @contextmanager
 def whole_file(path: str, key: str | None) -> Iterator[IO[str]]:
-    """Yield a text stream whose content is moved to `path` if the block ends without an error. Raises InputError."""
+    """Yield a text stream whose content is moved to `path` when the block ends without an error.
+
+    Raises InputError if the file cannot be written.
+    """
     target = Path(path)
     try:
         if target.exists() and not target.is_file():  # a file cannot be moved onto a device or a pipe

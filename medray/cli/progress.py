@@ -16,7 +16,9 @@ _CHECKPOINT = re.compile(r"step-(\d+)-[0-9a-f]+")
 
 
 def newest_step(run: StoragePath) -> int:
-    """Return the step of the newest checkpoint that has a manifest: the manifest is written last."""
+    """Return the step of the newest complete checkpoint of a run, which is the newest with a manifest; 0 if there is
+    none.
+    """
     steps = [0]
     for folder in (run / "checkpoints").glob("step-*"):
         found = _CHECKPOINT.fullmatch(folder.name)

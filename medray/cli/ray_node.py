@@ -1,8 +1,8 @@
-"""Run one node of a SLURM job's own Ray cluster: `python -m medray.cli.ray_node head|worker`.
+"""Run one node of the Ray cluster of a SLURM job: `python -m medray.cli.ray_node head|worker`.
 
-slurm/medray.sbatch starts this module as a step on every node. Ray's files are in a private folder that is removed when
-the step ends. Only USR2 ends the step: SLURM sends TERM to all steps of a job at once, and Ray must outlive the driver,
-which still saves a checkpoint. Ray inherits the signal mask, so it blocks those signals too.
+slurm/medray.sbatch starts this module as a step on every node. Ray's files are in a private folder that is removed
+when the step ends. Only the signal USR2 ends the step: SLURM sends TERM to all steps of a job at once, and Ray must
+outlive the driver, which still saves a checkpoint. Ray inherits the signal mask, so it blocks those signals too.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ SHOWN_LINES = 15  # lines of Ray's output that are shown when it has ended by it
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run until USR2 arrives (returns 0) or until Ray ends by itself (returns 1)."""
+    """Run Ray on this node. Return 0 after USR2 has arrived, or 1 if Ray has ended by itself."""
     parser = argparse.ArgumentParser(description="Run one node of Ray until USR2 arrives.")
     parser.add_argument("--cpus", type=int, required=True)
     roles = parser.add_subparsers(dest="role", required=True)
@@ -59,7 +59,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 class End(Enum):
-    """The reason for Ray's end: USR2 asked for it, or Ray ended by itself while it started or later."""
+    """The reason why Ray ended: USR2 asked for it, or Ray ended by itself, while it started or later."""
 
     ASKED, NOT_STARTED, LATER = range(3)
 
@@ -85,8 +85,8 @@ def _head(offered: list[str], file: Path) -> int:
             return 1
         print(f"medray: another process has taken one of the ports {port} to {metrics}", file=sys.stderr)
     raise RunFailedError(
-        f"Ray's head could not start: {PORTS} free ports in a row between {FIRST_PORT} and {LAST_PORT} were taken by other "
-        f"processes in all of {STARTS} attempts"
+        f"Ray's head could not start: in all {STARTS} attempts, other processes took one of its {PORTS} consecutive ports "
+        f"between {FIRST_PORT} and {LAST_PORT}. Fix: submit the job again, or to another node"
     )
 
 
@@ -101,7 +101,7 @@ def _worker(address: str) -> list[str]:
 
 
 def size(cpus: int, environ: Mapping[str, str]) -> list[str]:
-    """Return options of `ray start` for the job's resources on this node, which may be less than the machine has."""
+    """Return the options of `ray start` that limit Ray to the job's resources on this node."""
     gpus = environ.get("SLURM_GPUS_ON_NODE") or environ.get("MEDRAY_GPUS") or "0"
     options = [
         f"--num-cpus={cpus}",
@@ -115,7 +115,7 @@ def size(cpus: int, environ: Mapping[str, str]) -> list[str]:
 
 
 def free_ports(job: int) -> Iterator[list[int]]:
-    """Yield groups of four free ports in a row: the job's own group first, then others, shuffled by the job's id."""
+    """Yield groups of four free consecutive ports: the job's own group first, then others, shuffled by the job's id."""
     groups = list(range((LAST_PORT - FIRST_PORT) // PORTS))
     own = groups.pop(job % len(groups))
     random.Random(job).shuffle(groups)
@@ -137,7 +137,10 @@ def _is_free(port: int) -> bool:
 
 
 def own_address() -> str:
-    """Return the IPv4 address for other nodes: that of the node's SLURM name, else that of its route to the outside."""
+    """Return the IPv4 address under which other nodes reach this one.
+
+    This is the address of the node's SLURM name, else that of its route to the outside.
+    """
     name = os.environ.get("SLURMD_NODENAME") or socket.gethostname()
     try:
         found = {str(info[4][0]) for info in socket.getaddrinfo(name, None, socket.AF_INET)}
@@ -157,7 +160,10 @@ def _address_towards(host: str) -> str:
         try:
             sock.connect((host, 9))
         except OSError:
-            raise RunFailedError(f"{socket.gethostname()} has no route to {host}") from None
+            raise RunFailedError(
+                f"{socket.gethostname()} has no network route to {host}. Fix: check the network of this node, or submit to "
+                "another node"
+            ) from None
         return str(sock.getsockname()[0])
 
 

@@ -1,4 +1,4 @@
-"""The RUN argument of a command: the folder of a run, or its config."""
+"""The RUN argument of several verbs: the folder of a run, or its config."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def folder_of_run(arguments: argparse.Namespace, *, planned: bool = False) -> St
     text, overrides = arguments.run_folder, arguments.overrides
     if has_credentials(text):
         raise InputError(
-            "the URL contains credentials",
+            "the URL contains a user name or a password",
             key="RUN",
             fix="use s3://bucket/prefix/name, and set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment",
         )
@@ -53,18 +53,22 @@ def folder_of_run(arguments: argparse.Namespace, *, planned: bool = False) -> St
             "key=value is allowed only with a config",
             key="RUN",
             value=text[:200],
-            fix="give the run's config instead of its folder, or remove key=value",
+            fix="use the run's config instead of its folder, or remove key=value",
         )
     else:
         folder = storage.at(text)
     storage.check_reachable(folder)
     if not folder.is_dir():
         where = folder.parent if isinstance(folder, Path) else folder
-        raise InputError("there is no such run", file=folder, fix=f"look for the run's name in {where}")
+        raise InputError(
+            "there is no run in this folder",
+            file=folder,
+            fix=f"check the run's name; the runs are in {where}",
+        )
     if not (folder / CONFIG).exists() and lock.holder(folder) is None:
         raise InputError(
             "this folder is not the folder of a run",
             file=folder,
-            fix="give <run.storage>/<run.name>, or the run's config",
+            fix="use <run.storage>/<run.name>, or the run's config",
         )
     return folder

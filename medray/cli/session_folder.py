@@ -1,8 +1,8 @@
-"""The folder of a private cluster: its sockets and logs, readable by its owner only, removed when the driver has ended.
+"""The folder of a private Ray cluster with its sockets and logs: readable by its owner only, removed when the driver ends.
 
-Ray makes its folders writable for everybody, so they are inside a folder of mode 0700. A driver holds a lock on a file in
-it, which the kernel frees however the driver dies: the next start removes the folders of killed drivers. The path of a
-socket may have some 100 bytes, so a TMPDIR that is too long is skipped.
+Ray makes its folders writable for everybody, so they are inside a folder of mode 0700. A driver holds a lock on a file
+in it, which the kernel frees however the driver dies: the next start removes the folders of killed drivers. The path
+of a socket may have only about 100 bytes, so a TMPDIR that is too long is skipped.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ REMOVE_TRIES, REMOVE_PAUSE = 20, 0.05  # processes that are ending may still wri
 
 
 class SessionFolder:
-    """The private folder of this driver. Making it also removes folders that this user's killed drivers left.
+    """The private folder of this driver's cluster. Creating it also removes folders of this user's killed drivers.
 
     Raises InputError if no folder with a path that is short enough for Ray can be made.
     """
@@ -43,7 +43,7 @@ class SessionFolder:
 
     @property
     def ray(self) -> str:
-        """The folder to give to Ray."""
+        """Return the folder that Ray should use."""
         return str(self._path / INNER)
 
     def remove(self) -> None:

@@ -1,4 +1,4 @@
-"""The verb `medray status`: say what a run is doing, from its folder."""
+"""The verb `medray status`: say what a run is doing, as its folder shows it."""
 
 from __future__ import annotations
 

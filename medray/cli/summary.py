@@ -15,7 +15,7 @@ from medray.tracking.mlflow_names import warnings_of
 
 
 def show(console: Console | Consoles, config: Config, result: Any, command: Sequence[str]) -> None:
-    """Print the result of a run, its folder, and the next commands. command: the words of the current command."""
+    """Print the result of a run, its folder, and the next commands. command: the words of the command that was run."""
     summary = result.summary
     before, after = summary["eval"].get("before", {}), summary["eval"].get("after", {})
     rows: list[tuple[str, ...]] = [("validation", "before", "after")]
@@ -36,7 +36,7 @@ def show(console: Console | Consoles, config: Config, result: Any, command: Sequ
 
 
 def next_steps(config: Config, folder: StoragePath) -> list[tuple[str, ...]]:
-    """Return (name, command) of what to open or run after a run has ended."""
+    """Return (name, command) pairs of what the user may open or run after a run has ended."""
     found: list[tuple[str, ...]] = [("report", _opened(folder / "report.html"))]
     if config.tracking.enabled:
         found.append(("MLflow", f"medray ui {shlex.quote(str(folder))}"))

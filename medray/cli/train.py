@@ -79,7 +79,10 @@ def _run(arguments: argparse.Namespace, config: Config, address: str | None, sto
     if arguments.overwrite:
         aside = move_aside_whole(config)
         console.phase(
-            "overwrite", f"the old run is now {aside}" if aside else "there was no run with this name"
+            "overwrite",
+            f"the old run is now {aside}"
+            if aside
+            else "--overwrite had nothing to move: there was no run with this name",
         )
     result = finished_whole(config)
     if result is None:
@@ -170,7 +173,9 @@ def _hear_request(folder: StoragePath, launched_at: float | None, stop: StopSwit
 
 def _refuse_stopped(stop: StopSwitch) -> None:
     if stop.reason:
-        raise StoppedError("stopped before the run had begun. Fix: run the same command again")
+        raise StoppedError(
+            "the command was stopped before the run had begun. Fix: run the same command again"
+        )
 
 
 def _on_signals(stop: StopSwitch) -> Any:

@@ -27,7 +27,9 @@ def add_to(verbs: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     folder = storage.at(arguments.run_folder)
     if not 1 <= arguments.port <= 65535:
-        raise InputError("must be from 1 to 65535", key="--port", value=arguments.port, fix="use --port 5000")
+        raise InputError(
+            "the port must be from 1 to 65535", key="--port", value=arguments.port, fix="use --port 5000"
+        )
     try:
         known = storage.read_json(folder / "mlflow_run.json")
         uri, page = known.get("uri"), _page(known)
@@ -37,14 +39,14 @@ def run(arguments: argparse.Namespace) -> int:
         raise InputError(
             "this folder has no record of an MLflow run",
             file=folder,
-            fix="give the folder of a run with tracking.enabled: true",
+            fix="use the folder of a run with tracking.enabled: true",
         )
     if uri.startswith("sqlite:"):
         if not Path(uri.removeprefix("sqlite:///")).is_file():  # MLflow would create an empty database
             raise InputError(
-                f"the tracking database of this run does not exist: {uri}",
+                f"the MLflow database of this run does not exist: {uri}",
                 file=folder,
-                fix="move the database back to this path",
+                fix="move the database back to that path",
             )
         _serve(uri, page, arguments.port)
     web = uri.startswith(("http://", "https://"))

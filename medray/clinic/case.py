@@ -1,4 +1,4 @@
-"""The truth about a simulated patient: treatments, symptoms and histories, and one clinical error in them."""
+"""The facts about a simulated patient: treatments, symptoms and histories; and the same facts with one clinical error."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Treatment(NamedTuple):
 
 
 class Case(NamedTuple):
-    """The facts about a patient.
+    """The facts about a simulated patient, from which note and dialogue are written.
 
     allergies: None if nobody asked, empty if there are none. weeks: weeks until the next visit, or 0.
     frequency: whether the note says how often a drug is taken.
@@ -41,7 +41,10 @@ class Case(NamedTuple):
 
 
 class Shape(NamedTuple):
-    """The numbers of facts of a size. chat: exchanges without facts. padding: probability that a turn is lengthened."""
+    """The numbers of facts in a consultation of one size. chat: number of exchanges without facts.
+
+    padding: probability that a turn is made longer.
+    """
 
     conditions: int
     present: int
@@ -110,7 +113,10 @@ _SYMPTOMS = {symptom.name: symptom for symptom in words.SYMPTOMS}
 
 
 def other_doses(treatment: Treatment, split: str) -> list[str]:
-    """Return doses other than the patient's; for training, none that would make a validation treatment."""
+    """Return doses of a drug other than the patient's.
+
+    For training, no dose makes a treatment of the validation split.
+    """
     condition, drug, dose = treatment
     return [
         other
@@ -200,14 +206,16 @@ def _measure(rng: random.Random, vital: Vital) -> tuple[Vital, tuple[str, ...]]:
 
 
 def sample(rng: random.Random, table: Sequence[T], count: int) -> tuple[T, ...]:
-    """Return `count` different items in the order of the table, or all if there are fewer."""
+    """Draw `count` different items, in the order of the table; all items if there are fewer."""
     if count == 1:
         return (rng.choice(table),)
     return tuple(table[place] for place in sorted(rng.sample(range(len(table)), min(count, len(table)))))
 
 
 def spoil(rng: random.Random, case: Case, split: str) -> tuple[Case, dict[str, str]]:
-    """Return the case with one clinical error, and {kind, entity}: the affected entity of the true note."""
+    """Return the case with one clinical error, and {kind, entity}: the kind of error and the affected entity of the
+    true note.
+    """
     kind = rng.choice(("flipped_negation", "wrong_dose", "missed_allergy")[: 3 if case.allergies else 2])
     if kind == "missed_allergy" and case.allergies:
         missed = rng.choice(case.allergies)

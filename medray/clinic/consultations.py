@@ -29,14 +29,17 @@ SPLITS: tuple[str, ...] = ("train", "validation")
 
 
 def row(seed: int, index: int, *, split: str = "train", size: str = "small") -> dict[str, Any]:
-    """Return consultation `index`, a JSON-serialisable row that is the same on every machine and in every process.
+    """Generate consultation `index` as a JSON-serialisable row, the same on every machine and in every process.
 
     Keys: id, group, lang, dialogue, note, rationale (text); entities: [{start, end, text, type, assertion}], positions
-    in characters of the note; relations: [{type, head, tail}], indices into entities; chosen, rejected (notes);
-    error: {kind, entity}, the error in `rejected`. Raises ValueError for an unknown split or size or an index below 0.
+    in characters of the note; relations: [{type, head, tail}], indices into entities; chosen, rejected (notes); error:
+    {kind, entity}, the error in `rejected`. Raises ValueError for an unknown split or size or an index below 0.
     """
     if split not in SPLITS or size not in SIZES or index < 0:
-        raise ValueError(f"no row {index} of split {split!r}, size {size!r}: index >= 0, {SPLITS}, {SIZES}")
+        raise ValueError(
+            f"no row {index} of split {split!r}, size {size!r}: the index must be at least 0, the split one of {SPLITS}, "
+            f"the size one of {SIZES}"
+        )
     key = f"{size}-{split}-{seed}"
     digest = hashlib.blake2b(f"{key}-{index}".encode(), digest_size=8).digest()
     rng = random.Random(int.from_bytes(digest))
@@ -62,6 +65,6 @@ def row(seed: int, index: int, *, split: str = "train", size: str = "small") -> 
 def rows(
     seed: int, count: int, *, split: str = "train", size: str = "small", start: int = 0
 ) -> Iterator[dict[str, Any]]:
-    """Yield rows start, start + 1, … start + count - 1."""
+    """Generate `count` consultations, from index `start` on."""
     for index in range(start, start + count):
         yield row(seed, index, split=split, size=size)

@@ -1,4 +1,4 @@
-"""The consultation about a case, in everyday words: shuffled, and phrased differently each time."""
+"""The dialogue of doctor and patient about a case, in everyday words: shuffled, and phrased differently each time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ _FIXED_SHARE = 0.3  # share of exchanges that use a fixed pair of question and a
 
 
 def dialogue(rng: random.Random, case: Case, split: str, shape: Shape) -> str:
-    """Return alternating lines "Doctor: …" and "Patient: …". After the complaints, the facts come in any order."""
+    """Write a dialogue as alternating lines "Doctor: …" and "Patient: …". After the complaints, the facts come in any
+    order.
+    """
     forms = [rng.choice(item.condition.forms) for item in case.treatments]
     middle = [*_symptom_turns(rng, case), *_drug_turns(rng, case, split, forms), *_history_turns(rng, case)]
     middle += [("chat", exchange) for exchange in sample(rng, words.CHAT, shape.chat)]
@@ -119,7 +121,7 @@ def _dose_forms(dose: str) -> tuple[str, ...]:
 
 @cache
 def number_words(number: str) -> str:
-    """Return a decimal numeral below 10,000 in words: "12.5" becomes "twelve point five"."""
+    """Write a decimal number below 10,000 in words: "12.5" becomes "twelve point five"."""
     whole, _, decimals = number.partition(".")
     spoken = _whole_words(int(whole))
     return (

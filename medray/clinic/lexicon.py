@@ -16,7 +16,10 @@ Sex = Literal["man", "woman"]
 
 
 class Drug(NamedTuple):
-    """A drug. doses: "<number> <unit>", at least three. frequency: how often the clinic prescribes it."""
+    """A drug of the clinic.
+
+    doses: at least three texts "<number> <unit>". frequency: how often the clinic prescribes it.
+    """
 
     name: str
     doses: tuple[str, ...]
@@ -24,7 +27,7 @@ class Drug(NamedTuple):
 
 
 class Symptom(NamedTuple):
-    """A symptom. cue: the words directly before its name when the note negates it."""
+    """A symptom of the clinic. cue: the words before its name when the note says that the symptom is absent."""
 
     name: str
     cue: str
@@ -32,7 +35,10 @@ class Symptom(NamedTuple):
 
 
 class Condition(NamedTuple):
-    """A condition. drugs, symptoms: their names. ages: youngest and oldest patient in years. sex: None for both."""
+    """A condition that the clinic treats. drugs, symptoms: names of its drugs and symptoms.
+
+    ages: youngest and oldest patient in years. sex: sex of its patients, None for both.
+    """
 
     name: str
     forms: tuple[str, ...]
@@ -44,7 +50,7 @@ class Condition(NamedTuple):
 
 
 class Allergen(NamedTuple):
-    """An allergen. avoid: drugs that no patient with this allergy gets."""
+    """A substance to which a patient may be allergic. avoid: drugs that no patient with this allergy gets."""
 
     name: str
     forms: tuple[str, ...]
@@ -52,10 +58,10 @@ class Allergen(NamedTuple):
 
 
 class Vital(NamedTuple):
-    """A vital sign. The note writes name + " " + value.
+    """A vital sign, such as blood pressure. The note writes name + " " + value.
 
-    ranges: (low, high) for each number of the value. scale: a drawn integer is divided by it. note, spoken: templates
-    of the value.
+    ranges: (low, high) of each number in the value. scale: divisor of a drawn integer. note, spoken: templates of the
+    value in the note and in speech.
     """
 
     name: str
@@ -71,7 +77,7 @@ class Heredity(NamedTuple):
 
 
 class Habit(NamedTuple):
-    """A line of social history: how the doctor asks, and answers that affirm and deny it."""
+    """A habit in the social history: how the doctor asks about it, and the patient's answers that affirm and deny it."""
 
     name: str
     ask: tuple[str, ...]
@@ -80,14 +86,17 @@ class Habit(NamedTuple):
 
 
 class Exchange(NamedTuple):
-    """One turn of the doctor and one of the patient."""
+    """One line of the doctor and one of the patient."""
 
     doctor: str
     patient: str
 
 
 class Turns(NamedTuple):
-    """Phrasings of one kind of exchange: any doctor line fits any patient line; `fixed` holds pairs that belong together."""
+    """Phrasings of one kind of exchange. Any line of the doctor fits any line of the patient.
+
+    fixed: pairs of lines that belong together.
+    """
 
     doctor: tuple[str, ...]
     patient: tuple[str, ...]
@@ -845,9 +854,9 @@ CHAT: tuple[Exchange, ...] = (
 
 
 def surfaces() -> dict[str, str]:
-    """Return the type of every entity text that a note can contain, except vitals. Drugs appear with each of their doses.
+    """Return the type of every entity text that a note can contain, by the text; drugs appear with each of their doses.
 
-    A vital is its name, a space and a number: match the names of VITALS and the number after them.
+    Vital signs are not included: match the names in VITALS and the number after them.
     """
     found = {item.name: "problem" for table in (CONDITIONS, SYMPTOMS) for item in table}
     found |= {f"{drug.name} {dose}": "drug" for drug in DRUGS for dose in drug.doses}

@@ -1,4 +1,6 @@
-"""The note about a case, in the house style, with its entities and relations; and the key facts as a rationale."""
+"""The clinical note about a case, in one house style, with its entities and relations; and the key facts as a
+rationale.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,7 @@ from medray.clinic.case import Case
 
 
 class Note:
-    """A note that is being written. It records the positions of the entities that it mentions."""
+    """A clinical note that is being written. It records the positions of the entities that it mentions."""
 
     def __init__(self) -> None:
         self.text = ""
@@ -19,16 +21,16 @@ class Note:
         self._gap = ""
 
     def section(self, header: str) -> None:
-        """Begin a section on a new line."""
+        """Begin a section with a header on a new line."""
         self._gap = f"\n{header}" if self.text else header
 
     def start(self, opening: str) -> None:
-        """Begin a sentence."""
+        """Begin a sentence with the words in `opening`."""
         self.text += self._gap + opening
         self._gap = " "
 
     def mention(self, text: str, kind: str, assertion: str = "present") -> int:
-        """Write an entity and return its index."""
+        """Write an entity into the note and return its index."""
         start = len(self.text)
         self.text += text
         self.entities.append(
@@ -37,7 +39,7 @@ class Note:
         return len(self.entities) - 1
 
     def series(self, names: Sequence[str], kind: str, last: str = " and ") -> list[int]:
-        """Write "a, b and c.", end the sentence, and return the indices."""
+        """Write entities as "a, b and c.", end the sentence, and return their indices."""
         places = []
         for number, name in enumerate(names):
             if number:
@@ -131,7 +133,7 @@ def _assertion(present: bool) -> str:
 
 
 def key_facts(case: Case) -> Iterator[tuple[str, str]]:
-    """Yield (fact, present | absent | value) in the order of the note."""
+    """Yield the key facts of a case as (fact, present | absent | value), in the order of the note."""
     yield from ((item.condition.name, "present") for item in case.treatments)
     yield from ((symptom.name, "present") for symptom in case.present)
     yield from ((symptom.name, "absent") for symptom in case.absent)

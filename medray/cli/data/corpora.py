@@ -1,4 +1,4 @@
-"""The verb `medray data import`: convert a published corpus into records."""
+"""The verb `medray data import`: convert a published corpus into data files that medray trains on."""
 
 from __future__ import annotations
 
@@ -119,10 +119,10 @@ def _show(found: dict[str, Any], folders: dict[str, Path], skipped: dict[str, st
 def _source(source: str) -> str:
     if "://" not in source and not Path(source).expanduser().is_dir():
         raise InputError(
-            "there is no such folder",
+            "this folder does not exist",
             key="SOURCE",
             value=source,
-            fix="give the folder of the published files",
+            fix="use the folder of the published files as SOURCE",
         )
     return source.rstrip("/") or "/"
 
@@ -136,10 +136,10 @@ def _all(source: str) -> tuple[dict[str, str], dict[str, str]]:
     if not found.places:
         folders = ", ".join(dict.fromkeys(each for known in CORPORA.values() for each in known.folders))
         raise InputError(
-            "it has no folder that is named after a corpus and contains its files",
+            "the folder contains no folder that is named after a corpus and has its files",
             key="SOURCE",
             value=source,
-            fix=f"give a folder with folders named {folders}; or import one corpus by its name",
+            fix=f"use a SOURCE with folders named {folders}; or import one corpus by its name",
         )
     return found.places, found.skipped
 
@@ -213,10 +213,12 @@ def _versions(arguments: argparse.Namespace, source: str) -> dict[str, Any]:
             "--version builds instruct sets from wikidoc and medquad, not from this corpus",
             key="NAME",
             value=arguments.name,
-            fix="use the name medquad, and give a SOURCE with the files of both",
+            fix="use the name medquad, and a SOURCE with the files of both",
         )
     if arguments.split:
-        raise InputError("a version has only the split train", key="--split", fix="remove --split")
+        raise InputError(
+            "an instruct set of --version has only the split train", key="--split", fix="remove --split"
+        )
     _check_options(arguments, arguments.name)
     versions = tuple(dict.fromkeys(instruct.VERSIONS if arguments.all else arguments.version))
     subset = _subset(arguments) if arguments.subset or arguments.rows is not None else None
@@ -230,20 +232,20 @@ def _subset(arguments: argparse.Namespace) -> Any:
     if mode == "slices" and (rows is not None or arguments.seed is not None):
         key = "--seed" if rows is None else "--rows"
         raise InputError(
-            "the published slices are always the same 2,000 rows",
+            "this option has no effect: the published slices are always the same 2,000 rows",
             key=key,
             fix=f"remove {key}, or use --subset sample",
         )
     if seed < 0 or (rows is not None and rows < 1):
         key, value = ("--seed", seed) if seed < 0 else ("--rows", rows)
         raise InputError(
-            "is too small", key=key, value=value, fix="use --rows 1 or more and --seed 0 or more"
+            "this number is too small", key=key, value=value, fix="use --rows 1 or more and --seed 0 or more"
         )
     return Subset(mode, DEFAULT_ROWS if rows is None else rows, seed)
 
 
 def show(console: Console, name: str, account: Mapping[str, Any], folder: str) -> None:
-    """Print the table of a corpus's splits, the file of rejected rows, the rows left out, and warnings.
+    """Print the results of an import: a table of the splits, the file of rejected rows, the rows left out, and warnings.
 
     folder: the folder that the corpus was written to. Columns without a number for any split are left out.
     """

@@ -92,10 +92,12 @@ def _check(arguments: argparse.Namespace) -> None:
     if arguments.html:
         check_new(arguments.html, "--html", force=arguments.force)
     if arguments.rows < 0:
-        raise InputError("must not be negative", key="--rows", value=arguments.rows, fix="use --rows 3")
+        raise InputError(
+            "the number of rows must not be negative", key="--rows", value=arguments.rows, fix="use --rows 3"
+        )
     if not 0 < arguments.threshold <= 1:
         raise InputError(
-            "must be greater than 0 and at most 1",
+            "the similarity must be greater than 0 and at most 1",
             key="--threshold",
             value=arguments.threshold,
             fix="use --threshold 0.8",
@@ -142,7 +144,7 @@ def _samples(
         return []
     if arguments.split is not None and arguments.split not in sets:
         raise InputError(
-            "the config does not have this split",
+            "the config has no data for this split",
             key="--split",
             value=arguments.split,
             fix="set data.validation or data.split.validation",

@@ -17,26 +17,32 @@ def add_to(actions: Any) -> None:
     verb = actions.add_parser(
         "pairs",
         help="write preference pairs made from a config's data",
-        description="Writes preference pairs made from the data of a config: documents with entities get wrong answers "
-        "by rule, the simulated clinic brings notes with one named error, published pairs are kept. The prompt of a "
-        "pair is the one that the config trains with.",
+        description="Write preference pairs (a better and a worse answer to a prompt) made from the data of a config. For documents "
+        "with entities, rules make the worse answers; the simulated clinic provides notes with one error; published "
+        "pairs are kept. The prompt of a pair is the one that the config trains with.",
     )
-    verb.add_argument("config", help="YAML file; its data sections say what is read")
-    verb.add_argument("overrides", nargs="*", metavar="key=value", help="dotted keys, later ones win")
+    verb.add_argument("config", help="YAML file whose section data names the data")
+    verb.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="values of dotted keys; later ones take precedence"
+    )
     verb.add_argument("--to", required=True, metavar="FILE", help="JSON lines file to write")
     verb.add_argument(
-        "--split", choices=("train", "validation"), default="train", help="which split is read (train)"
+        "--split", choices=("train", "validation"), default="train", help="split to read (train)"
     )
     verb.add_argument(
         "--strategy",
         action="append",
         choices=STRATEGIES,
-        help="an error to make, may be repeated; without it all of them",
+        help="kind of error in the rejected answers; may be repeated; default: all kinds",
     )
     verb.add_argument(
-        "--per-record", type=int, default=1, metavar="N", help="most rejected answers of one prompt (1)"
+        "--per-record",
+        type=int,
+        default=1,
+        metavar="N",
+        help="largest number of rejected answers per prompt (1)",
     )
-    verb.add_argument("--seed", type=int, default=0, help="the same seed makes the same pairs (0)")
+    verb.add_argument("--seed", type=int, default=0, help="seed; the same seed makes the same pairs (0)")
     verb.add_argument("--json", action="store_true", help="print the counts as one JSON object")
     add_force(verb, "a file")
     verb.set_defaults(run=run)
@@ -49,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     if not 1 <= arguments.per_record <= len(STRATEGIES):
         raise InputError(
-            f"is not between 1 and {len(STRATEGIES)}, the number of strategies",
+            f"this number is not between 1 and {len(STRATEGIES)}, the number of strategies",
             key="--per-record",
             value=arguments.per_record,
             fix="use --per-record 2",
@@ -70,7 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
             f"the config has no {arguments.split} data",
             file=arguments.config,
             key=f"data.{arguments.split}",
-            fix="name a file there, or use --split train",
+            fix=f"set data.{arguments.split} to a file, or use --split train",
         )
     spec = encode_spec(config, describe(config.model, config.data.vocab_size).architecture)
     strategies = tuple(dict.fromkeys(arguments.strategy or STRATEGIES))

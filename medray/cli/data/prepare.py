@@ -77,7 +77,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 class ConsoleWatch:
-    """An adapter that passes the messages of the data phase to the console."""
+    """Passes the messages of the data preparation to the console."""
 
     def __init__(self, console: Any) -> None:
         self._console = console

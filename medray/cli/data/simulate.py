@@ -41,9 +41,13 @@ def add_to(actions: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     if arguments.rows < 1:
-        raise InputError("must be at least 1", key="--rows", value=arguments.rows, fix="use --rows 1000")
+        raise InputError(
+            "the number of rows must be at least 1", key="--rows", value=arguments.rows, fix="use --rows 1000"
+        )
     if arguments.seed < 0:
-        raise InputError("must not be negative", key="--seed", value=arguments.seed, fix="use --seed 0")
+        raise InputError(
+            "the seed must not be negative", key="--seed", value=arguments.seed, fix="use --seed 0"
+        )
     if arguments.output != "-":
         check_new(arguments.output, None, force=arguments.force)
     from medray.clinic import consultations

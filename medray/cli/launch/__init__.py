@@ -77,7 +77,7 @@ def _run(arguments: argparse.Namespace, site: Path | None) -> int:
             "a launched run gets its cluster from the launcher, not from this key",
             key="cluster.address",
             value=config.cluster.address,
-            fix="remove the key",
+            fix="remove cluster.address from the config",
         )
     check(config, elsewhere=True, data=False, model=False)
     return int(_module(arguments.target).run(arguments, config))

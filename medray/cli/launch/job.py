@@ -1,4 +1,4 @@
-"""The verb `medray launch job`: run a config as a job of Ray's job server, and follow, list, stop and remove jobs."""
+"""The verb `medray launch job`: run a config as a job of Ray's job server; follow, list, stop and remove such jobs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CONFIG_IS_OPTIONAL = True  # the options for existing jobs need no config
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that only this launcher has."""
+    """Add the options that only `medray launch job` has."""
     parser.add_argument(
         "--address",
         metavar="URL",
@@ -68,13 +68,13 @@ def run(arguments: argparse.Namespace, config: Config) -> int:
 
 
 def run_without_config(arguments: argparse.Namespace, site: Path | None) -> int:
-    """List, follow, stop or remove jobs. site: the site file, if there is one."""
+    """List, follow, stop or remove existing jobs. site: the path of the site file, if there is one."""
     from medray.config.loading.load import load_site
     from medray.launch.job.server import address_of
 
     if not _asks_for_existing(arguments):
         raise InputError(
-            "no config is given",
+            "the command needs a config to launch, but none is given",
             key="--config",
             fix="give a config, or use --list, --attach RUN, --stop RUN or --remove-old",
         )
@@ -99,7 +99,7 @@ def _check_words(arguments: argparse.Namespace) -> None:
     parsed = parser().parse_args([*arguments.verb.split(), "config.yaml", *arguments.passed])
     for word in parsed.overrides:
         raise InputError(
-            "keys of the config must come before --, where they are checked",
+            "this word sets a key of the config, but such words must come before --, where medray checks them",
             key=f"-- {word}"[:80],
             fix=f"use medray launch job CONFIG {word.partition('=')[0][:80]}=... -- OPTIONS, with the options of medray "
             f"{arguments.verb} after --",
@@ -267,7 +267,7 @@ def _until_stopped(server: JobServer, job: Job, address: Address) -> Job:
     try:
         job = Follower(server, job.id, show=unseen, say=_say).until_ended()
     except KeyboardInterrupt:
-        _say(f"the job is still saving. To see its state: {_command(address, '--list')}")
+        _say(f"the run is still saving. To see its state: {_command(address, '--list')}")
         raise
     _say(f"job {job.id}: {job.status}")
     return job

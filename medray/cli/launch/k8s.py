@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that only this launcher has."""
+    """Add the options that only `medray launch k8s` has."""
     parser.add_argument("--no-follow", action="store_true", help="start the job and return")
     parser.add_argument(
         "--delete",
@@ -58,7 +58,7 @@ def run(arguments: argparse.Namespace, config: Config) -> int:
     if arguments.delete:
         deleted = cluster.delete(launch.name, _say)
         _say(
-            f"deleted from {launch.namespace}: {', '.join(deleted) or 'nothing; it had no objects of this run'}"
+            f"deleted from the namespace {launch.namespace}: {', '.join(deleted) or 'nothing, because it had no objects of this run'}"
         )
         return _result(arguments, launch, {"deleted": deleted})
     for note in check_needs(cluster, config.launch.k8s, environment.secret):
@@ -128,13 +128,13 @@ def _follow(arguments: argparse.Namespace, config: Config, cluster: Any, launch:
     code = outcome_code(status, driver)
     if code == 2:
         _say(
-            "the run refused its input, see its log; it was not retried. Fix: correct the input and launch again"
+            "the config or the data of the run is wrong, so it was not retried. Fix: correct what its log says, and launch again"
         )
     elif status.job == "STOPPED":
-        _say("the Ray job was stopped: the run refused its input (see its log), or somebody stopped the job")
+        _say("the Ray job was stopped: its config or data is wrong (see its log), or somebody stopped it")
     elif code not in (0, 76):
         _say(
-            f"the run failed: {status.message.strip() or status.reason or 'the RayJob has no message about it'}"
+            f"the run failed, see its log: {status.message.strip() or status.reason or 'the RayJob has no message about it'}"
         )
     return _result(
         arguments,

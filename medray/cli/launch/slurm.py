@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that only this launcher has."""
+    """Add the options that only `medray launch slurm` has."""
     parser.add_argument(
         "--folder",
         metavar="FOLDER",
@@ -70,7 +70,7 @@ def _warn(submission: Submission, config: Config) -> None:
     for path in dict.fromkeys((str(submission.folder), config.run.storage)):
         if path.startswith(("/tmp/", "/var/tmp/", "/dev/shm/")):
             print(
-                f"medray: {path}: on most clusters every node has its own /{path.split('/')[1]}",
+                f"medray: the nodes may not see {path}, because on most clusters every node has its own /{path.split('/')[1]}",
                 file=sys.stderr,
             )
 

@@ -50,7 +50,7 @@ def test_this_machine(tmp_path: Path) -> None:
     assert states["storage"] == states["MLflow"] == states["model"] == states["ray auth"] == "ok"
     assert found["state"] == ("fail" if "fail" in states.values() else found["state"])
     assert done.returncode == (1 if found["state"] == "fail" else 0)
-    assert f"{tmp_path}/runs: written, read back, renamed, locked" in done.stderr
+    assert f"{tmp_path}/runs works: a file was written, read back, renamed and locked" in done.stderr
     assert "not checked" not in done.stderr
     assert SECRET not in done.stdout + done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["run.yaml"]
@@ -90,7 +90,7 @@ def test_an_examination_that_ends_early(monkeypatch: pytest.MonkeyPatch) -> None
     assert (found.name, found.state, found.detail) == (
         "doctor",
         "fail",
-        "the examination did not end (0 findings arrived)",
+        "the checks did not end in time (0 findings arrived)",
     )
 
 
@@ -101,7 +101,7 @@ def test_an_examination_that_ends_early(monkeypatch: pytest.MonkeyPatch) -> None
         (["--address=http://head:8265"], "is not the address of a Ray head"),
         (["--address=ray://head:10001"], "is not the address of a Ray head"),
         (["--storage=gs://bucket"], "neither a folder nor an S3 bucket"),
-        ([f"--storage=s3://user:{SECRET}@bucket"], "contains credentials"),
+        ([f"--storage=s3://user:{SECRET}@bucket"], "contains a user name or a password"),
     ],
 )
 def test_wrong_input(words: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:

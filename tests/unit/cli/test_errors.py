@@ -256,9 +256,12 @@ def test_a_wrong_command_line_is_refused(
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["out.jsonl", "--rows", "0"], "--rows = 0: must be at least 1\n  Fix: use --rows 1000"),
-        (["out.jsonl", "--rows", "-1"], "--rows = -1: must be at least 1"),
-        (["out.jsonl", "--seed", "-1"], "--seed = -1: must not be negative"),
+        (
+            ["out.jsonl", "--rows", "0"],
+            "--rows = 0: the number of rows must be at least 1\n  Fix: use --rows 1000",
+        ),
+        (["out.jsonl", "--rows", "-1"], "--rows = -1: the number of rows must be at least 1"),
+        (["out.jsonl", "--seed", "-1"], "--seed = -1: the seed must not be negative"),
         (
             ["nowhere/out.jsonl", "--rows", "1"],
             "nowhere/out.jsonl: cannot write this file (No such file or directory)\n  Fix: ",
@@ -299,7 +302,10 @@ def test_data_simulate_writes_over_nothing_without_force(
     link.symlink_to(mine)
     for file in (mine, link):
         assert main(["data", "simulate", str(file), "--rows", "3"]) == 2
-        assert f"{file}: the file exists\n  Fix: name another file, or add --force" in capsys.readouterr().err
+        assert (
+            f"{file}: the file exists already\n  Fix: name another file, or add --force"
+            in capsys.readouterr().err
+        )
         assert mine.read_text() == "mine"
     assert main(["data", "simulate", str(link), "--rows", "3", "--force"]) == 0
     assert (len(mine.read_text().splitlines()), link.is_symlink()) == (3, True)
@@ -347,7 +353,7 @@ def test_an_interrupt_before_a_run_begins(medray_train: Run, monkeypatch: pytest
         ("{}", "this folder has no record of an MLflow run"),
         (
             '{"uri": "sqlite:////nowhere/mlflow.db"}',
-            "the tracking database of this run does not exist: sqlite:////nowhere/mlflow.db",
+            "the MLflow database of this run does not exist: sqlite:////nowhere/mlflow.db",
         ),
     ],
 )
@@ -364,7 +370,7 @@ def test_ui_refuses_an_invalid_port_and_names_a_remote_server(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["ui", str(tmp_path), "--port", "70000"]) == 2
-    assert "--port = 70000: must be from 1 to 65535" in capsys.readouterr().err
+    assert "--port = 70000: the port must be from 1 to 65535" in capsys.readouterr().err
     (tmp_path / "mlflow_run.json").write_text('{"uri": "http://tracking:5000"}')
     assert main(["ui", str(tmp_path)]) == 0
     assert "this run is tracked at http://tracking:5000: open" in capsys.readouterr().err

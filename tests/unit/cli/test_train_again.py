@@ -108,7 +108,7 @@ def test_overwrite_moves_the_old_run_says_where_and_starts_again(
 def test_overwrite_where_no_run_is(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(TrainingBeganError):
         main(["train", str(file), "--overwrite", "train.max_steps=3"])
-    assert "there was no run with this name" in capsys.readouterr().err
+    assert "--overwrite had nothing to move: there was no run with this name" in capsys.readouterr().err
     assert not (file.parent / "runs" / "mine").exists()
 
 

@@ -369,6 +369,9 @@ def test_equal_and_empty_answers_are_left_out_and_counted(tmp_path: Path) -> Non
     found = tiny.index(source, 8, method)
     assert found.rows == 3
     assert found.rejects == {}
-    assert found.dropped == {"the chosen and the rejected answer are the same": 2, "an answer of the pair is empty": 1}
+    assert found.dropped == {
+        "the chosen and the rejected answer are the same": 2,
+        "an answer of the pair is empty": 1,
+    }
     part = index_range(source, 0, None, 8, method=method)
     assert RangeIndex.from_bytes(part.to_bytes()).left_out == part.left_out
