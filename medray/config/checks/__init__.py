@@ -154,7 +154,7 @@ def _check_model(config: Config) -> None:
 
 
 def _check_tokenizer(config: Config) -> None:
-    """Raise InputError where `data.tokenizer` names neither a way, nor a folder, nor a hub id."""
+    """Raise InputError if `data.tokenizer` is neither model nor train, nor a folder or hub id."""
     name = config.data.tokenizer
     if name in ("model", "train", *PACKAGED_MODELS) or os.path.isdir(name) or is_remote(name):
         return

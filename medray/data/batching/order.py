@@ -147,8 +147,8 @@ def rank_slots(slots: int, world_size: int, micro_batch_size: int, rank: int) ->
 def by_length(totals: np.ndarray, sources: np.ndarray | None = None) -> np.ndarray:
     """Return the indices of rows sorted by length, the longest first; int64 [rows]. Rows of equal length keep their order.
 
-    totals: tokens of each row. sources: tokens that an encoder reads, for encoder-decoders; groups of RUN_ROWS rows
-    are then sorted by it.
+    totals: tokens of each row. sources: tokens that an encoder reads, for encoder-decoders; within groups of
+    RUN_ROWS rows, rows are then sorted by these instead.
     """
     order = np.argsort(-np.asarray(totals, np.int64), kind="stable")
     if sources is None:

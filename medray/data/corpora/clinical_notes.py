@@ -85,7 +85,9 @@ def _wanted(name: str, split: str) -> list[Names]:
 def _record(row: Mapping[str, Any], name: str, reverse: bool) -> dict[str, Any]:
     if "input_1" in row and "input_2" in row:
         if reverse:
-            raise BadRowError("a two-step row cannot be reversed")
+            raise BadRowError(
+                "this is a two-step row, but the reversed corpus needs a dialogue with its note"
+            )
         return {"id": name, **row}
     source, label = text(row, *_INPUTS), text(row, *_LABELS)
     known = {column: row[column] for column in ("rationale", "lang", "group") if row.get(column) is not None}

@@ -42,7 +42,7 @@ NAMES = {dtype: name for name, dtype in FLOATS.items()}
 
 @dataclass(frozen=True)
 class Merged:
-    """The result of a merge.
+    """A description of the weights that a merge has written.
 
     dtype: fp32, bf16 or fp16, the coarsest float type written. shards: number of files. note: a remark for the user.
     """
