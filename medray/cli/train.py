@@ -46,12 +46,10 @@ def add_to(verbs: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from medray.config import read
-    from medray.train import check
+    from medray.stages import check
 
     config = read(arguments.config, arguments.overrides)
     address = cluster_address(config)
-    if config.stages:
-        from medray.stages import check
     check(config, elsewhere=address is not None, model=False)
     stop = StopSwitch()
     restore = _on_signals(stop)  # before the imports, which take seconds

@@ -9,6 +9,7 @@ from medray.config import Config
 from medray.config.data import TEMPLATE_FILES
 from medray.config.loading.load import is_url, looks_like_path
 from medray.config.loading.yaml_text import write
+from medray.config.stages import checkable, stage_configs
 from medray.errors import InputError
 
 
@@ -17,8 +18,35 @@ def config_text(config: Config) -> str:
     return write(config.model_dump(mode="json", exclude_unset=True))
 
 
+def without_unused_root(config: Config) -> Config:
+    """Return the config without data.root where no published corpus is read: all other paths are absolute.
+
+    `read` sets data.root to the folder of the config, which other machines need not have.
+    """
+    if any(_reads_root(each) for each in (config, *_stages(config))):
+        return config
+    return config.model_copy(update={"data": config.data.model_copy(update={"root": None})})
+
+
 def paths(config: Config) -> Iterator[tuple[str, str]]:
-    """Yield (key, path) for every path in the config that the run will read or write."""
+    """Yield (key, path) for every path that the run, or a stage of it, will read or write; each path once."""
+    seen = set()
+    for number, each in enumerate((config, *_stages(config))):
+        for key, path in _own_paths(each):
+            if path not in seen:
+                yield f"stages.{number}.{key}" if number else key, path
+            seen.add(path)
+
+
+def _stages(config: Config) -> tuple[Config, ...]:
+    return checkable(stage_configs(config)) if config.stages else ()
+
+
+def _reads_root(config: Config) -> bool:
+    return config.data.dataset not in (None, "clinic")
+
+
+def _own_paths(config: Config) -> Iterator[tuple[str, str]]:
     yield "run.storage", config.run.storage
     data = config.data
     for split in ("train", "validation"):
@@ -27,7 +55,7 @@ def paths(config: Config) -> Iterator[tuple[str, str]]:
                 yield f"data.{split}[{number}].path", source.path
     for number, file in enumerate(data.decontaminate):
         yield f"data.decontaminate[{number}]", file
-    if data.dataset not in (None, "clinic") and data.root:
+    if _reads_root(config) and data.root:
         yield "data.root", data.root
     if data.template.endswith(TEMPLATE_FILES):
         yield "data.template", data.template

@@ -67,10 +67,14 @@ def move_aside_whole(config: Config) -> StoragePath | None:
 
 
 def check(config: Config, **options: Any) -> None:
-    """Raise InputError for the first thing in any stage that cannot work. options: as `medray.train.check` has them.
+    """Raise InputError for the first thing in the config, or in any of its stages, that cannot work.
 
-    The models of later stages are not written yet, so they are checked with that of the first.
+    options: as `medray.train.check` has them. The models of later stages are not written yet, so these stages are checked
+    with the model of the first.
     """
+    if not config.stages:
+        train.check(config, **options)
+        return
     configs = stage_configs(config)
     for number, stage in enumerate(configs[:-1], 1):
         if stage.peft.type in PROMPT_TYPES:

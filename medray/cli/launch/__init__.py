@@ -67,7 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _run(arguments: argparse.Namespace, site: Path | None) -> int:
     from medray.config import read
-    from medray.train import check
+    from medray.stages import check
 
     if arguments.config is None:
         return int(_module(arguments.target).run_without_config(arguments, site))

@@ -114,12 +114,11 @@ def _prepared(
     hosts: frozenset[str] = frozenset(),
 ) -> Submission:
     from medray.config import read
-    from medray.data.index.sources import check_sources
     from medray.launch.job import is_here, prepare
-    from medray.train import check
+    from medray.stages import check
 
     if is_here(address, hosts):
-        check_sources(config)
+        check(config, elsewhere=True, model=False)  # with the data this time
     submission = prepare(
         config,
         address,

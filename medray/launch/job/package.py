@@ -6,16 +6,17 @@ The files are linked into a private folder, which Ray then packs: no other file 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import medray
 from medray.config import Config
+from medray.config.data import DataConfig
 from medray.config.loading.load import is_url
 from medray.errors import InputError
-from medray.launch.parcel import check_seen, config_text, paths
+from medray.launch.parcel import check_seen, config_text, paths, without_unused_root
 
 if TYPE_CHECKING:
     from pathspec import GitIgnoreSpec
@@ -71,10 +72,7 @@ def pack(
         where=where,
         fix="add a folder that every node sees to launch.job.shared_folders, or send data files with --with-data",
     )
-    # Without a corpus, data.root is the config's folder on this machine; it is not needed, as all other paths are absolute.
-    if config.data.dataset in (None, "clinic"):
-        config = config.model_copy(update={"data": config.data.model_copy(update={"root": None})})
-    text = config_text(config)
+    text = config_text(without_unused_root(config))
     if config.launch.job.send_package:
         files |= {f"medray/{name}": path for name, path in _own_files()}
     sizes = {CONFIG_FILE: len(text.encode()), **{name: path.stat().st_size for name, path in files.items()}}
@@ -120,34 +118,40 @@ def _with_data(
     config: Config, seen: Callable[[str], bool], exclude: Sequence[str], files: dict[str, Path]
 ) -> Config:
     """Move the paths that the cluster does not see below DATA_FOLDER. Returns the config and adds the files to `files`."""
-    data = config.data
+    numbered = {path: (number, key) for number, (key, path) in enumerate(paths(config))}
 
-    def packed(key: str, path: str, number: int) -> str:
-        if is_url(path) or seen(path):
+    def moved(path: str) -> str:
+        if path not in numbered or is_url(path) or seen(path):
             return path
+        number, key = numbered[path]
         target = f"{DATA_FOLDER}/{number}"
         base, kept = _files_of(key, path, exclude)
         files.update({f"{target}/{file.relative_to(base).as_posix()}": file.resolve() for file in kept})
         below = Path(path).relative_to(base).as_posix()
         return target if below == "." else f"{target}/{below}"
 
-    numbered = {key: (path, number) for number, (key, path) in enumerate(paths(config))}
-
-    def moved(key: str, path: str) -> str:
-        return packed(key, path, numbered[key][1]) if key in numbered else path
-
-    update: dict[str, object] = {"template": moved("data.template", data.template)}
-    if data.root and "data.root" in numbered:
-        update["root"] = moved("data.root", data.root)
-    for split in ("train", "validation"):
-        update[split] = tuple(
-            source.model_copy(update={"path": moved(f"data.{split}[{number}].path", source.path)})
-            for number, source in enumerate(getattr(data, split))
-        )
-    update["decontaminate"] = tuple(
-        moved(f"data.decontaminate[{number}]", file) for number, file in enumerate(data.decontaminate)
+    data = _moved_data(config.data.model_dump(mode="json", exclude_unset=True), moved)
+    stages = [
+        stage.model_copy(update={"data": _moved_data(stage.data, moved)} if stage.data else {})
+        for stage in config.stages
+    ]
+    return config.model_copy(
+        update={"data": DataConfig.model_validate(data)} | ({"stages": tuple(stages)} if stages else {})
     )
-    return config.model_copy(update={"data": data.model_copy(update=update)})
+
+
+def _moved_data(data: Mapping[str, Any], moved: Callable[[str], str]) -> dict[str, Any]:
+    """Return the keys of a section `data` as `read` leaves them, with other paths."""
+    tree = dict(data)
+    for name in ("root", "template"):
+        if tree.get(name):
+            tree[name] = moved(tree[name])
+    for split in ("train", "validation"):
+        if split in tree:
+            tree[split] = [source | {"path": moved(source["path"])} for source in tree[split]]
+    if "decontaminate" in tree:
+        tree["decontaminate"] = [moved(file) for file in tree["decontaminate"]]
+    return tree
 
 
 def _files_of(key: str, path: str, exclude: Sequence[str]) -> tuple[Path, list[Path]]:
@@ -158,7 +162,7 @@ def _files_of(key: str, path: str, exclude: Sequence[str]) -> tuple[Path, list[P
     from medray.data import files
 
     whole = Path(path)
-    if key == "data.root":
+    if key.endswith("data.root"):
         base, found = whole, _walk(whole, key)
     elif whole.is_file():
         base, found = whole.parent, [whole]

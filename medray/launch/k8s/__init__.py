@@ -208,10 +208,7 @@ def _overlays(config: Config) -> tuple[str, ...]:
 
 
 def _config_text(config: Config) -> str:
-    # Without a corpus, data.root is the config's folder on this machine; it is not needed, as all other paths are absolute.
-    if config.data.dataset in (None, "clinic"):
-        config = config.model_copy(update={"data": config.data.model_copy(update={"root": None})})
-    text = parcel.config_text(config)
+    text = parcel.config_text(parcel.without_unused_root(config))
     if len(text.encode()) > LARGEST_FILE:
         raise InputError(
             f"the config has {len(text.encode()):,} bytes when all paths are absolute, but the pod reads at most "

@@ -170,11 +170,8 @@ def _mounts(config: Config) -> list[str]:
     found = dict.fromkeys(config.launch.slurm.container_mounts)
     for key, path in paths(config):
         if not is_url(path):
-            folder = (
-                path
-                if key in ("run.storage", "data.root", "model.name", "model.adapter")
-                else str(Path(path).parent)
-            )
+            is_folder = key.endswith(("run.storage", "data.root", "model.name", "model.adapter"))
+            folder = path if is_folder else str(Path(path).parent)
             found[f"{folder}:{folder}"] = None
     return list(found)
 
