@@ -68,7 +68,7 @@ def _run(arguments: argparse.Namespace, config: Config, address: str | None, sto
     from medray.report.console import Console
     from medray.report.run_log import Consoles, RunLog
     from medray.stages import finished_whole, last_stage, move_aside_whole
-    from medray.train.driver.tracking import send_unsent
+    from medray.stages.parent_run import send_unsent
     from medray.train.run_folder.files import folder_of
 
     log = RunLog(folder_of(config))
@@ -98,8 +98,7 @@ def _run(arguments: argparse.Namespace, config: Config, address: str | None, sto
             f"{config.run.name} was finished before, after {result.summary['steps']} steps; use --overwrite to start from "
             "the beginning",
         )
-        if not config.stages:
-            send_unsent(config, result, console.phase, arguments.config)
+        send_unsent(config, result, console.phase, arguments.config)
     shown = last_stage(config, result)
     show(console, config, shown, ["medray", "train", arguments.config, *arguments.overrides])
     if arguments.json:

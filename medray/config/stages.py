@@ -65,11 +65,16 @@ def ignored_keys(stage: StageConfig) -> tuple[str, ...]:
 def stage_tree(top: Mapping[str, Any], sections: Mapping[str, Any], number: int, name: str) -> dict[str, Any]:
     """Return the tree of one stage's config: the top level with the stage's sections merged over it, key by key.
 
-    number, name: those of the stage; numbers begin at 1. Lists and single values of the stage replace those of the top level.
+    number, name: those of the stage; numbers begin at 1. Lists and single values of the stage replace those of the top level,
+    but a name of the whole gets the number and name of the stage.
     """
     tree = merged({section: value for section, value in top.items() if section != "stages"}, sections)
-    run = dict(tree.get("run") or {})
-    return tree | {"run": run | {"name": f"{run.get('name', 'run')}.{number}-{name}"}}
+    run, tracking, end = dict(tree.get("run") or {}), tree.get("tracking"), f".{number}-{name}"
+    whole = top.get("tracking")
+    shown = whole.get("run_name") if isinstance(whole, Mapping) else None
+    if isinstance(shown, str) and isinstance(tracking, Mapping) and tracking.get("run_name") == shown:
+        tree["tracking"] = {**tracking, "run_name": shown + end}
+    return tree | {"run": run | {"name": f"{run.get('name', 'run')}{end}"}}
 
 
 def stage_configs(config: Config) -> tuple[Config, ...]:

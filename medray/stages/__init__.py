@@ -5,7 +5,8 @@
 A stage is a whole run with its own checkpoints, report and MLflow run. Where it trained an adapter, that is merged into
 the weights under it, in the type that training used; the next stage begins from there. All of it can be killed at any
 moment: a finished stage or merge is found again and never repeated, so the same command resumes. The folder
-`<run.name>` itself holds the lock of the whole, its stop file, and the summary with a line per stage.
+`<run.name>` itself holds the lock of the whole, its stop file, the id of its MLflow run (`parent_run`), and the summary
+with a line per stage.
 """
 
 from __future__ import annotations
@@ -23,8 +24,10 @@ from medray.config.peft import PROMPT_TYPES
 from medray.config.stages import checkable, ignored_keys, stage_configs, weights_folder
 from medray.errors import InputError, StoppedError
 from medray.report.console import Console
+from medray.stages.parent_run import end, ended_on_error, parent_run
 from medray.storage import StoragePath
 from medray.storage.json_files import is_count
+from medray.train.driver.tracking import send_unsent
 from medray.train.run_folder import files, lock
 from medray.train.run_folder.earlier_run import finished_result, move_aside
 from medray.train.run_folder.files import RunResult, folder_of
@@ -115,12 +118,17 @@ def run(
     os.umask(0o077)  # what a run leaves holds patients' text
     configs, folder = stage_configs(config), folder_of(config)
     stop = stop or StopSwitch()
+    parent = parent_run(config, config_file)
 
     def say(name: str, detail: str) -> None:
         if console:
             console.phase(name, detail)
 
-    with lock.held(folder, lambda text: say("lock", text)), watching(folder, stop):
+    with (
+        lock.held(folder, lambda text: say("lock", text)),
+        watching(folder, stop),
+        ended_on_error(config, parent, say),
+    ):
         storage.write(folder / files.CONFIG, dump(config))
         done: list[RunResult] = []
         for number, stage in enumerate(configs, 1):
@@ -132,9 +140,15 @@ def run(
                     "stage", f"{number} of {len(configs)}, {config.stages[number - 1].name}: {stage.run.name}"
                 )
                 result = train.run(
-                    stage, callbacks=callbacks, console=console, stop=stop, config_file=config_file
+                    stage,
+                    callbacks=callbacks,
+                    console=console,
+                    stop=stop,
+                    config_file=config_file,
+                    parent=parent,
                 )
             else:
+                send_unsent(stage, result, say, config_file, parent)
                 say(
                     "stage",
                     f"{number} of {len(configs)}, {config.stages[number - 1].name}, was finished before",
@@ -146,7 +160,10 @@ def run(
                 if stop.reason:
                     raise StoppedError(f"stopped after stage {number}. Run the same command again to resume")
                 merge(stage, say)
-        return _summarized(config, folder, done)
+        whole = _summarized(config, folder, done)
+        if parent is not None:
+            end(parent, whole, say)
+        return whole
 
 
 def merge(config: Config, say: Say) -> StoragePath:

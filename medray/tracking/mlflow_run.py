@@ -3,6 +3,9 @@
 Its id is kept in `<run folder>/mlflow_run.json`, so all starts of a run write to the same MLflow run. The file `<run
 folder>/mlflow_unsent` is created before the first attempt to send and removed when MLflow has everything. It therefore
 survives a killed process and shows that something is missing.
+
+A run may be a part of another one, as a stage is of the whole. The parent has a run folder and an id of its own, and is
+created by whichever part reaches MLflow first.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 RUN_FILE, UNSENT_FILE = "mlflow_run.json", "mlflow_unsent"
+PARENT_TAG = "mlflow.parentRunId"  # MLflow's page shows the run below its parent
 BATCH_PARAMS = 100  # MLflow's limit per batch
 PERMANENT = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST")
 
@@ -35,6 +39,7 @@ class TrackingSpec:
 
     uri: `sqlite:////absolute/mlflow.db`, or the URL of a server. params: the config as flat keys, without secrets.
     show_text: whether files with text of records may be sent. dataset: name and fingerprint of the token shards.
+    parent: the run that this one is a part of; None if it is not a part.
     """
 
     enabled: bool
@@ -45,6 +50,15 @@ class TrackingSpec:
     params: dict[str, str]
     show_text: bool
     dataset: tuple[str, str] | None = None
+    parent: ParentRun | None = None
+
+
+@dataclass(frozen=True)
+class ParentRun:
+    """A run with parts that are MLflow runs of their own. folder: its run folder, which keeps the id of its MLflow run."""
+
+    folder: str
+    spec: TrackingSpec
 
 
 def leave_run(run_folder: StoragePath) -> None:
@@ -87,6 +101,9 @@ class RunIdentity:
         self._unsent = run_folder / UNSENT_FILE
         self._place = (without_userinfo(spec.uri), spec.experiment)
         self._made: str | None = None
+        self._parent: RunIdentity | None = None
+        if spec.parent is not None and spec.parent.spec.uri == spec.uri:
+            self._parent = RunIdentity(storage.at(spec.parent.folder), spec.parent.spec, message)
 
     def note_unsent(self) -> None:
         with suppress(OSError):  # sending is attempted in any case
@@ -106,6 +123,10 @@ class RunIdentity:
         """
         from mlflow.entities import RunTag
 
+        tags = dict(self._spec.tags)
+        if self._parent is not None:
+            self._parent.note_unsent()  # its end is missing, until the whole has ended
+            tags[PARENT_TAG], _ = self._parent.open(client, start_ms, given_up)
         known = self._known_run(client)
         if known is None:
             # An id that could not be written (full disk) is kept in memory, else each attempt would create another run.
@@ -113,9 +134,7 @@ class RunIdentity:
             if given_up():
                 raise TimeoutError
             run_id = self._made or str(
-                client.create_run(
-                    experiment, start_ms, tags=self._spec.tags, run_name=self._spec.run_name
-                ).info.run_id
+                client.create_run(experiment, start_ms, tags=tags, run_name=self._spec.run_name).info.run_id
             )
             self._made = run_id
             self._remember(run_id, experiment)
@@ -123,7 +142,7 @@ class RunIdentity:
         else:
             run_id = known
             client.update_run(run_id, status="RUNNING", name=self._spec.run_name)
-            client.log_batch(run_id, tags=[RunTag(key, value) for key, value in self._spec.tags.items()])
+            client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
         self._log_params(client, run_id)
         self._log_dataset(client, run_id)
         return run_id, known is not None

@@ -1,8 +1,12 @@
-"""Three stages of one YAML: merged in between, never repeated, and after any kill with the bits of a calm run."""
+"""Three stages of one YAML: merged in between, never repeated, and after any kill with the bits of a calm run.
+
+The run that is killed logs to MLflow too, so it also shows that its runs keep their ids and their parent.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import signal
 from pathlib import Path
 from typing import Any
@@ -13,6 +17,11 @@ import yaml
 from clusters import Cluster
 from commands import run, steps_of, until
 from runs import ended, start, summary
+from s3_server import S3Server
+
+from medray import storage
+from medray.storage import StoragePath
+from medray.tracking.mlflow_run import open_client
 
 STEPS = (6, 20, 6)
 pytestmark = pytest.mark.long
@@ -51,7 +60,7 @@ def write(folder: Path, name: str) -> Path:
     return folder / f"{name}.yaml"
 
 
-def weights(run_folder: Path) -> str:
+def weights(run_folder: StoragePath) -> str:
     return hashlib.sha256((run_folder / "export" / "adapter_model.safetensors").read_bytes()).hexdigest()
 
 
@@ -81,6 +90,10 @@ def test_stages_go_on_wherever_they_are_killed(cluster: Cluster, tmp_path: Path)
     assert [len(steps_of(stage)) for stage in stages] == list(STEPS)
 
     config = write(killed, "three")
+    store = f"sqlite:///{killed / 'mlflow.db'}"
+    config.write_text(
+        yaml.safe_dump(yaml.safe_load(config.read_text()) | {"tracking": {"uri": store}}, sort_keys=False)
+    )
     stages = [killed / "runs" / f"three.{name}" for name in ("1-pre", "2-other", "3-post")]
     moments = (
         lambda: len(steps_of(stages[0])) >= 3,
@@ -99,3 +112,53 @@ def test_stages_go_on_wherever_they_are_killed(cluster: Cluster, tmp_path: Path)
     ended(driver, config)
     for stage in ("1-pre", "2-other", "3-post"):
         assert weights(killed / "moved" / f"three.{stage}") == weights(calm / "runs" / f"three.{stage}")
+    client = open_client(store)
+
+    def mlflow_run(folder: str) -> Any:
+        return client.get_run(
+            json.loads((killed / "moved" / folder / "mlflow_run.json").read_text())["run_id"]
+        )
+
+    whole_run = mlflow_run("three")
+    for stage, steps in zip(("1-pre", "2-other", "3-post"), STEPS, strict=True):
+        child = mlflow_run(f"three.{stage}")
+        assert child.data.tags["mlflow.parentRunId"] == whole_run.info.run_id
+        history = client.get_metric_history(child.info.run_id, "train/loss")
+        assert sorted(metric.step for metric in history) == list(range(1, steps + 1))
+        assert child.info.status == "FINISHED"
+    assert whole_run.info.status == "FINISHED"
+    assert whole_run.info.run_name == "three"
+    assert not list((killed / "moved").glob("three*/mlflow_unsent"))
+
+
+def test_stages_in_a_bucket_go_on_after_a_kill_in_the_merge(
+    cluster: Cluster, s3: S3Server, tmp_path: Path
+) -> None:
+    calm, config = (write(tmp_path, name) for name in ("calm", "killed"))
+    for file, place in ((calm, "runs"), (config, "s3://bucket/stages")):
+        tree = yaml.safe_load(file.read_text())
+        first, last = tree["stages"][0], tree["stages"][2] | {"train": {"max_steps": 4}}
+        file.write_text(
+            yaml.safe_dump(tree | {"run": tree["run"] | {"storage": place}, "stages": [first, last]})
+        )
+    done = run(cluster, calm)
+    assert done.returncode == 0, done.stderr
+
+    driver = start(cluster, config)
+    until(lambda: " merge " in config.with_suffix(".log").read_text(), "the merge", driver=driver)
+    driver.send_signal(signal.SIGKILL)
+    driver.wait()
+    pre, post = (storage.at(f"s3://bucket/stages/killed.{name}") for name in ("1-pre", "2-post"))
+    assert not (post / "config.yaml").exists()
+    ended(start(cluster, config), config)
+    assert "was finished before" in config.with_suffix(".log").read_text()
+    assert [len((each / "attempts.jsonl").read_text().splitlines()) for each in (pre, post)] == [1, 1]
+    for ours, name in ((pre, "calm.1-pre"), (post, "calm.2-post")):
+        assert weights(ours) == weights(tmp_path / "runs" / name)
+    whole = json.loads((pre.parent / "killed" / "summary.json").read_text())
+    assert [each["status"] for each in whole["stages"]] == ["done"] * 2
+    merged = storage.sizes(pre / "merged")
+    again = run(cluster, config, "--json")
+    assert again.returncode == 0, again.stderr
+    assert json.loads(again.stdout) == whole
+    assert storage.sizes(pre / "merged") == merged

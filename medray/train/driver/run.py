@@ -22,6 +22,7 @@ from medray.errors import InputError, RunFailedError, StoppedError
 from medray.models.weights_identity import weights_identity
 from medray.plan.model_config import ModelDescription
 from medray.plan.resources import Supply
+from medray.tracking import ParentRun
 from medray.tracking import ledger as ledgers
 from medray.train.checks import check, check_weights_and_names, describe_model
 from medray.train.driver import data_phase
@@ -80,13 +81,15 @@ def run(
     stop: StopSwitch | None = None,
     config_file: str | Path | None = None,
     checked: ModelDescription | None = None,
+    parent: ParentRun | None = None,
 ) -> RunResult:
     """Run `config` on the connected Ray cluster to its end, or until a stop is asked for.
 
     A finished run is returned as it is. This function neither starts Ray nor touches signals.
     callbacks: Ray Train's UserCallbacks, for a search. console: shows what the run does. stop: set it, from any thread, to
     save and end. config_file: the YAML file, for a tag in MLflow. checked: the result of `describe_model`, from a caller
-    that has made all checks of `check` and knows that the run is not finished; without it, both are done here.
+    that has made all checks of `check` and knows that the run is not finished; without it, both are done here. parent: the
+    run that this one is a part of, in MLflow.
     Raises InputError before any worker starts, RunFailedError if the run failed, and StoppedError if it was told to stop
     while no worker had anything to save.
     """
@@ -95,7 +98,7 @@ def run(
     folder = folder_of(config)
     if checked is None:
         if done := finished_result(config):
-            send_unsent(config, done, observer.phase, config_file)
+            send_unsent(config, done, observer.phase, config_file, parent)
             return done
         check(config, elsewhere=True, model=False)
         checked = describe_model(config)
@@ -106,7 +109,7 @@ def run(
                 watching(folder, observer.stop),
                 awaited(config, recorded_gpus(folder / DATA), observer) as have,
             ):
-                return _run(config, checked, have, observer, timings, callbacks, config_file)
+                return _run(config, checked, have, observer, timings, callbacks, config_file, parent)
         except OSError as error:
             raise RunFailedError(
                 f"{folder} could not be used ({storage.summary(error)}). Run the same command again to resume from the "
@@ -122,13 +125,14 @@ def _run(
     timings: Timings,
     callbacks: Sequence[Any],
     config_file: str | Path | None,
+    parent: ParentRun | None,
 ) -> RunResult:
     folder = folder_of(config)
     ready = _prepare(config, model, have, observer, timings)
     plan, granted, encoding = ready.plan, ready.granted, ready.encoding
     observer.steps = plan.total_steps
     ledger = RunLedger(
-        ledgers.start(str(folder), tracking_spec(config, config_file)), observer, timings.first_step
+        ledgers.start(str(folder), tracking_spec(config, config_file, parent)), observer, timings.first_step
     )
     observer.phase("model", ready.memory)
     try:

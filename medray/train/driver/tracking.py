@@ -8,6 +8,7 @@ import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import medray
 from medray import storage
@@ -15,7 +16,7 @@ from medray.config import Config
 from medray.config.tracking import TRACKING_URI
 from medray.errors import InputError
 from medray.storage import StoragePath
-from medray.tracking import Ledger, TrackingSpec
+from medray.tracking import Ledger, ParentRun, TrackingSpec
 from medray.tracking.mlflow_names import without_userinfo
 from medray.tracking.mlflow_run import UNSENT_FILE
 from medray.train.run_folder import lock
@@ -25,10 +26,13 @@ from medray.train.run_folder.files import RunResult, folder_of
 GIT_SECONDS = 5  # enough for a repository on a slow disk; a tag is not worth more
 
 
-def tracking_spec(config: Config, config_file: str | Path | None = None) -> TrackingSpec:
+def tracking_spec(
+    config: Config, config_file: str | Path | None = None, parent: ParentRun | None = None
+) -> TrackingSpec:
     """Return where the metrics of this run are sent, and under which names.
 
-    config_file: the YAML file; if it is in a git repository, the commit becomes a tag.
+    config_file: the YAML file; if it is in a git repository, the commit becomes a tag. parent: the run that this one is a
+    part of.
     """
     tracking, run = config.tracking, config.run
     # The config of a run on S3 must have a URI: config/checks/__init__.py
@@ -49,10 +53,22 @@ def tracking_spec(config: Config, config_file: str | Path | None = None) -> Trac
         experiment=tracking.experiment,
         run_name=tracking.run_name or run.name,
         tags=tags | dict(tracking.tags),
-        params=flat(config.model_dump(mode="json")),
+        params=flat(_params(config)),
         show_text=tracking.show_text,
         dataset=(_dataset_name(config), fingerprint) if fingerprint else None,
+        parent=parent,
     )
+
+
+def _params(config: Config) -> dict[str, Any]:
+    """Return the config as a tree, with the keys of each stage under the number and name of the stage."""
+    tree = config.model_dump(mode="json")
+    if config.stages:
+        tree["stages"] = {
+            f"{number}-{stage.name}": stage.model_dump(mode="json", exclude_unset=True, exclude={"name"})
+            for number, stage in enumerate(config.stages, 1)
+        }
+    return tree
 
 
 def git_commit(folder: Path) -> str | None:
@@ -90,9 +106,10 @@ def _dataset_name(config: Config) -> str:
     return data.dataset or ", ".join(files) or "data"
 
 
-def artifacts(folder: StoragePath) -> list[str]:
-    """Return the files of a run folder that MLflow gets at the end of the run."""
-    return [str(folder / name) for name in ("config.yaml", "summary.json", "report.html")]
+def artifacts(folder: StoragePath, *, report: bool = True) -> list[str]:
+    """Return the files of a run folder that MLflow gets at the end of the run. report: the run has one."""
+    names = ("config.yaml", "summary.json", *(["report.html"] if report else []))
+    return [str(folder / name) for name in names]
 
 
 def send_unsent(
@@ -100,18 +117,20 @@ def send_unsent(
     done: RunResult,
     phase: Callable[[str, str], None],
     config_file: str | Path | None = None,
+    parent: ParentRun | None = None,
 ) -> None:
     """Send MLflow what it lacks of a finished run, and say so. Does not need Ray.
 
-    phase: prints a name and a sentence. Failures of MLflow or storage raise nothing: the next start tries again.
+    phase: prints a name and a sentence. config_file, parent: as `tracking_spec` has them. Failures of MLflow or storage
+    raise nothing: the next start tries again.
     """
     try:
         if not config.tracking.enabled or not (done.folder / UNSENT_FILE).exists():
             return
         with lock.held(done.folder, lambda text: phase("lock", text)):
             phase("tracking", "MLflow lacks a part of this run: sending it")
-            ledger = Ledger(str(done.folder), tracking_spec(config, config_file))
-            sent = ledger.send_unsent(done.summary, artifacts(done.folder))
+            ledger = Ledger(str(done.folder), tracking_spec(config, config_file, parent))
+            sent = ledger.send_unsent(done.summary, artifacts(done.folder, report=not config.stages))
     except InputError as error:
         phase("tracking", f"MLflow lacks a part of this run, which is not sent now: {error.what}")
         return

@@ -52,6 +52,13 @@ def test_a_stage_is_the_top_level_with_its_own_keys_over_it(tmp_path: Path) -> N
     assert "alpha" not in pairs.peft.model_fields_set
 
 
+def test_a_name_in_mlflow_gets_the_number_and_name_of_the_stage(tmp_path: Path) -> None:
+    overrides = ("tracking.run_name=shown", "stages.3.tracking.run_name=last")
+    names = [each.tracking.run_name for each in stages(tmp_path, *overrides)]
+    assert names == ["shown.1-pre", "shown.2-pairs", "last"]
+    assert [each.tracking.run_name for each in stages(tmp_path)] == [None] * 3
+
+
 def test_weights_and_tokenizer_are_those_of_the_stage_before(tmp_path: Path) -> None:
     pre, pairs, post = stages(tmp_path)
     assert (pre.model.name, pre.model.quantization) == ("smollm2-135m-instruct", "nf4")

@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 from medray import storage
-from medray.tracking import Ledger, TrackingSpec, mlflow_log
+from medray.tracking import Ledger, ParentRun, TrackingSpec, mlflow_log
 from medray.tracking.mlflow_names import final_metrics, metric_name, step_metrics, without_userinfo
 from medray.tracking.mlflow_run import UNSENT_FILE, RunIdentity, open_client
+from medray.tracking.step_file import read_records
 
 
 def record(step: int) -> dict[str, Any]:
@@ -117,6 +118,40 @@ def test_a_resumed_run_keeps_its_mlflow_id_and_has_no_doubled_points(tmp_path: P
     assert [a.path for a in client.list_artifacts(run_id)] == ["report.html"]
     assert any("predictions.jsonl was not sent" in text for text in messages(second))
     assert "mlartifacts" in run.info.artifact_uri
+
+
+def test_runs_of_stages_are_children_of_one_run_that_survives_restarts(tmp_path: Path, store: str) -> None:
+    (tmp_path / "three").mkdir()
+    parent = ParentRun(str(tmp_path / "three"), spec(store, run_name="three"))
+    client = open_client(store)
+
+    def stage(name: str) -> tuple[str, str]:
+        """Train one more step of a stage. Returns its run's id and that of its parent."""
+        ledger = Ledger(str(tmp_path / name), spec(store, run_name=name, parent=parent))
+        ledger.step(record(len(read_records(tmp_path / name / "steps.jsonl")) + 1))
+        run_id = wait_for_run(ledger)
+        ledger.close({"status": "done", "steps": 1}, [])
+        return run_id, client.get_run(run_id).data.tags["mlflow.parentRunId"]
+
+    def end(status: str) -> str:
+        Ledger(parent.folder, parent.spec).send_unsent({"status": status, "steps": 1}, [])
+        return str(client.get_run(whole).info.status)
+
+    first, whole = stage("three.1-pre")
+    assert client.get_run(whole).info.run_name == "three"
+    assert client.get_run(whole).info.status == "RUNNING"
+    assert end("stopped") == "KILLED"
+    assert stage("three.1-pre") == (first, whole)
+    assert client.get_run(whole).info.status == "RUNNING"
+    second, same = stage("three.2-post")
+    assert second != first
+    assert same == whole
+    # Only the start of a stage opens the run of the whole, so what the whole lacks is its end.
+    assert (tmp_path / "three" / UNSENT_FILE).exists()
+    assert end("done") == "FINISHED"
+    assert sorted(path.name for path in (tmp_path / "three").iterdir()) == ["mlflow_run.json"]
+    client.delete_run(whole)
+    assert stage("three.2-post")[1] not in (whole, first, second)
 
 
 def test_a_restart_of_the_loop_in_one_ledger_does_not_double(tmp_path: Path, store: str) -> None:
