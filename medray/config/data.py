@@ -46,9 +46,11 @@ Format = Literal[
     "bioc",
     "huggingface",
 ]
+DFPO_TEMPLATES = ("legacy/taiyi", "legacy/adelie")  # the published forms of the DFPO system, for Gemma 2
 TEMPLATES = (
     *("chat", "chatml", "alpaca", "plain"),
     *("legacy/gemma", "legacy/llama", "legacy/llama3", "legacy/mistral"),
+    *DFPO_TEMPLATES,
 )
 TEMPLATE_FILES = (".jinja", ".j2")
 Form = Literal[
@@ -199,7 +201,7 @@ class DataConfig(Section):
     )
     template: str = key(
         "chat",
-        "Template of the text: chat, chatml, alpaca, plain, legacy/{gemma,llama,llama3,mistral}, or a Jinja file.",
+        "Template of the text: chat, chatml, alpaca, plain, legacy/{gemma,llama,llama3,mistral,taiyi,adelie}, or a Jinja file.",
     )
     train_turns: Literal["all", "last"] = key("all", "Turns of the assistant that have loss.")
     tokenizer: str = key(

@@ -8,6 +8,7 @@ says which parts carry loss.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -145,7 +146,11 @@ class Frames:
         bare = {
             number: not lead for number, lead in enumerate(lead for _, lead, has_text in shape if has_text)
         }
-        if sorted(numbers) != list(range(len(roles))):
+        # A template may repeat the system message, but each other text is shown once.
+        shown = Counter(numbers)
+        if sorted(shown) != list(range(len(roles))) or any(
+            count > 1 and roles[number] != "system" for number, count in shown.items()
+        ):
             return None
         handover = ""  # white space between the prompt of generation and an answer
         if ask is not None:
@@ -159,6 +164,7 @@ class Frames:
             handover = before[len(ask) :]
             handover = "" if handover.strip() else handover
         end = self._end_of_turn(literals[-1]) if ask is not None else ""
+        earlier_end = self._template.turn_end or end
         in_order = numbers == sorted(numbers)
         untrained = self._untrained(shape, literals, thinking) if ask is not None and in_order else set()
         pieces: list[Fixed | Gap] = []
@@ -172,7 +178,7 @@ class Frames:
                 and numbers[place - 1] not in untrained
             )
             pieces += self._lead_up(
-                literals[place], gap, pieces, answer, handover, end if after_answer else ""
+                literals[place], gap, pieces, answer, handover, earlier_end if after_answer else ""
             )
         if ask is None:
             return (
@@ -238,7 +244,7 @@ class Frames:
 
         "" if it has no such token.
         """
-        if self._template.legacy:
+        if self._template.legacy or self._template.turn_end:
             return literal
         return literal[: self._ids.first_added(literal) or 0]
 

@@ -8,11 +8,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from medray.config.data import DFPO_TEMPLATES
 from medray.config.method_specs import split_task
 from medray.data.records import Distill, Extraction, Instruction, Message, Preference, Record, TwoStep
 
 EMPTY_LIST = "[]"  # the answer of a document without an entity of the requested types
 NO_TEXT = "None"  # the answer of the task of one key if the document does not say
+FIRST_TURN = "legacy/taiyi"  # the template that leaves out all but the first question and answer
 KEY_WORDS = "Key information"  # heading of key words in an input that has no field of its own for them
 
 
@@ -72,8 +74,10 @@ class EncodeSpec:
 
     @property
     def instructs(self) -> bool:
-        """Return whether the template writes the instruction separately from the input."""
-        return self.template == "alpaca" or self.template.startswith("legacy/")
+        """Return whether the template writes an instruction separately from the input."""
+        return self.template == "alpaca" or (
+            self.template.startswith("legacy/") and self.template not in DFPO_TEMPLATES
+        )
 
 
 @dataclass(frozen=True)
@@ -114,7 +118,7 @@ def reading(record: Record, task: str, spec: EncodeSpec) -> PromptAndAnswer | No
     if isinstance(record, Preference):
         return PromptAndAnswer(_conversation(record.prompt, spec), answer, conversation=True, last_only=True)
     if isinstance(record, Instruction):
-        return PromptAndAnswer(_conversation(record.messages[:-1], spec), answer, conversation=True)
+        return PromptAndAnswer(_conversation(_messages(record, spec)[:-1], spec), answer, conversation=True)
     prompt = spec.extraction_prompt if isinstance(record, Extraction) and task == "label" else None
     if prompt is None:
         prompt = spec.prompt(task, record.origin.lang)
@@ -136,7 +140,7 @@ def reference(record: Record, spec: EncodeSpec) -> str:
     if isinstance(record, Distill | TwoStep):
         return record.label
     if isinstance(record, Instruction):
-        return record.messages[-1].content
+        return _messages(record, spec)[-1].content
     if isinstance(record, Preference):
         return record.chosen
     return extraction_answer(record, spec.extraction_answer, spec.extraction_types)
@@ -219,6 +223,14 @@ def _prompted(text: str, prompt: str, spec: EncodeSpec) -> tuple[Turn, ...]:
         system, prompt = f"{system}\n{prompt}" if system else prompt, ""
     user = Turn("user", f"{prompt}:\n" if prompt else "", text)
     return (user,) if system is None else (Turn("system", system, None), user)
+
+
+def _messages(record: Instruction, spec: EncodeSpec) -> tuple[Message, ...]:
+    """Return the messages that the template shows, the last of which is an answer."""
+    if spec.template != FIRST_TURN:
+        return record.messages
+    first = next(at for at, message in enumerate(record.messages) if message.role == "assistant")
+    return record.messages[: first + 1]
 
 
 def _conversation(messages: tuple[Message, ...], spec: EncodeSpec) -> tuple[Turn, ...]:

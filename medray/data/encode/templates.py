@@ -7,6 +7,8 @@
 | alpaca | headings for instruction (the system message), input and response |
 | plain | the texts with blank lines between them, the end token after an answer |
 | legacy/gemma, llama, llama3, mistral | published prompts byte for byte, with the mistakes they were trained with |
+| legacy/taiyi, adelie | Gemma's turns as the DFPO system wrote them: the system message and the begin token before every \
+question, one end token after the last answer; taiyi shows the first question and answer only |
 | a file ending in .jinja or .j2 | a chat template of the user's |
 """
 
@@ -19,7 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-from medray.config.data import TEMPLATE_FILES, TEMPLATES
+from medray.config.data import DFPO_TEMPLATES, TEMPLATE_FILES, TEMPLATES
 from medray.errors import InputError
 
 TRIAL_SECONDS = 20.0  # of CPU time; a real template takes a thousandth of a second
@@ -48,7 +50,16 @@ _SOURCE = (
     "{% else %}{{ ('\n' if not loop.first and messages[loop.index0 - 1]['role'] != 'system' else '')"
     " + m['role'] | capitalize + ': ' + m['content'] }}{% endif %}{% endfor %}"
 )
-_BUILT_IN = {"chatml": _CHATML, "alpaca": _ALPACA, "plain": _PLAIN}
+# The tokens are written out, as published: the begin token of another tokenizer would be a different text.
+_DFPO_TURN_END = "<end_of_turn>\n"
+_DFPO = (
+    "{% set system = messages[0]['content'] if messages[0]['role'] == 'system' else '' %}"
+    "{% for m in messages %}{% if m['role'] == 'user' %}"
+    "{{ '<bos><start_of_turn>user\n' + system + m['content'] + '<end_of_turn>\n<start_of_turn>model\n' }}"
+    "{% elif m['role'] == 'assistant' %}{{ m['content'] + '<end_of_turn>\n' }}{% endif %}{% endfor %}"
+    "{% if not add_generation_prompt %}{{ eos_token }}{% endif %}"
+)
+_BUILT_IN = {"chatml": _CHATML, "alpaca": _ALPACA, "plain": _PLAIN, **dict.fromkeys(DFPO_TEMPLATES, _DFPO)}
 
 
 def read_template(template: str) -> str:
@@ -109,12 +120,18 @@ def _time_limit(seconds: float) -> Iterator[None]:
 
 
 class Template:
-    """A template that renders messages as text. system: whether the template can show a system message."""
+    """A template that renders messages as text.
+
+    system: whether it can show a system message. legacy: family of a template that is no Jinja text, else "". turn_end: text
+    after every answer, if a model is trained to write all of it; otherwise it writes the first control token.
+    """
 
     def __init__(self, tokenizer: Any, template: str, architecture: Literal["causal", "seq2seq"]) -> None:
         self._tokenizer, self.name = tokenizer, template
         template = read_template(template)
-        self.legacy = template.partition("/")[2] if template in TEMPLATES else ""
+        published = template in TEMPLATES and template not in _BUILT_IN
+        self.legacy = template.partition("/")[2] if published else ""
+        self.turn_end = _DFPO_TURN_END if template in DFPO_TEMPLATES else ""
         if architecture == "seq2seq":
             if template not in ("chat", "plain"):
                 raise InputError(

@@ -184,8 +184,9 @@ def usage(
     if shown is not None and shown == spec.extraction_prompt:
         general |= asker.questions(shown, only="label")
     languages = {lang: asker.questions(None, lang) for lang in spec.prompts_by_lang}
-    source = Template(tokenizer, spec.template, spec.architecture).source
-    own = spec.architecture == "causal" and not spec.template.startswith("legacy/")
+    template = Template(tokenizer, spec.template, spec.architecture)
+    source = template.source
+    own = spec.architecture == "causal" and not template.legacy
     return Usage(
         format=format,
         architecture=spec.architecture,

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from encoding import (
     BRACKETS,
+    ORIGIN,
     bpe,
     chat,
     dicts,
@@ -25,8 +26,10 @@ from encoding import (
 
 from medray.data.encode.encoder import Encoder
 from medray.data.encode.frames import answer_end
+from medray.data.encode.render import reference
 from medray.data.encode.template_checks import template_problems
 from medray.data.encode.templates import Template, read_template
+from medray.data.records import Message, Preference
 from medray.data.tokenizer import may_end_with_added
 from medray.errors import InputError
 
@@ -44,6 +47,22 @@ def chatml() -> Any:
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return bpe(tmp_path_factory.mktemp("bpe"))
+
+
+@pytest.fixture(scope="module")
+def gemma(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A BPE with the markers of Gemma 2, which adds the begin token and no blanks."""
+    from tokenizers.pre_tokenizers import ByteLevel
+    from tokenizers.processors import TemplateProcessing
+
+    made = bpe(tmp_path_factory.mktemp("gemma"))
+    marks = ["<start_of_turn>", "<end_of_turn>"]
+    made.add_special_tokens({"bos_token": "<bos>", "eos_token": "<eos>", "additional_special_tokens": marks})
+    made.backend_tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False)
+    made.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<bos> $A", special_tokens=[("<bos>", made.bos_token_id)]
+    )
+    return made
 
 
 def published(family: str, instruction: str, question: str, output: str) -> str:
@@ -261,6 +280,56 @@ class TestLegacy:
         columns = encode(plain, chat("q", "a", "knee", "rash", system="I"), template="legacy/gemma")
         assert plain.decode(ids_of(columns)).strip() == published("gemma", "I", "knee", "rash")
         assert columns.cut.tolist() == [True]
+
+
+ASK = "<bos><start_of_turn>user\n{}<end_of_turn>\n<start_of_turn>model\n"  # of the DFPO system, for one question
+
+
+class TestDfpo:
+    """The published texts of the DFPO system, to the byte, and the parts of them that carry loss."""
+
+    def assert_text(self, gemma: Any, record: Any, template: str, *parts: str, **changes: Any) -> None:
+        """Check a row. parts: what is masked and what is trained, in turns."""
+        columns = encode(gemma, record, template=template, **changes)
+        assert gemma.decode(ids_of(columns)) == "".join(parts)
+        assert [gemma.decode(ids) for ids in trained(columns)] == list(parts[1::2])
+        assert template_problems(gemma, spec(template=template)) == []
+
+    @pytest.mark.parametrize("template", ["legacy/taiyi", "legacy/adelie"])
+    def test_one_question(self, template: str, gemma: Any) -> None:
+        asked, answer = ASK.format("knee?"), "rash.<end_of_turn>\n<eos>"
+        self.assert_text(gemma, chat("knee?", "rash."), template, asked, answer)
+        joined = ASK.format("Answer: knee?")
+        self.assert_text(gemma, chat("knee?", "rash.", system="Answer: "), template, joined, answer)
+        self.assert_text(gemma, chat("knee?", "rash."), template, joined, answer, system="Answer: ")
+        prompted = ASK.format("Summarize:\nknee?")
+        self.assert_text(gemma, distill("knee?", "rash."), template, prompted, answer)
+
+    def test_taiyi_keeps_the_first_question(self, gemma: Any) -> None:
+        record = chat("knee?", "rash.", "cough?", "fever.")
+        parts = ASK.format("knee?"), "rash.<end_of_turn>\n<eos>"
+        self.assert_text(gemma, record, "legacy/taiyi", *parts)
+        assert reference(record, spec(template="legacy/taiyi")) == "rash."
+
+    @pytest.mark.parametrize("system", [None, "Answer: "])
+    def test_adelie_repeats_the_begin_token_and_the_system_message(
+        self, system: str | None, gemma: Any
+    ) -> None:
+        record = chat("knee?", "rash.", "cough?", "fever.", system=system)
+        self.assert_text(
+            gemma,
+            record,
+            "legacy/adelie",
+            *(ASK.format(f"{system or ''}knee?"), "rash.<end_of_turn>\n"),
+            *(ASK.format(f"{system or ''}cough?"), "fever.<end_of_turn>\n<eos>"),
+        )
+
+    def test_a_chosen_answer_is_ended_as_an_answer(self, gemma: Any) -> None:
+        pair = Preference(ORIGIN, (Message("user", "knee?"),), "rash.", "fever.")
+        self.assert_text(gemma, pair, "legacy/taiyi", ASK.format("knee?"), "rash.<end_of_turn>\n<eos>")
+
+    def test_generation_ends_at_the_turns_end(self, gemma: Any) -> None:
+        assert answer_end(gemma, "legacy/adelie") == gemma.convert_tokens_to_ids("<end_of_turn>")
 
 
 class TestProblems:
