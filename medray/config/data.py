@@ -194,7 +194,9 @@ class DataConfig(Section):
         "keep", "Rows that repeat the input and target of an earlier row: keep and count them, or drop them."
     )
     decontaminate: tuple[str, ...] = key(
-        (), "Benchmark files; training rows that share 13 consecutive words with them are dropped."
+        (),
+        "Benchmark files; training rows that share 13 consecutive words with them are dropped. With stages, the files of "
+        "every stage hold for all stages.",
     )
     pair_join: Literal["newline", "eos"] | None = key(
         None, "Separator of premise and hypothesis; default: as the corpus was published."

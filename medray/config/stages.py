@@ -8,7 +8,7 @@ level. Stage n is a whole run, in the folder `<run.name>.<n>-<stage>` of the sam
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pydantic import field_validator
@@ -80,15 +80,21 @@ def stage_tree(top: Mapping[str, Any], sections: Mapping[str, Any], number: int,
 def stage_configs(config: Config) -> tuple[Config, ...]:
     """Return the configs of all stages, each for a whole run; () for a config without stages.
 
-    Stage 2 and later begin from the weights of the previous stage and keep the tokenizer of the first. Paths are not
-    resolved, as `read` has made them absolute. Raises InputError.
+    Stage 2 and later begin from the weights of the previous stage and keep the tokenizer of the first. No stage trains on
+    rows of a benchmark of any stage, because the last model has learned from all of them. Paths are not resolved, as `read`
+    has made them absolute. Raises InputError.
     """
     from medray.config.loading.load import validated
 
     top = config.model_dump(exclude_unset=True)
+    trees = [
+        stage_tree(top, stage.tree(), number, stage.name) for number, stage in enumerate(config.stages, 1)
+    ]
+    benchmarks = _benchmarks(trees)
     found: list[Config] = []
-    for number, stage in enumerate(config.stages, 1):
-        tree = stage_tree(top, stage.tree(), number, stage.name)
+    for tree in trees:
+        if benchmarks:
+            tree["data"] = dict(tree.get("data", {})) | {"decontaminate": benchmarks}
         if found:
             before = found[-1]
             model = {name: value for name, value in tree.get("model", {}).items() if name in _KEPT_OF_MODEL}
@@ -96,6 +102,14 @@ def stage_configs(config: Config) -> tuple[Config, ...]:
             tree["data"] = dict(tree.get("data", {})) | {"tokenizer": _tokenizer(found[0])}
         found.append(validated(tree))
     return tuple(found)
+
+
+def _benchmarks(trees: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the benchmark files of all stages, each once and in the same order for each stage, which keeps shards shared."""
+    given = [tree.get("data", {}).get("decontaminate") or () for tree in trees]
+    return list(
+        dict.fromkeys(file for files in given for file in ((files,) if isinstance(files, str) else files))
+    )
 
 
 def weights_folder(config: Config) -> str:

@@ -9,7 +9,7 @@ from medray.config import Config
 from medray.config.data import TEMPLATE_FILES
 from medray.config.loading.load import is_url, looks_like_path
 from medray.config.loading.yaml_text import write
-from medray.config.stages import checkable, stage_configs
+from medray.config.stages import StageConfig, checkable, stage_configs
 from medray.errors import InputError
 
 
@@ -30,12 +30,20 @@ def without_unused_root(config: Config) -> Config:
 
 def paths(config: Config) -> Iterator[tuple[str, str]]:
     """Yield (key, path) for every path that the run, or a stage of it, will read or write; each path once."""
-    seen = set()
-    for number, each in enumerate((config, *_stages(config))):
+    found: dict[str, str] = {}
+    for key, path in _own_paths(config):
+        found.setdefault(path, key)
+    for number, (stage, each) in enumerate(zip(config.stages, _stages(config), strict=True), 1):
         for key, path in _own_paths(each):
-            if path not in seen:
-                yield f"stages.{number}.{key}" if number else key, path
-            seen.add(path)
+            # data.root is given at the top level, but its corpora may be read by this stage only.
+            if key == "data.root" or _sets(stage, key):
+                found.setdefault(path, f"stages.{number}.{key}")
+    yield from ((key, path) for path, key in found.items())
+
+
+def _sets(stage: StageConfig, key: str) -> bool:
+    section, name = key.split(".")[:2]
+    return name.partition("[")[0] in stage.tree().get(section, {})
 
 
 def _stages(config: Config) -> tuple[Config, ...]:
@@ -53,8 +61,8 @@ def _own_paths(config: Config) -> Iterator[tuple[str, str]]:
         for number, source in enumerate(getattr(data, split)):
             if not (source.format == "huggingface" and not Path(source.path).is_absolute()):
                 yield f"data.{split}[{number}].path", source.path
-    for number, file in enumerate(data.decontaminate):
-        yield f"data.decontaminate[{number}]", file
+    for file in data.decontaminate:
+        yield "data.decontaminate", file
     if _reads_root(config) and data.root:
         yield "data.root", data.root
     if data.template.endswith(TEMPLATE_FILES):

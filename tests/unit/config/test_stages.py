@@ -70,6 +70,17 @@ def test_weights_and_tokenizer_are_those_of_the_stage_before(tmp_path: Path) -> 
     assert {each.model.name for each in checkable((pre, pairs, post))} == {"smollm2-135m-instruct"}
 
 
+def test_no_stage_trains_on_a_benchmark_of_any_stage(tmp_path: Path) -> None:
+    overrides = (
+        "data.decontaminate=exam.jsonl",
+        "stages.2.data.decontaminate=[letters.jsonl, exam.jsonl]",
+        "stages.3.data.decontaminate=[]",
+    )
+    found = [each.data.decontaminate for each in stages(tmp_path, *overrides)]
+    assert found == [(f"{tmp_path}/exam.jsonl", f"{tmp_path}/letters.jsonl")] * 3
+    assert [each.data.decontaminate for each in stages(tmp_path)] == [()] * 3
+
+
 def test_paths_of_a_stage_belong_to_the_file(tmp_path: Path) -> None:
     _, pairs, post = stages(tmp_path)
     assert pairs.data.train[0].path == f"{tmp_path}/pairs.jsonl"

@@ -11,12 +11,15 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import tiny
+from margin_spec import margin_spec
 from pyarrow import parquet
 
 from medray.config.data import ColumnsConfig, DataConfig
+from medray.config.method import MethodConfig
 from medray.data.index.membership import SplitIndex, join
 from medray.data.index.row_index import RangeIndex, index_range
 from medray.data.index.sources import FileSource
+from medray.data.index.text_overlap import Benchmarks
 from medray.data.readers import format_of
 from medray.data.shards.shard_task import encode_shard, shard_records
 from medray.data.shards.token_split import TokenSet
@@ -170,6 +173,23 @@ def test_rationales_and_entities_are_counted(tmp_path: Path) -> None:
     ]
     index = tiny.index(jsonl(tmp_path / "a.jsonl", made), 2)
     assert (index.rows, index.with_rationale, index.with_entities) == (3, 1, 2)
+
+
+def test_a_method_with_several_answers_per_prompt_compares_prompts_with_benchmarks(tmp_path: Path) -> None:
+    exam = " ".join(f"word{number}" for number in range(13))
+    other = "What helps?"
+    rows = [
+        {"prompt": asked, "chosen": chosen, "rejected": rejected}
+        for asked, chosen, rejected in ((f"Q: {exam}", "a", "b"), (other, exam, "b"), (other, "a", exam))
+    ]
+    benchmarks = Benchmarks.of([{"question": exam}])
+    pairs = index_range(
+        jsonl(tmp_path / "pairs.jsonl", rows), 0, None, 8, benchmarks, method=margin_spec(MethodConfig())
+    )
+    assert pairs.contaminated.tolist() == [True, False, False]
+    plain = [{"input": each["prompt"], "label": each["chosen"]} for each in rows]
+    trained = index_range(jsonl(tmp_path / "rows.jsonl", plain), 0, None, 8, benchmarks)
+    assert trained.contaminated.tolist() == [True, True, False]
 
 
 def test_an_index_is_read_as_it_was_written(tmp_path: Path) -> None:
