@@ -223,6 +223,11 @@ class DataConfig(Section):
         ge=1,
     )
     max_label_tokens: int = key(512, "Longest label; a longer one is cut.", ge=1)
+    drop_longer_than: int | None = key(
+        None,
+        "Drop training rows whose prompt and answer together have at least this many tokens before anything is cut.",
+        ge=1,
+    )
     max_rationale_tokens: int = key(512, "Longest rationale; a longer one is cut.", ge=1)
     max_rejects: float = key(
         0.01, "Largest share of bad rows that a run accepts.", ge=0, le=1, resumable=True

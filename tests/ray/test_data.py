@@ -104,6 +104,24 @@ def test_every_kind_of_file_ends_in_the_same_kind_of_shard(connected: Any, tmp_p
     assert not (Path(tokens.folder).parent / "converted").exists(), "text of patients is not left behind"
 
 
+def test_rows_of_too_many_tokens_are_dropped_before_shards_are_cut(connected: Any, tmp_path: Path) -> None:
+    file = str(tiny.write_jsonl(tmp_path / "train.jsonl", tiny.rows(30)))
+    tokenizer = str(tiny.tokenizer(tmp_path))
+    data: dict[str, Any] = {"train": file, "tokenizer": tokenizer, "max_input_tokens": 999}
+    plain = prepared(config(tmp_path, data=data))["train"]
+    store = plain.store()
+    lengths = {
+        str(store.text(shard, row, "id")): int(store.counts(shard, "label", "length")[row])
+        for shard, row in plain.rows()
+    }
+    limit = sorted(lengths.values())[20]
+    made = config(tmp_path, data=data | {"drop_longer_than": limit})
+    found = prepared(made)["train"]
+    assert ids(found) == [name for name, length in lengths.items() if length < limit]
+    assert found.index.dropped == {"too long": sum(length >= limit for length in lengths.values())}
+    assert ready(made, "causal", None) is not None
+
+
 @pytest.mark.long
 def test_two_runs_that_prepare_at_once_make_the_same_shards(connected: Any, tmp_path: Path) -> None:
     import ray

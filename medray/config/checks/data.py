@@ -35,6 +35,13 @@ def check_data(config: Config, *, seq2seq: bool) -> None:
     _check_lengths(data)
     _check_batches(config, seq2seq)
     _check_metrics(config)
+    if data.drop_longer_than is not None and data.tokenizer == "train":
+        raise InputError(
+            "rows are dropped by their length before the tokenizer is trained, so their tokens cannot be counted",
+            key="data.drop_longer_than",
+            value=data.drop_longer_than,
+            fix="use an existing tokenizer (data.tokenizer), or remove the key",
+        )
 
 
 def _check_sources(data: DataConfig) -> None:

@@ -151,6 +151,7 @@ def join(
         keep[mask] = False
 
     drop(rows.contaminated, "in a benchmark")
+    drop(rows.too_long, "too long")
     repeats = _later(rows.pairs, keep)
     if data.duplicates == "drop":
         drop(repeats, "duplicate")
@@ -185,6 +186,7 @@ class _Rows:
         ranges = [part for source in sources for part in source.ranges]
         self.good = _joined(ranges, "good", bool)
         self.contaminated = _joined(ranges, "contaminated", bool)
+        self.too_long = _joined(ranges, "too_long", bool)
         self.with_rationale = _joined(ranges, "with_rationale", bool)
         self.with_entities = _joined(ranges, "with_entities", bool)
         self.ids = _joined(ranges, "ids", np.uint64)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -40,6 +40,7 @@ _NO_USUAL_NAME = {
     **dict.fromkeys(("parquet", "huggingface"), _NO_USUAL_COLUMN),
 }
 _MOST_COLUMNS, MOST_TYPES = 200, 10_000  # upper limits of the names that are kept
+MEASURED_AT_ONCE = 256  # rows that are tokenized together
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,7 @@ class RangeIndex:
     the group (of the input if there is no group). labels: hashes of the text to be written, 0 if that is empty or an
     empty list. contaminated: whether the row shares words with a benchmark. types_seen: types of the entities or
     relations, whichever are in the answer. left_out: the reason of each well-formed row that teaches nothing.
+    too_long: whether data.drop_longer_than drops the row.
     """
 
     chunks: list[Chunk]
@@ -76,6 +78,7 @@ class RangeIndex:
     groups: np.ndarray
     labels: np.ndarray
     contaminated: np.ndarray
+    too_long: np.ndarray
     with_rationale: np.ndarray
     with_entities: np.ndarray
     columns_seen: list[str] = field(default_factory=list)
@@ -143,11 +146,12 @@ def index_range(
     benchmarks: Benchmarks | None = None,
     extraction: ExtractionConfig = ExtractionConfig(),  # noqa: B008
     method: MethodSpec | None = None,
+    long_rows: Callable[[Sequence[Record]], np.ndarray] | None = None,
 ) -> RangeIndex:
     """Index the rows of a source from `start` to `stop`. Row numbers and lines count from the start of the range.
 
     extraction: the kind of answer that documents with entities have. method: decides which fields a row needs, and
-    when two rows are the same; None: the default method.
+    when two rows are the same; None: the default method. long_rows: says which of some records are too long; None: none.
     """
     method = method or spec_of(MethodConfig())
     chunks: list[Chunk] = []
@@ -156,6 +160,8 @@ def index_range(
     rows: list[tuple[bool, int, int, int, int, int, bool, bool, bool]] = []
     seen: set[str] = set()
     types: set[str] = set()
+    waiting: list[tuple[int, Record]] = []  # rows whose length is not known yet
+    long: list[int] = []
     line, begin, count, position = 0, start, 0, -1
     reading = source.read(start, stop)
     for found in reading:
@@ -175,6 +181,11 @@ def index_range(
             record = parse(row, source.columns, form=source.form, source="", number=0)
             _check_fits(record, method)
             rows.append(_identity(record, benchmarks, extraction, method))
+            if long_rows is not None:
+                waiting.append((len(rows) - 1, record))
+                if len(waiting) == MEASURED_AT_ONCE:
+                    long += _long(waiting, long_rows)
+                    waiting = []
             if isinstance(record, Extraction) and len(types) <= MOST_TYPES:
                 named = record.entities if extraction.answer == "entities" else record.relations
                 types.update(each.type for each in named)
@@ -186,6 +197,10 @@ def index_range(
             rejects.append({"file": found.file or source.name, "line": line, "reason": str(reason)})
     if count:
         chunks.append(Chunk(begin, len(rows) - count, count))
+    if long_rows is not None and waiting:
+        long += _long(waiting, long_rows)
+    too_long = np.zeros(len(rows), bool)
+    too_long[long] = True
     table = list(zip(*rows, strict=True)) if rows else [()] * 9
     kinds = (bool, *[np.uint64] * 5, bool, bool, bool)
     good, ids, inputs, pairs, groups, labels, contaminated, rationale, entities = (
@@ -203,12 +218,21 @@ def index_range(
         groups=groups,
         labels=labels,
         contaminated=contaminated,
+        too_long=too_long,
         with_rationale=rationale,
         with_entities=entities,
         columns_seen=sorted(seen),
         types_seen=sorted(types),
         left_out=left_out,
     )
+
+
+def _long(
+    waiting: Sequence[tuple[int, Record]], long_rows: Callable[[Sequence[Record]], np.ndarray]
+) -> list[int]:
+    """Return the numbers of the rows that are too long."""
+    found = long_rows([record for _, record in waiting])
+    return [number for (number, _), is_long in zip(waiting, found, strict=True) if is_long]
 
 
 def _check_fits(record: Record, method: MethodSpec) -> None:

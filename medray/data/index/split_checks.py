@@ -21,6 +21,7 @@ STAGES = {
         "data.decontaminate",
         "set data.decontaminate to other benchmark files, or use training data that is not in them",
     ),
+    "too long": ("data.drop_longer_than", "set data.drop_longer_than to a larger number, or remove the key"),
     "duplicate": ("data.duplicates", "set data.duplicates: keep"),
     "not in the subsample": ("data.subsample", "set data.subsample to a larger share"),
     "in validation too": (

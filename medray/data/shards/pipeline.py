@@ -41,6 +41,7 @@ from medray.data.shards.preparation import (
     REJECTS,
     SPLITS,
     Preparation,
+    long_rows,
     manifests,
     read_indexes,
 )
@@ -211,7 +212,7 @@ class Pipeline:
     def _index_ranges(self, group: Mapping[str, Sequence[Source]]) -> Parts:
         shard_rows = self.config.data.shard_rows
         benchmarks, extraction = _benchmarks(self.config.data.decontaminate), extraction_of(self.config)
-        method = spec_of(self.config.method)
+        method, long = spec_of(self.config.method), long_rows(self.config, *self._model)
         items = [
             {"split": split, "source": number, "range": place, "start": start, "stop": stop}
             for split, members in group.items()
@@ -229,6 +230,7 @@ class Pipeline:
                 benchmarks if item["split"] == "train" else None,
                 extraction,
                 method,
+                long.among if long and item["split"] == "train" else None,
             )
             return {name: item[name] for name in ("split", "source", "range")} | {"part": found.to_bytes()}
 

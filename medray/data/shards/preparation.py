@@ -22,6 +22,7 @@ from medray.data.index.membership import SplitIndex
 from medray.data.index.sources import FileSource, Source, extraction_of, sources
 from medray.data.index.split_checks import check_split
 from medray.data.shards.fingerprint import content_hashes, membership_key, token_key
+from medray.data.shards.long_rows import LongRows
 from medray.data.shards.seal import MANIFEST, is_sound
 from medray.data.shards.shard_file import shard_path
 from medray.data.shards.split_summary import read_manifest
@@ -89,6 +90,8 @@ class Preparation:
                 for path in files.expand(pattern, key="data.decontaminate")
             ],
         }
+        if config.data.drop_longer_than is not None:
+            extra["drop_longer_than"] = config.data.drop_longer_than  # the token key has the rest
         if (rules := _row_rules(spec_of(config.method))) is not None:
             extra["rows"] = rules
         formats = {split: _formats(group) for split, group in self.sources.items()}
@@ -97,10 +100,7 @@ class Preparation:
         membership = membership_key(config, known, extra)
         place = tokenizer_place(config, model_folder)
         if place is not None:
-            named = str(config.model.name if config.data.tokenizer == "model" else config.data.tokenizer)
-            self.tokenizer = storage.at(
-                named if storage.is_remote(named) else place
-            )  # each node fetches its copy
+            self.tokenizer = _on_every_node(config, place)
             identity = tokenizer_hash(place) if Path(place).is_dir() else place
             # Older shards have targets without their first token, and reasoning after an empty one.
             if architecture == "seq2seq" and wraps_texts(place):
@@ -123,6 +123,20 @@ class Preparation:
             index=index,
             weights=self.weights if split == "train" else (),
         )
+
+
+def long_rows(config: Config, architecture: str, model_folder: str | None) -> LongRows | None:
+    """Return the test for rows that are dropped for their length; None if none is dropped."""
+    limit, tokenizer = config.data.drop_longer_than, tokenizer_place(config, model_folder)
+    if limit is None or tokenizer is None:  # the second is refused by the checks of the config
+        return None
+    return LongRows.of(limit, str(_on_every_node(config, tokenizer)), encode_spec(config, architecture))
+
+
+def _on_every_node(config: Config, local: str) -> StoragePath:
+    """Return where any node finds the tokenizer that is at `local` here. From a bucket, each node fetches its own copy."""
+    named = str(config.model.name if config.data.tokenizer == "model" else config.data.tokenizer)
+    return storage.at(named if storage.is_remote(named) else local)
 
 
 def ready(config: Config, architecture: str, model_folder: str | None) -> dict[str, TokenSet] | None:

@@ -7,7 +7,7 @@ from contextlib import closing
 from dataclasses import replace
 
 from medray import storage
-from medray.data.encode.encoder import Encoder
+from medray.data.encode.encoder import Encoder, EncodeSpec
 from medray.data.encode.render import reference
 from medray.data.index.membership import ShardSpec
 from medray.data.index.row_index import records
@@ -45,7 +45,7 @@ def encode_shard(
 
     truth: whether reference answers are written too. tokenizer: a pickled tokenizer; None: load it here.
     """
-    encoder = _encoder(token_set, tokenizer)
+    encoder = encoder_of(token_set.tokenizer, token_set.spec, tokenizer)
     found = shard_records(source, shard)
     write_shard(
         storage.at(token_set.folder),
@@ -70,10 +70,13 @@ def _renamed(record: Record, ordinal: int) -> Record:
 _ENCODERS: dict[str, Encoder] = {}
 
 
-def _encoder(token_set: TokenSet, tokenizer: bytes | None) -> Encoder:
-    """Return the encoder of this process, which is kept: creating one costs more than reading a shard."""
-    key = f"{token_set.tokenizer} {token_set.spec}"
+def encoder_of(tokenizer: str, spec: EncodeSpec, pickled: bytes | None = None) -> Encoder:
+    """Return the encoder of this process, which is kept: creating one costs more than reading a shard.
+
+    tokenizer: as in a token set. pickled: the same tokenizer, which then is not loaded.
+    """
+    key = f"{tokenizer} {spec}"
     if key not in _ENCODERS:
-        loaded = pickle.loads(tokenizer) if tokenizer else load_tokenizer(token_set.tokenizer)
-        _ENCODERS[key] = Encoder(loaded, token_set.spec)
+        loaded = pickle.loads(pickled) if pickled else load_tokenizer(tokenizer)
+        _ENCODERS[key] = Encoder(loaded, spec)
     return _ENCODERS[key]
