@@ -44,6 +44,20 @@ class OptimizerGroup(Section):
         return self
 
 
+# Names of other frameworks → (what is wrong, fix). Spelling alone would lead to an optimizer with other moments.
+_OTHER_OPTIMIZERS = {
+    "paged_adamw_4bit": (
+        "there is no AdamW whose moments have 4 bits: neither bitsandbytes nor transformers has an optimizer of this name, "
+        "which the DFPO system was published with",
+        "use paged_adamw_8bit, whose moments have the fewest bits, or paged_adamw for moments in full",
+    ),
+    "paged_adamw_32bit": (
+        "this is a name of transformers; without a number, the moments have 32 bits",
+        "use paged_adamw",
+    ),
+}
+
+
 class OptimizerConfig(Section):
     """The optimizer and its learning rate."""
 
@@ -62,6 +76,13 @@ class OptimizerConfig(Section):
     )
     betas: tuple[Beta, Beta] = key((0.9, 0.999), "Decay rates of the two moments.")
     eps: float = key(1e-8, "Constant added to the square root of the second moment.", gt=0)
+
+    @field_validator("name", mode="before")
+    @classmethod
+    def _is_ours(cls, value: object) -> object:
+        if isinstance(value, str) and value in _OTHER_OPTIMIZERS:
+            raise ValueError(*_OTHER_OPTIMIZERS[value])
+        return value
 
 
 class SchedulerConfig(Section):

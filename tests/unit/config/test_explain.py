@@ -122,6 +122,13 @@ def test_names_of_other_projects_lead_to_keys_that_exist() -> None:
             "Fix: use a number that is at least 1, or remove the key to use its default",
         ),
         ("train: {precision: int8}", "Fix: set train.precision: auto, its default"),
+        (
+            "train: {optimizer: {name: paged_adamw_4bit}}",
+            "neither bitsandbytes nor transformers has an optimizer",
+        ),
+        ("train: {optimizer: {name: paged_adamw_4bit}}", "Fix: use paged_adamw_8bit, whose moments"),
+        ("train: {optimizer: {name: paged_adamw_32bit}}", "Fix: use paged_adamw"),
+        ("train: {optimizer: {name: adam}}", "Fix: did you mean adamw?"),
         ("train: {optimizer: {betas: [0.9]}}", "Fix: set train.optimizer.betas: [0.9, 0.999], its default"),
         (
             "train: {optimizer: {groups: [{lr: 1.0}]}}",
