@@ -17,18 +17,21 @@ from ray.train.torch import TorchTrainer
 
 from medray import storage
 from medray.config.cluster import ClusterConfig
-from medray.errors import InputError, RunFailedError, StoppedError
+from medray.errors import MedrayError, RunFailedError, StoppedError
 from medray.storage import StoragePath
 from medray.train.driver.data_phase import Encoding
 from medray.train.driver.observer import Observer, RunObserver
 from medray.train.driver.one_machine import OneMachineConfig, on_loopback
 from medray.train.driver.run_ledger import RunLedger
 from medray.train.failure import FailureNews, first_failure, lost_controller
+from medray.train.loop.finish import WorkerResult
 from medray.train.loop.interruption import PREEMPTED
 from medray.train.loop.worker import worker
 from medray.train.prepare import Resources
 from medray.train.side_thread import SideThread
 from medray.train.worker_plan import WorkerPlan
+
+Returned = WorkerResult | MedrayError | None  # of rank 0
 
 POLL_SECONDS = 0.2
 # A report of a checkpoint is a barrier that costs one poll of Ray Train's controller, 2 s by default.
@@ -44,7 +47,7 @@ def fit(
     encoding: Encoding,
     observer: RunObserver,
     callbacks: Sequence[Any],
-) -> dict[str, Any]:
+) -> WorkerResult:
     """Run the workers of a plan to their end and return the result of rank 0.
 
     Raises InputError and RunFailedError, including those that a worker has returned.
@@ -58,9 +61,7 @@ def fit(
     return result_of(returned)
 
 
-def with_restarts(
-    start: Callable[[], dict[str, Any] | None], max_failures: int, observer: Observer
-) -> dict[str, Any] | None:
+def with_restarts(start: Callable[[], Returned], max_failures: int, observer: Observer) -> Returned:
     """Start Ray Train, and start it again if its workers left a node or if its controller was lost.
 
     Ray Train restarts a failed group. But it treats workers that leave a node as finished, and it does not survive some
@@ -81,20 +82,17 @@ def with_restarts(
                 ) from error
             observer.phase("restart", first_failure(error))
             continue
-        if not returned or returned.get("status") != PREEMPTED:
+        if not isinstance(returned, WorkerResult) or returned.status != PREEMPTED:
             return returned
         observer.phase("restart", "on the nodes that stay")
 
 
-def result_of(returned: dict[str, Any] | None) -> dict[str, Any]:
+def result_of(returned: Returned) -> WorkerResult:
     """Return the result of rank 0, or raise the error that a worker returned as a value."""
-    if not returned:
-        raise RunFailedError("the workers ended without a result")
-    if "input_error" in returned:
-        what, file, key, value, fix = returned["input_error"]
-        raise InputError(what, file=file, key=key, value=value, fix=fix)
-    if "run_error" in returned:
-        raise RunFailedError(returned["run_error"])
+    if returned is None:
+        raise RunFailedError("the workers ended without a result. Run the same command again to resume")
+    if isinstance(returned, MedrayError):
+        raise returned
     return returned
 
 
@@ -119,7 +117,7 @@ def fit_once(
     encoding: Encoding,
     observer: RunObserver,
     callbacks: Sequence[Any],
-) -> dict[str, Any] | None:
+) -> Returned:
     """Run Ray Train in a side thread and show the workers' news until it ends. Returns what rank 0 returned."""
     config = plan.config
     per_worker = {"CPU": granted.cpus} | ({"GPU": granted.gpus} if granted.gpus else {})
@@ -151,7 +149,7 @@ def fit_once(
         encoding.done()
     ledger.show_news()
     observer.beat()
-    returned: dict[str, Any] | None = thread.result().return_value
+    returned: Returned = thread.result().return_value
     return returned
 
 

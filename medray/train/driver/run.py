@@ -140,9 +140,9 @@ def _run(
             worker_result = fit(plan, granted, ledger, encoding, observer, callbacks)
         after: dict[str, float] = {}
         samples: list[TextSample] = []
-        if worker_result["status"] != STOPPED:  # now, because the evaluation below takes a while and may fail
+        if worker_result.status != STOPPED:  # now, because the evaluation below takes a while and may fail
             write_card(plan, early_summary(plan, worker_result), encoding.manifests(observer))
-        if worker_result["status"] != STOPPED and plan.validation is not None:
+        if worker_result.status != STOPPED and plan.validation is not None:
             observer.phase("evaluation", "the export")
             with timings.of("evaluate"):
                 after, samples = evaluate_export(plan, granted, observer.beat)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import ray
@@ -10,6 +10,7 @@ import ray
 from medray.tracking import LedgerLine
 from medray.train.driver.observer import RunObserver
 from medray.train.export.evaluation import at_exported_step
+from medray.train.loop.finish import WorkerResult
 
 POLL_SECONDS = 10
 CLOSE_SECONDS = 90  # more than the ledger takes in any case
@@ -38,13 +39,13 @@ class RunLedger:
         if reason := self._observer.stop.reason:
             self.actor.request_stop.remote(reason)
 
-    def log_last_evaluation(self, worker_result: Mapping[str, Any], after: dict[str, float]) -> None:
+    def log_last_evaluation(self, worker_result: WorkerResult, after: dict[str, float]) -> None:
         """Log the export's metrics as the evaluation of the step that it has the weights of, under the same names."""
         if not after:
             return
         record = {
-            "step": worker_result["exported"],
-            "metrics": at_exported_step(worker_result["evaluated"], after),
+            "step": worker_result.exported,
+            "metrics": at_exported_step(worker_result.evaluated, after),
         }
         try:
             LedgerLine(self.actor).last_evaluation(record)

@@ -5,16 +5,16 @@ from __future__ import annotations
 import gc
 import sys
 import time
-from dataclasses import asdict
 from typing import Any
 
 import ray
 import ray.train
 
 from medray.data.shards.seal import DamagedShardError
-from medray.errors import InputError, MedrayError
+from medray.errors import InputError, MedrayError, RunFailedError
 from medray.tracking.ledger_line import LedgerLine
 from medray.train.engine import choose_accelerator
+from medray.train.loop.finish import WorkerResult
 from medray.train.loop.training import run
 from medray.train.worker_plan import WorkerPlan
 
@@ -63,23 +63,22 @@ class LedgerReporter:
         ray.train.report(metrics)
 
 
-def worker(payload: dict[str, Any]) -> dict[str, Any]:
+def worker(payload: dict[str, Any]) -> WorkerResult | MedrayError:
     """Train on one rank; TorchTrainer calls this. Errors that medray explains are returned, because a retry fixes none."""
     plan: WorkerPlan = payload["plan"]
     import_libraries(plan, ray.train.get_context().get_world_size())
     try:
-        outcome = run(plan, LedgerReporter(payload["ledger"]))
+        return run(plan, LedgerReporter(payload["ledger"]))
     except DamagedShardError as error:
         # Other ranks may have read the shard a moment earlier and wait for this rank. Ray ends them,
         # and the next start reports the reason.
         if ray.train.get_context().get_world_size() > 1:
             raise
-        return {"run_error": str(error)}
+        return RunFailedError(str(error))
     except InputError as error:
-        return {"input_error": error.args}
+        return error
     except MedrayError as error:
-        return {"run_error": str(error)}
-    return asdict(outcome)
+        return RunFailedError(str(error))
 
 
 def import_libraries(plan: WorkerPlan, world_size: int) -> None:

@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import platform
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from medray.tracking.step_file import read_records
 from medray.train.export.card import write_card
 from medray.train.export.collapse import Answer, Evidence, warnings
 from medray.train.export.evaluation import TextSample, at_exported_step
+from medray.train.loop.finish import WorkerResult
 from medray.train.loop.training import TRAINED
 from medray.train.run_folder.files import RunResult, attempts, folder_of, number
 from medray.train.run_folder.finished_run import FinishedRun
@@ -32,7 +34,7 @@ PACKAGES = (*SAME_VERSIONS, "mlflow")
 
 def write_results(
     plan: WorkerPlan,
-    worker_result: dict[str, Any],
+    worker_result: WorkerResult,
     after: dict[str, float],
     samples: Sequence[TextSample],
     driver_seconds: dict[str, float],
@@ -42,14 +44,14 @@ def write_results(
     """Write the result files, and return the folder and the summary. Raises RunFailedError if nothing was trained."""
     folder, config = storage.at(plan.run_folder), plan.config
     steps, evaluations = read_records(folder / STEPS_FILE), read_records(folder / EVALS_FILE)
-    progress = worker_result["progress"]
-    if worker_result["status"] == TRAINED and not (progress["samples"] and progress["loss_tokens"] and steps):
+    progress = worker_result.progress
+    if worker_result.status == TRAINED and not (progress.samples and progress.loss_tokens and steps):
         raise RunFailedError(
-            f"nothing was trained: {progress['samples']} samples, {progress['loss_tokens']} tokens with loss"
+            f"nothing was trained: {progress.samples} samples, {progress.loss_tokens} tokens with loss"
         )
-    seconds = _seconds(worker_result["seconds"], driver_seconds, total_seconds, steps)
+    seconds = _seconds(worker_result.seconds, driver_seconds, total_seconds, steps)
     first: dict[str, float] = next((line.get("metrics", {}) for line in evaluations if line["step"] == 0), {})
-    last = at_exported_step(worker_result["evaluated"], after)
+    last = at_exported_step(worker_result.evaluated, after)
     export = {name: value for name, value in after.items() if last[name] != value}
     tokens, computed = (
         int(sum(number(line, name) for line in steps)) for name in ("tokens", "computed_tokens")
@@ -57,10 +59,10 @@ def write_results(
     batches = plan.train.plan(config)
     summary = {
         "name": config.run.name,
-        "status": worker_result["status"],
+        "status": worker_result.status,
         **early_summary(plan, worker_result),
-        "passes": {name: round(share, 4) for name, share in _passes(plan, batches, progress["step"]).items()},
-        "loss_tokens": progress["loss_tokens"],
+        "passes": {name: round(share, 4) for name, share in _passes(plan, batches, progress.step).items()},
+        "loss_tokens": progress.loss_tokens,
         "train_loss_first": steps[0].get("loss") if steps else None,
         "train_loss_last": steps[-1].get("loss") if steps else None,
         "eval": {"before": first, "after": last} | ({"export": export} if export else {}),
@@ -79,7 +81,7 @@ def write_results(
         "tokens_per_second": round(tokens / seconds["train"], 3) if seconds["train"] else None,
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
         "restarts": max(attempts(folder) - 1, 0),
-        "memory": worker_result["memory"],
+        "memory": worker_result.memory and asdict(worker_result.memory),
     }
     if samples:
         storage.write(
@@ -98,26 +100,26 @@ def write_results(
         lengths=lengths,
         samples=shown if config.tracking.show_text else None,
     )
-    if worker_result["exported"] is not None:
+    if worker_result.exported is not None:
         write_card(plan, summary, manifests)
     # summary.json is last: with it the run is done, and no later start writes a missing file.
     storage.write(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
     return RunResult(folder, summary)
 
 
-def early_summary(plan: WorkerPlan, worker_result: dict[str, Any]) -> dict[str, Any]:
+def early_summary(plan: WorkerPlan, worker_result: WorkerResult) -> dict[str, Any]:
     """Return the values of the model card before the export is evaluated, named as in summary.json."""
-    progress = worker_result["progress"]
+    progress = worker_result.progress
     return {
-        "steps": progress["step"],
-        "exported_step": worker_result["exported"],
-        "epochs": round(plan.train.plan(plan.config).epoch(progress["step"]), 4),
-        "samples": progress["samples"],
-        "tokens": progress["tokens"],
-        "world_size": worker_result["world_size"],
-        "order_sha256": progress["order"],
-        "eval": {"after": worker_result["evaluated"]},
-        "parameters": {"total": worker_result["parameters"], "trainable": worker_result["trainable"]},
+        "steps": progress.step,
+        "exported_step": worker_result.exported,
+        "epochs": round(plan.train.plan(plan.config).epoch(progress.step), 4),
+        "samples": progress.samples,
+        "tokens": progress.tokens,
+        "world_size": worker_result.world_size,
+        "order_sha256": progress.order,
+        "eval": {"after": worker_result.evaluated},
+        "parameters": {"total": worker_result.parameters, "trainable": worker_result.trainable},
         "versions": versions(),
     }
 

@@ -8,11 +8,12 @@ import pytest
 from ray.exceptions import ActorDiedError, OutOfMemoryError
 from ray.train import ControllerError
 
-from medray.errors import InputError, RunFailedError
+from medray.errors import InputError, MedrayError, RunFailedError
 from medray.train.driver import fit
+from medray.train.loop.finish import WorkerResult
+from medray.train.loop.step import Progress
 
-DONE: dict[str, Any] = {"status": "done"}
-LEFT: dict[str, Any] = {"status": "preempted"}
+DONE, LEFT = (WorkerResult(status, Progress(), None, {}) for status in ("done", "preempted"))
 FULL = ControllerError(OutOfMemoryError("killed due to the node running low on memory"))
 
 
@@ -27,14 +28,14 @@ class Phases:
         pass
 
 
-def run(answers: list[Any], max_failures: int = 2) -> tuple[dict[str, Any], list[str]]:
+def run(answers: list[Any], max_failures: int = 2) -> tuple[WorkerResult, list[str]]:
     """Return the run's result of Ray Train's answers, one for each start, and what was told."""
 
-    def once() -> dict[str, Any] | None:
+    def once() -> fit.Returned:
         answer = answers.pop(0)
-        if isinstance(answer, Exception):
+        if isinstance(answer, Exception) and not isinstance(answer, MedrayError):
             raise answer
-        found: dict[str, Any] | None = answer
+        found: fit.Returned = answer
         return found
 
     phases = Phases()
@@ -61,6 +62,6 @@ def test_what_another_start_cannot_fix_ends_the_run() -> None:
     with pytest.raises(RunFailedError, match="without a result"):
         run([None, DONE])
     with pytest.raises(RunFailedError, match="a loss that is no number"):
-        run([{"run_error": "a loss that is no number"}, DONE])
+        run([RunFailedError("a loss that is no number"), DONE])
     with pytest.raises(InputError, match="too many rows"):
-        run([{"input_error": ("too many rows", None, "data.train", 3, "fewer")}, DONE])
+        run([InputError("too many rows", key="data.train", value=3, fix="fewer"), DONE])

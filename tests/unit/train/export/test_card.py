@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from contextlib import nullcontext
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -202,7 +202,7 @@ def test_a_run_writes_the_card_of_its_export(tmp_path: Path) -> None:
     assert found.generation["max_new_tokens"] == 7
     assert found.generation["num_beams"] == 2
     (folder / "steps.jsonl").write_text("".join(json.dumps(one) + "\n" for one in finished.steps))
-    result = results.write_results(made, asdict(done), {"rouge1": 12.5}, [], {"fit": 1.0}, 2.0, {})
+    result = results.write_results(made, done, {"rouge1": 12.5}, [], {"fit": 1.0}, 2.0, {})
     assert result.summary["exported_step"] == 2
     card = (folder / "export" / "README.md").read_text()
     for fact in ("base_model: org/tiny", "| base | org/tiny |", "0a" * 20, "lora rank 2", "'predict:\\n'", example(found),

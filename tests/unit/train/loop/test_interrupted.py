@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -174,7 +174,7 @@ def test_the_summary_is_the_last_file_of_a_run(
     monkeypatch.setattr(results, "write_report", full)
     seconds = {"train": 1.0}
     with pytest.raises(OSError, match="No space"):
-        results.write_results(made, asdict(done), {}, [], seconds, 2.0, {})
+        results.write_results(made, done, {}, [], seconds, 2.0, {})
     assert not (folder / "summary.json").exists()
 
 
@@ -191,7 +191,7 @@ def test_a_run_that_trained_nothing_fails(
     folder.joinpath("steps.jsonl").write_text(
         "".join(json.dumps(record | {"step": step + 1}) + "\n" for step in range(lines))
     )
-    done = asdict(WorkerResult("done", progress, 3, {}))
+    done = WorkerResult("done", progress, 3, {})
     if samples and loss_tokens and lines:
         results.write_results(made, done, {}, [], {}, 2.0, {})
         summary = json.loads((folder / "summary.json").read_text())

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import tiny
 from recorder import Recorder
@@ -30,7 +28,7 @@ def test_a_destroyed_model_is_done_with_warnings(tmp_path: Path) -> None:
         train={"zero_stage": 0, "optimizer": {"lr": 100.0}, "scheduler": {"warmup_steps": 1}},
         eval={"at_start": True, "metrics": ["rouge"], "generation": {"rows": 0}},
     )
-    outcome: dict[str, Any] = asdict(training.run(plan, recorder))
+    outcome = training.run(plan, recorder)
     for name, records in (("steps.jsonl", recorder.steps), ("evals.jsonl", recorder.evaluations)):
         (folder / name).write_text("".join(json.dumps(record) + "\n" for record in records))
     samples = [TextSample(str(number), "a prompt", f"note {number}", "") for number in range(4)]
