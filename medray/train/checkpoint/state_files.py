@@ -152,7 +152,7 @@ class StateReader:
         if filled != stop - start or not each_once:
             raise RunFailedError(
                 f"the checkpoint holds {filled} of {stop - start} values of {kind} {name}: it belongs to a different "
-                "model or adapter"
+                "model or adapter. Fix: restore the model of the run, or start from the beginning with --overwrite"
             )
         return found
 

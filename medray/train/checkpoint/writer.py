@@ -158,7 +158,10 @@ class CheckpointWriter:
 
     def _check(self) -> None:
         if self._agree(int(self._failure is not None)):
-            raise RunFailedError(self._failure or "another worker could not write its file of a checkpoint")
+            raise RunFailedError(
+                self._failure
+                or "another worker could not write its file of a checkpoint. Fix: check the storage, then run the same command again"
+            )
 
     def _agree(self, value: int) -> int:
         """Return the sum of a value over all ranks."""

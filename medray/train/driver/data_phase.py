@@ -31,7 +31,10 @@ from medray.train.side_thread import SideThread
 
 POLL_SECONDS = 0.2
 RESTARTS = 3
-DEATH = f"its process was killed more than {RESTARTS} times; is the node of the driver short of memory?"
+DEATH = (
+    f"its process was killed more than {RESTARTS} times. Fix: give the node of the driver more memory, then run the same "
+    "command again: finished shards are kept"
+)
 
 
 @dataclass
@@ -206,11 +209,16 @@ def result_of(reference: Any, beat: Callable[[], None]) -> Any:
         if isinstance(error.cause, MedrayError):
             raise error.cause from None
         kind = type(error.cause or error).__name__  # its message may quote a record
-        raise RunFailedError(f"the data pipeline failed ({kind}); Ray's logs say where") from error
+        raise RunFailedError(
+            f"the data pipeline failed ({kind}). Fix: look for its traceback in Ray's logs (ray logs, or the dashboard), then run "
+            "the same command again: finished shards are kept"
+        ) from error
     except ray.exceptions.RayActorError as error:
         raise RunFailedError(f"the data pipeline failed: {DEATH}") from error
     except ray.exceptions.RayError as error:
-        raise RunFailedError(f"the data pipeline failed: {last_line(error)}") from error
+        raise RunFailedError(
+            f"the data pipeline failed: {last_line(error)}. Fix: run the same command again: finished shards are kept"
+        ) from error
 
 
 def _described(split: str, tokens: TokenSet) -> str:

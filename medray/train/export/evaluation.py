@@ -67,7 +67,10 @@ def evaluate_export(
     try:
         predictions: Sequence[Prediction] = job.result()
     except Exception as error:
-        raise RunFailedError(f"evaluating the export failed: {last_line(error)}") from error
+        raise RunFailedError(
+            f"evaluating the export failed: {last_line(error)}. Fix: run the same command again, which evaluates it without "
+            "training; eval.batch_size decides how much memory it needs"
+        ) from error
     store = tokens.store()
     references = [reference(store, *row) for row in tokens.rows()[:rows]]
     metrics = score(evaluation.metrics, [found.prediction for found in predictions], references)

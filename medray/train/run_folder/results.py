@@ -47,7 +47,8 @@ def write_results(
     progress = worker_result.progress
     if worker_result.status == TRAINED and not (progress.samples and progress.loss_tokens and steps):
         raise RunFailedError(
-            f"nothing was trained: {progress.samples} samples, {progress.loss_tokens} tokens with loss"
+            f"nothing was trained: {progress.samples} samples, {progress.loss_tokens} tokens with loss. "
+            "Fix: look at what the model sees with medray data inspect"
         )
     seconds = _seconds(worker_result.seconds, driver_seconds, total_seconds, steps)
     first: dict[str, float] = next((line.get("metrics", {}) for line in evaluations if line["step"] == 0), {})
