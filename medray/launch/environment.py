@@ -1,4 +1,4 @@
-"""The environment variables that a launched run gets: those that `launch.env` allows, with secrets kept apart."""
+"""Environment variables that a launched run gets: those that `launch.env` names, with secrets kept apart."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _USER = re.compile(r"[^\s@]@[^\s@]")  # also matches a proxy without a scheme: u
 
 @dataclass(frozen=True)
 class Environment:
-    """The variables of a launched run.
+    """The environment variables of a launched run.
 
-    plain: variables that may be written to a manifest or sent to a job server. secret: variables whose values must not be
-    written to a file, a manifest or a command line.
+    plain: variables that may be written to a manifest or sent to a job server. secret: variables whose values must not
+    be written to a file, a manifest or a command line.
     """
 
     plain: dict[str, str]
@@ -26,7 +26,10 @@ class Environment:
 
 
 def allowed(names: Iterable[str], environ: Mapping[str, str]) -> Environment:
-    """Return the variables of `environ` that `names` allows. A name that ends with * allows all names with that prefix."""
+    """Return the variables of `environ` that `names` allows.
+
+    A name that ends in * allows all variables with that prefix.
+    """
     exact = {name for name in names if not name.endswith("*")}
     starts = tuple(name[:-1] for name in names if name.endswith("*"))
     found = {
@@ -39,5 +42,5 @@ def allowed(names: Iterable[str], environ: Mapping[str, str]) -> Environment:
 
 
 def is_secret(name: str, value: str) -> bool:
-    """Return whether a variable may hold a password or a token: its name says so, or its value has a user or a signature."""
+    """Return whether a variable may contain a password or a token, judging by its name and by the form of its value."""
     return is_secret_name(name) or bool(_KEY.search(name) or _USER.search(value)) or has_credentials(value)

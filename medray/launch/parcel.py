@@ -1,4 +1,4 @@
-"""The config as text for another machine, and the check that this machine sees the paths in it."""
+"""The config as text for another machine, and the check that this other machine can read the paths in it."""
 
 from __future__ import annotations
 
@@ -73,17 +73,17 @@ def _own_paths(config: Config) -> Iterator[tuple[str, str]]:
 
 
 def check_seen(config: Config, seen: Callable[[str], bool], *, where: str, fix: str) -> None:
-    """Raise InputError for the first path that the cluster does not see; URLs are seen everywhere.
+    """Raise InputError for the first path in the config that the cluster cannot read. URLs are readable everywhere.
 
-    seen: returns whether the cluster sees an absolute path. where: name of the cluster for messages. fix: an instruction
-    that works besides using a bucket.
+    seen: function that says whether the cluster can read an absolute path. where: name of the cluster for messages.
+    fix: an instruction, in addition to the use of a bucket.
     """
     for key, path in paths(config):
         if is_url(path) or seen(path):
             continue
         bucket = "s3://bucket/prefix" if key == "run.storage" else f"s3://bucket/{Path(path).name}"
         raise InputError(
-            f"{path} is a path on this machine, which {where} does not see",
+            f"{path} is a path on this machine, which {where} cannot read",
             key=key,
-            fix=f"override it, for example with {key.replace('[0].path', '')}={bucket}; {fix}",
+            fix=f"override this key, for example with {key.replace('[0].path', '')}={bucket}; {fix}",
         )

@@ -1,4 +1,4 @@
-"""The number and the size of the nodes that a run asks for, computed from `cluster:`."""
+"""The number and the size of the nodes that a launched run asks for, computed from `cluster:`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from medray.plan.resources import DATA_CPUS, NodeSupply, Request, Supply, shorta
 
 @dataclass(frozen=True)
 class Shape:
-    """A number of equal nodes. workers: most workers on one node. cpus, gpus: per node."""
+    """A number of equal nodes, with the workers, CPUs and GPUs of each.
+
+    workers: most workers on one node. cpus, gpus: per node.
+    """
 
     nodes: int
     workers: int
@@ -23,10 +26,12 @@ class Shape:
 def shape(
     config: Config, cpus_per_node: int | None = None, *, key: str = "launch.k8s.cpus_per_node"
 ) -> Shape:
-    """Return the nodes of a launched run. Each has one CPU more than its workers need, for Ray Data to read and tokenize.
+    """Compute the nodes of a launched run.
 
-    Without cluster.nodes, workers with GPUs (one GPU per worker) fill nodes of cluster.gpus_per_node, and workers on CPUs
-    share one node. key: the key that sets cpus_per_node. Raises InputError if the workers do not fit.
+    Each has one CPU more than its workers need, for Ray Data to read and tokenize.
+
+    Without cluster.nodes, workers with GPUs (one GPU per worker) fill nodes of cluster.gpus_per_node, and workers on
+    CPUs share one node. key: the key that sets cpus_per_node. Raises InputError if the workers do not fit.
     """
     cluster = config.cluster
     gpus = cluster.gpus_per_node or 0
@@ -51,7 +56,7 @@ def shape(
                 lack.what,
                 key=key,
                 value=cpus_per_node,
-                fix=f"set {key}: {wanted}, or remove the key",
+                fix=f"set {key}: {wanted}, or remove this key",
             )
     return Shape(nodes, workers, cpus_per_node or wanted, gpus)
 

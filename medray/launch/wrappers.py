@@ -1,4 +1,4 @@
-"""The location of the folders slurm/, k8s/ and configs/: in a checkout, or among the data files of the wheel."""
+"""Location of the folders slurm/, k8s/ and configs/: in a checkout, or among the data files of the installed wheel."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The release of a finished run's weights: merged, 4-bit, GGUF or adapter."""
+"""Release: writes the weights of a finished run in other forms (merged, 4-bit, GGUF or as an adapter)."""

@@ -1,4 +1,4 @@
-"""The comparison of written weights with the weights of the run, and what it refuses."""
+"""Comparison of written weights with those of the run, and the decision whether they are too different."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CPU = torch.device("cpu")
 class WeightCheck:
     """Compares written weights with those of a run, which are measured once.
 
-    sample: rows to compare on; None: nothing is compared. notes: gets a sentence where a type that the user chose loses
+    sample: rows to compare on; None: nothing is compared. notes: gets a sentence if a type that the user chose loses
     part of what was trained.
     """
 
@@ -47,7 +47,10 @@ class WeightCheck:
         return self.compare(lambda: load_export(folder, CPU, dtype=torch.float32), done.dtype)
 
     def compare(self, load: Callable[[], Any], dtype: str) -> Comparison | None:
-        """Compare the written weights with the run's. Raises the errors of `_refuse`."""
+        """Compare written weights with those of the run.
+
+        Raises an error if they lose too much; returns None without a sample.
+        """
         if self.sample is None:
             return None
         if self._reference is None:
@@ -78,7 +81,10 @@ class WeightCheck:
         forgotten = found.nearer_to_base and not self.wanted.asks_for_a_type
         exact = found.dtype == "fp32"
         if not found.within_tolerance or forgotten or (exact and lost):
-            raise RunFailedError(f"the written weights differ from those of the run: {found.line()}")
+            raise RunFailedError(
+                f"the written weights differ from those of the run: {found.line()}. Fix: run the command again; if this repeats, "
+                "use another --format"
+            )
         if lost:
             self.notes.append(f"{found.dtype} loses part of what training gained: {found.loss_line()}")
 

@@ -47,10 +47,10 @@ NO_CHECK = "not measured: --no-verify"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Released:
-    """The result of a release.
+    """The result of a release: a folder of weights.
 
-    comparison: None if the user disabled it. checked: a line about the check. files: bytes of each file directly in the
-    folder.
+    comparison: None if the user disabled it. checked: a line about the check. files: size in bytes of each file
+    directly in the folder.
     """
 
     folder: StoragePath
@@ -66,7 +66,8 @@ def release(
     """Write the weights, their tokenizer, model card and the run's records to `target`, completely or not at all.
 
     say: called with messages about the progress. Raises RunFailedError if the written weights differ from those of the
-    run, and InputError if the format cannot be made. For GGUF without its converter, `target` then holds the merged model.
+    run, and InputError if the format cannot be made. For GGUF without its converter, `target` then contains the merged
+    model.
     """
     local = isinstance(target, Path)
     staging = (
@@ -80,7 +81,10 @@ def release(
         released = work.run(target)
         storage.put_tree(staging, target)
     except OSError as error:
-        raise RunFailedError(f"the weights cannot be read or written: {storage.summary(error)}") from error
+        raise RunFailedError(
+            f"the weights cannot be read or written: {storage.summary(error)}. Fix: check the run's storage and the folder "
+            "of --to, then run the command again"
+        ) from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     if wanted.format == "gguf" and (lacking := gguf_file.missing(wanted.gguf_kind)):
@@ -88,7 +92,7 @@ def release(
         merged = target / "merged"
         steps = gguf_file.commands(merged, merged.parent / f"model-{wanted.gguf_kind}.gguf", wanted.gguf_kind)
         raise InputError(
-            f"{lacking} of llama.cpp is not on PATH; the merged model is in {merged}",
+            f"the program {lacking} of llama.cpp is not on PATH; the merged model is in {merged}",
             key="--format",
             value="gguf",
             fix=f"install llama.cpp, and run: {gguf_file.shown(steps)}",
@@ -255,14 +259,17 @@ class _Release:
                 load_tokenizer(str(self.export))
         except InputError:
             raise InputError(
-                "the tokenizer of the run cannot be loaded: a file of it is damaged",
+                "the tokenizer of the run cannot be loaded, because one of its files is damaged",
                 file=file,
                 fix="remove the folder export of the run, and run `medray train` with its config to export again",
             ) from None
 
 
 def base_folder(run: FinishedRun, export: Path) -> Path:
-    """Return the folder of the base's weights; without an adapter, the export. Raises InputError if it is not available."""
+    """Return the folder of the base model's weights; without an adapter, the export.
+
+    Raises InputError if it is not available.
+    """
     if run.adapter is None:
         return export
     source = base_of(export)

@@ -22,7 +22,7 @@ LABEL = loss_of(MethodConfig())
 
 
 class Sample:
-    """Rows of the validation split, evenly spaced; of the training split if the run has no validation split.
+    """Evenly spaced rows of a run's validation split, or of its training split if it has no validation split.
 
     If no token shards are left, the rows are random ids, and there is no loss. words: description of the rows.
     """
@@ -43,7 +43,7 @@ class Sample:
         self.words = f"{len(found.rows)} rows of the {what} ({self._tokens:,} tokens)"
 
     def loss(self, model: Any) -> float | None:
-        """Return the mean loss per token of the label task, in nats; None if no rows are left."""
+        """Return the mean loss per token of the label task, in nats; None if no rows of the run are left."""
         if self._validation is None:
             return None
         device = next(model.parameters()).device

@@ -1,4 +1,4 @@
-"""The options of `medray export`, and what a run or a machine cannot give."""
+"""The options of `medray export`, and the check that a run and this machine support them."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ DEFAULT_GGUF = "q8_0"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Wanted:
-    """The options of `medray export`.
+    """The options of `medray export`: what weights the user wants.
 
-    dtype: type of merged weights; None: the precision of the run. shard_bytes: maximum size of a file. gguf: kind of the
-    GGUF file; None: DEFAULT_GGUF. verify: compare the written weights with the run's.
+    dtype: type of merged weights; None: the precision of the run. shard_bytes: maximum size of a file. gguf: kind of
+    the GGUF file; None: DEFAULT_GGUF. verify: whether to compare the written weights with the run's.
     """
 
     format: str
@@ -34,7 +34,9 @@ class Wanted:
 
     @property
     def asks_for_a_type(self) -> bool:
-        """Return whether the user chose the precision of the weights, and so accepts its loss. nf4 is such a choice."""
+        """Return whether the user chose the type of the weights and so accepts a loss of precision. nf4 is such a
+        choice.
+        """
         return self.dtype is not None or self.gguf is not None or self.format == "nf4"
 
 
@@ -65,15 +67,15 @@ def check_wanted(run: FinishedRun, wanted: Wanted, target: StoragePath) -> None:
         gguf_file.check_package()
         if not isinstance(target, Path) and (lacking := gguf_file.missing(wanted.gguf_kind)):
             raise InputError(
-                f"{lacking} of llama.cpp is not on PATH, and it could not read the merged model from a bucket later",
+                f"the program {lacking} of llama.cpp is not on PATH, and it could not read the merged model from a bucket later",
                 key="--to",
                 value=str(target),
                 fix="install llama.cpp, or use --to with a folder of this machine",
             )
     if target == run.folder or (target.exists() and (not target.is_dir() or any(target.iterdir()))):
         raise InputError(
-            "exists and is not an empty folder",
+            "the target exists and is not an empty folder",
             file=target,
             key="--to",
-            fix="use --to with a new folder, or remove this one",
+            fix="use --to with a new folder, or remove this folder",
         )

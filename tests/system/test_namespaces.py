@@ -165,5 +165,5 @@ def test_a_disk_that_hangs_holds_up_no_doctor(tmp_path: Path) -> None:
         subprocess.run(["umount", "--lazy", str(disk)], check=True, timeout=60)
     assert done.returncode == 1
     found: dict[str, Any] = {row["name"]: row for row in json.loads(done.stdout)["findings"]}
-    assert found["storage"]["detail"] == "no answer within 10 s"
+    assert found["storage"]["detail"] == "the check got no answer within 10 s"
     assert found["python"]["state"] == "ok"

@@ -1,1 +1,1 @@
-"""Checks for `medray doctor`: what a run needs, and whether this machine or every node of a Ray cluster has it."""
+"""Checks for `medray doctor`: whether this machine, or every node of a Ray cluster, has what a run needs."""

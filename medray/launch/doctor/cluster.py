@@ -1,7 +1,8 @@
-"""Run the checks on every node of a Ray cluster, in an actor that needs no CPU and is pinned to the node.
+"""Running of the checks on every node of a Ray cluster, in an actor that needs no CPU and is pinned to the node.
 
-A node that hangs does not delay the others: it is given up if its raylet accepts no connection, if it starts no process,
-or if its checks do not answer in time. The code is pickled by value, so a node without medray can be examined too.
+A node that hangs does not delay the others: it is given up if its raylet (Ray's process on the node) accepts no
+connection, if it starts no process, or if its checks do not answer in time. The code is pickled by value, so a node
+without medray can be examined too.
 """
 
 from __future__ import annotations
@@ -39,7 +40,10 @@ _GONE = "check the node's power, link and firewall, and its raylet.out; then run
 
 @dataclass(frozen=True, kw_only=True)
 class Node:
-    """A node of the cluster. name: its host name, with its address if several nodes have the same host name."""
+    """A node of the Ray cluster.
+
+    name: its host name, followed by its address if several nodes have the same host name.
+    """
 
     name: str
     identity: str
@@ -51,7 +55,7 @@ class Node:
 
 
 class Probe:
-    """An actor that runs the checks on a node. Several threads of the actor call its methods at the same time."""
+    """The actor that runs the checks on one node. Several of its threads run its methods at the same time."""
 
     def __init__(self, address: str) -> None:
         self._source = Source(address)
@@ -76,7 +80,7 @@ class Probe:
 
 
 def cluster(question: Question, emit: Callable[[Finding], None]) -> None:
-    """Examine all nodes of the cluster at question.address. Each finding is passed to `emit` as soon as it is known."""
+    """Check all nodes of the cluster at question.address. Each finding is passed to `emit` as soon as it is known."""
     if problem := _join(question):
         emit(problem)
         return
@@ -95,7 +99,7 @@ def cluster(question: Question, emit: Callable[[Finding], None]) -> None:
             {name: probe.describe.remote() for name, probe in probes.items()},
             START_SECONDS,
             emit,
-            "it did not start a process",
+            "the node did not start a process",
         )
         nodes = [node for node in nodes if node.name in described]
         probes = {node.name: probes[node.name] for node in nodes}
@@ -110,7 +114,7 @@ def _join(question: Question) -> Finding | None:
     address = question.address or ""
     found = _PORT.fullmatch(address)
     if found and (why := connects(found[1], int(found[2]), CONNECT_SECONDS)):
-        return fail("cluster", f"no Ray head at this address: {why}", _HEAD).on(HERE)
+        return fail("cluster", f"there is no Ray head at this address: {why}", _HEAD).on(HERE)
     # By default, Ray waits a minute for a head that does not answer.
     os.environ.setdefault("RAY_gcs_rpc_server_connect_timeout_s", "5")
     import ray
@@ -146,18 +150,18 @@ def _join(question: Question) -> Finding | None:
     if "ersion mismatch" in text:
         return fail(
             "cluster",
-            "its version of Ray or Python differs from that of this machine",
+            "the cluster's version of Ray or Python differs from that of this machine",
             "run medray doctor with the Python of the cluster, or install the same versions",
         ).on(HERE)
     if "uth" in text or "oken" in text:
         return fail(
             "cluster",
-            "it refuses the token of this machine, or requires one",
+            "the cluster refuses the token of this machine, or requires one",
             _TOKEN,
         ).on(HERE)
     return fail(
         "cluster",
-        f"Ray cannot join it ({type(failed[0]).__name__}); this machine may not be a node of the cluster",
+        f"Ray cannot join the cluster ({type(failed[0]).__name__}); this machine may not be a node of it",
         _HEAD,
     ).on(HERE)
 
@@ -204,9 +208,9 @@ def _reachable(nodes: list[Node], emit: Callable[[Finding], None]) -> list[Node]
     for node, why in zip(nodes, answers, strict=True):
         if why:
             emit(
-                fail("node", f"cannot be reached at {node.address}, port {node.port}: {why}", _GONE).on(
-                    node.name
-                )
+                fail(
+                    "node", f"the node cannot be reached at {node.address}, port {node.port}: {why}", _GONE
+                ).on(node.name)
             )
     return [node for node, why in zip(nodes, answers, strict=True) if not why]
 
@@ -262,7 +266,9 @@ def _on_nodes(
     }
     if len(nodes) > 1:
         calls = {name: probes[name].reach.remote(those, question.seconds) for name, those in peers.items()}
-        for name, answer in _answers(calls, seconds, emit, "it did not check its links").items():
+        for name, answer in _answers(
+            calls, seconds, emit, "the node did not test its connections to other nodes"
+        ).items():
             for row in answer:
                 emit(Finding(**row).on(name))
     with contextlib.ExitStack() as stack:
@@ -272,7 +278,7 @@ def _on_nodes(
             for number, node in enumerate(nodes)
         }
         calls = {name: probes[name].examine.remote(each) for name, each in asked_of.items()}
-        answers = _answers(calls, seconds + LOAD_SECONDS, emit, "it did not answer")
+        answers = _answers(calls, seconds + LOAD_SECONDS, emit, "the node did not answer in time")
         wrote = {}
         for name, answer in answers.items():
             for row in answer:

@@ -1,4 +1,4 @@
-"""Compare what must be the same on all nodes of a cluster: versions of packages, and clocks."""
+"""Comparison of what must be the same on all nodes of a cluster: versions of packages, and clocks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CLOCK_WARN, CLOCK_FAIL = 2.0, 300.0  # seconds; S3 and Kerberos refuse requests 
 def different_versions(
     nodes: Mapping[str, Mapping[str, str]], here: Mapping[str, str], refused: Collection[str]
 ) -> list[Finding]:
-    """Return a finding for each node that differs from this machine, or one finding for all nodes if none differs.
+    """Return a finding for each node whose versions differ from this machine, or one finding for all if none differs.
 
     nodes, here: versions by name, "python" or a package. refused: packages that must not differ for a run to begin;
     neither may Python.
@@ -40,7 +40,9 @@ def different_versions(
             "python",
             *refused,
         }:
-            one = fail("same versions", f"{table}: a run refuses nodes with these differences", _SAME)
+            one = fail(
+                "same versions", f"{table}: a run does not start on nodes with these differences", _SAME
+            )
         else:
             one = warn("same versions", f"{table}: results may depend on the node", _SAME)
         found.append(one.on(node))
@@ -55,12 +57,16 @@ def _release(versions: Mapping[str, str], name: str) -> str:
 def different_clocks(offsets: Mapping[str, tuple[float, float] | None]) -> list[Finding]:
     """Return a finding for each node whose clock is wrong, or one finding if all clocks are right.
 
-    offsets: (seconds ahead of this machine, accuracy in seconds) of each node, None if the node did not answer.
+    offsets: for each node (seconds ahead of this machine, accuracy in seconds), or None if the node did not answer.
     """
     found = []
     for node, measured in offsets.items():
         if measured is None:
-            found.append(fail("clock", "did not send its time", "check the node's load and link").on(node))
+            found.append(
+                fail(
+                    "clock", "the node did not send its time", "check the load of the node and its network"
+                ).on(node)
+            )
             continue
         ahead, exact = measured
         surely = max(abs(ahead) - exact, 0.0)

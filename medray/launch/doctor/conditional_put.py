@@ -1,4 +1,4 @@
-"""A put to S3 that the service refuses if the object exists (`If-None-Match: *`), which pyarrow does not offer.
+"""An upload to S3 that fails if the object exists (`If-None-Match: *`, a conditional put), which pyarrow does not offer.
 
 The request is signed here (AWS Signature Version 4, docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv.html): one
 request of `medray doctor` is not worth a dependency on an SDK.
@@ -23,7 +23,7 @@ NONE = hashlib.sha256(b"").hexdigest()
 
 @dataclass(frozen=True, repr=False)
 class Keys:
-    """The credentials of AWS. session: the token of temporary credentials, empty for permanent ones."""
+    """The AWS credentials of a request. session: the token of temporary credentials, empty for permanent ones."""
 
     access: str
     secret: str
@@ -31,7 +31,10 @@ class Keys:
 
 
 def keys() -> Keys | None:
-    """Return the credentials from the environment or from the profile in ~/.aws. A machine's role is not looked up."""
+    """Return the credentials from the environment or from the profile in ~/.aws, or None.
+
+    A machine's role is not looked up.
+    """
     found = [
         os.environ.get(f"AWS_{name}", "") for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY", "SESSION_TOKEN")
     ]
@@ -52,7 +55,7 @@ def keys() -> Keys | None:
 
 
 def put_new(bucket: str, key: str, using: Keys) -> int:
-    """Put an empty object unless `key` exists. Returns the HTTP status, which is 412 if the key existed.
+    """Create an empty object unless `key` exists. Return the HTTP status, which is 412 if the key exists.
 
     Raises OSError if the service does not answer.
     """

@@ -1,4 +1,4 @@
-"""The whole examination, for the command line: start the process that runs the checks, read its findings, end it."""
+"""The examination as the command line sees it: start the process that runs the checks, read its findings, end it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ CLUSTER_SECONDS = 180.0
 
 
 def examined(question: Question) -> list[Finding]:
-    """Run the examination and return all findings. A problem is a finding, not an exception, and so is a missing answer."""
+    """Run all checks and return their findings.
+
+    A problem is a finding, not an exception, and so is a missing answer.
+    """
     process = subprocess.Popen(
         [sys.executable, "-m", "medray.launch.doctor.probe"],
         stdin=subprocess.PIPE,
@@ -52,9 +55,13 @@ def examined(question: Question) -> list[Finding]:
         ):  # a dead disk may hold the process: do not wait for it
             process.wait(1)
     if not complete:
-        detail = f"the examination did not end ({len(findings)} findings arrived)"
+        detail = f"the checks did not end in time ({len(findings)} findings arrived)"
         findings.append(
-            fail("doctor", detail, "run it again; if this repeats, see which check is the last one above")
+            fail(
+                "doctor",
+                detail,
+                "run medray doctor again; if this repeats, the check after the last one above hangs",
+            )
         )
     return findings
 

@@ -1,4 +1,4 @@
-"""The input (Question) and the output (Finding) of a check of `medray doctor`, and a function that runs all checks at once.
+"""The input (Question) and the output (Finding) of the checks of `medray doctor`, and a function that runs all checks.
 
 Everything in this folder that runs on a node is pickled by value (cluster.py), so that a node can be examined even if
 medray is missing there or has another version. Therefore this code imports other parts of medray inside functions.
@@ -21,9 +21,9 @@ CHECK_SECONDS = 10.0  # limit for a check; a check that has not answered by then
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """The result of a check.
+    """The result of one check, as `medray doctor` prints it in a line.
 
-    state: ok, warn (a run works, but has the disadvantage in `detail`) or fail. fix: an instruction, empty for ok.
+    state: ok, warn (a run works, but with the disadvantage in `detail`) or fail. fix: an instruction, empty for ok.
     """
 
     name: str
@@ -41,13 +41,13 @@ class Finding:
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """The inputs of the checks on one node.
+    """The input of the checks on one node: what the run will use.
 
-    address: address of the Ray cluster, None for this machine only. storage: run.storage, a path or URL. models: names or
-    folders of weights. tracking: MLflow's URI, "" for the one from the environment, None to skip the check. mark: the
-    folder in the storage for the files of the check; first: the host that wrote the first file there; own: the name of the
-    file that this node writes. ray_folder: the folder of Ray's files on the node. ray_gpus: number of GPUs that Ray offers on the
-    node. seconds: limit for each check.
+    address: address of the Ray cluster, None for this machine only. storage: run.storage, a path or URL. models: names
+    or folders of weights. tracking: MLflow's URI, "" for the one from the environment, None to skip the check. mark:
+    the folder in the storage for the files of the check; first: the host that wrote the first file there; own: the
+    name of the file that this node writes. ray_folder: the folder of Ray's files on the node. ray_gpus: number of GPUs
+    that Ray offers on the node. seconds: limit for each check.
     """
 
     address: str | None = None
@@ -80,7 +80,7 @@ def fail(name: str, detail: str, fix: str) -> Finding:
 def examine(
     checks: Mapping[str, Check], question: Question, emit: Callable[[Finding], None] = lambda found: None
 ) -> list[Finding]:
-    """Run all checks at once, each in a thread that is abandoned when its time is over.
+    """Run all checks at the same time, each in a thread that is abandoned when its time is over.
 
     emit: called with each finding as soon as it is known. Returns all findings in the order of `checks`.
     """
@@ -90,7 +90,7 @@ def examine(
         try:
             found = check(question)
         except Exception as error:
-            found = fail(name, f"the check failed: {reason(error)}", _WHERE)
+            found = fail(name, f"this check could not be completed: {reason(error)}", _WHERE)
         answers.put((name, found if isinstance(found, list) else [found]))
 
     for name, check in checks.items():
@@ -106,7 +106,9 @@ def examine(
         for one in answer:
             emit(one)
     for name in [name for name in checks if name not in found]:
-        found[name] = [fail(name, f"no answer within {question.seconds:g} s", _LATE.get(name, _WHERE))]
+        found[name] = [
+            fail(name, f"the check got no answer within {question.seconds:g} s", _LATE.get(name, _WHERE))
+        ]
         emit(found[name][0])
     return [one for name in checks for one in found[name]]
 
@@ -116,7 +118,7 @@ _LATE = {
     "storage": "check whether the server of the file system or bucket is up, for example with `df -h PATH`",
     "MLflow": "restart the server, which accepts connections but does not answer, or set tracking.enabled: false",
     "model": "check the network and the proxy, or download the model and set model.name to its folder",
-    "gpu": "run it again, then try nvidia-smi: torch did not load, or the driver hangs",
+    "gpu": "run medray doctor again, then try nvidia-smi: torch did not load, or the driver hangs",
 }
 
 

@@ -1,6 +1,6 @@
 """The checks of one machine. Each is a function from a Question to a Finding or a list of Findings.
 
-To add a check, write the function and list it in MACHINE; checks that reach beyond the machine are in `places.py`. No
+To add a check, write the function and list it in MACHINE. Checks of services and folders are in `places.py`. No
 finding contains the value of an environment variable.
 """
 
@@ -44,7 +44,7 @@ def python(question: Question) -> Finding:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of PACKAGES. A package that is absent, or a medray that cannot be imported, is left out."""
+    """Return the installed versions of PACKAGES. Packages that are absent or cannot be imported are left out."""
     import importlib.metadata as metadata
 
     found = {}
@@ -130,7 +130,7 @@ def ray_authentication(question: Question) -> Finding:
 
 
 def has_gpu() -> bool:
-    """Return whether NVIDIA's devices or nvidia-smi exist. It does not import torch, which takes seconds."""
+    """Return whether this machine has NVIDIA devices or nvidia-smi. torch is not imported, because that takes seconds."""
     return bool(_devices()) or shutil.which("nvidia-smi") is not None
 
 
@@ -156,7 +156,7 @@ def gpu(question: Question) -> Finding:
     if torch.version.cuda is None and torch.version.hip is None:
         return fail(
             "gpu",
-            f"{max(devices, len(names))} GPUs, but torch {torch.__version__} is built for CPUs",
+            f"the machine has {max(devices, len(names))} GPUs, but torch {torch.__version__} is built for CPUs",
             "install a CUDA build of torch: make install TORCH_INDEX=…, as README.md says",
         )
     if not seen:
@@ -209,7 +209,7 @@ def shared_memory(question: Question, folder: str = "/dev/shm") -> Finding:
     )
     if min(whole, free) <= DOCKER_SHM:
         if question.ray_gpus or _devices():
-            return fail(name, f"{detail}: NCCL fails between the GPUs of this node", way)
+            return fail(name, f"{detail}, which is too small: NCCL fails between the GPUs of this node", way)
         return warn(name, f"{detail}: Ray keeps its objects on the disk instead, which is slow", way)
     if free < ENOUGH_SHM:
         return warn(name, f"{detail}: Ray may keep objects on the disk, which is slow", way)
@@ -224,14 +224,21 @@ def open_files(question: Question) -> Finding:
     limit = soft if question.address else max(soft, min(hard, 65536))
     way = "run `ulimit -n 65536` before `ray start` (or set LimitNOFILE of the service, or nofile in limits.conf)"
     if limit < FEWEST_FILES:
-        return fail("open files", f"{limit} at most: Ray needs more", way)
+        return fail("open files", f"a process may open {limit} at most, and Ray needs more", way)
     if limit < ENOUGH_FILES:
-        return warn("open files", f"{limit} at most: with many workers, Ray's connections fail", way)
+        return warn(
+            "open files",
+            f"a process may open {limit} at most: with many workers, Ray's connections fail",
+            way,
+        )
     return ok("open files", f"{limit} at most")
 
 
 def ports(question: Question) -> Finding:
-    """Check the ports of a Ray head. It runs only on a machine without a cluster: a cluster's head uses these ports."""
+    """Check whether the ports of a Ray head are free.
+
+    This check runs only on a machine without a cluster, because a cluster's head uses these ports.
+    """
     taken = [port for port in PORTS if not _is_free(port)]
     if not taken:
         return ok("ports", f"{', '.join(map(str, PORTS))} are free for a Ray head")
@@ -291,7 +298,7 @@ def _disk(what: str, path: str) -> Finding:
 def memory(question: Question) -> Finding:
     whole, free = _memory()
     if not whole:
-        return ok("memory", "unknown on this system")
+        return ok("memory", "the free memory of this system is unknown")
     detail = f"{size(free)} free of {size(whole)}"
     if free < (1 - RAY_MEMORY_SHARE) * whole:
         return fail(

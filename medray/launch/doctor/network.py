@@ -1,4 +1,4 @@
-"""Check whether nodes reach each other on arbitrary ports, which NCCL and gloo use, and measure how fast."""
+"""Check whether nodes reach each other on arbitrary ports, which NCCL and gloo use, and how fast the connection is."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ CLIENTS = 64  # number of connections that are served: the port is open for seco
 
 
 class Source:
-    """A server on a port that the system chooses. It sends PAYLOAD zero bytes to each client until `close`."""
+    """A server on a port that the system chooses.
+
+    It sends PAYLOAD zero bytes to each client until `close` is called.
+    """
 
     def __init__(self, address: str) -> None:
         self._socket = socket.create_server((address, 0), backlog=CLIENTS)
@@ -48,7 +51,7 @@ class Source:
 
 
 def connects(address: str, port: int, seconds: float) -> str | None:
-    """Return the reason why a port cannot be reached, or None if it can."""
+    """Return why a port cannot be reached, or None if it can."""
     try:
         socket.create_connection((address, port), seconds).close()
     except OSError as error:
@@ -57,14 +60,18 @@ def connects(address: str, port: int, seconds: float) -> str | None:
 
 
 def reach(peers: list[tuple[str, str, int]], seconds: float) -> list[Finding]:
-    """Return a finding for each peer that is not reached or is slow, or one finding if all are fine.
+    """Connect to other nodes.
 
-    peers: (node, address, port) of each.
+    Return a finding for each that is not reached or is slow, or one finding if all are fine.
+
+    peers: (node, address, port) of each node.
     """
     found = [
         one for node, address, port in peers if (one := _reach(node, address, port, seconds / len(peers)))
     ]
-    return found or [ok("network", f"reaches {len(peers)} other node{'s' * (len(peers) > 1)} on any port")]
+    return found or [
+        ok("network", f"this node reaches {len(peers)} other node{'s' * (len(peers) > 1)} on any port")
+    ]
 
 
 def _reach(node: str, address: str, port: int, seconds: float) -> Finding | None:
@@ -89,8 +96,8 @@ def _reach(node: str, address: str, port: int, seconds: float) -> Finding | None
             why = "no answer" if isinstance(error, TimeoutError) else reason(error)
             return fail(
                 "network",
-                f"cannot reach {node} on a port that the system chose ({why})",
-                "open all ports between the nodes, because NCCL and gloo use any; with several networks, set "
+                f"this node cannot reach {node} on a port that the system chose ({why})",
+                "open all ports between the nodes, because NCCL and gloo may use any; with several networks, set "
                 "GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME",
             )
     rate = got / max(time.monotonic() - connected, 1e-6)

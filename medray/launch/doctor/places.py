@@ -129,7 +129,7 @@ def _all_shards(name: str, index: str | None) -> bool:
 
 
 def tracking(question: Question) -> Finding:
-    """Check MLflow: write an experiment and remove it. For a database in a file, only take its lock."""
+    """Check MLflow: create an experiment and remove it. For a database in a file, only take its lock."""
     from medray.config.tracking import TRACKING_URI
     from medray.tracking.mlflow_names import without_userinfo
     from medray.tracking.mlflow_probe import check_store
@@ -148,17 +148,17 @@ def tracking(question: Question) -> Finding:
         what = getattr(error, "error_code", None) or reason(error)
         return fail(
             "MLflow",
-            f"{called} cannot be used ({what}); a run trains without it and sends its metrics later",
+            f"{called} cannot be used ({what}); a run trains without MLflow and sends its metrics later",
             way,
         )
     return ok("MLflow", f"{called}: {done}")
 
 
 def load(question: Question) -> None:
-    """Import what the checks need, in one thread: two threads that enter a circular import at once may fail.
+    """Import what the checks need, in one thread, because two threads that enter a circular import at once may fail.
 
-    This also keeps slow imports out of the time limits of the checks. Failed imports are ignored here: the checks report
-    them.
+    This also keeps slow imports out of the time limits of the checks. Failed imports are ignored here: the checks
+    report them.
     """
     for each in (_load_torch, _load_hub, _load_tracking, _load_bucket):
         with contextlib.suppress(Exception):
@@ -195,7 +195,7 @@ def _load_bucket(question: Question) -> None:
 
 
 def ready(question: Question, seconds: float) -> None:
-    """Run `load` and wait for it at most `seconds`."""
+    """Run `load` and wait for it, at most `seconds`."""
     thread = threading.Thread(target=load, args=(question,), daemon=True)
     thread.start()
     thread.join(seconds)
@@ -209,7 +209,7 @@ ALONE: dict[str, Check] = {
 
 
 def asked(question: Question, checks: dict[str, Check]) -> dict[str, Check]:
-    """Return the checks whose subject the question names."""
+    """Return the checks whose subject (such as a model or MLflow) the question names."""
     has = {
         "model": bool(question.models),
         "storage": bool(question.storage),

@@ -19,7 +19,7 @@ from medray.launch.doctor.places import ALONE, DRIVER, LOAD_SECONDS, ON_NODES, a
 
 
 def main() -> None:
-    """Answer the question on standard input."""
+    """Read a Question from standard input, run the checks, and write the findings to standard output."""
     given = json.load(sys.stdin)
     question = Question(**{**given, "models": tuple(given["models"])})
     out = os.fdopen(os.dup(sys.stdout.fileno()), "w")

@@ -1,8 +1,8 @@
 """Check that run.storage supports what a run needs, on one machine or on all nodes of a cluster.
 
-The first process writes a file and holds a lock. Each node then reads that file, writes, reads back and renames its own
-file, and tries to take the lock, which must fail. At the end the first process looks for the files of the nodes. All
-files are in one folder, which is removed.
+The first process writes a file and holds a lock. Each node then reads that file; writes, reads back and renames a file
+of its own; and tries to take the lock, which must fail. At the end, the first process looks for the files of the
+nodes. All files are in one folder, which is removed.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from medray.launch.doctor.finding import Finding, Question, fail, ok, reason, wa
 FIRST, LOCK, CONTENT = "first", "lock", b"medray doctor wrote this, and removes it\n"
 NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 _HOLD = "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.flock(f, 2); print('held', flush=True); sys.stdin.read()"
-_WRITE = "give the user of this run the right to write to it, or use another run.storage"
+_WRITE = "give the user of this run the right to write to the storage, or use another run.storage"
 _SHARE = "mount the same file system at this path on every node, or use run.storage: s3://bucket/prefix"
 _BUCKET = "check the bucket's name, the network and the AWS_* variables, which every node needs"
 
 
 def new_mark() -> str:
-    """Return a new name for the folder of an examination."""
+    """Return a new name for the folder that a check of storage writes to."""
     return f".medray-doctor-{secrets.token_hex(6)}"
 
 
@@ -39,7 +39,7 @@ def is_bucket(storage: str) -> bool:
 
 
 def storage(question: Question) -> Finding:
-    """Check the storage on this machine only: a child process holds the lock, and this process is the only node."""
+    """Check the storage on this machine only: a child process holds the lock, and this process acts as the only node."""
     question = replace(question, mark=question.mark or new_mark())
     try:
         with begun(question):
@@ -49,14 +49,14 @@ def storage(question: Question) -> Finding:
 
 
 def unusable(question: Question, error: BaseException) -> Finding:
-    """Return the finding for a storage that the first process cannot write to."""
+    """Return the finding for a storage to which the first process cannot write."""
     way = _BUCKET if is_bucket(question.storage or "") else _WRITE
     return fail("storage", f"{question.storage} cannot be written: {reason(error)}", way)
 
 
 @contextlib.contextmanager
 def begun(question: Question) -> Iterator[None]:
-    """Write the first file and hold the lock inside the block. Raises OSError."""
+    """Write a file to the storage and hold a lock on it while the block runs, for the checks of the nodes. Raises OSError."""
     assert question.storage
     if is_bucket(question.storage):
         folder = _in_bucket(question)
@@ -100,7 +100,7 @@ def _lock_holder(file: Path) -> subprocess.Popen[bytes]:
 
 
 def of_node(question: Question) -> Finding:
-    """Check the storage from one node while another process is inside `begun`."""
+    """Check the storage from one node, while another process is inside `begun`."""
     assert question.storage
     if is_bucket(question.storage):
         return _of_bucket(question)
@@ -109,12 +109,14 @@ def of_node(question: Question) -> Finding:
     try:
         if (path / FIRST).read_bytes() != CONTENT:
             return fail(
-                "storage", f"{question.storage}: the file that {other} wrote has other content here", _SHARE
+                "storage",
+                f"{question.storage}: the file that {other} wrote has other content on this node",
+                _SHARE,
             )
     except FileNotFoundError:
         return fail(
             "storage",
-            f"{question.storage} is not shared: the file that {other} wrote does not exist here",
+            f"{question.storage} is not shared: the file that {other} wrote does not exist on this node",
             _SHARE,
         )
     except OSError as error:
@@ -146,24 +148,24 @@ def _of_lock(question: Question, file: Path, other: str) -> Finding:
         with file.open("a") as stream:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        return ok("storage", f"{question.storage}: written, read back, renamed, locked")
+        return ok("storage", f"{question.storage} works: a file was written, read back, renamed and locked")
     except OSError as error:
         if error.errno in NO_LOCKS:
             return warn(
                 "storage",
-                f"{question.storage} does not support locks: two starts of one run are not noticed",
+                f"{question.storage} does not support locks, so medray cannot notice two starts of one run",
                 way,
             )
         return fail("storage", f"{question.storage} cannot be locked: {reason(error)}", _WRITE)
     return warn(
         "storage",
-        f"{question.storage}: the lock that {other} holds has no effect here: two starts of one run are not noticed",
+        f"{question.storage}: the lock that {other} holds has no effect on this node, so medray cannot notice two starts of one run",
         way,
     )
 
 
 def missing_here(question: Question, nodes: dict[str, str]) -> list[str]:
-    """Return the nodes whose file this process does not see. nodes: file → node, for each node that wrote its file."""
+    """Return the nodes whose files this process does not see. nodes: file → node, for each node that wrote its file."""
     assert question.storage
     folder: Any = (
         _in_bucket(question) if is_bucket(question.storage) else Path(question.storage) / question.mark
@@ -179,7 +181,7 @@ def missing_here(question: Question, nodes: dict[str, str]) -> list[str]:
 
 
 def not_seen(question: Question, node: str, here: str) -> Finding:
-    """Return the finding for a node whose file the run's driver does not see."""
+    """Return the finding for a node whose file is not visible on the machine that will drive the run."""
     detail = f"{question.storage} is not shared: {here} does not see the file that this node wrote"
     return replace(fail("storage", detail, _SHARE), node=node)
 
@@ -221,12 +223,12 @@ def _of_bucket(question: Question) -> Finding:
 def _of_condition(question: Question, folder: str) -> Finding:
     from medray.launch.doctor.conditional_put import keys, put_new
 
-    detail = f"{question.storage}: written, read back, moved, listed"
+    detail = f"{question.storage} works: an object was written, read back, moved and listed"
     using = keys()
     if using is None:
         return ok(
             "storage",
-            f"{detail}; a conditional put was not tried (no credentials in the environment or ~/.aws)",
+            f"{detail}; a conditional put (write only if absent) was not tried, because there are no credentials",
         )
     bucket, _, key = f"{folder}/{question.own}.once".partition("/")
     try:
@@ -234,7 +236,7 @@ def _of_condition(question: Question, folder: str) -> Finding:
     except OSError as error:
         return warn("storage", f"{detail}; a conditional put got no answer: {reason(error)}", _BUCKET)
     if statuses == (200, 412):
-        return ok("storage", f"{detail}, conditional put")
+        return ok("storage", f"{detail}; conditional puts (write only if absent) work")
     return warn(
         "storage",
         f"{detail}; conditional puts are not supported (HTTP {statuses[0]}, {statuses[1]}): the lock of a run relies on "

@@ -1,4 +1,4 @@
-"""Jobs for `medray launch job`: prepare and submit a job to a running Ray cluster, and find the jobs of a run."""
+"""Jobs for `medray launch job`: preparing and submitting a job to a running Ray cluster, and finding the jobs of a run."""
 
 from __future__ import annotations
 
@@ -29,7 +29,10 @@ LONGEST_ID_NAME = 100
 
 @dataclass(frozen=True, kw_only=True)
 class Submission:
-    """The request to a job server. withheld: environment variables that are not sent, with the reason for each."""
+    """A job that is ready to be submitted to a job server.
+
+    withheld: environment variables that are not sent, each with the reason.
+    """
 
     address: str
     job_id: str
@@ -60,10 +63,10 @@ def prepare(
     environ: Mapping[str, str] = os.environ,
     now: float | None = None,
 ) -> Submission:
-    """Run the checks that need no cluster, and pack the submission into the folder `into`.
+    """Run the checks that need no cluster, and prepare a submission with its package in the folder `into`.
 
-    words: words after the config, for the verb. hosts: names of the cluster's nodes, empty if unknown.
-    now: seconds since the epoch. Raises InputError.
+    words: further command line words for the verb, after the config. hosts: names of the cluster's nodes, empty if
+    unknown. now: seconds since the epoch. Raises InputError.
     """
     now = time.time() if now is None else now
     seen = seen_by(config, address, hosts)
@@ -92,7 +95,7 @@ def prepare(
 
 
 def job_id(run: str, now: float) -> str:
-    """Return `medray-<run.name>-<time>`: an id must not be reused after its job was removed, which Ray does not support."""
+    """Return the id of a new job, `medray-<run.name>-<time>`. Ray does not allow an id to be used twice."""
     plain = re.sub(r"[^A-Za-z0-9._-]", "-", run)[:LONGEST_ID_NAME]
     return f"medray-{plain}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime(now))}"
 
@@ -100,15 +103,15 @@ def job_id(run: str, now: float) -> str:
 def is_here(address: Address, hosts: frozenset[str]) -> bool:
     """Return whether the cluster runs on this machine only. hosts: names of its nodes, empty if unknown.
 
-    A loopback address is not enough: it may be a forwarded port, and then the nodes are on other hosts.
+    A loopback address does not show that: it may be a forwarded port, and then the nodes are on other hosts.
     """
     return address.loopback and hosts <= {socket.gethostname()}
 
 
 def seen_by(config: Config, address: Address, hosts: frozenset[str]) -> Callable[[str], bool]:
-    """Return a function that says whether the cluster sees an absolute path of this machine.
+    """Return a function that says whether the cluster can read an absolute path of this machine.
 
-    It does if the path is in a shared folder, or if the cluster runs on this machine.
+    It can if the path is in a shared folder, or if the cluster runs on this machine.
     """
     here = is_here(address, hosts)
     shared = [Path(folder) for folder in config.launch.job.shared_folders]
@@ -144,10 +147,10 @@ def _environment(
 
 
 def check_versions(config: Config, python: str, ray: str) -> str | None:
-    """Return a note if the head node has another Python than this machine, else None.
+    """Compare the versions of the head node with this machine's. Return a note if it has another Python, else None.
 
-    python, ray: versions of the head node, "" if unknown. Raises InputError if the package that is sent would not run on
-    the head node.
+    python, ray: versions of the head node, "" if unknown. Raises InputError if the package that is sent would not run
+    on the head node.
     """
     if not config.launch.job.send_package:
         return None
@@ -166,7 +169,7 @@ def check_versions(config: Config, python: str, ray: str) -> str | None:
             f"the cluster has Python {python}, but medray needs {' or '.join(f'{a}.{b}' for a, b in PYTHONS)}",
             key="launch.job.send_package",
             value=True,
-            fix="use a cluster with one of these versions",
+            fix="use a cluster with one of these versions, or set launch.job.send_package: false if medray is installed there",
         )
     if len(minor) == 2 and minor != sys.version_info[:2]:
         mine = ".".join(map(str, sys.version_info[:2]))
@@ -175,7 +178,7 @@ def check_versions(config: Config, python: str, ray: str) -> str | None:
 
 
 def refuse_second(jobs: Sequence[Job], config: Config) -> None:
-    """Raise InputError while a job of the same run waits or runs: both would write to the same folder."""
+    """Raise InputError if another job of the same run waits or runs, because both would write to the same folder."""
     for job in jobs:
         if job.active and (job.run, job.storage) == (config.run.name, config.run.storage):
             raise InputError(
@@ -190,8 +193,8 @@ def refuse_second(jobs: Sequence[Job], config: Config) -> None:
 def find(jobs: Sequence[Job], name: str, option: str) -> Job:
     """Return the job of a run: the newest active one, or the newest of all if none is active.
 
-    name: run.name, <storage>/<run.name> or the id of a job. Raises InputError if no job fits, or if jobs of several
-    storages fit.
+    name: run.name, <storage>/<run.name> or the id of a job. option: the option that gave the name, for messages.
+    Raises InputError if no job fits, or if jobs of several storages fit.
     """
     fitting = [job for job in jobs if name in (job.id, job.run, f"{job.storage.rstrip('/')}/{job.run}")]
     if not fitting:
@@ -200,7 +203,7 @@ def find(jobs: Sequence[Job], name: str, option: str) -> Job:
             "the cluster has no job of this run",
             key=option,
             value=name,
-            fix=f"use one of the runs with jobs: {runs}"
+            fix=f"use the name of a run that has jobs: {runs}"
             if runs
             else "launch one first with `medray launch job CONFIG`",
         )

@@ -1,4 +1,4 @@
-"""Show a job's log until the job has ended. The job server decides when it has ended, not the end of the log's stream."""
+"""Showing a job's log until the job has ended. The job server decides when that is, not the end of the log's stream."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def exit_code(job: Job) -> int:
 
 
 def killed_by(job: Job) -> str | None:
-    """Return the name of the signal that ended the driver, derived from its exit code, or None."""
+    """Return the name of the signal that ended the driver, derived from its exit code; None if no signal did."""
     code = job.exit_code or 0
     number = -code if code < 0 else code - 128
     if number <= 0 or code == INTERRUPTED:
@@ -44,28 +44,29 @@ def killed_by(job: Job) -> str | None:
 
 
 def explained(job: Job) -> str:
-    """Return a sentence that says how a job ended and what to do next."""
+    """Return a sentence that says why a job ended and what to do next."""
     code = exit_code(job)
     if job.status == "STOPPED":
-        return "it was stopped; launch it again to resume from its newest checkpoint"
+        return "the job was stopped; launch it again to resume from its newest checkpoint"
     if by := killed_by(job):
-        return f"its driver was killed by {by}; launch it again to resume from its newest checkpoint"
+        return f"the job's driver was killed by {by}; launch it again to resume from its newest checkpoint"
     if job.exit_code is None and job.status == "FAILED":
-        return "its driver was lost or never started; see the message of the job server above"
+        return "the job's driver was lost or never started; see the message of the job server above"
     return {
         0: "done",
-        2: "its input is wrong; the log says what is wrong and how to fix it",
-        75: "it was told to stop and saved; launch it again to resume",
-        76: "it was stopped on request and saved; launch it again to resume",
+        2: "the config or the data is wrong; the log says what is wrong and how to fix it",
+        75: "the run was told to stop and saved; launch it again to resume",
+        76: "the run was stopped on request and saved; launch it again to resume",
         127: "the head node does not have this Python; set launch.job.python to one that it has",
-        130: "it was interrupted and saved; launch it again to resume",
-    }.get(code, "see its log for the reason")
+        130: "the run was interrupted and saved; launch it again to resume",
+    }.get(code, "see the log of the job for the reason")
 
 
 class Follower:
-    """A follower of one job.
+    """Follows one job: shows its log and waits until it has ended.
 
-    show: called with text of the log. say: called with a sentence about the connection. Tests shorten the seconds.
+    show: called with text of the log. say: called with a sentence about the connection. The numbers of seconds are
+    parameters for tests.
     """
 
     def __init__(
@@ -85,7 +86,7 @@ class Follower:
         self._stream: _Stream | None = None
 
     def until_ended(self) -> Job:
-        """Return the job once it has ended.
+        """Wait until the job has ended, and return it.
 
         Raises RunFailedError if the job server does not answer for `patience_seconds`, or no longer knows the job.
         """

@@ -1,6 +1,7 @@
-"""The package for a job server: config.yaml, medray itself and, if wanted, data files.
+"""The package that is sent to a job server: config.yaml, medray itself and, if wanted, data files.
 
-The files are linked into a private folder, which Ray then packs: no other file of this machine can get into the package.
+The files are linked into a private folder, which Ray then packs, so that no other file of this machine gets into the
+package.
 """
 
 from __future__ import annotations
@@ -33,9 +34,10 @@ MB = 10**6
 
 @dataclass(frozen=True)
 class Package:
-    """The files to send. folder: the working directory of the job. modules: folder of medray, None if it is not sent.
+    """The files that are sent with a job. folder: the working directory of the job.
 
-    sizes: size of every file, in bytes before compression. config: text of config.yaml.
+    modules: folder of medray, None if it is not sent. sizes: size of every file, in bytes before compression. config:
+    text of config.yaml.
     """
 
     folder: Path
@@ -57,11 +59,12 @@ def pack(
     with_data: bool = False,
     exclude: Sequence[str] = (),
 ) -> Package:
-    """Link what the config needs into the folder `into`.
+    """Link everything that a job needs into the folder `into`, and return it as a package.
 
-    seen: whether the cluster sees an absolute path of this machine. where: name of the cluster for messages.
-    exclude: .gitignore patterns of files that are not sent, although a folder or a pattern of the config contains them.
-    Raises InputError for a path that the cluster does not see, and for a package larger than launch.job.max_package_mb.
+    seen: function that says whether the cluster can read an absolute path of this machine. where: name of the cluster
+    for messages. exclude: .gitignore patterns of files that are not sent, although a folder or a pattern of the config
+    contains them. Raises InputError for a path that the cluster cannot read, and for a package larger than
+    launch.job.max_package_mb.
     """
     files: dict[str, Path] = {}
     if with_data:
@@ -182,7 +185,7 @@ def _files_of(key: str, path: str, exclude: Sequence[str]) -> tuple[Path, list[P
             f"--exclude, .gitignore or .rayignore exclude every file of {path}",
             key=key,
             value=path,
-            fix=f"give the path of the file itself, change the patterns, or set {IGNORE_GITIGNORE}=1 to ignore .gitignore",
+            fix=f"set this key to the path of the file itself, change the patterns, or set {IGNORE_GITIGNORE}=1 to ignore .gitignore",
         )
     return base, kept
 
@@ -204,10 +207,10 @@ def _walk(folder: Path, key: str) -> list[Path]:
 
 
 class Ignored:
-    """A predicate that says whether a file below `base` is excluded, by --exclude or by an ignore file on the way to it.
+    """A function that says whether --exclude or an ignore file on the way to it excludes a file below `base`.
 
-    Ray reads the same ignore files in a working directory. They do not exclude a file that the config names itself; only
-    --exclude does.
+    Ray reads the same ignore files in a working directory. They do not exclude a file that the config names itself;
+    only --exclude does.
     """
 
     def __init__(self, base: Path, exclude: Sequence[str]) -> None:

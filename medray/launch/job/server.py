@@ -1,4 +1,7 @@
-"""A client of a Ray cluster's job server: every request has a time limit, and every failure is one of medray's errors."""
+"""A client of a Ray cluster's job server.
+
+Every request has a time limit, and every failure becomes an error of medray.
+"""
 
 from __future__ import annotations
 
@@ -24,16 +27,19 @@ ACTIVE = ("PENDING", "RUNNING")
 
 
 class UnreachableError(RunFailedError):
-    """The job server did not answer, or answered that the request should be repeated later."""
+    """The error if the job server does not answer, or asks for the request to be repeated later."""
 
 
 class UnknownJobError(RunFailedError):
-    """The cluster does not know this job."""
+    """The error if the cluster does not know a job."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """A job that medray launched. exit_code: the driver's, if Ray knows it. started, ended: seconds since the epoch."""
+    """A job that medray launched, as the job server describes it.
+
+    exit_code: exit code of the driver, if Ray knows it. started, ended: seconds since the epoch.
+    """
 
     id: str
     run: str
@@ -52,7 +58,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Address:
-    """The address of a job server. key: the option, key or variable that gave it, for messages."""
+    """The address of a job server. key: the option, config key or variable that gave it, for messages."""
 
     url: str
     key: str = ADDRESS_KEY
@@ -64,7 +70,7 @@ class Address:
 
 
 def address_of(given: str | None, configured: str | None, environ: Mapping[str, str]) -> Address:
-    """Return the address of the job server from the option, else from the config, else from Ray's variable.
+    """Return the address of the job server: from the option, else from the config, else from Ray's environment variable.
 
     Raises InputError if there is none, or if it is not an http(s) URL without credentials.
     """
@@ -76,7 +82,7 @@ def address_of(given: str | None, configured: str | None, environ: Mapping[str, 
     text, key = next(((text, key) for text, key in sources if text), (None, ADDRESS_KEY))
     if text is None:
         raise InputError(
-            "no job server is given",
+            "no address of a job server is given",
             key=key,
             fix=f"set {ADDRESS_KEY}=http://HOST:8265 in the config or the site file, use --address, or set "
             f"{ADDRESS_VARIABLE} in the environment; HOST is the head node",
@@ -84,10 +90,10 @@ def address_of(given: str | None, configured: str | None, environ: Mapping[str, 
     file = "environment" if key == ADDRESS_VARIABLE else None
     if has_credentials(text):
         raise InputError(
-            "the URL contains credentials",
+            "the URL contains a user name or a password",
             file=file,
             key=key,
-            fix="remove them from the URL; if the cluster requires a token, set RAY_AUTH_TOKEN_PATH",
+            fix="remove the user name and password; if the cluster requires a token, set RAY_AUTH_TOKEN_PATH",
         )
     url = text if "://" in text else f"http://{text}"
     try:
@@ -139,7 +145,7 @@ class JobServer:
             )
 
     def jobs(self) -> list[Job]:
-        """Return the jobs that medray launched, oldest first."""
+        """Return the jobs on the server that medray launched, oldest first."""
         with self._errors():
             found = self._client.list_jobs()
         ours = [_job(each) for each in found if each.submission_id and RUN in (each.metadata or {})]
@@ -162,11 +168,14 @@ class JobServer:
             return str(self._client.get_job_logs(job_id))
 
     def tail(self, job_id: str) -> AsyncIterator[str]:
-        """Yield the log from its first character on, as it grows. The stream may end at any time, and raise anything."""
+        """Yield the log of a job from its beginning, as it grows.
+
+        The stream may end at any time, and raise any error.
+        """
         return self._client.tail_job_logs(job_id)
 
     def versions(self) -> tuple[str, str]:
-        """Return the versions of Python and Ray on the head node, "" for an unknown one."""
+        """Return the versions of Python and Ray on the head node; "" for an unknown one."""
         try:
             found = self._get("/api/v0/cluster_metadata")
         except (UnreachableError, UnknownJobError):
@@ -174,7 +183,7 @@ class JobServer:
         return str(found.get("pythonVersion", "")), str(found.get("rayVersion", ""))
 
     def hosts(self) -> frozenset[str]:
-        """Return the host names of the living nodes, empty if the head does not tell."""
+        """Return the host names of the living nodes; empty if the head does not tell."""
         try:
             found = self._get("/nodes?view=hostNameList")
         except (UnreachableError, UnknownJobError):
@@ -221,13 +230,18 @@ class JobServer:
     def _answer(self, status: int, text: str) -> RunFailedError | InputError:
         if "already exists" in text:  # the submission id
             return InputError(
-                "a job with this id exists", key="run.name", fix="wait a second and launch again"
+                "a job with this id exists already", key="run.name", fix="wait a second and launch again"
             )
         if status == 404:
-            return UnknownJobError(f"the cluster at {self.address} does not know this job")
+            return UnknownJobError(
+                f"the cluster at {self.address} does not know this job. Fix: see its jobs with `medray launch job --list`"
+            )
         last = text.strip().splitlines()[-1][:300] if text.strip() else ""
         what = f"the job server at {self.address} answered {status}{': ' if last else ''}{last}"
-        return RunFailedError(what) if status < 500 else UnreachableError(what)
+        refused = (
+            f"{what}. Fix: check that the address is right and that the cluster runs this version of Ray"
+        )
+        return RunFailedError(refused) if status < 500 else UnreachableError(what)
 
     def _no_job_server(self, why: str) -> InputError:
         return InputError(

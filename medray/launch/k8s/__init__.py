@@ -43,7 +43,10 @@ Manifest = dict[str, Any]
 
 @dataclass(frozen=True)
 class Launch:
-    """The objects of a run. manifests: in the order of creation, the RayJob last. notes: messages for the user."""
+    """The Kubernetes objects of a run. manifests: in the order in which they are created, the RayJob last.
+
+    notes: messages for the user.
+    """
 
     name: str
     namespace: str
@@ -68,10 +71,11 @@ def render(
     verb: str = "train",
     launched_at: int | None = None,
 ) -> Launch:
-    """Build the manifests of a run of `config`.
+    """Build the manifests that run `config` on Kubernetes.
 
-    environment: the variables of this machine that `launch.env` allows. launched_at: seconds since 1970; the run ignores
-    requests to stop that are older. Raises InputError, with the key or the rule, if the config cannot run on Kubernetes.
+    environment: the variables of this machine that `launch.env` names. launched_at: seconds since the epoch; the run
+    ignores requests to stop that are older. Raises InputError, with the key or the rule, if the config cannot run on
+    Kubernetes.
     """
     settings = config.launch.k8s
     _check_settings(config)
@@ -116,7 +120,7 @@ def _check_settings(config: Config) -> None:
         )
     if settings.overlay and (settings.overlay == "gpu") != bool(gpus):
         raise InputError(
-            f"this overlay does not fit cluster.gpus_per_node = {gpus}",
+            f"this overlay of k8s/overlays does not fit cluster.gpus_per_node = {gpus}",
             key="launch.k8s.overlay",
             value=settings.overlay,
             fix="remove launch.k8s.overlay, and set cluster.gpus_per_node to the number of GPUs per node",

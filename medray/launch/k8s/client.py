@@ -1,6 +1,7 @@
-"""A client of a Kubernetes API server: create the objects of a launch, follow its RayJob, delete the objects.
+"""A client of a Kubernetes API server, which creates the objects of a launch, follows its RayJob and deletes the objects.
 
-The status of the RayJob decides. The log of the submitter's pod is only shown: following it may end early (ray#57002).
+Only the status of the RayJob decides whether the run has ended. The log of the submitter's pod is only shown:
+following it may end early (ray#57002).
 """
 
 from __future__ import annotations
@@ -35,7 +36,10 @@ GONE = 410  # the server no longer has the version that the watch starts from
 
 @dataclass(frozen=True)
 class Status:
-    """The status of a RayJob. job: Ray's status. deployment: the operator's. failed: number of clusters that failed."""
+    """The status of a RayJob, from which `follow` knows whether the run has ended.
+
+    job: Ray's status. deployment: the status that the operator sets. failed: number of Ray clusters of this job that failed.
+    """
 
     job: str = ""
     deployment: str = ""
@@ -79,9 +83,10 @@ class Status:
 
 
 def outcome_code(status: Status, driver: int | None) -> int:
-    """Return the exit code of `medray launch` for a job that has ended. driver: the run's exit code, if it is known.
+    """Return the exit code of `medray launch` for a job that has ended.
 
-    A Ray job with the status STOPPED has exited with 2 (k8s/base/config.yaml), or somebody stopped it.
+    driver: the exit code of the run, if it is known. If it is not, a Ray job with the status STOPPED was stopped by
+    somebody, or by its own script after exit code 2 (k8s/base/config.yaml).
     """
     if status.deployment == "Complete" and status.job == "SUCCEEDED":
         return 76 if driver == 76 else 0
@@ -91,7 +96,7 @@ def outcome_code(status: Status, driver: int | None) -> int:
 
 
 class Cluster:
-    """A connection to the API server of the current kubeconfig, or of the pod that this process runs in."""
+    """A connection to the Kubernetes API server of the current kubeconfig, or of the pod in which this process runs."""
 
     def __init__(self, namespace: str, context: str | None = None) -> None:
         try:
@@ -112,7 +117,7 @@ class Cluster:
         self._custom = kubernetes.client.CustomObjectsApi(client)
 
     def job(self, name: str) -> Manifest | None:
-        """Return the RayJob, or None if there is none."""
+        """Return the RayJob with this name, or None."""
         try:
             return self._call(
                 self._custom.get_namespaced_custom_object, *RAYJOB, self.namespace, "rayjobs", name
@@ -123,11 +128,11 @@ class Cluster:
             raise
 
     def read(self, what: str, name: str) -> Any:
-        """Read an object of the core API by its name. Raises ApiError."""
+        """Read an object of the core API by its kind and name. Raises ApiError."""
         return self._call(getattr(self.core, f"read_namespaced_{what}"), name, self.namespace)
 
     def start(self, launch: Launch) -> bool:
-        """Create the objects of a launch. Returns False if the same job exists and has not ended.
+        """Create the objects of a launch. Return False if the same job already exists and has not ended.
 
         Objects of an earlier launch of the run are deleted first. Raises InputError if another job has the name.
         """
@@ -164,7 +169,7 @@ class Cluster:
         return True
 
     def delete(self, name: str, say: Callable[[str], None] = lambda text: None) -> list[str]:
-        """Delete all objects that launches of this name created, the RayJob first. Returns their kinds and names."""
+        """Delete all objects that launches of this name created, the RayJob first. Return their kinds and names."""
         deleted = []
         job = self.job(name)
         if job is not None and (job["metadata"].get("labels") or {}).get(RUN_LABEL) == name:
@@ -203,10 +208,12 @@ class Cluster:
         retries: int,
         seconds: float,
     ) -> tuple[Status, int | None]:
-        """Wait until the RayJob has ended. Returns its status and the run's exit code, None if the log does not have it.
+        """Follow a RayJob until it has ended.
 
-        say: called with a line whenever the status changes. log: called with each line of the driver.
-        Raises RunFailedError after `seconds`, if the job is deleted, and if the server stops answering.
+        Return its status and the run's exit code, None if the log does not have it.
+
+        say: called with a line whenever the status changes. log: called with each line of the driver's log. Raises
+        RunFailedError if the job has not ended after `seconds`, if it is deleted, and if the server stops answering.
         """
         pods = PodLog(self.core, self.namespace, name, log)
         pods.start()
@@ -239,7 +246,9 @@ class Cluster:
                 job = self.job(name)
                 answered = now
                 if job is None:
-                    raise RunFailedError(f"the RayJob {name} was deleted in {self.namespace}")
+                    raise RunFailedError(
+                        f"somebody deleted the RayJob {name} in the namespace {self.namespace}. Fix: launch the config again to resume"
+                    )
                 yield Status.of(job)
                 stream = kubernetes.watch.Watch().stream(
                     self._custom.list_namespaced_custom_object,
@@ -264,7 +273,8 @@ class Cluster:
             except kubernetes.client.ApiException as error:
                 if error.status not in (GONE, BUSY) and error.status < 500:
                     raise RunFailedError(
-                        f"the cluster {self.host} refuses access to the RayJob {name}: {error.reason}"
+                        f"the cluster {self.host} refuses access to the RayJob {name}: {error.reason}. Fix: check the rights of this "
+                        "user in the namespace"
                     ) from None
                 self._be_patient(answered, name)
             except (_UnreachableError, urllib3.exceptions.HTTPError, OSError):
@@ -361,13 +371,18 @@ def _configuration(context: str | None) -> Any:
 
 
 class ApiError(RunFailedError):
-    """An error response of the API server. status: its HTTP status."""
+    """The error for an error response of the API server. status: its HTTP status."""
 
     def __init__(self, host: str, error: Any) -> None:
         self.status: int = error.status or 0
-        super().__init__(f"the cluster {host} answers {error.status} {printable(str(error.reason))[:500]}")
+        super().__init__(
+            f"the cluster {host} answers {error.status} {printable(str(error.reason))[:500]}. Fix: check the namespace, and "
+            "the rights of this user in it"
+        )
 
 
 class _UnreachableError(RunFailedError):
     def __init__(self, host: str, error: Exception) -> None:
-        super().__init__(f"the cluster {host} does not answer ({printable(str(error))[:200]})")
+        super().__init__(
+            f"the cluster {host} does not answer ({printable(str(error))[:200]}). Fix: check the network and the kubeconfig"
+        )

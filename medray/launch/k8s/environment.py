@@ -1,4 +1,4 @@
-"""The environment variables of this machine that the pods get, and the ports that they and the config name."""
+"""Environment variables of this machine that the pods get, and the ports in them, which the network policy must allow."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306}
 
 
 def variables(config: Config, environment: Environment) -> tuple[dict[str, str], list[str]]:
-    """Return the variables that go into the manifests, and messages about the others."""
+    """Return the variables that go into the manifests, and messages about variables that do not."""
     settings, notes = config.launch.k8s, []
     mount = PurePosixPath(settings.mount_path)
     plain: dict[str, str] = {}
@@ -30,18 +30,20 @@ def variables(config: Config, environment: Environment) -> tuple[dict[str, str],
         else:
             plain[name] = value
     if local:
-        notes.append(f"not sent, because pods do not see paths of this machine: {', '.join(local)}")
+        notes.append(
+            f"variables not sent, because pods cannot read paths of this machine: {', '.join(local)}"
+        )
     if unreadable:
         notes.append(
-            f"not sent, because their values are not UTF-8, as a manifest must be: {', '.join(unreadable)}"
+            f"variables not sent, because their values are not UTF-8, as a manifest must be: {', '.join(unreadable)}"
         )
     if environment.secret:
         names = ", ".join(sorted(environment.secret))
         notes.append(
-            f"not sent, because a secret is never part of a manifest: {names}. {' or '.join(settings.secrets)} must have "
-            "these keys"
+            f"variables not sent, because a secret is never part of a manifest: {names}. Fix: add these keys to the Secret "
+            f"{' or '.join(settings.secrets)}"
             if settings.secrets
-            else f"not sent, because a secret is never part of a manifest: {names}. Fix: create a Secret with these keys "
+            else f"variables not sent, because a secret is never part of a manifest: {names}. Fix: create a Secret with these keys "
             "(docs/kubernetes.md) and add its name to launch.k8s.secrets"
         )
     if {name.lower() for name in (*plain, *environment.secret)} & {*_PROXIES, "no_proxy"}:

@@ -1,6 +1,6 @@
-"""The part of kustomize that k8s/ uses: a base of resources, and components that patch them by RFC 6902.
+"""The part of kustomize that k8s/ uses: a base of resources, and components that patch them (RFC 6902).
 
-`kubectl kustomize` builds the same from the folders, which a test checks. Other features of kustomize are refused.
+`kubectl kustomize` builds the same from these folders, which a test checks. Other features of kustomize are refused.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Manifest = dict[str, Any]
 
 
 def build(folder: Path, components: Iterable[str]) -> list[Manifest]:
-    """Return the resources of `folder`/base, patched by `components` of `folder`/overlays. Both orders are kept."""
+    """Return the resources of `folder`/base, patched by the given components of `folder`/overlays, in order."""
     base = folder / "base"
     manifests = [
         manifest
@@ -32,7 +32,8 @@ def build(folder: Path, components: Iterable[str]) -> list[Manifest]:
             chosen = [each for each in manifests if each["kind"] == patch["target"]["kind"]]
             if not chosen or set(patch["target"]) != {"kind"}:
                 raise _wrong(
-                    overlay / "kustomization.yaml", f"its target {patch['target']} is not a kind in base/"
+                    overlay / "kustomization.yaml",
+                    f"the patch has the target {patch['target']}, which is not a kind in base/",
                 )
             for manifest in chosen:
                 for operation in _documents(file)[0]:
@@ -44,7 +45,7 @@ def _kustomization(folder: Path, kind: str, allowed: str) -> dict[str, Any]:
     file = folder / "kustomization.yaml"
     (tree,) = _documents(file)
     if tree.get("kind") != kind or set(tree) - {"apiVersion", "kind", allowed}:
-        raise _wrong(file, f"it must be a {kind} with `{allowed}` only")
+        raise _wrong(file, f"the file must be a {kind} with the keys `{allowed}` only")
     return tree
 
 
@@ -76,7 +77,9 @@ def _apply(tree: Any, operation: dict[str, Any], file: Path) -> None:
         elif operation["op"] != "test" or old != operation["value"]:
             raise ValueError
     except (KeyError, IndexError, TypeError, ValueError):
-        raise _wrong(file, f"{operation['op']} {operation['path']} does not fit base/") from None
+        raise _wrong(
+            file, f"the patch {operation['op']} {operation['path']} does not fit the resources in base/"
+        ) from None
 
 
 def _wrong(file: Path, what: str) -> InputError:

@@ -1,4 +1,7 @@
-"""The log of a RayJob's submitter pod, which prints the driver's output. Reading it is best effort: the status decides."""
+"""The log of a RayJob's submitter pod, which prints the driver's output.
+
+The log is only shown to the user; whether the run has ended follows from the status of the job.
+"""
 
 from __future__ import annotations
 
@@ -17,13 +20,15 @@ _FAILED = re.compile(r"failed with exit code (\d{1,3})")  # Ray's message about 
 
 
 def exit_code_in(text: str) -> int | None:
-    """Return the last exit code of the run that a log, or Ray's message about a failed job, contains."""
+    """Return the last exit code of the run in a log or in Ray's message about a failed job; None if there is none."""
     found = _MARK.findall(text) or _FAILED.findall(text)
     return int(found[-1]) if found else None
 
 
 class PodLog(threading.Thread):
-    """A thread that passes the lines of the submitter's pods to `show`, one pod after the other: each retry has its own."""
+    """A thread that passes the lines of the submitter pods to `show`, one pod after the other: each retry has its own
+    pod.
+    """
 
     def __init__(self, core: Any, namespace: str, job: str, show: Callable[[str], None]) -> None:
         super().__init__(name=f"log of {job}", daemon=True)
@@ -48,7 +53,7 @@ class PodLog(threading.Thread):
             self._ended.wait(2)
 
     def end(self) -> None:
-        """Read the rest of the log after the job has ended, for 15 s at most."""
+        """Read the rest of the log after the job has ended. This takes at most 15 s."""
         self._ended.set()
         if self.is_alive():
             self.join(timeout=15)

@@ -291,12 +291,15 @@ KINDS: dict[str, type[_Part]] = {
 
 
 def check_fields(manifests: Iterable[dict[str, Any]]) -> None:
-    """Raise InputError for a kind that medray does not send, and for a field that is misspelt or has a wrong type."""
+    """Check the fields of manifests.
+
+    Raises InputError for a field that is misspelt or has a wrong type, and for another kind.
+    """
     for manifest in manifests:
         kind = str(manifest.get("kind"))
         if kind not in KINDS:
             raise InputError(
-                f"a run does not use the kind {kind}",
+                f"the kind {kind} is not one that medray sends to a cluster",
                 file="k8s/",
                 key="kind",
                 fix=f"use only {', '.join(KINDS)}, and apply other objects yourself",

@@ -1,4 +1,7 @@
-"""The check of a namespace before a launch: without the objects that it needs, pods wait until the deadline and say little."""
+"""The check that a namespace has the objects that a launch needs, such as Secrets.
+
+Without them, the pods would wait and say little about why.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +16,13 @@ TOKEN_KEY = "auth_token"  # key in the Secret that the operator reads Ray's toke
 
 
 def check_needs(cluster: Cluster, settings: K8sLaunch, secret_variables: Iterable[str]) -> list[str]:
-    """Raise InputError for a Secret, claim or service account that `launch.k8s` names and the namespace lacks.
+    """Check that the namespace has the Secrets, claim and service account that `launch.k8s` names.
 
-    Objects that the user may not read are assumed to exist. Only the keys of a Secret are read. secret_variables: names of
-    this machine's variables that must not be in a manifest. Returns messages about those that no Secret has.
+    Raises InputError if not.
+
+    Objects that the user may not read are assumed to exist. Only the keys of a Secret are read. secret_variables:
+    names of this machine's variables that must not be in a manifest. Returns messages about variables that no Secret
+    has.
     """
     keys: set[str] = set()
     unread = False
@@ -42,14 +48,16 @@ def check_needs(cluster: Cluster, settings: K8sLaunch, secret_variables: Iterabl
         claim = _read(cluster, "persistent_volume_claim", settings.volume_claim, "launch.k8s.volume_claim")
         if claim is not None and "ReadWriteMany" not in (claim.spec.access_modes or ()):
             raise InputError(
-                f"the claim is {', '.join(claim.spec.access_modes or ())}, but head and workers on several nodes mount it",
+                f"the volume claim is {', '.join(claim.spec.access_modes or ())}, but pods on several nodes must mount it",
                 key="launch.k8s.volume_claim",
                 value=settings.volume_claim,
                 fix="use a ReadWriteMany claim, as in k8s/storage/claim.yaml, or a bucket as run.storage",
             )
     lacking = sorted(set(secret_variables) - keys)
     if lacking and settings.secrets and not unread:
-        return [f"the pods will lack {', '.join(lacking)}: no Secret in launch.k8s.secrets has these keys"]
+        return [
+            f"the pods will lack {', '.join(lacking)}, because no Secret in launch.k8s.secrets has these keys; add them to one"
+        ]
     return []
 
 

@@ -1,8 +1,8 @@
-"""The rules for a RayJob that the schema of KubeRay 1.7.0 does not contain: the operator's rules, and medray's.
+"""Rules for a RayJob that the schema of KubeRay 1.7.0 does not contain: rules of the operator and of medray.
 
-The API server accepts a job that breaks a rule, but the job then fails or does not do what it should. Sources: the
-operator's validation (ray-operator/controllers/ray/utils/validation.go of v1.7.0, rules 1 to 21), Kueue's documentation,
-and failures that users of KubeRay report.
+The API server accepts a job that breaks such a rule, but the job then fails or does not do what it should. Sources:
+the operator's validation (ray-operator/controllers/ray/utils/validation.go of v1.7.0, rules 1 to 21), Kueue's
+documentation, and failures that users of KubeRay report.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def amount(quantity: str) -> float:
 
 
 def shared_memory(limit: str) -> str:
-    """Return the size of /dev/shm for a container with this memory limit, in whole MiB. It counts towards the limit."""
+    """Return the size of /dev/shm for a container with this memory limit, in whole MiB. The size is part of the limit."""
     part, whole = SHARED_MEMORY
     return f"{int(amount(limit)) * part // (whole * 2**20)}Mi"
 
@@ -99,10 +99,10 @@ def _params(group: dict[str, Any]) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Rule:
-    """A rule for RayJobs.
+    """A rule that a RayJob must keep, and the error message if it does not.
 
-    number: its number among the operator's rules, 0 for medray's own. says: the rule as a sentence. broken: whether a
-    RayJob breaks it. key: the key to change. fix: an instruction.
+    number: its number among the operator's rules, 0 for medray's own. says: the rule as a sentence. broken: function
+    that says whether a RayJob breaks it. key: the key to change. fix: an instruction.
     """
 
     name: str
@@ -114,12 +114,12 @@ class Rule:
 
 
 def check(tree: dict[str, Any]) -> None:
-    """Raise InputError, with the name of the rule, for the first rule that a RayJob breaks."""
+    """Raise InputError with the name of the rule for the first rule that a RayJob breaks."""
     job = _Job(tree)
     for rule in RULES:
         if rule.broken(job):
             raise InputError(
-                f"this breaks the rule {rule.name}: {rule.says}",
+                f"the RayJob breaks the rule {rule.name}: {rule.says}",
                 file=None if rule.key.startswith("launch.") else "k8s/",
                 key=rule.key,
                 fix=rule.fix,
@@ -282,7 +282,7 @@ RULES = (
     Rule("rayjob-name", 1, "the name of a RayJob is a DNS-1035 label of at most 47 characters",
          lambda job: len(job.name) > 47 or not re.fullmatch(r"[a-z]([a-z0-9-]*[a-z0-9])?", job.name),
          "RayJob.metadata.name", "use lower-case letters, digits and '-', beginning with a letter"),
-    Rule("cluster-or-selector", 2, "a RayJob has either rayClusterSpec or clusterSelector; a selector names ray.io/cluster and excludes suspend, SidecarMode and backoffLimit",
+    Rule("cluster-or-selector", 2, "a RayJob must have either rayClusterSpec or clusterSelector; a selector must name ray.io/cluster, without suspend, SidecarMode or backoffLimit",
          _bad_selector, "RayJob.spec.clusterSelector", _KEEP),
     Rule("suspend-needs-shutdown", 3, "suspend needs shutdownAfterJobFinishes",
          lambda job: job.spec.get("suspend") and not job.spec.get("shutdownAfterJobFinishes"),
@@ -290,30 +290,30 @@ RULES = (
     Rule("ttl-needs-shutdown", 4, "ttlSecondsAfterFinished is at least 0, and above 0 only with shutdownAfterJobFinishes",
          lambda job: (ttl := job.spec.get("ttlSecondsAfterFinished", 0)) < 0 or (ttl and not job.spec.get("shutdownAfterJobFinishes")),
          "RayJob.spec.ttlSecondsAfterFinished", "set shutdownAfterJobFinishes: true"),
-    Rule("deletion-rules", 5, "deletionRules exclude shutdownAfterJobFinishes, onSuccess and onFailure; each has one of jobStatus and jobDeploymentStatus, and ttlSeconds of at least 0",
+    Rule("deletion-rules", 5, "deletionRules cannot be used with shutdownAfterJobFinishes, onSuccess or onFailure; each needs one of jobStatus and jobDeploymentStatus, and ttlSeconds of at least 0",
          _bad_deletion, "RayJob.spec.deletionStrategy", "remove deletionStrategy"),
-    Rule("deletion-order", 6, "each pair of condition and policy occurs once; for one condition, workers are deleted before the cluster, and the cluster before the job",
+    Rule("deletion-order", 6, "each pair of condition and policy may occur once; for one condition, workers must be deleted before the cluster, and the cluster before the job",
          _bad_order, "RayJob.spec.deletionStrategy", "remove deletionStrategy"),
-    Rule("deletion-context", 7, "DeleteWorkers excludes autoscaling; DeleteWorkers and DeleteCluster exclude a clusterSelector",
+    Rule("deletion-context", 7, "DeleteWorkers cannot be used with autoscaling; DeleteWorkers and DeleteCluster cannot be used with a clusterSelector",
          lambda job: any((each["policy"] == "DeleteWorkers" and job.autoscaling) or (each["policy"] in _ORDER[:2] and job.spec.get("clusterSelector")) for each in job.deletions),
          "RayJob.spec.deletionStrategy", "remove deletionStrategy"),
-    Rule("submission-mode", 8, "submissionMode is K8sJobMode, HTTPMode, InteractiveMode (without backoffLimit) or SidecarMode (without submitterPodTemplate and submitterConfig, head restartPolicy Never)",
+    Rule("submission-mode", 8, "submissionMode must be K8sJobMode, HTTPMode, InteractiveMode (without backoffLimit) or SidecarMode (without submitterPodTemplate and submitterConfig, head restartPolicy Never)",
          _bad_mode, "RayJob.spec.submissionMode", "set submissionMode: K8sJobMode"),
-    Rule("values-in-range", 9, "runtimeEnvYAML is a YAML map, deadlines are above 0, backoffLimit at least 0",
+    Rule("values-in-range", 9, "runtimeEnvYAML must be a YAML map, deadlines must be above 0, and backoffLimit must be at least 0",
          _bad_values, "RayJob.spec", _KEEP),
-    Rule("containers", 10, "head and workers have at least one container, and Ray's is the first",
+    Rule("containers", 10, "head and workers must have at least one container, and Ray's must be the first",
          lambda job: not all(map(_first, job.groups)), f"{_TEMPLATE}", _KEEP),
-    Rule("replicas", 11, "workers have minReplicas and maxReplicas, both at least 0, and minReplicas is at most maxReplicas",
+    Rule("replicas", 11, "workers must have minReplicas and maxReplicas, both at least 0, with minReplicas at most maxReplicas",
          _bad_replicas, f"{_TEMPLATE}.workerGroupSpecs", _KEEP),
-    Rule("group-resources", 12, "resources of a group exclude num-cpus, num-gpus, memory and resources in rayStartParams, which must not have labels",
+    Rule("group-resources", 12, "a group with resources must not set num-cpus, num-gpus, memory or resources in rayStartParams, and no group may set labels there",
          lambda job: any("labels" in _params(each) or (each.get("resources") and {"num-cpus", "num-gpus", "memory", "resources"} & set(_params(each))) for each in job.groups),
          f"{_TEMPLATE} resources", "remove resources and labels of the group"),
-    Rule("group-labels", 13, "labels of a group follow the syntax of Kubernetes",
+    Rule("group-labels", 13, "labels of a group must follow the syntax of Kubernetes",
          lambda job: any(not re.fullmatch(_LABEL_KEY, key) or not re.fullmatch(rf"({_LABEL_NAME})?", value) for each in job.groups for key, value in (each.get("labels") or {}).items()),
          f"{_TEMPLATE} labels", "use at most 63 letters, digits, '-', '_' and '.'"),
-    Rule("gcs-options-alone", 14, "gcsFaultToleranceOptions exclude the annotations, parameters and variables for the same settings",
+    Rule("gcs-options-alone", 14, "gcsFaultToleranceOptions cannot be used with annotations, parameters or variables for the same settings",
          _bad_gcs, f"{_TEMPLATE}.gcsFaultToleranceOptions", "remove these annotations, parameters and variables"),
-    Rule("redis-options", 15, "only gcsFaultToleranceOptions set up Redis; storage and backend rocksdb need a feature gate",
+    Rule("redis-options", 15, "Redis may be set up by gcsFaultToleranceOptions only; storage and backend rocksdb need a feature gate",
          _bad_redis, f"{_TEMPLATE}.gcsFaultToleranceOptions", "remove these settings: a run resumes from its own checkpoints"),
     Rule("autoscaler-variable", 16, "RAY_enable_autoscaler_v2 needs enableInTreeAutoscaling, and no autoscalerOptions.version",
          lambda job: (value := _env(job.head).get("RAY_enable_autoscaler_v2")) is not None and ((value in ("1", "true") and not job.autoscaling) or (job.autoscaling and "version" in job.options)),
@@ -329,7 +329,7 @@ RULES = (
          lambda job: {"networkPolicy", "tlsOptions", "historyServerOptions"} & set(job.cluster),
          _TEMPLATE, "remove them: k8s/base/network.yaml is a NetworkPolicy"),
     Rule("upgrade-strategy", 21, "the cluster of a RayJob does not support upgradeStrategy",
-         lambda job: job.cluster.get("upgradeStrategy"), f"{_TEMPLATE}.upgradeStrategy", "remove it"),
+         lambda job: job.cluster.get("upgradeStrategy"), f"{_TEMPLATE}.upgradeStrategy", "remove upgradeStrategy"),
     Rule("token-required", 0, "without token authentication any pod may run code on the cluster",
          lambda job: job.auth.get("mode") != "token", f"{_TEMPLATE}.authOptions", "set mode: token"),
     Rule("head-memory", 0, "a head with less than 5Gi runs out of memory and is killed",
@@ -338,24 +338,24 @@ RULES = (
     Rule("worker-memory", 0, "a worker with less than 1Gi runs out of memory and is killed",
          lambda job: any(amount(_first(each)["resources"]["limits"]["memory"]) < WORKER_MEMORY for each in job.workers),
          "launch.k8s.memory_per_node", "set launch.k8s.memory_per_node: 16Gi"),
-    Rule("head-without-work", 0, 'the head has num-cpus "0": training on it would use the memory that Ray\'s services need',
+    Rule("head-without-work", 0, 'the head must have num-cpus "0", because training on it would use the memory that Ray\'s services need',
          lambda job: _params(job.head).get("num-cpus") != "0", f"{_TEMPLATE}.headGroupSpec.rayStartParams", 'set num-cpus: "0"'),
-    Rule("requests-equal-limits", 0, "requests equal limits, so that a pod is among the last to be evicted",
+    Rule("requests-equal-limits", 0, "requests must equal limits, so that a pod is among the last to be evicted",
          lambda job: any(each["resources"].get("requests") != each["resources"].get("limits") for each in job.containers()),
          f"{_TEMPLATE} resources", "set requests and limits to the same values"),
-    Rule("shared-memory", 0, "/dev/shm of head and workers is an emptyDir in memory whose size is two fifths of the memory limit",
+    Rule("shared-memory", 0, "/dev/shm of head and workers must be an emptyDir in memory with two fifths of the memory limit",
          _bad_shared_memory, f"{_TEMPLATE} volumes", _KEEP),
-    Rule("limited-scratch", 0, "/tmp/ray is mounted, and every emptyDir has a sizeLimit: a full node evicts the head",
+    Rule("limited-scratch", 0, "/tmp/ray must be mounted, and every emptyDir must have a sizeLimit, because a full node evicts the head",
          _bad_scratch, f"{_TEMPLATE} volumes", _KEEP),
     Rule("scratch-size", 0, "a folder on disk with less than 1Gi is soon full, and its pod is then evicted",
          _small_scratch, "launch.k8s.disk_per_node", "set launch.k8s.disk_per_node: 50Gi"),
-    Rule("gang", 0, "without autoscaling replicas, minReplicas and maxReplicas are equal: all workers or none",
+    Rule("gang", 0, "without autoscaling, replicas, minReplicas and maxReplicas must be equal, so that all workers start or none",
          lambda job: not job.autoscaling and any(not each.get("minReplicas") == each["replicas"] == each.get("maxReplicas") for each in job.workers),
          f"{_TEMPLATE}.workerGroupSpecs", _KEEP),
-    Rule("one-submitter", 0, "backoffLimit of the submitter is 0: a second submitter would submit the same job id again",
+    Rule("one-submitter", 0, "backoffLimit of the submitter must be 0, because a second submitter would submit the same job id again",
          lambda job: job.mode in _MODES[:2] and (job.spec.get("submitterConfig") or {}).get("backoffLimit") != 0,
          "RayJob.spec.submitterConfig.backoffLimit", "set backoffLimit: 0"),
-    Rule("clean-up", 0, "without shutdownAfterJobFinishes and activeDeadlineSeconds a broken job keeps its GPUs",
+    Rule("clean-up", 0, "shutdownAfterJobFinishes and activeDeadlineSeconds must be set, because a broken job would keep its GPUs",
          lambda job: not (job.spec.get("shutdownAfterJobFinishes") and job.spec.get("activeDeadlineSeconds")),
          "RayJob.spec", _KEEP),
     Rule("kueue-autoscaling", 0, "Kueue admits a fixed number of pods, so it does not support an autoscaler",
@@ -364,7 +364,7 @@ RULES = (
     Rule("kueue-owns-the-job", 0, "Kueue needs shutdownAfterJobFinishes, allows no clusterSelector, and sets suspend itself",
          lambda job: KUEUE in job.labels and (not job.spec.get("shutdownAfterJobFinishes") or job.spec.get("clusterSelector") or "suspend" in job.spec),
          "RayJob.spec", _KEEP),
-    Rule("restricted-pods", 0, "pods run without root, capabilities, privilege escalation or a writable root file system, and with the seccomp profile RuntimeDefault",
+    Rule("restricted-pods", 0, "pods must run without root, capabilities, privilege escalation or a writable root file system, and with the seccomp profile RuntimeDefault",
          _bad_pod, "RayJob securityContext", _KEEP),
     Rule("pinned-image", 0, "an image without a tag, or with :latest, may differ from node to node",
          _bad_image, "launch.k8s.image", "use an image with a version, such as registry.example.org/medray:0.1.0, or with a digest"),

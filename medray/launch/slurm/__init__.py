@@ -44,11 +44,12 @@ _JOB = re.compile(r"^(?:Submitted batch job )?(\d+)(?:;\S+)?\s*$", re.M)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Submission:
-    """A job that is ready to be submitted.
+    """A SLURM job that is ready to be submitted.
 
-    command: the command line of sbatch. variables: environment variables for the script. names: names of further variables
-    of this environment that the job gets; their values may be secret. folder: created with mode 0700, gets `files` by name.
-    log: path of the log in sbatch's notation, with %j for the job's id and %% for %.
+    command: the command line of sbatch. variables: environment variables for the script. names: names of further
+    variables of this environment that the job gets; their values may be secret. folder: private folder (mode 0700)
+    that will contain `files` by name. log: path of the log in sbatch's notation, with %j for the job's id and %% for
+    %.
     """
 
     command: tuple[str, ...]
@@ -59,11 +60,11 @@ class Submission:
     log: str
 
     def log_of(self, job: str) -> str:
-        """Return the path of the log of a job."""
+        """Return the path of the log of the job with this id."""
         return re.sub(r"%([%j])", lambda found: "%" if found[1] == "%" else job, self.log)
 
     def text(self) -> str:
-        """Return the whole submission as text that a shell could run, for --dry-run."""
+        """Return the whole submission as text that a shell could run. `--dry-run` prints it."""
         lines = [f"# folder {self.folder} (mode 0700), created when the job is submitted, with:"]
         for name, content in self.files.items():
             lines += [f"# {name}:", *(f"#   {line}" for line in content.splitlines())]
@@ -83,8 +84,8 @@ def prepare(
 ) -> Submission:
     """Prepare a submission without writing or running anything.
 
-    passed: further options for sbatch. folder: parent of the launch folders; default: launch/ in run.storage.
-    Raises InputError if an option or the storage does not fit.
+    passed: further options for sbatch. folder: parent of the launch folders; default: launch/ in run.storage. Raises
+    InputError if an option or the storage does not fit.
     """
     check_passed(passed)
     _check_time(config)
@@ -180,8 +181,8 @@ def _check_time(config: Config) -> None:
     slurm = config.launch.slurm
     if seconds(slurm.time) < 2 * slurm.warning_seconds:
         raise InputError(
-            f"the limit of {seconds(slurm.time)} s leaves too little time to train: launch.slurm.warning_seconds is "
-            f"{slurm.warning_seconds}",
+            f"the limit of {seconds(slurm.time)} s leaves too little time to train before SLURM's warning to save, which comes "
+            f"{slurm.warning_seconds} s before the end (launch.slurm.warning_seconds)",
             key="launch.slurm.time",
             value=slurm.time,
             fix="set launch.slurm.time (hours:minutes:seconds) to at least twice the warning, or launch.slurm.warning_seconds "
@@ -190,7 +191,10 @@ def _check_time(config: Config) -> None:
 
 
 def seconds(limit: str) -> int:
-    """Convert a time limit of SLURM to seconds: [days-]hours:minutes:seconds, days-hours:minutes or minutes:seconds."""
+    """Convert a time limit of SLURM to seconds.
+
+    Forms: [days-]hours:minutes:seconds, days-hours:minutes, minutes:seconds.
+    """
     days, dash, clock = limit.rpartition("-")
     parts = [int(part) for part in clock.split(":")]
     if len(parts) == 2:
@@ -199,10 +203,10 @@ def seconds(limit: str) -> int:
 
 
 def submit(submission: Submission, environ: Mapping[str, str] = os.environ) -> str | None:
-    """Submit the job and return its id, or None if sbatch got --test-only.
+    """Submit the job and return its id; None if sbatch got --test-only.
 
-    Raises InputError if sbatch is missing or refuses the job, RunFailedError if SLURM does not answer. The launch folder
-    is kept whenever a job may be in the queue.
+    Raises InputError if sbatch is missing or refuses the job, RunFailedError if SLURM does not answer. The launch
+    folder is kept whenever a job may be in the queue.
     """
     _make_folder(submission)
     try:

@@ -1,4 +1,4 @@
-"""Submitted jobs of SLURM: read their state and exit code, and follow their log. Uses scontrol: many sites lack sacct."""
+"""Submitted jobs of SLURM: their state and exit code, and their log. Uses scontrol, because many sites lack sacct."""
 
 from __future__ import annotations
 
@@ -41,7 +41,11 @@ UNANSWERED_SECONDS = 600  # scontrol may fail for this time while slurmctld rest
 
 @dataclass(frozen=True)
 class Job:
-    """A job of SLURM. state: SLURM's word. code: exit code of the job in a shell's notation. log: its output file."""
+    """The state of a SLURM job, as scontrol reports it.
+
+    state: SLURM's word for it, such as PENDING. code: exit code of the job as a shell shows it.
+    reason: why the job waits. log: its output file.
+    """
 
     state: str
     reason: str
@@ -55,7 +59,7 @@ class Job:
 
 
 def parse(said: str) -> Job:
-    """Parse the line that `scontrol show job ID -o` prints."""
+    """Parse the output of `scontrol show job ID -o`."""
 
     def field(name: str) -> str:
         found = re.search(rf"(?:^|\s){name}=(\S*)", said)
@@ -71,7 +75,7 @@ def parse(said: str) -> Job:
 
 
 def ask(number: str) -> Job | None:
-    """Return the job, or None if scontrol does not answer or no longer knows it."""
+    """Ask SLURM for a job; None if scontrol does not answer or no longer knows it."""
     try:
         done = subprocess.run(
             ["scontrol", "show", "job", number, "-o"], capture_output=True, text=True, timeout=60, check=False
@@ -93,7 +97,8 @@ def follow(number: str, log: Path, output: BinaryIO, say: Callable[[str], None])
         if job is None:
             if time.monotonic() - answered > UNANSWERED_SECONDS:
                 raise RunFailedError(
-                    f"SLURM has not answered about job {number} for {UNANSWERED_SECONDS} s; its log is {log}"
+                    f"SLURM has not answered about job {number} for {UNANSWERED_SECONDS} s. Fix: check with `squeue --me` whether "
+                    f"the job runs; its log is {log}"
                 )
         else:
             answered = time.monotonic()
@@ -105,7 +110,8 @@ def follow(number: str, log: Path, output: BinaryIO, say: Callable[[str], None])
                 return job
             if job.state == "PENDING" and job.reason.startswith(HOPELESS):
                 raise RunFailedError(
-                    f"job {number} can never start ({job.reason}). Fix: remove it with `scancel {number}`"
+                    f"job {number} can never start ({job.reason}). Fix: remove it with `scancel {number}`, solve this "
+                    "reason, and launch again"
                 )
         pause = FIRST_PAUSE if at > before else min(pause * 1.5, LONGEST_PAUSE)
         time.sleep(pause)

@@ -1,4 +1,4 @@
-"""The options of sbatch that a user passes, and the environment variables that set the same options."""
+"""Options of sbatch that a user passes after `--`, and environment variables that set the same options."""
 
 from __future__ import annotations
 
@@ -55,7 +55,9 @@ VARIABLES = frozenset(
 
 
 def named(word: str) -> list[str]:
-    """Return the options of OURS and OTHERS that `word` may set: sbatch allows shortened names and joined short options."""
+    """Return the options of OURS and OTHERS that `word` may set. sbatch accepts shortened names and joined short
+    options.
+    """
     if word.startswith("--"):
         name = word.partition("=")[0]
         known = [*OURS, *OTHERS]
@@ -77,23 +79,27 @@ def check_passed(passed: Sequence[str]) -> None:
     """Raise InputError for an option that medray sets itself, and for a word that is not an option."""
     for word in passed:
         if word == ":":
-            raise InputError("this starts a second job", key="-- :", fix="launch each run by itself")
+            raise InputError(
+                "a single : starts a second job in sbatch",
+                key="-- :",
+                fix="launch each run by itself, with its own command",
+            )
         for name in named(word):
             if name in OURS:
                 what = "medray sets this option of sbatch itself"
                 if not word.startswith((name, "-" + name[2])):
-                    what = f"sbatch may take it for {name}, and {what}"
+                    what = f"sbatch may read this word as the option {name}, and {what}"
                 raise InputError(what, key=f"-- {word}"[:80], fix=OURS[name])
     if passed and not passed[0].startswith("-"):
         raise InputError(
             "the words after -- must be options of sbatch",
             key=f"-- {passed[0]}"[:80],
-            fix="start them with -, for example: -- --mail-type=END --dependency=singleton",
+            fix="start each word with -, for example: -- --mail-type=END --dependency=singleton",
         )
 
 
 def without_ours(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment for sbatch, without variables of a job that it runs in, and without those of OURS."""
+    """Return the environment for sbatch, without the variables of a surrounding job and without those that set OURS."""
     return {
         name: value
         for name, value in environ.items()

@@ -146,7 +146,7 @@ def test_small_full_and_read_only_disks(tmp_path: Path) -> None:
     assert "NCCL fails" in failed(tiny_gpus)
     assert "512 MiB" in warned(small)
     assert "64 MiB free of 64 MiB for run.storage" in failed(disk)
-    assert "written, read back, renamed, locked" in fine(writable)
+    assert "written, read back, renamed and locked" in fine(writable)
     assert left == {"left": []}, "what was made for the check is still there"
     assert "Read-only file system" in failed(fixed)
     assert "No space left on device" in failed(full)
@@ -171,11 +171,11 @@ def limit(files: int) -> Iterator[None]:
 
 def test_open_files() -> None:
     with limit(512):
-        assert failed(machine.open_files(NODE)).startswith("512 at most")
+        assert failed(machine.open_files(NODE)).startswith("a process may open 512 at most")
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         assert machine.open_files(ALONE).detail.startswith(str(min(hard, 65536)))  # a driver raises it
     with limit(4096):
-        assert warned(machine.open_files(NODE)).startswith("4096 at most")
+        assert warned(machine.open_files(NODE)).startswith("a process may open 4096 at most")
     if hard >= machine.ENOUGH_FILES:
         with limit(machine.ENOUGH_FILES):
             fine(machine.open_files(NODE))
@@ -211,8 +211,8 @@ def test_a_check_that_hangs_is_named_and_holds_up_no_other(tmp_path: Path) -> No
 
     checks = {"hangs": hangs, "breaks": breaks, "works": lambda question: ok("works", "done")}
     hung, broken, works = examine(checks, Question(seconds=0.5))
-    assert failed(hung) == "no answer within 0.5 s"
-    assert failed(broken) == "the check failed: OSError"
+    assert failed(hung) == "the check got no answer within 0.5 s"
+    assert failed(broken) == "this check could not be completed: OSError"
     assert fine(works) == "done"
     with (tmp_path / "pipe").open("w"):  # lets the thread go
         pass
@@ -232,7 +232,9 @@ def test_versions_that_differ() -> None:
         "n6": {**python, **here, "ray": "2.60.0+cpu"},
     }
     other, free, absent, older, build = different_versions(nodes, here, refused)
-    assert failed(other).startswith("ray 2.59.0 (here 2.60.0), peft 0.2 (here absent): a run refuses")
+    assert failed(other).startswith(
+        "ray 2.59.0 (here 2.60.0), peft 0.2 (here absent): a run does not start on"
+    )
     assert [one.node for one in (other, free, absent, older)] == ["n2", "n3", "n4", "n5"]
     assert "numpy 2.2 (here 2.1)" in warned(free)
     assert "not installed" in warned(absent)
@@ -247,14 +249,14 @@ def test_clocks_that_differ() -> None:
     later, wrong, silent = different_clocks({"n1": (-7.0, 0.1), "n2": (4000.0, 0.1), "n3": None})
     assert warned(later).startswith("7.0 s behind")
     assert failed(wrong).startswith("4000.0 s ahead of")
-    assert failed(silent) == "did not send its time"
+    assert failed(silent) == "the node did not send its time"
     assert (later.node, wrong.node, silent.node) == ("n1", "n2", "n3")
 
 
 def test_links() -> None:
     source = Source("127.0.0.1")
     (fast,) = reach([("n2", "127.0.0.1", source.port)], 10.0)
-    assert fine(fast) == "reaches 1 other node on any port"
+    assert fine(fast) == "this node reaches 1 other node on any port"
     source.close()
     with socket.create_server(("127.0.0.1", 0)) as slow:
 
@@ -269,5 +271,5 @@ def test_links() -> None:
         peers = [("n2", "127.0.0.1", source.port), ("n3", "127.0.0.1", slow.getsockname()[1])]
         closed, late = reach(peers, 10.0)
         thread.join()
-    assert failed(closed).startswith("cannot reach n2")
+    assert failed(closed).startswith("this node cannot reach n2")
     assert warned(late).startswith("n3 is slow from this node")

@@ -64,7 +64,7 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
 
 def test_a_bucket(s3: S3Server) -> None:
     question = Question(storage="s3://bucket/runs")
-    assert "moved, listed, conditional put" in only("ok", storage(question)).detail
+    assert "moved and listed; conditional puts" in only("ok", storage(question)).detail
     with s3.without_conditions():
         assert "HTTP 200, 200" in only("warn", storage(question)).detail
     from medray import storage as bucket
@@ -95,7 +95,7 @@ def test_a_bucket_that_hangs(s3: S3Server) -> None:
         (found,) = examine({"storage": storage}, Question(storage="s3://bucket/runs", seconds=1.0))
     finally:
         s3.process.send_signal(signal.SIGCONT)
-    assert only("fail", found).detail == "no answer within 1 s"
+    assert only("fail", found).detail == "the check got no answer within 1 s"
 
 
 @pytest.mark.parametrize("session", ["", "a-session"])
@@ -236,7 +236,7 @@ def test_mlflow_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"127.0.0.1:{silent.getsockname()[1]}"
         (found,) = examine({"MLflow": tracking}, Question(tracking=f"http://{address}", seconds=1.0))
-        assert only("fail", found).detail == "no answer within 1 s"
+        assert only("fail", found).detail == "the check got no answer within 1 s"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://user:{SECRET}@{address}")
     refused = only("fail", tracking(Question(tracking="")))
     assert "the store of MLFLOW_TRACKING_URI cannot be used (Connection refused)" in refused.detail

@@ -116,9 +116,9 @@ def test_ctrl_c_leaves_the_job_and_says_how_to_come_back(
     ("status", "code", "message", "says", "wanted"),
     [
         ("SUCCEEDED", 0, "", "SUCCEEDED, exit code 0: done", 0),
-        ("FAILED", 2, "", "exit code 2: its input is wrong", 2),
-        ("FAILED", 130, "", "exit code 130: it was interrupted and saved", 130),
-        ("FAILED", -9, "", "exit code 1: its driver was killed by SIGKILL", 1),
+        ("FAILED", 2, "", "exit code 2: the config or the data is wrong", 2),
+        ("FAILED", 130, "", "exit code 130: the run was interrupted and saved", 130),
+        ("FAILED", -9, "", "exit code 1: the job's driver was killed by SIGKILL", 1),
         (
             "FAILED",
             None,
@@ -126,7 +126,7 @@ def test_ctrl_c_leaves_the_job_and_says_how_to_come_back(
             "Failed to set up runtime environment?[2J",
             1,
         ),
-        ("STOPPED", None, "", "exit code 75: it was stopped", 75),
+        ("STOPPED", None, "", "exit code 75: the job was stopped", 75),
     ],
 )
 def test_attaching_to_an_ended_job_gives_its_log_and_its_code(

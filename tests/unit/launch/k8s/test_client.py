@@ -276,7 +276,7 @@ def test_a_wait_is_limited(server: KubernetesServer, launch: Launch, monkeypatch
     server(lambda: server.kmock[kmock.action.WATCH] << (b"",))  # it ends at once
     with pytest.raises(RunFailedError, match="has not ended in time"):
         follow(server, [RUNNING], seconds=0.5)
-    with pytest.raises(RunFailedError, match="was deleted"):
+    with pytest.raises(RunFailedError, match="somebody deleted the RayJob"):
         cluster.follow("nobody", print, print, retries=0, seconds=60)
     monkeypatch.setattr(client, "PATIENCE_SECONDS", 0)
     server(lambda: server.kmock["get", kmock.resource(RAYJOBS)] << 503)
@@ -318,7 +318,7 @@ def test_deletion_takes_what_the_launch_made_and_nothing_else(
         ("image_pull_secrets=[keys]", {}, "no secret of this name"),
         ("service_account=own", {}, "no service account of this name"),
         ("volume_claim=shared", {}, "no persistent volume claim of this name"),
-        ("volume_claim=shared", {("v1/persistentvolumeclaims", "shared"): {"spec": {"accessModes": ["ReadWriteOnce"]}}}, "the claim is ReadWriteOnce"),
+        ("volume_claim=shared", {("v1/persistentvolumeclaims", "shared"): {"spec": {"accessModes": ["ReadWriteOnce"]}}}, "the volume claim is ReadWriteOnce"),
         ("token_secret=ray", {("v1/secrets", "ray"): {"data": {"token": "eA=="}}}, "no key auth_token"),
     ],
 )  # fmt: skip
@@ -340,7 +340,7 @@ def test_objects_that_exist_or_are_hidden_are_no_error(server: KubernetesServer,
     settings = read(config_file(tmp_path), overrides).launch.k8s
     assert check_needs(Cluster("default"), settings, ["HF_TOKEN"]) == []
     (note,) = check_needs(Cluster("default"), settings, ["HF_TOKEN", "AWS_SECRET_ACCESS_KEY"])
-    assert note.startswith("the pods will lack AWS_SECRET_ACCESS_KEY:")
+    assert note.startswith("the pods will lack AWS_SECRET_ACCESS_KEY,")
     server(lambda: server.kmock["get", kmock.resource("v1/secrets")] << 403)
     assert check_needs(Cluster("default"), settings, ["AWS_SECRET_ACCESS_KEY"]) == []
 
@@ -430,7 +430,7 @@ def test_the_command_tells_why_a_run_failed(server: KubernetesServer, command: C
     assert code == result["exit_code"] == 2
     assert result["job_status"] == "STOPPED"
     assert "no such file" in err  # the driver's own words; standard output is for the object
-    assert "refused its input" in err
+    assert "the config or the data of the run is wrong" in err
 
 
 @pytest.mark.parametrize("words", [(), ("--context", "nowhere")])

@@ -111,7 +111,7 @@ def test_a_value_that_is_not_utf8_is_not_sent(tmp_path: Path) -> None:
     assert "NCCL_DEBUG" not in env
     assert env["NCCL_IB_HCA"] == "caf\u00e9"
     assert launch.notes == (
-        "not sent, because their values are not UTF-8, as a manifest must be: NCCL_DEBUG",
+        "variables not sent, because their values are not UTF-8, as a manifest must be: NCCL_DEBUG",
     )
     launch.text().encode()
 

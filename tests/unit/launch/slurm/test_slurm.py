@@ -143,7 +143,7 @@ def test_options_after_the_dashes_go_to_sbatch(config: Path, capsys: pytest.Capt
         ("--wra=id", "medray submits its own script"),
         ("--export-f=vars", "launch.env"),
         ("-G4", "cluster.gpus_per_node"),
-        ("--", "sbatch may take it for"),
+        ("--", "sbatch may read this word as the option"),
         (":", "launch each run by itself"),
         ("-N", "cluster.nodes=2"),
         ("--signal=USR1@60", "launch.slurm.warning_seconds"),
@@ -188,7 +188,10 @@ def test_a_time_limit_that_is_too_short_for_the_warning_is_refused(
     config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     said = refused(config, capsys, "--dry-run", "launch.slurm.time='8:00'")
-    assert "limit of 480 s leaves too little time to train: launch.slurm.warning_seconds is 300" in said
+    assert (
+        "limit of 480 s leaves too little time to train before SLURM's warning to save, which comes 300 s"
+        in said
+    )
     assert [slurm.seconds(text) for text in ("2-1:00", "1:00:01", "90:00")] == [176_400, 3601, 5400]
 
 
