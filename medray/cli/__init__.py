@@ -1,4 +1,4 @@
 """The command line, one file per verb.
 
-A verb parses its arguments, calls other rooms, starts Ray and handles signals.
+A verb parses its arguments, calls the other packages of medray, starts Ray and handles signals.
 """

@@ -44,7 +44,7 @@ class Entity:
         if self.assertion not in ("present", "absent"):
             raise ValueError(f"an entity's assertion must be present or absent, not {self.assertion!r}")
         if not self.text.strip():
-            raise ValueError("an entity of a reference has no text")
+            raise ValueError("an entity of a reference has no text: add its text, or remove the entity")
 
 
 @dataclass(frozen=True)

@@ -190,7 +190,7 @@ def _dry_run(arguments: argparse.Namespace, submission: Submission, address: Add
     ]
     if address.loopback:
         lines.append(
-            "paths were checked as if the cluster ran on this machine; only the launch detects a forwarded port"
+            "paths were checked as if the cluster ran on this machine; if its address is a forwarded port, the launch itself checks them again"
         )
     print("\n".join(lines))
     return 0

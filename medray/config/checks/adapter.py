@@ -56,7 +56,7 @@ def _check_adalora(config: Config) -> None:
     ranks = peft.adalora
     if ranks.target_rank >= ranks.init_rank:
         raise InputError(
-            f"must be below peft.adalora.init_rank, which is {ranks.init_rank}, because ranks shrink",
+            f"this rank must be below peft.adalora.init_rank, which is {ranks.init_rank}, because ranks shrink",
             key="peft.adalora.target_rank",
             value=ranks.target_rank,
             fix=f"set peft.adalora.target_rank: {ranks.init_rank // 2}, or peft.type: lora for a fixed rank",

@@ -1,4 +1,4 @@
-"""The settings of a batch plan and the batch that it returns, as plain values that other rooms keep, compare and send."""
+"""The settings of a batch plan and the batch that it returns, as plain values that other packages keep, compare and send."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from medray.data.files.remote import place
 
 @dataclass(frozen=True)
 class Discovered:
-    """The result of a search. `places`: corpus → its folder. `skipped`: other folder → why it is not read."""
+    """The corpora that were found in a folder. `places`: corpus → its folder. `skipped`: other folder → why it is not read."""
 
     places: dict[str, str]
     skipped: dict[str, str]

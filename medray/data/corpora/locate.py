@@ -25,7 +25,7 @@ WORDS = {
 
 @dataclass(frozen=True)
 class Names:
-    """Possible names of a file: a stem, which may contain * and folders, with one of several endings.
+    """The possible names of one file of a corpus: a stem, which may contain * and folders, with one of several endings.
 
     format: the format of files with these names; None: it follows from the ending.
     """

@@ -1,7 +1,6 @@
-"""Files at a URL of S3 or of another protocol. pyarrow opens S3 and reads the usual AWS_* variables; fsspec opens the
-rest.
+"""Files at a URL of S3 or of another protocol.
 
-No message quotes the error text of a library, because it may contain a signed URL.
+pyarrow opens S3 and reads the usual AWS_* variables; fsspec opens the other protocols. No message quotes the error text of a library, because it may contain a signed URL.
 """
 
 from __future__ import annotations

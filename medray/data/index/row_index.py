@@ -57,7 +57,7 @@ class Chunk:
 
 @dataclass(kw_only=True, slots=True)
 class RangeIndex:
-    """The index of one range of a source.
+    """The index of one range of a source: which rows it has, and hashes of them.
 
     Arrays have one entry per raw row, which is 0 if the row is not a usable record.
 

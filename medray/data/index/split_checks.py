@@ -120,7 +120,7 @@ def _check_labels(config: Config, index: SplitIndex) -> None:
     if index.empty_labels == index.rows:
         raise InputError(
             f"all {index.rows} training labels are empty"
-            + (f": no document has a {kind}" * bool(index.types)),
+            + (f", because no document has a matching {kind}" * bool(index.types)),
             key="data.columns.label" if not index.types else "data.extraction",
             fix="set data.columns.label to the column with the answers, or data.extraction.types to other types",
         )

@@ -275,7 +275,7 @@ def _loss_masks(method: MethodSpec, counts: Mapping[str, SplitCounts]) -> list[C
             missing = int((one.length[one.tasks.index(task)] == 0).sum())
             if missing:
                 verdict: Verdict = "problem" if missing == one.rows else "note"
-                said = f"{missing:,} of {one.rows:,} {split} rows have no {task} to learn"
+                said = f"{missing:,} of {one.rows:,} {split} rows have no {task} to learn; check the columns in data.columns"
                 found.append(Check("labels", verdict, said))
     return found
 

@@ -1,4 +1,4 @@
-"""The token shards of one split as other rooms use them: their folder, their content, and the batch plan over them."""
+"""The token shards of one split as other packages use them: their folder, their content, and the batch plan over them."""
 
 from __future__ import annotations
 

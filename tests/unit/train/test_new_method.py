@@ -163,7 +163,7 @@ def test_inspection_and_the_first_shard_know_both_answers(tmp_path: Path) -> Non
     assert [one.task for one in found.tasks] == ["label", "rejected"]
     assert [one.without for one in found.tasks] == [0, 1]
     (said,) = (one.said for one in found.checks if one.name == "labels")
-    assert said == f"1 of {COUNT} train rows have no rejected to learn"
+    assert said == f"1 of {COUNT} train rows have no rejected to learn; check the columns in data.columns"
     reader = BatchReader(
         made.train.store(),
         made.train.plan(made.config),
