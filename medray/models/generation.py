@@ -54,10 +54,10 @@ _TAKEN = (
 def end_tokens(model: Any, tokenizer: Any, spec: EncodeSpec) -> tuple[int, ...]:
     """Return the ids that end an answer, each once.
 
-    The order is: the tokenizer's end token, the token at the end of an answer in the template of `spec`, the end tokens of
-    the model's generation_config and config. An id of the model is skipped if it is ordinary text or the unknown
-    token in the tokenizer: a config without an end token has the default of its class, such as 2, which may be a word.
-    model: may be inside a DeepSpeed engine and a peft wrapper.
+    They are, in this order: the tokenizer's end token, the token at the end of an answer in the
+    template of `spec`, and the end tokens in the model's generation_config and config. An id of the model is skipped if
+    the tokenizer uses it for ordinary text or for unknown text: a config without an end token has the default of its
+    class, such as 2, which may be a word. model: may be inside a DeepSpeed engine and a peft wrapper.
     """
     inner = unwrap(model)
     known = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder} - {tokenizer.unk_token_id}
