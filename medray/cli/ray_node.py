@@ -83,7 +83,10 @@ def _head(offered: list[str], file: Path) -> int:
             return 0
         if end is End.LATER or all(map(_is_free, ports)):
             return 1
-        print(f"medray: another process has taken one of the ports {port} to {metrics}", file=sys.stderr)
+        print(
+            f"medray: another process has taken one of the ports {port} to {metrics}; trying other ports",
+            file=sys.stderr,
+        )
     raise RunFailedError(
         f"Ray's head could not start: in all {STARTS} attempts, other processes took one of its {PORTS} consecutive ports "
         f"between {FIRST_PORT} and {LAST_PORT}. Fix: submit the job again, or to another node"

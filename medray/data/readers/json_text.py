@@ -116,7 +116,7 @@ class _Text:
                 return value, key, end - self.at
             except RecursionError:
                 raise InputError(
-                    f"its JSON is nested too deeply at byte {self.position}",
+                    f"the JSON is nested too deeply at byte {self.position}",
                     file=self._name,
                     fix="check the program that wrote the file: a record needs at most ten levels",
                 ) from None

@@ -73,7 +73,11 @@ def different_clocks(offsets: Mapping[str, tuple[float, float] | None]) -> list[
         detail = f"{abs(ahead):.1f} s {'ahead of' if ahead > 0 else 'behind'} {HERE}"
         way = "run a time service on all nodes (chrony, systemd-timesyncd)"
         if surely > CLOCK_FAIL:
-            found.append(fail("clock", f"{detail}: S3 and Kerberos refuse its requests", way).on(node))
+            found.append(
+                fail(
+                    "clock", f"{detail}: S3 and Kerberos refuse requests of a node with such a clock", way
+                ).on(node)
+            )
         elif surely > CLOCK_WARN:
             found.append(
                 warn("clock", f"{detail}: log lines and step times of the nodes are out of order", way).on(
