@@ -1,4 +1,4 @@
-"""The memory of a training run in bytes per worker: model states exactly, activations and logits roughly.
+"""The model states of a training run in bytes per worker. `phases.py` adds everything else.
 
 Model states under ZeRO (Rajbhandari et al. 2020, section 3) with Adam, for P parameters of which T are trained, on N
 workers. A frozen parameter has weights only.
@@ -20,17 +20,13 @@ DeepSpeed 0.19.8 also clones the trained weights as its master copy at stages 1 
 | 3 | optimizer, gradients, weights; but the layer being computed is gathered, with its gradient |
 
 Offload moves the optimizer, and from stage 2 on the gradients (4 bytes each at stage 2), to host memory; stage 1 keeps
-all gradients on the device and a float32 share of them on the host. Not included: communication buckets (0.5 to 1 GB with
-DeepSpeed's defaults), the float32 copy of the gradients that stages 1 and 2 need during a step without offload (4 T/N),
-fragmentation of the allocator, and the runtime itself (CUDA context, Python: about 1 GB).
+all gradients on the device and a float32 share of them on the host.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from typing import Literal
-
-from medray.plan.parameters import Shape
 
 GIGABYTE = 10**9
 Offload = Literal["none", "optimizer", "cpu"]
@@ -100,7 +96,7 @@ def zero_bytes(
     weight_bytes: 2 for bf16 and fp16, 4 for fp32. gradient_bytes: bytes per gradient; None: as weight_bytes. offload:
     `optimizer` moves optimizer state, and gradients from stage 2 on, to the host; `cpu` (`train.offload: cpu`) also moves
     the weights of stage 3. largest_layer: parameters of the largest layer, which stage 3 gathers. activations, logits:
-    bytes from `activation_bytes` and `logits_bytes`, which are copied into the plan.
+    bytes that are copied into the plan.
 
     Raises ValueError for numbers that are impossible.
     """
@@ -122,39 +118,6 @@ def zero_bytes(
     if offload == "cpu" and stage == 3:
         plan = replace(plan, weights=0, host=host + weights)
     return plan
-
-
-def activation_bytes(
-    model: Shape,
-    *,
-    rows: int,
-    length: int,
-    weight_bytes: int = 2,
-    checkpointing: bool = False,
-    scores: bool = True,
-) -> int:
-    """Return the bytes kept for the backward pass of [rows, length] tokens, an estimate within a factor of two.
-
-    Korthikanti et al. 2022 (Reducing Activation Recomputation in Large Transformer Models), equation 2 in 16 bits:
-    rows * length * hidden * (34 + 5 * heads * length / hidden) per layer; twice that in 32 bits. scores: whether the
-    attention scores (the second term) are kept, which is not the case for flash and memory-efficient attention.
-    checkpointing: each layer keeps its input only, and one layer at a time keeps the rest.
-    """
-    tokens = rows * length
-    layer = (
-        tokens * (34 * model.hidden_size + (5 * model.heads * length if scores else 0)) * weight_bytes // 2
-    )
-    if checkpointing:
-        return model.layers * tokens * model.hidden_size * weight_bytes + layer
-    return model.layers * layer
-
-
-def logits_bytes(model: Shape, *, rows: int, length: int, weight_bytes: int = 2) -> int:
-    """Return the bytes of the logits [rows, length, vocab]: one copy as computed, one in float32 for the loss.
-
-    For 8,192 tokens and 128,000 words in 16 bits, this is 6.3 GB. length: target tokens for an encoder-decoder.
-    """
-    return rows * length * model.vocab_size * (weight_bytes + 4)
 
 
 def _share(size: int, parts: int) -> int:

@@ -54,7 +54,7 @@ class Linear:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Shape:
-    """The sizes for an estimate of activations. layers: encoder and decoder together."""
+    """The sizes of a model. layers: encoder and decoder together."""
 
     layers: int
     hidden_size: int
@@ -74,10 +74,10 @@ def from_config(config: Mapping[str, Any], *, tied: bool | None = None) -> Param
     """
     layers = linears(config)
     seq2seq = _family(config) in ENCODER_DECODERS
-    hidden = _size(config, "d_model" if seq2seq else "hidden_size")
-    embedding = _size(config, "vocab_size") * hidden
+    hidden = size(config, "d_model" if seq2seq else "hidden_size")
+    embedding = size(config, "vocab_size") * hidden
     head = 0 if (_tied(config) if tied is None else tied) else embedding
-    rest = _t5_rest(config, hidden) if seq2seq else (2 * _size(config, "num_hidden_layers") + 1) * hidden
+    rest = _t5_rest(config, hidden) if seq2seq else (2 * size(config, "num_hidden_layers") + 1) * hidden
     return ParameterCount(
         total=embedding + head + rest + sum(layer.parameters * layer.copies for layer in layers),
         embedding=embedding,
@@ -106,8 +106,8 @@ def adapted(config: Mapping[str, Any], targets: str | Iterable[str] = "all-linea
     layers = linears(config)
     if targets != "all-linear":
         names = {targets} if isinstance(targets, str) else set(targets)
-        hidden = _size(config, "d_model" if _family(config) in ENCODER_DECODERS else "hidden_size")
-        layers += (Linear(name="lm_head", inputs=hidden, outputs=_size(config, "vocab_size"), copies=1),)
+        hidden = size(config, "d_model" if _family(config) in ENCODER_DECODERS else "hidden_size")
+        layers += (Linear(name="lm_head", inputs=hidden, outputs=size(config, "vocab_size"), copies=1),)
         known = {layer.name for layer in layers}
         if not names or names - known:
             raise ValueError(
@@ -119,20 +119,20 @@ def adapted(config: Mapping[str, Any], targets: str | Iterable[str] = "all-linea
 
 
 def shape(config: Mapping[str, Any]) -> Shape:
-    """Return the sizes of `config` for `memory.activation_bytes` and `memory.logits_bytes`."""
+    """Return the sizes of `config`."""
     if _family(config) in ENCODER_DECODERS:
-        encoder, decoder = _t5_layers(config)
+        encoder, decoder = stack_layers(config)
         return Shape(
             layers=encoder + decoder,
-            hidden_size=_size(config, "d_model"),
-            heads=_size(config, "num_heads"),
-            vocab_size=_size(config, "vocab_size"),
+            hidden_size=size(config, "d_model"),
+            heads=size(config, "num_heads"),
+            vocab_size=size(config, "vocab_size"),
         )
     return Shape(
-        layers=_size(config, "num_hidden_layers"),
-        hidden_size=_size(config, "hidden_size"),
-        heads=_size(config, "num_attention_heads"),
-        vocab_size=_size(config, "vocab_size"),
+        layers=size(config, "num_hidden_layers"),
+        hidden_size=size(config, "hidden_size"),
+        heads=size(config, "num_attention_heads"),
+        vocab_size=size(config, "vocab_size"),
     )
 
 
@@ -142,14 +142,9 @@ def linears(config: Mapping[str, Any]) -> tuple[Linear, ...]:
 
 
 def _decoder_linears(config: Mapping[str, Any]) -> tuple[Linear, ...]:
-    family, layers = _family(config), _size(config, "num_hidden_layers")
-    hidden, inner = _size(config, "hidden_size"), _size(config, "intermediate_size")
-    heads = _size(config, "num_attention_heads")
-    head_dim = int(config.get("head_dim") or (256 if family == "gemma" else hidden // heads))
-    # Absent and null differ: transformers fills an absent mistral key with 8, and a null with the number of
-    # heads.
-    absent = {"mistral": 8, "gemma": 16, "qwen2": 32}.get(family, heads)
-    kv_heads = int(config.get("num_key_value_heads", absent) or heads)
+    family, layers = _family(config), size(config, "num_hidden_layers")
+    hidden, inner = size(config, "hidden_size"), size(config, "intermediate_size")
+    heads, head_dim, kv_heads = attention_heads(config)
     attention_bias = family == "qwen2" or (
         family in ("llama", "gemma") and bool(config.get("attention_bias"))
     )
@@ -166,12 +161,24 @@ def _decoder_linears(config: Mapping[str, Any]) -> tuple[Linear, ...]:
     )
 
 
+def attention_heads(config: Mapping[str, Any]) -> tuple[int, int, int]:
+    """Return the number of query heads of a decoder, the size of a head, and the number of key and value heads."""
+    family, heads = str(config.get("model_type")), size(config, "num_attention_heads")
+    head_dim = int(
+        config.get("head_dim") or (256 if family == "gemma" else size(config, "hidden_size") // heads)
+    )
+    # Absent and null differ: transformers fills an absent mistral key with 8, and a null with the number of
+    # heads.
+    absent = {"mistral": 8, "gemma": 16, "qwen2": 32}.get(family, heads)
+    return heads, head_dim, int(config.get("num_key_value_heads", absent) or heads)
+
+
 def _t5_linears(config: Mapping[str, Any]) -> tuple[Linear, ...]:
-    encoder, decoder = _t5_layers(config)
-    hidden, inner = _size(config, "d_model"), _size(config, "d_ff")
-    attention = _size(config, "num_heads") * _size(config, "d_kv")
+    encoder, decoder = stack_layers(config)
+    hidden, inner = size(config, "d_model"), size(config, "d_ff")
+    attention = size(config, "num_heads") * size(config, "d_kv")
     attentions = encoder + 2 * decoder  # a decoder layer attends to itself and to the encoder
-    gated = _feed_forward(config).startswith("gated-")
+    gated = feed_forward(config).startswith("gated-")
     return (
         *(Linear(name=name, inputs=hidden, outputs=attention, copies=attentions) for name in ("q", "k", "v")),
         Linear(name="o", inputs=attention, outputs=hidden, copies=attentions),
@@ -185,18 +192,20 @@ def _t5_linears(config: Mapping[str, Any]) -> tuple[Linear, ...]:
 
 def _t5_rest(config: Mapping[str, Any], hidden: int) -> int:
     """Return the parameters of layer norms and of the relative position biases in the first layer of each stack."""
-    encoder, decoder = _t5_layers(config)
+    encoder, decoder = stack_layers(config)
     norms = (2 * encoder + 1 + 3 * decoder + 1) * hidden
-    return norms + 2 * int(config.get("relative_attention_num_buckets") or 32) * _size(config, "num_heads")
+    return norms + 2 * int(config.get("relative_attention_num_buckets") or 32) * size(config, "num_heads")
 
 
-def _t5_layers(config: Mapping[str, Any]) -> tuple[int, int]:
-    encoder = _size(config, "num_layers")
+def stack_layers(config: Mapping[str, Any]) -> tuple[int, int]:
+    """Return the layers of encoder and decoder of a T5."""
+    encoder = size(config, "num_layers")
     decoder = config.get("num_decoder_layers")
     return encoder, encoder if decoder is None else int(decoder)
 
 
-def _feed_forward(config: Mapping[str, Any]) -> str:
+def feed_forward(config: Mapping[str, Any]) -> str:
+    """Return the kind of a T5's feed-forward layers: relu, gated-gelu."""
     return str(config.get("feed_forward_proj") or ("gated-gelu" if _family(config) == "mt5" else "relu"))
 
 
@@ -217,7 +226,8 @@ def _family(config: Mapping[str, Any]) -> str:
     return family
 
 
-def _size(config: Mapping[str, Any], name: str) -> int:
+def size(config: Mapping[str, Any], name: str) -> int:
+    """Return a size of a model's config. Raises ValueError if it is missing or not a whole number above 0."""
     value = config.get(name)
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ValueError(f"the model's config needs {name} as a whole number above 0, but has {value!r}")

@@ -16,9 +16,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
+from memory_census import Case
 from recorder import Recorder
 
 from medray.train.loop import training
@@ -31,12 +33,17 @@ LIMIT_SECONDS = 500
 KEPT = 2  # ranks
 
 
-def run_loops(folder: Path, plans: dict[str, WorkerPlan], processes: int) -> dict[str, Any]:
+def measure(folder: Path, cases: dict[str, Case]) -> dict[str, dict[str, int]]:
+    """Return the bytes on rank 0 of two for each tiny run, see `memory_census.measured`."""
+    return run_loops(folder, cases, KEPT)
+
+
+def run_loops(folder: Path, plans: Mapping[str, WorkerPlan | Case], processes: int) -> dict[str, Any]:
     """Return what rank 0 of `processes` ranks saw of each plan's loop; of one rank, in this process, its steps alone."""
     if processes == 1:
-        return {name: {"steps": _steps(plan)} for name, plan in plans.items()}
+        return {name: {"steps": _steps(plan)} for name, plan in plans.items() if isinstance(plan, WorkerPlan)}
     work, result = folder / f"plans-{processes}.pickle", folder / f"seen-{processes}.json"
-    work.write_bytes(pickle.dumps(plans))
+    work.write_bytes(pickle.dumps(dict(plans)))
     if processes == KEPT:
         if not _kept:
             _kept.append(_Ranks(KEPT))

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from memory_census import Case, measured
 from recorder import Rank, Recorder
 from torch import distributed
 
@@ -36,10 +37,15 @@ def main() -> None:
 
 
 def run(work: str, result: str) -> None:
-    """Train every plan of the pickle `work`; rank 0 writes what it saw of each to `result`."""
-    plans: dict[str, WorkerPlan] = pickle.loads(Path(work).read_bytes())
+    """Train every plan of the pickle `work`; rank 0 writes what it saw of each to `result`. A `Case` is measured."""
+    plans: dict[str, WorkerPlan | Case] = pickle.loads(Path(work).read_bytes())
     seen: dict[str, Any] = {}
     for name, plan in plans.items():
+        if isinstance(plan, Case):
+            sizes = measured(plan)
+            if distributed.get_rank() == 0:
+                seen[name] = sizes
+            continue
         loaded: list[bool] = []
 
         def watched(*args: Any, loaded: list[bool] = loaded, **options: Any) -> Any:
