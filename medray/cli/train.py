@@ -47,12 +47,14 @@ def add_to(verbs: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from medray.config import read
     from medray.stages import check
+    from medray.train.checks import refuse_search
 
     config = read(arguments.config, arguments.overrides)
+    refuse_search(config)
     address = cluster_address(config)
     check(config, elsewhere=address is not None, model=False)
     stop = StopSwitch()
-    restore = _on_signals(stop)  # before the imports, which take seconds
+    restore = on_signals(stop)  # before the imports, which take seconds
     try:
         return _run(arguments, config, address, stop)
     except StoppedError as error:
@@ -123,14 +125,14 @@ def _train(
     folder = folder_of(config)
     with lock.held(folder, lambda text: console.phase("lock", text)):
         log.begin()
-        _hear_request(folder, launched_at, stop)
+        hear_request(folder, launched_at, stop)
         from medray import stages, train
         from medray.train.checks import check_weights_and_names, describe_model
         from medray.train.side_thread import SideThread
 
         # Before torch and Ray are imported, which takes seconds.
         models = [describe_model(each) for each in stages.checkable_configs(config)]
-        _refuse_stopped(stop)
+        refuse_stopped(stop)
         import ray  # noqa: F401  # completely, before two threads import
 
         # The check imports torch and transformers, which takes as long as the start of a cluster, so it runs in another
@@ -142,9 +144,9 @@ def _train(
         checked = SideThread(check_all)
         try:
             connect(address)
-            _on_signals(stop)  # again, because Ray has replaced the handler of SIGTERM
+            on_signals(stop)  # again, because Ray has replaced the handler of SIGTERM
             checked.result()
-            _refuse_stopped(stop)
+            refuse_stopped(stop)
             if config.stages:
                 return stages.run(config, console=console, stop=stop, config_file=config_file)
             return train.run(config, console=console, stop=stop, config_file=config_file, checked=models[0])
@@ -152,7 +154,7 @@ def _train(
             disconnect()
 
 
-def _hear_request(folder: StoragePath, launched_at: float | None, stop: StopSwitch) -> None:
+def hear_request(folder: StoragePath, launched_at: float | None, stop: StopSwitch) -> None:
     try:
         asked = begin(folder, launched_at)
     except OSError as error:
@@ -165,17 +167,17 @@ def _hear_request(folder: StoragePath, launched_at: float | None, stop: StopSwit
             f"a stop was requested while this start waited in its queue, {datetime.fromtimestamp(asked):at %Y-%m-%d %H:%M:%S} "
             f"({folder / STOP_FILE}). Fix: launch the config again to resume"
         )
-    _refuse_stopped(stop)
+    refuse_stopped(stop)
 
 
-def _refuse_stopped(stop: StopSwitch) -> None:
+def refuse_stopped(stop: StopSwitch) -> None:
     if stop.reason:
         raise StoppedError(
             "the command was stopped before the run had begun. Fix: run the same command again"
         )
 
 
-def _on_signals(stop: StopSwitch) -> Any:
+def on_signals(stop: StopSwitch) -> Any:
     """Install signal handlers. The first signal asks to save and end; a second Ctrl-C ends at once with exit code 1."""
 
     def handler(number: int, frame: Any) -> None:

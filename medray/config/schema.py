@@ -19,6 +19,7 @@ from medray.config.section import Section, key
 from medray.config.stages import StageConfig
 from medray.config.tracking import TrackingConfig
 from medray.config.train import TrainConfig
+from medray.config.tune import TuneConfig
 
 
 class Config(Section):
@@ -36,6 +37,10 @@ class Config(Section):
     eval: EvalConfig = Field(default_factory=EvalConfig)
     stages: tuple[StageConfig, ...] = key(
         (), "Runs one after the other, each on the weights of the one before; see docs/stages.md."
+    )
+
+    tune: TuneConfig | None = key(
+        None, "A search over keys of this config, for `medray tune`; see docs/tune.md."
     )
 
     def override(self, values: Mapping[str, Any]) -> Config:

@@ -38,6 +38,16 @@ def check(config: Config, *, elsewhere: bool = False, data: bool = True, model: 
         check_weights_and_names(config, describe_model(config))
 
 
+def refuse_search(config: Config) -> None:
+    """Raise InputError for the config of a search: a run would train its own values and ignore the space."""
+    if config.tune is not None:
+        raise InputError(
+            "this config is a search, and a run would ignore its space",
+            key="tune",
+            fix="run medray tune with it, or add tune=null to train its own values",
+        )
+
+
 def check_workers(config: Config) -> None:
     """Raise InputError if a cluster on this machine alone cannot hold the workers."""
     from medray.plan.resources import Request, Supply, shortage

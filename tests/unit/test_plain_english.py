@@ -37,6 +37,7 @@ ROOMS = (
     "medray/stages",
     "medray/pairs",
     "medray/launch",
+    "medray/tune",
     "medray/cli",
     "configs",
     "k8s",

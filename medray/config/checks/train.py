@@ -66,7 +66,7 @@ def _check_best(config: Config) -> None:
             value=best,
             fix="set train.keep_best: loss_label",
         )
-    there = ["loss", *(f"loss_{term}" for term in spec.terms), *spec.metrics, *evaluation.numbers]
+    there = evaluation_metrics(config)
     if best not in there:
         raise InputError(
             "evaluations of this run have no metric of this name",
@@ -74,6 +74,12 @@ def _check_best(config: Config) -> None:
             value=best,
             fix=f"use one of {', '.join(there)}; eval.metrics adds others",
         )
+
+
+def evaluation_metrics(config: Config) -> tuple[str, ...]:
+    """Return the names of the metrics that every evaluation of a run has."""
+    spec = spec_of(config.method)
+    return ("loss", *(f"loss_{term}" for term in spec.terms), *spec.metrics, *config.eval.numbers)
 
 
 def _check_scheduler(scheduler: SchedulerConfig, max_steps: int | None) -> None:

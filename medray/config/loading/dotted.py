@@ -1,7 +1,7 @@
 """Dotted keys, such as train.optimizer.lr or data.train[0].path, for values in a tree and for fields in the schema.
 
 A tree is a result of YAML: dicts, lists and values. The schema consists of nested pydantic models; in a list of models, keys
-have no number, as in data.train[].path.
+have no number, as in data.train[].path; nor have the values of a dict of models.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def fields(model: type[BaseModel], key: str = "") -> Iterator[tuple[str, FieldIn
     for name, field in model.model_fields.items():
         yield under(key, name), field
         if inner := model_of(field):
-            many = "[]" if get_origin(field.annotation) is tuple else ""
+            many = "[]" if get_origin(field.annotation) in (tuple, dict) else ""
             yield from fields(inner, f"{under(key, name)}{many}")
 
 

@@ -19,6 +19,7 @@ from medray.config.model import PACKAGED_MODELS
 from medray.config.schema import Config
 from medray.config.site import check_sections
 from medray.config.stages import stage_tree
+from medray.config.tune import checked_space
 from medray.errors import InputError
 
 LARGEST_FILE = 256 * 1024  # bytes; a recipe has 2,000, and a larger file is a corpus given by mistake
@@ -48,6 +49,8 @@ def read(path: str | Path, overrides: Iterable[str] = (), *, site: Path | None =
         config = Config.model_validate(tree)
     except ValidationError as error:
         raise explain(error, tree, path, overridden) from None
+    if config.tune is not None:
+        config = checked_space(config, lambda each: _absolute(each, path))
     return _absolute(config, path) if not config.stages else _with_stages(config, tree, path, overridden)
 
 

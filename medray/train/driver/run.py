@@ -24,7 +24,7 @@ from medray.plan.model_config import ModelDescription
 from medray.plan.resources import Supply
 from medray.tracking import ParentRun
 from medray.tracking import ledger as ledgers
-from medray.train.checks import check, check_weights_and_names, describe_model
+from medray.train.checks import check, check_weights_and_names, describe_model, refuse_search
 from medray.train.driver import data_phase
 from medray.train.driver.fit import fit
 from medray.train.driver.nodes import ask_versions, awaited, check_versions
@@ -96,6 +96,7 @@ def run(
     os.umask(0o077)  # what a run leaves holds patients' text
     observer, timings = RunObserver(console, stop or StopSwitch()), Timings()
     folder = folder_of(config)
+    refuse_search(config)
     if checked is None:
         if done := finished_result(config):
             send_unsent(config, done, observer.phase, config_file, parent)

@@ -58,10 +58,20 @@ def argument(action: argparse.Action) -> str:
 def config_keys(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, Any, Any]]:
     """Yield (dotted key, its field, its default) for every key that is not a section."""
     for name, field in model.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            yield from config_keys(field.annotation, f"{prefix}{name}.")
-        else:
+        section = next(filter(_is_section, (field.annotation, *_options(field.annotation))), None)
+        if not _is_section(field.annotation):
             yield f"{prefix}{name}", field, field.get_default(call_default_factory=True)
+        if section is not None:
+            yield from config_keys(section, f"{prefix}{name}.")
+
+
+def _is_section(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
+
+
+def _options(annotation: Any) -> tuple[Any, ...]:
+    """Return the kinds of an optional section: a key that is null, or has keys of its own."""
+    return get_args(annotation) if type(None) in get_args(annotation) else ()
 
 
 def config_key(entry: tuple[str, Any, Any]) -> str:

@@ -101,8 +101,8 @@ def _text(rng: random.Random, names: list[str]) -> str:
         *sections, key = name.split(".")
         branch, default = tree, Config().model_dump(mode="json")
         for section in sections:
-            branch, default = branch.setdefault(section, {}), default[section]
-        branch.setdefault(key, json.dumps(default[key]) if rng.random() < 0.9 else rng.choice(_SCALARS))
+            branch, default = branch.setdefault(section, {}), default[section] or {}
+        branch.setdefault(key, json.dumps(default.get(key)) if rng.random() < 0.9 else rng.choice(_SCALARS))
     return _block(tree, "")
 
 

@@ -1,0 +1,145 @@
+"""The configurations of a search: values by key, drawn as `tune.space` says.
+
+All functions are pure: what comes next depends on the space, the seed and what was tried before. A search that was
+killed therefore needs no state of its searcher.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from medray.config.tune import Draw
+
+Point = dict[str, Any]
+_TRIES = 200  # draws without a new configuration, after which a space counts as exhausted
+_STARTUP = 8  # random configurations before TPE begins to model
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Past:
+    """A configuration that was tried. value: mean over its seeds, None if it has none. share: of the run, for `stopped`."""
+
+    point: Point
+    state: Literal["running", "done", "stopped", "failed"]
+    value: float | None = None
+    share: float = 1.0
+
+
+def grid_points(space: Mapping[str, Draw]) -> list[Point]:
+    """Return every combination of the listed values; the last key changes fastest."""
+    names = list(space)
+    return [
+        dict(zip(names, values, strict=True))
+        for values in itertools.product(*(draw.values for draw in space.values()))
+    ]
+
+
+def random_points(space: Mapping[str, Draw], count: int, seed: int) -> list[Point]:
+    """Return `count` different draws, or fewer where the space has no more. A higher count only adds to the end."""
+    draws, misses = random.Random(f"medray tune {seed}"), 0
+    found: list[Point] = []
+    seen: set[str] = set()
+    while len(found) < count and misses < _TRIES:
+        point = {name: _drawn(draw, draws) for name, draw in space.items()}
+        if (known := identity(point)) in seen:
+            misses += 1
+            continue
+        seen.add(known)
+        found.append(point)
+        misses = 0
+    return found
+
+
+def tpe_point(space: Mapping[str, Draw], past: Sequence[Past], *, seed: int, lower: bool) -> Point | None:
+    """Return the next configuration by Optuna's TPE; None where every one of a space of lists was tried.
+
+    past: what was tried, in order. Running configurations count as bad, so that two at a time differ (constant liar).
+    lower: whether a lower value is better.
+    """
+    import optuna
+    from optuna.trial import TrialState, create_trial
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    # A seed that depends on what is known: a search that continues must not draw its first configurations again.
+    sampler = optuna.samplers.TPESampler(seed=seed + len(past), n_startup_trials=_STARTUP, constant_liar=True)
+    study = optuna.create_study(direction="minimize" if lower else "maximize", sampler=sampler)
+    distributions = {name: _distribution(draw) for name, draw in space.items()}
+    for each in past:
+        states = {"running": TrialState.RUNNING, "done": TrialState.COMPLETE, "stopped": TrialState.PRUNED}
+        known = each.value is not None and math.isfinite(each.value)
+        state = (
+            states.get(each.state, TrialState.FAIL) if known or each.state == "running" else TrialState.FAIL
+        )
+        study.add_trial(
+            create_trial(
+                state=state,
+                params={name: _internal(space[name], each.point[name]) for name in space},
+                distributions=distributions,
+                value=each.value if state == TrialState.COMPLETE else None,
+                intermediate_values={round(100 * each.share): each.value}
+                if state == TrialState.PRUNED and each.value is not None
+                else None,
+            )
+        )
+    seen = {identity(each.point) for each in past}
+    for _ in range(_TRIES):
+        asked = study.ask(fixed_distributions=distributions)
+        point = {name: _external(space[name], asked.params[name]) for name in space}
+        if identity(point) not in seen:
+            return point
+        study.tell(asked, state=TrialState.FAIL)  # the same seed gives the same numbers
+    rest = random_points(space, len(past) + 1, seed)
+    return next((point for point in rest if identity(point) not in seen), None)
+
+
+def identity(point: Point) -> str:
+    """Return a text that is equal for equal configurations."""
+    return json.dumps(point, sort_keys=True)
+
+
+def label(point: Point) -> str:
+    """Return a configuration for people: `peft.rank 8, train.optimizer.lr 0.00031`."""
+    return ", ".join(f"{name} {value_text(value)}" for name, value in point.items())
+
+
+def value_text(value: Any) -> str:
+    """Return a value of a configuration for people, in at most 40 characters."""
+    text = (
+        f"{value:.4g}" if isinstance(value, float) else value if isinstance(value, str) else json.dumps(value)
+    )
+    return text if len(text) <= 40 else f"{text[:19]}…{text[-20:]}"
+
+
+def _drawn(draw: Draw, draws: random.Random) -> Any:
+    if draw.randint:
+        return draws.randint(*draw.randint)
+    if draw.uniform:
+        return draws.uniform(*draw.uniform)
+    if draw.loguniform:
+        low, high = draw.loguniform
+        return min(max(math.exp(draws.uniform(math.log(low), math.log(high))), low), high)
+    return draws.choice(draw.values)
+
+
+def _distribution(draw: Draw) -> Any:
+    from optuna import distributions
+
+    if draw.randint:
+        return distributions.IntDistribution(*draw.randint)
+    if draw.bounds:
+        return distributions.FloatDistribution(*draw.bounds, log=draw.kind == "loguniform")
+    return distributions.CategoricalDistribution(range(len(draw.values)))  # values may be lists
+
+
+def _internal(draw: Draw, value: Any) -> Any:
+    return value if draw.bounds else draw.values.index(value)
+
+
+def _external(draw: Draw, value: Any) -> Any:
+    return value if draw.bounds else draw.values[value]
