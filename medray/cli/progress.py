@@ -1,4 +1,4 @@
-"""Print the step of a run's newest complete checkpoint, or 0 if it has none: `python -m medray.cli.progress CONFIG`.
+"""Print how many steps a run has saved, or a search in all of its trials: `python -m medray.cli.progress CONFIG`.
 
 slurm/medray.sbatch runs this before it requeues a job. Neither torch nor Ray is imported.
 """
@@ -9,7 +9,7 @@ import re
 import sys
 
 from medray import storage
-from medray.config import read
+from medray.config import Config, read
 from medray.storage import StoragePath
 
 _CHECKPOINT = re.compile(r"step-(\d+)-[0-9a-f]+")
@@ -27,6 +27,19 @@ def newest_step(run: StoragePath) -> int:
     return max(steps)
 
 
+def saved(config: Config) -> int:
+    """Return a number that grows whenever a run, or a trial of a search, has saved a step or ended."""
+    run = storage.at(config.run.storage) / config.run.name
+    if config.tune is None:
+        return newest_step(run)
+    from medray.tune.trials import TrialFiles
+
+    trials = TrialFiles(run).read().values()
+    return sum(
+        newest_step(run.with_name(f"{run.name}.{trial.label}")) if trial.state == "begun" else trial.step + 1
+        for trial in trials
+    )
+
+
 if __name__ == "__main__":
-    config = read(sys.argv[1])
-    print(newest_step(storage.at(config.run.storage) / config.run.name))
+    print(saved(read(sys.argv[1])))

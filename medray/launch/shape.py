@@ -36,7 +36,8 @@ def shape(
     cluster = config.cluster
     gpus = cluster.gpus_per_node or 0
     _check_gpus(config, gpus)
-    most = cluster.most_workers
+    # A search runs trials at the same time only where the config says how many; else one after the other.
+    most = cluster.most_workers * ((config.tune.concurrent or 1) if config.tune else 1)
     nodes = cluster.nodes or (ceil(most / gpus) if gpus else 1)
     workers = ceil(most / nodes)
     if gpus and workers > gpus:

@@ -18,7 +18,7 @@ TARGETS = {
     "slurm": "on a SLURM cluster, with sbatch",
     "k8s": "on Kubernetes, as a RayJob of the KubeRay operator",
 }
-VERBS = ("train", "data prepare")  # verbs that take a config and run on a cluster
+VERBS = ("train", "tune", "data prepare")  # verbs that take a config and run on a cluster
 
 
 def add_to(verbs: Any) -> None:
@@ -67,7 +67,6 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _run(arguments: argparse.Namespace, site: Path | None) -> int:
     from medray.config import read
-    from medray.stages import check
 
     if arguments.config is None:
         return int(_module(arguments.target).run_without_config(arguments, site))
@@ -79,8 +78,24 @@ def _run(arguments: argparse.Namespace, site: Path | None) -> int:
             value=config.cluster.address,
             fix="remove cluster.address from the config",
         )
-    check(config, elsewhere=True, data=False, model=False)
+    check_for(arguments.verb, config)
     return int(_module(arguments.target).run(arguments, config))
+
+
+def check_for(verb: str, config: Config, *, data: bool = False) -> None:
+    """Raise InputError for the first thing in a config that cannot work with `verb` on another machine.
+
+    data: look at the files too, which the other machine can read.
+    """
+    from medray import stages, tune
+    from medray.train.checks import refuse_search
+
+    if verb == "tune":
+        tune.check(config, elsewhere=True, data=data, model=False)
+        return
+    if verb == "train":
+        refuse_search(config)
+    stages.check(config, elsewhere=True, data=data, model=False)
 
 
 def _of_site(key: str, site: Path, arguments: argparse.Namespace) -> bool:

@@ -113,12 +113,12 @@ def _prepared(
     folder: Path,
     hosts: frozenset[str] = frozenset(),
 ) -> Submission:
+    from medray.cli.launch import check_for
     from medray.config import read
     from medray.launch.job import is_here, prepare
-    from medray.stages import check
 
     if is_here(address, hosts):
-        check(config, elsewhere=True, model=False)  # with the data this time
+        check_for(arguments.verb, config, data=True)
     submission = prepare(
         config,
         address,
@@ -130,7 +130,7 @@ def _prepared(
         exclude=arguments.exclude or (),
     )
     sent = read(submission.package.folder / "config.yaml")  # the file that the cluster will read
-    check(sent, elsewhere=True, data=False, model=False)
+    check_for(arguments.verb, sent)
     return submission
 
 

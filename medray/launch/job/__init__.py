@@ -75,7 +75,7 @@ def prepare(
     variables, withheld = _environment(config, environ, seen)
     run = config.run.name
     # With this time, the driver obeys a `medray stop` between now and its start, and ignores an older one.
-    launched = ["--launched-at", str(int(now))] if verb == "train" else []
+    launched = ["--launched-at", str(int(now))] if verb in ("train", "tune") else []
     return Submission(
         address=address.url,
         job_id=job_id(run, now),

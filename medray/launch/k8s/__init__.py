@@ -94,7 +94,7 @@ def render(
 
     by_kind["ConfigMap"]["data"]["config.yaml"] = _config_text(config)
     command = ["medray", *verb.split(), "/etc/medray/config.yaml", f"cluster.nodes={fewest}"]
-    if launched_at is not None and verb == "train":
+    if launched_at is not None and verb in ("train", "tune"):
         command.append(f"--launched-at={launched_at}")
     _fill_job(by_kind["RayJob"], config, name, " ".join(["sh /etc/medray/run.sh", *command]))
     _fill_workers(by_kind["RayJob"], config, nodes, fewest)
