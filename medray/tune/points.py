@@ -69,8 +69,8 @@ def tpe_point(space: Mapping[str, Draw], past: Sequence[Past], *, seed: int, low
     # A seed that depends on what is known: a search that continues must not draw its first configurations again.
     sampler = optuna.samplers.TPESampler(seed=seed + len(past), n_startup_trials=_STARTUP, constant_liar=True)
     study = optuna.create_study(direction="minimize" if lower else "maximize", sampler=sampler)
-    distributions = {name: _distribution(draw) for name, draw in space.items()}
-    for each in past:
+    distributions = optuna_distributions(space)
+    for each in (one for one in past if fits(space, one.point)):
         states = {"running": TrialState.RUNNING, "done": TrialState.COMPLETE, "stopped": TrialState.PRUNED}
         known = each.value is not None and math.isfinite(each.value)
         state = (
@@ -79,7 +79,7 @@ def tpe_point(space: Mapping[str, Draw], past: Sequence[Past], *, seed: int, low
         study.add_trial(
             create_trial(
                 state=state,
-                params={name: _internal(space[name], each.point[name]) for name in space},
+                params=internal_point(space, each.point),
                 distributions=distributions,
                 value=each.value if state == TrialState.COMPLETE else None,
                 intermediate_values={round(100 * each.share): each.value}
@@ -116,6 +116,30 @@ def value_text(value: Any) -> str:
     return text if len(text) <= 40 else f"{text[:19]}…{text[-20:]}"
 
 
+def optuna_distributions(space: Mapping[str, Draw]) -> dict[str, Any]:
+    """Return Optuna's distribution of each key. Lists are drawn by index, because their values may be anything."""
+    return {name: _distribution(draw) for name, draw in space.items()}
+
+
+def fits(space: Mapping[str, Draw], point: Point) -> bool:
+    """Return whether a configuration is one of the space; files of trials may say otherwise."""
+    return point.keys() == space.keys() and all(
+        _within(point[name], draw.bounds) if draw.bounds else point[name] in draw.values
+        for name, draw in space.items()
+    )
+
+
+def _within(value: Any, bounds: tuple[float, float]) -> bool:
+    return isinstance(value, int | float) and bounds[0] <= value <= bounds[1]
+
+
+def internal_point(space: Mapping[str, Draw], point: Point) -> dict[str, Any]:
+    """Return a configuration as Optuna has it."""
+    return {
+        name: point[name] if draw.bounds else draw.values.index(point[name]) for name, draw in space.items()
+    }
+
+
 def _drawn(draw: Draw, draws: random.Random) -> Any:
     if draw.randint:
         return draws.randint(*draw.randint)
@@ -135,10 +159,6 @@ def _distribution(draw: Draw) -> Any:
     if draw.bounds:
         return distributions.FloatDistribution(*draw.bounds, log=draw.kind == "loguniform")
     return distributions.CategoricalDistribution(range(len(draw.values)))  # values may be lists
-
-
-def _internal(draw: Draw, value: Any) -> Any:
-    return value if draw.bounds else draw.values.index(value)
 
 
 def _external(draw: Draw, value: Any) -> Any:

@@ -23,8 +23,6 @@ from medray.config import Config
 from medray.errors import InputError, MedrayError, RunFailedError
 from medray.report.console import duration, number
 from medray.storage import StoragePath
-from medray.tracking import EVALS_FILE
-from medray.tracking.step_file import read_records
 from medray.train.driver.nodes import awaited
 from medray.train.driver.observer import Console, RunObserver
 from medray.train.failure import last_line
@@ -38,9 +36,10 @@ from medray.tune import claim, results
 from medray.tune.board import PAUSE
 from medray.tune.checks import tune_of
 from medray.tune.earlier import trials_left
+from medray.tune.page import curve, write_page
 from medray.tune.points import label
 from medray.tune.results import SearchResult
-from medray.tune.scheduler import WHOLE, StopByRequest, scheduler
+from medray.tune.scheduler import StopByRequest, scheduler
 from medray.tune.searcher import StateSearcher
 from medray.tune.share import Share, share
 from medray.tune.state import SearchState
@@ -203,6 +202,8 @@ class _Search:
             gpu_hours=self.gpu_hours,
             ended_by=self._spent,
         )
+        with suppress(OSError):  # the numbers are in summary.json
+            write_page(self.config, trials, summary)
         if status == "failed":
             raise RunFailedError(self._why_nothing(trials))
         return SearchResult(self.folder, summary)
@@ -244,17 +245,9 @@ class _Search:
     def _recall(self, stopper: StopByRequest) -> None:
         """Tell the scheduler the evaluations of trials that have ended in an earlier start."""
         for each in self.state.snapshot().values():
-            if each.state == "begun" or not each.steps:
+            if each.state == "begun":
                 continue
-            run = self.folder.with_name(f"{self.config.run.name}.{each.label}")
-            with suppress(OSError, InputError):
-                found = [
-                    (WHOLE * record["step"] / each.steps, value)
-                    for record in read_records(run / EVALS_FILE)
-                    if record["step"]
-                    and isinstance(value := record.get("metrics", {}).get(self.tune.metric), int | float)
-                ]
-                stopper.recall(each.number, found)
+            stopper.recall(each.number, curve(self.config, each, self.tune.metric))
 
     def _look(self, board: Any) -> None:
         """Send the orders, collect the news, and check the budgets."""
@@ -289,12 +282,12 @@ class _Search:
     def _say_begun(self, trial: Trial) -> None:
         again = " continues" if trial.step else ""
         seed = f", seed {trial.seed}" if self.tune.seeds > 1 else ""
-        self._lines.put(("trial", f"{trial.number}{again}: {label(trial.values)}{seed}"))
+        self._lines.put(("trials", f"{trial.number}{again}: {label(trial.values)}{seed}"))
 
     def _say_ended(self, trial: Trial) -> None:
         """Show the end of a trial, and update best.yaml and the exports that are kept."""
         if trial.state == "begun":
-            self._lines.put(("trial", f"{trial.number} saved at step {trial.step}"))
+            self._lines.put(("trials", f"{trial.number} saved at step {trial.step}"))
             return
         value = f", {self.tune.metric} {number(trial.value)}" if trial.value is not None else ""
         reason = f" ({trial.reason})" if trial.reason else ""
@@ -305,7 +298,7 @@ class _Search:
             self._best = leader.number
             results.write_best(self.config, self.granted, leader, ranking[0].value)
             best = ", the best so far" if leader.configuration == trial.configuration else ""
-        self._lines.put(("trial", f"{trial.number} {trial.state} at step {trial.step}{value}{best}{reason}"))
+        self._lines.put(("trials", f"{trial.number} {trial.state} at step {trial.step}{value}{best}{reason}"))
         for each in results.to_remove(trials, self.tune.keep_exports, lower=self.tune.lower_is_better):
             results.remove_weights(self.config, each)
             self.state.update(each.number, kept=False)
