@@ -132,6 +132,7 @@ def _search(
 def show(console: Any, config: Config, result: SearchResult, command: list[str]) -> None:
     """Print the best trials of a search, and the next commands. command: the words of the current command."""
     from medray.report.console import duration, number
+    from medray.tracking.mlflow_names import warnings_of
     from medray.tune.points import label
 
     summary, search = result.summary, result.summary["search"]
@@ -156,6 +157,9 @@ def show(console: Any, config: Config, result: SearchResult, command: list[str])
     if best and best["ties"]:
         facts.insert(2, ("ties", f"configurations {', '.join(map(str, best['ties']))} are exactly as good"))
     console.table("search", facts)
+    if best and (found := warnings_of(summary)):
+        title = f"WARNING: check the model of trial {best['trial']} before you use it"
+        console.table(title, [(text,) for _, text in found])
     following: list[tuple[str, ...]] = []
     if summary["status"] == "stopped":
         following.append(("continue", shlex.join(command)))

@@ -1,4 +1,4 @@
-"""How much each key of a search matters: fANOVA where Optuna is installed, else the correlation of ranks.
+"""The importance of each key of a search: fANOVA where Optuna is installed, else the correlation of ranks.
 
 fANOVA: Hutter, Hoos and Leyton-Brown, "An Efficient Approach for Assessing Hyperparameter Importance", ICML 2014: the share
 of the metric's variance that a key explains, in a random forest over all configurations.
