@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,6 +19,7 @@ from medray.tune.points import Point, grid_points, label, random_points
 DEFAULT_TRIALS = 10
 _SAMPLES = 8  # draws that are checked if later ones depend on results
 _SAME_LOSS = ("method.loss_norm",)  # keys of the method that do not change the loss of an evaluation
+_DECIDE_DATA, _DECIDE_MODEL = ("data.",), ("model.", "peft.", "data.", "train.optimizer.groups")
 _SUFFIX = len(".trial-0001")
 
 
@@ -52,14 +54,20 @@ def check(config: Config, **options: Any) -> None:
     _check_search(config, tune)
     refused: InputError | None = None
     accepted = 0
+    seen: set[tuple[str, str]] = set()
     for number, point in enumerate(_checkable(config, tune)):
+        # The data and the model are the same for most points, and looking at them takes longest.
+        files, weights = (
+            json.dumps([(name, value) for name, value in point.items() if name.startswith(sections)])
+            for sections in (_DECIDE_DATA, _DECIDE_MODEL)
+        )
+        first = {"data": ("data", files) not in seen, "model": ("model", weights) not in seen}
         try:
             made = configured(config, point, config.run.seed, f"{config.run.name}.trial-0001")
             _check_metric(made, tune)
-            # The files are the same for most points, and looking at them takes longest.
-            once = accepted == 0 or any(name.startswith("data.") for name in tune.space)
-            train.check(made, **(options | {"data": options.get("data", True) and once}))
+            train.check(made, **options | {name: options.get(name, True) and first[name] for name in first})
             accepted += 1
+            seen |= {("data", files), ("model", weights)}
         except InputError as error:
             if tune.how == "grid":
                 raise _of_point(error, point if number else {}, tune) from None

@@ -125,11 +125,8 @@ class _Search:
 
     @property
     def gpu_hours(self) -> float:
-        """Return the GPU-hours of all trials that have ended or been paused, and of those that run, for this start."""
-        per_trial = self.granted.workers * self.granted.gpus
-        used = sum(trial.seconds for trial in self.state.snapshot().values())
-        running = len(self.state.live) * (time.monotonic() - self._began)
-        return per_trial * (used + running) / 3600 if per_trial else 0.0
+        """Return the GPU-hours of all trials so far."""
+        return self.granted.workers * self.granted.gpus * self.state.trial_seconds() / 3600
 
     def prepare(self) -> None:
         """Say what the search will do, find trials that have ended unrecorded, and write the token shards."""

@@ -6,6 +6,7 @@ Ray Tune asks for trials in its own thread, while the driver's main thread shows
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import fmean
@@ -54,7 +55,7 @@ class SearchState:
     def __init__(self, config: Config, share: Share, files: TrialFiles) -> None:
         self.config, self.tune, self.share = config, tune_of(config), share
         self.trials = files.read()
-        self.live: set[int] = set()
+        self.live: dict[int, float] = {}  # when each trial began in this start, by time.monotonic
         self.ending: str | None = None
         self.stop_orders: dict[int, str] = {}  # numbers and reasons of trials that are stopped early
         self._files, self._lock = files, threading.RLock()
@@ -76,7 +77,7 @@ class SearchState:
                     self._keep(trial.model_copy(update={"state": "failed", "reason": str(error)}))
                     continue
                 self._keep(trial)
-                self.live.add(trial.number)
+                self.live[trial.number] = time.monotonic()
                 return trial
             return None
 
@@ -98,19 +99,29 @@ class SearchState:
     def ended(self, number: int, outcome: Mapping[str, Any] | None) -> Trial:
         """Record the end of a trial, and return it. outcome: as `trial.Outcome`; None where its process was lost."""
         with self._lock:
-            self.live.discard(number)
+            self.live.pop(number, None)
             trial = self.trials[number]
             if outcome is None:
                 reason = "its process ended without a result; Ray's logs say why"
                 changes: dict[str, Any] = {"state": "failed", "reason": reason}
             else:
-                changes = {name: value for name, value in outcome.items() if value is not None}
+                paused = outcome["state"] == PAUSE
+                # A start that was paused before its first step knows less than the one before.
+                changes = {
+                    name: each for name, each in outcome.items() if (each if paused else each is not None)
+                }
+                changes |= {"state": "begun"} if paused else {}
                 changes["seconds"] = trial.seconds + float(outcome.get("seconds") or 0.0)
-                if changes.get("state") == PAUSE:
-                    changes = changes | {"state": "begun"}
             ended = trial.model_copy(update=changes)
             self._keep(ended)
             return ended
+
+    def trial_seconds(self) -> float:
+        """Return the seconds of all trials together: of all their starts that have ended, and of those that run."""
+        with self._lock:
+            now = time.monotonic()
+            ended = sum(trial.seconds for trial in self.trials.values())
+            return ended + sum(now - began for began in self.live.values())
 
     def update(self, number: int, **changes: Any) -> None:
         """Change fields of a trial, in its file too."""

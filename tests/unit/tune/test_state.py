@@ -65,11 +65,14 @@ def test_a_search_that_was_killed_repeats_nothing_and_continues_what_had_begun(t
     second = state(search)
     assert second.trials[1].value == 0.5
     assert [trial.number for trial in drained(second)] == [2, 3]
-    second.ended(2, {"state": "pause", "step": 4, "steps": 10, "seconds": 1.5})
+    second.ended(2, {"state": "pause", "step": 4, "steps": 10, "seconds": 1.5, "metrics": {"loss": 0.6}})
     third = state(search)
-    assert third.trials[2].state == "begun"
+    assert (third.trials[2].state, third.trials[2].step) == ("begun", 4)
     third.next()
-    assert third.ended(2, done(0.4)).seconds == 3.5
+    third.ended(2, {"state": "pause", "step": 0, "steps": 0, "seconds": 0.5, "metrics": {}})
+    assert (third.trials[2].step, third.trials[2].metrics) == (4, {"loss": 0.6})
+    third.next()
+    assert third.ended(2, done(0.4)).seconds == 4.0
     assert third.left()
     third.next()
     third.ended(3, None)
