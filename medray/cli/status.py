@@ -26,15 +26,23 @@ def add_to(verbs: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from medray.report.console import Console
     from medray.train.run_folder.state import log_text, read
+    from medray.tune.status import read as read_search
 
     folder = folder_of_run(arguments)
-    state = read(folder)
+    state, search = read(folder), read_search(folder)
     if arguments.json:
-        print(json.dumps(_finite(state.as_dict())))
+        more = (
+            {"trials": [trial.model_dump() for trial in search.trials], "best": search.best} if search else {}
+        )
+        print(json.dumps(_finite(state.as_dict() | more)))
         return 0
+    rows = state.rows()
+    if search is not None:  # a search has trials, and no steps of its own
+        *rows, where = [row for row in rows if row[0] not in ("step", "starts", "evaluation")]
+        rows += [*search.rows(), where]
     last = log_text(folder).rstrip().rpartition("\n")[2].strip()
-    rows = [*state.rows(), ("console", last)] if last else state.rows()
-    Console(sys.stdout).table("run", [(name, printable(text)) for name, text in rows])
+    rows += [("console", last)] if last else []
+    Console(sys.stdout).table("search" if search else "run", [(name, printable(text)) for name, text in rows])
     return 0
 
 

@@ -46,7 +46,11 @@ def ties(ranking: list[Configuration]) -> list[int]:
 
 def best_config(search: Config, share: Share, trial: Trial) -> Config:
     """Return the config that repeats a trial as a run of its own, with the workers, CPUs and threads of the search."""
-    return trial_config(search, share, trial).override({"run.name": f"{search.run.name}.best"})
+    shown = search.tracking.run_name
+    names = {"run.name": f"{search.run.name}.best"} | (
+        {"tracking.run_name": f"{shown}.best"} if shown is not None else {}
+    )
+    return trial_config(search, share, trial).override(names)
 
 
 def write_best(search: Config, share: Share, trial: Trial, value: float | None) -> None:

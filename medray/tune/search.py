@@ -86,7 +86,8 @@ def run(
         config = claim.kept(notes, config)
         with awaited(config, None, observer) as have:
             granted = share(config, have, trials_left(config))
-        search = _Search(config, granted, observer, console, stop, notes.seconds if notes else 0.0)
+        seconds = notes.seconds if notes else 0.0
+        search = _Search(config, granted, observer, console, stop, seconds, config_file)
         try:
             search.prepare()
             search.run()
@@ -106,11 +107,13 @@ class _Search:
         console: Console | None,
         stop: StopSwitch,
         seconds: float,
+        config_file: str | Path | None,
     ) -> None:
         self.config, self.granted, self.tune = config, granted, tune_of(config)
         self.folder = folder_of(config)
         self.state = SearchState(config, granted, TrialFiles(self.folder))
         self._observer, self._console, self._stop = observer, console, stop
+        self._config_file = None if config_file is None else str(config_file)
         self._seconds_before, self._began = seconds, time.monotonic()
         self._noted = self._shown = time.monotonic()
         self._lines: queue.SimpleQueue[tuple[str, str]] = queue.SimpleQueue()  # from the thread of Ray Tune
@@ -206,7 +209,13 @@ class _Search:
         return SearchResult(self.folder, summary)
 
     def _tuner(self, board: Any, searcher: StateSearcher, stopper: StopByRequest) -> tune.Tuner:
-        trainable = partial(run_trial, search=self.config, share=self.granted, board=board)
+        trainable = partial(
+            run_trial,
+            search=self.config,
+            share=self.granted,
+            board=board,
+            config_file=self._config_file,
+        )
         # A trial is a driver without a CPU of its own; Ray Tune does not accept a bundle without any resource.
         resources = tune.PlacementGroupFactory([{"memory": 1 << 20}])
         return tune.Tuner(

@@ -150,7 +150,9 @@ def report(number: int, step: int, steps: int, value: float | None) -> None:
         tune.report({NUMBER: number, VALUE: value, PROGRESS: min(WHOLE, WHOLE * step / steps)})
 
 
-def run_trial(given: dict[str, Any], *, search: Config, share: Share, board: Any) -> None:
+def run_trial(
+    given: dict[str, Any], *, search: Config, share: Share, board: Any, config_file: str | None = None
+) -> None:
     """Run the trial of the number in `given` to its end or to an order, and report its outcome as its last result.
 
     Errors of the run become its outcome: Ray Tune would begin the trial again.
@@ -163,7 +165,7 @@ def run_trial(given: dict[str, Any], *, search: Config, share: Share, board: Any
     switch, metric = TrialSwitch(), tune_of(search).metric
     console = TrialConsole(Console(log, interactive=False), number, metric, board, switch)
     try:
-        outcome = _run(config, metric, console, switch, log)
+        outcome = _run(config, metric, console, switch, log, config_file)
     except MedrayError as error:
         log.write(f"medray: {error}\n")
         outcome = console.outcome("failed", str(error))
@@ -177,7 +179,14 @@ def run_trial(given: dict[str, Any], *, search: Config, share: Share, board: Any
     )  # as text: Tune flattens dicts
 
 
-def _run(config: Config, metric: str, console: TrialConsole, switch: TrialSwitch, log: RunLog) -> Outcome:
+def _run(
+    config: Config,
+    metric: str,
+    console: TrialConsole,
+    switch: TrialSwitch,
+    log: RunLog,
+    config_file: str | None,
+) -> Outcome:
     folder = folder_of(config)
     _await_end(folder, console)
     with lock.held(folder):
@@ -185,7 +194,7 @@ def _run(config: Config, metric: str, console: TrialConsole, switch: TrialSwitch
         begin(folder, None)  # a request to an earlier start
         console.report_recorded(folder)
         try:
-            result = train.run(config, console=console, stop=switch)
+            result = train.run(config, console=console, stop=switch, config_file=config_file)
         except StoppedError:
             return console.outcome(PAUSE, None)
     if result.summary["status"] == "stopped":

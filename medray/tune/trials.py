@@ -102,7 +102,10 @@ def trial_config(search: Config, share: Share, trial: Trial) -> Config:
     """Return the config of a trial's run. Raises InputError if its values do not fit together."""
     name = f"{search.run.name}.{trial.label}"
     made = configured(search, trial.values, trial.seed, name)
-    return made.override(share.keys())
+    shown = search.tracking.run_name
+    return made.override(
+        share.keys() | ({"tracking.run_name": f"{shown}.{trial.label}"} if shown is not None else {})
+    )
 
 
 def seeds_of(search: Config, seeds: int) -> Iterable[int]:

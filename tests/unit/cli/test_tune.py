@@ -95,3 +95,20 @@ def test_a_search_is_moved_aside_with_its_trials(tmp_path: Path) -> None:
         *("s.old-1", "s.trial-0001.old-1", "s.trial-0001x", "s.trial-0002.old-1", "s2.trial-0001"),
     ]
     assert move_aside(config) is None
+
+
+def test_the_status_of_a_search_lists_its_trials(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = written(tmp_path)
+    finish(file, [0.5, 0.25])
+    folder = tmp_path / "runs" / "s"
+    TrialFiles(folder).write(Trial(number=3, configuration=3, seed=0, values={"peft.rank": 16}))
+    run = tmp_path / "runs" / "s.trial-0003"
+    run.mkdir()
+    (run / "steps.jsonl").write_text('{"step": 7, "loss": 0.5}\n')
+    assert main(["status", str(folder)]) == 0
+    shown = capsys.readouterr().out
+    for words in ("1 running or waiting, 2 done", "trial 2, loss 0.25: peft.rank 8", "step 7: peft.rank 16"):
+        assert words in shown, words
+    assert main(["status", str(folder), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["best"], [trial["state"] for trial in found["trials"]]) == (2, ["done", "done", "begun"])
