@@ -120,7 +120,9 @@ def _sections(rng: random.Random) -> dict[str, Any]:
 
 
 def _default(path: list[str]) -> Any:
-    return functools.reduce(lambda tree, name: tree[name], path, Config().model_dump(mode="json"))
+    """The default of a key; None for one in a section that a config may lack."""
+    tree: Any = Config().model_dump(mode="json")
+    return functools.reduce(lambda tree, name: tree if tree is None else tree[name], path, tree)
 
 
 def _near(value: Any, rng: random.Random) -> Any:

@@ -215,7 +215,7 @@ def test_t5_operations_are_six_per_weight_and_token() -> None:
 
 
 def test_the_micro_batch_without_a_plan_is_that_of_a_run() -> None:
-    from medray.train.batch_reader import batch_layout
+    from medray.train.loop.batch_reader import batch_layout
 
     for sizes in ({"global_batch_size": 64}, {"global_batch_tokens": 4096}, {"global_batch_size": 6}):
         asked = Config.model_validate({"train": sizes})
