@@ -35,7 +35,11 @@ DEAR = (
     "tests/unit/plan/test_adapters.py",
 )
 # They share two ranks that train (tests/support/torchrun.py).
-RANKS = ("tests/unit/train/checkpoint/test_checkpoint.py", "tests/unit/train/loop/test_exactness.py")
+RANKS = (
+    "tests/unit/train/checkpoint/test_checkpoint.py",
+    "tests/unit/train/loop/test_exactness.py",
+    "tests/unit/train/test_dpo.py",
+)
 
 
 # Files and folders that `make check` leaves out (--quick): their tests import torch, or wait for MLflow.
@@ -67,7 +71,9 @@ NOT_QUICK = (
     "tests/unit/plan/test_memory.py",
     "tests/unit/plan/test_model_config.py",
     "tests/unit/plan/test_parameters.py",
+    "tests/unit/plan/test_options.py",
     "tests/unit/plan/test_pretrained.py",
+    "tests/unit/plan/test_truth.py",
     "tests/unit/test_private_files.py",
     "tests/unit/test_recipes.py",
     "tests/unit/tracking/test_clock_jumps.py",
