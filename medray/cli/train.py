@@ -37,6 +37,11 @@ def add_to(verbs: Any) -> None:
         action="store_true",
         help="start from the beginning; an existing run of this name is moved to <name>.old-1, -2, ...",
     )
+    verb.add_argument(
+        "--force",
+        action="store_true",
+        help="start a run that by computation does not fit into the memory of the nodes",
+    )
     verb.add_argument("--json", action="store_true", help="print the summary as one JSON object at the end")
     # Launchers set this to the time of the submission, in seconds since the epoch. A stop that was requested later, while
     # the job was in its queue, is obeyed; an earlier one is ignored.
@@ -88,7 +93,7 @@ def _run(arguments: argparse.Namespace, config: Config, address: str | None, sto
     if result is None:
         before_import(address)
         try:
-            result = _train(config, arguments.config, address, console, log, stop, arguments.launched_at)
+            result = _train(config, arguments.config, address, console, log, stop, arguments)
         except MedrayError as error:
             log.write(f"medray: {error}\n")
             raise
@@ -115,7 +120,7 @@ def _train(
     console: Any,
     log: RunLog,
     stop: StopSwitch,
-    launched_at: float | None,
+    arguments: argparse.Namespace,
 ) -> RunResult:
     from medray.cli.cluster import connect, disconnect
     from medray.train.run_folder import lock
@@ -125,7 +130,7 @@ def _train(
     folder = folder_of(config)
     with lock.held(folder, lambda text: console.phase("lock", text)):
         log.begin()
-        hear_request(folder, launched_at, stop)
+        hear_request(folder, arguments.launched_at, stop)
         from medray import stages, train
         from medray.train.checks import check_weights_and_names, describe_model
         from medray.train.side_thread import SideThread
@@ -148,8 +153,17 @@ def _train(
             checked.result()
             refuse_stopped(stop)
             if config.stages:
-                return stages.run(config, console=console, stop=stop, config_file=config_file)
-            return train.run(config, console=console, stop=stop, config_file=config_file, checked=models[0])
+                return stages.run(
+                    config, console=console, stop=stop, config_file=config_file, force=arguments.force
+                )
+            return train.run(
+                config,
+                console=console,
+                stop=stop,
+                config_file=config_file,
+                checked=models[0],
+                force=arguments.force,
+            )
         finally:
             disconnect()
 

@@ -134,7 +134,10 @@ class TrainConfig(Section):
         None, "Tokens per optimizer step, instead of a number of rows.", ge=1
     )
     micro_batch_size: int | None = key(
-        None, "Rows that a worker processes at once; default: derived from the batch.", ge=1, resumable=True
+        None,
+        "Rows that a worker processes at once; default: derived from the batch, and on known GPUs from what fits.",
+        ge=1,
+        resumable=True,
     )
     gradient_accumulation_steps: int | None = key(
         None, "Micro-batches per step and worker; default: derived from the batch.", ge=1, resumable=True

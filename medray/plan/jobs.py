@@ -142,6 +142,7 @@ def job_of(
         moment_bytes=_EIGHT_BIT_MOMENTS if train.optimizer.name.endswith("8bit") else 8,
         bucket=_bucket(train.deepspeed),
         pretrained=config.model.init == "pretrained",
+        reference=spec_of(config.method).reference is not None,
         eval_rows=config.eval.batch_size,
         new_tokens=config.eval.generation.max_new_tokens if config.eval.numbers else 0,
         beams=config.eval.generation.num_beams,

@@ -49,6 +49,8 @@ class Job:
     forward passes. plain_torch: the run does not use DeepSpeed. chunk: positions whose logits exist at once. bucket: values
     in DeepSpeed's communication bucket. pretrained: weights are loaded, and not made at random.
 
+    reference: whether a method needs log-probabilities of the model that training begins with.
+
     eval_rows, new_tokens: rows of an evaluation's forward pass, and the tokens it generates (times beams).
     """
 
@@ -70,6 +72,7 @@ class Job:
     moment_bytes: float = 8
     bucket: int = BUCKET
     pretrained: bool = True
+    reference: bool = False
     eval_rows: int = 0
     new_tokens: int = 0
     beams: int = 1
@@ -140,6 +143,7 @@ def run_memory(job: Job) -> RunMemory:
     return RunMemory(
         phases=(
             _loading(job, states),
+            *_reference(job, states, resting),
             *_passes(job, states, resting, gradients),
             *_steps(job, states, resting, gradients),
             _saving(job, states, resting),
@@ -212,6 +216,18 @@ def _loading(job: Job, states: MemoryPlan) -> Phase:
     return Phase(
         name="load", parts={"weights": states.weights, "gathered": gathered}, host=host + states.host
     )
+
+
+def _reference(job: Job, states: MemoryPlan, resting: Mapping[str, int]) -> tuple[Phase, ...]:
+    """A forward pass without gradients: of all rows before the first step, or before each pass under an adapter."""
+    if not job.reference:
+        return ()
+    forward = job.forward
+    if job.chunk is not None:
+        forward = replace(forward, targets=min(forward.targets, -(-job.chunk // forward.rows)))
+    alone = without_gradients(job.model, forward, job.training.weight_bytes)
+    parts = dict(resting) | {"activations": alone, "gathered": states.gathered}
+    return (Phase(name="reference pass", parts=parts, host=states.host),)
 
 
 def _passes(job: Job, states: MemoryPlan, resting: Mapping[str, int], gradients: int) -> tuple[Phase, Phase]:

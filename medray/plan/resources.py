@@ -28,11 +28,12 @@ class Request:
 
 @dataclass(frozen=True)
 class NodeSupply:
-    """The resources of one node. memory_bytes: 0 if unknown."""
+    """The resources of one node. memory_bytes: 0 if unknown. gpu_name: as Ray names the kind of GPU; "" if unknown."""
 
     cpus: float
     gpus: float = 0
     memory_bytes: int = 0
+    gpu_name: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -159,7 +159,9 @@ def _peaks(asked: Option) -> Iterable[str]:
     for phase in memory.phases:
         mark = " <" if phase is memory.peak else ""
         parts = ", ".join(
-            f"{_PARTS[name]} {gigabytes(size)}" for name, size in phase.parts.items() if size >= 10**6
+            f"{_PARTS[name]} {gigabytes(size)}"
+            for name, size in phase.parts.items()
+            if size * 500 > phase.device
         )
         rows.append([phase.name, gigabytes(phase.device) + mark, gigabytes(phase.host + phase.first), parts])
     yield from table(rows)

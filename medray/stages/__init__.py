@@ -109,6 +109,7 @@ def run(
     console: Console | None = None,
     stop: StopSwitch | None = None,
     config_file: str | Path | None = None,
+    force: bool = False,
 ) -> RunResult:
     """Run the stages of `config` in order on the connected Ray cluster, to the end or to a stop.
 
@@ -146,6 +147,7 @@ def run(
                     stop=stop,
                     config_file=config_file,
                     parent=parent,
+                    force=force,
                 )
             else:
                 send_unsent(stage, result, say, config_file, parent)

@@ -41,7 +41,12 @@ def supply() -> Supply:
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     return Supply.of(
         *(
-            NodeSupply(node.get("CPU", 0.0), node.get("GPU", 0.0), int(node.get("memory", 0)))
+            NodeSupply(
+                node.get("CPU", 0.0),
+                node.get("GPU", 0.0),
+                int(node.get("memory", 0)),
+                next((name.partition(":")[2] for name in node if name.startswith("accelerator_type:")), ""),
+            )
             for node in nodes
         )
     )
@@ -80,10 +85,19 @@ def check_optimizer(config: Config, device: str) -> None:
 
 
 def check_memory(
-    config: Config, model: ModelDescription, have: Supply, granted: Resources, chosen: str
+    config: Config,
+    model: ModelDescription,
+    have: Supply,
+    granted: Resources,
+    chosen: str,
+    *,
+    force: bool = False,
 ) -> str:
-    """Return one line about the size of model states. Raises InputError if they exceed the largest node's memory."""
-    count = _count(model)
+    """Return one line about the size of model states.
+
+    Raises InputError if they exceed the largest node's memory, unless `force`.
+    """
+    count = counted(model)
     if count is None:
         return "not known for this architecture"
     trainable, weight_bytes = _trained(config, model.config, count.total), 4 if chosen == "fp32" else 2
@@ -100,7 +114,7 @@ def check_memory(
         with suppress(ValueError):  # an unknown family counts as not quantized
             base = adapters.nf4_bytes(model.config, weight_bytes, double=config.model.double_quantization)
             plan = replace(plan, weights=base + weight_bytes * trainable)
-    if granted.device == "cpu":
+    if granted.device == "cpu" and not force:
         largest = max(have.nodes, key=lambda node: node.memory_bytes)
         each = min(granted.workers, max(1, int(largest.cpus / granted.cpus)))
         if lack := memory_shortage(plan.total, each, largest.memory_bytes):
@@ -121,7 +135,8 @@ def _trained(config: Config, model: dict[str, Any], total: int) -> int:
         return total // 50
 
 
-def _count(model: ModelDescription) -> ParameterCount | None:
+def counted(model: ModelDescription) -> ParameterCount | None:
+    """Return the parameters of a model, from its config or the headers of its weights; None if neither can be counted."""
     try:
         return parameters.from_config(model.config)
     except ValueError:

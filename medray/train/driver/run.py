@@ -27,6 +27,7 @@ from medray.tracking import ledger as ledgers
 from medray.train.checks import check, check_weights_and_names, describe_model, refuse_search
 from medray.train.driver import data_phase
 from medray.train.driver.fit import fit
+from medray.train.driver.memory_check import MemoryCheck
 from medray.train.driver.nodes import ask_versions, awaited, check_versions
 from medray.train.driver.observer import Console, RunObserver
 from medray.train.driver.row_lengths import check_positions
@@ -82,6 +83,7 @@ def run(
     config_file: str | Path | None = None,
     checked: ModelDescription | None = None,
     parent: ParentRun | None = None,
+    force: bool = False,
 ) -> RunResult:
     """Run `config` on the connected Ray cluster to its end, or until a stop is asked for.
 
@@ -89,7 +91,7 @@ def run(
     callbacks: Ray Train's UserCallbacks, for a search. console: shows what the run does. stop: set it, from any thread, to
     save and end. config_file: the YAML file, for a tag in MLflow. checked: the result of `describe_model`, from a caller
     that has made all checks of `check` and knows that the run is not finished; without it, both are done here. parent: the
-    run that this one is a part of, in MLflow.
+    run that this one is a part of, in MLflow. force: start a run that by computation does not fit into the nodes' memory.
     Raises InputError before any worker starts, RunFailedError if the run failed, and StoppedError if it was told to stop
     while no worker had anything to save.
     """
@@ -110,7 +112,7 @@ def run(
                 watching(folder, observer.stop),
                 awaited(config, recorded_gpus(folder / DATA), observer) as have,
             ):
-                return _run(config, checked, have, observer, timings, callbacks, config_file, parent)
+                return _run(config, checked, have, observer, timings, callbacks, config_file, parent, force)
         except OSError as error:
             raise RunFailedError(
                 f"{folder} could not be used ({storage.summary(error)}). Run the same command again to resume from the "
@@ -127,9 +129,10 @@ def _run(
     callbacks: Sequence[Any],
     config_file: str | Path | None,
     parent: ParentRun | None,
+    force: bool,
 ) -> RunResult:
     folder = folder_of(config)
-    ready = _prepare(config, model, have, observer, timings)
+    ready = _prepare(config, model, have, observer, timings, force)
     plan, granted, encoding = ready.plan, ready.granted, ready.encoding
     observer.steps = plan.total_steps
     ledger = RunLedger(
@@ -181,7 +184,12 @@ class _Ready:
 
 
 def _prepare(
-    config: Config, model: ModelDescription, have: Supply, observer: RunObserver, timings: Timings
+    config: Config,
+    model: ModelDescription,
+    have: Supply,
+    observer: RunObserver,
+    timings: Timings,
+    force: bool,
 ) -> _Ready:
     """Decide what each worker gets, index the data, count the steps and claim the run folder."""
     granted = resources(config, have)
@@ -199,12 +207,16 @@ def _prepare(
         observer.phase("note", note)
     for note in learning_rate_notes(config):
         observer.phase("WARNING", note)
-    memory = check_memory(config, model, have, granted, chosen)
+    memory = check_memory(config, model, have, granted, chosen, force=force)
     with timings.of("data"):
         encoding = data_phase.begin(config, model, observer)
         data_phase.check_first_shard(config, encoding, observer)
         check_positions(config, model.config, encoding, observer)
         steps = data_phase.steps(config, encoding, observer)
+    peak = MemoryCheck.of(config, model, have, granted, chosen, encoding.sets["train"])
+    if peak is not None and (warning := peak.check(force=force)):
+        observer.phase("WARNING", warning)
+    rows = None if peak is None else peak.rows(folder_of(config))
     if (warmup := warmup_steps(steps, config.train.scheduler)) >= steps:
         observer.phase("note", f"the learning rate rises over {warmup} steps, and the run has {steps}")
     check_versions(versions)
@@ -216,9 +228,10 @@ def _prepare(
         lambda note: observer.phase("resume", note),
         steps=steps,
         gpus=granted.gpus,
+        rows=rows,
     )
     plan = WorkerPlan(
-        config,
+        config if rows is None else config.override({"train.micro_batch_size": rows}),
         str(folder_of(config)),
         encoding.sets["train"],
         encoding.sets.get("validation"),

@@ -146,6 +146,15 @@ def recorded_gpus(data: StoragePath) -> int | None:
     return int(gpus) if gpus in ("0", "1") else None
 
 
+def recorded_rows(data: StoragePath) -> int | None:
+    """Return the rows of a micro-batch that the plan gave a run at its beginning; None if the plan gave none."""
+    try:
+        rows = _recorded(data, "micro_batch_size") or ""
+    except (OSError, InputError):  # `claim` says what is wrong with it
+        return None
+    return int(rows) if rows.isdecimal() and int(rows) > 0 else None
+
+
 def _recorded(file: StoragePath, name: str) -> str | None:
     """Return a value of the data.json of a run; None if it is missing."""
     return files.read_data_notes(file).get(name)

@@ -31,12 +31,13 @@ def claim(
     *,
     steps: int = 0,
     gpus: int = 0,
+    rows: int | None = None,
 ) -> int:
     """Write config.yaml and data.json, in a new folder if there is none. Returns the threads of each worker.
 
     tokens: folder of the training shards. precision: fp32, bf16 or fp16. threads: number that the cluster would give a
     worker; a resumed run keeps the number that it began with. steps: number of the whole run, for `medray status`. gpus:
-    number per worker, which a resumed run waits for. say: called with each note about changed keys that a resumed run
+    number per worker, which a resumed run waits for. rows: micro-batch that the plan gave, which a resumed run keeps. say: called with each note about changed keys that a resumed run
     accepts, and about records that are put aside. Raises InputError if the run's checkpoints were made under another
     config, data or precision, or if these are not known.
     """
@@ -77,6 +78,8 @@ def claim(
     elif changes:
         _clear_records(folder)
     notes = {"tokens": tokens, "precision": precision, "threads": threads, "steps": steps, "gpus": gpus}
+    if rows is not None:
+        notes["micro_batch_size"] = rows
     began_with = json.dumps(notes) + "\n"
     for path, text in ((file, dump(config)), (data, began_with)):
         storage.write(path, text, durable=True)

@@ -124,6 +124,17 @@ def test_nf4_holds_4_bits_a_weight() -> None:
     assert 38e9 < weights < 42e9
 
 
+def test_pairs_are_two_answers_in_one_forward_and_have_a_reference_pass() -> None:
+    asked = config(method={"name": "dpo"}, train={"micro_batch_size": 2})
+    job = given(asked, LLAMA_8B, "8xH100").job(Choice.of(asked, 8))
+    assert job.forward.rows == 2 * 2
+    names = [phase.name for phase in run_memory(job).phases]
+    assert names[:4] == ["load", "reference pass", "forward", "backward"]
+    assert "reference pass" not in [
+        phase.name for phase in run_memory(given(config(), LLAMA_8B, None).job(Choice.of(config(), 1))).phases
+    ]
+
+
 def test_bytes_of_8_bit_moments() -> None:
     whole = given(config(), LLAMA_8B, "8xH100").job(Choice.of(config(), 8))
     asked = config(train={"optimizer": {"name": "adamw_8bit"}})
