@@ -134,11 +134,12 @@ def without_gradients(config: Mapping[str, Any], forward: Forward, weight_bytes:
     hidden, heads, tokens = _hidden(config), _heads(config), forward.tokens
     seq2seq = config.get("model_type") in ENCODER_DECODERS
     inner = _positive(config, "d_ff" if seq2seq else "intermediate_size")
-    scores = forward.rows * forward.length**2 * (heads.count if seq2seq else 1) if forward.masked else 0
-    attention = tokens * 4 * heads.width + scores
-    layer = tokens * 3 * hidden + max(attention, tokens * 3 * inner)
-    logits = forward.logits * _positive(config, "vocab_size") * (weight_bytes + 2 * FLOAT)
-    return weight_bytes * layer + logits
+    # A mask; for T5 one per head, of which the last layer's is still alive while the next is made.
+    scores = forward.rows * forward.length**2 * (2 * heads.count if seq2seq else int(forward.masked))
+    attention = tokens * 6 * heads.width + scores
+    layer = tokens * 5 * hidden + max(attention, tokens * 3 * inner)
+    copies = (weight_bytes if weight_bytes < FLOAT else 0) + 2 * FLOAT
+    return max(weight_bytes * layer, forward.logits * _positive(config, "vocab_size") * copies)
 
 
 def cache_bytes(

@@ -90,16 +90,29 @@ def peaks(case: Case) -> dict[str, int]:
                 del loss
             with record_function(f"step {number}"):
                 engine.step(1e-3)
-    events: Any = seen.profiler
-    kineto = events.kineto_results.events()
-    changes = sorted((each.start_ns(), each.nbytes()) for each in kineto if each.name() == "[memory]")
-    times, sizes = np.array([time for time, _ in changes]), np.cumsum([size for _, size in changes])
+    kineto, times, sizes = _allocated(seen)
     found = {}
     for each in kineto:
         if each.name() in ("forward 1", "backward 1", "step 1"):
             span = np.searchsorted(times, [each.start_ns(), each.start_ns() + each.duration_ns()])
             found[each.name().split()[0]] = int(sizes[span[0] : span[1]].max())
     return found
+
+
+def evaluation_peak(case: Case) -> int:
+    """Return the most bytes allocated in a forward pass without gradients."""
+    model, seq2seq = build(case).eval(), case.model["model_type"] == "t5"
+    micro = _micro_batch(case, seq2seq=seq2seq)
+    with torch.no_grad(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+        loss_sums(model, micro, loss_of(MethodConfig()), torch.device("cpu"), seq2seq=seq2seq)
+    return int(_allocated(seen)[2].max())
+
+
+def _allocated(seen: Any) -> tuple[Any, np.ndarray, np.ndarray]:
+    """Return the events of a profile, and the allocated bytes over time: [changes], [changes]."""
+    events = seen.profiler.kineto_results.events()
+    changes = sorted((each.start_ns(), each.nbytes()) for each in events if each.name() == "[memory]")
+    return events, np.array([time for time, _ in changes]), np.cumsum([size for _, size in changes])
 
 
 def forward(case: Case, model: nn.Module, own: set[int]) -> tuple[Tensor, int]:

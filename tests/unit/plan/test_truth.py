@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from memory_census import BUCKET, Case, build, forward, peaks
+from memory_census import BUCKET, Case, build, evaluation_peak, forward, peaks
 from torchrun import KEPT, measure
 
 from medray.config.peft import PeftConfig
 from medray.methods import cross_entropy
 from medray.plan import adapters, jobs, parameters
-from medray.plan.activations import Forward, Training, kept
+from medray.plan.activations import Forward, Training, kept, without_gradients
 from medray.plan.phases import Job, Phase, run_memory
 
 LLAMA: dict[str, Any] = {
@@ -158,6 +158,21 @@ def test_the_peak_of_a_step_is_where_the_plan_says(name: str) -> None:
     assert phases["backward"].device == pytest.approx(max(found.values()), rel=WITHIN)
     if not case.checkpointing:
         assert phases["forward"].device == pytest.approx(found["forward"], rel=WITHIN)
+
+
+EVALUATIONS = {
+    "llama": Case(model=LLAMA),
+    "long rows": Case(model=LLAMA, length=512, targets=64),
+    "t5": Case(model=T5, length=256, targets=64),
+    "large vocabulary": Case(model=LLAMA | {"vocab_size": 4000}),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", EVALUATIONS)
+def test_an_evaluation_needs_about_what_the_plan_says(name: str) -> None:
+    case = EVALUATIONS[name]
+    assert without_gradients(case.model, longest(case), 4) == pytest.approx(evaluation_peak(case), rel=0.15)
 
 
 def test_the_constants_of_the_chunked_loss_are_those_of_the_loss() -> None:
