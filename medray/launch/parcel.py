@@ -10,6 +10,7 @@ from medray.config.data import TEMPLATE_FILES
 from medray.config.loading.load import is_url, looks_like_path
 from medray.config.loading.yaml_text import write
 from medray.config.stages import StageConfig, checkable, stage_configs
+from medray.config.tune import SPACE
 from medray.errors import InputError
 
 
@@ -38,7 +39,20 @@ def paths(config: Config) -> Iterator[tuple[str, str]]:
             # data.root is given at the top level, but its corpora may be read by this stage only.
             if key == "data.root" or _sets(stage, key):
                 found.setdefault(path, f"stages.{number}.{key}")
+    for searched, key, path in _searched_paths(config):
+        if key.startswith(searched):
+            found.setdefault(path, f"{SPACE}.{searched}")
     yield from ((key, path) for path, key in found.items())
+
+
+def _searched_paths(config: Config) -> Iterator[tuple[str, str, str]]:
+    """Yield (searched key, key, path) for every value of a list that a search tries."""
+    if config.tune is None:
+        return
+    plain = config.model_copy(update={"tune": None})
+    for searched, draw in config.tune.space.items():
+        for value in draw.values if searched.partition(".")[0] in ("data", "model") else ():
+            yield from ((searched, *each) for each in _own_paths(plain.override({searched: value})))
 
 
 def _sets(stage: StageConfig, key: str) -> bool:

@@ -41,6 +41,17 @@ def test_a_search_is_launched_with_its_own_verb(tmp_path: Path, capsys: pytest.C
     assert "tune.metric" in capsys.readouterr().err
 
 
+def test_paths_that_only_trials_read_are_checked_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    space = "tune.space={model.name: {choice: [/home/me/model, org/model]}}"
+    config = [str(written(tmp_path)), "model={init: pretrained}", "data.tokenizer=model", space]
+    assert main(["launch", "k8s", *config, "--verb", "tune", "--dry-run"]) == 2
+    said = capsys.readouterr().err
+    assert "tune.space.model.name" in said
+    assert "/home/me/model" in said
+
+
 def test_nodes_hold_the_trials_that_run_at_the_same_time(tmp_path: Path) -> None:
     config = read(written(tmp_path), ["cluster.workers=2"])
     assert shape(config).cpus == 7
