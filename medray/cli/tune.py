@@ -66,6 +66,7 @@ def _run(arguments: argparse.Namespace, config: Config, address: str | None, sto
     from medray.report.run_log import Consoles, RunLog
     from medray.train.run_folder.files import folder_of
     from medray.tune.earlier import finished, move_aside
+    from medray.tune.parent_run import send_unsent
 
     log = RunLog(folder_of(config))
     console = Consoles(Console(sys.stderr), Console(log, interactive=False))
@@ -88,6 +89,7 @@ def _run(arguments: argparse.Namespace, config: Config, address: str | None, sto
             log.close()
     else:
         console.phase("done", "the search was finished before; a higher tune.trials continues it")
+        send_unsent(config, result.summary, arguments.config, console.phase)
     show(console, config, result, ["medray", "tune", arguments.config, *arguments.overrides])
     if arguments.json:
         print(json.dumps(result.summary))

@@ -20,7 +20,7 @@ from ray import tune
 
 from medray import storage
 from medray.config import Config
-from medray.errors import InputError, MedrayError, RunFailedError
+from medray.errors import InputError, MedrayError, RunFailedError, StoppedError
 from medray.report.console import duration, number
 from medray.storage import StoragePath
 from medray.train.driver.nodes import awaited
@@ -37,6 +37,7 @@ from medray.tune.board import PAUSE
 from medray.tune.checks import tune_of
 from medray.tune.earlier import trials_left
 from medray.tune.page import curve, write_page
+from medray.tune.parent_run import OPEN_SECONDS, end, opening, parent_run
 from medray.tune.points import label
 from medray.tune.results import SearchResult
 from medray.tune.scheduler import StopByRequest, scheduler
@@ -91,6 +92,9 @@ def run(
         try:
             search.prepare()
             search.run()
+        except MedrayError as error:
+            search.end_tracking({"status": "stopped" if isinstance(error, StoppedError) else "failed"})
+            raise
         finally:
             search.note()
         return search.finish()
@@ -114,6 +118,7 @@ class _Search:
         self.state = SearchState(config, granted, TrialFiles(self.folder))
         self._observer, self._console, self._stop = observer, console, stop
         self._config_file = None if config_file is None else str(config_file)
+        self._parent = parent_run(config, config_file)
         self._seconds_before, self._began = seconds, time.monotonic()
         self._noted = self._shown = time.monotonic()
         self._lines: queue.SimpleQueue[tuple[str, str]] = queue.SimpleQueue()  # from the thread of Ray Tune
@@ -147,9 +152,15 @@ class _Search:
         )
         if tune_config.max_gpu_hours is not None and not granted.gpus:
             self._observer.phase("note", "tune.max_gpu_hours has no effect: the workers have no GPUs")
+        opened = opening(self._parent) if self._parent is not None else None
         self._recover()
         if trials_left(self.config):
             prepare_all(self.config, self._observer)
+        waited = time.monotonic()
+        while (
+            opened is not None and opened.running(POLL_SECONDS) and time.monotonic() - waited < OPEN_SECONDS
+        ):
+            self._observer.beat()
         self.note()
 
     def run(self) -> None:
@@ -204,9 +215,15 @@ class _Search:
         )
         with suppress(OSError):  # the numbers are in summary.json
             write_page(self.config, trials, summary)
+        self.end_tracking(summary)
         if status == "failed":
             raise RunFailedError(self._why_nothing(trials))
         return SearchResult(self.folder, summary)
+
+    def end_tracking(self, summary: dict[str, Any]) -> None:
+        """End the MLflow run of the search, if it has one."""
+        if self._parent is not None:
+            end(self._parent, summary, self._observer.phase)
 
     def _tuner(self, board: Any, searcher: StateSearcher, stopper: StopByRequest) -> tune.Tuner:
         trainable = partial(
@@ -215,6 +232,7 @@ class _Search:
             share=self.granted,
             board=board,
             config_file=self._config_file,
+            parent=self._parent,
         )
         # A trial is a driver without a CPU of its own; Ray Tune does not accept a bundle without any resource.
         resources = tune.PlacementGroupFactory([{"memory": 1 << 20}])

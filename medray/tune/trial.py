@@ -20,7 +20,7 @@ from medray.errors import MedrayError, StoppedError
 from medray.report.console import Console
 from medray.report.run_log import RunLog
 from medray.storage import StoragePath
-from medray.tracking import EVALS_FILE
+from medray.tracking import EVALS_FILE, ParentRun
 from medray.tracking.step_file import read_records
 from medray.train.failure import last_line
 from medray.train.run_folder import files, lock
@@ -151,7 +151,13 @@ def report(number: int, step: int, steps: int, value: float | None) -> None:
 
 
 def run_trial(
-    given: dict[str, Any], *, search: Config, share: Share, board: Any, config_file: str | None = None
+    given: dict[str, Any],
+    *,
+    search: Config,
+    share: Share,
+    board: Any,
+    config_file: str | None = None,
+    parent: ParentRun | None = None,
 ) -> None:
     """Run the trial of the number in `given` to its end or to an order, and report its outcome as its last result.
 
@@ -165,7 +171,7 @@ def run_trial(
     switch, metric = TrialSwitch(), tune_of(search).metric
     console = TrialConsole(Console(log, interactive=False), number, metric, board, switch)
     try:
-        outcome = _run(config, metric, console, switch, log, config_file)
+        outcome = _run(config, metric, console, switch, log, config_file, parent)
     except MedrayError as error:
         log.write(f"medray: {error}\n")
         outcome = console.outcome("failed", str(error))
@@ -186,6 +192,7 @@ def _run(
     switch: TrialSwitch,
     log: RunLog,
     config_file: str | None,
+    parent: ParentRun | None,
 ) -> Outcome:
     folder = folder_of(config)
     _await_end(folder, console)
@@ -194,7 +201,7 @@ def _run(
         begin(folder, None)  # a request to an earlier start
         console.report_recorded(folder)
         try:
-            result = train.run(config, console=console, stop=switch, config_file=config_file)
+            result = train.run(config, console=console, stop=switch, config_file=config_file, parent=parent)
         except StoppedError:
             return console.outcome(PAUSE, None)
     if result.summary["status"] == "stopped":
