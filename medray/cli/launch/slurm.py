@@ -32,16 +32,16 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace, config: Config) -> int:
+    from medray.cli.launch import check_for
     from medray.launch import slurm
     from medray.launch.slurm import jobs
     from medray.launch.slurm.options import passes
-    from medray.stages import check
 
     submission = slurm.prepare(
         config, verb=arguments.verb, passed=arguments.passed, folder=arguments.folder or None
     )
     # With the data this time: the login node and the nodes see the same files.
-    check(config, elsewhere=True, model=False)
+    check_for(arguments.verb, config, data=True)
     told: dict[str, Any] = {"place": "slurm", "folder": str(submission.folder), "log": submission.log}
     told |= {"command": list(submission.command), "environment": dict(submission.variables)}
     told |= {"exported": list(submission.names), "job": None}
