@@ -21,6 +21,7 @@ from ray import tune
 from medray import storage
 from medray.config import Config
 from medray.errors import InputError, MedrayError, RunFailedError, StoppedError
+from medray.plan.resources import plural
 from medray.report.console import duration, number
 from medray.storage import StoragePath
 from medray.train.driver.nodes import awaited
@@ -147,8 +148,8 @@ class _Search:
         gpu = f", {granted.gpus} GPU" if granted.gpus else ""
         self._observer.phase(
             "share",
-            f"{granted.concurrent} trials at a time, each {granted.workers} workers of {granted.cpus:g} CPU{gpu} and "
-            f"{granted.threads} threads",
+            f"{plural(granted.concurrent, 'trial')} at a time, each with {plural(granted.workers, 'worker')} of "
+            f"{granted.cpus:g} CPU{gpu} and {plural(granted.threads, 'thread')}",
         )
         if tune_config.max_gpu_hours is not None and not granted.gpus:
             self._observer.phase("note", "tune.max_gpu_hours has no effect: the workers have no GPUs")
@@ -165,6 +166,9 @@ class _Search:
 
     def run(self) -> None:
         """Run the trials that are left, until all have ended or the search was told to stop."""
+        self._check_budget()
+        if self.state.ending is not None or not self.state.left():
+            return
         os.environ.update(ENVIRONMENT)
         board = boards.start()
         searcher = StateSearcher(self.state, self._say_begun, self._say_ended)
@@ -277,12 +281,10 @@ class _Search:
         """Send the orders, collect the news, and check the budgets."""
         if self._stop.reason and self.state.ending is None:
             self.state.ending = "stop"
-            self._observer.phase("stop", f"{len(self.state.live)} trials save after their current step")
-        elif self.state.ending is None and (spent := self._budget()):
-            self.state.ending, self._spent = spent, spent
             self._observer.phase(
-                "budget", f"tune.{spent} is reached: running trials are saved, and no other begins"
+                "stop", f"{plural(len(self.state.live), 'trial')} to save after the current step"
             )
+        self._check_budget()
         with suppress(ray.exceptions.RayError, TimeoutError):
             orders = board.order.remote(self.state.stop_orders, PAUSE if self.state.ending else None)
             self._news = ray.get(orders, timeout=5)
@@ -296,12 +298,17 @@ class _Search:
         if self._console:
             self._console.heartbeat()
 
-    def _budget(self) -> str | None:
-        if self.tune.max_seconds is not None and self.seconds >= self.tune.max_seconds:
-            return "max_seconds"
-        if self.tune.max_gpu_hours is not None and self.gpu_hours >= self.tune.max_gpu_hours:
-            return "max_gpu_hours"
-        return None
+    def _check_budget(self) -> None:
+        """End the search if it has used up a budget."""
+        used = {"max_seconds": self.seconds, "max_gpu_hours": self.gpu_hours}
+        for name, value in used.items():
+            limit = getattr(self.tune, name)
+            if limit is not None and value >= limit and self.state.ending is None:
+                self.state.ending = self._spent = name
+                self._observer.phase(
+                    "budget",
+                    f"tune.{name} is reached: running trials save, and no other begins. A higher limit continues them",
+                )
 
     def _say_begun(self, trial: Trial) -> None:
         again = " continues" if trial.step else ""
@@ -348,7 +355,7 @@ class _Search:
         if self._best is not None:
             best = trials[self._best]
             rows.append((str(best.number), "best", number(best.value), best.state, label(best.values)))
-        self._console.table(f"{ended} trials ended after {duration(self.seconds)}", rows)
+        self._console.table(f"{plural(ended, 'trial')} ended after {duration(self.seconds)}", rows)
 
     def _why_nothing(self, trials: dict[int, Trial]) -> str:
         if self._spent:

@@ -18,6 +18,7 @@ from runs import attempts, ended, summary
 
 from medray import train, tune
 from medray.config import Config, read
+from medray.tracking.mlflow_run import open_client
 
 STEPS = 120
 
@@ -88,6 +89,10 @@ FOUR = {"space": {"train.optimizer.lr": {"grid": [1e-2, 3e-3, 1e-3, 3e-4]}}, "co
 
 def trial(folder: Path, number: int) -> Path:
     return folder / "runs" / f"search.trial-000{number}"
+
+
+def mlflow_id(run: Path) -> str:
+    return str(json.loads((run / "mlflow_run.json").read_text())["run_id"])
 
 
 def state(folder: Path, number: int) -> str | None:
@@ -175,7 +180,8 @@ def test_tpe_with_seeds_takes_more_trials_and_keeps_the_best(connected: Cluster,
         "trials": 2,
         "keep_exports": 1,
     }
-    config = read(write(tmp_path, search, steps=10))
+    store = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    config = read(write(tmp_path, search, steps=10, tracking={"uri": store}))
     first = tune.run(config).summary["search"]
     assert first["counts"] == {"done": 4}
     assert [each["seed"] for each in first["trials"]] == [5, 6, 5, 6]
@@ -190,6 +196,14 @@ def test_tpe_with_seeds_takes_more_trials_and_keeps_the_best(connected: Cluster,
     assert found["best"]["trial"] in exports
     assert 1 <= len(exports) <= 2
     assert found["best"]["standard_deviation"] is not None
+    client = open_client(store)
+    runs = [
+        client.get_run(mlflow_id(tmp_path / "runs" / "search")),
+        *(client.get_run(mlflow_id(trial(tmp_path, number))) for number in range(1, 7)),
+    ]
+    assert [run.info.status for run in runs] == ["FINISHED"] * 7
+    assert {run.data.tags["mlflow.parentRunId"] for run in runs[1:]} == {runs[0].info.run_id}
+    assert len({run.info.run_id for run in runs}) == 7
 
 
 @pytest.mark.long

@@ -187,3 +187,20 @@ def test_a_search_keeps_what_decides_its_numbers(tmp_path: Path) -> None:
         with pytest.raises(InputError, match="another value") as caught:
             claim.claim(search.override({key: value}), said.append)
         assert str(caught.value.key).startswith(key)
+
+
+def test_the_seconds_of_trials_are_those_of_all_their_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [100.0]
+    monkeypatch.setattr("medray.tune.state.time.monotonic", lambda: clock[0])
+    search = state(config(tmp_path))
+    search.next()
+    clock[0] = 130.0
+    search.next()
+    clock[0] = 140.0
+    assert search.trial_seconds() == 40.0 + 10.0
+    search.ended(1, done(0.5) | {"seconds": 39.0})
+    assert search.trial_seconds() == 39.0 + 10.0
+    search.ended(2, {"state": "pause", "seconds": 9.0, "step": 1, "steps": 5})
+    assert state(config(tmp_path)).trial_seconds() == 48.0
