@@ -118,7 +118,7 @@ class TrialConsole:
                 self.steps, self.evaluated = total, dict(record["metrics"])
                 report(self._number, int(record["step"]), total, self.evaluated.get(self._metric))
 
-    def outcome(self, state: str, reason: str | None) -> Outcome:
+    def outcome(self, state: str, reason: str | None, tokens: int = 0) -> Outcome:
         """Return the outcome of a start that did not come to the run's end, with the numbers of the last evaluation."""
         metrics = finite(self.evaluated)
         return Outcome(
@@ -128,6 +128,7 @@ class TrialConsole:
             value=metrics.get(self._metric),
             step=self.step,
             steps=self.steps,
+            tokens=tokens,
         )
 
     def heartbeat(self) -> None:
@@ -205,9 +206,10 @@ def _run(
         except StoppedError:
             return console.outcome(PAUSE, None)
     if result.summary["status"] == "stopped":
+        tokens = int(result.summary.get("tokens") or 0)
         if switch.order == PAUSE:
-            return console.outcome(PAUSE, None)
-        return console.outcome("stopped", "on request" if switch.on_request else switch.order)
+            return console.outcome(PAUSE, None, tokens)
+        return console.outcome("stopped", "on request" if switch.on_request else switch.order, tokens)
     return done(result.summary, metric)
 
 

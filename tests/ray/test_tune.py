@@ -27,7 +27,7 @@ def write(folder: Path, search: dict[str, Any], steps: int = STEPS, **sections: 
     """Write the config of a search over tiny runs of one worker."""
     file = write_config(folder, "search", steps)
     tree = yaml.safe_load(file.read_text())
-    tree["cluster"] |= {"workers": 1}
+    tree["cluster"] |= {"workers": 1, "max_failures": 1}
     tree["train"] |= {"save_every_steps": 40}
     tree["tracking"] = {"enabled": False}
     file.write_text(yaml.safe_dump(tree | sections | {"tune": search}))
@@ -62,6 +62,7 @@ def test_a_bad_trial_is_stopped_and_the_best_is_trained_again(connected: Cluster
     assert (first / "export" / "adapter_model.safetensors").exists()
     assert summary(second)["status"] == "stopped"
     assert len(steps_of(second)) < STEPS
+    assert 0 < trials(tmp_path)[1]["tokens"] < trials(tmp_path)[0]["tokens"]
     assert not (second / "checkpoints").exists(), "only the best are kept"
     # Nothing that the stopped trial had is left behind.
     until(lambda: ray.available_resources().get("CPU") == cpus, "all CPUs back")
@@ -172,6 +173,19 @@ def test_a_search_is_told_to_stop_and_goes_on(cluster: Cluster, tmp_path: Path) 
 
 
 @pytest.mark.long
+def test_a_trial_whose_process_dies_resumes(cluster: Cluster, tmp_path: Path) -> None:
+    config = write(tmp_path, {"space": {"train.optimizer.lr": {"grid": [1e-2]}}})
+    driver = start(cluster, config)
+    until(lambda: len(steps_of(trial(tmp_path, 1))) >= 50, "the trial", driver=driver)
+    (process,) = cluster.processes("ray::ImplicitFunc")
+    process.kill()
+    ended(driver, config)
+    assert [each["state"] for each in trials(tmp_path)] == ["done"]
+    assert len(steps_of(trial(tmp_path, 1))) == STEPS
+    assert [each["resumed_step"] for each in attempts(trial(tmp_path, 1))] == [0, 40]
+
+
+@pytest.mark.long
 def test_tpe_with_seeds_takes_more_trials_and_keeps_the_best(connected: Cluster, tmp_path: Path) -> None:
     search = {
         "space": {"train.optimizer.lr": {"loguniform": [1e-5, 1e-1]}, "peft.rank": {"choice": [2, 4]}},
@@ -181,7 +195,8 @@ def test_tpe_with_seeds_takes_more_trials_and_keeps_the_best(connected: Cluster,
         "keep_exports": 1,
     }
     store = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    config = read(write(tmp_path, search, steps=10, tracking={"uri": store}))
+    # Two workers per trial, which share what they train.
+    config = read(write(tmp_path, search, steps=10, tracking={"uri": store}), ["cluster.workers=2"])
     first = tune.run(config).summary["search"]
     assert first["counts"] == {"done": 4}
     assert [each["seed"] for each in first["trials"]] == [5, 6, 5, 6]
