@@ -300,9 +300,11 @@ class _Search:
 
     def _check_budget(self) -> None:
         """End the search if it has used up a budget."""
-        used = {"max_seconds": self.seconds, "max_gpu_hours": self.gpu_hours}
-        for name, value in used.items():
-            limit = getattr(self.tune, name)
+        budgets = {
+            "max_seconds": (self.tune.max_seconds, self.seconds),
+            "max_gpu_hours": (self.tune.max_gpu_hours, self.gpu_hours),
+        }
+        for name, (limit, value) in budgets.items():
             if limit is not None and value >= limit and self.state.ending is None:
                 self.state.ending = self._spent = name
                 self._observer.phase(
