@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
+import recipes
 import tiny
 import yaml
 from clusters import Cluster
@@ -20,6 +22,7 @@ from runs import ended, start, summary
 from s3_server import S3Server
 
 from medray import storage
+from medray.data.tokenizer import load_tokenizer
 from medray.storage import StoragePath
 from medray.tracking.mlflow_run import open_client
 
@@ -162,3 +165,43 @@ def test_stages_in_a_bucket_go_on_after_a_kill_in_the_merge(
     assert again.returncode == 0, again.stderr
     assert json.loads(again.stdout) == whole
     assert storage.sizes(pre / "merged") == merged
+
+
+def test_the_recipe_of_dfpo_runs_on_a_tiny_gemma(cluster: Cluster, tmp_path: Path) -> None:
+    """4 bits, pairs without them, 4 bits again; the third stage reads the shards of the first."""
+    rows = tiny.rows(24)
+    asked = [{"instruction": "Answer", "input": row["input"], "output": row["label"]} for row in rows]
+    tiny.write_jsonl(tmp_path / "finetune.jsonl", asked)
+    pairs = [{"prompt": r["input"], "chosen": r["label"], "rejected": f"not {r['label']}"} for r in rows[:12]]
+    tiny.write_jsonl(tmp_path / "pairs.jsonl", pairs)
+    tokenizer = load_tokenizer(str(tiny.tokenizer(tmp_path)))
+    marks = ["<start_of_turn>", "<end_of_turn>"]
+    tokenizer.add_special_tokens(
+        {"bos_token": "<bos>", "eos_token": "<eos>", "additional_special_tokens": marks}
+    )
+    base = recipes.tiny_model(tmp_path / "base", "gemma2", len(tokenizer))
+    tokenizer.save_pretrained(base)
+    config = tmp_path / "dfpo.yaml"
+    shutil.copy(recipes.ROOT / "dfpo.yaml", config)
+    small = [
+        f"{stage}train.{key}"
+        for stage in ("", "stages.2.")
+        for key in ("max_steps=3", "optimizer.name=adamw")
+    ]
+    driver = start(
+        cluster,
+        config,
+        *small,
+        *("run.storage=runs", f"model.name={base}", "data.drop_longer_than=70", "tracking.enabled=false"),
+        *("stages.2.data.drop_longer_than=null", "cluster={workers: 1, cpus_per_worker: 0.5}"),
+    )
+    driver.wait(timeout=500)
+    said = config.with_suffix(".log").read_text()
+    assert driver.returncode == 0, said
+    assert [each["status"] for each in summary(tmp_path / "runs" / "dfpo")["stages"]] == ["done"] * 3
+    notes = [
+        json.loads((tmp_path / "runs" / f"dfpo.{stage}" / "data.json").read_text())
+        for stage in ("1-pre-ft", "2-dpop", "3-post-ft")
+    ]
+    assert notes[0]["tokens"] == notes[2]["tokens"] != notes[1]["tokens"]
+    assert "(5 too long)" in said

@@ -49,6 +49,7 @@ TINY: dict[str, dict[str, Any]] = {
     "qwen2": _SMALL | {"model_type": "qwen2", "tie_word_embeddings": True},
     "mistral": _SMALL | {"model_type": "mistral"},
     "gemma": _SMALL | {"model_type": "gemma", "head_dim": 8, "tie_word_embeddings": True},
+    "gemma2": _SMALL | {"model_type": "gemma2", "head_dim": 8, "tie_word_embeddings": True},
     "llama": _SMALL | {"model_type": "llama"},
 }
 

@@ -19,8 +19,10 @@ from torch import nn
 from torchrun import run_loops
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
-from medray.config import Config
+from medray import stages
+from medray.config import Config, read
 from medray.config.peft import PeftConfig
+from medray.config.stages import stage_configs
 from medray.data.shards.preparation import encode_spec
 from medray.data.tokenizer import load_tokenizer
 from medray.models.adapters import add_adapter
@@ -92,6 +94,30 @@ def test_every_file_is_in_the_index_and_begins_with_what_it_needs() -> None:
         assert re.search(r"^# run ", text, re.MULTILINE), name
         words = [line for line in text.splitlines() if len(line) > 130 and "peft={" not in line]
         assert not words, name
+
+
+def test_dfpo_has_the_published_values_in_its_three_stages(tmp_path: Path) -> None:
+    """Another family and three methods in one file, so it is not among RECIPES; a tiny Gemma 2 runs it in tests/ray."""
+    config = read(recipes.ROOT / "dfpo.yaml", [f"data.root={tmp_path}", f"run.storage={tmp_path}"])
+    stages.check(config, elsewhere=True, data=False, model=False)
+    pre, pairs, post = stage_configs(config)
+    for each in (pre, post):
+        assert (each.method.name, each.model.quantization, each.data.drop_longer_than) == ("sft", "nf4", 3000)
+        assert (each.peft.rank, each.train.epochs, each.train.global_batch_size) == (32, 5, 8)
+        assert (each.train.optimizer.name, each.train.optimizer.lr) == ("paged_adamw", 2e-4)
+        assert (each.train.scheduler.name, each.train.clip_grad_norm) == ("constant", 0.3)
+    assert pre.data.train == post.data.train != pairs.data.train
+    assert (pairs.method.name, pairs.method.loss) == ("dpo", "dpop")
+    assert (pairs.method.beta, pairs.method.dpop_lambda) == (0.4, 2.0)
+    assert (pairs.model.quantization, pairs.data.drop_longer_than) == ("none", None)
+    assert pairs.data.max_prompt_tokens == 512
+    assert 512 + pairs.data.max_label_tokens == 2048
+    assert (pairs.peft.rank, pairs.train.epochs, pairs.train.global_batch_size) == (8, 2, 1)
+    assert (pairs.train.optimizer.name, pairs.train.optimizer.lr) == ("paged_adamw_8bit", 2e-7)
+    for each in (pre, pairs, post):
+        assert (each.peft.type, each.peft.alpha, each.peft.dropout, each.peft.targets) == (
+            "lora", 16, 0.1, "all-linear")  # fmt: skip
+        assert (each.data.template, each.train.gradient_checkpointing) == ("legacy/adelie", True)
 
 
 # ---- the published sizes, without weights
