@@ -133,6 +133,14 @@ def test_stages_go_on_wherever_they_are_killed(cluster: Cluster, tmp_path: Path)
     assert whole_run.info.run_name == "three"
     assert not list((killed / "moved").glob("three*/mlflow_unsent"))
 
+    # A finished whole sends what MLflow lacks: here that it has ended.
+    client.update_run(whole_run.info.run_id, status="RUNNING")
+    (killed / "moved" / "three" / "mlflow_unsent").touch()
+    again = run(cluster, config, f"run.storage={killed / 'moved'}")
+    assert again.returncode == 0, again.stderr
+    assert mlflow_run("three").info.status == "FINISHED"
+    assert not list((killed / "moved").glob("three*/mlflow_unsent"))
+
 
 def test_stages_in_a_bucket_go_on_after_a_kill_in_the_merge(
     cluster: Cluster, s3: S3Server, tmp_path: Path
