@@ -8,7 +8,7 @@ import os
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from medray.errors import InputError
 
@@ -58,22 +58,32 @@ def add_to(verbs: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     _check(arguments)
     from medray.config import read
-    from medray.plan.show import as_json, lines, range_rows, table
     from medray.stages import checkable_configs
 
-    config = checkable_configs(read(arguments.config, arguments.overrides))[0]
+    config = read(arguments.config, arguments.overrides)
+    stream = sys.stderr if arguments.json else sys.stdout
+    found = []
+    for number, each in enumerate(checkable_configs(config)):
+        if config.stages:
+            gap = "\n" if number else ""
+            print(f"{gap}stage {number + 1}, {config.stages[number].name}\n", file=stream)
+        found.append(_show(each, arguments, stream))
+    if arguments.json:
+        print(json.dumps({"stages": found} if config.stages else found[0]))
+    return 0
+
+
+def _show(config: Config, arguments: argparse.Namespace, stream: TextIO) -> dict[str, Any]:
+    """Print the plan of one run, and return it as JSON values."""
+    from medray.plan.show import as_json, lines, range_rows, table
+
     given = _given(config, arguments)
     plans = [_plan(each) for each in _range(config, given, arguments)]
-    stream = sys.stderr if arguments.json else sys.stdout
     if len(plans) > 1:
         print(*table(range_rows(plans)), "", sep="\n", file=stream)
     print(*lines(plans[-1]), sep="\n", file=stream)
-    if arguments.json:
-        found = as_json(plans[-1])
-        if len(plans) > 1:
-            found["range"] = [as_json(one) for one in plans]
-        print(json.dumps(found))
-    return 0
+    found = as_json(plans[-1])
+    return found | {"range": [as_json(one) for one in plans]} if len(plans) > 1 else found
 
 
 def _check(arguments: argparse.Namespace) -> None:

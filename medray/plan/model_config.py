@@ -118,6 +118,8 @@ def _config_of_hub(name: str) -> dict[str, Any]:
     try:
         file = hub.try_to_load_from_cache(name, folders.CONFIG)
         if not isinstance(file, str):
+            # Asked once: without a network, the download would try again for half a minute.
+            hub.get_hf_file_metadata(hub.hf_hub_url(name, folders.CONFIG))
             file = hub.hf_hub_download(name, folders.CONFIG)
     except Exception as error:
         raise InputError(

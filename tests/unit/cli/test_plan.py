@@ -102,6 +102,17 @@ def test_a_range_of_workers_is_a_table(folder: Path, capsys: pytest.CaptureFixtu
     assert tree["asked"]["smallest_gpu"]
 
 
+def test_each_stage_has_a_plan(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(folder, {})
+    tree = yaml.safe_load((folder / "run.yaml").read_text())
+    stages = [{"name": "first"}, {"name": "second", "peft": {"type": "lora", "rank": 4}}]
+    (folder / "run.yaml").write_text(yaml.safe_dump(tree | {"stages": stages}))
+    found, text = planned(folder, "--gpus", "8xH100", capsys=capsys)
+    first, second = found["stages"]
+    assert second["asked"]["device"] < first["asked"]["device"]
+    assert "stage 2, second" in text
+
+
 def test_without_gpus_this_machine_is_planned_for(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tree, text = planned(folder, "train.zero_stage=0", capsys=capsys)
     assert tree["precision"] == "fp32"
