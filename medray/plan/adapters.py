@@ -6,11 +6,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from medray.config.peft import PeftConfig
 from medray.plan import parameters
 from medray.plan.parameters import ENCODER_DECODERS, Linear
+
+if TYPE_CHECKING:
+    from medray.config.peft import PeftConfig
 
 TASKS = 2  # tasks of a multitask prompt
 # Family → the layers of which IA3 scales the output, and those of which it scales the input, as in peft.

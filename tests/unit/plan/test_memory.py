@@ -124,7 +124,7 @@ def test_describe_names_each_part_that_there_is() -> None:
 
 
 def test_planning_loads_nothing_heavy() -> None:
-    modules = "activations, gpus, memory, parameters, phases, resources, steps"
+    modules = "activations, adapters, cost, gpus, memory, parameters, phases, resources, steps"
     code = (
         f"import sys; from medray.plan import {modules}; "
         "print({'torch', 'ray', 'pydantic', 'transformers', 'safetensors'} & set(sys.modules))"
