@@ -193,7 +193,7 @@ def _answer(plan: Plan) -> Iterable[str]:
     if cost.hours is not None and cost.gpu_hours is not None:
         price = "" if cost.price is None else f", {cost.price:,.2f} at {given.price:g} an hour"
         yield (
-            f"time     {cost.hours:,.3g} hours, {cost.gpu_hours:,.4g} GPU-hours{price}, if the GPUs reach "
+            f"time     {_duration(cost.hours)}, {cost.gpu_hours:,.3g} GPU-hours{price}, if the GPUs reach "
             f"{100 * given.efficiency:g} % of their rate (--efficiency)"
         )
     yield f"disk     {gigabytes(cost.checkpoints)} GB for checkpoints, {gigabytes(cost.export)} GB for the export"
@@ -214,6 +214,14 @@ def _option_json(plan: Plan, option: Option) -> dict[str, Any]:
         "sent": option.sent,
         "smallest_gpu": option.smallest_gpu,
     }
+
+
+def _duration(hours: float) -> str:
+    """Return a time in the largest unit of which it has at least one."""
+    for unit, size in (("hours", 1.0), ("minutes", 60.0)):
+        if hours * size >= 1:
+            return f"{hours * size:,.1f} {unit}"
+    return f"{hours * 3600:,.1f} seconds"
 
 
 def _needed(option: Option, on_gpu: bool) -> int:

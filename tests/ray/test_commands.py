@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -38,3 +39,20 @@ def test_wrong_input_ends_with_2_and_one_message(cluster: Any, tmp_path: Path) -
     assert done.returncode == 2
     assert "this cluster has 4" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_plan_for_what_the_cluster_has(cluster: Any, tmp_path: Path) -> None:
+    """The memory of a node is what Ray says; tests/unit/cli/test_plan.py has the rest."""
+    config = write_config(tmp_path, "planned", 4)
+    done = subprocess.run(
+        [sys.executable, "-m", "medray", "plan", str(config), "--cluster", "--json"],
+        env={**os.environ, "RAY_ADDRESS": cluster.address},
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert (found["gpus"], found["workers"], found["precision"]) == (None, 2, "fp32")
+    assert found["asked"]["fits"] is True

@@ -17,6 +17,7 @@ from medray.plan.model_config import ModelDescription
 from medray.plan.options import Given, largest_rows, plan, taken_rows
 from medray.plan.phases import RunMemory, run_memory
 from medray.plan.resources import Supply, plural
+from medray.plan.steps import split_batch
 from medray.storage import StoragePath
 from medray.train import checkpoint
 from medray.train.prepare import Resources, counted
@@ -89,7 +90,11 @@ class MemoryCheck:
         if checkpoint.newest(folder / "checkpoints") is not None:
             return recorded_rows(folder / DATA)
         choice = Choice.of(given.config, given.workers)
-        return taken_rows(given.config, given.workers, max(largest_rows(given, choice), 1))
+        most = taken_rows(given.config, given.workers, max(largest_rows(given, choice), 1))
+        cluster = given.config.cluster
+        if cluster.fewest_workers < cluster.most_workers and most == choice.micro_batch_size:
+            return None  # each number of workers has its own best micro-batch, and all of them fit
+        return next(size for size in range(most, 0, -1) if _splits_everywhere(given.config, size))
 
     def _memory(self, given: Given) -> RunMemory:
         return run_memory(given.job(Choice.of(given.config, given.workers)))
@@ -179,6 +184,19 @@ def _given(
         return None
     each = min(granted.workers, max(1, int(largest.cpus / granted.cpus)))
     return replace(given, host_memory=largest.memory_bytes, workers_per_node=each)
+
+
+def _splits_everywhere(config: Config, rows: int) -> bool:
+    """Return whether micro-batches of `rows` rows hold the global batch for every number of workers that a run may have."""
+    train, cluster = config.train, config.cluster
+    if train.global_batch_tokens is not None:
+        return True
+    try:
+        for workers in range(cluster.fewest_workers, cluster.most_workers + 1):
+            split_batch(train.global_batch_size, workers, rows)
+    except InputError:
+        return False
+    return True
 
 
 def _of_mean_length(lengths: Lengths) -> Lengths:

@@ -15,6 +15,7 @@ from medray.data.shards.token_split import TokenSet
 from medray.errors import InputError
 from medray.plan.model_config import ModelDescription
 from medray.plan.resources import NodeSupply, Supply
+from medray.train.checks import check_batch
 from medray.train.driver.memory_check import MemoryCheck, lengths_of_shard
 from medray.train.prepare import Resources
 from medray.train.run_folder.changes import recorded_rows
@@ -91,6 +92,21 @@ def test_only_gpus_get_the_micro_batch_of_the_plan(tokens: TokenSet, tmp_path: P
     assert rows(check(tokens, *on_gpu("H100"), zero_stage=3, micro_batch_size=2)) is None
     assert rows(check(tokens, *on_gpu("H100"), zero_stage=3, gradient_accumulation_steps=2)) is None
     assert rows(check(tokens, *on_gpu("T4"), zero_stage=0)) == 1  # nothing fits: the least
+
+
+def test_the_micro_batch_suits_every_number_of_workers(tokens: TokenSet, tmp_path: Path) -> None:
+    """8 rows on 2 workers are 4 for each; on 3 workers, micro-batches of 4 rows would leave one row empty everywhere."""
+    config = Config.model_validate({"train": {"global_batch_size": 8}, "cluster": {"workers": [2, 3]}})
+    found = []
+    for kind in ("B200", "T4"):
+        node, granted = on_gpu(kind, 2)
+        one = MemoryCheck.of(config, LLAMA_8B, Supply.of(node), granted, "bf16", tokens)
+        assert one is not None
+        found.append(one.rows(tmp_path))
+    assert found == [None, 1]  # all fit; nothing fits
+    check_batch(config.override({"train.micro_batch_size": 1}))
+    with pytest.raises(InputError):
+        check_batch(config.override({"train.micro_batch_size": 4}))
 
 
 def test_a_run_keeps_the_rows_that_it_began_with(tmp_path: Path) -> None:
