@@ -52,9 +52,7 @@ from medray.tune.trials import Trial, TrialFiles, trial_config
 POLL_SECONDS = 0.5
 TABLE_SECONDS = 60.0  # between two tables of the running trials
 NOTE_SECONDS = 10.0  # between two notes of the time that is used
-SPARE_SECONDS = (
-    60.0  # added to cluster.hang_seconds, after which a search ends without the trials that do not answer
-)
+SPARE_SECONDS = 60.0  # after cluster.hang_seconds and these, a search ends without trials that do not answer
 # Tune's own loggers and result buffers, and copies of its state: the search has its own.
 ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
@@ -346,10 +344,10 @@ class _Search:
         self._shown = time.monotonic()
         if self._console is None:
             return
-        trials = self.state.snapshot()
+        live, trials = self.state.running(), self.state.snapshot()
         ended = sum(trial.state != "begun" for trial in trials.values())
         rows: list[tuple[str, ...]] = [("trial", "step", "loss", "phase", "values")]
-        for each in sorted(self.state.live):
+        for each in live:
             news = self._news.get(each, {})
             step = f"{news.get('step', 0)}/{news.get('steps', 0)}" if news.get("steps") else "-"
             loss = number(news["loss"]) if news.get("loss") is not None else "-"

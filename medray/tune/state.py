@@ -128,6 +128,11 @@ class SearchState:
         with self._lock:
             self._keep(self.trials[number].model_copy(update=changes))
 
+    def running(self) -> list[int]:
+        """Return the numbers of the trials that are alive."""
+        with self._lock:
+            return sorted(self.live)
+
     def snapshot(self) -> dict[int, Trial]:
         """Return all trials as they are now."""
         with self._lock:
