@@ -106,7 +106,8 @@ class FileTokenizer:
         if tokenize or not template:
             raise ValueError("there is no chat template" if not template else "tokenize is not supported")
         values = {"messages": turns, "tools": None, "documents": None, **self.special_tokens_map, **options}
-        return _compiled(template).render(values)
+        text: str = _compiled(template).render(values)
+        return text
 
     def _named_id(self, name: str) -> int | None:
         token = self.special_tokens_map.get(name)

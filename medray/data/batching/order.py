@@ -69,7 +69,8 @@ class Stream:
         return self._pass(epoch)[1]
 
     def shard_order(self) -> np.ndarray:
-        return self._shards[self._pass(0)[0]]
+        order: np.ndarray = self._shards[self._pass(0)[0]]
+        return order
 
     def windows(self) -> list[tuple[int, list[int]]]:
         """Return (first position, shards) of each window of the first pass."""

@@ -241,7 +241,8 @@ class ArrangedWindows:
                 raise ValueError("the stored unit counts belong to another epoch")
             if (np.diff(starts) < 0).any():
                 raise ValueError("the stored unit counts do not ascend")
-            return starts.tolist()
+            counts: list[int] = starts.tolist()
+            return counts
 
         files = self._files() if self._unequal else None
         return (None if files is None else files.load(_epoch_name(epoch), check)) or [0]

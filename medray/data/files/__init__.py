@@ -17,9 +17,11 @@ from typing import NoReturn
 
 from medray.data.files import http
 from medray.data.files.formats import ENDINGS, SAVED_DATASET, is_saved_dataset, known_format
-from medray.data.files.remote import FIX, RemoteStream, place, shown, summary, unreadable
+from medray.data.files.remote import FIX, RemoteStream, place, unreadable
+from medray.data.files.remote import shown as shown
 from medray.data.files.split_names import is_data
 from medray.errors import InputError
+from medray.storage import summary
 
 MOST_ENTRIES = 200_000  # files and folders that a folder or a ** may contain; a whole disk has more
 Walked = tuple[str, list[str], list[str]]

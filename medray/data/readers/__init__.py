@@ -188,7 +188,8 @@ def _numbered(rows: Iterator[tuple[int, Row]]) -> Generator[Found, None, int | N
         try:
             line, row = next(rows)
         except StopIteration as ended:
-            return ended.value
+            skipped: int | None = ended.value
+            return skipped
         yield Found(number, line, row)
         number += 1
 

@@ -85,7 +85,8 @@ def exact(row: dict[str, Any], text: bytes, inside: str | None = None) -> Row:
                 again = json.loads(text)
             except RecursionError:
                 return BadRowError("not valid JSON")
-            return again[inside] if inside else again
+            found: Row = again[inside] if inside else again
+            return found
     return row
 
 

@@ -202,11 +202,13 @@ class ShardStore:
 
     def source_sizes(self, index: int, task: str) -> np.ndarray:
         """Return the number of tokens of each row that the encoder of an encoder-decoder reads; int32 [rows]."""
-        return self.counts(index, task, "length") - self.counts(index, task, "loss_tokens")
+        sizes: np.ndarray = self.counts(index, task, "length") - self.counts(index, task, "loss_tokens")
+        return sizes
 
     def text(self, index: int, row: int, name: str) -> str | None:
         """Return the text column `name` (id, reference or entities) of one row, or None if the shard does not have it."""
-        return self._shard(index).texts[name][row].as_py()
+        text: str | None = self._shard(index).texts[name][row].as_py()
+        return text
 
     def prefetch(self, indices: Iterable[int]) -> None:
         """Begin to read existing shards in the background, one after the other. Never raises.
@@ -354,4 +356,5 @@ def _ragged(column: pa.ChunkedArray) -> _Ragged:
 
 
 def _numbers(column: pa.ChunkedArray) -> np.ndarray:
-    return column.combine_chunks().to_numpy(zero_copy_only=False)
+    numbers: np.ndarray = column.combine_chunks().to_numpy(zero_copy_only=False)
+    return numbers

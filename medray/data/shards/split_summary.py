@@ -90,7 +90,7 @@ class SplitCounts:
 
     @property
     def rows(self) -> int:
-        return self.length.shape[1]
+        return int(self.length.shape[1])
 
     def places(self, shards: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """Return the column indices in these arrays of rows given by shard and row number."""
