@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from medray.data.batching.collate import NO_TASK, MicroBatch, MixedMicroBatch, PackedMicroBatch
+from medray.data.encode import IGNORED
 from medray.methods import MethodLoss
 from medray.methods.cross_entropy import TokenLoss
 from medray.methods.loss import ModelOutput, TaskOutput
 from medray.models.adapters.frozen import without_adapter
-from medray.models.forward import IGNORED, encoded_logits, loss_logits, packed_logits
+from medray.models.forward import encoded_logits, loss_logits, packed_logits
 
 AnyMicroBatch = MicroBatch | MixedMicroBatch | PackedMicroBatch
 Frozen = Callable[[Any], AbstractContextManager[None]]

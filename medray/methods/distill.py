@@ -31,7 +31,8 @@ from torch.nn import functional as F
 from medray.config.method import MethodConfig
 from medray.config.method_specs import spec_of
 from medray.config.method_specs.distill import COSINE, moves_alpha, start_alpha, trains_rationales
-from medray.methods.cross_entropy import IGNORED, TokenLoss
+from medray.data.encode import IGNORED
+from medray.methods.cross_entropy import TokenLoss
 from medray.methods.loss import MethodLoss, ModelOutput
 
 

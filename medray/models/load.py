@@ -39,8 +39,9 @@ def load_model(
         with _sharded_loading(zero3):
             folder = model_folder(model)
             assert folder is not None
-            loaded = load_weights(auto_class(config), folder, dtype=dtype, **four_bit)
-            return with_vocabulary(loaded, tokenizer, seed)
+            base = load_weights(auto_class(config), folder, dtype=dtype, **four_bit)
+            loaded: nn.Module = with_vocabulary(base, tokenizer, seed)
+            return loaded
     torch.manual_seed(seed)
     if model.preset:
         config = config | special_tokens(config, tokenizer)

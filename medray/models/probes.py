@@ -63,7 +63,8 @@ def keeps_boundaries(model: Any, device: torch.device) -> bool:
 def _document(model: Any, length: int, start: int) -> np.ndarray:
     """Return a document of arbitrary tokens, which differ for each `start`."""
     vocabulary = unwrap(model).get_input_embeddings().num_embeddings
-    return (17 * start + 29 * np.arange(1, length + 1)) % vocabulary
+    tokens: np.ndarray = (17 * start + 29 * np.arange(1, length + 1)) % vocabulary
+    return tokens
 
 
 def _logits(model: Any, device: torch.device, sequences: list[list[np.ndarray]]) -> Tensor:

@@ -56,7 +56,8 @@ def add_adapter(
     torch.manual_seed(seed)  # the adapter's first weights are the same on every rank
     task = library.TaskType.SEQ_2_SEQ_LM if seq2seq else library.TaskType.CAUSAL_LM
     if start is not None:
-        return _continued(model, start, task)
+        continued: nn.Module = _continued(model, start, task)
+        return continued
     linear = _linear_layers(model)  # before peft wraps them
     _refuse_unknown_targets(model, peft, linear)
     try:
@@ -67,7 +68,8 @@ def add_adapter(
         raise _refusal(peft, error, linear) from None
     if peft.type in ("prompt", "multitask_prompt"):
         _begin_with_words(adapted, peft.init_text, tokenizer)
-    return keep_positions(adapted)
+    trained: nn.Module = keep_positions(adapted)
+    return trained
 
 
 @contextmanager

@@ -110,7 +110,8 @@ def load_export(
             model = keep_positions(adapted)
         if (folder / GENERATION).exists():
             unwrap(model).generation_config = from_pretrained(GenerationConfig, folder)
-    return (model if four_bit else model.to(device)).eval()
+    ready: nn.Module = (model if four_bit else model.to(device)).eval()
+    return ready
 
 
 def _save_prompt(model: Any, state: dict[str, Tensor], folder: Path) -> None:
