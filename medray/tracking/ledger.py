@@ -17,10 +17,11 @@ import threading
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from medray import storage
-from medray.tracking.mlflow_log import MlflowLog, TrackingSpec
+from medray.tracking.mlflow_log import MlflowLog
+from medray.tracking.mlflow_run import TrackingSpec
 from medray.tracking.step_file import Record, SteadyClock, StepFile
 
 if TYPE_CHECKING:
@@ -235,7 +236,7 @@ class Ledger:
         self._keep("message", {"text": text})
 
 
-def start(run_folder: str, tracking: TrackingSpec) -> ray.actor.ActorHandle:
+def start(run_folder: str, tracking: TrackingSpec) -> ray.actor.ActorHandle[Ledger]:
     """Start the ledger as an actor without CPUs on the driver's node. Ray must be connected.
 
     The actor runs one call at a time (max_concurrency 1): with more threads, two steps could swap their order.
@@ -247,5 +248,5 @@ def start(run_folder: str, tracking: TrackingSpec) -> ray.actor.ActorHandle:
     actor = ray.remote(Ledger).options(
         num_cpus=0, max_concurrency=1, max_restarts=RESTARTS, label_selector=here
     )
-    handle: Any = actor.remote(run_folder, tracking)
-    return handle
+    handle = actor.remote(run_folder, tracking)
+    return cast("ray.actor.ActorHandle[Ledger]", handle)

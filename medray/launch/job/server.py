@@ -172,7 +172,8 @@ class JobServer:
 
         The stream may end at any time, and raise any error.
         """
-        return self._client.tail_job_logs(job_id)
+        log: AsyncIterator[str] = self._client.tail_job_logs(job_id)
+        return log
 
     def versions(self) -> tuple[str, str]:
         """Return the versions of Python and Ray on the head node; "" for an unknown one."""

@@ -119,9 +119,10 @@ class Cluster:
     def job(self, name: str) -> Manifest | None:
         """Return the RayJob with this name, or None."""
         try:
-            return self._call(
+            found: Manifest = self._call(
                 self._custom.get_namespaced_custom_object, *RAYJOB, self.namespace, "rayjobs", name
             )
+            return found
         except ApiError as error:
             if error.status == 404:
                 return None

@@ -43,6 +43,7 @@ def build(folder: Path, components: Iterable[str]) -> list[Manifest]:
 
 def _kustomization(folder: Path, kind: str, allowed: str) -> dict[str, Any]:
     file = folder / "kustomization.yaml"
+    tree: dict[str, Any]
     (tree,) = _documents(file)
     if tree.get("kind") != kind or set(tree) - {"apiVersion", "kind", allowed}:
         raise _wrong(file, f"the file must be a {kind} with the keys `{allowed}` only")
