@@ -37,7 +37,7 @@ def lengths(shards: int) -> np.ndarray:
     return np.clip(draw, 1, CAPACITY).astype(np.int32)
 
 
-def spec_of(shards: int, **batches: int) -> PlanSpec:
+def spec_of(shards: int, **batches: Any) -> PlanSpec:
     return PlanSpec(
         corpora=(Corpus(tuple(range(shards)), (ROWS,) * shards),), seed=0, window_shards=WINDOW, **batches
     )

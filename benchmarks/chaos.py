@@ -30,6 +30,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -208,8 +209,15 @@ def chaos(run: Run, kinds: tuple[Callable[[Run], None], ...], kills: int) -> lis
     found: list[dict[str, Any]] = []
     reached, began = 0, time.monotonic()
     draw = random.Random(7)
+
+    def beyond(step: int) -> bool:
+        return (run.steps() or [0])[-1] > step
+
+    def more_attempts(count: int) -> bool:
+        return len(run.attempts()) > count
+
     while len(found) < kills and time.monotonic() - began < LIMIT_SECONDS - 300:
-        if not until(lambda known=reached: (run.steps() or [0])[-1] > known, run, "a new step"):
+        if not until(partial(beyond, reached), run, "a new step"):
             break
         if found:
             found[-1]["new_step"] = time.time() - found[-1]["at"]
@@ -221,10 +229,10 @@ def chaos(run: Run, kinds: tuple[Callable[[Run], None], ...], kills: int) -> lis
         kind = kinds[len(found) % len(kinds)]
         at = time.time()
         kind(run)
-        if not until(lambda known=before: len(run.attempts()) > known, run, "another attempt"):
+        if not until(partial(more_attempts, before), run, "another attempt"):
             break
         attempt = run.attempts()[before]
-        until(lambda step=attempt["resumed_step"]: (run.steps() or [0])[-1] > step, run, "a step")
+        until(partial(beyond, attempt["resumed_step"]), run, "a step")
         one = {
             "kind": kind.__name__,
             "at": at,

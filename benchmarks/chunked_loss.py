@@ -17,6 +17,7 @@ import statistics
 import subprocess
 import sys
 import time
+from typing import Any
 
 
 def measured(tokens: int, vocabulary: int, hidden: int, chunk: int) -> dict[str, float]:
@@ -34,12 +35,13 @@ def measured(tokens: int, vocabulary: int, hidden: int, chunk: int) -> dict[str,
     give_back_freed_memory()  # as in a run; else blocks just below glibc's threshold stay, and the peak is of its making
     torch.manual_seed(0)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = LlamaForCausalLM(
+    built: Any = LlamaForCausalLM(
         LlamaConfig(
             vocab_size=vocabulary, hidden_size=hidden, intermediate_size=2 * hidden, num_hidden_layers=2,
             num_attention_heads=4, num_key_value_heads=2, tie_word_embeddings=True,
         )
-    ).to(device)  # fmt: skip
+    )  # fmt: skip
+    model = built.to(device)
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
     ids = torch.randint(vocabulary, (4, tokens // 4)).numpy()

@@ -80,8 +80,8 @@ def parts(*, tiny: bool) -> tuple[Part, ...]:
             _t5(2048, 64, 5120, 8, 32),
         )
         rows, length, targets = 4, 2048, 512
-    shape = {"rows": rows, "length": length, "targets": targets}
-    half = {"rows": rows, "length": length // 2, "targets": targets}
+    shape: dict[str, Any] = {"rows": rows, "length": length, "targets": targets}
+    half: dict[str, Any] = {"rows": rows, "length": length // 2, "targets": targets}
     return (
         Part(name="full, bf16", model=small, **shape),
         Part(name="full, bf16, checkpointing", model=small, checkpointing=True, **shape),

@@ -93,6 +93,11 @@ def medquad_lengths(file: Path, architecture: str) -> np.ndarray:
     return np.stack([np.diff(end, prepend=0) for end in ends])
 
 
+def _shard(rows: np.ndarray, shard: int) -> np.ndarray:
+    found: np.ndarray = rows[shard * SHARD_ROWS : (shard + 1) * SHARD_ROWS]
+    return found
+
+
 class Lengths:
     """Lengths in the place of a shard store: rows hold zeros. parts: [1 or 2, rows], as above."""
 
@@ -108,14 +113,13 @@ class Lengths:
         )
 
     def sizes(self, shard: int) -> np.ndarray:
-        return self.totals[shard * SHARD_ROWS : (shard + 1) * SHARD_ROWS]
+        return _shard(self.totals, shard)
 
     def sources(self, shard: int) -> np.ndarray:
-        return self.parts[0, shard * SHARD_ROWS : (shard + 1) * SHARD_ROWS]
+        return _shard(self.parts[0], shard)
 
     def counts(self, shard: int, task: str, name: str) -> np.ndarray:
-        of = self.totals if name == "length" else self.parts[-1]
-        return of[shard * SHARD_ROWS : (shard + 1) * SHARD_ROWS]
+        return _shard(self.totals if name == "length" else self.parts[-1], shard)
 
     def example(self, shard: int, row: int, task: str) -> tuple[np.ndarray, np.ndarray]:
         one = self.parts[:, shard * SHARD_ROWS + row]

@@ -16,6 +16,7 @@ from __future__ import annotations
 import importlib.metadata
 import itertools
 import json
+import logging
 import os
 import pickle
 import platform
@@ -92,7 +93,7 @@ def by_medray(file: str, storage: str, rehearsal: str) -> dict[str, float]:
         include_dashboard=False,
         num_cpus=2,
         object_store_memory=256 * 1024**2,
-        logging_level="ERROR",
+        logging_level=logging.ERROR,
     )
     quiet_ray_data()
     if rehearsal:
@@ -173,7 +174,8 @@ def in_a_process(*arguments: str, **environment: str) -> dict[str, float]:
             stdout=subprocess.PIPE,
             check=True,
         )
-    return json.loads(done.stdout.splitlines()[-1])
+    measured: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return measured
 
 
 def main() -> None:
