@@ -135,7 +135,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: place.get(scope(_file(item.nodeid)), len(first)))
 
 
-class _Scopes(LoadScopeScheduling):
+class _Scopes(LoadScopeScheduling):  # type: ignore[misc]  # xdist ships no types
     def _split_scope(self, nodeid: str) -> str:
         return scope(_file(nodeid))
 

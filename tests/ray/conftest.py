@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 from collections.abc import Generator, Iterator
@@ -47,7 +48,7 @@ def connected(cluster: Cluster) -> Iterator[Cluster]:
     """The cluster, joined by the test process."""
     import ray
 
-    ray.init(address=cluster.address, logging_level="ERROR", log_to_driver=False)
+    ray.init(address=cluster.address, logging_level=logging.ERROR, log_to_driver=False)
     yield cluster
     ray.shutdown()
 

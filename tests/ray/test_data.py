@@ -58,7 +58,7 @@ def prepared(made: Config) -> dict[str, TokenSet]:
 
     pipeline: Any = ray.remote(Pipeline).options(num_cpus=0).remote(made, "causal", None)
     try:
-        sets = ray.get(pipeline.index.remote())
+        sets: dict[str, TokenSet] = ray.get(pipeline.index.remote())
         ray.get(pipeline.encode.remote())
     except ray.exceptions.RayTaskError as error:
         raise error.cause from None

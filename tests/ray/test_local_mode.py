@@ -33,7 +33,8 @@ def test_local_mode_trains_as_the_bare_loop_does(connected: Any, tmp_path: Path)
         scaling_config=ScalingConfig(num_workers=0),
         run_config=RunConfig(name="local", storage_path=str(tmp_path / "ray")),
     )
-    returned = trainer.fit().return_value
+    result: Any = trainer.fit()
+    returned = result.return_value
     assert returned is not None
     assert returned["status"] == "done"
     steps = [json.loads(line) for line in (tmp_path / "local" / "steps.jsonl").read_text().splitlines()]

@@ -191,7 +191,8 @@ def test_shards_are_reused_and_a_killed_tokenization_goes_on(connected: Any, tmp
     from medray.data.shards.preparation import ready
 
     def encode() -> dict[Path, int]:
-        pipeline = ray.remote(Pipeline).options(num_cpus=0).remote(config(tmp_path, "data"), "causal", None)
+        actor: Any = ray.remote(Pipeline).options(num_cpus=0)
+        pipeline = actor.remote(config(tmp_path, "data"), "causal", None)
         ray.get(pipeline.index.remote())
         ray.get(pipeline.encode.remote())
         ray.kill(pipeline)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,7 @@ def test_an_autoscaler_is_asked_and_the_request_is_withdrawn(tmp_path: Path) -> 
     cluster_section = {"workers": 2, "nodes": 2, "cpus_per_worker": 1, "start_timeout_seconds": 120}
     said: list[str] = []
     with autoscaling(tmp_path, cpus_of_a_node=2) as cluster:
-        ray.init(address=cluster.address, logging_level="ERROR", log_to_driver=False)
+        ray.init(address=cluster.address, logging_level=logging.ERROR, log_to_driver=False)
         try:
             config = Config.model_validate({"cluster": cluster_section})
             with awaited(config, None, Told(said)) as have:

@@ -7,11 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from medray.train.engine.state import ExtraState, TrainState
+
 
 class Accumulator:
     """An engine whose step leaves the weights alone: the summed gradients stay on the model."""
 
     world_size, gathers = 1, False
+    extra: ExtraState | None = None
 
     def __init__(self, model: Any, rank: int) -> None:
         self.model, self.rank, self.device = model, rank, torch.device("cpu")
@@ -27,6 +30,9 @@ class Accumulator:
 
     def sum(self, values: Tensor) -> Tensor:
         return values
+
+    def state(self) -> TrainState:
+        raise NotImplementedError
 
 
 def gradients(model: Any) -> dict[str, Tensor]:

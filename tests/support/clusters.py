@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -58,13 +59,16 @@ class Cluster:
     def give_notice(self, seconds: int | None) -> None:
         """Tells every node but the head that it will be taken away, None: at a time unknown. It does not take it."""
         import ray
-        from ray.core.generated.autoscaler_pb2 import DRAIN_NODE_REASON_PREEMPTION
+        from ray.core.generated import autoscaler_pb2
 
-        client = ray._raylet.GcsClient(address=self.address)
+        raylet: Any = ray._raylet
+        protocol: Any = autoscaler_pb2
+        client = raylet.GcsClient(address=self.address)
         nodes = [node.hex() for node, info in client.get_all_node_info().items() if not info.is_head_node]
         for node in nodes:
             deadline = int((time.time() + seconds) * 1000) if seconds is not None else 0
-            assert client.drain_node(node, DRAIN_NODE_REASON_PREEMPTION, "spot", deadline)[0]
+            reason = protocol.DRAIN_NODE_REASON_PREEMPTION
+            assert client.drain_node(node, reason, "spot", deadline)[0]
 
 
 def processes_below(node: psutil.Process, name: str) -> list[psutil.Process]:
@@ -80,7 +84,7 @@ def processes_below(node: psutil.Process, name: str) -> list[psutil.Process]:
 
 def free_ports(count: int) -> list[int]:
     """Ports that were free just now, outside the range that Ray gives its workers."""
-    sockets = []
+    sockets: list[socket.socket] = []
     while len(sockets) < count:
         sock = socket.socket()
         sock.bind(("127.0.0.1", 0))
@@ -163,6 +167,6 @@ def end(process: subprocess.Popen[bytes]) -> None:
 
 def _family(pid: int) -> list[psutil.Process]:
     try:
-        return psutil.Process(pid).children(recursive=True)
+        return list(psutil.Process(pid).children(recursive=True))
     except psutil.NoSuchProcess:
         return []

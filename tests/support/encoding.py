@@ -137,4 +137,4 @@ def prompt_of(columns: TaskColumns, row: int = 0) -> list[int]:
 
 
 def _cut(values: np.ndarray, ends: np.ndarray, row: int) -> list[int]:
-    return values[ends[row - 1] if row else 0 : ends[row]].tolist()
+    return list(values[ends[row - 1] if row else 0 : ends[row]].tolist())

@@ -59,7 +59,7 @@ class KubernetesServer:
     async def _serve(self) -> None:
         async with _Emulator() as self.kmock, kmock.Server(self.kmock) as server:
             for resource in (*RESOURCES, *([RAYJOBS] if self._kuberay else [])):
-                self.kmock.resources[resource] = {}
+                self.kmock.resources[resource] = kmock.ResourceInfo()
             self.kubeconfig.write_text(_kubeconfig(str(server.url).rstrip("/")))
             self._ready.set()
             await self._stop.wait()

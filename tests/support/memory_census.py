@@ -158,7 +158,8 @@ def build(case: Case) -> nn.Module:
         model = add_adapter(
             model, PeftConfig(type="lora", rank=case.rank), seq2seq=seq2seq, seed=0, total_steps=10
         )
-    return model
+    built: nn.Module = model
+    return built
 
 
 def _engine(case: Case) -> tuple[Any, set[int]]:

@@ -33,7 +33,7 @@ def losses(
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=1.0, betas=(0.9, 0.999), eps=1e-8, weight_decay=weight_decay
     )
-    found = []
+    found: list[float] = []
     model.train()
     for batch, lr in zip(batches, lrs, strict=True):
         rows = [tables[shard][row] for shard, row in batch]

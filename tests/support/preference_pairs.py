@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import oracle
+import pyarrow.parquet as pq
 import tiny
 import torch
 from torch import Tensor
@@ -64,7 +65,7 @@ def token_sets(folder: Path, method: Mapping[str, Any], architecture: str) -> di
 def stored(tokens: TokenSet) -> dict[int, list[dict[str, Any]]]:
     """The rows of each shard, read without medray."""
     files = Path(tokens.folder).glob("shard-*.parquet")
-    return {int(file.stem.split("-")[1]): oracle.pq.read_table(file).to_pylist() for file in files}
+    return {int(file.stem.split("-")[1]): pq.read_table(file).to_pylist() for file in files}
 
 
 def started(made: WorkerPlan) -> Any:
@@ -104,7 +105,7 @@ def log_probabilities(model: Any, row: dict[str, Any], *, seq2seq: bool) -> list
 def batches(made: WorkerPlan) -> list[Sequence[dict[str, Any]]]:
     """The rows of each step of a plan."""
     order, tables = made.train.plan(made.config), stored(made.train)
-    found = []
+    found: list[Sequence[dict[str, Any]]] = []
     for step in range(made.total_steps):
         batch = order.batch(step)
         found.append([tables[int(s)][int(r)] for s, r in zip(batch.shards, batch.rows, strict=True)])

@@ -21,7 +21,7 @@ class RankEngine(TorchEngine):
         torch.manual_seed(0)
         model = nn.Sequential(nn.Linear(features, features), nn.Linear(features, 1))
         super().__init__(model, TrainConfig(), torch.device("cpu"))
-        self.rank, self.world_size, self._ranks = rank, ranks.count, ranks  # type: ignore[misc]
+        self.rank, self.world_size, self._ranks = rank, ranks.count, ranks
 
     def sum(self, values: Tensor) -> Tensor:
         return self._ranks.sum(self.rank, values)

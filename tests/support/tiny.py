@@ -103,7 +103,7 @@ def write_jsonl(path: Path, made: Sequence[dict[str, Any]]) -> Path:
 def tokenizer(folder: Path) -> Path:
     """A byte-level BPE trained on the words of `rows`."""
     texts = [" ".join(WORDS)] * 3 + [json.dumps(row) for row in rows(30, seed=9)]
-    return train_tokenizer(texts, 400, folder / "tokenizer")
+    return Path(str(train_tokenizer(texts, 400, folder / "tokenizer")))
 
 
 def parts(sources: Sequence[Source], shard_rows: int, method: MethodSpec | None = None) -> list[SourceParts]:

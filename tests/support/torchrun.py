@@ -18,7 +18,7 @@ import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from memory_census import Case
 from recorder import Recorder
@@ -59,7 +59,8 @@ def run_loops(folder: Path, plans: Mapping[str, WorkerPlan | Case], processes: i
             check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-8000:]
-    return json.loads(result.read_text())
+    found: dict[str, Any] = json.loads(result.read_text())
+    return found
 
 
 def _steps(plan: WorkerPlan) -> list[dict[str, Any]]:
@@ -112,7 +113,8 @@ class _Ranks:
                 waiting.register(_pipe(rank.stdout), selectors.EVENT_READ)
             while waiting.get_map():
                 ready = waiting.select(max(0.0, limit - time.monotonic()))
-                answers = [_pipe(key.fileobj).readline() for key, _ in ready]
+                pipes = [cast("IO[bytes]", key.fileobj) for key, _ in ready]
+                answers = [pipe.readline() for pipe in pipes]
                 if not ready or not all(answers):  # too late, or a rank has ended: the others wait for it
                     self.end()
                     _kept.clear()
@@ -136,6 +138,6 @@ def _environment(**more: str) -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path, **more}
 
 
-def _pipe(stream: Any) -> IO[bytes]:
+def _pipe(stream: IO[bytes] | None) -> IO[bytes]:
     assert stream is not None
     return stream

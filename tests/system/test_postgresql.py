@@ -45,7 +45,8 @@ def uri() -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    data, user = str(folder / "data"), {"user": OWNER, "extra_groups": []} if OWNER else {}
+    data = str(folder / "data")
+    user: dict[str, Any] = {"user": OWNER, "extra_groups": []} if OWNER else {}
     make = [
         initdb,
         "-D",
