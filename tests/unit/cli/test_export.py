@@ -16,12 +16,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tiny
 import torch
 import yaml
 from s3_server import s3_server
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from medray import storage
 from medray.cli import main as command
@@ -144,7 +146,11 @@ def run_rows(tokens: Path) -> list[tuple[Any, Any]]:
     store = ShardStore(tokens)
     shards = SplitIndex.read(tokens / "index.json").shards
     rows = [store.example(shard.index, row, "label") for shard in shards for row in range(shard.rows)]
-    return [tuple(torch.tensor(part.astype("int64"))[None] for part in row) for row in rows if len(row[0])]
+
+    def tensor(part: np.ndarray) -> Tensor:
+        return torch.tensor(part.astype("int64"))[None]
+
+    return [(tensor(ids), tensor(labels)) for ids, labels in rows if len(ids)]
 
 
 def tune(model: Any, rows: list[tuple[Any, Any]], lr: float) -> None:

@@ -18,16 +18,20 @@ def config(**sections: object) -> Config:
     return Config.model_validate({"model": {"preset": "llama-tiny", "init": "random"}, **sections})
 
 
+def proposed(made: Config) -> dict[str, str]:
+    return {row[0]: row[1] for row in next_steps(made, Path("a run"))}
+
+
 @pytest.mark.parametrize("enabled", [True, False])
 def test_mlflow_is_named_if_the_run_was_tracked(enabled: bool) -> None:
-    commands = dict(next_steps(config(tracking={"enabled": enabled}), Path("a run")))
+    commands = proposed(config(tracking={"enabled": enabled}))
     assert commands["report"] == "open a run/report.html"
     assert commands.get("MLflow") == ("medray ui 'a run'" if enabled else None)
 
 
 def test_own_data_is_proposed_after_a_run_on_simulated_data() -> None:
-    assert "your data" in dict(next_steps(config(data={"dataset": "clinic"}), Path("a run")))
-    assert "your data" not in dict(next_steps(config(data={"train": "notes.jsonl"}), Path("a run")))
+    assert "your data" in proposed(config(data={"dataset": "clinic"}))
+    assert "your data" not in proposed(config(data={"train": "notes.jsonl"}))
 
 
 def test_a_run_with_warnings_is_not_a_plain_done() -> None:

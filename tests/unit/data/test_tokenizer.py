@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import tiny
 
+from medray import storage
 from medray.data.tokenizer import load_tokenizer, tokenizer_hash, train_tokenizer, trained_tokenizer_key
 from medray.errors import InputError
 
@@ -19,7 +20,9 @@ TEXTS = [row[name] for row in tiny.rows(40) for name in ("input", "label")]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return train_tokenizer(TEXTS, 400, tmp_path_factory.mktemp("tokenizers") / "key")
+    target = tmp_path_factory.mktemp("tokenizers") / "key"
+    assert train_tokenizer(TEXTS, 400, target) == target
+    return target
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +30,7 @@ def trained(folder: Path) -> Any:
     return load_tokenizer(str(folder))
 
 
-def files(folder: Path) -> dict[str, bytes]:
+def files(folder: storage.StoragePath) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in folder.iterdir()}
 
 

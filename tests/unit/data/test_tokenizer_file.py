@@ -15,7 +15,7 @@ from medray.data.encode.encoder import Encoder
 from medray.data.encode.render import EncodeSpec
 from medray.data.encode.text_ids import TextIds
 from medray.data.index.membership import SplitIndex
-from medray.data.records import Distill, Instruction, Message, Origin
+from medray.data.records import Distill, Instruction, Message, Origin, Record
 from medray.data.shards.token_split import TokenSet
 from medray.data.tokenizer import load_tokenizer
 from medray.data.tokenizer_file import FileTokenizer, keep_tokenizer, read_tokenizer, tokenizer_of
@@ -89,7 +89,7 @@ def test_it_equals_the_tokenizer_of_transformers(folder: Path) -> None:
 
 def test_the_encoder_makes_the_same_tokens(folder: Path) -> None:
     origin = Origin("a", "a", "a", "")
-    records = [
+    records: list[Record] = [
         Distill(origin, "fever for two days", "has fever", "the patient says so"),
         Instruction(origin, (Message("user", "</s> cough?"), Message("assistant", "no"), Message("user", "pain?"),
                              Message("assistant", "some"))),

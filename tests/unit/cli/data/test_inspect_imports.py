@@ -10,7 +10,8 @@ from heavy_imports import WATCHED, run
 
 from medray import storage
 from medray.config import read
-from medray.data.shards.preparation import INDEX, MANIFEST, Preparation
+from medray.data.shards.preparation import INDEX, Preparation
+from medray.data.shards.seal import MANIFEST
 from medray.data.shards.shard_task import encode_shard
 from medray.data.shards.split_summary import summarize
 from medray.data.tokenizer import train_tokenizer
@@ -25,7 +26,7 @@ def prepared(folder: Path) -> Path:
         "data: {train: rows.jsonl, tokenizer: train, vocab_size: 400}\nmethod: {name: distill}\n"
     )
     layout = Preparation(read(file), "causal", None)
-    train_tokenizer(["fever and cough"], 400, storage.at(layout.tokenizer))
+    train_tokenizer(["fever and cough"], 400, storage.at(str(layout.tokenizer)))
     [source] = layout.sources["train"]
     tokens = layout.token_set("train", tiny.index(source, 7))
     storage.make_private(layout.folder / "train")

@@ -67,7 +67,12 @@ def test_a_setting_that_is_refused(key: str, value: Any, tmp_path: Path) -> None
 
 
 def test_settings_as_peft_writes_them(tmp_path: Path) -> None:
-    usual = {"megatron_core": "megatron.core", "loftq_config": {}, "bias": "none", "modules_to_save": None}
+    usual: dict[str, Any] = {
+        "megatron_core": "megatron.core",
+        "loftq_config": {},
+        "bias": "none",
+        "modules_to_save": None,
+    }
     patterns = {"target_modules": r".*\.(q|v)_proj", "rank_pattern": {"q_proj": 2}, "use_dora": False}
     settings, tensors = read_adapter(adapter(tmp_path, LORA | usual | patterns))
     assert settings["r"] == 4

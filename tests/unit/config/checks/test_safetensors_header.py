@@ -28,7 +28,7 @@ def tensor(dtype: str = "F32", shape: Any = (2,), begin: Any = 0, end: Any = 8) 
 
 
 def test_what_the_library_writes_is_read(tmp_path: Path) -> None:
-    arrays = {
+    arrays: dict[str, np.ndarray] = {
         "a": np.ones((2, 3), np.float16),
         "b": np.zeros((0, 4), np.int64),
         "c": np.array(1.5),

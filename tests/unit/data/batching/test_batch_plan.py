@@ -8,6 +8,7 @@ from dataclasses import replace
 from fractions import Fraction
 from math import ceil
 from pathlib import Path
+from typing import Any
 
 import grids
 import numpy as np
@@ -17,7 +18,7 @@ from numpy.testing import assert_array_equal
 from medray.data.batching.batch_plan import Batch, BatchPlan, Corpus, PlanSpec
 from medray.data.batching.order import rank_slots
 
-MODES = {
+MODES: dict[str, dict[str, Any]] = {
     "rows": {"global_batch_size": 5},
     "buckets": {"global_batch_size": 5, "length_buckets": True},
     "packed": {"global_batch_size": 3, "pack_tokens": 20},
@@ -46,7 +47,7 @@ def some_spec(seed: int, mode: str, weighted: bool) -> PlanSpec:
     window = draw.choice([1, 2, 3, 100])
     return PlanSpec(
         corpora=tuple(corpora), seed=draw.choice([0, 7, 2**40]), window_shards=window, **MODES[mode]
-    )  # type: ignore[arg-type]
+    )
 
 
 def plan(spec: PlanSpec) -> BatchPlan:
@@ -102,7 +103,8 @@ def test_weights_hold_in_every_mode(mode: str, seed: int) -> None:
     by_rows = BatchPlan(
         replace(
             spec,
-            **dict.fromkeys(("global_batch_tokens", "pack_tokens")),
+            global_batch_tokens=None,
+            pack_tokens=None,
             length_buckets=False,
             global_batch_size=1,
         ),
@@ -245,7 +247,7 @@ def test_parts_of_epochs_count_as_written() -> None:
 @each_mode
 def test_repeats_are_passes_over_each_corpus(mode: str) -> None:
     corpora = (Corpus((0, 1), (12, 12), 3.0), Corpus((2,), (12,), 1.0), Corpus((3,), (2,), 1.0))
-    found = plan(PlanSpec(corpora=corpora, seed=0, window_shards=2, **MODES[mode]))  # type: ignore[arg-type]
+    found = plan(PlanSpec(corpora=corpora, seed=0, window_shards=2, **MODES[mode]))
     # The third is used up first: picks at 2.5 and 7.5 of a time in which a step is one pick.
     steps = found.steps(4)
     counts = Counter(shard for step in range(steps) for shard in found.batch(step).shards.tolist())
@@ -255,7 +257,7 @@ def test_repeats_are_passes_over_each_corpus(mode: str) -> None:
         PlanSpec(
             corpora=tuple(replace(c, weight=None) for c in corpora), seed=0, window_shards=2, **MODES[mode]
         )
-    )  # type: ignore[arg-type]
+    )
     assert pool.repeats(pool.steps(2)) == {0: 2.0, 1: 2.0, 2: 2.0}
 
 
@@ -284,7 +286,7 @@ def test_the_rows_of_a_step_are_the_same_for_any_number_of_workers(mode: str) ->
 
 def test_no_rows_make_no_steps() -> None:
     for mode in MODES.values():
-        empty = plan(PlanSpec(corpora=(Corpus((0,), (0,)),), seed=0, window_shards=1, **mode))  # type: ignore[arg-type]
+        empty = plan(PlanSpec(corpora=(Corpus((0,), (0,)),), seed=0, window_shards=1, **mode))
         assert empty.shard_order().tolist() == [0]
         for ask in (empty.steps, empty.batch, empty.epoch):
             with pytest.raises(ValueError, match="has 0 training rows"):

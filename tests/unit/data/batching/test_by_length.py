@@ -5,11 +5,11 @@ import numpy as np
 from medray.data.batching.order import RUN_ROWS, by_length
 
 
-def test_rows_come_longest_first_and_equal_ones_keep_their_order():
+def test_rows_come_longest_first_and_equal_ones_keep_their_order() -> None:
     assert by_length(np.array([3, 9, 3, 5])).tolist() == [1, 3, 0, 2]
 
 
-def test_rows_of_similar_totals_are_ordered_by_their_source():
+def test_rows_of_similar_totals_are_ordered_by_their_source() -> None:
     draw = np.random.default_rng(0)
     totals, sources = draw.integers(100, 500, 300), draw.integers(1, 60, 300)
     order = by_length(totals, sources)
@@ -20,7 +20,7 @@ def test_rows_of_similar_totals_are_ordered_by_their_source():
     assert all((np.diff(sources[run]) <= 0).all() for run in runs)
 
 
-def test_both_sides_of_an_encoder_decoder_are_padded_less():
+def test_both_sides_of_an_encoder_decoder_are_padded_less() -> None:
     draw = np.random.default_rng(1)
     sources, targets = draw.integers(4, 60, 1024), draw.integers(50, 500, 1024)
 

@@ -40,7 +40,8 @@ def naive_loads(sizes: list[int], capacity: int) -> list[int]:
 
 
 def loads_of(sizes: np.ndarray, numbers: np.ndarray) -> list[int]:
-    return np.bincount(numbers, weights=sizes).astype(int).tolist()
+    loads: list[int] = np.bincount(numbers, weights=sizes).astype(int).tolist()
+    return loads
 
 
 @pytest.mark.parametrize("seed", range(150))

@@ -75,7 +75,7 @@ def test_two_step_rows_pass_through(tmp_path: Path) -> None:
     write(tmp_path / "medqa_d2n_train.json", [source])
     (row,) = rows("medqa_d2n", tmp_path)
     assert row == {"id": "medqa_d2n-train-0", **source}
-    assert isinstance(parse(row, ColumnsConfig(), source="", number=0), TwoStep)  # type: ignore[arg-type]
+    assert isinstance(parse(row, ColumnsConfig(), source="", number=0), TwoStep)
     (reverse,) = rows("medqa_n2d", tmp_path)
     assert isinstance(reverse, BadRowError)
 

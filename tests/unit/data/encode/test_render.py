@@ -173,7 +173,10 @@ class TestOtherRecords:
         assert json.loads(made) == wanted
 
     def test_a_document_may_be_asked_otherwise_than_a_row_of_text(self) -> None:
-        asked = {"prompts": {"label": "Summarize", "rationale": "Extract"}, "extraction_prompt": "List"}
+        asked: dict[str, Any] = {
+            "prompts": {"label": "Summarize", "rationale": "Extract"},
+            "extraction_prompt": "List",
+        }
         assert read(EXTRACTION, **asked)[0].lead == "List:\n"
         assert read(distill("text"), **asked)[0].lead == "Summarize:\n"
         assert read(distill("text"), "rationale", **asked)[0].lead == "Extract:\n"

@@ -134,7 +134,7 @@ def test_a_model_generates_what_it_was_trained_on_from_its_first_token_on(tmp_pa
 def test_a_decoder_starts_from_what_its_targets_follow(tmp_path: Path) -> None:
     from transformers import MBartConfig, MBartForConditionalGeneration
 
-    small = {
+    small: dict[str, Any] = {
         "d_model": 8, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 1,
         "decoder_attention_heads": 1, "encoder_ffn_dim": 8, "decoder_ffn_dim": 8, "max_position_embeddings": 8,
         "vocab_size": 40,

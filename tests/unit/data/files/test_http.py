@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import urllib.request
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -172,7 +173,7 @@ def test_a_file_that_ends_too_early(server: str) -> None:
 
 def test_https_never_leads_to_http() -> None:
     handler = http._Redirects()
-    request = http.urllib.request.Request("https://host/a", headers={"Authorization": "SECRET"})
+    request = urllib.request.Request("https://host/a", headers={"Authorization": "SECRET"})
     with pytest.raises(InputError, match="from https to http"):
         handler.redirect_request(request, None, 302, "", {}, "http://host/a")
     elsewhere = handler.redirect_request(request, None, 302, "", {}, "https://other/a")

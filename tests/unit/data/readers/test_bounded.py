@@ -9,6 +9,7 @@ import lzma
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -72,8 +73,13 @@ ROW = json.dumps({"input": "a", "label": "b"})
 @pytest.mark.parametrize("ending", ["", ".gz", ".bz2", ".xz"])
 def test_a_line_that_is_too_long_is_a_bad_row(ending: str, tmp_path: Path) -> None:
     data = f"{ROW}\n{json.dumps({'input': LONG})}\n{ROW}\n{LONG}".encode()
-    pack = {"": bytes, ".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress}[ending]
-    found = told(written(tmp_path, f"a.jsonl{ending}", pack(data)))
+    pack: dict[str, Callable[[bytes], bytes]] = {
+        "": bytes,
+        ".gz": gzip.compress,
+        ".bz2": bz2.compress,
+        ".xz": lzma.compress,
+    }
+    found = told(written(tmp_path, f"a.jsonl{ending}", pack[ending](data)))
     assert found == [(1, "row"), (2, lines.TOO_LONG), (3, "row"), (4, lines.TOO_LONG)]
 
 

@@ -217,7 +217,7 @@ def test_damaged_shards_of_an_earlier_run_are_found_before_workers_start(tmp_pat
     path = shard_path(Path(tokens.folder), tokens.index.shards[-1].index)
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 4
-    path.write_bytes(data)
+    path.write_bytes(bytes(data))
     assert not is_whole(tokens)
     assert path.with_name(f"{path.name}.damaged").exists()
     assert not path.exists(), "the pipeline makes it again"

@@ -32,7 +32,7 @@ def test_a_damaged_file_counts_as_absent(tmp_path: Path) -> None:
     file = shard_path(tmp_path / "values" / "one", 0)
     data = bytearray(file.read_bytes())
     data[8] ^= 1
-    file.write_bytes(data)
+    file.write_bytes(bytes(data))
     assert not RowValues(str(tmp_path), "one", NAMES).has(0)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,7 @@ class TestCausal:
         for row, labels in enumerate(LABELS):
             ids, found = store.example(0, row, "label")
             assert (ids.tolist(), found.tolist()) == (ids_of(CAUSAL, row), labels)
-            assert (ids.dtype, found.dtype) == (np.int32, np.int32)
+            assert (ids.dtype, found.dtype) == (np.dtype("int32"), np.dtype("int32"))
 
     def test_generation_starts_before_the_last_answer(self, causal: Path) -> None:
         found = [ShardStore(causal).prompt(0, row).tolist() for row in range(4)]
@@ -99,7 +100,7 @@ class TestSeq2Seq:
         for row in range(4):
             ids, labels = store.example(0, row, task)
             assert (ids.tolist(), labels.tolist()) == (ids_of(SEQ2SEQ, row), targets_of(SEQ2SEQ, row))
-            assert (ids.dtype, labels.dtype) == (np.int32, np.int32)
+            assert (ids.dtype, labels.dtype) == (np.dtype("int32"), np.dtype("int32"))
             assert store.prompt(0, row, task).tolist() == ids_of(SEQ2SEQ, row)
 
     def test_a_length_counts_source_and_target(self, store: ShardStore) -> None:
@@ -318,7 +319,7 @@ class TestDamage:
         for bit in [*(8 * byte + byte % 8 for byte in range(len(whole))), *length]:
             changed = bytearray(whole)
             changed[bit // 8] ^= 1 << bit % 8
-            path.write_bytes(changed)
+            path.write_bytes(bytes(changed))
             assert not is_sound(path), bit
         path.write_bytes(whole)
         assert is_sound(path)
@@ -329,7 +330,7 @@ class TestDamage:
     @pytest.mark.parametrize("damage", ["cut", "empty", "old", "pipe", "folder", "zeros"])
     @pytest.mark.parametrize("ask", ["counts", "text"])
     def test_a_damaged_shard_is_named_and_set_aside(self, ask: str, damage: str, causal: Path) -> None:
-        path, store = shard_path(causal, 0), ShardStore(causal)
+        path, store = Path(str(shard_path(causal, 0))), ShardStore(causal)
         (causal / MANIFEST).write_text("{}")
         data = path.read_bytes()
         path.unlink()
@@ -412,8 +413,8 @@ class TestWaiting:
             clock[0] += 50
             write(tmp_path, left.pop(0))
 
-        monkeypatch.setattr(shard_file.time, "monotonic", lambda: clock[0])
-        monkeypatch.setattr(shard_file.time, "sleep", sleep)
+        monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+        monkeypatch.setattr(time, "sleep", sleep)
         write(tmp_path)
         ShardStore(tmp_path, patience_seconds=90).wait(4)  # after 200 s
         assert left == []
