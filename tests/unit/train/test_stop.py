@@ -38,7 +38,7 @@ def test_a_stop_is_left_to_workers_that_step_and_else_ends_the_run() -> None:
 def test_a_stop_is_heard_while_the_workers_wait_for_their_data(monkeypatch: pytest.MonkeyPatch) -> None:
     """No worker looks at the stop until its step has come: the driver ends the run, after a while in which it may come."""
     switch, clock = stop.StopSwitch(), [100.0]
-    monkeypatch.setattr(observer.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     running = observer.RunObserver(None, switch)
     running.hear({"kind": "phase", "name": "training"})
     running.hear({"kind": "waiting", "text": "the token shard 7"})
@@ -67,7 +67,7 @@ def test_who_waits_for_a_step_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_stop_file_is_heard_and_one_of_an_earlier_start_goes(tmp_path: Path) -> None:
     switch = stop.StopSwitch()
     with stop.watching(tmp_path, switch, seconds=0.01):
-        assert switch.reason is None
+        assert (switch.reason, switch.on_request) == (None, False)
         stop.ask(tmp_path)
         heard = threading.Event()
         while not switch.on_request:

@@ -164,16 +164,16 @@ def test_a_damaged_checkpoint_is_skipped_and_the_previous_one_is_used(
     file, manifest = newest.state_files[0], newest.folder / checkpoint.MANIFEST
     data = bytearray(file.read_bytes())
     if damage == "cut":
-        file.write_bytes(data[:-10])
+        file.write_bytes(bytes(data[:-10]))
     elif damage == "bits":
         data[-10] ^= 1
-        file.write_bytes(data)
+        file.write_bytes(bytes(data))
     elif damage == "manifest":
         manifest.unlink()
     elif damage == "manifest bit":  # in a number, so that it stays JSON
         text = bytearray(manifest.read_bytes())
         text[text.index(b'"samples": ') + 11] ^= 1
-        manifest.write_bytes(text)
+        manifest.write_bytes(bytes(text))
     else:
         file.unlink()
     recorder = Recorder(saves_every=3)
@@ -215,7 +215,7 @@ def _progress(**changes: Any) -> dict[str, Any]:
 def test_a_checkpoint_with_an_impossible_manifest_is_incomplete(
     hashed: bool, change: dict[str, Any], tmp_path: Path
 ) -> None:
-    folder = checkpoint.folder_of(tmp_path, 20, 7)
+    folder = Path(str(checkpoint.folder_of(tmp_path, 20, 7)))
     folder.mkdir()
     (folder / "rank-00000.safetensors").write_bytes(b"1234")
     record = {"file": "rank-00000.safetensors", "bytes": 4, "sha256": "00"}
@@ -230,7 +230,7 @@ def test_a_checkpoint_with_an_impossible_manifest_is_incomplete(
 
 
 def test_a_checkpoint_without_a_regular_manifest_is_incomplete_and_never_blocks(tmp_path: Path) -> None:
-    folder = checkpoint.folder_of(tmp_path, 20, 7)
+    folder = Path(str(checkpoint.folder_of(tmp_path, 20, 7)))
     for make in (
         lambda path: os.mkfifo(path),
         lambda path: path.symlink_to("/dev/zero"),
@@ -370,7 +370,7 @@ def stored(plan: WorkerPlan, step: int) -> dict[str, list[float]]:
     """Return the weights of a checkpoint, flat."""
     found: dict[str, list[float]] = defaultdict(list)
     for file in of_step(plan, step).state_files:  # one file per rank, with its slice of each weight
-        for name, one in load_file(file).items():
+        for name, one in load_file(str(file)).items():
             kind, _, parameter = name.partition("/")
             if kind == "weight":
                 found[parameter] += one.tolist()

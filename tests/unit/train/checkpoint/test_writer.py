@@ -304,7 +304,11 @@ def test_the_state_at_the_call_is_written_although_training_changes_it(tmp_path:
     ranks, progress = Ranks(1), Progress(1, samples=5)
     (engine,) = ranks.engines
     fill(engine, 1)
-    one = writer(tmp_path, engine, before_manifest=lambda: bool(go.wait(FOREVER)) and None)
+
+    def wait() -> None:
+        go.wait(FOREVER)
+
+    one = writer(tmp_path, engine, before_manifest=wait)
     one.save(progress, {})
     fill(engine, 2)
     progress.samples = 10
@@ -384,7 +388,7 @@ def test_a_rating_that_comes_later_keeps_the_rest_of_the_manifest(tmp_path: Path
         before.files,
         before.optimizer_step,
     )
-    shutil.rmtree(before.folder)
+    shutil.rmtree(str(before.folder))
     checkpoint.rate(before.folder, {"loss": 1.0})  # retired meanwhile
     assert folders(tmp_path) == []
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import ray
 
 from medray.config import Config
 from medray.errors import InputError, RunFailedError, StoppedError
@@ -115,8 +116,8 @@ def test_other_versions_on_a_node_are_refused(monkeypatch: pytest.MonkeyPatch) -
     assert "missing" not in here.values()
     assert "+" not in "".join(here.values()), "a head may have torch for CPUs"
     answers = {"n1 (10.0.0.1)": here, "n2 (10.0.0.2)": {**here, "ray": "2.1.0"}}
-    monkeypatch.setattr(nodes.ray, "wait", lambda *args, **kwargs: None)
-    monkeypatch.setattr(nodes.ray, "get", lambda answer, timeout: answer)
+    monkeypatch.setattr(ray, "wait", lambda *args, **kwargs: None)
+    monkeypatch.setattr(ray, "get", lambda answer, timeout: answer)
     with pytest.raises(InputError, match=rf"n2 \(10.0.0.2\): ray 2.1.0, here {here['ray']}"):
         check_versions(answers)
     check_versions({"n1 (10.0.0.1)": here})

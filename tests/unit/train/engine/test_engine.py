@@ -224,11 +224,12 @@ def test_gradients_are_clipped_to_clip_grad_norm_and_0_disables_it(clip: float, 
 
 def test_a_parameter_that_no_forward_pass_used_has_gradient_0() -> None:
     """Match DeepSpeed, so that the result does not depend on the number of workers: AdamW still applies decay and momentum."""
-    model = nn.ModuleDict({"used": nn.Linear(2, 1), "unused": nn.Linear(2, 1, bias=False)})
-    before = model["unused"].weight.detach().clone()
+    used, unused = nn.Linear(2, 1), nn.Linear(2, 1, bias=False)
+    model = nn.ModuleDict({"used": used, "unused": unused})
+    before = unused.weight.detach().clone()
     engine = TorchEngine(model, TrainConfig.model_validate({"optimizer": {"weight_decay": 0.25}}), CPU)
     for _ in range(2):
         engine.backward(model["used"](torch.ones(1, 2)).sum())
         engine.step(0.5)
-    torch.testing.assert_close(model["unused"].weight.detach(), before * (1 - 0.5 * 0.25) ** 2)
+    torch.testing.assert_close(unused.weight.detach(), before * (1 - 0.5 * 0.25) ** 2)
     assert {float(slot["step"]) for slot in engine.optimizer.state.values()} == {2.0}

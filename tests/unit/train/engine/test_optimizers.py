@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import oracle
+import pyarrow.parquet as pq
 import pytest
 import tiny
 import torch
@@ -66,7 +67,7 @@ def expected(plan: WorkerPlan) -> tuple[list[float], list[float]]:
     """Return (losses, norms) from plain torch: rows one by one, all logits at once, groups written by hand."""
     order, train = plan.train.plan(plan.config), plan.config.train
     tables = {
-        int(file.stem.split("-")[1]): oracle.pq.read_table(file).to_pylist()
+        int(file.stem.split("-")[1]): pq.read_table(file).to_pylist()
         for file in Path(plan.train.folder).glob("shard-*.parquet")
     }
     model: Any = load_model(
@@ -88,10 +89,11 @@ def expected(plan: WorkerPlan) -> tuple[list[float], list[float]]:
     )
     assert sum(len(one["params"]) for one in optimizer.param_groups) == len(named)
     losses, norms = [], []
+    method: Any = plan.method
     for step in range(STEPS):
         batch = order.batch(step)
         rows = [tables[int(s)][int(r)] for s, r in zip(batch.shards, batch.rows, strict=True)]
-        loss = sum(w * smoothed_mean(model, rows, task) for task, w in plan.method.weights.items())
+        loss: Any = sum(w * smoothed_mean(model, rows, task) for task, w in method.weights.items())
         optimizer.zero_grad()
         loss.backward()
         norms.append(float(nn.utils.clip_grad_norm_(model.parameters(), CLIP)))

@@ -65,7 +65,7 @@ def test_each_rate_matches_the_one_of_transformers(name: str) -> None:
 
 def test_without_a_warm_up_the_first_step_has_the_peak() -> None:
     for name in ("linear", "cosine", "constant", "constant_with_warmup", "wsd"):
-        schedule = SchedulerConfig(name=name)  # type: ignore[arg-type]
+        schedule = SchedulerConfig(name=name)
         assert learning_rate(0, TOTAL, PEAK, schedule) == PEAK
 
 

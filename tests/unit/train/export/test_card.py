@@ -228,7 +228,7 @@ def test_the_settings_of_the_export_are_those_of_the_evaluation(tmp_path: Path, 
         eval={"generation": {"max_new_tokens": 7, "num_beams": 2, "base_settings": base_settings}},
     )  # fmt: skip
     tokenizer = tokens.load_tokenizer()
-    asked = {"max_new_tokens": 7, "num_beams": 2, "base_settings": base_settings}
+    asked: dict[str, Any] = {"max_new_tokens": 7, "num_beams": 2, "base_settings": base_settings}
     wanted = evaluation_settings(model, tokenizer, **asked)
     write_usage(tmp_path, usage_of_plan(made, tokenizer, model))
     found = read_usage(tmp_path)

@@ -10,6 +10,7 @@ import tiny
 from recorder import Recorder
 
 from medray.evaluate import validation
+from medray.evaluate.generate import generate
 from medray.evaluate.predict import Prediction, PredictSpec
 from medray.train.export import evaluation as export_evaluation
 from medray.train.loop import training
@@ -20,11 +21,10 @@ def test_beams_are_asked_for_during_training_and_after_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[tuple[int, bool]] = []
-    real = validation.generate
 
     def spy(*parts: Any, **options: Any) -> list[str]:
         asked.append((options["num_beams"], options["base_settings"]))
-        return real(*parts, **options)
+        return generate(*parts, **options)
 
     def answer(spec: PredictSpec) -> list[Prediction]:
         asked.append((spec.num_beams, spec.base_settings))

@@ -28,6 +28,7 @@ def expected(plan: WorkerPlan) -> list[float]:
     import torch
 
     order, train = plan.train.plan(plan.config), plan.config.train
+    method: Any = plan.method
     batches = []
     for step in range(plan.total_steps):
         batch = order.batch(step)
@@ -47,7 +48,7 @@ def expected(plan: WorkerPlan) -> list[float]:
         plan.train.folder,
         batches,
         model,
-        plan.method.weights,
+        method.weights,
         seq2seq=plan.train.spec.architecture == "seq2seq",
         lrs=lrs,
         weight_decay=train.optimizer.weight_decay,

@@ -96,6 +96,7 @@ def make(folder: Path, cell: Cell, *, workers: int) -> WorkerPlan:
 def by_the_oracle(plan: WorkerPlan) -> list[float]:
     """Losses of plain torch and peft, a row at a time."""
     config, order = plan.config, plan.train.plan(plan.config)
+    method: Any = plan.method
     seq2seq = plan.train.spec.architecture == "seq2seq"
     tokenizer = load_tokenizer(plan.train.tokenizer)
     model: Any = load_model(config.model, plan.model, tokenizer, dtype=torch.float32, seed=config.run.seed)
@@ -110,7 +111,7 @@ def by_the_oracle(plan: WorkerPlan) -> list[float]:
         plan.train.folder,
         [list(zip(batch.shards.tolist(), batch.rows.tolist(), strict=True)) for batch in batches],
         model,
-        plan.method.weights,
+        method.weights,
         seq2seq=seq2seq,
         lrs=rates,
         weight_decay=config.train.optimizer.weight_decay,

@@ -42,7 +42,7 @@ def prepare(
     numbers = range(len(rows))
     sequences = memory_store.packed(chosen, numbers, PACK_TOKENS) if packed else [[n] for n in numbers]
     store = MemoryStore(chosen)
-    parts: Any = store, ListedPlan(store, [sequences])
+    parts: tuple[Any, Any] = store, ListedPlan(store, [sequences])
     reader = BatchReader(
         *parts,
         loss_with(weights),
@@ -140,7 +140,9 @@ def test_positions_that_do_not_restart_would_be_noticed(name: str, attention: st
     model, prepared = decoder(name, attention), prepare(BOTH, packed=True)
 
     def leaking(micro: Any) -> PackedMicroBatch:
-        return replace(micro, position_ids=np.zeros_like(micro.labels) + np.arange(micro.labels.shape[1]))
+        positions = np.zeros_like(micro.labels) + np.arange(micro.labels.shape[1])
+        changed: PackedMicroBatch = replace(micro, position_ids=positions)
+        return changed
 
     leaky = replace(prepared, micro=[[leaking(part) for part in parts] for parts in prepared.micro])
     loss, wanted = expected(model, BOTH)
@@ -218,7 +220,7 @@ def test_a_penalty_on_the_weights_counts_once_a_step_whatever_the_forwards_and_r
 
     def backed(penalty: float | None) -> float:
         engine, seen = Accumulator(model, 0), list[float]()
-        engine.world_size = 2  # type: ignore[misc]
+        engine.world_size = 2
         engine.backward = lambda loss: seen.append(float(loss.detach()))  # type: ignore[method-assign]
         value = None if penalty is None else torch.tensor(penalty)
         monkeypatch.setattr(step_module, "orthogonal_penalty", lambda model: value)
@@ -235,7 +237,12 @@ def test_the_forwards_of_a_step_have_dropout_of_their_own() -> None:
     (micro,) = prepared.micro[0]
     engine, seen = Accumulator(model, 0), list[float]()
     backward = engine.backward
-    engine.backward = lambda loss: (seen.append(float(loss.detach())), backward(loss))[1]  # type: ignore[method-assign]
+
+    def watched(loss: torch.Tensor) -> None:
+        seen.append(float(loss.detach()))
+        backward(loss)
+
+    engine.backward = watched  # type: ignore[method-assign]
     twice = replace(prepared, micro=[[micro], [micro]])
     train_step(engine, twice, loss_with(LABEL), lr=0.1, seed=0, step=0, seq2seq=False)
     assert len(set(seen)) == 2

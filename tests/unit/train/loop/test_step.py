@@ -118,6 +118,7 @@ def test_counts_of_the_plan_are_those_of_the_arrays(packed: bool) -> None:
                 for place, task in enumerate(METHOD.tasks):
                     counted[task] += int((part.labels[part.task_ids == place] != IGNORED).sum())
             else:
+                assert isinstance(part, MicroBatch)
                 counted[part.task] += loss_tokens(part)
     assert prepared.loss_tokens == counted
     chosen = [ROWS[number] for number in (4, 9, 2, 13, 22, 7)]
@@ -200,11 +201,12 @@ def test_more_sequences_than_slots_are_refused() -> None:
 @pytest.mark.parametrize(
     "sizes", [{"global_batch_size": 5}, {"global_batch_tokens": 150}], ids=["rows", "tokens"]
 )
-def test_an_epoch_of_a_real_plan_trains_every_row_once(sizes: dict[str, int], packed: bool) -> None:
+def test_an_epoch_of_a_real_plan_trains_every_row_once(sizes: dict[str, Any], packed: bool) -> None:
     store = MemoryStore(ROWS, shard_rows=5)
 
     def tokens(shard: int) -> np.ndarray:
-        return np.sum([store.counts(shard, task, "length") for task in METHOD.tasks], axis=0)
+        found: np.ndarray = np.sum([store.counts(shard, task, "length") for task in METHOD.tasks], axis=0)
+        return found
 
     spec = PlanSpec(
         corpora=(Corpus(tuple(range(6)), (5,) * 6),),

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import oracle
+import pyarrow.parquet as pq
 import pytest
 import tiny
 import torch
@@ -107,7 +108,7 @@ def test_evaluation_counts_every_row_once(tmp_path: Path) -> None:
     stored = [
         row
         for file in sorted(Path(validation.folder).glob("shard-*.parquet"))
-        for row in oracle.pq.read_table(file).to_pylist()
+        for row in pq.read_table(file).to_pylist()
     ]
     assert len(stored) == 17
     with torch.no_grad():
@@ -207,11 +208,12 @@ def test_a_task_that_a_step_has_nothing_of_is_said_once(tmp_path: Path) -> None:
         train=ALONE,
     )
     training.run(plan, recorder)
+    method: Any = plan.method
     lacking = [step["step"] for step in recorder.steps if "loss/rationale" not in step]
     assert len(lacking) == 2
     for step in recorder.steps:
         if step["step"] in lacking:
-            assert step["loss"] == pytest.approx(plan.method.weights["label"] * step["loss/label"])
+            assert step["loss"] == pytest.approx(method.weights["label"] * step["loss/label"])
     said = [event["text"] for event in recorder.events if event["kind"] == "message"]
     assert said == [f"step {lacking[0]} has no rationale rows; its loss uses the other tasks only"]
 

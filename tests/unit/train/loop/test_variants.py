@@ -34,7 +34,7 @@ SPLITS = {"1x4": (1, 3), "2x2": (2, 3), "4x1": (4, 3), "3 ranks, micro-batches o
 
 def keyed(seq2seq: bool, count: int = 11) -> list[Row]:
     """Rows that have few of the keys; none has `Other`, one lacks its label."""
-    made = []
+    made: list[Row] = []
     for number, row in enumerate(memory_store.rows(count, tasks=("label", *KEYS), seq2seq=seq2seq)):
         lacks = {"rationale/Other", *(key for place, key in enumerate(KEYS) if number % (place + 2) == 0)}
         lacks |= {"label"} if number == 7 else set()
@@ -59,7 +59,7 @@ def prepared(
     numbers = range(len(rows))
     sequences = memory_store.packed(rows, numbers, 64) if packed else [[number] for number in numbers]
     store = MemoryStore(rows, seq2seq=seq2seq)
-    parts: Any = store, ListedPlan(store, [sequences])
+    parts: tuple[Any, Any] = store, ListedPlan(store, [sequences])
     return BatchReader(
         *parts,
         method,

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import oracle
+import pyarrow.parquet as pq
 import pytest
 import tiny
 import torch
@@ -84,7 +85,7 @@ def test_keys_from_shards_to_metrics(preset: str, data: dict[str, Any], tmp_path
     stored = [
         row
         for file in sorted(Path(made.validation.folder).glob("shard-*.parquet"))
-        for row in oracle.pq.read_table(file).to_pylist()
+        for row in pq.read_table(file).to_pylist()
     ]
     model = started(made)
     with torch.no_grad():

@@ -133,7 +133,7 @@ def test_an_adalora_run_does_not_become_shorter(tmp_path: Path) -> None:
 
 
 def checkpoint_of_step(storage: Path, step: int) -> Path:
-    folder = checkpoint.folder_of(storage / "r" / "checkpoints", step, 1)
+    folder = Path(str(checkpoint.folder_of(storage / "r" / "checkpoints", step, 1)))
     folder.mkdir(parents=True)
     (folder / "rank-00000.safetensors").write_bytes(b"12345")
     record = {"file": "rank-00000.safetensors", "bytes": 5, "sha256": ""}

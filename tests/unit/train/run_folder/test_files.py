@@ -16,9 +16,10 @@ from medray import storage
 from medray.cli import ui
 from medray.config import Config, dump
 from medray.errors import InputError, MedrayError
+from medray.models.export.usage import Base
 from medray.storage import json_files
 from medray.tracking import Ledger, TrackingSpec
-from medray.train.export.model_card import Base, Made, model_card
+from medray.train.export.model_card import Made, model_card
 from medray.train.run_folder.claim import claim
 from medray.train.run_folder.earlier_run import finished_result
 from medray.train.run_folder.files import attempts

@@ -66,7 +66,8 @@ def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert main(["stop", str(folder)]) == 0
     assert "the run is not running now" in capsys.readouterr().err
     assert stop.asked_at(folder) is not None
-    assert "requested" in dict(read(folder).rows())["stop"]
+    rows = {row[0]: row[1] for row in read(folder).rows()}
+    assert "requested" in rows["stop"]
 
 
 def test_a_finished_run_cannot_be_stopped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
