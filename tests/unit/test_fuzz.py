@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import pyarrow as pa
 import pytest
@@ -38,7 +38,7 @@ FILE_INPUTS = 400  # of each format
 ROW_INPUTS = 1200
 
 
-def seeds(count: int) -> Any:
+def seeds(count: int) -> pytest.MarkDecorator:
     """Parametrizes a test by seeds of inputs: `make test` has a fifth of them."""
     first = count // 5
     parts = [range(first), pytest.param(range(first, count), marks=pytest.mark.long)]
@@ -94,7 +94,7 @@ _MARKS = [
     *(b": ", b":", b"[", b"]", b"{", b"}", b"'", b'"', b"|\n", b">", b"%", b"#", b"---\n", b"...\n", b"\n", b"  "),
     *(b".nan", b"-.inf", b"1e999", b"0x" + b"f" * 99, b"1:30:00", b"9" * 5000, b"~", b"null", b"[" * 40, b"\\x00"),
 ]  # fmt: skip
-_NESTED: Any = functools.reduce(lambda inner, _: {"a": [inner]}, range(40), 1)
+_NESTED: Any = functools.reduce(lambda inner, _: {"a": [inner]}, range(40), cast(Any, 1))
 _VALUES: list[Any] = [
     *(None, True, False, 0, -1, 2**31, 2**63, 10**400, -(10**4000), 0.5, -0.0, 1e308, float("nan"), float("-inf")),
     *("", " ", "~", "~nobody/x", "../x", "/", ".", "-x", "x" * 300, "é", "\0", "\x1b[2J", "\u2028", "\u202e", "s3://"),
@@ -161,7 +161,8 @@ def _tree_of_a_config(rng: random.Random) -> bytes:
         if rng.random() < 0.9:
             branch[path[-1]] = _near(_default(path), rng) if rng.random() < 0.5 else rng.choice(_VALUES)
         else:
-            branch[rng.choice(["x", "\x1b[31m\n", 5])] = 1
+            odd: list[Any] = ["x", "\x1b[31m\n", 5]
+            branch[rng.choice(odd)] = 1
     return yaml.safe_dump(tree, sort_keys=False, allow_unicode=rng.random() < 0.5).encode("utf-8", "replace")
 
 

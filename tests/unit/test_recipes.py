@@ -252,7 +252,7 @@ def test_a_tiny_model_of_the_family_runs(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.long
 def test_stage_3_recipes_run_at_stage_3(tmp_path: Path) -> None:
-    plans = {}
+    plans: dict[str, WorkerPlan] = {}
     for name, recipe in BY_NAME.items():
         if recipe.config(tmp_path).train.zero_stage == 3 and "train.offload=cpu" not in recipe.overrides:
             folder = tmp_path / str(len(plans))

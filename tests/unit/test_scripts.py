@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -21,7 +22,7 @@ def check_torch() -> ModuleType:
     return module
 
 
-def report(version: str, *requires: str, system: str = "Linux") -> dict:
+def report(version: str, *requires: str, system: str = "Linux") -> dict[str, Any]:
     """pip's report of one torch, with the fields that the check reads."""
     item = {"metadata": {"name": "torch", "version": version, "requires_dist": ["filelock", *requires]}}
     return {"version": "1", "install": [item], "environment": {"platform_system": system}}
@@ -49,7 +50,7 @@ OPTIONAL = 'pytorch-triton==3.0; extra == "triton"'
         ({"version": "1", "install": [], "environment": {}}, False),
     ],
 )
-def test_cuda_build(check_torch: ModuleType, given: dict, cuda: bool) -> None:
+def test_cuda_build(check_torch: ModuleType, given: dict[str, Any], cuda: bool) -> None:
     assert (check_torch.cuda_build(given) is not None) == cuda
 
 
@@ -58,7 +59,7 @@ def test_reason_names_the_version_and_what_it_brings(check_torch: ModuleType) ->
     assert reason == "torch 2.13.0 brings 3 CUDA packages (cuda-toolkit, …)"
 
 
-def run(check_torch: ModuleType, monkeypatch: pytest.MonkeyPatch, given: dict, gpu: bool) -> int:
+def run(check_torch: ModuleType, monkeypatch: pytest.MonkeyPatch, given: dict[str, Any], gpu: bool) -> int:
     monkeypatch.setattr(check_torch, "pip_report", lambda spec, index_url: given)
     monkeypatch.setattr(check_torch, "has_gpu", lambda: gpu)
     code = check_torch.main(["--index-url", "", "torch==2.13.0"])

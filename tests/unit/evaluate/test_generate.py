@@ -100,12 +100,14 @@ def test_an_export_stops_at_the_end_of_its_answers(tokenizer: Any, tmp_path: Pat
     model = load_export(base, CPU)
     keep_protocol(model, tokenizer, SPEC)
     if adapted:
-        model = add_adapter(model, PeftConfig(type="lora", rank=2, targets=["q_proj"]), seq2seq=False, seed=1)
+        model = add_adapter(
+            model, PeftConfig(type="lora", rank=2, targets=("q_proj",)), seq2seq=False, seed=1
+        )
     export(model, tokenizer, tmp_path / "export", write=True, gathered=lambda _: nullcontext())
     found = json.loads((tmp_path / "export" / "generation_config.json").read_text())
     assert found["eos_token_id"] == saved.eos_token_id == [1, tokenizer.convert_tokens_to_ids("<|im_end|>")]
     assert found["temperature"] == 0.6, "what the base ships stays with the weights"
-    loaded = load_export(tmp_path / "export", CPU)
+    loaded: Any = load_export(tmp_path / "export", CPU)
     assert written(loaded, tokenizer, ask) == "mild fever"
     assert loaded.generation_config.eos_token_id == saved.eos_token_id
 

@@ -30,7 +30,7 @@ def test_a_wheel_carries_the_wrappers(tmp_path: Path) -> None:
         copy = shutil.copytree if path.is_dir() else shutil.copy
         copy(path, tmp_path / "source" / path.name)
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
-    build = [
+    build: list[str | Path] = [
         *pip,
         "wheel",
         "--quiet",
@@ -59,6 +59,12 @@ def test_a_wheel_carries_the_wrappers(tmp_path: Path) -> None:
     done = subprocess.run([python, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout == "did you mean method.variant: cosine?\n"
     (tmp_path / "run.yaml").write_text("run: {storage: runs}\ndata: {dataset: clinic}\n")
-    launch = [tmp_path / "env" / "bin" / "medray", "launch", "slurm", "run.yaml", "--dry-run"]
+    launch: list[str | Path] = [
+        tmp_path / "env" / "bin" / "medray",
+        "launch",
+        "slurm",
+        "run.yaml",
+        "--dry-run",
+    ]
     said = subprocess.run(launch, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
     assert said.rstrip().endswith(f"{tmp_path}/env/share/medray/slurm/medray.sbatch")

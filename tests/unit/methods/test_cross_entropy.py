@@ -7,9 +7,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from medray.data.encode import IGNORED
 from medray.methods.cross_entropy import (
     CHUNKS_THAT_PAY,
-    IGNORED,
     TokenLoss,
     chosen_chunk,
     chunked_losses,
@@ -33,7 +33,8 @@ def test_losses_and_gradients_are_those_of_all_logits(chunk: int, smoothing: flo
 
     def counted(part: torch.Tensor) -> torch.Tensor:
         seen.append(len(part))
-        return head(part)
+        made: torch.Tensor = head(part)
+        return made
 
     found = chunked_losses(counted, hidden, labels, chunk_tokens=chunk, label_smoothing=smoothing)
     gradients = torch.autograd.grad(found.sum(), inputs)

@@ -9,8 +9,9 @@ from losses import loss
 from medray.config.method import MethodConfig
 from medray.config.method_specs import SPECS
 from medray.config.method_specs.distill import COSINE
+from medray.data.encode import IGNORED
 from medray.methods import LOSSES, loss_of
-from medray.methods.cross_entropy import IGNORED, TokenLoss, token_loss_sum
+from medray.methods.cross_entropy import TokenLoss, token_loss_sum
 from medray.methods.distill import AlphaSchedule, DistillLoss, cosine_loss_sum
 from medray.methods.loss import TaskOutput
 
@@ -160,7 +161,7 @@ class TestTaskOutput:
             for row, labels in enumerate(self.LABELS.tolist())
         ]
         rows, places = (self.LABELS != IGNORED).nonzero(as_tuple=True)
-        flat = {"labels": self.LABELS[rows, places], "rows": rows}
+        flat: dict[str, Any] = {"labels": self.LABELS[rows, places], "rows": rows}
         each = plain.each(logits, self.LABELS)[rows, places]
         for one in (
             TaskOutput(values=logits, labels=self.LABELS, row_count=3),

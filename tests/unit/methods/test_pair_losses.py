@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from medray.config.method_specs.dpo import REFERENCE_FREE
 from medray.methods.pair_losses import (
-    REFERENCE_FREE,
     Answers,
     PairLossName,
     PairOptions,

@@ -11,7 +11,8 @@ from tiny_decoders import VOCABULARY, decoder
 from torch import Tensor, nn
 
 from medray.data.batching.collate import collate_packed
-from medray.models.forward import IGNORED, packed_logits
+from medray.data.encode import IGNORED
+from medray.models.forward import packed_logits
 
 MADE = rows(6)
 
@@ -107,7 +108,7 @@ def test_flash_attention_gets_one_row_with_restarting_positions() -> None:
             torch.cat([(position_ids[0] == 0).nonzero()[:, 0], torch.tensor([query.shape[2]])])
         )
         parts = zip(*(x.split(sizes.tolist(), dim=2) for x in (query, key, value)), strict=True)
-        found = [nn.functional.scaled_dot_product_attention(*part, is_causal=True) for part in parts]
+        found = [nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True) for q, k, v in parts]
         return torch.cat(found, dim=2).transpose(1, 2), None
 
     AttentionInterface.register("stand_in_flash", segments)

@@ -61,7 +61,7 @@ def test_a_model_that_overrides_positions_is_detected() -> None:
     """Detect positions that continue over documents, although the mask is right: only single documents show it."""
     model = decoder("gpt2", "eager")
     table = model.transformer.wpe
-    table.forward = lambda positions: nn.functional.embedding(  # type: ignore[method-assign]
+    table.forward = lambda positions: nn.functional.embedding(
         torch.arange(positions.shape[1])[None].expand_as(positions), table.weight
     )
     assert not keeps_boundaries(model, CPU)

@@ -231,12 +231,13 @@ def test_the_modules_are_listed_once_however_many_tensors_are_missing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     bare = skeleton(TYPES["llama-tiny"] | {"vocab_size": VOCABULARY})
-    listed, list_modules = [], type(bare).named_modules
-    monkeypatch.setattr(
-        type(bare),
-        "named_modules",
-        lambda *given, **named: (listed.append(1), list_modules(*given, **named))[1],
-    )
+    listed, list_modules = list[int](), type(bare).named_modules
+
+    def counted(*given: Any, **named: Any) -> Any:
+        listed.append(1)
+        return list_modules(*given, **named)
+
+    monkeypatch.setattr(type(bare), "named_modules", counted)
     with pytest.raises(InputError, match="21 of 21 tensors"):
         weights.refuse_unfit(bare, {"missing_keys": list(bare.state_dict())[:21]}, "folder")
     assert len(listed) <= 2

@@ -91,6 +91,7 @@ def test_a_resumed_run_keeps_its_mlflow_id_and_has_no_doubled_points(tmp_path: P
     assert run.data.params == {"train/lr": "0.1", "train/new": "1"}
     tags = ("site", "medray.exported_step", "medray.warnings")
     assert [run.data.tags[name] for name in tags] == ["b", "9", "empty_predictions, zero_gradients"]
+    assert run.inputs is not None
     [used] = run.inputs.dataset_inputs
     assert (used.dataset.name, used.dataset.digest, used.dataset.source) == (
         "notes.csv",

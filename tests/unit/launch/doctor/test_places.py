@@ -69,7 +69,7 @@ def test_a_bucket(s3: S3Server) -> None:
         assert "HTTP 200, 200" in only("warn", storage(question)).detail
     from medray import storage as bucket
 
-    assert [path.name for path in bucket.at("s3://bucket/runs").iterdir()] == []  # type: ignore[union-attr]
+    assert [path.name for path in bucket.at("s3://bucket/runs").iterdir()] == []
     lost = only("fail", storage(Question(storage="s3://another/runs")))
     assert "cannot be written: NO_SUCH_BUCKET" in lost.detail
 

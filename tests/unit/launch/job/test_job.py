@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+import medray
 from medray.cli.main import main
 from medray.config import Config, read
 from medray.errors import InputError
@@ -79,7 +80,7 @@ def test_the_config_and_medray_are_sent_and_nothing_else(folder: Path) -> None:
 
     modules = submission.package.modules
     assert modules is not None
-    assert (modules / "__init__.py").read_text() == Path(job.medray.__file__).read_text()
+    assert (modules / "__init__.py").read_text() == Path(str(medray.__file__)).read_text()
     assert (modules / "report" / "report_template.html").is_file()
     assert not [name for name in submission.package.sizes if "__pycache__" in name or name.endswith(".pyc")]
     assert submission.package.bytes < 5 * MB

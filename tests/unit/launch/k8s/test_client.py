@@ -6,6 +6,7 @@ import json
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -142,13 +143,18 @@ def test_a_refusal_of_the_server_is_an_error_of_ours(server: KubernetesServer, l
         Cluster("default").start(launch)
 
 
+def connection(request: kmock.Request) -> Any:
+    raw: Any = request._raw_request
+    return raw.transport
+
+
 def abort(request: kmock.Request) -> bytes:
-    request._raw_request.transport.abort()
+    connection(request).abort()
     return b""
 
 
 def cut(request: kmock.Request) -> bytes:
-    request._raw_request.transport.close()  # what was sent before arrives
+    connection(request).close()  # what was sent before arrives
     return b""
 
 
@@ -193,9 +199,13 @@ def submitter(server: KubernetesServer, uid: str, *logs: Any, phase: str = "Succ
     metadata = {"uid": uid, "labels": labels, "creationTimestamp": f"2026-11-30T10:00:{uid}Z"}
     server.put("v1/pods", f"first-{uid}", {"metadata": metadata, "status": {"phase": phase}})
     path = server.kmock[f"get /api/v1/namespaces/default/pods/first-{uid}/log"]
+
+    def answer(part: slice, log: Any) -> Any:
+        return path[part] << log
+
     for number, log in enumerate(logs):
         last = number + 1 == len(logs)
-        server(lambda log=log, part=slice(number, None if last else number + 1): path[part] << log)
+        server(partial(answer, slice(number, None if last else number + 1), log))
 
 
 def test_a_retry_on_a_new_cluster(server: KubernetesServer, launch: Launch) -> None:
@@ -205,7 +215,7 @@ def test_a_retry_on_a_new_cluster(server: KubernetesServer, launch: Launch) -> N
     submitter(server, "02", b"resumed after step 1\nred \x1b[31m\nmedray: exit code 0\n")
     server.put("v1/pods", "other", {"metadata": {"uid": "03", "labels": {"job-name": "other"}}})
     first = {"rayClusterStatus": {"desiredWorkerReplicas": 2, "readyWorkerReplicas": 1}}
-    steps = [
+    steps: list[dict[str, Any]] = [
         {"jobDeploymentStatus": "Initializing", **first},
         {"jobDeploymentStatus": "Retrying", "failed": 1},
         RUNNING,

@@ -178,5 +178,13 @@ def test_an_installed_wheel_prints_what_a_checkout_prints(tmp_path: Path) -> Non
     assert found == tmp_path / "env" / "share" / "medray" / "k8s"
     ours = {file.relative_to(ROOT / "k8s"): file.read_bytes() for file in (ROOT / "k8s").rglob("*.yaml")}
     assert {file.relative_to(found): file.read_bytes() for file in found.rglob("*.yaml")} == ours
-    launch = [python, "-m", "medray", "launch", "k8s", str(config_file(tmp_path)), "--dry-run"]
+    launch: list[str | Path] = [
+        python,
+        "-m",
+        "medray",
+        "launch",
+        "k8s",
+        str(config_file(tmp_path)),
+        "--dry-run",
+    ]
     assert "kind: RayJob" in subprocess.run(launch, cwd=tmp_path, env=environ, capture_output=True, text=True, check=True, timeout=60).stdout  # fmt: skip

@@ -54,7 +54,11 @@ def rules(*deletions: Tree) -> Callable[[Tree], None]:
 
 
 def both(*changes: Callable[[Tree], None]) -> Callable[[Tree], None]:
-    return lambda job: [change(job) for change in changes] and None
+    def change_all(job: Tree) -> None:
+        for change in changes:
+            change(job)
+
+    return change_all
 
 
 def deletion(policy: str, ttl: int = 0, **condition: str) -> Tree:

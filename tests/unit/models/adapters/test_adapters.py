@@ -326,7 +326,7 @@ def saved_adapter(folder: Path, kind: str, **settings: Any) -> Path:
 
 def test_an_adapter_loads_no_tokenizer_and_no_pickle_of_another_folder(tmp_path: Path) -> None:
     """Avoid both: peft would load them for initial values, which those of the file replace."""
-    words = {
+    words: dict[str, Any] = {
         "prompt_tuning_init": "TEXT",
         "prompt_tuning_init_text": "x",
         "tokenizer_name_or_path": "/nowhere",

@@ -108,7 +108,7 @@ def make(
 
 def cut_ranks(model: Any) -> None:
     """Set ranks as AdaLoRA's training does: each layer has its own number, one has none."""
-    pattern = {}
+    pattern: dict[str, list[bool]] = {}
     for number, (name, one) in enumerate(model.base_model.model.named_parameters()):
         if "lora_E" in name:
             kept = [bool(pattern) and (number + place) % 3 > 0 for place in range(len(one))]
@@ -263,7 +263,7 @@ def test_full_layers_of_an_adapter_are_merged_too(kind: str, whole: dict[str, An
     auto.from_config(settings).save_pretrained(tmp_path / "base")
     base = load_export(tmp_path / "base", CPU)
     asked = peft.LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM", **whole)
-    made: Any = peft.get_peft_model(base, asked)  # type: ignore[arg-type]
+    made: Any = peft.get_peft_model(base, asked)
     change((one for one in made.parameters() if one.requires_grad), 0.1)
     made.save_pretrained(tmp_path / "adapter")
     done = merged(tmp_path)
