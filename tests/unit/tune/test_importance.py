@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 
 import pytest
@@ -34,7 +35,7 @@ def test_the_key_that_decides_the_metric_comes_first(
     optuna: bool, key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not optuna:
-        monkeypatch.setattr(importance.importlib.util, "find_spec", lambda name: None)
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     found = [(point, metric(point, key)) for point in random_points(SPACE, 40, seed=2)]
     ranking, by = importances(SPACE, found)
     assert ranking[0][0] == key

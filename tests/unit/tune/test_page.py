@@ -13,7 +13,7 @@ from medray.tune import results
 from medray.tune.page import write_page
 from medray.tune.trials import Trial, TrialFiles
 
-SPACE = {
+SPACE: dict[str, dict[str, Any]] = {
     "train.optimizer.lr": {"loguniform": [1e-5, 1e-2]},
     "peft.type": {"choice": ["lora", "none"]},
     "model.name": {"choice": ["/models/<script>alert(1)</script>", "/models/b"]},

@@ -106,7 +106,7 @@ def test_values_that_do_not_fit_fail_their_trial_alone(tmp_path: Path) -> None:
 def test_a_damaged_file_of_a_trial_is_named(tmp_path: Path, text: str) -> None:
     search = config(tmp_path)
     path = TrialFiles(folder_of(search)).path(1)
-    path.parent.mkdir(parents=True)  # type: ignore[union-attr]
+    path.parent.mkdir(parents=True)
     path.write_text(text)  # type: ignore[union-attr]
     with pytest.raises(InputError) as caught:
         state(search)

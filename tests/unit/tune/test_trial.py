@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ray import tune
 
 from medray.report.console import Console
-from medray.tune import trial as trials
 from medray.tune.board import PAUSE, Board
 from medray.tune.trial import TrialConsole, TrialSwitch, done
 
@@ -26,7 +26,7 @@ class Silent:
 def reported(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """The results that Ray Tune gets."""
     found: list[dict[str, Any]] = []
-    monkeypatch.setattr(trials.tune, "report", found.append)
+    monkeypatch.setattr(tune, "report", found.append)
     return found
 
 
