@@ -57,7 +57,7 @@ EVERY_LINEAR = ["q", "k", "v", "o", "wi_0", "wi_1", "wo", "lm_head"]
 
 def on_meta(config: dict[str, Any], peft: PeftConfig) -> Any:
     seq2seq = config["model_type"] in SEQ2SEQ
-    auto = AutoModelForSeq2SeqLM if seq2seq else AutoModelForCausalLM
+    auto: Any = AutoModelForSeq2SeqLM if seq2seq else AutoModelForCausalLM
     with torch.device("meta"):
         model = auto.from_config(AutoConfig.for_model(**config))
         if seq2seq and config.get("tie_word_embeddings") is False:
@@ -107,7 +107,7 @@ def test_published_sizes(config: dict[str, Any], peft: PeftConfig, trainable: in
     "name", [name if name in SOME else pytest.param(name, marks=pytest.mark.long) for name in MODELS]
 )
 def test_every_type_equals_peft(name: str) -> None:
-    for values in (
+    cases: list[dict[str, Any]] = [
         {"type": "lora", "rank": 3},
         {"type": "lora", "rank": 3, "dora": True},
         {"type": "adalora", "adalora": {"init_rank": 5}, "alpha": 4.0},
@@ -115,7 +115,8 @@ def test_every_type_equals_peft(name: str) -> None:
         {"type": "prefix", "virtual_tokens": 7},
         {"type": "prompt", "virtual_tokens": 7},
         {"type": "multitask_prompt", "virtual_tokens": 7, "task_rank": 2},
-    ):
+    ]
+    for values in cases:
         if values["type"] == "adalora":
             values["adalora"] = {"init_rank": 5, "target_rank": 2}
         peft = PeftConfig.model_validate(values)

@@ -110,7 +110,9 @@ def test_a_change_that_is_named_does_fit() -> None:
 
 
 def test_combinations_that_medray_refuses_are_not_offered() -> None:
-    stages = lambda asked: {stage for stage, _ in allowed(asked)}  # noqa: E731
+    def stages(asked: Config) -> set[int]:
+        return {stage for stage, _ in allowed(asked)}
+
     assert stages(config()) == {0, 1, 2, 3}
     assert stages(config(model={"quantization": "nf4"}, peft={"type": "lora"})) == {0, 1, 2}
     assert allowed(config(peft={"type": "adalora"})) == ((0, False),)

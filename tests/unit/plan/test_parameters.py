@@ -79,7 +79,7 @@ FLAN_T5_LARGE = FLAN_T5_XL | {"d_model": 1024, "d_ff": 2816, "num_heads": 16}
 
 
 def on_meta(config: dict[str, Any]) -> Any:
-    auto = AutoModelForSeq2SeqLM if config["model_type"] in ("t5", "mt5") else AutoModelForCausalLM
+    auto: Any = AutoModelForSeq2SeqLM if config["model_type"] in ("t5", "mt5") else AutoModelForCausalLM
     with torch.device("meta"):
         return auto.from_config(AutoConfig.for_model(**config))
 
@@ -165,7 +165,7 @@ def test_shape_counts_the_layers_of_both_stacks() -> None:
 @pytest.mark.parametrize("name", ["qwen2", "llama-biases", "qwen2-tied", "t5-gated"])
 def test_saved_weights_count_as_their_config(name: str, tmp_path: Path) -> None:
     config = AutoConfig.for_model(**ALL[name])
-    auto = AutoModelForSeq2SeqLM if name in T5S else AutoModelForCausalLM
+    auto: Any = AutoModelForSeq2SeqLM if name in T5S else AutoModelForCausalLM
     auto.from_config(config, dtype=torch.bfloat16).save_pretrained(tmp_path, max_shard_size="60KB")
     assert len(list(tmp_path.glob("*.safetensors"))) > 1
     counted, expected = from_safetensors(tmp_path), from_config(ALL[name])

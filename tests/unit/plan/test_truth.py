@@ -87,11 +87,8 @@ def sizes(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, dict[str, int]]:
     """The sizes of all cases that this session runs: two ranks take seconds to start, and a case half a second."""
-    asked = {
-        item.callspec.params["name"]
-        for item in request.session.items
-        if "sizes" in getattr(item, "fixturenames", ())
-    }
+    items: list[Any] = list(request.session.items)
+    asked = {item.callspec.params["name"] for item in items if "sizes" in getattr(item, "fixturenames", ())}
     return measure(tmp_path_factory.mktemp("sizes"), {name: CASES[name] for name in CASES if name in asked})
 
 
