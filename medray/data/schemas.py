@@ -162,9 +162,12 @@ def _preference(row: Row, columns: ColumnsConfig, origin: Origin) -> Preference:
         if "rejected" not in row:
             raise BadRowError("no column 'rejected'")
     else:
-        better, worse = (_turns(row, name, "role", "content") for name in ("chosen", "rejected"))
-        prompt = better[:-1] or _turns(row, "prompt", "role", "content")
-        chosen, rejected = better[-1].content, worse[-1].content
+        (better, chosen), (worse, rejected) = (
+            _question_and_answer(row, name) for name in ("chosen", "rejected")
+        )
+        if better != worse:
+            raise BadRowError("the conversations 'chosen' and 'rejected' differ before their last answers")
+        prompt = better or _turns(row, "prompt", "role", "content")
     if not prompt or prompt[-1].role != "user":
         raise BadRowError("the prompt does not end with a message of the user")
     if not chosen.strip() or not rejected.strip():
@@ -172,6 +175,17 @@ def _preference(row: Row, columns: ColumnsConfig, origin: Origin) -> Preference:
     if chosen.strip() == rejected.strip():
         raise UselessRowError("the chosen and the rejected answer are the same")
     return Preference(origin, tuple(prompt), chosen, rejected)
+
+
+def _question_and_answer(row: Row, column: str) -> tuple[list[Message], str]:
+    """Return the turns before the last answer of a conversation, and that answer; "" if it is empty."""
+    turns, given = _turns(row, column, "role", "content"), _list(row, column)
+    last = str(given[-1].get("role")).lower() if given else ""
+    if _ROLES.get(last) != "assistant":
+        raise BadRowError(f"the conversation {column!r} does not end with an answer of the assistant")
+    if not text(given[-1], "content"):
+        return turns, ""
+    return turns[:-1], turns[-1].content
 
 
 def _bigbio(row: Row, columns: ColumnsConfig, origin: Origin) -> Extraction:

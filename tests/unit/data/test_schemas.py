@@ -224,6 +224,17 @@ class TestOtherForms:
             == "the chosen and the rejected answer are the same"
         )
 
+    def test_the_last_turn_of_both_conversations_is_the_answer(self) -> None:
+        asked, other = {"role": "user", "content": "q"}, {"role": "user", "content": "another"}
+        good, bad, empty = ({"role": "assistant", "content": text} for text in ("a", "b", ""))
+        for column, sound in (("chosen", "rejected"), ("rejected", "chosen")):
+            row = {sound: [asked, good], "prompt": [asked]}
+            # The turn before an empty answer is a question, not an answer.
+            assert reason(row | {column: [asked, empty]}) == "an answer of the pair is empty"
+            for turns in ([], [asked], [asked, bad, other]):
+                assert "does not end with an answer" in reason(row | {column: turns})
+            assert "differ before their last answers" in reason(row | {column: [other, bad]})
+
     def test_bigbio(self) -> None:
         row = {
             "document_id": "d1",
