@@ -20,11 +20,12 @@ _WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "config.json", "adapter
 
 
 def weights_identity(
-    model: ModelConfig, config: dict[str, Any], *, seed: int, precision: str, cache: StoragePath
+    model: ModelConfig, config: dict[str, Any], *, tokens: int, seed: int, precision: str, cache: StoragePath
 ) -> str:
     """Return a hash of the weights that a run begins with, including its adapter and the type in which they are computed.
 
-    config: the model's config.json as a dict. cache: folder in which hashes of files are kept under their size and
+    config: the model's config.json as a dict. tokens: size of the tokenizer; embeddings of tokens beyond those of the
+    model are drawn from `seed`. cache: folder in which hashes of files are kept under their size and
     modification time, because hashing large weights takes minutes. The weights of a hub id are named by the commit
     that was downloaded.
     """
@@ -39,6 +40,8 @@ def weights_identity(
         parts["packaged"] = [model.name, importlib.metadata.version(package)]
     else:
         parts["weights"] = _of_folder(str(model_folder(model)), cache)
+    if model.init == "pretrained" and tokens > (config.get("vocab_size") or 0):
+        parts["new embeddings"] = seed
     if model.adapter:
         parts["adapter"] = _of_folder(model.adapter, cache)
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:20]

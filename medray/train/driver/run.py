@@ -18,6 +18,7 @@ from medray.config import Config
 from medray.config.checks.method import notes
 from medray.config.checks.train import learning_rate_notes
 from medray.config.method_specs import spec_of
+from medray.data.tokenizer import load_tokenizer
 from medray.errors import InputError, RunFailedError, StoppedError
 from medray.models.weights_identity import weights_identity
 from medray.plan.model_config import ModelDescription
@@ -239,17 +240,25 @@ def _prepare(
         steps,
         chosen,
         threads,
-        _reference(config, model, chosen),
+        _reference(config, model, chosen, encoding.sets["train"].tokenizer),
     )
     return _Ready(plan=plan, granted=replace(granted, threads=threads), encoding=encoding, memory=memory)
 
 
-def _reference(config: Config, model: ModelDescription, precision: str) -> str | None:
-    """Return a name of the weights that training begins with, for a method that stores numbers of a frozen model."""
+def _reference(config: Config, model: ModelDescription, precision: str, tokenizer: str) -> str | None:
+    """Return a name of the weights that training begins with, for a method that stores numbers of a frozen model.
+
+    tokenizer: folder or hub id.
+    """
     reference = spec_of(config.method).reference
     if reference is None or reference.live:
         return None
     cache = storage.at(config.run.storage) / "tokens" / "hashes"
     return weights_identity(
-        config.model, model.config, seed=config.run.seed, precision=precision, cache=cache
+        config.model,
+        model.config,
+        tokens=len(load_tokenizer(tokenizer)),
+        seed=config.run.seed,
+        precision=precision,
+        cache=cache,
     )

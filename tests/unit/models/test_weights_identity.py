@@ -11,7 +11,7 @@ from medray.config.model import ModelConfig
 from medray.models import weights_identity as module
 from medray.models.weights_identity import weights_identity
 
-CONFIG = {"model_type": "llama", "hidden_size": 8}
+CONFIG = {"model_type": "llama", "hidden_size": 8, "vocab_size": 400}
 
 
 def folder(path: Path, weights: bytes = b"weights") -> str:
@@ -21,8 +21,10 @@ def folder(path: Path, weights: bytes = b"weights") -> str:
     return str(path)
 
 
-def identity(cache: Path, seed: int = 0, precision: str = "fp32", **model: Any) -> str:
-    return weights_identity(ModelConfig(**model), CONFIG, seed=seed, precision=precision, cache=cache)
+def identity(cache: Path, seed: int = 0, precision: str = "fp32", tokens: int = 400, **model: Any) -> str:
+    return weights_identity(
+        ModelConfig(**model), CONFIG, tokens=tokens, seed=seed, precision=precision, cache=cache
+    )
 
 
 def test_equal_weights_have_one_name_wherever_they_are(tmp_path: Path) -> None:
@@ -43,6 +45,8 @@ def test_whatever_decides_the_numbers_decides_the_name(tmp_path: Path) -> None:
         identity(cache, name=one, adapter=adapter),
         identity(cache, name=one, precision="bf16"),
         identity(cache, name=one, quantization="nf4"),
+        identity(cache, name=one, tokens=401),  # its embedding is drawn from the seed
+        identity(cache, name=one, tokens=401, seed=1),
         identity(cache, name=None, init="random", preset="llama-tiny"),
         identity(cache, name=None, init="random", preset="llama-tiny", seed=1),
         identity(cache, name="smollm2-135m-instruct"),
