@@ -60,7 +60,9 @@ def test_a_trial_whose_last_step_is_computed_is_never_asked() -> None:
     for name in ("asha", "median"):
         trials = Trials(name)
         for number in range(1, 8):
-            trials.report(number, 10.0, 0.1)
+            for progress in (10.0, 30.0):
+                trials.report(number, progress, 0.1)
+            trials.scheduler.recall(number + 100, [(50.0, 0.1)])
         trials.report(9, 100.0, 5.0)
         trials.report(9, 100.0, math.nan, **{FINAL: True})
         assert trials.asked == {}
