@@ -59,7 +59,7 @@ def within(trials: list[dict[str, Any]], budget: int) -> list[dict[str, Any]]:
 
 
 def best(trials: list[dict[str, Any]]) -> float:
-    return min(trial["value"] for trial in trials if trial["state"] == "done")
+    return float(min(trial["value"] for trial in trials if trial["state"] == "done"))
 
 
 def main() -> None:

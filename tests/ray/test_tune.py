@@ -217,8 +217,8 @@ def test_tpe_with_seeds_takes_more_trials_and_keeps_the_best(connected: Cluster,
     assert len({run.info.run_id for run in runs}) == 7
 
     number = found["best"]["trial"]
-    best = train.run(read(second.folder / "best.yaml"))
-    assert losses(best.folder) == losses(trial(tmp_path, number))
+    best = train.run(read(str(second.folder / "best.yaml")))
+    assert losses(Path(str(best.folder))) == losses(trial(tmp_path, number))
     assert best.summary["eval"]["after"]["loss"] == found["trials"][number - 1]["value"]
 
 
