@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from medray import __version__
-from medray.cli import config, data, doctor, export, launch, logs, plan, status, stop, train, tune, ui
+from medray.cli import config, data, doctor, export, launch, logs, plan, report, status, stop, train, tune, ui
 from medray.errors import InputError, MedrayError, printable
 
 # Libraries must not send usage data or start downloads unasked. Set before any library is imported.
@@ -32,7 +32,7 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"medray {__version__}")
     verbs = top.add_subparsers(dest="verb", metavar="VERB", required=True)
-    for verb in (train, tune, status, logs, stop, plan, launch, data, export, doctor, config, ui):
+    for verb in (train, tune, status, logs, stop, report, plan, launch, data, export, doctor, config, ui):
         verb.add_to(verbs)
     return top
 

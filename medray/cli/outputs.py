@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from medray.errors import InputError
 
@@ -63,3 +64,12 @@ def whole_file(path: str, key: str | None) -> Iterator[IO[str]]:
             key=key,
             fix="name a file in an existing folder that you may write to",
         ) from None
+
+
+def finite(value: Any) -> Any:
+    """Return a JSON value with None instead of NaN and infinities, which JSON lacks."""
+    if isinstance(value, dict):
+        return {name: finite(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -24,22 +24,28 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def refuse_credentials(url: str, key: str = "RUN") -> None:
+    """Raise InputError if a URL contains a user name or a password."""
+    from medray.config.loading.credentials import has_credentials
+
+    if has_credentials(url):
+        raise InputError(
+            "the URL contains a user name or a password",
+            key=key,
+            fix="use s3://bucket/prefix/name, and set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment",
+        )
+
+
 def folder_of_run(arguments: argparse.Namespace, *, planned: bool = False) -> StoragePath:
     """Return the folder of the run that a command names.
 
     planned: whether a config may name a run that has not begun. Raises InputError if there is no such run.
     """
-    from medray.config.loading.credentials import has_credentials
     from medray.train.run_folder import lock
     from medray.train.run_folder.files import CONFIG
 
     text, overrides = arguments.run_folder, arguments.overrides
-    if has_credentials(text):
-        raise InputError(
-            "the URL contains a user name or a password",
-            key="RUN",
-            fix="use s3://bucket/prefix/name, and set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment",
-        )
+    refuse_credentials(text)
     if text.endswith((".yaml", ".yml")) and not storage.is_remote(text):
         from medray.config import read
         from medray.train.run_folder.files import folder_of

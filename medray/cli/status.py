@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import sys
 from typing import Any
 
+from medray.cli.outputs import finite
 from medray.cli.run_argument import add_run, folder_of_run
 from medray.errors import printable
 
@@ -34,7 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
         more = (
             {"trials": [trial.model_dump() for trial in search.trials], "best": search.best} if search else {}
         )
-        print(json.dumps(_finite(state.as_dict() | more)))
+        print(json.dumps(finite(state.as_dict() | more)))
         return 0
     rows = state.rows()
     if search is not None:  # a search has trials, and no steps of its own
@@ -44,10 +44,3 @@ def run(arguments: argparse.Namespace) -> int:
     rows += [("console", last)] if last else []
     Console(sys.stdout).table("search" if search else "run", [(name, printable(text)) for name, text in rows])
     return 0
-
-
-def _finite(value: Any) -> Any:
-    """Replace NaN and infinities, which JSON lacks, by None."""
-    if isinstance(value, dict):
-        return {name: _finite(each) for name, each in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value

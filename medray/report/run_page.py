@@ -10,7 +10,7 @@ import base64
 import hashlib
 import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from html import escape
 from importlib.resources import files
 from string import Template
@@ -41,20 +41,48 @@ def write_report(
     data_table: list[tuple[str, str]],
     lengths: dict[str, dict[str, float]],
     samples: list[Record] | None,
+    restarts: Sequence[int] = (),
 ) -> None:
-    """Write the report of one run to `path`, atomically.
+    """Write the report of one run to `path`, atomically. The arguments are those of `run_page`."""
+    page = run_page(
+        str(summary.get("name") or path.parent.name),
+        summary=summary,
+        config_yaml=config_yaml,
+        steps=steps,
+        evaluations=evaluations,
+        data_table=data_table,
+        lengths=lengths,
+        samples=samples,
+        restarts=restarts,
+    )
+    storage.write(path, page)
+
+
+def run_page(
+    title: str,
+    *,
+    summary: Record,
+    config_yaml: str,
+    steps: list[Record],
+    evaluations: list[Record],
+    data_table: list[tuple[str, str]],
+    lengths: dict[str, dict[str, float]],
+    samples: list[Record] | None,
+    restarts: Sequence[int] = (),
+) -> str:
+    """Return the HTML report of one run.
 
     summary: as in summary.json; missing keys are not shown. steps, evaluations: the lines of steps.jsonl and evals.jsonl.
     data_table: (what, value). lengths: for each task p50, p90, p99 and max in tokens, and truncated, a number of rows.
     samples: dicts with "prompt", "reference" and "prediction"; None shows no text of any record.
+    restarts: the step after which each start but the first resumed.
     """
-    title = str(summary.get("name") or path.parent.name)
-    before, after = _before_after(summary, evaluations)
+    before, after = before_after(summary, evaluations)
     body = [
         _header(title, summary, config_yaml),
         _warnings(summary),
         _cards(summary, steps, before, after),
-        _section("Loss", loss_chart(steps, evaluations)),
+        _section("Loss", loss_chart(steps, evaluations, restarts)),
         _section("Preferences", pair_charts(steps, evaluations)),
         _section("Training curves", small_charts(steps)),
         _pair(_section("Evaluation", _evaluation_table(before, after)), _section("Time", _timings(summary))),
@@ -67,8 +95,7 @@ def write_report(
         _config(config_yaml),
         f"<footer>medray run report, written {time.strftime('%Y-%m-%d %H:%M UTC', time.gmtime())}</footer>",
     ]
-    page = _page(title, "\n".join(part for part in body if part))
-    storage.write(path, page)
+    return _page(title, "\n".join(part for part in body if part))
 
 
 def _page(title: str, body: str) -> str:
@@ -166,7 +193,7 @@ def _brief(value: object) -> str:
     return f"{value:.3g}" if isinstance(value, float) and abs(value) < 1000 else number(value)
 
 
-def _before_after(summary: Record, evaluations: list[Record]) -> tuple[Record, Record]:
+def before_after(summary: Record, evaluations: list[Record]) -> tuple[Record, Record]:
     """Return metrics before and after training: from the summary, or else from the first (step 0) and last evaluation."""
     found = summary.get("eval") or {}
     if isinstance(found.get("before"), dict) or isinstance(found.get("after"), dict):
@@ -267,7 +294,12 @@ def _run_table(summary: Record) -> str:
     if is_number(summary.get("padding_fraction")):
         rows.append(("padding", f"{summary['padding_fraction']:.1%}"))
     if memory := summary.get("memory"):
-        rows.append((f"peak memory of a worker ({memory['device']})", size(memory["peak_bytes"])))
+        rows.append(
+            (
+                f"peak memory of a worker ({memory.get('device') or 'unknown device'})",
+                size(memory["peak_bytes"]),
+            )
+        )
     rows += [(key, number(summary[key])) for key in ("world_size", "restarts") if key in summary]
     if summary.get("order_sha256"):
         rows.append(("order (sha256)", str(summary["order_sha256"])[:16] + "…"))

@@ -18,6 +18,8 @@ from html import escape
 from itertools import pairwise
 
 SERIES_COLOURS = 8
+DASHES = 7  # a solid line and six patterns
+MOST_RESTARTS = 200
 MOST_POINTS = 400  # a line with more points is drawn as means of equal groups of points
 SMOOTH_FROM = 60  # from this many points, a running mean is drawn over the pale raw line
 
@@ -26,13 +28,22 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Series:
-    """The points of one line in a chart, sorted by x, drawn as a line, or as circles if `marks` is true."""
+    """The points of one line in a chart, sorted by x, drawn as a line, or as circles if `marks` is true.
+
+    dash: 0 for a solid line, or a pattern of dashes (`d1` … `d6` in the style sheet), because there are eight colours only.
+    """
 
     name: str
     points: Sequence[Point]
     colour: int = 0
+    dash: int = 0
     marks: bool = False
     smooth: bool = True
+
+    @property
+    def stroke(self) -> str:
+        """Return the classes of its colour and dashes."""
+        return f"s{self.colour}" + (f" d{self.dash}" if self.dash else "")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,8 +66,10 @@ class _Frame:
 
 def ticks(low: float, high: float, count: int) -> list[float]:
     """Return about `count` round numbers that span low to high, with steps of 1, 2, 2.5 or 5 times a power of ten."""
-    if high <= low:
-        pad = abs(low) * 0.1 or 1.0
+    if (
+        high - low <= max(abs(low), abs(high)) * 1e-12 + 1e-300
+    ):  # floats of this size have no round numbers between them
+        pad = abs(low) * 0.1 if abs(low) > 1e-290 else 1.0
         low, high = low - pad, high + pad
     raw = (high - low) / max(count, 1)
     power = 10.0 ** math.floor(math.log10(raw))
@@ -76,11 +89,18 @@ def short(value: float) -> str:
 
 
 def line_chart(
-    series: Sequence[Series], *, width: int, height: int, y_ticks: int = 5, x_ticks: int = 8, label: str = ""
+    series: Sequence[Series],
+    *,
+    width: int,
+    height: int,
+    y_ticks: int = 5,
+    x_ticks: int = 8,
+    label: str = "",
+    restarts: Sequence[int] = (),
 ) -> str:
     """Return a line chart of the series over integer x (steps) as SVG. Points that are not finite are left out.
 
-    Returns "" if no points are left.
+    restarts: steps at which a vertical line is drawn. Returns "" if no points are left.
     """
     drawn = [_finite(one) for one in series]
     drawn = [one for one in drawn if one.points]
@@ -103,6 +123,7 @@ def line_chart(
     parts += _axes(
         frame, y_marks, [m for m in ticks(min(xs), high_x, x_ticks) if min(xs) <= m <= high_x and m % 1 == 0]
     )
+    parts += _restarts(frame, restarts)
     for one in drawn:
         parts += _marks(frame, one) if one.marks else _line(frame, one)
     return "".join([*parts, "</svg>"])
@@ -115,7 +136,7 @@ def _finite(series: Series) -> Series:
 
 def _within_reach(drawn: list[Series]) -> list[float]:
     """Return the values that the y axis must show: all points as drawn, after thinning."""
-    return [y for one in drawn for _, y in (one.points if one.marks else _thin(one.points))]
+    return [y for one in drawn for _, y in _thin(one.points)]
 
 
 def _axes(frame: _Frame, y_marks: list[float], x_marks: list[float]) -> Iterator[str]:
@@ -132,9 +153,19 @@ def _axes(frame: _Frame, y_marks: list[float], x_marks: list[float]) -> Iterator
         yield f'<text class="tick" x="{x:.1f}" y="{frame.bottom + 18:.1f}" text-anchor="{anchor}">{short(mark)}</text>'
 
 
+def _restarts(frame: _Frame, steps: Sequence[int]) -> Iterator[str]:
+    """Yield a vertical line for each step, at most MOST_RESTARTS of them. A start from step 0 is at the left edge."""
+    for step in sorted(set(steps))[:MOST_RESTARTS]:
+        if step <= frame.high[0]:
+            x = frame.x(max(step, frame.low[0]))
+            title = f"<title>started again after step {step:,}</title>"
+            ends = f'x1="{x:.1f}" x2="{x:.1f}" y1="{frame.top:.1f}" y2="{frame.bottom:.1f}"'
+            yield f'<line class="restart" {ends}>{title}</line>'
+
+
 def _line(frame: _Frame, series: Series) -> Iterator[str]:
     points = _thin(series.points)
-    colour = f"s{series.colour}"
+    colour = series.stroke
     if len(points) == 1:
         yield _dot(frame, series, points[0])
         return
@@ -145,7 +176,7 @@ def _line(frame: _Frame, series: Series) -> Iterator[str]:
 
 
 def _marks(frame: _Frame, series: Series) -> Iterator[str]:
-    for point in series.points:
+    for point in _thin(series.points):
         yield _dot(frame, series, point)
 
 

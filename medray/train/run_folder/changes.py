@@ -205,11 +205,12 @@ def _listed(keys: list[str], then: dict[str, Any], now: dict[str, Any]) -> str:
 
 
 def _change(key: str, old: Any, new: Any) -> str:
-    before, after = _shown(key, old), _shown(key, new)
+    before, after = shown(key, old), shown(key, new)
     return f"{key} {before} -> {after}" if before != after else f"{key} (its values are not shown)"
 
 
-def _shown(key: str, value: Any) -> str:
+def shown(key: str, value: Any) -> str:
+    """Return a value of a key as text that is safe to show: without credentials in URLs, and without free text."""
     if value is ABSENT:
         return "none"
     safe = _without_secrets(value, hide=key.startswith(FREE_TEXT))

@@ -77,6 +77,18 @@ class _Done(_Checked):
     versions: dict[str, str] = {}
 
 
+class _Ended(_Done):
+    """The summary of a run that may have been stopped or have failed."""
+
+    steps: Count = 0
+    eval: _Evaluations | None = None  # type: ignore[assignment]
+    name: str | None = None
+    loss_tokens: Count | None = None
+    padding_fraction: float | None = None
+    passes: dict[str, float] = {}
+    restarts: Count = 0
+
+
 class _Adapter(_Checked):
     """The settings of an exported adapter that medray reads."""
 
@@ -96,6 +108,11 @@ def read_summary(folder: StoragePath) -> dict[str, Any] | None:
     if not isinstance(tree.get("status"), str):
         raise InputError("has no status", file=file, fix=_RUN_AGAIN)
     return _checked(_Done, tree, file, _RUN_AGAIN) if tree["status"] == "done" else tree
+
+
+def check_summary(tree: dict[str, Any], file: StoragePath) -> None:
+    """Check the types of the values in a summary of any status. Raises InputError."""
+    _checked(_Ended, tree, file, _RUN_AGAIN)
 
 
 def read_adapter(export: StoragePath) -> dict[str, Any] | None:
@@ -140,6 +157,15 @@ def attempts(folder: StoragePath) -> int:
         return len(read_lines(folder / ATTEMPTS).records)
     except (OSError, InputError):
         return 0
+
+
+def restarts(folder: StoragePath) -> tuple[int, ...]:
+    """Return the step after which each recorded start but the first resumed."""
+    try:
+        records = read_lines(folder / ATTEMPTS).records[1:]
+    except (OSError, InputError):
+        return ()
+    return tuple(record["resumed_step"] for record in records if is_count(record.get("resumed_step")))
 
 
 def check_files(folder: StoragePath) -> None:

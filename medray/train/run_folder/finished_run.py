@@ -66,10 +66,10 @@ def finished_run(location: str) -> FinishedRun:
             "the run has no export, or a file of its weights is missing", file=folder / EXPORT, fix=again
         )
     adapter = read_adapter(folder / EXPORT)
-    tokens = _tokens(folder)
+    tokens = token_folder(folder)
     steps = read_records(folder / STEPS_FILE)
     precision = _precision(folder, config)
-    return FinishedRun(folder, config, summary, steps, tokens, _manifests(tokens), adapter, precision)
+    return FinishedRun(folder, config, summary, steps, tokens, split_manifests(tokens), adapter, precision)
 
 
 def has_export(folder: StoragePath) -> bool:
@@ -113,7 +113,7 @@ def _config(folder: StoragePath) -> Config:
         ) from None
 
 
-def _tokens(folder: StoragePath) -> StoragePath | None:
+def token_folder(folder: StoragePath) -> StoragePath | None:
     """Return the token folder that data.json names; if storage was moved, the one in the parent of the run folder."""
     said = read_data_notes(folder / DATA).get("tokens")
     if said is None:
@@ -134,7 +134,8 @@ def _precision(folder: StoragePath, config: Config) -> str:
     return "fp32"
 
 
-def _manifests(tokens: StoragePath | None) -> dict[str, dict[str, Any]]:
+def split_manifests(tokens: StoragePath | None) -> dict[str, dict[str, Any]]:
+    """Return the manifest of each split in a token folder; without those that are missing or damaged."""
     from medray.data.shards.split_summary import read_manifest  # this imports pyarrow
 
     found = {}

@@ -12,8 +12,6 @@ from typing import Any
 
 from medray import storage
 from medray.config import Config, dump
-from medray.config.method_specs import LABEL
-from medray.config.method_specs.dpo import REJECTED
 from medray.data.batching.batch_plan import BatchPlan
 from medray.errors import RunFailedError
 from medray.plan.resources import SAME_VERSIONS
@@ -25,8 +23,9 @@ from medray.train.export.collapse import Answer, Evidence, warnings
 from medray.train.export.evaluation import TextSample, at_exported_step
 from medray.train.loop.finish import WorkerResult
 from medray.train.loop.training import TRAINED
-from medray.train.run_folder.files import RunResult, attempts, folder_of, number
+from medray.train.run_folder.files import RunResult, attempts, folder_of, number, restarts
 from medray.train.run_folder.finished_run import FinishedRun
+from medray.train.run_folder.pages import data_tables
 from medray.train.worker_plan import WorkerPlan
 
 PACKAGES = (*SAME_VERSIONS, "mlflow")
@@ -88,7 +87,7 @@ def write_results(
         storage.write(
             folder / "predictions.jsonl", "".join(_prediction(sample, config) for sample in samples)
         )
-    data_table, lengths = _data_tables(manifests)
+    data_table, lengths = data_tables(manifests)
     data_table += [(f"passes over {name}", f"{share:.2f}") for name, share in summary["passes"].items()]
     shown = [{"prompt": s.prompt, "reference": s.reference, "prediction": s.prediction} for s in samples[:12]]
     write_report(
@@ -100,6 +99,7 @@ def write_results(
         data_table=data_table,
         lengths=lengths,
         samples=shown if config.tracking.show_text else None,
+        restarts=restarts(folder),
     )
     if worker_result.exported is not None:
         write_card(plan, summary, manifests)
@@ -194,37 +194,6 @@ def _prediction(sample: TextSample, config: Config) -> str:
     if config.tracking.show_text:
         line |= {"prompt": sample.prompt, "reference": sample.reference}
     return json.dumps(line, ensure_ascii=False) + "\n"
-
-
-def _data_tables(manifests: dict[str, Any]) -> tuple[list[tuple[str, str]], dict[str, dict[str, float]]]:
-    rows, lengths = [], {}
-    for split, manifest in sorted(manifests.items()):
-        rows.append((f"{split}: rows", f"{manifest['rows']:,}"))
-        rows.append((f"{split}: rejected rows", f"{manifest['rejected']:,}"))
-        rows += [
-            (f"{split}: left out, {reason}", f"{count:,}") for reason, count in manifest["dropped"].items()
-        ]
-        for task, numbers in manifest["tasks"].items():
-            rows.append((f"{split}: tokens of {task}", f"{numbers['tokens']:,}"))
-            if split == "train" and numbers["rows"] < manifest["rows"]:
-                rows.append((f"{split}: rows without {task}", f"{manifest['rows'] - numbers['rows']:,}"))
-            if split == "train":
-                lengths[task] = {name: numbers[name] for name in ("p50", "p90", "p99", "max", "truncated")}
-        if found := _answer_lengths(manifest["tasks"]):
-            rows.append((f"{split}: mean tokens of an answer, chosen and rejected", found))
-    return rows, lengths
-
-
-def _answer_lengths(tasks: dict[str, Any]) -> str | None:
-    """Return the mean lengths of both answers of pairs: a large difference teaches length. None if there are no pairs."""
-    means = [
-        tasks[name]["loss_tokens"] / tasks[name]["rows"]
-        for name in (LABEL.name, REJECTED)
-        if tasks.get(name, {}).get("rows")
-    ]
-    if len(means) < 2 or not means[0]:
-        return None
-    return f"{means[0]:.1f} and {means[1]:.1f}, ratio {means[1] / means[0]:.2f}"
 
 
 def write_records(run: FinishedRun, folder: Path) -> None:
