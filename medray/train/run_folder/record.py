@@ -128,7 +128,7 @@ def _config(file: StoragePath) -> tuple[str, Record]:
     with suppress(FileNotFoundError, ValueError, NotYamlError):
         text = files.read_config(file)
         tree = parse(text)
-    if not isinstance(tree, dict):
+    if not isinstance(tree, dict) or not isinstance(tree.get("run"), dict):
         raise InputError("the config of this run is missing or damaged", file=file, fix=COPY_FILE)
     return text, leaves(Config().model_dump(mode="json")) | leaves(tree)
 

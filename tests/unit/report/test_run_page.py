@@ -5,17 +5,16 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
+from html_page import Page
 
 from medray.report.curves import _loss_series, pair_charts
 from medray.report.run_page import write_report
 from medray.report.svg import Series, line_chart, ticks
 
-VOID = {"meta", "br", "link", "img"}
 SUMMARY: dict[str, Any] = {
     "status": "done", "steps": 80, "tokens": 81920, "world_size": 2, "train_loss_first": 3.25, "train_loss_last": 0.75,
     "eval": {"before": {"rougeL": 0.125, "loss": 3.0}, "after": {"rougeL": 0.5, "loss": 1.0}},
@@ -26,32 +25,6 @@ SAMPLE = {
     "reference": "a & b",
     "prediction": "</p><img src=x onerror=alert(2)>",
 }
-
-
-class Page(HTMLParser):
-    """A parsed page: tags with their attributes, and the text. Tags must be closed in order."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.open: list[str] = []
-        self.text = ""
-        self.feed(html)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if self.open[-1:] != ["style"]:
-            self.text += data
 
 
 def step(n: int) -> dict[str, Any]:
