@@ -209,13 +209,13 @@ def _change(key: str, old: Any, new: Any) -> str:
     return f"{key} {before} -> {after}" if before != after else f"{key} (its values are not shown)"
 
 
-def shown(key: str, value: Any) -> str:
+def shown(key: str, value: Any, longest: int = LONGEST_SHOWN) -> str:
     """Return a value of a key as text that is safe to show: without credentials in URLs, and without free text."""
     if value is ABSENT:
         return "none"
     safe = _without_secrets(value, hide=key.startswith(FREE_TEXT))
     text = printable(safe if isinstance(safe, str) else json.dumps(safe, default=str))
-    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}..."
+    return text if len(text) <= longest else f"{text[:longest]}..."
 
 
 def _without_secrets(value: Any, *, hide: bool) -> Any:

@@ -16,6 +16,7 @@ from medray.tracking.mlflow_names import warnings_of
 from medray.train.run_folder.changes import ABSENT, shown
 from medray.train.run_folder.record import RunRecord, total
 
+LONGEST_VALUE = 300  # characters of a value of the config
 OWN_KEYS = ("run.name", "run.storage")  # the table of runs shows them
 
 
@@ -106,11 +107,14 @@ def _number(value: object) -> float | None:
 def differences(configs: Sequence[Mapping[str, Any]]) -> list[Difference]:
     """Return the keys whose values differ, in order. Values that may be secret or may quote records are not shown.
 
-    configs: the values of each run's config by dotted key.
+    A key of an entry of a list, such as data.validation[0].split, is left out if it differs only because some runs have no
+    such entry. configs: the values of each run's config by dotted key.
     """
     found = []
     for key in sorted({key for config in configs for key in config} - set(OWN_KEYS)):
         values = [config.get(key, ABSENT) for config in configs]
-        if any(value != values[0] or type(value) is not type(values[0]) for value in values):
-            found.append(Difference(key=key, values=tuple(shown(key, value) for value in values)))
+        have = [value for value in values if value is not ABSENT or "[" not in key]
+        if any(value != have[0] or type(value) is not type(have[0]) for value in have):
+            texts = tuple(shown(key, value, LONGEST_VALUE) for value in values)
+            found.append(Difference(key=key, values=texts))
     return found

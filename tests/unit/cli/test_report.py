@@ -186,6 +186,17 @@ def test_secrets_and_free_text_are_not_shown(tmp_path: Path, capsys: pytest.Capt
     assert not re.search("hunter|a cough|sig=", target.read_text() + json.dumps(found))
 
 
+def test_an_entry_that_some_runs_lack_is_one_difference(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    long = "/data/" + "x" * 100
+    trees = ({}, {"data": {"validation": [f"{long}1"]}}, {"data": {"validation": [f"{long}2"]}})
+    runs = [make_run(tmp_path, f"r{number}", tree=tree) for number, tree in enumerate(trees)]
+    found = said([*runs, "--to", tmp_path / "page.html"], capsys)["differences"]
+    assert sorted(found) == ["data.validation", "data.validation[0].path"]
+    assert found["data.validation[0].path"] == {"r0": "none", "r1": f"{long}1", "r2": f"{long}2"}
+
+
 def test_a_diverged_run_does_not_flatten_the_others(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
