@@ -29,6 +29,8 @@ CASES: list[tuple[list[str], int, str]] = [
     (["data", "simulate", "--help"], 0, "usage: medray data simulate"),
     (["ui", "--help"], 0, "usage: medray ui"),
     (["export", "--help"], 0, "usage: medray export"),
+    (["report", "--help"], 0, "usage: medray report"),
+    (["report", "nowhere"], 2, "there is no run in this folder"),
     (["export", ".", "--format", "merged"], 2, "this folder holds no run"),
     ([], 2, "usage: medray"),
     (["train"], 2, "usage: medray train"),
