@@ -158,6 +158,8 @@ def _preference(row: Row, columns: ColumnsConfig, origin: Origin) -> Preference:
             if isinstance(asked, str)
             else _turns(row, "prompt", "role", "content")
         )
+        if isinstance(asked, str) and (system := text(row, "system")):
+            prompt.insert(0, Message("system", system))
         chosen, rejected = text(row, "chosen") or "", text(row, "rejected") or ""
         if "rejected" not in row:
             raise BadRowError("no column 'rejected'")

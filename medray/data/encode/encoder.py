@@ -272,7 +272,7 @@ class Encoder:
         from_left = self.spec.max_prompt_tokens
         budget = self.spec.max_input_tokens if from_left is None else from_left
         for place, gap in enumerate(gaps):
-            if gap.role == "assistant" and self._causal:
+            if gap.role == "assistant" and self._causal and (place == len(gaps) - 1 or not one.last_only):
                 kept[place] = min(kept[place], max(limit - _end_after(frame, place), 0))
             elif not one.conversation and from_left is None:
                 kept[place] = min(kept[place], budget + gap.lead_tokens)
@@ -282,8 +282,9 @@ class Encoder:
             over = fixed + sum(kept[:before]) - budget
             if over > 0 and not last_resort:
                 return None
-            # Cut the last question first, then a long system message; never an answer.
-            for place in sorted(range(before), key=lambda place: (gaps[place].role == "system", -place)):
+            # Cut the last question first, then a long system message; from the left, the other way; never an answer.
+            order = sorted(range(before), key=lambda place: (gaps[place].role == "system", -place))
+            for place in order if from_left is None else reversed(order):
                 if over > 0 and gaps[place].role != "assistant":
                     taken = min(over, max(kept[place] - gaps[place].lead_tokens, 0))
                     kept[place], over = kept[place] - taken, over - taken

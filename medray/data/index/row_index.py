@@ -273,11 +273,20 @@ def _identity(
     )
 
 
-def check_columns(source: Source, seen: set[str], key: str) -> None:
-    """Raise InputError if no row has a column that the user named, or if a schema needs input and label and rows lack
-    them.
+def check_columns(source: Source, seen: set[str], key: str, method: MethodSpec | None = None) -> None:
+    """Raise InputError if no row has a column that the user named or that the method needs, or if a schema needs input
+    and label and rows lack them.
     """
     columns = source.columns
+    for needed in method.columns if method is not None and source.form == "auto" and seen else ():
+        if needed.every_row and needed.name not in seen and not hasattr(columns, needed.name):
+            shown = column_names(seen)
+            raise InputError(
+                f"no row of {source.name} has a column {needed.name!r}, and {needed.why} it"
+                + (f"; its columns are {shown}" if shown else ""),
+                key=key,
+                fix=f"use rows with {needed.name}, as medray data pairs writes them, or set {needed.without}",
+            )
     if source.form != "columns" and not (
         source.form == "auto" and form_of(dict.fromkeys(seen), columns) == "columns"
     ):

@@ -244,7 +244,10 @@ class Pipeline:
             for number, source in enumerate(members):
                 ranges = [found[key] for key in sorted(found) if key[:2] == (split, number)]
                 check_columns(
-                    source, {name for part in ranges for name in part.columns_seen}, f"data.{split}"
+                    source,
+                    {name for part in ranges for name in part.columns_seen},
+                    f"data.{split}",
+                    method=spec_of(self.config.method),
                 )
                 parts[split].append(SourceParts(source.name, source.corpus, _lines_from_the_top(ranges)))
         return parts

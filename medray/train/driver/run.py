@@ -51,6 +51,7 @@ from medray.train.run_folder.claim import claim
 from medray.train.run_folder.earlier_run import finished_result
 from medray.train.run_folder.files import DATA, RunResult, folder_of
 from medray.train.run_folder.results import early_summary, write_failure, write_results
+from medray.train.side_thread import SideThread
 from medray.train.stop import StopSwitch, watching
 from medray.train.worker_plan import WorkerPlan
 
@@ -221,6 +222,7 @@ def _prepare(
     if (warmup := warmup_steps(steps, config.train.scheduler)) >= steps:
         observer.phase("note", f"the learning rate rises over {warmup} steps, and the run has {steps}")
     check_versions(versions)
+    reference = _reference(config, model, chosen, encoding.sets["train"].tokenizer, observer)
     threads = claim(
         config,
         encoding.sets["train"].folder,
@@ -230,6 +232,7 @@ def _prepare(
         steps=steps,
         gpus=granted.gpus,
         rows=rows,
+        reference=reference,
     )
     plan = WorkerPlan(
         config if rows is None else config.override({"train.micro_batch_size": rows}),
@@ -240,25 +243,33 @@ def _prepare(
         steps,
         chosen,
         threads,
-        _reference(config, model, chosen, encoding.sets["train"].tokenizer),
+        reference,
     )
     return _Ready(plan=plan, granted=replace(granted, threads=threads), encoding=encoding, memory=memory)
 
 
-def _reference(config: Config, model: ModelDescription, precision: str, tokenizer: str) -> str | None:
+def _reference(
+    config: Config, model: ModelDescription, precision: str, tokenizer: str, observer: RunObserver
+) -> str | None:
     """Return a name of the weights that training begins with, for a method that stores numbers of a frozen model.
 
-    tokenizer: folder or hub id.
+    tokenizer: folder or hub id. Hashing large weights takes minutes, and hears a stop.
     """
     reference = spec_of(config.method).reference
     if reference is None or reference.live:
         return None
     cache = storage.at(config.run.storage) / "tokens" / "hashes"
-    return weights_identity(
-        config.model,
-        model.config,
-        tokens=len(load_tokenizer(tokenizer)),
-        seed=config.run.seed,
-        precision=precision,
-        cache=cache,
+    naming = SideThread(
+        lambda: weights_identity(
+            config.model,
+            model.config,
+            tokens=len(load_tokenizer(tokenizer)),
+            seed=config.run.seed,
+            precision=precision,
+            cache=cache,
+        )
     )
+    observer.phase("reference", "naming the weights that training begins with")
+    while naming.running(data_phase.POLL_SECONDS):
+        observer.beat()
+    return str(naming.result())

@@ -38,12 +38,16 @@ def compute_reference(plan: WorkerPlan, built: Built, news: News) -> str | None:
     interruption = Interruption(news.reporter, built.engine, news.message)
     news.phase("reference")
     news.message(f"the reference's log-probabilities of {count} shards are computed before the first step")
+    every, done = max(count // 10, 1), 0
     with news.timed("reference"):
         for tokens, shards in missing:
             for shard in shards:
                 reason = _compute(plan, built, tokens, shard, interruption)
                 if reason is not None:
                     return reason
+                done += 1
+                if done % every == 0 and done < count:
+                    news.message(f"reference: {done} of {count} shards are computed")
     return None
 
 

@@ -124,6 +124,21 @@ def check_same_precision(file: StoragePath, precision: str, config: Config) -> N
         )
 
 
+def check_same_weights(file: StoragePath, weights: str | None, config: Config) -> None:
+    """Raise InputError if the run began with other weights: its reference would be another model than that of its steps.
+
+    file: data.json of the run. weights: name of the weights, for a method with a stored reference; None for others.
+    """
+    then = _recorded(file, "reference")
+    if weights is not None and then not in (None, weights):
+        raise InputError(
+            f"the weights that the run {config.run.name} began with have changed since, and they are the reference of its pairs",
+            key="model.adapter" if config.model.adapter else "model.name",
+            value=config.model.adapter or config.model.name or config.model.preset,
+            fix="restore the weights, use another run.name, or start from the beginning with --overwrite",
+        )
+
+
 def recorded_threads(file: StoragePath, data: StoragePath, config: Config) -> int | None:
     """Return the compute threads of each worker with which a run began, because their number changes the rounding of sums.
 

@@ -16,6 +16,7 @@ from medray.train.run_folder.changes import (
     check_adalora_length,
     check_same_data,
     check_same_precision,
+    check_same_weights,
     check_unchanged,
     recorded_threads,
 )
@@ -32,13 +33,15 @@ def claim(
     steps: int = 0,
     gpus: int = 0,
     rows: int | None = None,
+    reference: str | None = None,
 ) -> int:
     """Write config.yaml and data.json, in a new folder if there is none. Returns the threads of each worker.
 
     tokens: folder of the training shards. precision: fp32, bf16 or fp16. threads: number that the cluster would give a
     worker; a resumed run keeps the number that it began with. steps: number of the whole run, for `medray status`. gpus:
-    number per worker, which a resumed run waits for. rows: micro-batch that the plan gave, which a resumed run keeps. say: called with each note about changed keys that a resumed run
-    accepts, and about records that are put aside. Raises InputError if the run's checkpoints were made under another
+    number per worker, which a resumed run waits for. rows: micro-batch that the plan gave, which a resumed run keeps. reference: name of the weights of
+    a stored reference. say: called with each note about changed keys that a resumed run accepts, and about records that
+    are put aside. Raises InputError if the run's checkpoints were made under another
     config, data or precision, or if these are not known.
     """
     folder = folder_of(config)
@@ -61,6 +64,7 @@ def claim(
             check_adalora_length(file, config)
         check_same_data(data, tokens, config)
         check_same_precision(data, precision, config)
+        check_same_weights(data, reference, config)
     except InputError as error:
         if resumed:
             raise
@@ -80,6 +84,8 @@ def claim(
     notes = {"tokens": tokens, "precision": precision, "threads": threads, "steps": steps, "gpus": gpus}
     if rows is not None:
         notes["micro_batch_size"] = rows
+    if reference is not None:
+        notes["reference"] = reference
     began_with = json.dumps(notes) + "\n"
     for path, text in ((file, dump(config)), (data, began_with)):
         storage.write(path, text, durable=True)

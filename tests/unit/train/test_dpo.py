@@ -29,7 +29,7 @@ from torchrun import run_loops
 
 from medray.config import Config
 from medray.config.method_specs import spec_of
-from medray.data.index.row_index import RangeIndex, index_range
+from medray.data.index.row_index import RangeIndex, check_columns, index_range
 from medray.data.index.sources import FileSource
 from medray.data.shards.row_values import RowValues
 from medray.errors import InputError, RunFailedError
@@ -41,6 +41,7 @@ from medray.train.loop import training
 from medray.train.loop.batch_reader import BatchLayout, BatchReader
 from medray.train.loop.interruption import STOPPED
 from medray.train.loop.step import train_step
+from medray.train.run_folder.claim import claim
 from medray.train.worker_plan import WorkerPlan
 
 STEPS = 4
@@ -383,3 +384,24 @@ def test_equal_and_empty_answers_are_left_out_and_counted(tmp_path: Path) -> Non
     }
     part = index_range(source, 0, None, 8, method=method)
     assert RangeIndex.from_bytes(part.to_bytes()).left_out == part.left_out
+
+
+def test_rows_without_rejected_answers_are_refused_by_name(tmp_path: Path) -> None:
+    method = spec_of(Config.model_validate({"method": DPOP}).method)
+    rows = [{"id": "1", "prompt": "cough", "chosen": "rash"}]
+    source = FileSource(path=str(tiny.write_jsonl(tmp_path / "a.jsonl", rows)), format="jsonl")
+    seen = set(index_range(source, 0, None, 8, method=method).columns_seen)
+    with pytest.raises(
+        InputError, match=r"no row of .* has a column 'rejected', and method\.name: dpo compares it"
+    ):
+        check_columns(source, seen, "data.train", method)
+    check_columns(source, seen | {"rejected"}, "data.train", method)
+
+
+def test_a_run_whose_first_weights_have_changed_is_refused(tmp_path: Path) -> None:
+    made = plan(tmp_path, "causal", "run")
+    claim(made.config, "tokens", "fp32", 1, str, reference="first")
+    run(made, stop_after=2)
+    claim(made.config, "tokens", "fp32", 1, str, reference="first")
+    with pytest.raises(InputError, match="have changed since"):
+        claim(made.config, "tokens", "fp32", 1, str, reference="second")

@@ -266,10 +266,24 @@ class TestConversations:
         record = chat("q", "a", "one two three " * 50 + "one two three", "None.", system="Be kind.")
         columns = one(chatml, record, max_prompt_tokens=self.before(chatml, short))
         text = chatml.decode(prompt_of(columns))
-        assert text.startswith("<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\n")
         assert text.endswith(" three one two three<|im_end|>\n<|im_start|>assistant\n")
+        assert "Be kind." not in text
         assert len(prompt_of(columns)) == self.before(chatml, short)
         assert columns.cut.tolist() == [True]
+
+    def test_from_the_left_the_system_message_goes_before_the_question(self, chatml: Any) -> None:
+        record = chat("Where is the pain?", "None.", system=LONG)
+        columns = one(chatml, record, max_prompt_tokens=30)
+        text = chatml.decode(prompt_of(columns))
+        assert "Where is the pain?" in text
+        assert len(prompt_of(columns)) == 30
+
+    def test_earlier_answers_in_the_prompt_of_a_pair_are_no_answers(self, chatml: Any) -> None:
+        prompt = (Message("user", "q"), Message("assistant", LONG), Message("user", "r"))
+        pair = Preference(ORIGIN, prompt, "chosen", "rejected")
+        columns = one(chatml, pair, limits={"label": 5, "rationale": 5})
+        assert LONG.strip() in chatml.decode(prompt_of(columns))
+        assert columns.cut.tolist() == [False]
 
     def test_then_the_system_message_but_never_the_answer(self, chatml: Any, end: int) -> None:
         columns = one(chatml, chat("Pain?", "None at all.", system=LONG), max_input_tokens=20)
