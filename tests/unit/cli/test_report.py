@@ -92,7 +92,7 @@ def refused(words: list[Any], capsys: pytest.CaptureFixture[str]) -> str:
 def test_the_page_of_one_run_in_any_state(
     status: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    reason = {"reason": "the disk is full"} if status == "failed" else {}
+    reason: dict[str, Any] = {"reason": "the disk is full"} if status == "failed" else {}
     folder = make_run(tmp_path, "first", status=status, **reason)
     (folder / "report.html").write_text("an old page")
     found = said([folder], capsys)
@@ -190,7 +190,11 @@ def test_an_entry_that_some_runs_lack_is_one_difference(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     long = "/data/" + "x" * 100
-    trees = ({}, {"data": {"validation": [f"{long}1"]}}, {"data": {"validation": [f"{long}2"]}})
+    trees: tuple[dict[str, Any], ...] = (
+        {},
+        {"data": {"validation": [f"{long}1"]}},
+        {"data": {"validation": [f"{long}2"]}},
+    )
     runs = [make_run(tmp_path, f"r{number}", tree=tree) for number, tree in enumerate(trees)]
     found = said([*runs, "--to", tmp_path / "page.html"], capsys)["differences"]
     assert sorted(found) == ["data.validation", "data.validation[0].path"]
