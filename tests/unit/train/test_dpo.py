@@ -399,9 +399,9 @@ def test_rows_without_rejected_answers_are_refused_by_name(tmp_path: Path) -> No
 
 
 def test_a_run_whose_first_weights_have_changed_is_refused(tmp_path: Path) -> None:
-    made = plan(tmp_path, "causal", "run")
-    claim(made.config, "tokens", "fp32", 1, str, reference="first")
+    made, said = plan(tmp_path, "causal", "run"), list[str]()
+    claim(made.config, "tokens", "fp32", 1, said.append, reference="first")
     run(made, stop_after=2)
-    claim(made.config, "tokens", "fp32", 1, str, reference="first")
+    claim(made.config, "tokens", "fp32", 1, said.append, reference="first")
     with pytest.raises(InputError, match="have changed since"):
-        claim(made.config, "tokens", "fp32", 1, str, reference="second")
+        claim(made.config, "tokens", "fp32", 1, said.append, reference="second")
