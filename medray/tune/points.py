@@ -23,7 +23,11 @@ _STARTUP = 8  # random configurations before TPE begins to model
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Past:
-    """A configuration that was tried. value: mean over its seeds, None if it has none. share: of the run, for `stopped`."""
+    """A configuration that was tried.
+
+    value: mean of the metric over the seeds that are done, or the last value of a stopped trial; None if there is none.
+    share: how much of its run a stopped trial had computed, from 0 to 1; 1 in other states.
+    """
 
     point: Point
     state: Literal["running", "done", "stopped", "failed"]
@@ -41,7 +45,7 @@ def grid_points(space: Mapping[str, Draw]) -> list[Point]:
 
 
 def random_points(space: Mapping[str, Draw], count: int, seed: int) -> list[Point]:
-    """Return `count` different draws, or fewer where the space has no more. A higher count only adds to the end."""
+    """Return `count` different draws, or fewer if the space has no more. A higher count only adds draws at the end."""
     draws, misses = random.Random(f"medray tune {seed}"), 0
     found: list[Point] = []
     seen: set[str] = set()
@@ -57,9 +61,10 @@ def random_points(space: Mapping[str, Draw], count: int, seed: int) -> list[Poin
 
 
 def tpe_point(space: Mapping[str, Draw], past: Sequence[Past], *, seed: int, lower: bool) -> Point | None:
-    """Return the next configuration by Optuna's TPE; None where every one of a space of lists was tried.
+    """Return the next configuration by Optuna's TPE; None if no new one is left, because every combination was tried.
 
-    past: what was tried, in order. Running configurations count as bad, so that two at a time differ (constant liar).
+    past: what was tried, in order. Running configurations count as bad, so that those that run at the same time differ
+    (Optuna's constant_liar).
     lower: whether a lower value is better.
     """
     import optuna
@@ -122,7 +127,7 @@ def optuna_distributions(space: Mapping[str, Draw]) -> dict[str, Any]:
 
 
 def fits(space: Mapping[str, Draw], point: Point) -> bool:
-    """Return whether a configuration is one of the space; files of trials may say otherwise."""
+    """Return whether the space contains a configuration. One that was read from a trial's file may be outside."""
     return point.keys() == space.keys() and all(
         _within(point[name], draw.bounds) if draw.bounds else point[name] in draw.values
         for name, draw in space.items()
@@ -134,7 +139,7 @@ def _within(value: Any, bounds: tuple[float, float]) -> bool:
 
 
 def internal_point(space: Mapping[str, Draw], point: Point) -> dict[str, Any]:
-    """Return a configuration as Optuna has it."""
+    """Return a configuration with the values that Optuna stores: for a list, the index of the value."""
     return {
         name: point[name] if draw.bounds else draw.values.index(point[name]) for name, draw in space.items()
     }

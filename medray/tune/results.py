@@ -22,7 +22,10 @@ BEST = "best.yaml"
 
 @dataclass(frozen=True)
 class SearchResult:
-    """The result of a search. summary: as in summary.json: that of the best trial, and the whole search under `search`."""
+    """The result of a search.
+
+    summary: the content of summary.json: the summary of the best trial, and with the key `search` that of the search.
+    """
 
     folder: StoragePath
     summary: dict[str, Any]
@@ -31,7 +34,7 @@ class SearchResult:
 def ranked(trials: Mapping[int, Trial], *, lower: bool) -> list[Configuration]:
     """Return the complete configurations, best first; of equal ones, the one that was tried first comes first.
 
-    Complete is a configuration all of whose seeds are done. Where there is none, those with some seeds done are returned.
+    A configuration is complete if all of its seeds are done. If none is complete, those with some seeds done are returned.
     """
     found = [each for each in configurations(trials) if each.value is not None]
     whole = [each for each in found if len(each.done) == len(each.trials)]
@@ -97,7 +100,7 @@ def summarize(
     gpu_hours: float,
     ended_by: str | None,
 ) -> dict[str, Any]:
-    """Write the summary of a search and return it. status: done, stopped or failed. ended_by: a budget that is spent."""
+    """Write the summary of a search and return it. status: done, stopped or failed. ended_by: the budget that ended the search, or None."""
     assert search.tune is not None
     tune, folder = search.tune, folder_of(search)
     ranking = ranked(trials, lower=tune.lower_is_better)

@@ -74,7 +74,7 @@ def run(
     """Run the search of `config` on the connected Ray cluster to its end, to a budget, or to a stop.
 
     A search that was stopped or killed continues: trials that have ended are not repeated, and others resume from their
-    checkpoints. console, stop, config_file: as `medray.train.run` has them.
+    checkpoints. console, stop, config_file: the same as in `medray.train.run`.
     Raises InputError before any trial begins, RunFailedError if no trial is complete at the end, and StoppedError if it
     was told to stop before its first trial.
     """
@@ -136,7 +136,7 @@ class _Search:
         return self.granted.workers * self.granted.gpus * self.state.trial_seconds() / 3600
 
     def prepare(self) -> None:
-        """Say what the search will do, find trials that have ended unrecorded, and write the token shards."""
+        """Say what the search will do, record trials whose end is not recorded yet, and write the token shards."""
         granted, tune_config = self.granted, self.tune
         self._observer.phase(
             "search",
@@ -179,7 +179,9 @@ class _Search:
             if self.state.ending is not None:
                 stopped = min(stopped, time.monotonic())
                 if time.monotonic() - stopped > self.config.cluster.hang_seconds + SPARE_SECONDS:
-                    self._observer.phase("WARNING", "a trial does not answer; it resumes with the next start")
+                    self._observer.phase(
+                        "WARNING", "a trial does not answer. Run the same command again to resume it"
+                    )
                     break
         else:
             try:
@@ -276,7 +278,7 @@ class _Search:
             stopper.recall(each.number, curve(self.config, each, self.tune.metric))
 
     def _look(self, board: Any) -> None:
-        """Send the orders, collect the news, and check the budgets."""
+        """Tell trials to stop if they must, collect their news, and check the budgets."""
         if self._stop.reason and self.state.ending is None:
             self.state.ending = "stop"
             self._observer.phase(
@@ -307,7 +309,7 @@ class _Search:
                 self.state.ending = self._spent = name
                 self._observer.phase(
                     "budget",
-                    f"tune.{name} is reached: running trials save, and no other begins. A higher limit continues them",
+                    f"tune.{name} is reached: running trials save and stop, and no other begins. Set a higher limit to continue",
                 )
 
     def _say_begun(self, trial: Trial) -> None:

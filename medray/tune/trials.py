@@ -29,10 +29,12 @@ _FIX = "remove the file to repeat this trial, or start from the beginning with -
 class Trial(BaseModel):
     """One trial: the run of one configuration with one seed.
 
-    number: from 1, of the whole search. configuration: from 1. values: by dotted key. state: `begun` until it has ended;
-    `stopped` by the search's scheduler or on request. reason: why it failed or was stopped. metrics: of the exported
-    weights if it is done, else of its last evaluation. value: that of tune.metric, None if it is missing or not finite.
-    step, steps: computed and planned. seconds: of all its starts. kept: whether its export and checkpoints are there.
+    number: counts the trials of the search from 1. configuration: counts its configurations from 1. values: the
+    configuration by dotted key. state: `begun` until it has ended, then `done`, `failed`, or `stopped` by the search's
+    scheduler or on request. reason: why it failed or was stopped. metrics: those of the exported weights if it is done,
+    otherwise of its last evaluation. value: value of tune.metric, None if it is missing or not finite. step: steps
+    computed. steps: steps planned. tokens: tokens of all its steps. seconds: duration of all its starts together.
+    kept: whether its export and checkpoints still exist.
     """
 
     model_config = ConfigDict(frozen=True, strict=True, extra="ignore")
@@ -68,7 +70,7 @@ class TrialFiles:
         self._folder = folder / FOLDER
 
     def read(self) -> dict[int, Trial]:
-        """Return all trials by their numbers. Raises InputError for a file that is damaged or not a trial's."""
+        """Return all trials by their numbers. Raises InputError for a file that is damaged or is not the record of a trial."""
         found = {}
         for path in self._folder.glob("*.json"):
             if re.fullmatch(r"\d{4,}\.json", path.name):
