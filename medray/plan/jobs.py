@@ -26,8 +26,11 @@ _LONGEST_TEMPLATE = 64  # tokens that a chat template adds to a row
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TaskLengths:
-    """The lengths of one task in tokens. length: of the forward pass (of the source, for an encoder-decoder). target:
-    positions with loss. share: rows that have the task."""
+    """The lengths of one task in tokens.
+
+    length, longest: mean and maximum in a forward pass; for an encoder-decoder, of the source. target, longest_target:
+    mean and maximum number of positions with loss. share: part of the rows that have the task, from 0 to 1.
+    """
 
     length: float
     longest: int
@@ -38,7 +41,7 @@ class TaskLengths:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Lengths:
-    """The lengths of a run's rows by task, and where they are from. rows: training rows; None if nobody has counted them."""
+    """The lengths of a run's rows by task. rows: number of training rows; None if unknown. origin: how they were found."""
 
     tasks: Mapping[str, TaskLengths]
     rows: int | None

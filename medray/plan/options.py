@@ -68,7 +68,7 @@ class Given:
         )
 
     def fits(self, memory: RunMemory) -> bool | None:
-        """Return whether a worker fits; None if nobody said what there is."""
+        """Return whether a worker fits; None if neither the GPUs nor the memory of a node are known."""
         verdict: bool | None = None
         if self.on_gpu and self.gpus is not None:
             verdict = memory.device <= self.gpus.gpu.memory
@@ -80,9 +80,12 @@ class Given:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Option:
-    """One ZeRO stage and offload. memory: with the rows of the config at once. fits: None if not known. most_rows: the
-    largest micro-batch that fits; None if not known, 0 if none does. rows: the micro-batch that a run takes. smallest_gpu: the smallest card of the table that
-    holds the config's micro-batch."""
+    """One ZeRO stage, with or without offload, and what a run needs with it.
+
+    memory: what the micro-batch of the config needs. fits: whether that fits; None if unknown. most_rows: rows of the
+    largest micro-batch that fits; 0 if none fits, None if unknown. rows: rows of the micro-batch that a run takes. sent:
+    bytes that a worker receives in one step. smallest_gpu: name of the smallest GPU of the table that holds the config's micro-batch.
+    """
 
     choice: Choice
     memory: RunMemory
@@ -100,8 +103,12 @@ class Option:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
-    """The answer. asked: the option of the config. cheapest: the best option with some micro-batch that fits. changes:
-    sentences about what would fit, if nothing does."""
+    """The result of planning a run.
+
+    options: every stage and offload that medray accepts. asked: the option that the config sets. cheapest: the best
+    option that fits with some micro-batch; None if none does. cost: None if the number of steps is unknown. changes:
+    sentences about what would fit, if nothing does.
+    """
 
     given: Given
     options: tuple[Option, ...]

@@ -58,7 +58,7 @@ class Supply:
 
 @dataclass(frozen=True)
 class Shortage:
-    """The parts of an error: what was asked and what there is, and as an instruction what would fit."""
+    """The parts of an error. what: what was asked for and what there is. fix: an instruction that says what would fit."""
 
     what: str
     fix: str
@@ -101,7 +101,7 @@ def threads(request: Request, supply: Supply) -> int:
 
 
 def shortage(request: Request, supply: Supply, owner: str = "this cluster has") -> Shortage | None:
-    """Return None if the workers fit while one CPU stays free, else what is missing; owner: words for the supply."""
+    """Return None if the workers fit while one CPU stays free, else what is missing. owner: subject of the message."""
     request = resolve(request, supply)
     cpus, gpus = request.cpus_per_worker or 0.0, request.gpus_per_worker
     if _capacity(supply, cpus, gpus) >= request.workers:
@@ -120,7 +120,7 @@ def shortage(request: Request, supply: Supply, owner: str = "this cluster has") 
 
 
 def asked(request: Request) -> str:
-    """Return what a run asks for, as part of a sentence, without a share that the cluster decides."""
+    """Return the workers that a run asks for, as in `2 workers of 4 CPUs`; without CPUs if the cluster decides their number."""
     workers = plural(request.workers, "worker")
     parts = [_count(request.cpus_per_worker, "CPU")] if request.cpus_per_worker else []
     parts += [_count(request.gpus_per_worker, "GPU")] if request.gpus_per_worker else []
