@@ -17,7 +17,8 @@ _TOKEN = re.compile(r"\s*(?:(\d+\.?\d*|\.\d+)|([-+*/()]|and\b))")
 def value(text: str, *, legacy_and: bool = False) -> Fraction | None:
     """Return the value of an expression; None if it is not an expression, is too large, or divides by zero.
 
-    legacy_and: also accept `(a) and (b)` with Python's meaning: a if a is zero, else b. The published evaluation did so.
+    legacy_and: also accept `(a) and (b)` with Python's meaning: a if a is zero, else b. The published evaluation of
+    teachers' equations did so.
     """
     tokens = _tokens(text)
     return None if "and" in tokens and not legacy_and else _Expression(tokens).whole()

@@ -116,7 +116,7 @@ class Mixture:
         return np.array([shard for _, _, shards in sorted(needed) for shard in shards], np.int64)
 
     def passes(self, picks: int) -> list[float]:
-        """Return how often each corpus has been passed over after `picks` rows of the mixture."""
+        """Return the number of epochs of each corpus, with fractions, after `picks` rows of the mixture."""
         counts = self._shares.counts(picks)
         return [count / stream.length for count, stream in zip(counts, self._streams, strict=True)]
 

@@ -48,7 +48,7 @@ class TokenSet:
         return ShardStore(storage.at(self.folder), keep, patience_seconds)
 
     def corpora(self) -> Sequence[Corpus]:
-        """Return the shards of each corpus. Without weights, all shards belong to one corpus."""
+        """Return the shards of each corpus. If corpora are not mixed by weight, all shards count as one corpus."""
         if not self.weights:
             shards = self.index.shards
             return [Corpus(tuple(s.index for s in shards), tuple(s.rows for s in shards))]
