@@ -144,7 +144,7 @@ def _refuse_no_start(settings: Any, source: str) -> None:
                 f"the model's config.json has no {key}, which its decoder needs",
                 key="model.name",
                 value=source,
-                fix=f"add {key} to its config.json; for mBART the start is the id of the language to write in",
+                fix=f"add {key} to its config.json; decoder_start_token_id of mBART is the token id of the output language",
             )
 
 
@@ -195,9 +195,9 @@ def _refuse_more_layers(settings: Any, names: Collection[str], folder: str) -> N
 
 
 def _refuse_silent_tie(model: Any, raw: Mapping[str, Any], names: Collection[str], source: str) -> None:
-    """Raise InputError if transformers uses the embeddings as a head that config.json says is separate, but no file has.
+    """Raise InputError if transformers would use the embeddings as the head, although config.json says that it is separate.
 
-    It does so for every T5.
+    The head is then missing from the files. transformers does so for every T5.
     """
     head, words = model.get_output_embeddings(), model.get_input_embeddings()
     if raw.get("tie_word_embeddings") is not False or head is None or head.weight is not words.weight:

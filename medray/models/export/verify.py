@@ -133,9 +133,9 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Measured:
-    """The outputs of one model on the rows. logits: [positions, vocabulary] of all rows.
+    """The outputs of one model on the rows that are compared. logits: [positions, vocabulary] of all rows.
 
-    loss: None if the rows are not those of the run.
+    loss: None if it was not measured, because the rows are not those of the run.
     """
 
     logits: Tensor
@@ -159,10 +159,11 @@ def reference(
     loss: Loss | None = None,
     load_base: Callable[[], Any] | None = None,
 ) -> Reference:
-    """Measure the run's model and the untuned model.
+    """Measure logits and loss of the run's model and of the untuned model on `rows`.
 
-    load: returns the run's model, which is released afterwards. loss: None measures logits only. load_base: returns
-    the untuned model, or None; it is used if the run has no adapter that can be disabled.
+    load: function that returns the run's model, which is released afterwards. loss: function that returns the loss of
+    a model; None to measure logits only. load_base: function that returns the untuned model, or None if it is not
+    available. It is called if the run has no adapter that can be disabled.
     """
     model = load()
     found, bare = measured(model, rows, loss), None
@@ -192,9 +193,9 @@ def compare(
     dtype: str,
     loss: Loss | None = None,
 ) -> Comparison:
-    """Measure written weights and compare them with the reference.
+    """Measure written weights on `rows` and compare them with the reference.
 
-    dtype: type of the written weights. source: description of the rows.
+    load: function that returns the model with these weights. dtype: type of the written weights. source: description of the rows.
     """
     model = load()
     found = measured(model, rows, loss)
