@@ -39,7 +39,7 @@ from medray.train.run_folder.results import write_records
 WEIGHTS = ("adapter_*", "*.safetensors", "*.safetensors.index.json", "config.json")
 NOT_THE_TOKENIZERS = (*WEIGHTS, "quantization_config.json", "README.md", FILE)
 TERMS = ("LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*")
-QLORA_NOTE = "the adapter was trained on 4-bit weights; it is merged into the base's weights before their rounding to 4 bits"
+QLORA_NOTE = "the adapter was trained on a base rounded to 4 bits, but it is merged into the base's original weights; the answers may differ slightly"
 LOCAL_BASE_NOTE = "base_model_name_or_path in adapter_config.json is a folder of the machine that wrote it: set it to your copy of the base"
 RANDOM_BASE_NOTE = "the base of the adapter has random weights, which are in the folder base"
 NO_CHECK = "not measured: --no-verify"

@@ -67,7 +67,7 @@ def check_wanted(run: FinishedRun, wanted: Wanted, target: StoragePath) -> None:
         gguf_file.check_package()
         if not isinstance(target, Path) and (lacking := gguf_file.missing(wanted.gguf_kind)):
             raise InputError(
-                f"the program {lacking} of llama.cpp is not on PATH, and it could not read the merged model from a bucket later",
+                f"the program {lacking} of llama.cpp is not on PATH, and a later conversion by hand cannot read a model in a bucket",
                 key="--to",
                 value=str(target),
                 fix="install llama.cpp, or use --to with a folder of this machine",
