@@ -307,7 +307,7 @@ RULES = (
          _bad_replicas, f"{_TEMPLATE}.workerGroupSpecs", _KEEP),
     Rule("group-resources", 12, "a group with resources must not set num-cpus, num-gpus, memory or resources in rayStartParams, and no group may set labels there",
          lambda job: any("labels" in _params(each) or (each.get("resources") and {"num-cpus", "num-gpus", "memory", "resources"} & set(_params(each))) for each in job.groups),
-         f"{_TEMPLATE} resources", "remove resources and labels of the group"),
+         f"{_TEMPLATE} resources", "remove resources from the group, and labels from its rayStartParams"),
     Rule("group-labels", 13, "labels of a group must follow the syntax of Kubernetes",
          lambda job: any(not re.fullmatch(_LABEL_KEY, key) or not re.fullmatch(rf"({_LABEL_NAME})?", value) for each in job.groups for key, value in (each.get("labels") or {}).items()),
          f"{_TEMPLATE} labels", "use at most 63 letters, digits, '-', '_' and '.'"),
