@@ -37,13 +37,13 @@ class FailureNews(UserCallback):
 
 
 def first_failure(error: BaseException) -> str:
-    """Return the first worker's error in one line."""
+    """Return why a run failed, in one line: the worker's error with a known cause, else that of the lowest rank."""
     failures = getattr(error, "worker_failures", None)
     return said_of_workers(failures) if failures else last_line(error)
 
 
 def said_of_workers(failures: dict[int, Any]) -> str:
-    """Return one line for errors by rank: the one with a known cause, because the other ranks fail as a consequence."""
+    """Return one line for errors by rank: the error with a known cause, because the other ranks fail as a consequence."""
     ranks = sorted(failures)
     known = next((rank for rank in ranks if known_cause(failures[rank])), ranks[0])
     return f"worker {known}: {last_line(failures[known])}"

@@ -27,7 +27,7 @@ from medray.train.run_folder.files import DATA
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MemoryCheck:
-    """The input of the plan for one run, with the lengths of its first shard."""
+    """A check of one run by the plan, with the real row lengths of the first shard. given: the input of the plan."""
 
     given: Given
 
@@ -41,7 +41,7 @@ class MemoryCheck:
         precision: str,
         tokens: TokenSet,
     ) -> MemoryCheck | None:
-        """Return the check; None if the model's memory cannot be computed, or nobody knows what there is.
+        """Return the check; None if the memory that the run needs, or that the machines have, is not known.
 
         tokens: the training shards, of which the first one exists.
         """
@@ -78,9 +78,9 @@ class MemoryCheck:
         return None
 
     def rows(self, folder: StoragePath) -> int | None:
-        """Return the rows of a micro-batch; None to leave them to the batch: on CPUs, or if the config sets them.
+        """Return the rows of a micro-batch; None if the plan does not decide them: on CPUs, or if the config sets them.
 
-        A run keeps the value that it began with. folder: of the run.
+        A run keeps the value that it began with. folder: the run's folder.
         """
         given = self.given
         train = given.config.train

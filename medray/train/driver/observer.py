@@ -27,9 +27,9 @@ class Observer(Protocol):
 
 
 class RunObserver:
-    """The observer of a whole run: it follows the workers' news and knows whether they will see a stop.
+    """The observer of a whole run: it follows the workers' news, so it knows whether they will notice a stop request.
 
-    steps: number of the whole run, for the console, as soon as it is known.
+    steps: number of steps of the whole run, for the console; 0 until it is known.
     """
 
     def __init__(self, console: Console | None, stop: StopSwitch) -> None:

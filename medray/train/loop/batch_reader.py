@@ -39,7 +39,7 @@ class BatchLayout:
     slots: int | None
 
     def slots_of(self, sequences: int, world_size: int) -> int:
-        """Return the slots of a step with `sequences` sequences. Raises ValueError unless all fit: none may be lost."""
+        """Return the slots of a step with `sequences` sequences. Raises ValueError if they do not fit: none may be lost."""
         turn = world_size * self.micro_batch_size
         slots = -(-sequences // turn) * turn if self.slots is None else self.slots
         if sequences > slots:
@@ -80,9 +80,9 @@ class Prepared:
 
 
 class BatchReader:
-    """A reader that turns steps of the plan into arrays of one rank. It is made for one thread.
+    """A reader that turns steps of the plan into arrays of one rank. It is not thread-safe.
 
-    reference: the stored numbers of a frozen model, for a method that needs them.
+    reference: stored log-probabilities that the frozen reference model gives the rows, for a method that needs them.
     """
 
     def __init__(

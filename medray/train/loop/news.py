@@ -21,9 +21,9 @@ class Reporter(Signals, Protocol):
     def evaluation(self, record: dict[str, Any]) -> None: ...
     def event(self, record: dict[str, Any]) -> None: ...
     def flush(self) -> None:
-        """Return when everything reported so far is on disk: a checkpoint must not include a step that its log lacks.
+        """Wait until everything reported so far is on disk: a checkpoint must not include a step that its log lacks.
 
-        Raises OSError if that cannot be known now.
+        Raises OSError if it cannot find out whether it is.
         """
 
     def sync(self, metrics: dict[str, Any]) -> None:

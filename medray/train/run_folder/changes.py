@@ -76,7 +76,7 @@ def _within_storage(known: dict[str, Any]) -> dict[str, Any]:
 
 
 def check_adalora_length(file: StoragePath, config: Config) -> None:
-    """Raise InputError if an AdaLoRA run becomes shorter: the ranks that it has cut by then would be too many.
+    """Raise InputError if an AdaLoRA run becomes shorter: so far, its ranks were cut by the longer schedule.
 
     file: config.yaml of the run.
     """
@@ -125,14 +125,14 @@ def check_same_precision(file: StoragePath, precision: str, config: Config) -> N
 
 
 def check_same_weights(file: StoragePath, weights: str | None, config: Config) -> None:
-    """Raise InputError if the run began with other weights: its reference would be another model than that of its steps.
+    """Raise InputError if the run began with other weights: its reference model would not be the one of its earlier steps.
 
     file: data.json of the run. weights: name of the weights, for a method with a stored reference; None for others.
     """
     then = _recorded(file, "reference")
     if weights is not None and then not in (None, weights):
         raise InputError(
-            f"the weights that the run {config.run.name} began with have changed since, and they are the reference of its pairs",
+            f"the run {config.run.name} uses the weights that it began with as the reference model, and these have changed since",
             key="model.adapter" if config.model.adapter else "model.name",
             value=config.model.adapter or config.model.name or config.model.preset,
             fix="restore the weights, use another run.name, or start from the beginning with --overwrite",
@@ -190,7 +190,7 @@ def _resumable() -> Iterator[str]:
 
 def _change_notes(changed: list[str], then: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
     if changed:
-        yield f"taken as they are now: {_listed(changed, then, now)}"
+        yield f"changed since the run began, and used with the new value: {_listed(changed, then, now)}"
     course, warmup = now["train.scheduler.name"], now["train.scheduler.warmup_steps"]
     by_length = not course.startswith("constant") or (
         warmup is None and now["train.scheduler.warmup_ratio"] > 0

@@ -90,7 +90,7 @@ def test_what_a_checkpoint_was_made_under_stays(tmp_path: Path) -> None:
     assert (tmp_path / "r" / "config.yaml").read_text() == before
     said: list[str] = []
     claim(config(tmp_path, keep_checkpoints=7), TOKENS, "fp32", 1, said.append)
-    assert said == ["taken as they are now: train.keep_checkpoints 2 -> 7"]
+    assert said == ["changed since the run began, and used with the new value: train.keep_checkpoints 2 -> 7"]
     assert (tmp_path / "r" / "steps.jsonl").exists()
 
 

@@ -66,7 +66,9 @@ def test_nothing_changed_and_nothing_is_said(tmp_path: Path) -> None:
 def test_what_changes_no_numbers_is_taken_and_said(
     tmp_path: Path, then: dict[str, Any], now: dict[str, Any], says: str
 ) -> None:
-    assert changed(tmp_path, then, now)[0] == f"taken as they are now: {says}"
+    assert (
+        changed(tmp_path, then, now)[0] == f"changed since the run began, and used with the new value: {says}"
+    )
 
 
 @pytest.mark.parametrize(
@@ -133,7 +135,7 @@ def test_what_follows_from_a_change_is_said(
     tmp_path: Path, then: dict[str, Any], now: dict[str, Any], about: str | None
 ) -> None:
     first, *rest = changed(tmp_path, {"train": then}, {"train": now})
-    assert first.startswith("taken as they are now: ")
+    assert first.startswith("changed since the run began, and used with the new value: ")
     assert (len(rest), about is None or about in rest[0]) == (int(about is not None), True)
 
 
