@@ -100,7 +100,10 @@ def summarize(
     gpu_hours: float,
     ended_by: str | None,
 ) -> dict[str, Any]:
-    """Write the summary of a search and return it. status: done, stopped or failed. ended_by: the budget that ended the search, or None."""
+    """Write the summary of a search and return it.
+
+    status: done, stopped or failed. ended_by: the budget that ended the search, or None.
+    """
     assert search.tune is not None
     tune, folder = search.tune, folder_of(search)
     ranking = ranked(trials, lower=tune.lower_is_better)
