@@ -84,7 +84,8 @@ class Option:
 
     memory: what the micro-batch of the config needs. fits: whether that fits; None if unknown. most_rows: rows of the
     largest micro-batch that fits; 0 if none fits, None if unknown. rows: rows of the micro-batch that a run takes. sent:
-    bytes that a worker receives in one step. smallest_gpu: name of the smallest GPU of the table that holds the config's micro-batch.
+    bytes that a worker receives in one step. smallest_gpu: name of the smallest GPU of the table that
+    holds the config's micro-batch.
     """
 
     choice: Choice
