@@ -195,7 +195,8 @@ def compare(
 ) -> Comparison:
     """Measure written weights on `rows` and compare them with the reference.
 
-    load: function that returns the model with these weights. dtype: type of the written weights. source: description of the rows.
+    load: function that returns the model with these weights. dtype: type of the written weights. source: description
+    of the rows.
     """
     model = load()
     found = measured(model, rows, loss)
