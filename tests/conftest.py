@@ -39,6 +39,7 @@ RANKS = (
     "tests/unit/train/checkpoint/test_checkpoint.py",
     "tests/unit/train/loop/test_exactness.py",
     "tests/unit/train/test_dpo.py",
+    "tests/unit/plan/test_truth.py",
 )
 
 

@@ -1,4 +1,4 @@
-"""Preference training on a cluster: the driver names the weights, and a second run finds the reference's numbers."""
+"""Preference training on a cluster: the driver names the weights, the workers compute the reference and train."""
 
 from __future__ import annotations
 
@@ -38,17 +38,17 @@ class Messages:
     def table(self, title: str, rows: list[tuple[str, ...]]) -> None: ...
 
 
-def test_a_second_run_finds_the_reference_of_the_first(connected: Any, tmp_path: Path) -> None:
+def test_a_run_on_pairs_from_files_to_report(connected: Any, tmp_path: Path) -> None:
     (tmp_path / "run.yaml").write_text(YAML)
     tiny.write_jsonl(tmp_path / "pairs.jsonl", pairs())
-    computed = []
-    for changes in (["run.name=first"], ["run.name=second", "method.beta=0.5", "method.dpop_lambda=0.0"]):
-        console = Messages()
-        result = train.run(read(tmp_path / "run.yaml", changes), console=console)
-        assert result.summary["status"] == "done"
-        assert result.summary["eval"]["after"].keys() >= {"preference_accuracy", "reward_margin"}
-        computed.append(any("log-probabilities" in text for text in console.texts))
-        page = (tmp_path / "runs" / changes[0].partition("=")[2] / "report.html").read_text()
-        assert "Share of pairs" in page
-        assert "mean tokens of an answer, chosen and rejected" in page
-    assert computed == [True, False]
+    console = Messages()
+    result = train.run(read(tmp_path / "run.yaml"), console=console)
+    assert result.summary["status"] == "done"
+    assert result.summary["eval"]["after"].keys() >= {"preference_accuracy", "reward_margin"}
+    assert any("the reference's log-probabilities of" in text for text in console.texts)
+    values = {file.parent for file in (tmp_path / "runs" / "tokens").rglob("values/*/*.parquet")}
+    assert len({folder.name for folder in values}) == 1  # named by the weights, in both splits
+    assert len(values) == 2
+    page = (tmp_path / "runs" / "first" / "report.html").read_text()
+    assert "Share of pairs" in page
+    assert "mean tokens of an answer, chosen and rejected" in page

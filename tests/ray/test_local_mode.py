@@ -13,6 +13,7 @@ from recorder import Recorder
 
 from medray.tracking import ledger as ledgers
 from medray.train.loop import training
+from medray.train.loop.finish import WorkerResult
 from medray.train.loop.worker import worker
 
 
@@ -35,7 +36,7 @@ def test_local_mode_trains_as_the_bare_loop_does(connected: Any, tmp_path: Path)
     )
     result: Any = trainer.fit()
     returned = result.return_value
-    assert returned is not None
-    assert returned["status"] == "done"
+    assert isinstance(returned, WorkerResult)
+    assert returned.status == "done"
     steps = [json.loads(line) for line in (tmp_path / "local" / "steps.jsonl").read_text().splitlines()]
     assert [step["loss"] for step in steps] == [step["loss"] for step in recorder.steps]

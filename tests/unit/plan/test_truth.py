@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -88,7 +89,11 @@ def sizes(
 ) -> dict[str, dict[str, int]]:
     """The sizes of all cases that this session runs: two ranks take seconds to start, and a case half a second."""
     items: list[Any] = list(request.session.items)
-    asked = {item.callspec.params["name"] for item in items if "sizes" in getattr(item, "fixturenames", ())}
+    asked = {
+        item.callspec.params["name"]
+        for item in items
+        if item.path == Path(__file__) and "sizes" in getattr(item, "fixturenames", ())
+    }
     return measure(tmp_path_factory.mktemp("sizes"), {name: CASES[name] for name in CASES if name in asked})
 
 
