@@ -25,7 +25,7 @@ def value(text: str, *, legacy_and: bool = False) -> Fraction | None:
 
 
 def equal(first: str, second: str, *, legacy_and: bool = False) -> bool:
-    """Return whether both texts are expressions whose values differ by at most 1e-6."""
+    """Return whether both texts are expressions whose values differ by at most 1e-6. legacy_and: as in `value`."""
     values = value(first, legacy_and=legacy_and), value(second, legacy_and=legacy_and)
     return values[0] is not None and values[1] is not None and abs(values[0] - values[1]) <= TOLERANCE
 

@@ -41,7 +41,7 @@ NOT_THE_TOKENIZERS = (*WEIGHTS, "quantization_config.json", "README.md", FILE)
 TERMS = ("LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*")
 QLORA_NOTE = "the adapter was trained on a base rounded to 4 bits, but it is merged into the base's original weights; the answers may differ slightly"
 LOCAL_BASE_NOTE = "base_model_name_or_path in adapter_config.json is a folder of the machine that wrote it: set it to your copy of the base"
-RANDOM_BASE_NOTE = "the base of the adapter has random weights, which are in the folder base"
+RANDOM_BASE_NOTE = "the adapter's base model was initialized at random and exists only in the subfolder base: keep it together with the adapter"
 NO_CHECK = "not measured: --no-verify"
 
 

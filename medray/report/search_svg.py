@@ -62,7 +62,10 @@ def axis(name: str, values: Sequence[Any], *, log: bool = False) -> Axis:
 
 
 def position(on: Axis, value: Any) -> float | None:
-    """Return a value as the axis takes it; None where it is missing."""
+    """Return a value as a number for `Axis.share`: itself, or the index of its label on an axis of labels.
+
+    None if the value is not a number, or not among the labels.
+    """
     if on.labels:
         return float(on.labels.index(text_of(value))) if text_of(value) in on.labels else None
     return float(value) if is_number(value) else None

@@ -60,7 +60,7 @@ class StopByRequest(TrialScheduler):
             return TrialScheduler.CONTINUE
         decision = self._inner.on_trial_result(controller, trial, result)
         if decision == TrialScheduler.STOP:
-            self._request(number, f"{self._name} at {result[PROGRESS]:.0f} % of the run")
+            self._request(number, f"by tune.scheduler: {self._name}, at {result[PROGRESS]:.0f} % of the run")
         return TrialScheduler.CONTINUE
 
     def _request(self, number: int, reason: str) -> None:

@@ -27,7 +27,8 @@ class TaskSpec:
     rejected); the key is one entry of a rationale that is a mapping. Columns of token shards and metrics use the name.
     prompt: the key of `data.prompts` with the text before the input. limit_key: dotted key of the longest answer, in
     tokens. long_answers: `cut` shortens an answer over the limit; `drop` leaves the row without this task. required:
-    a row that has no text for this task is counted as cut.
+    a row without text for this task stays, and is counted among the cut rows of the task; for other tasks a missing
+    text is not counted.
     """
 
     name: str

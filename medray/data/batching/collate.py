@@ -36,7 +36,8 @@ class MixedMicroBatch:
     """The padded rows of several tasks in one micro-batch, sorted by task; otherwise like MicroBatch.
 
     task_ids: int64 [batch], ascending: the index of each row's task in the method. A row without its task has no loss.
-    reference: stored numbers of each record if the batch has all tasks of the same records, float32 [values, records].
+    reference: log-probabilities of each record's answers under the frozen reference model (preference training), float32
+    [values, records]; None for other methods, or if the batch does not have all tasks of the same records.
     """
 
     input_ids: np.ndarray
@@ -52,7 +53,8 @@ class PackedMicroBatch:
 
     A segment is one task of one row. position_ids restart at 0 with every segment. task_ids: the index of each token's
     task in the method; NO_TASK on padding. Each padding token is a segment of its own with position 0, so no position
-    exceeds the longest segment. reference: stored numbers of each row, float32 [values, rows].
+    exceeds the longest segment. reference: log-probabilities of each row's answers under the frozen reference model
+    (preference training), float32 [values, rows]; None for other methods.
     """
 
     input_ids: np.ndarray

@@ -51,7 +51,10 @@ class Arrangement:
         return int(self.sequence_ends[sequences - 1]) if sequences else 0
 
     def part(self, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return the units `first` to `last` as (row indices, sequence ends counted from the first of these rows)."""
+        """Return (row indices, sequence ends) of the units from `first` up to, but without, `last`.
+
+        The sequence ends are counted from the first of these rows.
+        """
         begin, end = self.rows_before(first), self.rows_before(last)
         sequences = slice(int(self.unit_ends[first - 1]) if first else 0, int(self.unit_ends[last - 1]))
         return self.order[begin:end], self.sequence_ends[sequences] - begin

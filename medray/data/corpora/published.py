@@ -23,10 +23,11 @@ UNVERIFIED = "licence not verified: ask its publisher before use"
 class CorpusOptions:
     """Options for reading a published corpus.
 
-    label_source: with llm, the teacher's labels replace those of the training split. teacher: palm, gpt, generic;
-    None: the corpus's own teacher if its files exist. pair_join: newline, eos; None: as published. eos_token: the text
-    of the end token. legacy_and: teacher_report reads `(a) and (b)` as the published evaluation did. subset: "small"
-    is the first tenth of esnli.
+    label_source: gt keeps the gold labels; with llm, the teacher's labels replace those of the training split. teacher:
+    palm, gpt, generic; None: the corpus's own teacher if its files exist. pair_join: what separates premise and
+    hypothesis in the input: newline, or eos (the text `eos_token`); None: as published. legacy_and: when
+    `teacher_report` compares equations, `(a) and (b)` has the value of b (0 if a is 0), as in the published evaluation;
+    otherwise it has no value. subset: "small" is the first tenth of esnli.
     """
 
     label_source: str = "gt"

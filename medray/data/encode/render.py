@@ -36,9 +36,9 @@ class EncodeSpec:
     max_input_tokens.
     skip_null: a key without a value has no target; otherwise its target is NO_TEXT. draw_seed: if a record has a list
     of rationales, the target is one of them, drawn by (seed, id of the record); None: all of them, one per line.
-    appends_keys: the label's input contains the rationale, as key words that were found first. required: tasks that a
-    row must have, or it is counted as cut. whole: tasks whose answers are left out instead of cut if they are too
-    long.
+    appends_keys: the input of the label also contains the record's own rationale, as key words (method.variant:
+    two_step). required: tasks for which a missing text is counted as cut; the row stays. whole: tasks whose answers are
+    left out instead of cut if they are too long.
     """
 
     architecture: Literal["causal", "seq2seq"]

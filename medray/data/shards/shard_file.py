@@ -144,7 +144,7 @@ class ShardStore:
         self._gates: dict[int, Lock] = {}  # one per shard that is being read, so that it is read once
         self._ahead: ThreadPoolExecutor | None = None
         self._asked: set[int] = set()
-        self._damaged: DamagedShardError | None = None  # an error found while reading ahead
+        self._damaged: DamagedShardError | None = None  # of this store's threads, the first error
 
     def has(self, index: int) -> bool:
         return index in self._shards or shard_path(self.folder, index).exists()
@@ -284,8 +284,6 @@ class ShardStore:
         try:
             if self.has(index):
                 self._shard(index)
-        except DamagedShardError as error:
-            self._damaged = error
         except Exception:  # raised again when the shard is used
             pass
         finally:
@@ -304,13 +302,25 @@ class ShardStore:
             with self._lock:
                 if index in self._shards:
                     return self._shards[index]
-            shard = _read(shard_path(self.folder, index))
+            shard = self._read(index)
             with self._lock:
                 self._shards[index] = shard
                 self._gates.pop(index, None)
                 if len(self._shards) > self._keep:
                     self._shards.popitem(last=False)
             return shard
+
+    def _read(self, index: int) -> _Shard:
+        """Read a shard. Raises DamagedShardError, also if another thread found the damage and set the shard aside."""
+        try:
+            return _read(shard_path(self.folder, index))
+        except DamagedShardError as error:
+            self._damaged = error  # while this thread still holds the shard's gate
+            raise
+        except FileNotFoundError:
+            if self._damaged is not None:
+                raise self._damaged from None
+            raise
 
 
 def shard_table(path: StoragePath, columns: list[str] | None = None) -> pa.Table:

@@ -141,7 +141,9 @@ class Cluster:
         if found is not None:
             labels = found["metadata"].get("labels") or {}
             if labels.get(RUN_LABEL) != launch.name:
-                raise self._taken(f"medray did not create the RayJob {launch.name} in {self.namespace}")
+                raise self._taken(
+                    f"the RayJob {launch.name} in {self.namespace} exists already, not created by medray"
+                )
             if not Status.of(found).ended:
                 annotations = found["metadata"].get("annotations") or {}
                 if annotations.get(CONTENT) == launch.job["metadata"]["annotations"][CONTENT]:

@@ -17,7 +17,7 @@ CLOSE_SECONDS = 90  # more than the ledger takes in any case
 
 
 class RunLedger:
-    """The ledger actor; its news go to the observer. on_step: called at each step in the news."""
+    """The driver's side of the ledger actor: it passes the actor's news to the observer. on_step: called at each step in the news."""
 
     def __init__(self, actor: Any, observer: RunObserver, on_step: Callable[[], None]) -> None:
         self.actor = actor

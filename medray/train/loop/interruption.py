@@ -23,7 +23,7 @@ SPARE_SECONDS = 5.0
 
 
 class Signals(Protocol):
-    """The source of orders to the loop."""
+    """The questions of the training loop after each step: was a stop requested, and will a node of the workers be taken away?"""
 
     def stop_requested(self) -> bool:
         """Return whether to save and stop. Asked on rank 0."""

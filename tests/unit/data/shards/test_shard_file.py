@@ -260,6 +260,18 @@ class TestStore:
         assert [store.text(index, 0, "id") for index in (2, 0, 1)] == ["2-0", "0-0", "1-0"]
         assert sorted(reads) == ["000000", "000001", "000002"], "each once, and none that is not there"
 
+    def test_a_shard_that_another_thread_sets_aside_is_damaged(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The other thread renames it between this one's look at the folder and its reading."""
+        self.fill(tmp_path, 1)
+        shard_path(tmp_path, 0).write_bytes(b"no Parquet")
+        store = ShardStore(tmp_path)
+        monkeypatch.setattr(store, "wait", lambda index: None)
+        for _ in range(2):
+            with pytest.raises(DamagedShardError, match="shard-000000"):
+                store.text(0, 0, "id")
+
     def test_an_error_of_reading_ahead_is_raised_when_the_shard_is_needed(self, tmp_path: Path) -> None:
         self.fill(tmp_path, 2)
         shard_path(tmp_path, 0).write_bytes(b"no Parquet")

@@ -111,7 +111,7 @@ def test_a_job_that_has_ended_is_replaced(
 
 @pytest.mark.parametrize(
     ("resource", "what"),
-    [(RAYJOBS, "medray did not create the RayJob"), ("v1/configmaps", "not created by medray")],
+    [(RAYJOBS, "not created by medray"), ("v1/configmaps", "not created by medray")],
 )
 def test_objects_of_others_are_left_alone(
     resource: str, what: str, server: KubernetesServer, launch: Launch
