@@ -27,6 +27,7 @@ class Recorder:
         self.syncs: list[dict[str, Any]] = []
         self._stop_after, self._gone_after, self._saves_every = stop_after, gone_after, saves_every
         self._saved, self._told = 0, threading.Condition()
+        self._writer: threading.Thread | None = None  # of the newest checkpoint
 
     def opened(self, resumed_step: int) -> None:
         self.resumed.append(resumed_step)
@@ -38,6 +39,10 @@ class Recorder:
             due = (record["step"] - 1) // self._saves_every * self._saves_every
             with self._told:
                 assert self._told.wait_for(lambda: self._saved >= due, timeout=100)
+            if (
+                self._writer is not None
+            ):  # it still removes older checkpoints, and would be busy for the next one
+                self._writer.join(timeout=100)
 
     def evaluation(self, record: dict[str, Any]) -> None:
         self.evaluations.append(record)
@@ -47,7 +52,7 @@ class Recorder:
         self.events.append(record)
         if record["kind"] == "checkpoint":
             with self._told:
-                self._saved = record["step"]
+                self._saved, self._writer = record["step"], threading.current_thread()
                 self._told.notify_all()
 
     def stop_requested(self) -> bool:
