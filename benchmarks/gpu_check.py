@@ -1,4 +1,4 @@
-"""What `medray plan` computes against what a GPU really needs: peak bytes and step time, one part after another.
+"""Measure peak bytes and step time on a GPU, one part after another, and print them beside those of `medray plan`.
 
     python benchmarks/gpu_check.py --out results.json          # on a GPU, less than 8 minutes
     python benchmarks/gpu_check.py --tiny --out results.json   # on a CPU: tries the script, its numbers mean nothing

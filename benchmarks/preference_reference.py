@@ -1,4 +1,4 @@
-"""What the reference of preference training costs: stored, live, and as a second copy of the model.
+"""The cost of the reference in preference training: stored, live, and as a second copy of the model.
 
     .venv/bin/python benchmarks/preference_reference.py PAIRS.jsonl [--steps 8] [--turns 3]
 

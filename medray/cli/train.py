@@ -5,6 +5,8 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -59,14 +61,8 @@ def run(arguments: argparse.Namespace) -> int:
     address = cluster_address(config)
     check(config, elsewhere=address is not None, model=False)
     stop = StopSwitch()
-    restore = on_signals(stop)  # before the imports, which take seconds
-    try:
+    with stoppable(stop):  # before the imports, which take seconds
         return _run(arguments, config, address, stop)
-    except StoppedError as error:
-        error.exit_code = stop.exit_code
-        raise
-    finally:
-        restore()
 
 
 def _run(arguments: argparse.Namespace, config: Config, address: str | None, stop: StopSwitch) -> int:
@@ -189,6 +185,19 @@ def refuse_stopped(stop: StopSwitch) -> None:
         raise StoppedError(
             "the command was stopped before the run had begun. Fix: run the same command again"
         )
+
+
+@contextmanager
+def stoppable(stop: StopSwitch) -> Iterator[None]:
+    """Let signals set `stop` in the block, and give a StoppedError the exit code of what stopped it."""
+    restore = on_signals(stop)
+    try:
+        yield
+    except StoppedError as error:
+        error.exit_code = stop.exit_code
+        raise
+    finally:
+        restore()
 
 
 def on_signals(stop: StopSwitch) -> Any:

@@ -9,7 +9,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from medray.cli.cluster import cluster_address
-from medray.errors import MedrayError, StoppedError
+from medray.errors import MedrayError
 from medray.train.stop import StopSwitch
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def add_to(verbs: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from medray.cli.train import on_signals
+    from medray.cli.train import stoppable
     from medray.config import read
     from medray.tune import check
 
@@ -50,14 +50,8 @@ def run(arguments: argparse.Namespace) -> int:
     address = cluster_address(config)
     check(config, elsewhere=address is not None, model=False)
     stop = StopSwitch()
-    restore = on_signals(stop)  # before the imports, which take seconds
-    try:
+    with stoppable(stop):  # before the imports, which take seconds
         return _run(arguments, config, address, stop)
-    except StoppedError as error:
-        error.exit_code = stop.exit_code
-        raise
-    finally:
-        restore()
 
 
 def _run(arguments: argparse.Namespace, config: Config, address: str | None, stop: StopSwitch) -> int:

@@ -18,6 +18,7 @@ class Page(HTMLParser):
         self.titles: list[str] = []
         self.headings: list[str] = []
         self.feed(html)
+        assert self.open == []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, dict(attrs)))

@@ -1,4 +1,4 @@
-"""What is really in memory while a tiny model trains on a CPU: the tensors that are alive, and those that torch keeps for the
+"""A census of memory while a tiny model trains on a CPU: the tensors that are alive, and those that torch keeps for the
 backward pass. Tests of the plan compare these with its arithmetic.
 """
 

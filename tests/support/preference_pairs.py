@@ -20,6 +20,7 @@ from medray.data.shards.preparation import encode_spec
 from medray.data.shards.token_split import TokenSet
 from medray.data.tokenizer import load_tokenizer
 from medray.models.load import load_model
+from medray.train.loop.batch_reader import BatchLayout, BatchReader, Prepared
 from medray.train.worker_plan import WorkerPlan
 
 COUNT, LONG = 19, 5  # the rejected answer of row LONG is over the limit
@@ -110,3 +111,19 @@ def batches(made: WorkerPlan) -> list[Sequence[dict[str, Any]]]:
         batch = order.batch(step)
         found.append([tables[int(s)][int(r)] for s, r in zip(batch.shards, batch.rows, strict=True)])
     return found
+
+
+def batch(made: WorkerPlan, rank: int, ranks: int, micro: int) -> Prepared:
+    """The arrays of the first step for one of several ranks."""
+    return BatchReader(
+        made.train.store(),
+        made.train.plan(made.config),
+        made.method,
+        BatchLayout(micro, None),
+        rank=rank,
+        world_size=ranks,
+        architecture=made.train.spec.architecture,
+        pad_id=0,
+        packed=made.config.data.pack_tokens is not None,
+        reference=made.stored_reference(made.train),
+    ).prepare(0)

@@ -1,4 +1,4 @@
-"""What fits, what is cheapest, what to change; steps, tokens, hours and bytes on disk, by hand."""
+"""The options that fit, the cheapest, and the changes that help; steps, tokens, hours and bytes on disk, by hand."""
 
 from __future__ import annotations
 

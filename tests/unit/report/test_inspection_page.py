@@ -6,15 +6,14 @@ import base64
 import copy
 import hashlib
 import re
-from html.parser import HTMLParser
 from typing import Any
 
+import html_page
 import pytest
 
 from medray.report.inspection_page import inspection_page
 from medray.report.inspection_text import WIDTH, Look, inspection_text
 
-VOID = {"meta", "br", "link", "img"}
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -89,31 +88,13 @@ SAMPLE = {
 }  # fmt: skip
 
 
-class Page(HTMLParser):
-    """A parsed page: tags with their attributes, the text, and the text in <b>. Tags must be closed in order."""
+class Page(html_page.Page):
+    """The parser of pages, which also keeps the bold text."""
 
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.open: list[str] = []
-        self.text = self.bold = ""
-        self.feed(html)
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
+    bold = ""
 
     def handle_data(self, data: str) -> None:
-        if self.open[-1:] != ["style"]:
-            self.text += data
+        super().handle_data(data)
         if "b" in self.open:
             self.bold += data
 

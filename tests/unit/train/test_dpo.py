@@ -14,6 +14,7 @@ import torch
 from accumulator import Accumulator, gradients
 from preference_pairs import (
     LIMITS,
+    batch,
     batches,
     is_pair,
     log_probabilities,
@@ -38,7 +39,6 @@ from medray.train.driver.data_phase import Encoding, check_first_shard
 from medray.train.engine.optimizers import learning_rate
 from medray.train.loop import reference as reference_pass
 from medray.train.loop import training
-from medray.train.loop.batch_reader import BatchLayout, BatchReader
 from medray.train.loop.interruption import STOPPED
 from medray.train.loop.step import train_step
 from medray.train.run_folder.claim import claim
@@ -308,18 +308,7 @@ def test_ranks_share_the_pairs_of_a_batch(tmp_path: Path, way: str) -> None:
     for ranks, micro in ((1, 8), (2, 4), (3, 1)):
         losses = []
         for rank in range(ranks):
-            prepared = BatchReader(
-                made.train.store(),
-                made.train.plan(made.config),
-                made.method,
-                BatchLayout(micro, None),
-                rank=rank,
-                world_size=ranks,
-                architecture=made.train.spec.architecture,
-                pad_id=0,
-                packed=made.config.data.pack_tokens is not None,
-                reference=made.stored_reference(made.train),
-            ).prepare(0)
+            prepared = batch(made, rank, ranks, micro)
             engine = Accumulator(model, rank)
             record = train_step(engine, prepared, made.method, lr=0, seed=0, step=0, seq2seq=way == "t5")
             losses.append(record["loss"])

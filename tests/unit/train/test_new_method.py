@@ -21,6 +21,7 @@ from preference_pairs import (
     COUNT,
     LIMITS,
     LONG,
+    batch,
     batches,
     is_pair,
     log_probabilities,
@@ -45,7 +46,7 @@ from medray.models.export.usage import read_usage
 from medray.train.driver.data_phase import Encoding, check_first_shard
 from medray.train.engine.optimizers import learning_rate
 from medray.train.loop import live_evaluation, training
-from medray.train.loop.batch_reader import BatchLayout, BatchReader, Prepared
+from medray.train.loop.batch_reader import BatchLayout, BatchReader
 from medray.train.loop.step import train_step
 from medray.train.worker_plan import WorkerPlan
 
@@ -238,20 +239,6 @@ def test_ranks_share_the_pairs_of_a_batch(tmp_path: Path, way: str) -> None:
         assert found[ranks][0] == pytest.approx(loss, rel=1e-5)
         for name, gradient in found[ranks][1].items():
             torch.testing.assert_close(gradient, wanted_gradients[name], rtol=2e-4, atol=2e-6, msg=name)
-
-
-def batch(made: WorkerPlan, rank: int, ranks: int, micro: int) -> Prepared:
-    return BatchReader(
-        made.train.store(),
-        made.train.plan(made.config),
-        made.method,
-        BatchLayout(micro, None),
-        rank=rank,
-        world_size=ranks,
-        architecture=made.train.spec.architecture,
-        pad_id=0,
-        packed=made.config.data.pack_tokens is not None,
-    ).prepare(0)
 
 
 def test_a_micro_batch_without_a_pair_back_propagates_nothing(tmp_path: Path) -> None:

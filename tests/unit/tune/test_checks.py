@@ -1,4 +1,4 @@
-"""What a search cannot do is said before it begins."""
+"""Refusals of a search before it begins."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from medray.tune.scheduler import FINAL, NUMBER, PROGRESS, VALUE, StopByRequest,
 
 
 class TuneTrial:
-    """What a scheduler needs of a trial of Ray Tune."""
+    """A trial of Ray Tune with the one attribute that schedulers read."""
 
     def __init__(self, number: int) -> None:
         self.trial_id = f"t{number}"

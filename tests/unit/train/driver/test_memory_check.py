@@ -1,4 +1,4 @@
-"""What a run says about its peak before it starts: refused on CPUs, a warning on GPUs, and the micro-batch of the plan."""
+"""The check of peak memory before a run starts: a refusal on CPUs, a warning on GPUs, the micro-batch of the plan."""
 
 from __future__ import annotations
 
