@@ -106,7 +106,9 @@ def _check_labels(config: Config, index: SplitIndex) -> None:
     kind = "entity" if asked.answer == "entities" else "relation"
     # The types of a published corpus come from its preset, and a part of its files may lack some.
     unknown = [name for name in config.data.extraction.types if name not in index.types]
-    if unknown and len(index.types) < MOST_TYPES and index.knows_labels:
+    # Pairs are no documents: with stages, the key is that of the stages before and after.
+    pairs = spec_of(config.method).needs_in_every_row("rejected")
+    if unknown and not pairs and len(index.types) < MOST_TYPES and index.knows_labels:
         known = type_names(index.types)
         there = known or f"{len(index.types)} types, whose names are not shown because they look like values"
         raise InputError(

@@ -128,6 +128,12 @@ class TestLabels:
         check_split(made, "train", found, REJECTS)
         assert (found.empty_labels, found.one_label, found.types) == (2, False, ("Drug", "Problem"))
 
+    def test_pairs_have_no_types_to_compare(self, tmp_path: Path) -> None:
+        """With stages, the types are asked of the documents of another stage."""
+        made, found = self.index(tmp_path, self.TEXT, types=["Chemical"])
+        pairs = made.override({"method.name": "dpo"})
+        check_split(pairs, "train", found, REJECTS)
+
     @pytest.mark.parametrize("extraction", [{}, {"answer": "relations"}])
     def test_documents_without_any_entity_are_refused(
         self, extraction: dict[str, Any], tmp_path: Path
