@@ -130,8 +130,8 @@ class TestLabels:
 
     def test_pairs_have_no_types_to_compare(self, tmp_path: Path) -> None:
         """With stages, the types are asked of the documents of another stage."""
-        made, found = self.index(tmp_path, self.TEXT, types=["Chemical"])
-        pairs = made.override({"method.name": "dpo"})
+        made, found = self.index(tmp_path, self.TEXT)
+        pairs = made.override({"method.name": "dpo", "data.extraction.types": ["Chemical"]})
         check_split(pairs, "train", found, REJECTS)
 
     @pytest.mark.parametrize("extraction", [{}, {"answer": "relations"}])
