@@ -19,6 +19,7 @@ from medray.data.batching.collate import prompts
 from medray.data.shards.pipeline import quiet_ray_data
 from medray.data.shards.token_split import TokenSet
 from medray.data.tokenizer import load_tokenizer
+from medray.evaluate.decoding import Decoding
 
 
 @dataclass(frozen=True)
@@ -33,13 +34,11 @@ class PredictSpec:
     tokens: TokenSet
     rows: int
     batch_size: int
-    max_new_tokens: int
+    decoding: Decoding
     workers: int
     cpus: float
     gpus: float
     threads: int
-    num_beams: int = 1
-    base_settings: bool = False
 
 
 @dataclass(frozen=True)
@@ -75,10 +74,8 @@ class _Predictor:
             self.model,
             self.tokenizer,
             asked,
-            max_new_tokens=self.spec.max_new_tokens,
+            self.spec.decoding,
             device=self.device,
-            num_beams=self.spec.num_beams,
-            base_settings=self.spec.base_settings,
         )
         read = [
             self.tokenizer.decode(ids[mask == 1], skip_special_tokens=True)

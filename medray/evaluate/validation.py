@@ -17,6 +17,7 @@ import torch
 from medray.data.batching.collate import collate, collate_mixed, prompts
 from medray.data.shards.row_values import RowValues
 from medray.data.shards.shard_file import ShardStore
+from medray.evaluate.decoding import Decoding
 from medray.evaluate.generate import generate
 from medray.evaluate.loss_sums import PLAIN, AnyMicroBatch, Frozen, loss_sums, reference_values
 from medray.evaluate.metrics import Entity, Reference
@@ -117,14 +118,12 @@ class Validation:
         model: Any,
         tokenizer: Any,
         count: int,
+        decoding: Decoding,
         *,
-        max_new_tokens: int,
         device: torch.device,
         rank: int,
         world_size: int,
         synced: bool,
-        num_beams: int = 1,
-        base_settings: bool = False,
     ) -> list[tuple[int, str]]:
         """Generate the labels of the first `count` rows and return this rank's share as (number of the row, generated
         label).
@@ -139,11 +138,9 @@ class Validation:
                 model,
                 tokenizer,
                 prompts(ids, self.architecture, self.pad_id),
-                max_new_tokens=max_new_tokens,
+                decoding,
                 device=device,
                 synced=synced,
-                num_beams=num_beams,
-                base_settings=base_settings,
             )
             found += [(numbers[row], text) for row, text in zip(rows, texts, strict=True) if row is not None]
         return found

@@ -29,12 +29,13 @@ from medray.data.reasoning import (
     knows_reasoning,
     split_reasoning,
 )
-from medray.data.records import Record
+from medray.data.records import Instruction, Preference, Record
 from medray.errors import InputError
 
-__all__ = ["ENCODER_VERSION", "EncodeSpec", "Encoder", "TaskColumns", "reference"]
+__all__ = ["ENCODER_VERSION", "EncodeSpec", "Encoder", "Prompts", "TaskColumns", "reference"]
 
 ENCODER_VERSION = 3
+NO_ANSWER = "x"  # used for a prompt whose answer does not exist yet
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,17 @@ class TaskColumns:
     targets: np.ndarray
     target_ends: np.ndarray
     cut: np.ndarray
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Prompts of one task. ids: int32 token ids of each row; empty if the template cannot show the record.
+
+    cut: whether each prompt lost a part of the record's text to a limit.
+    """
+
+    ids: tuple[np.ndarray, ...]
+    cut: tuple[bool, ...]
 
 
 @dataclass(frozen=True)
@@ -95,11 +107,64 @@ class Encoder:
 
     def encode(self, records: Sequence[Record]) -> dict[str, TaskColumns]:
         """Encode records and return the columns of every task, with rows in the order of `records`."""
+        return self._encode(
+            {
+                task: [self._thought(reading(record, task, self.spec)) for record in records]
+                for task in self.spec.tasks
+            }
+        )
+
+    def prompts(self, records: Sequence[Record], task: str) -> Prompts:
+        """Return the prompts of one task: the ids that precede the answers in `encode`, for records without answers too.
+
+        A record that has an answer gets the prompt of training, which asks for reasoning if the answer has some. Other
+        records are asked without reasoning.
+        """
+        columns = self._encode({task: [self._question(record, task) for record in records]})[task]
+        return Prompts(tuple(ids for ids, _ in self._split(columns)), tuple(columns.cut.tolist()))
+
+    def with_answers(
+        self, record: Record, answers: Sequence[str], task: str
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Return (prompt, target) of one task of a record for each of several answers, int32 token ids.
+
+        A target has its end token.
+        """
+        asked = [self._thought(reading(record, task, self.spec, answer=answer)) for answer in answers]
+        return self._split(self._encode({task: asked})[task])
+
+    def _split(self, columns: TaskColumns) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Return (prompt, target) of each row; both are empty if the row lacks the task."""
+        found = []
+        starts = [0, *columns.input_ends[:-1].tolist()]
+        target_starts = [0, *columns.target_ends[:-1].tolist()]
+        for row, (start, end) in enumerate(zip(starts, columns.input_ends.tolist(), strict=True)):
+            ids = columns.input_ids[start:end]
+            target = columns.targets[target_starts[row] : columns.target_ends[row]]
+            if self._causal and len(ids):
+                first, last = target[-2:].tolist()
+                ids, target = ids[:first], ids[first:last]
+            found.append((ids, target))
+        return found
+
+    def _question(self, record: Record, task: str) -> PromptAndAnswer | None:
+        """Return the prompt of a record with a short answer; None if the record cannot be asked for this task.
+
+        The answer has no influence on the prompt, except for its reasoning.
+        """
+        if task != "label" and isinstance(record, Instruction | Preference):
+            return None
+        own = reading(record, task, self.spec)
+        one = self._thought(own or reading(record, task, self.spec, answer=NO_ANSWER))
+        if one is None:
+            return None
+        short = NO_ANSWER
+        if one.thinking and self._reasoning is not None:
+            short = self._reasoning.written(NO_ANSWER, NO_ANSWER)
+        return replace(one, answer=short)
+
+    def _encode(self, found: dict[str, list[PromptAndAnswer | None]]) -> dict[str, TaskColumns]:
         table = TextTable(self._ids)
-        found = {
-            task: [self._thought(reading(record, task, self.spec)) for record in records]
-            for task in self.spec.tasks
-        }
         for one in (one for rows in found.values() for one in rows if one is not None):
             frame, texts = self._frame(one)
             for gap in _gaps(frame or ()):

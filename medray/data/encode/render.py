@@ -110,9 +110,15 @@ class PromptAndAnswer:
     thinking: bool = False
 
 
-def reading(record: Record, task: str, spec: EncodeSpec) -> PromptAndAnswer | None:
-    """Return prompt and answer of one task of a record; None if the record has no answer for the task."""
-    answer = target(record, task, spec)
+def reading(
+    record: Record, task: str, spec: EncodeSpec, *, answer: str | None = None
+) -> PromptAndAnswer | None:
+    """Return prompt and answer of one task of a record; None if the record has no answer for the task.
+
+    answer: used instead of the record's own.
+    """
+    if answer is None:
+        answer = target(record, task, spec)
     if not answer:
         return None
     if isinstance(record, Preference):

@@ -82,7 +82,8 @@ class Usage(_Part):
     prompts by name of the task, label first. languages: prompts for rows of a language, which replace `tasks`.
     max_input_tokens: longest input in training; longer ones were cut. needs_key_words: whether the label's input
     contains key words that were found first (method.variant two_step). generation: arguments of transformers'
-    GenerationConfig in the run's evaluations. adapter: type of the adapter.
+    GenerationConfig in the run's evaluations. adapter: type of the adapter. encoding: all settings by which training made
+    prompts, for medray itself; None in an export of an older version.
     """
 
     schema_version: int = SCHEMA
@@ -101,6 +102,7 @@ class Usage(_Part):
     max_input_tokens: int
     needs_key_words: bool = False
     generation: dict[Annotated[str, Field(pattern=r"^[a-z_]+$")], Any]
+    encoding: EncodeSpec | None = None
 
 
 def read_usage(folder: StoragePath) -> Usage | None:
@@ -202,6 +204,7 @@ def usage(
         languages={} if conversation else languages,
         max_input_tokens=spec.max_prompt_tokens or spec.max_input_tokens,
         needs_key_words=spec.appends_keys,
+        encoding=spec,
         generation=dict(generation)
         if generation is not None
         else {

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from medray import storage
 from medray.errors import RunFailedError
+from medray.evaluate.decoding import Decoding
 from medray.evaluate.metrics import score
 from medray.evaluate.predict import Prediction, PredictSpec, predict
 from medray.evaluate.validation import reference
@@ -53,13 +54,11 @@ def evaluate_export(
         tokens=tokens,
         rows=rows,
         batch_size=evaluation.batch_size,
-        max_new_tokens=evaluation.generation.max_new_tokens,
+        decoding=Decoding.of(evaluation.generation),
         workers=granted.workers,
         cpus=granted.cpus,
         gpus=granted.gpus,
         threads=granted.threads,
-        num_beams=evaluation.generation.num_beams,
-        base_settings=evaluation.generation.base_settings,
     )
     job = SideThread(lambda: predict(spec))
     while job.running(BEAT_SECONDS):

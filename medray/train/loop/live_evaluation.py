@@ -10,6 +10,7 @@ from torch import distributed
 
 from medray.config.eval import EvalConfig
 from medray.errors import RunFailedError
+from medray.evaluate.decoding import Decoding
 from medray.evaluate.metrics import score
 from medray.evaluate.validation import Validation
 from medray.methods import MethodLoss
@@ -75,9 +76,7 @@ def text_metrics(
         engine.model,
         tokenizer,
         count,
-        max_new_tokens=asked.generation.max_new_tokens,
-        num_beams=asked.generation.num_beams,
-        base_settings=asked.generation.base_settings,
+        Decoding.of(asked.generation),
         device=engine.device,
         rank=engine.rank,
         world_size=engine.world_size,

@@ -19,6 +19,7 @@ from transformers import GenerationConfig
 from medray.config.peft import PeftConfig
 from medray.data.batching.collate import prompts
 from medray.data.encode.text_ids import TextIds
+from medray.evaluate.decoding import Decoding
 from medray.evaluate.generate import generate
 from medray.models.adapters import add_adapter
 from medray.models.export import export, load_export
@@ -46,7 +47,7 @@ def perfect(tokenizer: Any, answer: str, end: str) -> tuple[Any, int]:
 
 def written(model: Any, tokenizer: Any, ask: int, **options: Any) -> str:
     batch = prompts([np.array([ask], np.int32)], "causal", tokenizer.pad_token_id)
-    [text] = generate(model, tokenizer, batch, max_new_tokens=12, device=CPU, **options)
+    [text] = generate(model, tokenizer, batch, Decoding(max_new_tokens=12, **options), device=CPU)
     return text
 
 

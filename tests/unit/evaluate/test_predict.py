@@ -6,6 +6,7 @@ from pathlib import Path
 
 import tiny
 
+from medray.evaluate.decoding import Decoding
 from medray.evaluate.predict import PredictSpec, by_length, in_file_order
 
 
@@ -21,13 +22,13 @@ def test_rows_of_a_batch_have_prompts_of_similar_length(tmp_path: Path) -> None:
         batches = [part[at : at + 4] for part in parts for at in range(0, len(part), 4)]
         return sum(len(batch) * max(lengths[number] for number in batch) for batch in batches)
 
-    spec = PredictSpec("", tokens, rows, 4, 8, 1, 1.0, 0.0, 1)
+    spec = PredictSpec("", tokens, rows, 4, Decoding(), 1, 1.0, 0.0, 1)
     file_order, own = list(range(rows)), sum(lengths)
     order = by_length(spec)
     assert sorted(order) == file_order
     assert positions(file_order, 1) > 1.3 * own
     assert positions(order, 1) < 1.06 * own
-    shared = by_length(PredictSpec("", tokens, rows, 4, 8, 3, 1.0, 0.0, 1))
+    shared = by_length(PredictSpec("", tokens, rows, 4, Decoding(), 3, 1.0, 0.0, 1))
     assert sorted(shared) == file_order
     assert positions(shared, 3) < 1.15 * own
     costs = [sum(lengths[number] for number in shared[at : at + 15]) for at in (0, 15, 30)]

@@ -13,6 +13,7 @@ from memory_store import MemoryStore
 from thread_ranks import Ranks
 from tiny_decoders import decoder
 
+from medray.evaluate.decoding import Decoding
 from medray.evaluate.loss_sums import PLAIN
 from medray.evaluate.validation import Validation
 from medray.train.loop.live_evaluation import losses
@@ -81,7 +82,7 @@ def test_text_is_generated_without_dropout() -> None:
         tokenizer: Any = Words()
         model.train()
         return rows.predictions(
-            model, tokenizer, 4, max_new_tokens=8, device=CPU, rank=0, world_size=1, synced=False
+            model, tokenizer, 4, Decoding(max_new_tokens=8), device=CPU, rank=0, world_size=1, synced=False
         )
 
     assert texts() == texts()
@@ -94,10 +95,10 @@ def test_predictions_continue_the_prompt_of_each_row_once(world_size: int, beams
     store, rows = validation()
     found: list[tuple[int, str]] = []
     for rank in range(world_size):
+        decoding = Decoding(max_new_tokens=4, num_beams=beams)
         found += rows.predictions(
-            model, Words(), 7, max_new_tokens=4, device=CPU, rank=rank, world_size=world_size, synced=False,
-            num_beams=beams,
-        )  # fmt: skip
+            model, Words(), 7, decoding, device=CPU, rank=rank, world_size=world_size, synced=False
+        )
     assert sorted(number for number, _ in found) == list(range(7))
     for number, text in found:
         prompt = torch.from_numpy(store.prompt(*store.place(number))).long()[None]

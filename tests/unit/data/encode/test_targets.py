@@ -17,6 +17,7 @@ from medray.data.batching.collate import collate, prompts
 from medray.data.encode.encoder import Encoder
 from medray.data.tokenizer import load_tokenizer, wraps_texts
 from medray.errors import InputError
+from medray.evaluate.decoding import Decoding
 from medray.evaluate.generate import generate
 from medray.models.forward import loss_logits
 from medray.models.generation import keep_protocol
@@ -127,7 +128,7 @@ def test_a_model_generates_what_it_was_trained_on_from_its_first_token_on(tmp_pa
         loss.backward()
         optimizer.step()
     asked = prompts([source], "seq2seq", made.pad_token_id)
-    texts = generate(model.eval(), made, asked, max_new_tokens=40, device=torch.device("cpu"))
+    texts = generate(model.eval(), made, asked, Decoding(max_new_tokens=40), device=torch.device("cpu"))
     assert texts == ["rash and fever since a week"]
 
 

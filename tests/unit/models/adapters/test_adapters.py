@@ -20,6 +20,7 @@ from medray.config.checks.adapter_folder import read_adapter
 from medray.config.peft import PROMPT_TYPES, PeftConfig
 from medray.data.batching.collate import collate, prompts
 from medray.errors import InputError
+from medray.evaluate.decoding import Decoding
 from medray.evaluate.generate import generate
 from medray.models.adapters import add_adapter, merge
 from medray.models.export import load_export
@@ -167,8 +168,9 @@ def test_losses_and_texts_equal_those_of_plain_peft_row_by_row(architecture: str
     assert grads == {name: one.requires_grad for name, one in model.named_parameters()}
     told = {"task_ids": torch.tensor([0])} if kind == "multitask_prompt" else {}
     for beams in (1, 2):
-        options: dict[str, Any] = {"max_new_tokens": 6, "device": torch.device("cpu"), "num_beams": beams}
-        got = generate(model, Tokenizer(), prompts(IDS, architecture, 0), **options)
+        decoding = Decoding(max_new_tokens=6, num_beams=beams)
+        asked = prompts(IDS, architecture, 0)
+        got = generate(model, Tokenizer(), asked, decoding, device=torch.device("cpu"))
         for ids, text in zip(IDS, got, strict=True):
             row = torch.from_numpy(ids)[None]
             told_row = {"input_ids": row, "attention_mask": torch.ones_like(row), "num_beams": beams, **told}

@@ -20,6 +20,7 @@ from medray.data.batching.collate import prompts
 from medray.data.shards.token_split import TokenSet
 from medray.data.tokenizer import load_tokenizer
 from medray.errors import InputError
+from medray.evaluate.decoding import Decoding
 from medray.evaluate.generate import generate
 from medray.models.adapters import add_adapter
 from medray.models.export import export, load_export
@@ -104,7 +105,7 @@ def answered(tokens: TokenSet, folder: Path) -> str:
     """Return what medray generates for the first row."""
     tokenizer = load_tokenizer(str(folder))
     asked = prompts([tokens.store().prompt(0, 0)], tokens.spec.architecture, tokenizer.pad_token_id)
-    return generate(load_export(folder, CPU), tokenizer, asked, max_new_tokens=9, device=CPU)[0]
+    return generate(load_export(folder, CPU), tokenizer, asked, Decoding(max_new_tokens=9), device=CPU)[0]
 
 
 CASES: dict[str, dict[str, Any]] = {

@@ -10,6 +10,7 @@ import tiny
 from recorder import Recorder
 
 from medray.evaluate import validation
+from medray.evaluate.decoding import Decoding
 from medray.evaluate.generate import generate
 from medray.evaluate.predict import Prediction, PredictSpec
 from medray.train.export import evaluation as export_evaluation
@@ -20,14 +21,14 @@ from medray.train.prepare import Resources
 def test_beams_are_asked_for_during_training_and_after_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[tuple[int, bool]] = []
+    asked: list[Decoding] = []
 
     def spy(*parts: Any, **options: Any) -> list[str]:
-        asked.append((options["num_beams"], options["base_settings"]))
+        asked.append(parts[3])
         return generate(*parts, **options)
 
     def answer(spec: PredictSpec) -> list[Prediction]:
-        asked.append((spec.num_beams, spec.base_settings))
+        asked.append(spec.decoding)
         return [Prediction(str(number), "", "none") for number in range(spec.rows)]
 
     monkeypatch.setattr(validation, "generate", spy)
@@ -56,6 +57,6 @@ def test_beams_are_asked_for_during_training_and_after_it(
     notes = [event["text"] for event in recorder.events if event["kind"] == "message"]
     assert not any("generation_config" in note for note in notes), "this base ships nothing to tell"
     metrics, samples = export_evaluation.evaluate_export(plan, Resources(1, 1.0, 0, 1), lambda: None)
-    assert asked == [(2, True), (2, True)]
+    assert asked == [Decoding(max_new_tokens=4, num_beams=2, base_settings=True)] * 2
     assert len(samples) == 3
     assert "rougeL" in metrics
