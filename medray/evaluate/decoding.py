@@ -15,7 +15,7 @@ MOST_STOPS = 16
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Decoding:
-    """How an answer is written: greedy, with beams, or sampled.
+    """The way in which answers are written: greedy, with beams, or sampled.
 
     max_new_tokens: longest answer. num_beams: 1 for no beam search. temperature: 0 is greedy; otherwise the scores are
     divided by it before a token is drawn. top_p: a token is drawn from the most probable ones that together have at
