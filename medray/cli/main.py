@@ -9,7 +9,22 @@ import sys
 from collections.abc import Sequence
 
 from medray import __version__
-from medray.cli import config, data, doctor, export, launch, logs, plan, report, status, stop, train, tune, ui
+from medray.cli import (
+    config,
+    data,
+    doctor,
+    export,
+    launch,
+    logs,
+    plan,
+    predict,
+    report,
+    status,
+    stop,
+    train,
+    tune,
+    ui,
+)
 from medray.errors import InputError, MedrayError, printable
 
 # Libraries must not send usage data or start downloads unasked. Set before any library is imported.
@@ -32,7 +47,22 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"medray {__version__}")
     verbs = top.add_subparsers(dest="verb", metavar="VERB", required=True)
-    for verb in (train, tune, status, logs, stop, report, plan, launch, data, export, doctor, config, ui):
+    for verb in (
+        train,
+        tune,
+        predict,
+        status,
+        logs,
+        stop,
+        report,
+        plan,
+        launch,
+        data,
+        export,
+        doctor,
+        config,
+        ui,
+    ):
         verb.add_to(verbs)
     return top
 
@@ -87,7 +117,7 @@ def _name_the_config(error: MedrayError, arguments: argparse.Namespace) -> None:
 
 
 def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Parse the arguments. `key=value` is allowed after options too, which argparse alone refuses."""
+    """Parse the arguments. `key=value` is allowed after options too, which argparse alone refuses; so are data files."""
     top = parser()
     words = list(sys.argv[1:] if argv is None else argv)
     own, passed = words, []  # words after -- are for the program that `launch` calls
@@ -95,7 +125,8 @@ def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
         own, passed = words[: words.index("--")], words[words.index("--") + 1 :]
     arguments, rest = top.parse_known_args(own)
     arguments.passed = passed
-    if rest and not (hasattr(arguments, "overrides") and all(re.match(r"[^-].*=", text) for text in rest)):
+    allowed = r"[^-]" if getattr(arguments, "takes_paths", False) else r"[^-].*="
+    if rest and not (hasattr(arguments, "overrides") and all(re.match(allowed, text) for text in rest)):
         top.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
         arguments.overrides += rest

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from medray.train import RunResult
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+AFTER_STEP = "stopping after the current step, which is saved first"
 
 
 def add_to(verbs: Any) -> None:
@@ -188,9 +189,12 @@ def refuse_stopped(stop: StopSwitch) -> None:
 
 
 @contextmanager
-def stoppable(stop: StopSwitch) -> Iterator[None]:
-    """Let signals set `stop` in the block, and give a StoppedError the exit code of what stopped it."""
-    restore = on_signals(stop)
+def stoppable(stop: StopSwitch, doing: str = AFTER_STEP) -> Iterator[None]:
+    """Let signals set `stop` in the block, and give a StoppedError the exit code of what stopped it.
+
+    doing: what happens after a signal, for a message.
+    """
+    restore = on_signals(stop, doing)
     try:
         yield
     except StoppedError as error:
@@ -200,7 +204,7 @@ def stoppable(stop: StopSwitch) -> Iterator[None]:
         restore()
 
 
-def on_signals(stop: StopSwitch) -> Any:
+def on_signals(stop: StopSwitch, doing: str = AFTER_STEP) -> Any:
     """Install signal handlers. The first signal asks to save and end; a second Ctrl-C ends at once with exit code 1."""
 
     def handler(number: int, frame: Any) -> None:
@@ -208,7 +212,7 @@ def on_signals(stop: StopSwitch) -> Any:
             os._exit(1)
         stop.request(number)
         print(
-            f"medray: {signal.Signals(number).name}: stopping after the current step, which is saved first",
+            f"medray: {signal.Signals(number).name}: {doing}",
             file=sys.stderr,
         )
 

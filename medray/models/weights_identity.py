@@ -39,15 +39,16 @@ def weights_identity(
         package = PACKAGED_MODELS[model.name].package
         parts["packaged"] = [model.name, importlib.metadata.version(package)]
     else:
-        parts["weights"] = _of_folder(str(model_folder(model)), cache)
+        parts["weights"] = of_folder(str(model_folder(model)), cache)
     if model.init == "pretrained" and tokens > (config.get("vocab_size") or 0):
         parts["new embeddings"] = seed
     if model.adapter:
-        parts["adapter"] = _of_folder(model.adapter, cache)
+        parts["adapter"] = of_folder(model.adapter, cache)
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:20]
 
 
-def _of_folder(place: str, cache: StoragePath) -> Sequence[Any]:
+def of_folder(place: str, cache: StoragePath | None = None) -> Sequence[Any]:
+    """Return [name, hash] of each file of weights in a folder, or [hub id, commit]. cache: see `weights_identity`."""
     folder = Path(place)
     if not folder.is_dir():
         return [place, _commit(place)]
@@ -55,7 +56,9 @@ def _of_folder(place: str, cache: StoragePath) -> Sequence[Any]:
     return [[file.name, _hash(file, cache)] for file in files]
 
 
-def _hash(file: Path, cache: StoragePath) -> str:
+def _hash(file: Path, cache: StoragePath | None) -> str:
+    if cache is None:
+        return content_hash(str(file))
     entry = cache / f"weights-{hashlib.sha256(str(file.resolve()).encode()).hexdigest()[:20]}.json"
     known: dict[str, Any] = {}
     try:
