@@ -61,7 +61,7 @@ def add_decoding(verb: argparse.ArgumentParser) -> None:
         "--temperature", type=float, default=0.0, help="sample at this temperature; 0 is greedy (0)"
     )
     verb.add_argument(
-        "--top-p", type=float, default=1.0, help="sample from the most probable tokens of this share (1)"
+        "--top-p", type=float, default=1.0, help="sample from the most probable tokens of this share (1.0)"
     )
     verb.add_argument(
         "--seed", type=int, default=0, help="seed of sampling; a row's text depends on it and its id (0)"
@@ -69,7 +69,6 @@ def add_decoding(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--stop",
         action="append",
-        default=[],
         metavar="TEXT",
         help="text that ends an answer; may be repeated",
     )
@@ -125,7 +124,7 @@ def decoding_of(arguments: argparse.Namespace, config: Config) -> Decoding:
         temperature=arguments.temperature,
         top_p=arguments.top_p,
         seed=arguments.seed,
-        stop=tuple(arguments.stop),
+        stop=tuple(arguments.stop or ()),
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,18 +11,16 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from exports import exported
 
 from medray.config import Config
-from medray.config.peft import PeftConfig
 from medray.data.records import Distill, Instruction, Message, Origin, Record
 from medray.data.schemas import parse
 from medray.data.shards.token_split import TokenSet
 from medray.errors import InputError
 from medray.evaluate.asking import Answerer, AskedModel, Prompter, asked_export, asked_model
 from medray.evaluate.decoding import Decoding
-from medray.models.adapters import add_adapter
-from medray.models.export import export, load_export
-from medray.models.export.usage import FILE, base_of_model, usage, write_usage
+from medray.models.export.usage import FILE
 
 CPU = torch.device("cpu")
 
@@ -110,35 +107,6 @@ def test_a_single_question_is_the_input_of_a_record_and_more_turns_are_a_convers
     for wrong in ([], [Message("assistant", "rash")]):
         with pytest.raises(InputError, match="not a question"):
             prompter.prompt_ids(wrong)
-
-
-def exported(folder: Path, tokens: TokenSet) -> Path:
-    """Write an export with an adapter that has been moved at random."""
-    model = tiny.saved_model(folder / "base", "llama-tiny", tokens)
-    torch.manual_seed(4)
-    loaded: Any = load_export(folder / "base", CPU)
-    loaded = add_adapter(loaded, PeftConfig(type="lora"), seq2seq=False, seed=0)
-    with torch.no_grad():
-        for one in loaded.parameters():
-            one.add_(torch.randn_like(one), alpha=0.3 * one.requires_grad)
-    export(loaded, tokens.load_tokenizer(), folder / "export", write=True, gathered=lambda one: nullcontext())
-    config = Config.model_validate({"model": model})
-    write_usage(
-        folder / "export",
-        usage(
-            tokens.spec,
-            tokens.load_tokenizer(),
-            tokens,
-            format="adapter",
-            base=base_of_model(config.model, str(folder / "base")),
-            dtype="fp32",
-            adapter="lora",
-            model={},
-            max_new_tokens=7,
-            num_beams=2,
-        ),
-    )
-    return folder / "export"
 
 
 def test_an_export_says_itself_how_it_is_asked(tmp_path: Path) -> None:
