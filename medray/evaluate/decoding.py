@@ -57,7 +57,7 @@ class Decoding:
                 "temperature",
                 self.temperature,
                 f"sampling and a search with {self.num_beams} beams exclude each other",
-                "use temperature 0, or one beam",
+                "use temperature 0, or eval.generation.num_beams=1",
             )
         if self.top_p < 1 and not self.samples:
             raise _wrong(

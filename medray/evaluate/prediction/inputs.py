@@ -6,7 +6,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -180,7 +180,13 @@ def _indexed(found: Sequence[Source]) -> list[list[RangeUnits]]:
             units = index_range(found[item["source"]], item["start"], stop)
         except InputError as error:
             return key | {"input_error": json.dumps(error.args, default=str)}
-        tree = asdict(replace(units, columns_seen=frozenset())) | {"columns_seen": sorted(units.columns_seen)}
+        tree = {
+            "units": units.units,
+            "lines": units.lines,
+            "rejects": units.rejects,
+            "reasons": units.reasons,
+            "columns_seen": sorted(units.columns_seen),
+        }
         return key | {"units": json.dumps(tree)}
 
     made: dict[tuple[int, int], RangeUnits] = {}
