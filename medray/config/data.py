@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from medray.config.columns import ColumnsConfig
 from medray.config.section import Section, key
 
 # Published corpora by name; data.root is the folder of their files.
@@ -65,29 +66,6 @@ Form = Literal[
     "bigbio",
     "preference",
 ]
-
-
-class ColumnsConfig(Section):
-    """The columns of a source. A column with its default name may be missing in a file; any other name must exist."""
-
-    input: str = key("input", "The text that the model reads.")
-    label: str = key("label", "The text that the model learns to write.")
-    rationale: str | None = key(
-        "rationale",
-        "The reasons for the label: key facts or a chain of thought, as text, a list, or {key: text}.",
-    )
-    id: str | None = key("id", "A unique id of the record; default: file name and row number, from 1.")
-    group: str | None = key("group", "The document or patient that a record belongs to.")
-    lang: str | None = key("lang", "Language of the record.")
-    entities: str | None = key("entities", "List of {text, assertion} in the label: the truth of entity_f1.")
-
-    @model_validator(mode="after")
-    def _a_default_is_not_given(self) -> ColumnsConfig:
-        """Treat default names as not given, so that the resolved config of a run, which has all names, means the same."""
-        for name, field in type(self).model_fields.items():
-            if getattr(self, name) == field.default:
-                self.model_fields_set.discard(name)
-        return self
 
 
 class SourceConfig(Section):

@@ -8,6 +8,7 @@ keys, such names are text of a record. Every message that shows such a name gets
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Collection
 
@@ -52,6 +53,13 @@ def column_names(names: Collection[str]) -> str | None:
     """
     usual = {name for name in names if is_usual(name)}
     return _listed(usual, len(names)) if usual else None
+
+
+def nearest_name(name: str, names: Collection[str]) -> str | None:
+    """Return the usual name among `names` that `name` was probably meant to be; None if there is none."""
+    usual = {each.strip().lower(): each for each in sorted(names) if is_usual(each)}
+    near = difflib.get_close_matches(name.strip().lower(), usual, n=1)
+    return usual[near[0]] if near else None
 
 
 def type_names(names: Collection[str]) -> str | None:

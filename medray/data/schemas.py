@@ -6,11 +6,10 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
-from medray.config.data import ColumnsConfig
+from medray.config.columns import Column, ColumnsConfig, is_template
 from medray.data.reasoning import with_reasoning
 from medray.data.records import (
     BadRowError,
@@ -27,8 +26,18 @@ from medray.data.records import (
     TwoStep,
     UselessRowError,
 )
+from medray.data.row_text import (
+    MISSING,
+    NoTextError,
+    Row,
+    as_text,
+    composed,
+    label_text,
+    required,
+    text,
+    value,
+)
 
-Row = Mapping[str, Any]
 _ROLES: dict[str, Literal["system", "user", "assistant"]] = {
     "system": "system",
     "user": "user",
@@ -57,7 +66,7 @@ def parse(row: Row, columns: ColumnsConfig, *, form: str = "auto", source: str, 
 
 def form_of(row: Row, columns: ColumnsConfig) -> str:
     """Return the schema that fits the columns of a row. Columns that the user named take precedence."""
-    if columns.model_fields_set & {"input", "label"}:
+    if columns.model_fields_set & {"input", "label", "label_names", "label_options"}:
         return "columns"
     for form, wanted in _MARKS:
         if row.keys() >= wanted:
@@ -78,13 +87,10 @@ _MARKS = (
 
 
 def _columns(row: Row, columns: ColumnsConfig, origin: Origin) -> Distill:
-    label = columns.label
-    if label not in row and "label" not in columns.model_fields_set and "output" in row:
-        label = "output"  # the name in MeDistill
     return Distill(
         origin,
-        required(row, columns.input),
-        required(row, label),
+        composed(row, columns.input),
+        label_text(row, columns),
         _rationale(row, columns.rationale),
         _assertions(row, columns.entities),
     )
@@ -94,8 +100,8 @@ def _taught(row: Row, columns: ColumnsConfig, origin: Origin) -> Distill:
     """Return a record with a teacher's answer. A row whose completion could not be parsed stays, without targets."""
     return Distill(
         origin,
-        required(row, columns.input),
-        text(row, columns.label) or "",
+        composed(row, columns.input),
+        _label_or_nothing(row, columns),
         _rationale(row, columns.rationale),
     )
 
@@ -139,13 +145,12 @@ def _sharegpt(row: Row, columns: ColumnsConfig, origin: Origin) -> Instruction:
 
 
 def _two_step(row: Row, columns: ColumnsConfig, origin: Origin) -> TwoStep:
-    label = "output" if "output" in row else columns.label
     return TwoStep(
         origin,
         required(row, "input_1"),
         required(row, "input_2"),
-        required(row, label),
-        text(row, columns.rationale),
+        required(row, "output") if "output" in row else label_text(row, columns),
+        _composed_or_none(row, columns.rationale),
     )
 
 
@@ -193,7 +198,7 @@ def _question_and_answer(row: Row, column: str) -> tuple[list[Message], str]:
 def _bigbio(row: Row, columns: ColumnsConfig, origin: Origin) -> Extraction:
     """Return a record of BigBio's KB schema: passages, entities, and relations that refer to entities by id."""
     passages = tuple(
-        " ".join(_strings(passage, "text")) if isinstance(passage, Mapping) else _plain(passage, "passages")
+        " ".join(_strings(passage, "text")) if isinstance(passage, Mapping) else as_text(passage, "passages")
         for passage in _list(row, "passages")
     )
     if not any(passages):
@@ -283,53 +288,32 @@ def _conversation(turns: list[Message], column: str) -> tuple[Message, ...]:
     return tuple(joined)
 
 
-def required(row: Row, column: str) -> str:
-    """Return the text of a column that must have one. Raises BadRowError if it is missing or empty."""
-    if column not in row:
-        raise BadRowError(f"no column {column!r}")
-    found = text(row, column)
-    if not found:
-        raise BadRowError(f"column {column!r} is empty")
-    return found
-
-
-def text(row: Row, column: str | None) -> str | None:
-    """Return the text of a column, or None if it has no value. Numbers and booleans are converted to text."""
-    value = row.get(column) if column else None
-    if value is None:
-        return None
-    if type(value) is str and value.isascii() and "\x00" not in value:  # nearly all values of a corpus
-        return value.replace("\r\n", "\n").strip()
-    if isinstance(value, float) and math.isnan(value):  # pandas writes NaN for a missing value
-        return None
-    return _plain(value, column)
-
-
-def _plain(value: Any, column: str | None) -> str:
-    if isinstance(value, bool | int | float):
-        return str(value)
-    if not isinstance(value, str):
-        raise BadRowError(f"column {column!r} holds a {type(value).__name__}, not text")
-    if "\x00" in value:
-        raise BadRowError(f"column {column!r} contains a NUL byte")
-    if not value.isascii():
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            raise BadRowError(f"column {column!r} contains an unpaired surrogate") from None
-    return value.replace("\r\n", "\n").strip()
-
-
-def _rationale(row: Row, column: str | None) -> Rationale | None:
-    value = row.get(column) if column else None
-    if column and isinstance(value, Mapping):
+def _rationale(row: Row, column: Column | None) -> Rationale | None:
+    if not isinstance(column, str) or (is_template(column) and column not in row):
+        return _composed_or_none(row, column)
+    found = row[column] if column in row else value(row, column)
+    if isinstance(found, Mapping):
         # A key without a value is part of the answer: the document does not say.
         # The keys are text of the record, so a message names the column only.
-        texts = {str(name): text({column: each}, column) or None for name, each in value.items()}
+        texts = {str(name): text({column: each}, column) for name, each in found.items()}
         return texts if any(texts.values()) else None
-    if isinstance(value, list):
-        return tuple(found for item in value if (found := _plain(item, column))) or None
-    return text(row, column) or None
+    if isinstance(found, list):
+        return tuple(said for item in found if (said := as_text(item, column))) or None
+    return None if found is None or found is MISSING else as_text(found, column) or None
+
+
+def _composed_or_none(row: Row, column: Column | None) -> str | None:
+    try:
+        return composed(row, column) if column is not None else None
+    except NoTextError:
+        return None
+
+
+def _label_or_nothing(row: Row, columns: ColumnsConfig) -> str:
+    try:
+        return label_text(row, columns)
+    except NoTextError:
+        return ""
 
 
 def _assertions(row: Row, column: str | None) -> tuple[Mapping[str, Any], ...] | None:
@@ -374,4 +358,4 @@ def _strings(row: Row, column: str) -> list[str]:
     values = [value] if isinstance(value, str) else value
     if not isinstance(values, list | tuple) or not all(isinstance(item, str) for item in values):
         raise BadRowError(f"column {column!r} of a passage or entity is not text")
-    return [_plain(item, column) for item in values]
+    return [as_text(item, column) for item in values]

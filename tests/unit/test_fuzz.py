@@ -25,7 +25,8 @@ from pyarrow import parquet
 
 from medray.config import Config, dump, read
 from medray.config.checks import check
-from medray.config.data import ColumnsConfig, SourceConfig
+from medray.config.columns import ColumnsConfig
+from medray.config.data import SourceConfig
 from medray.config.explain import keys
 from medray.data.index.row_index import index_range
 from medray.data.index.sources import FileSource

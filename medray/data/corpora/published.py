@@ -8,7 +8,8 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from medray.config.data import ColumnsConfig, ExtractionConfig, PromptsConfig
+from medray.config.columns import ColumnsConfig
+from medray.config.data import ExtractionConfig, PromptsConfig
 from medray.data.records import BadRowError
 from medray.errors import InputError
 

@@ -16,9 +16,10 @@ from medray.config.method_specs import MethodSpec, spec_of
 from medray.data.encode.render import EMPTY_LIST, extraction_answer
 from medray.data.index.sources import Source
 from medray.data.index.text_overlap import Benchmarks, bytes_hash, question_and_answer, same_text, text_hash
-from medray.data.printable import column_names
+from medray.data.printable import column_names, nearest_name
 from medray.data.readers import RowReader
 from medray.data.records import BadRowError, Distill, Extraction, Preference, Record, TwoStep, UselessRowError
+from medray.data.row_text import is_there
 from medray.data.schemas import form_of, parse
 from medray.errors import InputError
 
@@ -291,22 +292,24 @@ def check_columns(source: Source, seen: set[str], key: str, method: MethodSpec |
         source.form == "auto" and form_of(dict.fromkeys(seen), columns) == "columns"
     ):
         return
-    names = {"input", "label"} | (columns.model_fields_set - {"lang"})
-    for name in sorted(names):
-        column = getattr(columns, name)
+    if not seen:
+        return
+    for name in sorted({"input", "label"} | (columns.model_fields_set - {"lang", "label_names"})):
         alias = name == "label" and "label" not in columns.model_fields_set and "output" in seen
-        if seen and column is not None and column not in seen and not alias:
-            raise _no_column(source, seen, f"data.columns.{name}", column)
+        for column in () if alias else columns.named_by(name):
+            if not is_there(column, seen):
+                raise _no_column(source, seen, f"data.columns.{name}", column)
 
 
 def _no_column(source: Source, seen: set[str], key: str, column: str) -> InputError:
     shown = column_names(seen)
     if shown is not None:
+        near = nearest_name(column, seen)
         return InputError(
             f"{source.name} has no column of this name",
             key=key,
             value=column,
-            fix=f"use one of its columns: {shown}",
+            fix=(f"did you mean {near!r}? " if near else "") + f"use one of its columns: {shown}",
         )
     names = "1 column" if len(seen) == 1 else f"{len(seen)} columns"
     format = getattr(source, "format", "")

@@ -14,7 +14,8 @@ from pathlib import PurePosixPath
 from typing import Any, Protocol
 
 from medray.config import Config
-from medray.config.data import ColumnsConfig, DataConfig, ExtractionConfig, SourceConfig
+from medray.config.columns import ColumnsConfig
+from medray.config.data import DataConfig, ExtractionConfig, SourceConfig
 from medray.data import corpora, files, readers
 from medray.data.files.formats import is_saved_dataset
 from medray.data.files.split_names import check_one_split

@@ -78,7 +78,7 @@ class Preparation:
         self.spec = encode_spec(config, architecture)
         known = {split: found or [] for split, found in hashes.items()}
         shapes = {
-            split: [[source.form, source.columns.model_dump()] for source in group]
+            split: [[source.form, source.columns.decisive()] for source in group]
             for split, group in self.sources.items()
         }
         extra: dict[str, Any] = {

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from medray.config.data import ColumnsConfig
+from medray.config.columns import ColumnsConfig
 from medray.data.index.row_index import check_columns, index_range
 from medray.data.index.sources import FileSource
 from medray.data.printable import column_name, column_names, type_names

@@ -9,7 +9,7 @@ import chains
 import pytest
 from encoding import chat, distill, ids_of, prompt_of, spec, targets_of, trained
 
-from medray.config.data import ColumnsConfig
+from medray.config.columns import ColumnsConfig
 from medray.config.method import MethodConfig
 from medray.config.method_specs import spec_of
 from medray.data.encode.encoder import Encoder

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from medray.config.data import ColumnsConfig
+from medray.config.columns import ColumnsConfig
 from medray.data.records import (
     BadRowError,
     Distill,

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from medray.config.data import ColumnsConfig
+from medray.config.columns import ColumnsConfig
 from medray.data import corpora
 from medray.data.corpora import CorpusOptions, extraction
 from medray.data.records import BadRowError, Extraction

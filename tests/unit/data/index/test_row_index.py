@@ -14,7 +14,8 @@ import tiny
 from margin_spec import margin_spec
 from pyarrow import parquet
 
-from medray.config.data import ColumnsConfig, DataConfig
+from medray.config.columns import ColumnsConfig
+from medray.config.data import DataConfig
 from medray.config.method import MethodConfig
 from medray.data.index.membership import SplitIndex, join
 from medray.data.index.row_index import RangeIndex, index_range
@@ -218,13 +219,24 @@ def test_a_source_without_rows(tmp_path: Path) -> None:
 
 
 class TestColumns:
+    @pytest.mark.parametrize(
+        ("column", "missing"),
+        [("Input ", "Input "), ("{id}: {inputs.text}", "inputs.text"), (["label", "inptu"], "inptu")],
+    )
+    def test_the_nearest_column_is_named(self, column: object, missing: str, tmp_path: Path) -> None:
+        source = jsonl(tmp_path / "a.jsonl", [row(0)])
+        with pytest.raises(InputError) as caught:
+            tiny.index(replace(source, columns=ColumnsConfig.model_validate({"input": column})), 7)
+        assert caught.value.value == missing
+        assert str(caught.value.fix).startswith("did you mean 'input'? use one of its columns")
+
     @pytest.mark.parametrize("name", ["input", "label", "rationale", "id", "group", "entities"])
     def test_a_name_that_no_row_has_is_refused_with_the_existing_names(
         self, name: str, tmp_path: Path
     ) -> None:
         source = jsonl(tmp_path / "a.jsonl", [row(0), row(1) | {"extra": 1}])
         with pytest.raises(InputError) as caught:
-            tiny.index(replace(source, columns=ColumnsConfig(**{name: "nope"})), 7)
+            tiny.index(replace(source, columns=ColumnsConfig.model_validate({name: "nope"})), 7)
         error = caught.value
         assert (error.key, error.value) == (f"data.columns.{name}", "nope")
         assert error.fix == "use one of its columns: id, input, label, 1 more that are not shown"

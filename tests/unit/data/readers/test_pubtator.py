@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from medray.config.data import ColumnsConfig
+from medray.config.columns import ColumnsConfig
 from medray.data.readers import read
 from medray.data.records import BadRowError, Extraction
 from medray.data.schemas import parse
