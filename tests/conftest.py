@@ -48,6 +48,8 @@ NOT_QUICK = (
     "tests/unit/cli/data/test_inspect.py",
     "tests/unit/cli/data/test_inspect_imports.py",
     "tests/unit/cli/test_export.py",
+    "tests/unit/cli/test_predict.py",
+    "tests/unit/cli/test_predict_whole.py",
     "tests/unit/cli/test_train_again.py",
     "tests/unit/config/checks/test_train.py",
     "tests/unit/data/encode/test_encode.py",

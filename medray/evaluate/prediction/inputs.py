@@ -14,10 +14,12 @@ import ray.data
 
 from medray import storage
 from medray.config import Config
-from medray.config.data import ColumnsConfig, SourceConfig
+from medray.config.columns import ColumnsConfig
+from medray.config.data import SourceConfig
 from medray.data import corpora
 from medray.data.index.sources import CLINIC_COLUMNS, Source, sources
 from medray.data.printable import column_names
+from medray.data.row_text import is_there
 from medray.data.schemas import form_of
 from medray.data.shards.pipeline import quiet_ray_data
 from medray.errors import InputError
@@ -218,16 +220,18 @@ def _from_the_top(ranges: Sequence[RangeUnits]) -> list[dict[str, Any]]:
 def _check_input(source: Source, ranges: Sequence[RangeUnits]) -> None:
     """Raise InputError if no row of a source has the input column."""
     seen = frozenset().union(*(each.columns_seen for each in ranges))
-    column: Any = source.columns.input
-    if not seen or source.form not in ("auto", "columns") or not isinstance(column, str) or column in seen:
+    if not seen or source.form not in ("auto", "columns"):
         return
     if source.form == "auto" and form_of(dict.fromkeys(seen), source.columns) != "columns":
+        return
+    missing = next((name for name in source.columns.named_by("input") if not is_there(name, set(seen))), None)
+    if missing is None:
         return
     shown = column_names(seen)
     raise InputError(
         f"{source.name} has no column of this name" + ("" if shown else "; its columns are not shown"),
         key="data.columns.input",
-        value=column,
+        value=missing,
         fix=f"set data.columns.input to one of its columns: {shown}"
         if shown
         else "set data.columns.input to the name of the column with the text",

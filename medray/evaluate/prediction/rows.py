@@ -15,12 +15,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from medray.data.encode.encoder import NO_ANSWER, EncodeSpec
+from medray.data.encode.encoder import EncodeSpec
 from medray.data.encode.render import reference, target
 from medray.data.index.sources import Source
+from medray.data.prompt_rows import prompt_record
 from medray.data.readers import RowReader
 from medray.data.records import BadRowError, Distill, Extraction, Found, Record
-from medray.data.schemas import form_of, parse
 from medray.data.shards.token_split import TokenSet
 from medray.errors import RunFailedError
 from medray.evaluate.asking import Prompter
@@ -215,42 +215,7 @@ def _records(
 def _parsed(found: Found, source: Source, number: int) -> tuple[Record, bool]:
     if isinstance(found.row, BadRowError):
         raise found.row
-    row, answered = with_answer(found.row, source)
-    return parse(row, source.columns, form=source.form, source=source.name, number=number), answered
-
-
-def with_answer(row: Mapping[str, Any], source: Source) -> tuple[Mapping[str, Any], bool]:
-    """Return a row that has an answer, and whether the answer is its own. New data has none yet."""
-    columns, form = source.columns, source.form
-    own = bool(columns.model_fields_set & {"input", "label"})
-    if form == "auto" and not own:
-        for column, needed in (("output", "instruction"), ("gold", "prompt")):
-            if needed in row and column not in row and "chosen" not in row and "messages" not in row:
-                if column == "output" and "input" in row and columns.label in row:
-                    break
-                return {**row, column: NO_ANSWER}, False
-    if form == "auto":
-        form = form_of(row, columns)
-    if form in ("messages", "sharegpt"):
-        column, role, text = (
-            ("messages", "role", "content") if form == "messages" else ("conversations", "from", "value")
-        )
-        turns = row.get(column)
-        last = turns[-1] if isinstance(turns, list | tuple) and turns else None
-        if isinstance(last, Mapping) and str(last.get(role, "")).lower() in ("user", "human", "prompter"):
-            return {**row, column: [*turns, {role: "assistant", text: NO_ANSWER}]}, False  # type: ignore[misc]
-        return row, True
-    if form == "bigbio":
-        return (row, True) if "entities" in row else ({**row, "entities": []}, False)
-    if form in ("columns", "two_step"):
-        label = columns.label
-        if label not in row and "label" not in columns.model_fields_set and "output" in row:
-            label = "output"
-        if form == "two_step" and "output" in row:
-            label = "output"
-        if row.get(label) in (None, "") or (isinstance(row.get(label), str) and not row[label].strip()):
-            return {**row, label: NO_ANSWER}, False
-    return row, True
+    return prompt_record(found.row, source.columns, form=source.form, source=source.name, number=number)
 
 
 def _question(

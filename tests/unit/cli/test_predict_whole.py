@@ -93,7 +93,8 @@ def test_a_stopped_command_goes_on_and_gives_the_bytes_of_a_calm_one(
     assert [line["id"] for line in lines if "reference" in line] == [wanted[3]]
     assert all(line["log_probability"] < 0 and line["tokens"] <= 4 for line in lines)
 
-    whole, made = job.predict_part, []
+    whole = job.predict_part
+    made: list[int] = []
 
     def stopping(engine: Any, asked: Any, number: int, part: Any) -> Any:
         if made and len(made) < 2:
@@ -110,7 +111,12 @@ def test_a_stopped_command_goes_on_and_gives_the_bytes_of_a_calm_one(
     assert sorted(path.name for path in (tmp_path / "cut" / "parts").iterdir()) == ["part-000000.jsonl"]
     assert not (tmp_path / "cut" / "predictions.jsonl").exists()
     made.clear()
-    monkeypatch.setattr(job, "predict_part", lambda *parts: (made.append(parts[2]), whole(*parts))[1])
+
+    def counting(engine: Any, asked: Any, number: int, part: Any) -> Any:
+        made.append(number)
+        return whole(engine, asked, number, part)
+
+    monkeypatch.setattr(job, "predict_part", counting)
     assert command.main(words(folder, "cut", *drawn)) == 0
     assert made == [1, 2], "the finished part is not made again"
     for name in ("predictions.jsonl", "rejects.jsonl"):

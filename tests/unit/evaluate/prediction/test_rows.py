@@ -6,18 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pytest
 import tiny
 
 from medray.config import Config
-from medray.config.data import ColumnsConfig
 from medray.data.index.sources import FileSource
-from medray.data.records import Distill, Instruction, Preference
-from medray.data.schemas import parse
 from medray.evaluate.asking import AskedModel, Prompter
 from medray.evaluate.decoding import Decoding
 from medray.evaluate.prediction.inputs import default_part_rows, named_sources
-from medray.evaluate.prediction.rows import FileRows, ShardRows, index_range, parts_of, with_answer
+from medray.evaluate.prediction.rows import FileRows, ShardRows, index_range, parts_of
 
 
 def prompter(folder: Path) -> Prompter:
@@ -64,42 +60,6 @@ def test_rows_without_an_id_are_named_by_their_line_in_every_part(tmp_path: Path
     ask = prompter(tmp_path)
     found = [one.id for part in parts for one in FileRows(sources=(source,)).read(part, ask, "label")]
     assert found == [f"new.jsonl:{n + 1}" for n in range(70)]
-
-
-NEW: dict[str, tuple[dict[str, Any], type]] = {
-    "columns": ({"input": "fever"}, Distill),
-    "empty label": ({"input": "fever", "label": " "}, Distill),
-    "alpaca": ({"instruction": "Summarise", "input": "fever"}, Instruction),
-    "meditron": ({"prompt": "fever?"}, Instruction),
-    "messages": ({"messages": [{"role": "user", "content": "fever?"}]}, Instruction),
-    "sharegpt": ({"conversations": [{"from": "human", "value": "fever?"}]}, Instruction),
-}
-
-
-@pytest.mark.parametrize("name", NEW)
-def test_new_data_needs_no_answer(name: str) -> None:
-    row, kind = NEW[name]
-    source = FileSource(path="new.jsonl", format="jsonl")
-    made, answered = with_answer(row, source)
-    record = parse(made, source.columns, source="new.jsonl", number=0)
-    assert isinstance(record, kind)
-    assert not answered
-
-
-def test_an_answer_that_is_there_is_the_reference() -> None:
-    source = FileSource(
-        path="x.jsonl", format="jsonl", columns=ColumnsConfig(input="question", label="answer")
-    )
-    rows: list[dict[str, Any]] = [
-        {"question": "fever?", "answer": "yes"},
-        {"prompt": "a", "chosen": "b", "rejected": "c"},
-        {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]},
-    ]
-    assert with_answer(rows[0], source) == (rows[0], True)
-    plain = FileSource(path="x.jsonl", format="jsonl")
-    for row in rows[1:]:
-        assert with_answer(row, plain) == (row, True)
-    assert isinstance(parse(rows[1], plain.columns, source="", number=0), Preference)
 
 
 def test_validation_shards_are_asked_with_their_own_prompts(tmp_path: Path) -> None:
