@@ -125,11 +125,12 @@ def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
         own, passed = words[: words.index("--")], words[words.index("--") + 1 :]
     arguments, rest = top.parse_known_args(own)
     arguments.passed = passed
-    allowed = r"[^-]" if getattr(arguments, "takes_paths", False) else r"[^-].*="
-    if rest and not (hasattr(arguments, "overrides") and all(re.match(allowed, text) for text in rest)):
+    # Verbs that take data files too have both in `words`.
+    words_of, allowed = ("words", r"[^-]") if hasattr(arguments, "words") else ("overrides", r"[^-].*=")
+    if rest and not (hasattr(arguments, words_of) and all(re.match(allowed, text) for text in rest)):
         top.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
-        arguments.overrides += rest
+        getattr(arguments, words_of).extend(rest)
     return arguments
 
 

@@ -41,7 +41,7 @@ def add_to(verbs: Any) -> None:
     )
     add_model(verb)
     verb.add_argument(
-        "overrides",
+        "words",
         nargs="*",
         metavar="DATA|key=value",
         help="files to predict: anything that data.train reads; none: the validation split of the run. Also values of dotted keys",
@@ -74,7 +74,7 @@ def add_to(verbs: Any) -> None:
         "--overwrite", action="store_true", help="delete earlier predictions in the folder first"
     )
     verb.add_argument("--json", action="store_true", help="print the summary as one JSON object at the end")
-    verb.set_defaults(run=run, takes_paths=True)
+    verb.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -103,14 +103,16 @@ class _Asked:
 
 
 def _run(arguments: argparse.Namespace, stop: StopSwitch) -> int:
+    from medray.cli.cluster import before_import
     from medray.cli.train import refuse_stopped
     from medray.evaluate.prediction.manifest import Manifest, check_same
     from medray.report.console import Console
     from medray.train.run_folder import lock
 
-    paths, overrides = split_words(arguments.overrides)
+    paths, overrides = split_words(arguments.words)
     arguments.overrides = overrides  # for the names of keys in errors
     named = named_model(arguments.model, arguments.config, overrides)
+    before_import(cluster_address(named.config))
     out = storage.at(arguments.to)
     _check_folder(out)
     console = Console(sys.stderr)
@@ -190,17 +192,15 @@ def _predict(
     arguments: argparse.Namespace, asked: _Asked, before: Manifest | None, console: Console, stop: StopSwitch
 ) -> dict[str, Any]:
     """Start or join the cluster, predict what is missing, and merge. Return the summary."""
-    from medray.cli.cluster import before_import, connect, disconnect
+    from medray.cli.cluster import connect, disconnect
     from medray.cli.train import on_signals, refuse_stopped
 
-    address = cluster_address(asked.named.config)
-    before_import(address)
     console.phase("start", f"{arguments.model} to {asked.out}")
     begun = time.monotonic()
     import ray  # noqa: F401  # completely, before two threads import
 
     try:
-        connect(address)
+        connect(cluster_address(asked.named.config))
         on_signals(stop, STOPPING)  # again, because Ray has replaced the handler of SIGTERM
         refuse_stopped(stop)
         return _with_cluster(arguments, asked, before, console, stop, begun)

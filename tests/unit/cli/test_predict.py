@@ -63,7 +63,7 @@ def test_data_and_keys_are_allowed_after_options() -> None:
     arguments = command._parsed(
         ["predict", "runs/a", "--to", "out", "new.jsonl", "eval.batch_size=4", "--task", "rationale"]
     )
-    assert arguments.overrides == ["new.jsonl", "eval.batch_size=4"]
+    assert arguments.words == ["new.jsonl", "eval.batch_size=4"]
     with pytest.raises(SystemExit):
         command._parsed(["predict", "runs/a", "--to", "out", "--unknown"])
     with pytest.raises(SystemExit):
