@@ -21,6 +21,7 @@ from medray.evaluate.asking import AskedModel
 from medray.evaluate.decoding import Decoding
 from medray.evaluate.generate import Answer
 from medray.evaluate.prediction.engines import Engine, EngineName, load_engine
+from medray.evaluate.prediction.layouts import without_section_header
 from medray.evaluate.prediction.part_files import Counts, write_part
 from medray.evaluate.prediction.rows import Part, Question, Rows
 
@@ -31,7 +32,8 @@ PRIVATE = 0o077  # the umask: the files contain patients' text
 class PredictJob:
     """The settings of a prediction job.
 
-    out: folder of the predictions. rationale: also write the rationale of each row before its label. workers: number of
+    out: folder of the predictions. rationale: also write the rationale of each row before its label.
+    strip_section_header: see `layouts.without_section_header`. workers: number of
     actors, each with `cpus` CPUs, `gpus` GPUs and `threads` compute threads.
     """
 
@@ -49,6 +51,7 @@ class PredictJob:
     log_probability: bool = False
     show_prompt: bool = False
     rationale: bool = False
+    strip_section_header: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,7 +102,8 @@ def predict_part(engine: Engine, job: PredictJob, number: int, part: Part) -> Co
     answers = _ask(engine, job, questions, job.task)
     lines, counts = [], Counts()
     for question, answer, rationale in zip(questions, answers, rationales, strict=True):
-        line: dict[str, Any] = {"id": question.id, "prediction": answer.text}
+        text = without_section_header(answer.text) if job.strip_section_header else answer.text
+        line: dict[str, Any] = {"id": question.id, "prediction": text}
         if rationale is not None:
             line["rationale"] = rationale
         if question.reference is not None:
@@ -116,7 +120,7 @@ def predict_part(engine: Engine, job: PredictJob, number: int, part: Part) -> Co
             rows=1,
             cut=int(bool(question.cut)),
             unfinished=int(answer.finish == "length"),
-            empty=int(not answer.text),
+            empty=int(not text),
             tokens=answer.tokens,
         )
     write_part(storage.at(job.out), number, lines, counts)

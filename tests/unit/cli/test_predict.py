@@ -138,7 +138,7 @@ def test_a_key_that_only_training_reads_is_refused_for_an_export(tmp_path: Path)
 def test_other_predictions_in_the_folder_are_refused_by_name_and_overwritten_on_request(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from medray.cli import predict
+    from medray.cli.predict import work
 
     (tmp_path / "base").symlink_to(model)
     tiny.write_jsonl(tmp_path / "new.jsonl", [{"input": "fever"}])
@@ -152,7 +152,7 @@ def test_other_predictions_in_the_folder_are_refused_by_name_and_overwritten_on_
         ).write(made.out)
         return {"status": "stopped", "rows": 1}
 
-    monkeypatch.setattr(predict, "_predict", begin)
+    monkeypatch.setattr(work, "predict", begin)
     words = ["predict", "base", "new.jsonl", "--to", "out"]
     assert command.main(words) == 1, "a stop without a signal"
     assert command.main(words) == 1, "the same command continues"

@@ -17,7 +17,7 @@ from exports import exported
 
 from medray.cli import cluster as ray_cluster
 from medray.cli import main as command
-from medray.cli import predict
+from medray.cli.predict import work
 from medray.evaluate.prediction import job
 from medray.plan.resources import NodeSupply, Supply
 from medray.train import prepare
@@ -105,7 +105,7 @@ def test_a_stopped_command_goes_on_and_gives_the_bytes_of_a_calm_one(
         return whole(engine, asked, number, part)
 
     monkeypatch.setattr(job, "predict_part", stopping)
-    monkeypatch.setattr(predict, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(work, "POLL_SECONDS", 0.01)
     code = command.main(words(folder, "cut", *drawn))
     assert code in (1, 75), "the job may fail before the driver has looked at the signal"
     assert sorted(path.name for path in (tmp_path / "cut" / "parts").iterdir()) == ["part-000000.jsonl"]
