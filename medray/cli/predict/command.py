@@ -38,7 +38,6 @@ def asked_command(
     """Check the command, and collect what decides its result."""
     from medray.evaluate.prediction.engines import check_engine
     from medray.evaluate.prediction.inputs import facts_of, named_sources, split_sources
-    from medray.models.weights_identity import of_folder
 
     asked, config = named.asked, named.config
     asked.check_task(arguments.task)
@@ -70,9 +69,7 @@ def asked_command(
     else:
         facts = facts_of(found)
     facts |= {
-        "model": of_folder(
-            str(storage.local(asked.weights)) if storage.is_remote(asked.weights) else asked.weights
-        ),
+        **_weights(asked.weights, out),
         "prompts": json.dumps(asdict(asked.spec), sort_keys=True, default=str),
         "task": arguments.task,
         "rationale": arguments.rationale,
@@ -84,6 +81,17 @@ def asked_command(
     }
     facts["decoding.stop"] = list(decoding.stop)
     return AskedCommand(named=named, out=out, sources=found, facts=json.loads(json.dumps(facts)))
+
+
+def _weights(place: str, out: StoragePath) -> dict[str, Any]:
+    """Return facts about the weights of a model, and about the base of an adapter. Hashes are kept in the folder."""
+    from medray.models.export import base_of
+    from medray.models.weights_identity import of_folder
+
+    folder = storage.local(place) if storage.is_remote(place) else Path(place)
+    base, cache = base_of(folder), out / ".hashes"
+    facts: dict[str, Any] = {"model": of_folder(str(folder), cache)}
+    return facts if base == str(folder) else facts | {"base model": of_folder(base, cache)}
 
 
 def finished(out: StoragePath) -> dict[str, Any] | None:

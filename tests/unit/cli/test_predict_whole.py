@@ -82,6 +82,7 @@ def test_a_stopped_command_goes_on_and_gives_the_bytes_of_a_calm_one(
     assert (summary["rows"], summary["rejected"]) == (69, 1)
     assert "zebrafish" not in shown.err
     assert sorted(path.name for path in (tmp_path / "calm").iterdir()) == [
+        ".hashes",
         "manifest.json",
         "predictions.jsonl",
         "rejects.jsonl",
