@@ -75,11 +75,15 @@ ALIASES = {
 
 
 def explain(
-    error: ValidationError, tree: Mapping[str, Any], file: object, overridden: Iterable[str]
+    error: ValidationError,
+    tree: Mapping[str, Any],
+    file: object,
+    overridden: Iterable[str],
+    root: type[BaseModel] = Config,
 ) -> InputError:
     """Return the first of pydantic's errors about `tree`, with the number of further ones.
 
-    overridden: dotted keys from the command line; an error in them does not name the file.
+    overridden: dotted keys from the command line; an error in them does not name the file. root: the model of the file.
     """
     found: dict[tuple[str | int, ...], list[Any]] = {}
     for item in error.errors(include_url=False):
@@ -98,9 +102,9 @@ def explain(
     value, kind = _shown(items[0]["input"])
     key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place)[1:]
     if items[0]["type"] == "extra_forbidden":
-        what, fix = "there is no such key", nearest([part for part in place if isinstance(part, str)])
+        what, fix = "there is no such key", nearest([part for part in place if isinstance(part, str)], root)
     else:
-        what, fix = _sentence(items, kind), _fix(items, key, place, given)
+        what, fix = _sentence(items, kind), _fix(items, key, place, given, root)
     shown_key = key if len(key) <= 2 * _LONGEST else f"{key[: 2 * _LONGEST]}…"
     return InputError(
         what + also, file=COMMAND_LINE if given else file, key=shown_key or None, value=value, fix=fix
@@ -166,14 +170,16 @@ def _expected(item: Any) -> str | None:
     return _EXPECTED.get(item["type"])
 
 
-def _fix(items: Sequence[Any], key: str, place: Sequence[str | int], given: bool) -> str:
+def _fix(
+    items: Sequence[Any], key: str, place: Sequence[str | int], given: bool, root: type[BaseModel]
+) -> str:
     value, kinds = items[0]["input"], [item["type"] for item in items]
     sign, word = (
         "=" if given else ": ",
         isinstance(value, str) and len(value) <= _LONGEST and value.isprintable(),
     )
     if "model_type" in kinds:
-        known = _fields_at([part for part in place if isinstance(part, str)])
+        known = _fields_at([part for part in place if isinstance(part, str)], root)
         leading = next((name for name in ("name", "type") if name in known and word), None)
         return (
             f"set {key}.{leading}{sign}{value}"
@@ -185,7 +191,7 @@ def _fix(items: Sequence[Any], key: str, place: Sequence[str | int], given: bool
             return f"did you mean {near}?"
     names = [part for part in place if isinstance(part, str)]
     if value is None:
-        return _what_fits(names, key, sign)
+        return _what_fits(names, key, sign, root)
     if "string_type" in kinds and isinstance(value, int | float | dict):  # 5 is a number, "a: b" is a key
         return "put it in quotes" + (f": {key}='\"…\"'" if given and "[" not in key else "")
     if "tuple_type" in kinds and word and not {"int_type", "int_parsing"} & set(kinds):
@@ -197,12 +203,12 @@ def _fix(items: Sequence[Any], key: str, place: Sequence[str | int], given: bool
         return str(own.args[1])
     if kinds[0] == "missing" and isinstance(items[0]["loc"][-1], str):
         return f"set {key}.{items[0]['loc'][-1]}: …"
-    return _what_fits(names, key, sign)
+    return _what_fits(names, key, sign, root)
 
 
-def _what_fits(names: Sequence[str], key: str, sign: str) -> str:
+def _what_fits(names: Sequence[str], key: str, sign: str, root: type[BaseModel]) -> str:
     """Return a fix with the limits of the key at `names`, and its default."""
-    section = section_at(Config, names[:-1]) if names else None
+    section = section_at(root, names[:-1]) if names else None
     field = section.model_fields.get(names[-1]) if section else None
     if field is None:
         return "use another value"
@@ -236,21 +242,22 @@ def _near_word(value: object, expected: str) -> str | None:
     return next(iter(difflib.get_close_matches(value.lower(), words, n=1, cutoff=0.5)), None)
 
 
-def nearest(names: list[str]) -> str:
+def nearest(names: list[str], root: type[BaseModel] = Config) -> str:
     """Return the key that was probably meant by an unknown one.
 
     It is the equivalent of another framework's name, the same name in another section, or the closest spelling.
     """
     section, name = names[:-1], names[-1][:_LONGEST].lower().replace("-", "_")
-    here = sorted(_fields_at(section))
-    everywhere = list(keys())
+    here = sorted(_fields_at(section, root))
+    everywhere = list(keys(root))
+    aliases = ALIASES if root is Config else {}
     same = [dotted for dotted in everywhere if dotted.rsplit(".", 1)[-1] == name]
     leaves = {dotted.rsplit(".", 1)[-1]: dotted for dotted in reversed(everywhere)}
-    named = name in ALIASES or name in here or len(same) == 1
-    if not named and (former := hint(name)):
+    named = name in aliases or name in here or len(same) == 1
+    if root is Config and not named and (former := hint(name)):
         return former
     guesses = [
-        [ALIASES[name]] if name in ALIASES else [],
+        [aliases[name]] if name in aliases else [],
         [".".join([*section, name])] if name in here else [],
         same if len(same) <= 2 else [],  # a `name` is in most sections
         [".".join([*section, near]) for near in difflib.get_close_matches(name, here, n=1)],
@@ -262,11 +269,11 @@ def nearest(names: list[str]) -> str:
     return f"use a key of {'.'.join(section) or 'a config'}: {', '.join(here)}"
 
 
-def _fields_at(names: Sequence[str]) -> set[str]:
-    section = section_at(Config, names)
+def _fields_at(names: Sequence[str], root: type[BaseModel]) -> set[str]:
+    section = section_at(root, names)
     return set(section.model_fields) if section else set()
 
 
-def keys() -> Iterator[str]:
+def keys(root: type[BaseModel] = Config) -> Iterator[str]:
     """Yield every dotted key that a config knows, sections before what is in them; entries of lists have none."""
-    return (key for key, _ in fields(Config) if "[]" not in key)
+    return (key for key, _ in fields(root) if "[]" not in key)

@@ -25,6 +25,7 @@ ROOMS = (
     "medray/storage",
     "medray/config",
     "medray/plan",
+    "medray/backends",
     "medray/tracking",
     "medray/report",
     "medray/clinic",

@@ -39,11 +39,11 @@ def read(path: str | Path, overrides: Iterable[str] = (), *, site: Path | None =
     Raises InputError for a file that cannot be read, is not YAML, contains credentials, or does not fit the schema.
     """
     path = Path(path)
-    tree = _read_tree(path)
+    tree = read_tree(path)
     if site is not None:
         tree = merged(_tree_of_site(site), tree, null_keeps=True)
-    overridden = [_override(tree, override) for override in overrides]
-    _check_depth(tree, path)
+    overridden = [set_override(tree, override) for override in overrides]
+    check_depth(tree, path)
     refuse_credentials(tree, path, tuple(overridden), COMMAND_LINE)
     try:
         config = Config.model_validate(tree)
@@ -69,9 +69,9 @@ def load_site(file: Path) -> Config:
 
 def _tree_of_site(file: Path) -> dict[str, Any]:
     """Read a site file and check it separately, so that errors name this file and not the config."""
-    tree = _read_tree(file)
+    tree = read_tree(file)
     check_sections(tree, file)
-    _check_depth(tree, file)
+    check_depth(tree, file)
     refuse_credentials(tree, file)
     try:
         Config.model_validate(tree)
@@ -91,11 +91,12 @@ def overridden(config: Config, values: Mapping[str, Any]) -> Config:
     for dotted, value in values.items():
         refuse_credentials({dotted: value}, None)
         _put(tree, dotted, value, None)
-    _check_depth(tree, None)
+    check_depth(tree, None)
     return validated(tree)
 
 
-def _read_tree(path: Path) -> dict[str, Any]:
+def read_tree(path: Path) -> dict[str, Any]:
+    """Return the sections of a YAML file as they are written. Raises InputError."""
     try:
         with path.open("rb") as stream:
             data = stream.read(LARGEST_FILE + 1)
@@ -141,7 +142,7 @@ def _read_tree(path: Path) -> dict[str, Any]:
     return tree
 
 
-def _check_depth(tree: dict[str, Any], path: Path | None) -> None:
+def check_depth(tree: dict[str, Any], path: Path | None) -> None:
     """Raise InputError for a tree that is too deep: libraries fail at different depths and with different messages."""
     for section, value in tree.items():
         level = [value]
@@ -174,7 +175,7 @@ def _near_file(path: Path) -> str:
     return f"did you mean {path.parent / near[0]}?" if near else f"use a YAML file in {path.parent}"
 
 
-def _override(tree: dict[str, Any], override: str) -> str:
+def set_override(tree: dict[str, Any], override: str) -> str:
     """Set the value of `section.key=value` in `tree` and return the dotted key. A value that is not YAML is text."""
     name, equals, text = override.partition("=")
     # Check for credentials before any message shows a part of it; also check the whole, which may be a URL without a key.
