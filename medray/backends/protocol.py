@@ -90,7 +90,7 @@ class Failure:
 
 
 class Backend(Protocol):
-    """Whoever answers prompts.
+    """An answerer of prompts.
 
     name: for messages and reports, such as `judges[0] (gpt at api.example.com)`.
     """
