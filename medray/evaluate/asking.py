@@ -163,6 +163,10 @@ class Prompter:
             )
         return ids
 
+    def messages(self, record: Record, task: str = "label") -> tuple[Message, ...] | None:
+        """Return the messages of a prompt, uncut, for a server that has a template of its own; None if there are none."""
+        return self._encoder.messages(record, task)
+
     def with_answers(
         self, record: Record, answers: Sequence[str], task: str = "label"
     ) -> list[tuple[np.ndarray, np.ndarray]]:

@@ -68,6 +68,11 @@ def add_to(verbs: Any) -> None:
         default="transformers",
         help="transformers, vllm (where installed) or endpoint (transformers)",
     )
+    verb.add_argument(
+        "--backend",
+        metavar="FILE",
+        help="for --engine endpoint: YAML file with base_url, model, key_env, limits",
+    )
     verb.add_argument("--part-rows", type=int, metavar="N", help="rows of a part file; default: up to 512")
     verb.add_argument(
         "--overwrite", action="store_true", help="delete earlier predictions in the folder first"

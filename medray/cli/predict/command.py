@@ -15,6 +15,7 @@ from medray.errors import InputError
 from medray.storage import StoragePath
 
 if TYPE_CHECKING:
+    from medray.config.backends import BackendConfig
     from medray.data.index.sources import Source
     from medray.evaluate.prediction.layouts import TeamName
 
@@ -48,13 +49,14 @@ def asked_command(
             )
         asked.check_task("rationale")
     decoding = decoding_of(arguments, config)
-    check_engine(arguments.engine, asked, decoding)
+    backend = backend_of(arguments)
+    check_engine(arguments.engine, asked, decoding, backend, log_probability=arguments.log_probability)
     if paths and arguments.split:
         raise InputError("files and a split exclude each other", key="--split", fix="name files, or a split")
     found: tuple[Source, ...] | None = None
     if paths:
         found = named_sources(paths, config)
-    elif arguments.split or named.run is None or named.run.tokens is None:
+    elif arguments.split or named.run is None or named.run.tokens is None or backend is not None:
         found = split_sources(config, arguments.split or "validation")
     if found is None:
         assert named.run is not None
@@ -79,6 +81,8 @@ def asked_command(
         "strip_section_header": arguments.strip_section_header,
         **{f"decoding.{name}": value for name, value in asdict(decoding).items()},
     }
+    if backend is not None:
+        facts["backend"] = f"{backend.model} at {backend.base_url}"
     facts["decoding.stop"] = list(decoding.stop)
     return AskedCommand(named=named, out=out, sources=found, facts=json.loads(json.dumps(facts)))
 
@@ -133,6 +137,16 @@ def clear(out: StoragePath) -> None:
         (out / name).unlink(missing_ok=True)
     for name in (PARTS, CONVERTED):
         storage.remove_tree(out / name)
+
+
+def backend_of(arguments: argparse.Namespace) -> BackendConfig | None:
+    """Return the server of the engine endpoint; None for other engines. Raises InputError for a wrong file."""
+    if arguments.backend is None:
+        return None
+    from medray.config.backends import BackendConfig
+    from medray.config.loading.own_file import read_own
+
+    return read_own(BackendConfig, arguments.backend)
 
 
 def team_name(arguments: argparse.Namespace) -> TeamName | None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from medray import storage
 from medray.cli.asked_model import NamedModel, decoding_of
 from medray.cli.cluster import cluster_address
-from medray.cli.predict.command import STOPPING, SUMMARY, AskedCommand
+from medray.cli.predict.command import STOPPING, SUMMARY, AskedCommand, backend_of
 from medray.errors import InputError, RunFailedError
 from medray.storage import StoragePath
 from medray.train.stop import StopSwitch
@@ -63,7 +63,9 @@ def _with_cluster(
     from medray.evaluate.prediction.part_files import PARTS, Counts, read_part
 
     config, out = asked.named.config, asked.out
-    workers, cpus, gpus, threads = _shape(config)
+    backend = backend_of(arguments)
+    # One actor asks a server, because the limits on requests are those of one process.
+    workers, cpus, gpus, threads = _shape(config) if backend is None else (1, 0.5, 0.0, 1)
     if isinstance(out, Path):
         (out / PARTS).mkdir(exist_ok=True, mode=0o700)
     manifest, rows = _divided(arguments, asked, before, console, workers)
@@ -79,6 +81,7 @@ def _with_cluster(
         gpus=gpus,
         threads=threads,
         engine=arguments.engine,
+        backend=backend,
         log_probability=arguments.log_probability,
         show_prompt=arguments.show_prompt,
         rationale=arguments.rationale,

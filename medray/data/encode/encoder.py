@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -29,7 +29,7 @@ from medray.data.reasoning import (
     knows_reasoning,
     split_reasoning,
 )
-from medray.data.records import Instruction, Preference, Record
+from medray.data.records import Instruction, Message, Preference, Record
 from medray.errors import InputError
 
 __all__ = ["ENCODER_VERSION", "EncodeSpec", "Encoder", "Prompts", "TaskColumns", "reference"]
@@ -122,6 +122,16 @@ class Encoder:
         """
         columns = self._encode({task: [self._question(record, task) for record in records]})[task]
         return Prompts(tuple(ids for ids, _ in self._split(columns)), tuple(columns.cut.tolist()))
+
+    def messages(self, record: Record, task: str) -> tuple[Message, ...] | None:
+        """Return the messages of a prompt, for a server that has a template of its own; None as for `prompts`.
+
+        They have the prompt and system message of training, and are not cut.
+        """
+        one = self._question(record, task)
+        if one is None:
+            return None
+        return tuple(Message(_role(turn), turn.lead + (turn.text or "")) for turn in one.turns)
 
     def with_answers(
         self, record: Record, answers: Sequence[str], task: str
@@ -355,6 +365,10 @@ class Encoder:
                     kept[place], over = kept[place] - taken, over - taken
                     skipped[place] = 0 if from_left is None else taken
         return _Fit(frame, numbers, kept, skipped, kept != whole)
+
+
+def _role(turn: Turn) -> Literal["system", "user", "assistant"]:
+    return "system" if turn.role == "system" else "assistant" if turn.role == "assistant" else "user"
 
 
 def _gaps(frame: Frame) -> list[Gap]:

@@ -14,6 +14,7 @@ import numpy as np
 import ray.data
 
 from medray import storage
+from medray.config.backends import BackendConfig
 from medray.data.records import Distill, TwoStep
 from medray.data.shards.pipeline import quiet_ray_data
 from medray.errors import InputError, RunFailedError
@@ -34,7 +35,7 @@ class PredictJob:
 
     out: folder of the predictions. rationale: also write the rationale of each row before its label.
     strip_section_header: see `layouts.without_section_header`. workers: number of
-    actors, each with `cpus` CPUs, `gpus` GPUs and `threads` compute threads.
+    actors, each with `cpus` CPUs, `gpus` GPUs and `threads` compute threads. backend: the server of the engine endpoint.
     """
 
     asked: AskedModel
@@ -48,6 +49,7 @@ class PredictJob:
     gpus: float
     threads: int
     engine: EngineName = "transformers"
+    backend: BackendConfig | None = None
     log_probability: bool = False
     show_prompt: bool = False
     rationale: bool = False
@@ -89,7 +91,9 @@ class PartPredictor:
             import torch
 
             torch.set_num_threads(self._job.threads)
-            self._engine = load_engine(self._job.engine, self._job.asked, self._job.batch_size)
+            self._engine = load_engine(
+                self._job.engine, self._job.asked, self._job.batch_size, self._job.backend
+            )
         return self._engine
 
 
@@ -131,11 +135,7 @@ def _ask(engine: Engine, job: PredictJob, questions: Sequence[Question], task: s
     """Return the answers to questions. A question without a prompt gets an empty answer."""
     asked = [n for n, question in enumerate(questions) if len(question.ids)]
     made = engine.answers(
-        [questions[n].ids for n in asked],
-        job.decoding,
-        rows=[questions[n].id for n in asked],
-        task=task,
-        log_probability=job.log_probability,
+        [questions[n] for n in asked], job.decoding, task=task, log_probability=job.log_probability
     )
     found = dict(zip(asked, made, strict=True))
     nothing = Answer(text="", tokens=0, finish="stop")

@@ -93,6 +93,7 @@ def test_an_untuned_model_takes_prompts_and_decoding_from_the_config(model: Path
         (["base", "new.jsonl", "--to", "."], "did not write"),
         (["base", "new.jsonl", "--to", "out", "--task", "rationale/Sex"], "not trained for this task"),
         (["base", "new.jsonl", "--to", "out", "--engine", "vllm"], "not installed"),
+        (["base", "new.jsonl", "--to", "out", "--engine", "endpoint"], "no other engine reads one"),
         (["base", "new.jsonl", "--to", "out", "--split", "test"], "exclude each other"),
         (["base", "new.jsonl", "--to", "out", "--part-rows", "0"], "at least one row"),
         (["base", "new.jsonl", "--to", "out", "--temperature", "-1"], "--temperature"),

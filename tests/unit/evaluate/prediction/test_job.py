@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,15 +12,18 @@ import numpy as np
 import pytest
 import tiny
 
+from medray.backends.protocol import Failure, FailureKind, Reply, Request
+from medray.backends.usage import Usage
+from medray.config.backends import BackendConfig
 from medray.data.index.sources import FileSource
-from medray.errors import InputError
+from medray.errors import InputError, RunFailedError
 from medray.evaluate.asking import AskedModel, Prompter
 from medray.evaluate.decoding import Decoding
 from medray.evaluate.generate import Answer
-from medray.evaluate.prediction.engines import Transformers, check_engine
+from medray.evaluate.prediction.engines import ServerEngine, Transformers, check_engine
 from medray.evaluate.prediction.job import PredictJob, predict_part
 from medray.evaluate.prediction.part_files import Counts, read_part
-from medray.evaluate.prediction.rows import FileRows, index_range, parts_of
+from medray.evaluate.prediction.rows import FileRows, Question, index_range, parts_of
 
 
 class Echo:
@@ -31,23 +34,17 @@ class Echo:
         self.asked: list[tuple[str, list[np.ndarray]]] = []
 
     def answers(
-        self,
-        ids: Sequence[np.ndarray],
-        decoding: Decoding,
-        *,
-        rows: Sequence[str],
-        task: str,
-        log_probability: bool,
+        self, questions: Sequence[Question], decoding: Decoding, *, task: str, log_probability: bool
     ) -> list[Answer]:
-        self.asked.append((task, list(ids)))
+        self.asked.append((task, [question.ids for question in questions]))
         return [
             Answer(
-                text=f"{task} {row} {len(prompt)}",
+                text=f"{task} {question.id} {len(question.ids)}",
                 tokens=3,
-                finish="length" if len(prompt) > 40 else "stop",
+                finish="length" if len(question.ids) > 40 else "stop",
                 log_probability=-1.25 if log_probability else None,
             )
-            for prompt, row in zip(ids, rows, strict=True)
+            for question in questions
         ]
 
 
@@ -134,8 +131,11 @@ def test_batches_are_sorted_by_length_and_answers_return_in_order() -> None:
 
     engine = Transformers.__new__(Transformers)
     engine._answerer, engine._batch_size = Spy(), 2  # type: ignore[assignment]
-    ids = [np.zeros(size, np.int32) for size in (3, 9, 1, 7, 5)]
-    found = engine.answers(ids, Decoding(), rows=list("abcde"), task="label", log_probability=False)
+    asked = [
+        Question(id=name, ids=np.zeros(size, np.int32), cut=None, reference=None)
+        for name, size in zip("abcde", (3, 9, 1, 7, 5), strict=True)
+    ]
+    found = engine.answers(asked, Decoding(), task="label", log_probability=False)
     assert [answer.text for answer in found] == list("abcde")
     assert batches == [[9, 7], [5, 3], [1]]
 
@@ -148,6 +148,58 @@ def test_engines_that_are_absent_are_refused_with_what_to_install(tmp_path: Path
     check_engine("transformers", asked, Decoding())
     with pytest.raises(InputError, match="not installed"):
         check_engine("vllm", asked, Decoding())
-    for name in ("endpoint", "nonsense"):
-        with pytest.raises(InputError, match="--engine"):
-            check_engine(name, asked, Decoding())
+    with pytest.raises(InputError, match="no such engine"):
+        check_engine("nonsense", asked, Decoding())
+    with pytest.raises(InputError, match="reads one"):
+        check_engine("endpoint", asked, Decoding())
+    far = BackendConfig(base_url="https://api.example.com/v1", model="m")
+    with pytest.raises(InputError, match="text of records"):
+        check_engine("endpoint", asked, Decoding(), far)
+    near = BackendConfig(base_url="http://127.0.0.1:9/v1", model="m")
+    check_engine("endpoint", asked, Decoding(), near)
+    with pytest.raises(InputError, match="beams"):
+        check_engine("endpoint", asked, Decoding(num_beams=2), near)
+
+
+class Server:
+    """A backend in the test's process, whose replies arrive in any order."""
+
+    name = "m at 127.0.0.1"
+    usage = Usage()
+
+    def __init__(self, failure: FailureKind | None = None) -> None:
+        self.failure, self.asked = failure, list[Request]()
+
+    def answers(self, requests: Iterable[Request]) -> Iterator[Reply | Failure]:
+        self.asked = list(requests)
+        for number, request in reversed(list(enumerate(self.asked))):
+            if number == 1 and self.failure is not None:
+                yield Failure(key=request.key, kind=self.failure, message="it failed")
+            else:
+                yield Reply(key=request.key, text=f" answer {number} ", finish_reason="stop", model="m")
+
+
+def test_a_server_gets_the_messages_of_training_and_its_replies_keep_their_rows(tmp_path: Path) -> None:
+    rows = tiny.rows(3)
+    made, _, _, _ = job(tmp_path, rows)
+    server = Server()
+    engine = ServerEngine(made.asked, server)
+    [part] = parts_of([[index_range(made.rows.sources[0], 0, None)]], 512)  # type: ignore[attr-defined]
+    questions = made.rows.read(part, engine.prompter, "label")
+    found = engine.answers(
+        questions, Decoding(temperature=0.7, top_p=0.9, stop=("END",)), task="label", log_probability=False
+    )
+    assert [answer.text for answer in found] == ["answer 0", "answer 1", "answer 2"]
+    assert [request.messages[-1].content for request in server.asked] == [
+        f"predict:\n{row['input']}" for row in rows
+    ]
+    assert all(request.holds == "records" and request.top_p == 0.9 for request in server.asked)
+    assert len({request.seed for request in server.asked}) == 3
+    refusing = ServerEngine(made.asked, Server("refused")).answers(
+        questions, Decoding(), task="label", log_probability=False
+    )
+    assert [answer.finish for answer in refusing] == ["stop", "refused", "stop"]
+    with pytest.raises(RunFailedError, match="run the same command again"):
+        ServerEngine(made.asked, Server("connection")).answers(
+            questions, Decoding(), task="label", log_probability=False
+        )
