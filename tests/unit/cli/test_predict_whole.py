@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import ray.data
 import tiny
+from chat_server import OK, ChatState, Fault, chat_server
 from exports import exported
 
 from medray.cli import cluster as ray_cluster
@@ -173,3 +174,23 @@ def test_compressed_files_are_read_through_a_plain_copy_that_is_removed(folder: 
     )
     assert plain == packed
     assert not (tmp_path / "packed" / "converted").exists()
+
+
+def test_a_server_that_fails_stops_the_command_and_the_same_command_goes_on(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = ChatState()
+    with chat_server(state) as url:
+        limits = "{retries: 0, concurrency: 1, first_wait_seconds: 0.01}"
+        (tmp_path / "server.yaml").write_text(f"base_url: {url}\nmodel: m\nlimits: {limits}\n")
+        server = words(folder, "out", "--engine", "endpoint", "--backend", "server.yaml")
+        state.fault_of = lambda body: Fault(status=503) if len(state.bodies) > 40 else OK
+        assert command.main(server) == 1
+        assert "run the same command again" in capsys.readouterr().err
+        assert [path.name for path in (tmp_path / "out" / "parts").iterdir()] == ["part-000000.jsonl"]
+        state.fault_of = None
+        assert command.main(server) == 0
+    lines = [json.loads(line) for line in (tmp_path / "out" / "predictions.jsonl").read_text().splitlines()]
+    assert len(lines) == 69
+    assert all(line["prediction"].startswith("echo predict:") for line in lines)
+    assert state.bodies[0]["max_tokens"] == 4
