@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import tiny
 from commands import SECRET, until
 
@@ -33,6 +34,7 @@ def lines(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "predictions.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.long  # tests/unit/cli/test_predict_whole.py shows it in one process
 def test_a_killed_command_goes_on_and_gives_the_bytes_of_a_calm_one(
     cluster: Any, calm_run: Path, tmp_path: Path
 ) -> None:
