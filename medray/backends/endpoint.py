@@ -59,9 +59,10 @@ class Endpoint:
                     continue
                 amount = most_cost(self.section.price, request)
                 while not self.budget.reserve(amount):
-                    if not threads.pending:
+                    if threads.pending:
+                        yield threads.next()
+                    elif not self.budget.wait():  # for a backend that shares the budget
                         raise self._spent(amount)
-                    yield threads.next()
                 threads.put(request, amount)
                 while threads.pending >= 2 * self.section.limits.concurrency:
                     yield threads.next()
@@ -81,7 +82,7 @@ class Endpoint:
 
         Raises MedrayError if all further requests are useless.
         """
-        actual, most = 0.0, most_cost(self.section.price, request)
+        most, actual, holds = reserved, 0.0, True
         try:
             for attempt in range(1, self.section.limits.retries + 2):
                 if not self._wait_for_turn(request, stop):
@@ -91,30 +92,29 @@ class Endpoint:
                 try:
                     reply = client.send(request)
                 except SendError as error:
-                    if (
-                        error.uncertain
-                    ):  # the server may charge for it, so that a retry needs its own reservation
-                        actual += most
+                    if error.uncertain:  # the server may charge for it
+                        self.budget.settle(most, most)
                         self.usage.count_uncertain(most)
+                        holds = False
                     if error.stop is not None:
                         raise error.stop from None
                     if not error.retry or attempt > self.section.limits.retries:
                         return self._failed(request, error, attempt)
-                    if error.uncertain and not self.budget.reserve(most):
+                    if not holds and not (holds := self.budget.reserve(most)):
                         message = f"{error.message}; the budget does not allow another try"
                         return self._failed(request, SendError("budget", message), attempt)
-                    reserved += most if error.uncertain else 0.0
                     self.usage.count_retry(error.kind)
                     if not self._wait_for_retry(request, error, attempt, stop):
                         return None
                     continue
-                actual += reply.cost if reply.cost is not None else most
+                actual = reply.cost if reply.cost is not None else most
                 with self._lock:
                     self._failed_in_a_row, self._answered = 0, True
                 return replace(reply, seconds=time.monotonic() - begun, attempts=attempt)
             raise AssertionError("unreachable")
         finally:
-            self.budget.settle(reserved, actual)
+            if holds:
+                self.budget.settle(most, actual)
 
     def _wait_for_turn(self, request: Request, stop: threading.Event) -> bool:
         tokens = prompt_tokens(request) + request.max_tokens

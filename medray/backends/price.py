@@ -82,7 +82,7 @@ def estimate(
 
 
 class Budget:
-    """A sum that must not be exceeded. Backends may share one.
+    """A sum that must not be exceeded. Backends and threads may share one.
 
     Before a request is sent, its highest possible cost is reserved; its reply replaces the reservation by the actual cost.
     limit: None for no limit. spent: cost of earlier starts.
@@ -90,19 +90,26 @@ class Budget:
 
     def __init__(self, limit: float | None, spent: float = 0.0) -> None:
         self.limit, self.spent = limit, spent
-        self._reserved = 0.0
-        self._lock = threading.Lock()
+        self._reserved, self._open = 0.0, 0
+        self._settled = threading.Condition()
 
     def reserve(self, amount: float) -> bool:
-        """Reserve an amount if it fits, and return whether it did."""
-        with self._lock:
+        """Reserve an amount if it fits, and return whether it did. Each reservation is settled once."""
+        with self._settled:
             if self.limit is not None and self.spent + self._reserved + amount > self.limit:
                 return False
-            self._reserved += amount
+            self._reserved, self._open = self._reserved + amount, self._open + 1
             return True
 
     def settle(self, reserved: float, actual: float) -> None:
         """Replace a reservation by the actual cost."""
-        with self._lock:
-            self._reserved = max(0.0, self._reserved - reserved)
+        with self._settled:
+            self._open -= 1
+            self._reserved = self._reserved - reserved if self._open else 0.0
             self.spent += actual
+            self._settled.notify_all()
+
+    def wait(self) -> bool:
+        """Wait until a reservation is settled, and return True; return False at once if there is none."""
+        with self._settled:
+            return bool(self._open) and self._settled.wait()
