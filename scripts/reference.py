@@ -1,6 +1,6 @@
-"""Writes docs/reference.md and configs/medray.schema.json from the pydantic models of medray/config/.
+"""Writes docs/reference.md and the JSON schemas in configs/ from the pydantic models of medray/config/.
 
-python scripts/reference.py            # writes both files
+python scripts/reference.py            # writes the files
 python scripts/reference.py --check    # exit code 1 where a file is not what would be written
 """
 
@@ -11,14 +11,19 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "reference.md"
 SCHEMA = ROOT / "configs" / "medray.schema.json"
+JUDGE_SCHEMA = ROOT / "configs" / "judge.schema.json"
 if str(ROOT) not in sys.path:  # Python adds only the folder of a script
     sys.path.insert(0, str(ROOT))
 
-from medray.config.reference import ENTRY, KeyFacts, all_keys, schema  # noqa: E402
+from medray.config.judge import JudgeConfig  # noqa: E402
+from medray.config.reference import ENTRY, KeyFacts, all_keys, own_schema, schema  # noqa: E402
 
 HEAD = """# Every key of a config
 
@@ -49,7 +54,15 @@ def page() -> str:
             rows = "".join(map(_row, inside))
             table = f"| key | type | default | meaning | resume |\n|---|---|---|---|---|\n{rows}"
             parts.append(f"\n## {facts.key}\n\n{facts.meaning}\n\n{table}")
+    parts.append(_own_file("medray judge", JudgeConfig))
     return "".join(parts) + FOOT
+
+
+def _own_file(command: str, root: type[BaseModel]) -> str:
+    """Return the part about a file that is not a config of a run."""
+    rows = "".join(_row(facts, resume=False) for facts in all_keys(root))
+    head = f"\n## The file of `{command}`\n\n{' '.join(str(root.__doc__).split())}\n\n"
+    return f"{head}| key | type | default | meaning |\n|---|---|---|---|\n{rows}"
 
 
 def _is_shown(facts: KeyFacts) -> bool:
@@ -57,18 +70,19 @@ def _is_shown(facts: KeyFacts) -> bool:
     return not facts.key.startswith((f"data.validation{ENTRY}", f"data.train{ENTRY}.columns."))
 
 
-def _row(facts: KeyFacts) -> str:
+def _row(facts: KeyFacts, *, resume: bool = True) -> str:
     default = (
         facts.default if len(facts.default) <= LONGEST_DEFAULT else f"{facts.default[:LONGEST_DEFAULT]}…"
     )
     shown = f"`{default}`" if default else ("" if facts.type == "section" else "*required*")
-    cells = (f"`{facts.key}`", facts.type, shown, facts.meaning, "yes" if facts.resumable else "")
+    cells = [f"`{facts.key}`", facts.type, shown, facts.meaning]
+    cells += ["yes" if facts.resumable else ""] if resume else []
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n"
 
 
-def schema_text() -> str:
-    """Return the JSON schema as the text of its file."""
-    return json.dumps(schema(), indent=1, ensure_ascii=False) + "\n"
+def schema_text(found: dict[str, Any]) -> str:
+    """Return a JSON schema as the text of its file."""
+    return json.dumps(found, indent=1, ensure_ascii=False) + "\n"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -76,7 +90,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--check", action="store_true", help="write nothing, exit with 1 where a file differs"
     )
-    files = {PAGE: page(), SCHEMA: schema_text()}
+    files = {
+        PAGE: page(),
+        SCHEMA: schema_text(schema()),
+        JUDGE_SCHEMA: schema_text(own_schema(JudgeConfig)),
+    }
     if parser.parse_args(argv).check:
         return int(
             any(not file.is_file() or file.read_text(encoding="utf-8") != files[file] for file in files)

@@ -57,13 +57,13 @@ class KeyFacts:
     declared_in: str
 
 
-def all_keys() -> Iterator[KeyFacts]:
-    """Yield the facts of every key, each section before the keys in it."""
-    for key, field in fields(Config):
+def all_keys(root: type[BaseModel] = Config) -> Iterator[KeyFacts]:
+    """Yield the facts of every key of a file, each section before the keys in it. root: the model of the file."""
+    for key, field in fields(root):
         section = model_of(field)
         plain = section is not None and get_origin(field.annotation) is not tuple
         *above, _ = key.replace(ENTRY, "").split(".")
-        owner = section_at(Config, above)
+        owner = section_at(root, above)
         yield KeyFacts(
             key=key,
             type="section" if plain else _type(field),
@@ -71,7 +71,7 @@ def all_keys() -> Iterator[KeyFacts]:
             meaning=_meaning(field, section),
             resumable=_resumable(field),
             section=section is not None,
-            declared_in=Path(inspect.getfile(owner or Config)).relative_to(PACKAGE.parent).as_posix(),
+            declared_in=Path(inspect.getfile(owner or root)).relative_to(PACKAGE.parent).as_posix(),
         )
 
 
@@ -128,6 +128,14 @@ def schema() -> dict[str, Any]:
     size = tree["$defs"]["TrainConfig"]["properties"]["global_batch_size"]  # null removes the value of a file
     size["type"] = [size["type"], "null"]
     return {"$schema": GenerateJsonSchema.schema_dialect, **tree}
+
+
+def own_schema(root: type[BaseModel]) -> dict[str, Any]:
+    """Return the JSON schema of a file with sections of its own, such as that of `medray judge`."""
+    return {
+        "$schema": GenerateJsonSchema.schema_dialect,
+        **root.model_json_schema(schema_generator=_ForEditors),
+    }
 
 
 class _ForEditors(GenerateJsonSchema):

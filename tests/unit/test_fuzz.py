@@ -22,6 +22,7 @@ import pytest
 import yaml
 from damaged import FILES, JSONL, ROWS, changed
 from pyarrow import parquet
+from run_configs import RUN_CONFIGS
 
 from medray.config import Config, dump, read
 from medray.config.checks import check
@@ -32,7 +33,6 @@ from medray.data.index.row_index import index_range
 from medray.data.index.sources import FileSource
 from medray.errors import InputError
 
-CONFIGS = Path(__file__).parents[2] / "configs"
 CPU_SECONDS = 2.0  # of one input; not of the clock, so that a busy machine fails no test
 CONFIG_INPUTS = 1000
 FILE_INPUTS = 400  # of each format
@@ -106,7 +106,7 @@ _VALUES: list[Any] = [
 
 @functools.cache
 def _recipes() -> tuple[dict[str, Any], ...]:
-    return tuple(yaml.safe_load(file.read_text()) for file in sorted(CONFIGS.glob("*.yaml")))
+    return tuple(yaml.safe_load(file.read_text()) for file in RUN_CONFIGS)
 
 
 def _sections(rng: random.Random) -> dict[str, Any]:

@@ -31,7 +31,7 @@ CHUNK_OF_BUDGET = 16  # the same with a budget: when it is spent, few items have
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What happened: failures by judge and reason, and unreadable replies by judge, each of which was asked again."""
+    """Failures by judge and reason, and unreadable replies by judge, each of which was asked again."""
 
     failures: dict[str, Counter[str]] = field(default_factory=dict)
     unreadable: Counter[str] = field(default_factory=Counter)

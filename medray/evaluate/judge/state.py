@@ -25,7 +25,7 @@ FIX = "restore the file from a copy, or name another folder"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Judged:
-    """What a judge said of an item.
+    """The verdict of a judge on an item.
 
     asked: hash of the prompt, the model and the settings; a verdict is used again only where it is the same. verdict: None if
     no reply was readable. tries: replies until it was. cost: of all tries.
@@ -43,7 +43,7 @@ class Judged:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Decided:
-    """What a person decided. content: hash of the item's texts. source: review, or the name of a queue file."""
+    """The verdict of a person on an item. content: hash of the item's texts. source: review, or the name of a queue file."""
 
     item: str
     content: str

@@ -8,12 +8,12 @@ import string
 from pathlib import Path
 from typing import Any
 
+from run_configs import RUN_CONFIGS
+
 from medray.config import Config, dump, read
 from medray.config.checks import check
 from medray.config.explain import keys
 from medray.errors import InputError
-
-CONFIGS = Path(__file__).parents[3] / "configs"
 
 _SCALARS = (
     *(
@@ -89,7 +89,7 @@ def _text(rng: random.Random, names: list[str]) -> str:
     if kind == 0:
         return "".join(rng.choices(string.printable + "é…\x00\ufeff", k=rng.randrange(60)))
     if kind == 1:
-        recipe = list(rng.choice(sorted(CONFIGS.glob("*.yaml"))).read_text())
+        recipe = list(rng.choice(RUN_CONFIGS).read_text())
         for _ in range(rng.randrange(1, 6)):
             at = rng.randrange(len(recipe))
             recipe[at : at + rng.randrange(3)] = rng.choice(

@@ -7,12 +7,11 @@ from typing import Any
 
 import pytest
 from pydantic import BaseModel
+from run_configs import RUN_CONFIGS
 
 import medray.config
 from medray.config import Config, read
 from medray.errors import InputError
-
-RECIPES = sorted((Path(__file__).parents[3] / "configs").glob("*.yaml"))
 
 
 def given(model: BaseModel) -> dict[str, Any]:
@@ -29,7 +28,7 @@ def test_the_exports_of_the_package() -> None:
     assert all(hasattr(medray.config, name) for name in medray.config.__all__)
 
 
-@pytest.mark.parametrize("file", RECIPES, ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", RUN_CONFIGS, ids=lambda file: file.stem)
 def test_a_copy_without_changes_is_equal_and_gives_the_same_keys(file: Path) -> None:
     config = read(file)
     copy = config.override({})

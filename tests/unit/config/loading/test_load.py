@@ -9,12 +9,11 @@ from typing import Any
 
 import pytest
 import yaml
+from run_configs import RUN_CONFIGS
 
 from medray.config import Config, dump, read
 from medray.config.loading.load import LARGEST_FILE
 from medray.errors import InputError
-
-CONFIGS = Path(__file__).parents[4] / "configs"
 
 
 def write(folder: Path, text: str | bytes) -> Path:
@@ -42,7 +41,7 @@ def test_an_empty_file_and_empty_sections_are_the_defaults(tmp_path: Path, text:
     assert config.run.storage == str(tmp_path / "runs")
 
 
-@pytest.mark.parametrize("file", sorted(CONFIGS.glob("*.yaml")), ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", RUN_CONFIGS, ids=lambda file: file.stem)
 def test_every_recipe_loads_and_survives_its_dump(tmp_path: Path, file: Path) -> None:
     config = read(file)
     again = read(write(tmp_path, dump(config)))
