@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 from medray.backends.function import rule
 from medray.backends.price import Budget
@@ -20,12 +21,13 @@ def build(
     *,
     budget: Budget | None = None,
     seed: int = 0,
+    folder: Path | None = None,
     local: LocalModel | None = None,
     rules: Mapping[str, Callable[[Request], str]] | None = None,
 ) -> Backend:
     """Return the backend of a section.
 
-    where: dotted key of the section, for messages. local: makes the backend of a local model, which needs torch and is
+    where: dotted key of the section, for messages. folder: where a batch backend keeps its files. local: makes the backend of a local model, which needs torch and is
     therefore handed in. rules: the rules that a section may name. Raises InputError for what this caller does not offer,
     for a missing key or package, and for a file that cannot be read.
     """
@@ -33,6 +35,10 @@ def build(
         from medray.backends.endpoint import Endpoint
 
         return Endpoint(section, where, budget=budget, seed=seed)
+    if section.type == "batch" and folder is not None:
+        from medray.backends.batches import Batches
+
+        return Batches(section, where, folder, budget=budget)
     if section.type == "replay":
         from medray.backends.replay import Replay
 
@@ -48,8 +54,9 @@ def build(
                 fix=f"use {', '.join(sorted(known))}" if known else "set another type",
             )
         return rule(f"rule {section.rule}", found)
-    if local is None:
+    if local is None or section.type != "local":
+        what = "a local model" if section.type == "local" else "a batch"
         raise InputError(
-            "a local model cannot answer here", key=f"{where}.type", value="local", fix="set another type"
+            f"{what} cannot answer here", key=f"{where}.type", value=section.type, fix="set another type"
         )
     return local(section, where)

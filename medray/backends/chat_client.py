@@ -177,27 +177,13 @@ class ChatClient:
 
     def send(self, request: Request) -> Reply:
         """Send a request once and return its reply. Raises SendError."""
-        import openai
-
         try:
             data = self._received(body(self._section, request))
-        except openai.APIStatusError as error:
-            raise self._status_error(error) from None
-        except openai.APITimeoutError:
-            limit = self._section.limits.timeout_seconds
-            raise SendError("timeout", f"no answer within {limit:g} s", uncertain=True) from None
-        except openai.APIConnectionError as error:
-            raise _connection_error(error) from None
-        except openai.OpenAIError as error:
-            raise SendError("malformed", f"{type(error).__name__} of the client", uncertain=True) from None
-        except Exception as error:  # the connection was cut within the body
-            if type(error).__module__.partition(".")[0] not in ("httpx", "httpx2", "httpcore", "httpcore2"):
+        except Exception as error:
+            known = send_error(self._section, self._where, error)
+            if known is None:
                 raise
-            name = type(error).__name__
-            kind: FailureKind = "timeout" if "Timeout" in name else "connection"
-            raise SendError(
-                kind, f"the connection broke within the answer ({name})", uncertain=True
-            ) from None
+            raise known from None
         try:
             found = storage.parse_json(data, "the answer")
         except InputError as error:
@@ -222,60 +208,83 @@ class ChatClient:
                     raise SendError("timeout", f"no whole answer within {limit:g} s", uncertain=True)
         return b"".join(parts)
 
-    def _status_error(self, error: Any) -> SendError:
-        """Return what an HTTP status means for the request and for all others."""
-        status = int(error.status_code)
-        code = next(
-            (each for each in (error.code, error.type) if isinstance(each, str) and _CODE.fullmatch(each)), ""
-        )
-        said = f"the server answered {status}{f' ({code})' if code else ''}"
-        wait = retry_after(error.response.headers.get("retry-after"))
-        if status == 429 and code not in _SPENT:
-            return SendError("rate_limited", said, status=status, wait=wait)
-        if status in _RETRIED - {429} or status >= 500:
-            return SendError("server", said, status=status, wait=wait)
-        if stop := self._useless(status, said):
-            return SendError("refused", said, status=status, stop=stop)
-        return SendError("refused", said, status=status, retry=False)
 
-    def _useless(self, status: int, said: str) -> InputError | None:
-        """Return the error for a status that every further request would get too."""
-        section, where = self._section, self._where
-        host = host_of(str(section.base_url))
-        if status in (401, 403):
-            fix = (
-                f"set the environment variable {section.key_env} to a key that may use {section.model}"
-                if section.key_env
-                else "name the environment variable that contains the server's API key as key_env"
-            )
-            return InputError(
-                f"{said}: it accepts no request with this key",
-                key=f"{where}.key_env",
-                value=section.key_env,
-                fix=fix,
-            )
-        if status == 429:
-            return InputError(
-                f"{said}: the account has no quota left",
-                key=f"{where}.base_url",
-                value=host,
-                fix="add credit to the account, or use another server",
-            )
-        if status == 404:
-            return InputError(
-                f"{said}: it has no model {section.model}, or no /chat/completions at this URL",
-                key=f"{where}.base_url",
-                value=section.base_url,
-                fix="check base_url and model; base_url often ends in /v1",
-            )
-        if 300 <= status < 400:
-            return InputError(
-                f"{said}: a redirect to another address, which is not followed",
-                key=f"{where}.base_url",
-                value=section.base_url,
-                fix="set base_url to the final address",
-            )
-        return None
+def send_error(section: BackendConfig, where: str, error: Exception) -> SendError | None:
+    """Return what an error of the client means; None for an error that is not the client's."""
+    import openai
+
+    if isinstance(error, SendError):
+        return error
+    if isinstance(error, openai.APIStatusError):
+        return _status_error(section, where, error)
+    if isinstance(error, openai.APITimeoutError):
+        limit = section.limits.timeout_seconds
+        return SendError("timeout", f"no answer within {limit:g} s", uncertain=True)
+    if isinstance(error, openai.APIConnectionError):
+        return _connection_error(error)
+    name = type(error).__name__
+    if isinstance(error, openai.OpenAIError):
+        return SendError("malformed", f"{name} of the client", uncertain=True)
+    if type(error).__module__.partition(".")[0] in ("httpx", "httpx2", "httpcore", "httpcore2"):
+        kind: FailureKind = "timeout" if "Timeout" in name else "connection"
+        return SendError(kind, f"the connection broke within the answer ({name})", uncertain=True)
+    return None
+
+
+def _status_error(section: BackendConfig, where: str, error: Any) -> SendError:
+    """Return what an HTTP status means for the request and for all others."""
+    status = int(error.status_code)
+    code = next(
+        (each for each in (error.code, error.type) if isinstance(each, str) and _CODE.fullmatch(each)), ""
+    )
+    said = f"the server answered {status}{f' ({code})' if code else ''}"
+    wait = retry_after(error.response.headers.get("retry-after"))
+    if status == 429 and code not in _SPENT:
+        return SendError("rate_limited", said, status=status, wait=wait)
+    if status in _RETRIED - {429} or status >= 500:
+        return SendError("server", said, status=status, wait=wait)
+    if stop := _useless(section, where, status, said):
+        return SendError("refused", said, status=status, stop=stop)
+    return SendError("refused", said, status=status, retry=False)
+
+
+def _useless(section: BackendConfig, where: str, status: int, said: str) -> InputError | None:
+    """Return the error for a status that every further request would get too."""
+    host = host_of(str(section.base_url))
+    if status in (401, 403):
+        fix = (
+            f"set the environment variable {section.key_env} to a key that may use {section.model}"
+            if section.key_env
+            else "name the environment variable that contains the server's API key as key_env"
+        )
+        return InputError(
+            f"{said}: it accepts no request with this key",
+            key=f"{where}.key_env",
+            value=section.key_env,
+            fix=fix,
+        )
+    if status == 429:
+        return InputError(
+            f"{said}: the account has no quota left",
+            key=f"{where}.base_url",
+            value=host,
+            fix="add credit to the account, or use another server",
+        )
+    if status == 404:
+        return InputError(
+            f"{said}: it has no model {section.model}, or no /chat/completions at this URL",
+            key=f"{where}.base_url",
+            value=section.base_url,
+            fix="check base_url and model; base_url often ends in /v1",
+        )
+    if 300 <= status < 400:
+        return InputError(
+            f"{said}: a redirect to another address, which is not followed",
+            key=f"{where}.base_url",
+            value=section.base_url,
+            fix="set base_url to the final address",
+        )
+    return None
 
 
 def _connection_error(error: Exception) -> SendError:

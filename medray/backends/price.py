@@ -101,6 +101,16 @@ class Budget:
             self._reserved, self._open = self._reserved + amount, self._open + 1
             return True
 
+    def hold(self, amount: float) -> None:
+        """Reserve an amount whether or not it fits: for requests of an earlier start that are still on their way."""
+        with self._settled:
+            self._reserved, self._open = self._reserved + amount, self._open + 1
+
+    def join(self, count: int) -> None:
+        """Make one reservation of `count` reservations, which are settled together."""
+        with self._settled:
+            self._open -= count - 1
+
     def settle(self, reserved: float, actual: float) -> None:
         """Replace a reservation by the actual cost."""
         with self._settled:

@@ -17,12 +17,26 @@ KEYS: dict[str, frozenset[str]] = {
     "endpoint": frozenset(
         {"base_url", "model", "key_env", "may_receive", "body", "max_tokens_key", "limits", "price"}
     ),
+    "batch": frozenset(
+        {
+            "base_url",
+            "model",
+            "key_env",
+            "may_receive",
+            "body",
+            "max_tokens_key",
+            "limits",
+            "price",
+            "poll_seconds",
+        }
+    ),
     "local": frozenset({"model"}),
     "replay": frozenset({"file"}),
     "rule": frozenset({"rule"}),
 }
 NEEDED: dict[str, tuple[str, ...]] = {
     "endpoint": ("base_url", "model"),
+    "batch": ("base_url", "model"),
     "local": ("model",),
     "replay": ("file",),
     "rule": ("rule",),
@@ -59,9 +73,10 @@ class PriceConfig(Section):
 class BackendConfig(Section):
     """A backend: who answers prompts."""
 
-    type: Literal["endpoint", "local", "replay", "rule"] = key(
+    type: Literal["endpoint", "batch", "local", "replay", "rule"] = key(
         "endpoint",
-        "endpoint: an OpenAI-compatible server; local: a model on this machine; replay: recorded replies; rule: a named rule.",
+        "endpoint: an OpenAI-compatible server; batch: its batch interface; local: a model on this machine; replay: recorded "
+        "replies; rule: a named rule.",
     )
     base_url: str | None = key(
         None, "URL of the server up to and without /chat/completions, such as http://127.0.0.1:8000/v1."
@@ -84,6 +99,7 @@ class BackendConfig(Section):
     max_tokens_key: Literal["max_tokens", "max_completion_tokens"] = key(
         "max_tokens", "Name of the field that limits a reply; some models accept only one of them."
     )
+    poll_seconds: float = key(30.0, "For batch: seconds between two looks at its progress.", gt=0, le=3600)
     file: str | None = key(None, "For replay: JSON lines file of recorded replies.")
     rule: str | None = key(None, "For rule: the name of the rule.")
     limits: LimitsConfig = key(LimitsConfig(), "Limits on requests, waits and retries.")

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from itertools import takewhile
+from pathlib import Path
 
 from medray.backends.build import LocalModel, build
 from medray.backends.price import Budget, Estimate, estimate
@@ -82,7 +83,13 @@ class Panel:
         known = rules(self.items)
         return {
             judge.name: build(
-                judge, f"judges[{number}]", budget=budget, seed=self.config.seed, local=local, rules=known
+                judge,
+                f"judges[{number}]",
+                budget=budget,
+                seed=self.config.seed,
+                folder=Path(self.config.folder) / f"batches-{judge.name}",
+                local=local,
+                rules=known,
             )
             for number, judge in enumerate(self.config.judges)
         }
@@ -97,6 +104,8 @@ class Panel:
         writing, stop = threading.Lock(), threading.Event()
         with ThreadPoolExecutor(len(self.config.judges), thread_name_prefix="judge") as pool:
             size = CHUNK if self.config.budget is None else CHUNK_OF_BUDGET
+            if any(judge.type == "batch" for judge in self.config.judges):
+                size = len(self.items)
             for start in range(0, len(self.items), size):
                 chunk = self.items[start : start + size]
                 work = [

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from batch_server import BatchState, batch_server, good
 from chat_server import ChatState, Fault, chat_server
 
 from medray.cli.main import main
@@ -206,6 +207,25 @@ def test_two_rules_need_no_server(tmp_path: Path, capsys: pytest.CaptureFixture[
     )
     assert main(["judge", str(tmp_path / "judge.yaml"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["unresolved"] == ["1"]
+
+
+def test_a_judge_may_answer_by_batches(review: Review, capsys: pytest.CaptureFixture[str]) -> None:
+    def judged(line: dict[str, Any]) -> dict[str, Any]:
+        found = good(line)
+        found["response"]["body"]["choices"][0]["message"]["content"] = verdict("correct")
+        return found
+
+    state = BatchState(answer=judged)
+    with batch_server(state) as url:
+        config = review.write()
+        text = Path(config).read_text()
+        batch = f"type: batch, poll_seconds: 0.01, base_url: '{url}'"
+        Path(config).write_text(text.replace(f"base_url: '{review.urls[1]}'", batch))
+        assert main(["judge", config, "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["states"]["agreed"] == 6
+        assert [len(lines) for lines in state.inputs] == [6]
+        assert main(["judge", config]) == 0
+    assert len(state.batches) == 1
 
 
 def test_a_second_start_at_the_same_time_is_refused(
