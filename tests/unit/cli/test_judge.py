@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -207,6 +211,32 @@ def test_two_rules_need_no_server(tmp_path: Path, capsys: pytest.CaptureFixture[
     )
     assert main(["judge", str(tmp_path / "judge.yaml"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["unresolved"] == ["1"]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGINT])
+def test_a_killed_start_loses_the_requests_in_flight_at_most(review: Review, sign: signal.Signals) -> None:
+    """After Ctrl-C, replies on their way are awaited and kept; a kill loses those of both judges' connections."""
+    count, concurrency = 40, 4
+    for server in (review.first, review.second):
+        server.fault_of = lambda body: Fault(seconds=0.05)
+    config = review.write(count)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "medray", "judge", config], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
+    while len(review.first.bodies) < count // 2:
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(sign)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == (130 if sign == signal.SIGINT else -sign), error
+    assert len(review.first.bodies) < count
+    verdicts = (review.folder / "judged" / "verdicts.jsonl").read_text().splitlines()
+    assert main(["judge", config]) == 0
+    assert review.report()["states"]["pending"] == 0
+    sent = len(review.first.bodies) + len(review.second.bodies)
+    assert sent - 2 * count <= (2 * concurrency if sign == signal.SIGKILL else 0)
+    assert len(verdicts) >= count // 2
 
 
 def test_a_judge_may_answer_by_batches(review: Review, capsys: pytest.CaptureFixture[str]) -> None:
