@@ -105,6 +105,7 @@ def openai_client(section: BackendConfig, where: str) -> Any:
     )
     client.organization = client.project = None  # of OPENAI_ORG_ID and OPENAI_PROJECT_ID
     client.admin_api_key = None
+    client._custom_headers = {}  # of OPENAI_CUSTOM_HEADERS, which may be secrets of another server
     return client
 
 

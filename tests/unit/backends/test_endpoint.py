@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -265,10 +266,19 @@ def test_the_environment_gives_no_key_and_no_proxy(
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-of-someone-else")
     monkeypatch.setenv("OPENAI_ORG_ID", "org-1")
+    monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", "X-Secret: of-another-server")
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
     assert isinstance(one(Endpoint(section(url), "judge")), Reply)
     assert "sk-of-someone-else" not in str(state.headers)
     assert "org-1" not in str(state.headers)
+    assert "of-another-server" not in str(state.headers)
+
+
+def test_a_missing_client_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openai", None)
+    with pytest.raises(InputError, match="not installed") as error:
+        Endpoint(section("http://127.0.0.1:9/v1"), "judge")
+    assert error.value.fix == "run pip install 'medray[endpoint]'"
 
 
 def test_a_missing_key_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
