@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -129,11 +129,21 @@ class SplitConfig(Section):
     validation: float = key(
         0.0, "Share of the training rows, or of their groups, that is used for validation.", ge=0, lt=1
     )
+    validation_ids: str | None = key(
+        None,
+        "File with the ids (data.columns.id) of the validation rows, instead of a share: one id per line, a JSON list, or a "
+        "JSON object whose keys are ids. All other rows are for training.",
+        resumable=True,  # a run is bound to the ids in the file, not to its path
+    )
     by: Literal["group", "row"] = key(
         "group",
         "group: by a hash of the document id, so that no document is in both splits. row: by a seeded permutation.",
     )
     seed: int = key(0, "Seed of the split, independent of run.seed.", ge=0)
+
+    def decisive(self) -> dict[str, Any]:
+        """Return the keys that determine the split, for a fingerprint that also has the content of the file of ids."""
+        return self.model_dump(exclude={"validation_ids"})
 
 
 class ExtractionConfig(Section):

@@ -77,6 +77,8 @@ def _own_paths(config: Config) -> Iterator[tuple[str, str]]:
                 yield f"data.{split}[{number}].path", source.path
     for file in data.decontaminate:
         yield "data.decontaminate", file
+    if data.split.validation_ids is not None:
+        yield "data.split.validation_ids", data.split.validation_ids
     if _reads_root(config) and data.root:
         yield "data.root", data.root
     if data.template.endswith(TEMPLATE_FILES):

@@ -147,7 +147,7 @@ def _samples(
             "the config has no data for this split",
             key="--split",
             value=arguments.split,
-            fix="set data.validation or data.split.validation",
+            fix="set data.validation, data.split.validation or data.split.validation_ids",
         )
     if arguments.id is None:
         split = arguments.split or "train"

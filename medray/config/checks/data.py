@@ -30,6 +30,7 @@ def check_data(config: Config, *, seq2seq: bool) -> None:
     data = config.data
     _check_sources(data)
     _check_split(config)
+    _check_validation_ids(data)
     _check_teacher(config)
     _check_rendering(config, seq2seq)
     _check_lengths(data)
@@ -101,6 +102,27 @@ def _check_split(config: Config) -> None:
             value=data.split.validation,
             fix="remove this key, and set data.clinic.validation_rows: 100",
         )
+
+
+def _check_validation_ids(data: DataConfig) -> None:
+    split, name = data.split, "data.split.validation_ids"
+    if split.validation_ids is None:
+        return
+    others = (
+        ("data.validation", bool(data.validation), "remove data.validation"),
+        ("data.dataset: clinic", data.dataset == "clinic", f"remove {name}"),
+        ("data.split.validation", bool(split.validation), "set data.split.validation: 0"),
+        ("data.split.by", split.by != "group", "remove data.split.by"),
+        ("data.split.seed", split.seed != 0, "remove data.split.seed"),
+    )
+    for key, given, fix in others:
+        if given:
+            raise InputError(
+                f"this file decides which rows are for validation, so {key} cannot be used with it",
+                key=name,
+                value=split.validation_ids,
+                fix=f"{fix}, or remove {name}" if name not in fix else fix,
+            )
 
 
 def _check_teacher(config: Config) -> None:
@@ -217,7 +239,9 @@ def _check_metrics(config: Config) -> None:
     if data.dataset == "clinic":
         validated, fix = bool(data.clinic.validation_rows), "set data.clinic.validation_rows: 100"
     else:
-        validated = bool(data.validation or data.split.validation or data.dataset)
+        validated = bool(
+            data.validation or data.split.validation or data.split.validation_ids or data.dataset
+        )
         fix = "set data.validation: my_other.jsonl, or data.split.validation: 0.1"
     if config.eval.every_steps and not validated:
         raise InputError(

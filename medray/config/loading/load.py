@@ -25,7 +25,7 @@ from medray.errors import InputError
 LARGEST_FILE = 256 * 1024  # bytes; a recipe has 2,000, and a larger file is a corpus given by mistake
 # Keys with paths, which `read` makes absolute.
 PATHS = {
-    "data": ("root", "train", "validation", "decontaminate", "template", "tokenizer"),
+    "data": ("root", "train", "validation", "split", "decontaminate", "template", "tokenizer"),
     "model": ("name", "adapter"),
 }
 DEEPEST = 64  # levels in a section; train.deepspeed may need five
@@ -336,6 +336,11 @@ def _absolute(config: Config, path: Path) -> Config:
         "root": root,
         "train": placed("train"),
         "validation": placed("validation"),
+        "split": data.split
+        if data.split.validation_ids is None
+        else data.split.model_copy(
+            update={"validation_ids": under_root(data.split.validation_ids, "data.split.validation_ids")}
+        ),
         "decontaminate": tuple(under_root(file, "data.decontaminate") for file in data.decontaminate),
         "template": resolve(data.template, "data.template")
         if data.template.endswith(TEMPLATE_FILES)

@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from medray.config.data import DataConfig
 from medray.data.corpora.published import holdout, subsample
+from medray.data.index.id_file import read_ids, rows_with
 from medray.data.index.row_index import RangeIndex
 from medray.errors import InputError
 from medray.storage import StoragePath, json_files
@@ -72,7 +73,8 @@ class SplitIndex:
     repeat input and answer of an earlier row and are kept. repeated_ids: rows with the id of an earlier row. corpora:
     for each source, the number of its entry in the config. empty_labels: rows whose label is empty or an empty list.
     one_label: whether all labels are the same text. types: types of the entities or relations in the answers.
-    knows_labels: False for an index written before the last three were counted.
+    knows_labels: False for an index written before the last three were counted. missing_ids: ids in the file of
+    data.split.validation_ids that no row has.
     """
 
     shards: tuple[ShardSpec, ...]
@@ -87,6 +89,7 @@ class SplitIndex:
     one_label: bool = False
     types: tuple[str, ...] = ()
     knows_labels: bool = False
+    missing_ids: int = 0
 
     @property
     def rows(self) -> int:
@@ -114,6 +117,7 @@ class SplitIndex:
                 found.with_rationale,
                 found.with_entities,
                 found.empty_labels,
+                found.missing_ids,
             )
             if not all(map(json_files.is_count, (*counts, *found.rejects.values(), *found.dropped.values()))):
                 raise TypeError
@@ -144,6 +148,10 @@ def join(
     """
     rows = _Rows(train)
     keep, dropped = rows.good.copy(), Counter(rows.left_out)
+    listed, missing = np.zeros(len(keep), bool), 0
+    if data.split.validation_ids is not None:  # like a validation file, these rows go through no other stage
+        listed, missing = rows_with(read_ids(data.split.validation_ids), rows.ids, rows.good)
+        keep &= ~listed
 
     def drop(mask: np.ndarray, reason: str) -> None:
         if count := int((keep & mask).sum()):
@@ -162,19 +170,23 @@ def join(
             chosen[numbers[subsample(len(numbers), data.subsample, seed)]] = True
         drop(~chosen, "not in the subsample")
     held, held_out = _Rows(validation), _Rows(validation).good
-    share = data.split.validation or (0.0 if validation else hold_out)
-    if share and keep.any():
+    share = data.split.validation or (0.0 if validation or listed.any() else hold_out)
+    if listed.any():
+        held, held_out = rows, listed
+    elif share and keep.any():
         by = data.split.by if data.split.validation else "row"
         left = _left_out(rows, dropped)
         held, held_out = rows, keep & _validated(rows, keep, share, by, data.split.seed, left)
         keep = keep & ~held_out
     _settle_leakage(rows, keep, dropped, held, held_out, data)
     indexes = {"train": rows.index(keep, dropped, rows.rejects)}
-    if (share and held is rows) or validation:
+    shared = held is rows
+    if shared or validation:
         # Rejects of a source of both splits are counted once, for training.
-        indexes["validation"] = held.index(
-            held_out, Counter() if share else Counter(held.left_out), [] if share else held.rejects
+        found = held.index(
+            held_out, Counter() if shared else Counter(held.left_out), [] if shared else held.rejects
         )
+        indexes["validation"] = replace(found, missing_ids=missing)
     return indexes
 
 

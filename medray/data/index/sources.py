@@ -231,9 +231,11 @@ def sources(config: Config, split: str, *, eos_token: str = "</s>") -> tuple[Sou
 
 
 def check_sources(config: Config) -> None:
-    """Raise InputError if a source or a list of benchmarks is missing, empty, or of an unknown format."""
+    """Raise InputError if a source, a file of ids or a list of benchmarks is missing, empty, or of an unknown format."""
     for split in ("train", "validation"):
         sources(config, split)
+    if config.data.split.validation_ids is not None:
+        files.expand(config.data.split.validation_ids, key="data.split.validation_ids")
     for path in config.data.decontaminate:
         for file in files.expand(path, key="data.decontaminate"):
             _format(file, "data.decontaminate")

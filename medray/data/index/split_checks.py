@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Mapping
 
 from medray.config import Config
 from medray.config.method_specs import spec_of
@@ -136,6 +137,14 @@ def one_label(index: SplitIndex) -> str | None:
         f"all {index.rows} training labels are the same text, which a model can learn without reading the input; "
         "check data.columns.label"
     )
+
+
+def missing_ids(indexes: Mapping[str, SplitIndex]) -> str | None:
+    """Return a warning if ids in the file of `data.split.validation_ids` are those of no row, else None."""
+    count = sum(index.missing_ids for index in indexes.values())
+    if not count:
+        return None
+    return f"ids in data.split.validation_ids that no good row has: {count:,}"
 
 
 def _most_common(reasons: Counter[str]) -> str:

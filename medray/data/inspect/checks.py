@@ -18,7 +18,7 @@ from medray.data.encode.render import EncodeSpec
 from medray.data.encode.template_checks import template_problems
 from medray.data.encode.templates import Template
 from medray.data.encode.text_ids import TextIds
-from medray.data.index.split_checks import one_label
+from medray.data.index.split_checks import missing_ids, one_label
 from medray.data.index.text_overlap import normalised
 from medray.data.inspect.decoded import Inputs, drawn_rows, texts
 from medray.data.reasoning import CLOSE, Reasoning, knows_reasoning
@@ -176,6 +176,7 @@ def checks(
         ),
         *_loss_masks(method, counts),
         _one_label(sets["train"]),
+        *_missing_ids(sets),
         _truncation(counts),
         _cut_words(method, rows),
         *(_pattern(present, *pattern) for pattern in _PATTERNS),
@@ -283,6 +284,11 @@ def _loss_masks(method: MethodSpec, counts: Mapping[str, SplitCounts]) -> list[C
 def _one_label(train: TokenSet) -> Check:
     warning = one_label(train.index)
     return Check("one label", "problem", warning) if warning else Check("one label", "ok", "labels differ")
+
+
+def _missing_ids(sets: Mapping[str, TokenSet]) -> list[Check]:
+    warning = missing_ids({split: tokens.index for split, tokens in sets.items()})
+    return [Check("ids of validation", "note", warning)] if warning else []
 
 
 def _truncation(counts: Mapping[str, SplitCounts]) -> Check:

@@ -16,6 +16,7 @@ from medray.config import Config
 from medray.config.method_specs import spec_of
 from medray.data.encode.encoder import EncodeSpec
 from medray.data.encode.render import PromptAndAnswer, reading
+from medray.data.index.id_file import read_ids
 from medray.data.index.row_index import records
 from medray.data.index.sources import ClinicSource, FileSource, Source, sources
 from medray.data.records import BadRowError
@@ -92,9 +93,9 @@ def sampled_lengths(config: Config, architecture: str, folder: str | None) -> Le
         )
     if not tasks:
         return None
-    kept = round(
-        read * config.data.subsample * (1 - config.data.split.validation * (not config.data.validation))
-    )
+    split = config.data.split
+    trained = read - (0 if split.validation_ids is None else min(read, len(read_ids(split.validation_ids))))
+    kept = round(trained * config.data.subsample * (1 - split.validation * (not config.data.validation)))
     about = "" if exact else "about "
     return Lengths(
         tasks=tasks,

@@ -68,7 +68,7 @@ def membership_key(config: Config, hashes: Mapping[str, Sequence[str]], extra: M
     decisive = {
         "sources": {split: list(found) for split, found in hashes.items()},
         "shard_rows": data.shard_rows,
-        "split": data.split.model_dump(),
+        "split": data.split.decisive(),
         "subsample": [data.subsample, config.run.seed if data.subsample < 1 else None],
         "leakage": data.leakage,
         "duplicates": data.duplicates,

@@ -92,6 +92,8 @@ class Preparation:
         }
         if config.data.drop_longer_than is not None:
             extra["drop_longer_than"] = config.data.drop_longer_than  # the token key has the rest
+        if config.data.split.validation_ids is not None:
+            extra["validation_ids"] = files.content_hash(config.data.split.validation_ids)
         if (rules := _row_rules(spec_of(config.method))) is not None:
             extra["rows"] = rules
         formats = {split: _formats(group) for split, group in self.sources.items()}

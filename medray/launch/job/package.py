@@ -152,6 +152,8 @@ def _moved_data(data: Mapping[str, Any], moved: Callable[[str], str]) -> dict[st
     for split in ("train", "validation"):
         if split in tree:
             tree[split] = [source | {"path": moved(source["path"])} for source in tree[split]]
+    if (tree.get("split") or {}).get("validation_ids"):
+        tree["split"] = tree["split"] | {"validation_ids": moved(tree["split"]["validation_ids"])}
     if "decontaminate" in tree:
         tree["decontaminate"] = [moved(file) for file in tree["decontaminate"]]
     return tree

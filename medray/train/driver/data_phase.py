@@ -16,7 +16,7 @@ import ray
 from medray import storage
 from medray.config import Config
 from medray.config.method_specs import MethodSpec, spec_of
-from medray.data.index.split_checks import one_label
+from medray.data.index.split_checks import missing_ids, one_label
 from medray.data.shards.pipeline import Pipeline
 from medray.data.shards.preparation import manifests, prompts_said, ready, tokenizer_place
 from medray.data.shards.seal import FAILED
@@ -109,8 +109,10 @@ def begin(config: Config, model: ModelDescription, observer: Observer) -> Encodi
         encoding = Encoding(sets, pipeline, pipeline.encode.remote(pickle.dumps(tokenizer)))
     observer.phase("data", "; ".join(_described(split, tokens) for split, tokens in encoding.sets.items()))
     observer.phase("prompts", prompts_said(config))
-    if warning := one_label(encoding.sets["train"].index):
-        observer.phase("warning", warning)
+    indexes = {split: tokens.index for split, tokens in encoding.sets.items()}
+    for warning in (one_label(indexes["train"]), missing_ids(indexes)):
+        if warning:
+            observer.phase("warning", warning)
     return encoding
 
 

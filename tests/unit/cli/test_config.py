@@ -72,6 +72,7 @@ def test_a_section_lists_its_keys(capsys: pytest.CaptureFixture[str]) -> None:
     said = capsys.readouterr().out
     assert [line.split()[0] for line in said.splitlines()[3:]] == [
         "data.split.validation",
+        "data.split.validation_ids",
         "data.split.by",
         "data.split.seed",
     ]

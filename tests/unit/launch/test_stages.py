@@ -83,6 +83,14 @@ def test_files_of_stages_are_sent_with_the_data(file: Path) -> None:
     assert not sent.stages[0].data
 
 
+def test_a_file_of_ids_is_sent_with_the_data(file: Path) -> None:
+    (file.parent / "ids.txt").write_text("1")
+    sent, folder = prepared(file, "data.split={validation_ids: ids.txt}", with_data=True)
+    moved = Path(str(sent.data.split.validation_ids))
+    assert moved.is_relative_to(f"{folder}/data")
+    assert moved.read_text() == "1"
+
+
 def test_the_folder_of_corpora_is_kept_for_the_stage_that_reads_one(file: Path) -> None:
     text = parcel.config_text(parcel.without_unused_root(read(file)))
     assert yaml.safe_load(text)["data"]["root"] is None

@@ -12,6 +12,7 @@ from medray.config.data import DataConfig
 from medray.data.corpora.published import holdout, subsample
 from medray.data.index.membership import SplitIndex, join
 from medray.data.index.sources import FileSource
+from medray.data.index.split_checks import missing_ids
 from medray.data.shards.shard_task import shard_records
 from medray.errors import InputError
 
@@ -42,6 +43,61 @@ def test_a_split_takes_each_row_once(tmp_path: Path) -> None:
         train, validation = ids(made, found["train"]), ids(made, found["validation"])
         assert sorted(train + validation) == sorted(f"r{number}" for number in range(200))
         assert len(validation) == 50
+
+
+class TestIdsInAFile:
+    ROWS = staticmethod(lambda: [row(number) for number in range(20)])
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "r3\nr7\n\n r11 \nabsent\n",
+            '["r3", "r7", "r11", "absent"]',
+            '\ufeff{"r3": "yes", "r7": "no", "r11": "maybe", "absent": "yes"}',
+        ],
+    )
+    def test_they_are_the_validation_split(self, text: str, tmp_path: Path) -> None:
+        made = source(tmp_path, self.ROWS())
+        (tmp_path / "ids").write_text(text, encoding="utf-8")
+        # Neither duplicates nor a subsample of the training rows takes rows from an official split.
+        found = joined(made, split={"validation_ids": str(tmp_path / "ids")}, subsample=0.5)
+        assert ids(made, found["validation"]) == ["r3", "r7", "r11"]
+        train = set(ids(made, found["train"]))
+        assert len(train) == 8
+        assert not train & {"r3", "r7", "r11"}
+        assert found["validation"].missing_ids == 1
+        assert missing_ids(found) == "ids in data.split.validation_ids that no good row has: 1"
+
+    def test_leakage_is_refused_as_in_any_split(self, tmp_path: Path) -> None:
+        made = source(tmp_path, [*self.ROWS(), row(20, input="question 3")])
+        (tmp_path / "ids").write_text("r3")
+        with pytest.raises(
+            InputError, match="1 training rows have an input or a group that is also in valid"
+        ):
+            joined(made, split={"validation_ids": str(tmp_path / "ids")})
+        found = joined(made, split={"validation_ids": str(tmp_path / "ids")}, leakage="drop")
+        assert found["train"].rows == 19
+
+    @pytest.mark.parametrize(
+        ("text", "named", "message"),
+        [
+            ("a\nb", True, "none of the 2 ids in the file is the id of a training row"),
+            ("r1", False, "because no row has an id"),
+            ("\n".join(f"r{number}" for number in range(20)), True, "none is left for training"),
+            (" \n", True, "the file has no id"),
+            ("[1, {}]", True, "entries that are not ids"),
+            ("[1", True, "cannot be parsed as JSON"),
+        ],
+    )
+    def test_a_file_that_does_not_fit_is_refused(
+        self, text: str, named: bool, message: str, tmp_path: Path
+    ) -> None:
+        rows = self.ROWS() if named else [each | {"id": None} for each in self.ROWS()]
+        (tmp_path / "ids").write_text(text)
+        with pytest.raises(InputError, match=message) as caught:
+            joined(source(tmp_path, rows), split={"validation_ids": str(tmp_path / "ids")})
+        assert caught.value.key == "data.split.validation_ids"
+        assert caught.value.fix
 
 
 def test_a_document_is_never_in_both_splits_and_more_data_moves_few(tmp_path: Path) -> None:

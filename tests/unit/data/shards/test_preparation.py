@@ -11,6 +11,7 @@ import pytest
 import tiny
 
 from medray.config import Config, read
+from medray.config.columns import ColumnsConfig
 from medray.config.run import RESERVED
 from medray.data.corpora import published
 from medray.data.corpora.multiclinsum import LANGUAGES
@@ -19,6 +20,7 @@ from medray.data.encode.render import reading
 from medray.data.index.row_index import records
 from medray.data.index.sources import sources
 from medray.data.records import BadRowError, Record
+from medray.data.shards.fingerprint import membership_key
 from medray.data.shards.preparation import (
     INDEX,
     Preparation,
@@ -53,6 +55,40 @@ def config(folder: Path, **data: Any) -> Config:
         "data": {"dataset": "multiclinsum", "root": str(folder), "tokenizer": "train"} | data,
     }
     return Config.model_validate(tree)
+
+
+def membership(columns: dict[str, Any], **split: Any) -> str:
+    made = Config.model_validate({"data": {"train": "a.jsonl", "split": split}})
+    shapes = {"train": [["auto", ColumnsConfig.model_validate(columns).decisive()]]}
+    return membership_key(made, {"train": ["0"]}, {"shapes": shapes})
+
+
+def test_keys_of_composed_rows_leave_the_fingerprints_of_older_configs_as_they_are() -> None:
+    plain = {"input": "dialogue", "label": "note"}
+    # Computed by the version before these keys existed.
+    older = "5e5a9e933be76fa581797b6704aec788345624299925470676a3b168213fadad"
+    assert membership(plain, validation=0.2) == older
+    changed = (
+        plain | {"input": "{dialogue}"},
+        plain | {"input": ["dialogue"]},
+        plain | {"label_names": ["no", "yes"]},
+        plain | {"label_names": ["yes", "no"]},
+        plain | {"label_options": ["a", "b"]},
+    )
+    assert len({older, *(membership(columns, validation=0.2) for columns in changed)}) == 1 + len(changed)
+
+
+def test_other_ids_of_validation_change_the_fingerprint_and_their_path_does_not(tmp_path: Path) -> None:
+    tiny.write_jsonl(tmp_path / "a.jsonl", [{"id": "1", "input": "a", "label": "b"}])
+    found = []
+    for name, text in (("one", "1"), ("moved", "1"), ("other", "2")):
+        (tmp_path / name).write_text(text)
+        made = config(
+            tmp_path, dataset=None, train=str(tmp_path / "a.jsonl"), tokenizer="smollm2-135m-instruct"
+        )
+        made = made.override({"method.name": "sft", "data.split.validation_ids": str(tmp_path / name)})
+        found.append(Preparation(made, "causal", None).folder)
+    assert found[0] == found[1] != found[2]
 
 
 def first_of_each_language(made: Config) -> dict[str, Record]:
