@@ -21,6 +21,7 @@ from medray.data.encode.templates import read_template
 from medray.data.index.membership import SplitIndex
 from medray.data.index.sources import FileSource, Source, extraction_of, sources
 from medray.data.index.split_checks import check_split
+from medray.data.readers import huggingface
 from medray.data.shards.fingerprint import content_hashes, membership_key, token_key
 from medray.data.shards.long_rows import LongRows
 from medray.data.shards.seal import MANIFEST, is_sound
@@ -292,15 +293,19 @@ def _over(written: PromptsConfig, preset: PromptsConfig) -> PromptsConfig:
 def _formats(group: Sequence[Source]) -> dict[int, list[str | None]]:
     """Return how sources are read if their names and content do not determine it.
 
-    This is a format from the config, a split of a saved data set, or TSV, which an earlier version read with quotes.
+    This is a format from the config, a split of a saved data set, class labels, which an earlier version read as numbers,
+    or TSV, which it read with quotes.
     """
     found: dict[int, list[str | None]] = {}
     for number, source in enumerate(group):
         if not isinstance(source, FileSource):
             continue
         if source.format == "huggingface":
-            if (source.split, source.subset) != ("train", None):
+            named = huggingface.has_classes(source.path, source.split, source.subset)
+            if named or (source.split, source.subset) != ("train", None):
                 found[number] = [source.format, source.split, source.subset]
+            if named:
+                found[number].append("names of classes")
         elif source.format.startswith("tsv") or source.format != readers.known_format(source.path):
             found[number] = [source.format]
     return found

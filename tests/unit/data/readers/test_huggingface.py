@@ -9,7 +9,7 @@ import pytest
 
 from medray.data.files import content_hash, expand, stamp
 from medray.data.readers import Found, convert, format_of, read
-from medray.data.readers.huggingface import fingerprint
+from medray.data.readers.huggingface import fingerprint, has_classes
 from medray.data.records import BadRowError
 from medray.errors import InputError
 
@@ -86,3 +86,26 @@ def test_without_a_network_the_message_has_a_fix() -> None:
 def test_a_path_that_is_not_a_data_set_is_refused(path: str, why: str) -> None:
     with pytest.raises(InputError, match=why):
         list(read(path, "huggingface"))
+
+
+def test_class_labels_are_their_names(tmp_path: Path) -> None:
+    answer = datasets.ClassLabel(names=["no", "yes"])
+    features = datasets.Features(
+        {"answer": answer, "tags": datasets.Sequence(answer), "n": datasets.Value("int64")}
+    )
+    rows = {"answer": [1, 0, -1], "tags": [[0, 1], [], None], "n": [1, 0, 1]}
+    whole = datasets.Dataset.from_dict(rows, features=features)
+    whole.save_to_disk(tmp_path / "saved")
+    datasets.DatasetDict({"train": whole, "test": whole}).save_to_disk(tmp_path / "both")
+    assert [found.row for found in read(str(tmp_path / "saved"), "huggingface")] == [
+        {"answer": "yes", "tags": ["no", "yes"], "n": 1},
+        {"answer": "no", "tags": [], "n": 0},
+        {"answer": None, "tags": None, "n": 1},
+    ]
+    for name, split in (("saved", "train"), ("both", "train"), ("both", "test")):
+        assert has_classes(str(tmp_path / name), split)
+
+
+def test_data_without_class_labels_has_none(folder: str) -> None:
+    """Their fingerprints stay as they were before names were read."""
+    assert not has_classes(folder)
