@@ -14,7 +14,11 @@ from medray.data.schemas import form_of, parse
 NO_ANSWER = "x"  # replaces an answer that does not exist yet, because a prompt is the text before an answer
 _USERS = ("user", "human", "prompter")
 # Form → (the column of its turns, the key of a speaker, the key of a text).
-_TALKS = {"messages": ("messages", "role", "content"), "sharegpt": ("conversations", "from", "value")}
+_TALKS = {
+    "messages": ("messages", "role", "content"),
+    "sharegpt": ("conversations", "from", "value"),
+    "taiyi": ("conversation", "from", "value"),
+}
 # Columns that a row without an answer has → its form, if `form_of` does not know it.
 _ASKED = (("instruction", "alpaca"), ("passages", "bigbio"), ("prompt", "meditron"))
 # Form → columns of the answer, with their replacements.
@@ -86,4 +90,6 @@ def _answered_talk(row: Row, column: str, speaker: str, text: str) -> tuple[Row,
     last = turns[-1] if isinstance(turns, list | tuple) and turns else None
     if isinstance(last, Mapping) and str(last.get(speaker, last.get("role"))).lower() in _USERS:
         return {**row, column: [*turns, {speaker: "assistant", text: NO_ANSWER}]}, False  # type: ignore[misc]
+    if isinstance(last, Mapping) and last.get("human") and not last.get("assistant"):
+        return {**row, column: [*turns[:-1], {**last, "assistant": NO_ANSWER}]}, False  # type: ignore[index]
     return row, True

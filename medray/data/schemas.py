@@ -124,8 +124,13 @@ def _meditron(row: Row, columns: ColumnsConfig, origin: Origin) -> Instruction:
 
 
 def _taiyi(row: Row, columns: ColumnsConfig, origin: Origin) -> Instruction:
+    given = _list(row, "conversation")
+    if given and isinstance(given[0], Mapping) and "human" not in given[0]:  # each turn has a role
+        return Instruction(
+            origin, _conversation(_turns(row, "conversation", "from", "value"), "conversation")
+        )
     turns = []
-    for number, turn in enumerate(_list(row, "conversation"), 1):
+    for number, turn in enumerate(given, 1):
         if not isinstance(turn, Mapping):
             raise BadRowError(f"turn {number} of 'conversation' is not an object")
         turns += [Message("user", required(turn, "human")), Message("assistant", required(turn, "assistant"))]

@@ -14,10 +14,11 @@ from medray.config.data import ExtractionConfig
 from medray.config.method import MethodConfig
 from medray.config.method_specs import MethodSpec, spec_of
 from medray.data.encode.render import EMPTY_LIST, extraction_answer
-from medray.data.index.sources import Source
+from medray.data.index.sources import FileSource, Source
 from medray.data.index.text_overlap import Benchmarks, bytes_hash, question_and_answer, same_text, text_hash
 from medray.data.printable import column_names, nearest_name
 from medray.data.readers import RowReader
+from medray.data.readers.sniff import what_is_wrong
 from medray.data.records import BadRowError, Distill, Extraction, Preference, Record, TwoStep, UselessRowError
 from medray.data.row_text import is_there
 from medray.data.schemas import form_of, parse
@@ -303,6 +304,11 @@ def check_columns(source: Source, seen: set[str], key: str, method: MethodSpec |
 
 def _no_column(source: Source, seen: set[str], key: str, column: str) -> InputError:
     shown = column_names(seen)
+    wrong = what_is_wrong(source.path, source.format) if isinstance(source, FileSource) else None
+    if wrong is not None:
+        return InputError(
+            f"{source.name} has no column of this name: {wrong[0]}", key=key, value=column, fix=wrong[1]
+        )
     if shown is not None:
         near = nearest_name(column, seen)
         return InputError(

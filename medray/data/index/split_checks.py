@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from medray.config import Config
 from medray.config.method_specs import spec_of
 from medray.data.index.membership import SplitIndex
 from medray.data.index.row_index import MOST_TYPES
-from medray.data.index.sources import extraction_of
+from medray.data.index.sources import FileSource, Source, extraction_of
 from medray.data.printable import type_names
+from medray.data.readers.sniff import what_is_wrong
 from medray.errors import InputError
 from medray.storage import StoragePath
 
@@ -62,15 +63,30 @@ def check_split(config: Config, split: str, index: SplitIndex, rejects: StorageP
         )
 
 
-def check_reading(config: Config, split: str, good: int, reasons: Counter[str], rejects: StoragePath) -> None:
+def check_reading(
+    config: Config,
+    split: str,
+    good: int,
+    reasons: Counter[str],
+    rejects: StoragePath,
+    sources: Sequence[Source] = (),
+) -> None:
     """Raise InputError if the sources of a split have no good row, or too many bad ones.
 
     This is checked before rows are split, compared or dropped, so that these steps cannot be the reason. good: number
-    of rows that are records. reasons: number of bad rows by reason.
+    of rows that are records. reasons: number of bad rows by reason. sources: what was read; if nothing in it is a row,
+    the error says what is probably wrong with the whole file.
     """
     bad, limit = reasons.total(), config.data.max_rejects
     if not good:
         why = f" ({_most_common(reasons)})" if bad else ""
+        for source in sources:
+            if isinstance(source, FileSource) and (wrong := what_is_wrong(source.path, source.format)):
+                raise InputError(
+                    f"the {split} split is empty, because no row of {source.name} can be used{why}: {wrong[0]}",
+                    key=f"data.{split}",
+                    fix=wrong[1],
+                )
         raise InputError(
             f"the {split} split is empty: no usable row among {bad}{why}",
             key=f"data.{split}",

@@ -38,6 +38,12 @@ def read(stream: io.BufferedReader, name: str, start: int, stop: int | None, lin
     while text.skip(",[]}" if keyed else ",[]"):
         position, begun = text.position, text.line
         value, key, length = text.value(keyed, begun=start > 0 and first)
+        if first and start == 0 and not text.opened and _by_column(value) and text.is_last(length):
+            raise InputError(
+                "the file is one object with all values of a column under its name, not with rows",
+                file=name,
+                fix="write it by rows, with pandas: df.to_json(path, orient='records', lines=True)",
+            )
         if first and start == 0 and _by_id(value) and text.is_last(length):
             keyed, first = True, False
             text.take(len("{"))
@@ -55,6 +61,18 @@ def read(stream: io.BufferedReader, name: str, start: int, stop: int | None, lin
 
 def _by_id(value: Any) -> bool:
     return isinstance(value, dict) and bool(value) and all(isinstance(each, dict) for each in value.values())
+
+
+def _by_column(value: Any) -> bool:
+    """Return whether an object holds columns: lists of as many plain values, or objects with the keys "0", "1", …."""
+    columns = list(value.values()) if isinstance(value, dict) else []
+    if len(columns) < 2 or not isinstance(columns[0], list | dict) or len(columns[0]) < 2:
+        return False
+    if not all(type(each) is type(columns[0]) and len(each) == len(columns[0]) for each in columns):
+        return False
+    if isinstance(columns[0], list):
+        return not any(isinstance(cell, list | dict) for each in columns for cell in each)
+    return all(list(each) == [str(number) for number in range(len(each))] for each in columns)
 
 
 def _row(value: Any, key: str | None) -> Row:

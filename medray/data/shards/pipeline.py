@@ -195,7 +195,8 @@ class Pipeline:
             _write_rejects(file, group)
             ranges = [part for source in group for part in source.ranges]
             reasons = Counter(reject["reason"] for part in ranges for reject in part.rejects)
-            check_reading(self.config, split, sum(int(part.good.sum()) for part in ranges), reasons, file)
+            good = sum(int(part.good.sum()) for part in ranges)
+            check_reading(self.config, split, good, reasons, file, self.sources[split])
         held_out = corpora.presets(data.dataset).hold_out if data.dataset not in (None, "clinic") else 0.0
         indexes = join(
             parts["train"], parts["validation"], data, seed=self.config.run.seed, hold_out=held_out

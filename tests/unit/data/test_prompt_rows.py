@@ -49,6 +49,8 @@ def test_conversation_may_end_with_a_question() -> None:
     for row in (
         {"messages": TURNS},
         {"conversations": [{"from": "human", "value": "Is it benign?"}]},
+        {"conversation": [{"role": "user", "value": "Is it benign?"}]},
+        {"conversation": [{"human": "Is it benign?"}]},
         {"prompt": TURNS, "chosen": None, "rejected": None},
     ):
         record, answered = prompt_record(row, PLAIN, source="s", number=0)

@@ -272,3 +272,10 @@ class TestOtherForms:
 def test_the_columns_of_a_row_tell_its_form(row: dict[str, Any], form: str) -> None:
     assert form_of(row, ColumnsConfig()) == form
     assert form_of(row, ColumnsConfig(input="instruction")) == "columns", "what the user names goes before"
+
+
+def test_turns_with_a_role_under_the_name_conversation() -> None:
+    turns = [{"role": "user", "value": "q"}, {"role": "chatbot", "value": "a"}]
+    record = made({"id": "1", "conversation": turns})
+    assert record.messages == (Message("user", "q"), Message("assistant", "a"))
+    assert reason({"conversation": [{"human": "q"}]}) == "no column 'assistant'"
