@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,17 +15,21 @@ import tiny
 from margin_spec import margin_spec
 from pyarrow import parquet
 
+from medray.config import read
 from medray.config.columns import ColumnsConfig
 from medray.config.data import DataConfig
 from medray.config.method import MethodConfig
 from medray.data.index.membership import SplitIndex, join
-from medray.data.index.row_index import RangeIndex, index_range
-from medray.data.index.sources import FileSource
+from medray.data.index.row_index import RangeIndex, index_range, records
+from medray.data.index.sources import FileSource, sources
 from medray.data.index.text_overlap import Benchmarks
 from medray.data.readers import format_of
+from medray.data.records import Distill
 from medray.data.shards.shard_task import encode_shard, shard_records
 from medray.data.shards.token_split import TokenSet
 from medray.errors import InputError, RunFailedError
+
+CONFIGS = Path(__file__).parents[4] / "configs"
 
 
 def jsonl(file: Path, rows: list[Any]) -> FileSource:
@@ -285,3 +290,20 @@ def test_mts_dialog_has_no_bad_row(corpora: Path) -> None:
     file = corpora / "mts_dialog" / "MTS-Dialog-TrainingSet.csv"
     index = tiny.index(of(file, input="dialogue", label="section_text", id="ID", group=None), 500)
     assert (index.rows, index.rejected, len(index.shards)) == (1201, 0, 3)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "file", "rows", "labels"),
+    [
+        ("pubmedqa", "pqal_train.json", 500, {"yes": 276, "no": 169, "maybe": 55}),
+        ("medmcqa", "dev_odd.jsonl", 2091, {"A": 672, "B": 533, "C": 458, "D": 428}),
+    ],
+)
+def test_recipes_compose_the_rows_of_published_files(
+    recipe: str, file: str, rows: int, labels: dict[str, int], corpora: Path
+) -> None:
+    config = read(CONFIGS / f"{recipe}.yaml", [f"data.root={corpora / recipe}", f"data.train={file}"])
+    (source,) = sources(config, "train")
+    made = [record for *_, record in records(source)]
+    assert len(made) == rows
+    assert Counter(record.label for record in made if isinstance(record, Distill)) == labels
