@@ -24,6 +24,27 @@ ENDINGS = {
     ".bioc": "bioc",
 }
 
+_ARCHIVE = ("an archive", "unpack it, and set the files in it")
+_WORKBOOK = ("a workbook", "save the sheet as CSV (UTF-8)")
+_DOCUMENT = ("a document", "write its text into a column of a CSV or JSON Lines file, one document per row")
+_PICKLE = ("a pickle, which can run code when it is read", "write the data as Parquet or JSON Lines")
+_BRAT = ("a file of BRAT annotations", "convert the folder to BioC or PubTator")
+_ARROW = ("an Arrow file", "write it as Parquet, or set the folder that save_to_disk wrote")
+# Endings of formats that medray does not read → what such a file is, and a fix.
+UNSUPPORTED = {
+    **dict.fromkeys((".zip", ".tar", ".tgz", ".7z", ".rar"), _ARCHIVE),
+    **dict.fromkeys((".xlsx", ".xls", ".xlsm", ".ods"), _WORKBOOK),
+    **dict.fromkeys((".docx", ".doc", ".odt", ".rtf", ".pdf", ".html", ".htm"), _DOCUMENT),
+    **dict.fromkeys((".pkl", ".pickle", ".pt"), _PICKLE),
+    **dict.fromkeys((".ann", ".a1", ".a2"), _BRAT),
+    **dict.fromkeys((".arrow", ".feather"), _ARROW),
+    ".txt": (
+        "plain text, which has no rows",
+        "write one JSON object per note, with its text and its label; for PubTator or CoNLL text, set the format of the "
+        "source: {path: …, format: pubtator}",
+    ),
+}
+
 SAVED_DATASET = ("dataset_dict.json", "state.json")  # files that datasets' save_to_disk writes into a folder
 
 
@@ -42,6 +63,9 @@ def format_of(path: str) -> str:
                 file=shown(path),
                 fix="unpack it once",
             )
+        if ending in UNSUPPORTED:
+            what, fix = UNSUPPORTED[ending]
+            raise InputError(f"medray does not read {ending}: this is {what}", file=shown(path), fix=fix)
         raise InputError(
             f"{ending} is not a known format"
             if ending

@@ -38,7 +38,7 @@ def test_the_ending_names_the_format(name: str, format: str) -> None:
     assert format_of(name) == format
 
 
-@pytest.mark.parametrize("name", ["notes.txt", "a", "a.gz", "model.safetensors", "/data.csv/rows"])
+@pytest.mark.parametrize("name", ["notes.text", "a", "a.gz", "model.safetensors", "/data.csv/rows"])
 def test_every_other_name_is_refused_with_the_known_ones(name: str) -> None:
     with pytest.raises(InputError) as caught:
         format_of(name)

@@ -45,8 +45,8 @@ def ids(source: Source) -> list[str]:
     [
         ("no.jsonl", lambda path: None, "there is no such file"),
         ("folder.jsonl", lambda path: path.mkdir(), "the folder has no file of a known format"),
-        ("a.docx", lambda path: path.write_text("x"), ".docx is not a known format"),
-        ("a.docx.gz", lambda path: path.write_text("x"), ".docx is not a known format"),
+        ("a.docx", lambda path: path.write_text("x"), "medray does not read .docx: this is a document"),
+        ("a.docx.gz", lambda path: path.write_text("x"), "medray does not read .docx: this is a document"),
         ("a", lambda path: path.write_text("x"), "the file name has no ending that shows its format"),
         ("a.jsonl", lambda path: path.touch(), "the file is empty"),
         ("*.jsonl", lambda path: None, "no file matches"),

@@ -11,7 +11,7 @@ import tiny
 from medray.config import Config
 from medray.data.index.sources import FileSource
 from medray.data.index.split_checks import check_reading
-from medray.data.readers import read
+from medray.data.readers import format_of, read
 from medray.data.readers.sniff import what_is_wrong
 from medray.errors import InputError
 
@@ -86,3 +86,20 @@ def test_json_by_columns_is_refused(content: str, by_columns: bool, tmp_path: Pa
         assert "orient='records'" in str(caught.value.fix)
     else:
         assert list(read(str(tmp_path / "a.json"), "json"))
+
+
+@pytest.mark.parametrize(
+    ("name", "what", "fix"),
+    [
+        ("a.tar.gz", "an archive", "unpack it"),
+        ("Notes.XLSX", "a workbook", "save the sheet as CSV"),
+        ("a.ann", "BRAT", "BioC or PubTator"),
+        ("a.pkl", "can run code", "Parquet"),
+        ("note.txt", "plain text", "one JSON object per note"),
+    ],
+)
+def test_formats_that_are_not_read_are_refused_by_name(name: str, what: str, fix: str) -> None:
+    with pytest.raises(InputError) as caught:
+        format_of(name)
+    assert what in caught.value.what
+    assert fix in str(caught.value.fix)
