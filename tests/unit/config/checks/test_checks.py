@@ -16,6 +16,7 @@ from medray.config.checks import check, known_model
 from medray.errors import InputError
 
 CLINIC: dict[str, Any] = {"dataset": "clinic"}
+IDS = {"validation_ids": "ids.txt"}
 T5: dict[str, Any] = {"model": {"init": "random", "preset": "t5-tiny"}}
 
 
@@ -94,6 +95,20 @@ def test_evaluation_during_training_needs_validation_rows(tmp_path: Path) -> Non
         ({"validation": [{"path": "b.jsonl", "weight": 2.0}]}, {}, "data.validation", "every row once"),
         ({"validation": "b.jsonl", "split": {"validation": 0.1}}, {}, "data.split.validation", "already"),
         (CLINIC | {"train": None, "split": {"validation": 0.1}}, {}, "data.split.validation", "its own"),
+        ({"validation": "b.jsonl", "split": IDS}, {}, "data.split.validation_ids", "data.validation cannot"),
+        (
+            {"split": IDS | {"validation": 0.1}},
+            {},
+            "data.split.validation_ids",
+            "data.split.validation cannot",
+        ),
+        ({"split": IDS | {"by": "row"}}, {}, "data.split.validation_ids", "data.split.by cannot"),
+        (
+            CLINIC | {"train": None, "split": IDS},
+            {},
+            "data.split.validation_ids",
+            "data.dataset: clinic cannot",
+        ),
         ({"train": None, "dataset": "svamp", "root": "nowhere"}, {}, "data.root", "of svamp"),
         ({}, {"method": {"label_source": "llm"}}, "method.label_source", "a teacher's completions"),
         ({}, {"method": {"teacher": "gpt"}}, "method.teacher", "a teacher's completions"),

@@ -212,3 +212,19 @@ class TestContentHashes:
         [entry] = (tmp_path / "cache").iterdir()
         entry.write_text('{"stamp": ')
         assert content_hashes([source], tmp_path / "cache") == first
+
+
+def test_a_file_of_ids_must_exist(tmp_path: Path) -> None:
+    (tmp_path / "good.csv").write_text("input,label\n")
+    with pytest.raises(InputError, match="there is no such file") as caught:
+        check_sources(
+            Config.model_validate(
+                {
+                    "data": {
+                        "train": str(tmp_path / "good.csv"),
+                        "split": {"validation_ids": str(tmp_path / "ids.txt")},
+                    }
+                }
+            )
+        )
+    assert caught.value.key == "data.split.validation_ids"
