@@ -12,10 +12,26 @@ NUMBERS = {
     "rouge": ("rouge1", "rouge2", "rougeL", "rougeLsum", "rouge_avg"),
     "accuracy": ("accuracy",),
     "entity_f1": ("entity_precision", "entity_recall", "entity_f1"),
+    "bleu": ("bleu",),
+    "exact_match": ("exact_match",),
+    "ner_f1": ("ner_precision", "ner_recall", "ner_f1", "ner_exact", "ner_unparsed"),
+    "re_f1": ("re_precision", "re_recall", "re_f1", "re_exact", "re_unparsed"),
 }
 
 _LOWER_IS_BETTER = frozenset(
-    ("loss", "perplexity", "ppl", "error", "wer", "cer", "failure", "failures", "truncated", "penalized")
+    (
+        "loss",
+        "perplexity",
+        "ppl",
+        "error",
+        "wer",
+        "cer",
+        "failure",
+        "failures",
+        "truncated",
+        "penalized",
+        "unparsed",
+    )
 )
 
 
@@ -52,9 +68,9 @@ class EvalConfig(Section):
     at_start: bool = key(
         True, "Evaluate before the first step, to measure the untuned model.", resumable=True
     )
-    metrics: tuple[Literal["rouge", "accuracy", "entity_f1"], ...] = key(
-        ("rouge",), "Metrics of generated text.", resumable=True
-    )
+    metrics: tuple[
+        Literal["rouge", "accuracy", "entity_f1", "bleu", "exact_match", "ner_f1", "re_f1"], ...
+    ] = key(("rouge",), "Metrics of generated text.", resumable=True)
     batch_size: int = key(16, "Rows a worker evaluates at once.", ge=1, resumable=True)
     generation: GenerationConfig = Field(default_factory=GenerationConfig)
 

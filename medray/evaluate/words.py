@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Iterable
 from itertools import groupby
 from typing import Any
 
@@ -74,6 +75,18 @@ def words(text: str, stemmer: Any = None) -> list[str]:
         stemmer.stem(word) if stemmer is not None and word.isascii() and len(word) > 3 else word
         for word in found
     ]
+
+
+def is_mostly_unspaced(texts: Iterable[str]) -> bool:
+    """Return whether most letters of the texts are of a script without spaces between words."""
+    letters = unspaced = 0
+    for text in texts:
+        if text.isascii():
+            letters += sum(map(str.isalpha, text))
+        else:
+            unspaced += len(_UNSPACED.findall(text))
+            letters += sum(map(str.isalpha, text))
+    return unspaced > letters / 2
 
 
 def _split(run: str) -> list[str]:

@@ -174,7 +174,7 @@ def test_names_of_other_projects_lead_to_keys_that_exist() -> None:
         ),
         (
             "eval: {metrics: [rouge, rogue]}",
-            "eval.metrics[1] = 'rogue': expected 'rouge', 'accuracy' or 'entity_f1'",
+            "eval.metrics[1] = 'rogue': expected 'rouge', 'accuracy', 'entity_f1', ",
         ),
         ("tracking: {tags: {a: 1}}", "tracking.tags.a = 1: expected text"),
         ("tracking: {tags: [a]}", "tracking.tags: expected keys with values, not a list"),

@@ -8,6 +8,7 @@ import sys
 import pytest
 from rouge_score import rouge_scorer
 
+from medray.config.eval import NUMBERS
 from medray.evaluate.assertion import assertion
 from medray.evaluate.metrics import METRICS, Entity, Reference, score
 from medray.evaluate.words import words
@@ -208,9 +209,9 @@ def test_zero_rows_unequal_rows_and_unknown_names_are_errors() -> None:
     with pytest.raises(ValueError, match="there are 2 predictions but 1 references"):
         score(["accuracy"], ["a", "b"], [Reference("a")])
     with pytest.raises(
-        ValueError, match="no metric is named 'bleu'; the metrics are rouge, accuracy, entity_f1"
+        ValueError, match="no metric is named 'bertscore'; the metrics are rouge, accuracy, entity_f1, bleu"
     ):
-        score(["bleu"], ["a"], [Reference("a")])
+        score(["bertscore"], ["a"], [Reference("a")])
 
 
 @pytest.mark.parametrize("kwargs", [{"text": "fever", "assertion": "possible"}, {"text": " "}])
@@ -220,10 +221,20 @@ def test_an_entity_is_checked(kwargs: dict[str, str]) -> None:
 
 
 def test_each_metric_gives_its_values() -> None:
-    got = score(METRICS, ["no fever"], [Reference("no fever", (Entity("Fever", "absent", "symptom"),))])
-    assert got == dict.fromkeys(
-        ("rouge1", "rouge2", "rougeL", "rougeLsum", "rouge_avg"), 100.0
-    ) | dict.fromkeys(("accuracy", "entity_precision", "entity_recall", "entity_f1"), 1.0)
+    lists = [name for name in METRICS if name in ("ner_f1", "re_f1")]
+    got = score(
+        [name for name in METRICS if name not in lists],
+        ["no fever since last week"],
+        [Reference("no fever since last week", (Entity("Fever", "absent", "symptom"),))],
+    )
+    percent = ("rouge1", "rouge2", "rougeL", "rougeLsum", "rouge_avg", "bleu")
+    shares = ("accuracy", "entity_precision", "entity_recall", "entity_f1", "exact_match")
+    assert got == pytest.approx(dict.fromkeys(percent, 100.0) | dict.fromkeys(shares, 1.0))
+    assert set(got) == {number for name in METRICS if name not in lists for number in NUMBERS[name]}
+    for name, answer in (("ner_f1", '["fever"]'), ("re_f1", '[["aspirin", "ulcer"]]')):
+        found = score([name], [answer], [Reference(answer)])
+        assert tuple(found) == NUMBERS[name]
+        assert list(found.values()) == [1.0, 1.0, 1.0, 1.0, 0.0]
 
 
 @pytest.mark.parametrize(
