@@ -15,7 +15,9 @@ from medray.evaluate.words import normalised
 LETTERS = "ABCDEFGHIJ"
 _MARK = r"[\s(\[*\"'`]*"
 _WHOLE = re.compile(rf"{_MARK}([A-Ja-j])[\s)\].:,*\"'`]*")
-_FIRST = re.compile(rf"{_MARK}([A-J])(?:[).:\]*,]|\s+[-–—]\s|\s*\n|\s*$)")
+_FIRST = re.compile(
+    rf"{_MARK}([A-J])(?:[).:\]*,]|\s+[-–—]\s|\s*\n|\s*$)(?!\s*(?:or|and|/|,)?\s*[(\[]?[A-J](?![\w'’ ]))"
+)
 _STATED = re.compile(
     r"(?i:(?:answer|option|choice)(?:\s+(?:is|would be|should be))?(?:\s+(?:option|choice))?)"
     rf"\s*[:=]?{_MARK}([A-J])(?![\w'’])"

@@ -2,7 +2,8 @@
 
 A run is done when it has trained, saved and exported. That says nothing about the model: a run with a learning rate of 100
 finishes too. Each rule below reads the numbers of the run and returns one sentence, or None. A rule changes neither the
-status nor the exit code. `docs/what-done-means.md` lists the rules for users.
+status nor the exit code. The rules that need the texts alone are in `evaluate/scoring/collapse.py`.
+`docs/what-done-means.md` lists the rules for users.
 
 No sentence contains text of a record. This module does not import torch.
 """
@@ -10,13 +11,14 @@ No sentence contains text of a record. This module does not import torch.
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
 from medray.data.reasoning import answer_only
+from medray.evaluate.scoring import collapse
+from medray.evaluate.scoring.collapse import MOST, Answer
 from medray.evaluate.words import words
 
 LAST_STEPS = 3  # one step without a gradient may be an accident
@@ -28,23 +30,9 @@ LEARNED = 1e-3  # loss below which nothing is left to learn, so no weight needs 
 GUESSING = 0.99  # share of ln(vocabulary)
 EQUAL = 1e-7  # relative: the same weights on the same rows give the same loss
 WORSE = 1e-3  # relative and absolute: more than a different order of sums or a small first step changes
-MOST = 0.5  # share of the rows above which a rule about predictions applies
-ONE_ANSWER = 0.9  # share of the rows with the same prediction
-FEW_ROWS = 5  # fewer rows may get the same answer by chance
 FEW_LOSS_TOKENS = 1.5  # per example: little more than the token that ends an answer
-COPIED = 0.8  # share of a reference's words that also occur in its prompt
-LOOP_WORDS, LOOP_DISTINCT = 20, 0.2  # number of words of a prediction, and the share of distinct ones
 EXPORT_DIFFERS = 0.2  # relative: a different precision changes a few answers, not a fifth of a metric
 LOSS_DIFFERS, ROUGE_DIFFERS = 0.01, 1.0  # absolute: small numbers differ by rounding
-
-
-@dataclass(frozen=True)
-class Answer:
-    """A generated text, with its prompt as the model read it and its reference answer."""
-
-    prompt: str
-    reference: str
-    prediction: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,42 +162,23 @@ def all_truncated(evidence: Evidence) -> str | None:
 
 
 def empty_predictions(evidence: Evidence) -> str | None:
-    asked = [answer for answer in evidence.answers if answer.reference.strip()]
-    empty = sum(not answer.prediction.strip() for answer in asked)
-    return f"{empty} of {len(asked)} predictions are empty" if asked and empty >= MOST * len(asked) else None
+    return collapse.empty_predictions(evidence.answers)
 
 
 def same_prediction(evidence: Evidence) -> str | None:
-    given = [answer.prediction.strip() for answer in evidence.answers]
-    wanted = [answer.reference.strip() for answer in evidence.answers]
-    if len(given) < 2 or len(set(wanted)) < 2:
-        return None
-    [(text, count)], [(_, common)] = Counter(given).most_common(1), Counter(wanted).most_common(1)
-    all_but_few = count >= ONE_ANSWER * len(given) and common < MOST * len(wanted)
-    if not text or not (count == len(given) or all_but_few):
-        return None
-    right = sum(one == other for one, other in zip(given, wanted, strict=True))
-    if right > MOST * len(given) or (
-        right and len(given) < FEW_ROWS
-    ):  # most rows of a corpus may have the same class
-        return None
-    return f"{count} of {len(given)} predictions are the same text, although the references differ"
+    return collapse.same_prediction(evidence.answers)
 
 
 def echoed_prompts(evidence: Evidence) -> str | None:
-    return _of_most(evidence.answers, _echoes, "predictions repeat their prompt, but the references do not")
+    return collapse.echoed_prompts(evidence.answers)
 
 
 def repeating_predictions(evidence: Evidence) -> str | None:
-    return _of_most(
-        evidence.answers,
-        lambda answer: _loops(answer.prediction) and not _loops(answer.reference),
-        "predictions repeat a few words over and over, but the references do not",
-    )
+    return collapse.repeating_predictions(evidence.answers)
 
 
 def metric_fell_to_zero(evidence: Evidence) -> str | None:
-    references = [words(answer_only(answer.reference)) for answer in evidence.answers]
+    references = [words(answer_only(answer.reference or "")) for answer in evidence.answers]
     if len(references) == 1:  # a single answer may be wrong by chance
         return None
     # ROUGE is 0 if no word matches. But ROUGE-2 is 0 for one-word answers, and all ROUGE is 0 for an answer such as "+".
@@ -274,28 +243,3 @@ def _noise(name: str, rows: int) -> float:
     if name.startswith("rouge"):
         return ROUGE_DIFFERS
     return 1 / rows if rows else 0.0
-
-
-def _of_most(answers: Iterable[Answer], is_so: Callable[[Answer], bool], what: str) -> str | None:
-    verdicts = [is_so(answer) for answer in answers]
-    count = sum(verdicts)
-    return f"{count} of {len(verdicts)} {what}" if verdicts and count >= MOST * len(verdicts) else None
-
-
-def _echoes(answer: Answer) -> bool:
-    """Return whether the prediction copies most of the prompt, and the reference does not.
-
-    If the reference also consists mostly of the prompt's words, this is False: in a corpus of corrections, a good answer
-    repeats much of its prompt.
-    """
-    prompt, said, wanted = (text.strip() for text in (answer.prompt, answer.prediction, answer.reference))
-    if not said or said == wanted or said not in prompt or len(said) < MOST * len(prompt):
-        return False
-    asked, found = set(words(prompt)), words(wanted)
-    repeats = sum(word in asked for word in found) >= COPIED * len(found)
-    return not (found and repeats and len(wanted) >= MOST * len(prompt))
-
-
-def _loops(text: str) -> bool:
-    words = text.split()
-    return len(words) >= LOOP_WORDS and len(set(words)) <= LOOP_DISTINCT * len(words)

@@ -14,12 +14,13 @@ from medray import storage
 from medray.config import Config, dump
 from medray.data.batching.batch_plan import BatchPlan
 from medray.errors import RunFailedError
+from medray.evaluate.scoring.collapse import Answer
 from medray.plan.resources import SAME_VERSIONS
 from medray.report.run_page import write_report
 from medray.tracking.ledger import EVALS_FILE, STEPS_FILE
 from medray.tracking.step_file import read_records
 from medray.train.export.card import write_card
-from medray.train.export.collapse import Answer, Evidence, warnings
+from medray.train.export.collapse import Evidence, warnings
 from medray.train.export.evaluation import TextSample, at_exported_step
 from medray.train.loop.finish import WorkerResult
 from medray.train.loop.training import TRAINED

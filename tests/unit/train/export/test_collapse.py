@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from medray.train.export.collapse import RULES, Answer, Evidence, warnings
+from medray.evaluate.scoring.collapse import Answer
+from medray.train.export.collapse import RULES, Evidence, warnings
 
 VOCABULARY = 49152
 
