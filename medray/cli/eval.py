@@ -235,6 +235,8 @@ def _rows(place: str) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
 
     is_config = place.endswith((".yaml", ".yml"))
     folder = storage.at(place) if "://" not in place or storage.is_remote(place) else None
+    if folder is not None:
+        storage.check_reachable(folder)
     if not is_config and (folder is None or not folder.is_dir()):
         return read_rows(place, key="PREDICTIONS"), ()
     from medray.train.run_folder.files import CONFIG

@@ -53,7 +53,7 @@ def equation_accuracy(rows: Rows, settings: Settings) -> Measured:
     if None in wanted:
         raise MetricError(
             f"{wanted.count(None)} of {len(wanted)} references are no equation that can be evaluated "
-            f"(the first is row {wanted.index(None)})",
+            f"(the first is row {wanted.index(None) + 1})",
             "use references such as ( 8.0 - 2.0 ) * 3, or another metric",
         )
     found = [arithmetic.value(said) for said in rows.said]

@@ -61,7 +61,7 @@ def right_options(references: tuple[Reference, ...]) -> list[int]:
     if len(known) < len(found):
         raise MetricError(
             f"{len(found) - len(known)} of {len(found)} references name no option (the first is row "
-            f"{found.index(None)})",
+            f"{found.index(None) + 1})",
             f"use a letter from A to {LETTERS[-1]} or the index of the option, counted from 0",
         )
     return known
@@ -85,7 +85,7 @@ def choice_logprob(rows: Rows, settings: Settings) -> Measured:
     by_length = all(each.lengths is not None for each in rows.options)
     names = ["choice_logprob_accuracy"] + ["choice_logprob_by_length_accuracy"] * by_length
     values = []
-    for number, (options, wanted) in enumerate(zip(rows.options, right, strict=True)):
+    for number, (options, wanted) in enumerate(zip(rows.options, right, strict=True), 1):
         _check(options, wanted, number)
         scores = np.array(options.logprobs)
         hits = [float(scores.argmax() == wanted)]

@@ -30,7 +30,7 @@ def entity_f1(rows: Rows, settings: Settings) -> Measured:
     if None in wanted:
         raise MetricError(
             f"entity_f1 needs entities in every reference, but {wanted.count(None)} of {len(wanted)} rows have none "
-            f"(the first is row {wanted.index(None)})",
+            f"(the first is row {wanted.index(None) + 1})",
             "annotate them, or use an empty list for a row without a finding",
         )
     surfaces = sorted({text for row in wanted for text, _ in row or ()}, key=lambda text: (-len(text), text))

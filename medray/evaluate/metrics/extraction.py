@@ -101,7 +101,7 @@ def _extraction(
     if None in wanted:
         raise MetricError(
             f"{prefix}_f1 needs a JSON list in every reference, but {wanted.count(None)} of {len(wanted)} have none "
-            f"(the first is row {wanted.index(None)})",
+            f"(the first is row {wanted.index(None) + 1})",
             'use references such as ["aspirin", "fever"]'
             if prefix == "ner"
             else 'use references such as [["aspirin", "ulcer"]]',

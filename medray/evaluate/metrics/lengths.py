@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 
 from medray.evaluate.metrics.measured import Measured, Numbers, ratio
-from medray.evaluate.metrics.rows import Rows, Settings
+from medray.evaluate.metrics.rows import MetricError, Rows, Settings
 from medray.evaluate.words import words
 
 
@@ -39,6 +41,11 @@ def length(rows: Rows, settings: Settings) -> Measured:
 
 
 def _tokens(texts: tuple[str, ...] | list[str], folder: str) -> np.ndarray:
+    if not Path(folder).is_dir():
+        raise MetricError(
+            f"there is no tokenizer in the folder {folder}",
+            "use --tokenizer FOLDER with the files that tokenizer.save_pretrained writes",
+        )
     from medray.data.tokenizer import load_tokenizer
 
     tokenizer = load_tokenizer(folder)

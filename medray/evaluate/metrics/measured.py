@@ -53,11 +53,11 @@ class Measured:
     classes: Mapping[str, ClassCounts] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
-    def values(self) -> dict[str, float]:
-        """Return the numbers over all rows. Sums are exact, so the order of the rows does not matter."""
+    def values(self, *, exact: bool = False) -> dict[str, float]:
+        """Return the numbers over all rows. Sums are exact, so the order of the rows does not matter. exact: all decimals."""
         sums = np.array([math.fsum(column) for column in self.statistics.T.tolist()])
         found = {name: float(np.nan_to_num(value)) for name, value in self.numbers(sums).items()}
-        return found if self.digits is None else {n: round(v, self.digits) for n, v in found.items()}
+        return found if exact or self.digits is None else {n: round(v, self.digits) for n, v in found.items()}
 
     def row_values(self) -> list[dict[str, float | None]]:
         """Return the numbers of each row alone; None where a row does not count, such as the precision of no items."""

@@ -84,8 +84,16 @@ def read_rows(path: str, *, key: str) -> list[dict[str, Any]]:
     Raises InputError for a file that cannot be read, for a bad row, because its absence would change the scores, and for a
     file without rows. key: the argument that named the file.
     """
+    format = readers.known_format(path)
+    if format is None:
+        raise InputError(
+            "the name of this file shows no format",
+            file=shown(path),
+            key=key,
+            fix="use a file that ends in .jsonl, .json, .csv, .tsv or .parquet",
+        )
     found = []
-    for each in readers.read(path, readers.format_of(path)):
+    for each in readers.read(path, format):
         if isinstance(each.row, BadRowError):
             raise InputError(
                 f"line {each.line} is bad: {each.row}", file=shown(path), key=key, fix="correct this line"
@@ -270,7 +278,7 @@ class _Table:
         if len(set(ids)) < len(ids):
             double = [name for name, count in Counter(ids).items() if count > 1]
             raise InputError(
-                f"{len(double)} ids occur more than once, such as {double[0][:80]!r}",
+                f"ids occur more than once: {len(double)} of {len(set(ids))}, such as {double[0][:80]!r}",
                 file=self._label,
                 fix="keep one row per id, or name another column with --columns id=NAME",
             )

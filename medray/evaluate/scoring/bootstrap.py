@@ -20,6 +20,7 @@ from medray.evaluate.metrics.measured import Measured
 
 CELLS = 4_000_000  # of the matrix of draws that is in memory at once
 FEWEST_UNITS = 2
+ROUNDING = 1e-9  # of sums in another order
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,8 +55,8 @@ def intervals(
     if drawn is None:
         return [{} for _ in measured]
     return [
-        {name: _interval(values, settings.confidence) for name, values in numbers.items()}
-        for numbers in drawn
+        {name: _interval(values, settings.confidence, each.digits) for name, values in numbers.items()}
+        for each, numbers in zip(measured, drawn, strict=True)
     ]
 
 
@@ -69,7 +70,7 @@ def differences(
     drawn = _drawn([*first, *second], groups, settings)
     found = []
     for place, (one, other) in enumerate(zip(first, second, strict=True)):
-        before, after = one.values(), other.values()
+        before, after = one.values(exact=True), other.values(exact=True)
         made = {}
         for name in (each for each in before if each in after):
             value = after[name] - before[name]
@@ -77,7 +78,7 @@ def differences(
             if drawn is not None:
                 moved = drawn[len(first) + place][name] - drawn[place][name]
                 interval = _interval(moved, settings.confidence)
-                far = int(np.count_nonzero(np.abs(moved - value) >= abs(value)))
+                far = int(np.count_nonzero(np.abs(moved - value) >= abs(value) - ROUNDING))
                 p = (far + 1) / (len(moved) + 1)
             made[name] = Difference(value, interval, p)
         found.append(made)
@@ -89,9 +90,10 @@ def units(groups: Sequence[str] | None, rows: int) -> int:
     return rows if groups is None else len(set(groups))
 
 
-def _interval(values: np.ndarray, confidence: float) -> Interval:
+def _interval(values: np.ndarray, confidence: float, digits: int | None = None) -> Interval:
     tail = (1 - confidence) / 2
-    low, high = np.quantile(values, [tail, 1 - tail]).tolist()
+    bounds = np.quantile(values, [tail, 1 - tail]).tolist()
+    low, high = bounds if digits is None else (round(bound, digits) for bound in bounds)
     return Interval(low, high)
 
 

@@ -14,7 +14,6 @@ from medray.evaluate.metrics.extraction import parse_entities, parse_relations
 from medray.evaluate.metrics.measured import ClassCounts
 from medray.evaluate.metrics.rows import MetricError, Settings
 
-
 Found = frozenset[tuple[tuple[str, ...], str]]
 
 

@@ -196,7 +196,7 @@ def test_predicting_nothing_scores_zero() -> None:
 
 
 def test_missing_entities_are_an_error_that_counts_rows_and_shows_no_text() -> None:
-    with pytest.raises(ValueError, match=r"1 of 2 rows have none \(the first is row 1\)") as error:
+    with pytest.raises(ValueError, match=r"1 of 2 rows have none \(the first is row 2\)") as error:
         score(["entity_f1"], ["secret", "secret"], [entities("fever"), Reference("secret")])
     assert "secret" not in str(error.value)
     with pytest.raises(ValueError, match="none of the 1 references names an entity"):
