@@ -48,7 +48,7 @@ def add_to(verbs: Any) -> None:
     verb.add_argument(
         "--metrics",
         metavar="NAME,NAME",
-        help=f"metrics to compute, docs/evaluation.md lists them; default: {','.join(DEFAULT_METRICS)}, or those of the run's "
+        help=f"metrics to compute, docs/scoring.md lists them; default: {','.join(DEFAULT_METRICS)}, or those of the run's "
         "config",
     )
     verb.add_argument(

@@ -2,8 +2,7 @@
 
 Each token of one text is matched with the most similar token of the other; precision is the mean over the prediction's
 tokens, recall over the reference's. As in the published code, special tokens have no weight but can be matched. Embeddings
-are those of the encoder's last layer; there are no idf weights and no rescaling, so values are high (0.8 to 1 is usual) and
-comparable only for the same encoder.
+are those of the encoder's last layer; there are no idf weights and no rescaling, so values compare only for one encoder.
 """
 
 from __future__ import annotations

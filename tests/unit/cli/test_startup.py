@@ -30,6 +30,7 @@ CASES: list[tuple[list[str], int, str]] = [
     (["ui", "--help"], 0, "usage: medray ui"),
     (["export", "--help"], 0, "usage: medray export"),
     (["report", "--help"], 0, "usage: medray report"),
+    (["eval", "--help"], 0, "usage: medray eval"),
     (["report", "nowhere"], 2, "there is no run in this folder"),
     (["export", ".", "--format", "merged"], 2, "this folder holds no run"),
     ([], 2, "usage: medray"),
