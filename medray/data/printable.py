@@ -64,8 +64,13 @@ def nearest_name(name: str, names: Collection[str]) -> str | None:
 
 def type_names(names: Collection[str]) -> str | None:
     """Return entity types, relation types or split names for a message; None if they look like values of a record."""
-    shown = {name for name in names if _is_name(name.replace(" ", "_")) and name.count(" ") < 3}
+    shown = set(filter(is_type_name, names))
     return _listed(shown, len(names)) if shown and len(names) <= MOST_TYPES else None
+
+
+def is_type_name(name: str) -> bool:
+    """Return whether a type looks like a name of at most three words, and not like a value of a record."""
+    return _is_name(name.replace(" ", "_")) and name.count(" ") < 3
 
 
 def column_name(name: str) -> str:

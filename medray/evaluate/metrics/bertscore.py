@@ -74,7 +74,10 @@ class Encoder:
     def __init__(self, folder: str) -> None:
         import torch
         from transformers import AutoModel, AutoTokenizer
+        from transformers.utils import logging
 
+        bar = logging.is_progress_bar_enabled()
+        logging.disable_progress_bar()  # it would be shown for a load of a moment
         try:
             self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
             model: Any = AutoModel.from_pretrained(
@@ -85,6 +88,9 @@ class Encoder:
                 f"the encoder of BERTScore cannot be loaded from {folder} ({type(error).__name__})",
                 "use --encoder FOLDER with config.json, a tokenizer and model.safetensors of an encoder",
             ) from None
+        finally:
+            if bar:
+                logging.enable_progress_bar()
         self._torch = torch
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._model = model.to(self._device).eval()

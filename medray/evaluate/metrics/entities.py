@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from medray.evaluate.assertion import assertion
-from medray.evaluate.metrics.measured import ClassCounts, Measured, micro_f1
+from medray.evaluate.metrics.measured import Measured, micro_f1, typed_classes
 from medray.evaluate.metrics.rows import MetricError, Rows, Settings
 from medray.evaluate.words import comparable, is_whole, lower, normalised
 
@@ -54,9 +54,7 @@ def entity_f1(rows: Rows, settings: Settings) -> Measured:
         counts.append([len(hits), len(have), len(want)])
         for table, items in zip(tables, (want, have, hits), strict=True):
             table.update(types[surface] if typed else asserted for surface, asserted in items)
-    names = sorted(tables[0] | tables[1])
-    classes = {name: ClassCounts(*(table[name] for table in tables)) for name in names}
-    return micro_f1("entity", counts, classes=classes)
+    return micro_f1("entity", counts, classes=typed_classes(*tables))
 
 
 def _matches(text: str, surfaces: Sequence[str]) -> Iterator[tuple[str, tuple[int, int]]]:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from medray.evaluate.metrics.measured import ClassCounts, Measured, Numbers, micro_f1, ratio
+from medray.evaluate.metrics.measured import Measured, Numbers, micro_f1, ratio, typed_classes
 from medray.evaluate.metrics.rows import MetricError, Rows, Settings
 from medray.evaluate.words import lower, normalised
 
@@ -122,12 +122,7 @@ def _extraction(
             strict=True,
         ):
             table.update(kinds)
-    has_types = any(tables[0])
-    classes = {
-        kind or "(no type)": ClassCounts(*(table[kind] for table in tables))
-        for kind in sorted(tables[0])
-        if has_types
-    }
+    classes = typed_classes(*tables) if any(tables[0]) else {}
     basis = micro_f1(prefix, [row[:3] for row in counts])
 
     def numbers(sums: np.ndarray) -> Numbers:

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from medray.evaluate.metrics.measured import ClassCounts, Measured, Numbers, ratio
+from medray.evaluate.metrics.measured import OTHER, ClassCounts, Measured, Numbers, ratio
 from medray.evaluate.metrics.rows import MetricError, Rows, Settings
 from medray.evaluate.words import is_whole, lower, normalised
 
 MOST_LABELS = 50
-OTHER, UNPARSED = "(other)", "(unparsed)"
+UNPARSED = "(unparsed)"
 
 
 def label_accuracy(rows: Rows, settings: Settings) -> Measured:

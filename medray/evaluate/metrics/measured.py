@@ -8,10 +8,15 @@ which one matrix product computes for all metrics, and a row's own value is the 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+
+from medray.data.printable import is_type_name
+
+OTHER = "(other)"  # the class of names that are not shown
 
 Numbers = dict[str, np.ndarray]
 
@@ -66,6 +71,19 @@ class Measured:
             {name: None if math.isnan(column[row]) else column[row] for name, column in found.items()}
             for row in range(len(self.statistics))
         ]
+
+
+def typed_classes(
+    wanted: Counter[str], predicted: Counter[str], hits: Counter[str]
+) -> dict[str, ClassCounts]:
+    """Return the counts of each type of the references. A type that looks like text of a record has no name: OTHER."""
+    sides: list[Counter[str]] = []
+    for side in (wanted, predicted, hits):
+        named = Counter[str]()
+        for kind in wanted:
+            named[(kind if is_type_name(kind) else OTHER) if kind else "(no type)"] += side[kind]
+        sides.append(named)
+    return {kind: ClassCounts(*(side[kind] for side in sides)) for kind in sorted(sides[0])}
 
 
 def ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from medray.data import readers
 from medray.data.files.remote import shown
+from medray.data.printable import column_names
 from medray.data.records import BadRowError
 from medray.errors import InputError
 from medray.evaluate.metrics.rows import Entity, Options, Reference, Rows, answers_alone
@@ -237,7 +238,9 @@ class _Table:
                     f"there is no column {name[:80]!r} for {column}",
                     file=label,
                     key="--columns",
-                    fix=f"use one of the file's columns: {_listed(self._columns)}",
+                    fix=f"use a column of the file; among them are {column_names(self._columns)}"
+                    if column_names(self._columns)
+                    else "use a column of the file",
                 )
         self.has_ids = self.name("id") is not None
 
@@ -274,7 +277,7 @@ class _Table:
         ]
         if bad:
             raise self._wrong(str(self.name("id")), bad, "have an id that is not text or a whole number")
-        ids = [str(each) for each in found]
+        ids = list(map(_text, found))
         if len(set(ids)) < len(ids):
             double = [name for name, count in Counter(ids).items() if count > 1]
             raise InputError(
@@ -330,7 +333,7 @@ class _Table:
 
 def _text(value: Any) -> str:
     if isinstance(value, str):
-        return value
+        return value if value.isascii() else value.encode("utf-8", "replace").decode()  # no half of a pair
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
     return json.dumps(value, ensure_ascii=False)
@@ -361,8 +364,3 @@ def _entity(value: Any) -> Entity:
     if isinstance(value, str):
         return Entity(value)
     return Entity(str(value["text"]), str(value.get("assertion") or "present"), str(value.get("type") or ""))
-
-
-def _listed(columns: Iterable[str]) -> str:
-    found = sorted(str(column)[:40] for column in columns)
-    return ", ".join(found[:20]) + (", …" if len(found) > 20 else "")

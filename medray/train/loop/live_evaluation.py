@@ -9,9 +9,9 @@ import torch
 from torch import distributed
 
 from medray.config.eval import EvalConfig
-from medray.errors import RunFailedError
+from medray.errors import InputError, RunFailedError
 from medray.evaluate.decoding import Decoding
-from medray.evaluate.metrics import score
+from medray.evaluate.metrics import MetricError, score
 from medray.evaluate.validation import Validation
 from medray.methods import MethodLoss
 from medray.methods.cross_entropy import TokenLoss
@@ -88,7 +88,10 @@ def text_metrics(
         distributed.all_gather_object(parts, mine)
     texts = dict(pair for part in parts for pair in part)
     references = [validation.reference(number) for number in range(count)]
-    return score(asked.metrics, [texts[number] for number in range(count)], references)
+    try:
+        return score(asked.metrics, [texts[number] for number in range(count)], references)
+    except MetricError as error:
+        raise InputError(error.what, key="eval.metrics", fix=error.fix) from None
 
 
 def tell_unused_settings(

@@ -12,7 +12,8 @@ from sklearn.metrics import accuracy_score, f1_score
 
 from medray.evaluate.metrics.answers import bare
 from medray.evaluate.metrics.choices import parse_letter
-from medray.evaluate.metrics.labels import OTHER, UNPARSED, parse_label
+from medray.evaluate.metrics.labels import UNPARSED, parse_label
+from medray.evaluate.metrics.measured import OTHER
 from medray.evaluate.metrics.registry import REFUSED, REGISTRY, metric
 from medray.evaluate.metrics.rows import MetricError, Options, Settings
 

@@ -112,3 +112,8 @@ def test_icd_f1_by_hand() -> None:
     assert got["icd_recall"] == pytest.approx(1 / 3)
     assert got["icd_prefix_precision"] == 1.0
     assert got["icd_prefix_f1"] == pytest.approx(4 / 5)
+
+
+def test_types_that_look_like_text_of_a_record_are_not_shown() -> None:
+    wanted = ['[{"text": "a", "type": "drug"}, {"text": "b", "type": "Mr Miller born 1970 has it"}]']
+    assert set(measured("ner_f1", wanted, wanted).classes) == {"drug", "(other)"}
