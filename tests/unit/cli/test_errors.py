@@ -78,7 +78,7 @@ def make_model(folder: Path, *, model_type: str = "llama", weights: str = "model
         (ROWS, ["data.train=no.jsonl"], "command line: data.train = '{folder}/no.jsonl'", "no such file", "data.root"),
         (ROWS, ["data.train=empty.jsonl"], "command line: data.train = '{folder}/empty.jsonl'", "the file is empty", ""),
         (ROWS, ["data.validation=none"], "command line: data.validation = '{folder}/none'", "no file of a known", "endings: "),
-        (ROWS, ["data.train=rows.doc"], "command line: data.train = '{folder}/rows.doc'", ".doc is not a known", ".jsonl"),
+        (ROWS, ["data.train=rows.odd"], "command line: data.train = '{folder}/rows.odd'", ".odd is not a known", ".jsonl"),
         (ROWS, ["model.name=./no"], "command line: model.name = '{folder}/no'", "no such folder", "config.json"),
         (ROWS, ["model.name=./bin"], "command line: model.name = '{folder}/bin'", "pickled weights (model.bin)", "safetens"),
         (ROWS, ["model.name=./rows.jsonl"], "command line: model.name = '{folder}/rows.jsonl'", "Not a directory", "folder"),
@@ -106,7 +106,7 @@ def test_wrong_input_is_exit_code_2_with_one_message(
     fix: str | None,
 ) -> None:
     (tmp_path / "rows.jsonl").write_text('{"input": "a", "label": "b"}\n')
-    (tmp_path / "rows.doc").write_text("<rows/>\n")
+    (tmp_path / "rows.odd").write_text("<rows/>\n")
     (tmp_path / "empty.jsonl").touch()
     (tmp_path / "none").mkdir()
     make_model(tmp_path / "bin")
@@ -130,7 +130,7 @@ def test_wrong_input_is_exit_code_2_with_one_message(
         ("data.train=no.jsonl", "data.train"),
         ("data.validation=no.jsonl", "data.validation"),
         ("data.train=*.jsonlines", "data.train"),
-        ("data.train=rows.doc", "data.train"),
+        ("data.train=rows.odd", "data.train"),
         ("data.decontaminate=no.jsonl", "data.decontaminate"),
         ("model.name=./no", "model.name"),
         ("model.name=./empty", "model.name"),
@@ -139,7 +139,7 @@ def test_wrong_input_is_exit_code_2_with_one_message(
 def test_simple_faults_are_found_before_ray(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], verb: list[str], change: str, key: str
 ) -> None:
-    for name in ("rows.jsonl", "rows.doc"):
+    for name in ("rows.jsonl", "rows.odd"):
         (tmp_path / name).write_text('{"input": "a", "label": "b"}\n')
     (tmp_path / "empty").mkdir()
     (tmp_path / "run.yaml").write_text(ROWS)
