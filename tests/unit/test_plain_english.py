@@ -36,6 +36,7 @@ ROOMS = (
     "medray/train",
     "medray/release",
     "medray/stages",
+    "medray/icl",
     "medray/pairs",
     "medray/launch",
     "medray/tune",

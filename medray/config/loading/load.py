@@ -50,8 +50,8 @@ def read(path: str | Path, overrides: Iterable[str] = (), *, site: Path | None =
     except ValidationError as error:
         raise explain(error, tree, path, overridden) from None
     if config.tune is not None:
-        config = checked_space(config, lambda each: _absolute(each, path))
-    return _absolute(config, path) if not config.stages else _with_stages(config, tree, path, overridden)
+        config = checked_space(config, lambda each: absolute(each, path))
+    return absolute(config, path) if not config.stages else _with_stages(config, tree, path, overridden)
 
 
 def validated(tree: dict[str, Any]) -> Config:
@@ -206,7 +206,7 @@ def _with_stages(config: Config, tree: dict[str, Any], path: Path, overridden: I
     for number, stage in enumerate(config.stages, 1):
         whole = stage_tree(tree, stage.tree(), number, stage.name)
         try:
-            made = _absolute(Config.model_validate(whole), path)
+            made = absolute(Config.model_validate(whole), path)
         except ValidationError as error:
             found = explain(error, whole, path, overridden)
             if found.key and _has(stage.tree(), found.key):
@@ -215,12 +215,12 @@ def _with_stages(config: Config, tree: dict[str, Any], path: Path, overridden: I
                 found.what, file=found.file, key=found.key, value=found.value, fix=found.fix
             ) from None
         plain = made.model_dump(mode="json", exclude_unset=True)
-        absolute = {
+        placed = {
             section: given | {name: plain[section][name] for name in PATHS.get(section, ()) if name in given}
             for section, given in stage.tree().items()
         }
-        stages.append(stage.model_copy(update=absolute))
-    return _absolute(config, path).model_copy(update={"stages": tuple(stages)})
+        stages.append(stage.model_copy(update=placed))
+    return absolute(config, path).model_copy(update={"stages": tuple(stages)})
 
 
 def _has(tree: Mapping[str, Any], dotted: str) -> bool:
@@ -292,7 +292,8 @@ def is_url(path: str) -> bool:
     return "://" in path
 
 
-def _absolute(config: Config, path: Path) -> Config:
+def absolute(config: Config, path: Path) -> Config:
+    """Return a config with absolute paths. path: the file that it was read from. Raises InputError for an invalid path."""
     folder = path.resolve().parent
 
     def user(text: str, key: str) -> Path:
