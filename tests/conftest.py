@@ -67,7 +67,7 @@ NOT_QUICK = (
     "tests/unit/data/test_tokenizer.py",
     "tests/unit/data/test_tokenizer_file.py",
     "tests/unit/evaluate",
-    "tests/unit/icl/test_encoder.py",
+    "tests/unit/icl/index/test_encoder.py",
     "tests/unit/launch/doctor/test_machine.py",
     "tests/unit/methods",
     "tests/unit/models",

@@ -9,10 +9,11 @@ from medray.config.section import Section, key
 # Characters of ASCII, so also bytes: every file system, object store and scheduler accepts such a name, and a terminal shows
 # it unchanged.
 LONGEST_NAME = 100
-# Names in the storage that all runs share: launch folders, token shards, tokenizers, MLflow's artifacts and database, and
+# Names in the storage that all runs share: embeddings, launch folders, token shards, tokenizers, MLflow's artifacts and database, and
 # the extra files of SQLite.
 RESERVED = frozenset(
     {
+        "embeddings",
         "launch",
         "tokens",
         "tokenizers",

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from medray.errors import InputError
-from medray.icl.embeddings import count_missing, embedded
-from medray.icl.encoder import EncoderSpec
+from medray.icl.index.embeddings import count_missing, embedded
+from medray.icl.index.encoder import EncoderSpec
 
 SPEC = EncoderSpec(model="org/none", pooling="mean", prefix="", max_tokens=32, batch_size=4)
 TEXTS = [f"text {number}" for number in range(7)]

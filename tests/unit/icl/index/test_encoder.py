@@ -10,7 +10,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModel, BertConfig, BertModel, PreTrainedTokenizerFast
 
-from medray.icl.encoder import EncoderSpec, TextEncoder
+from medray.icl.index.encoder import EncoderSpec, TextEncoder
 
 WORDS = ["[PAD]", "[UNK]", *["the", "patient", "took", "aspirin", "and", "slept", "for", "days"]]
 TEXTS = ["the patient", "aspirin", "the patient took aspirin and slept for days", "slept for days and days"]

@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from medray.errors import InputError
-from medray.icl.encoder import EncoderSpec, embed
+from medray.icl.index.encoder import EncoderSpec, embed
 
-PART_TEXTS = 4096  # texts of a part; a killed run loses at most one part per process
+PART_TEXTS = 256  # texts of a part; a killed run loses at most one part
 RAY_PART_TEXTS = 65_536
 _KEY_BYTES = 16
 Embed = Callable[[Sequence[str], EncoderSpec], np.ndarray]
@@ -48,7 +48,7 @@ def embedded(
     folder = cache / spec.digest
     keys = [text_key(text) for text in texts]
     missing = _missing(keys, texts, folder)
-    pending = list(missing)
+    pending = sorted(missing, key=lambda key: (-len(missing[key]), key))  # a part needs little padding
     for start in range(0, len(pending), part_texts):
         part = pending[start : start + part_texts]
         vectors = embed_texts([missing[key] for key in part], spec)

@@ -46,7 +46,7 @@ class EncoderSpec:
         values = {name: value for name, value in asdict(self).items() if name != "batch_size"}
         folder = Path(self.model)
         if folder.is_dir():
-            values["model"] = _folder_digest(str(folder.resolve()))
+            values["model"] = folder_digest(str(folder.resolve()))
         text = json.dumps({"revision": REVISION, **values}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 
@@ -152,7 +152,8 @@ def embed(texts: Sequence[str], spec: EncoderSpec) -> np.ndarray:
 
 
 @lru_cache(maxsize=8)
-def _folder_digest(folder: str) -> str:
+def folder_digest(folder: str) -> str:
+    """Return a hash of the files of a model folder. It is computed once per process."""
     digest = hashlib.sha256()
     for file in sorted(Path(folder).iterdir()):
         if file.is_file() and file.suffix in _HASHED:

@@ -10,7 +10,7 @@ import ray
 import ray.data
 
 from medray.data.shards.pipeline import quiet_ray_data
-from medray.icl.encoder import EncoderSpec, embed
+from medray.icl.index.encoder import EncoderSpec, embed
 
 BLOCK_TEXTS = 512  # texts that a task sorts by length and embeds
 
