@@ -11,19 +11,14 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-from pydantic import BaseModel
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "reference.md"
 SCHEMA = ROOT / "configs" / "medray.schema.json"
-JUDGE_SCHEMA = ROOT / "configs" / "judge.schema.json"
 if str(ROOT) not in sys.path:  # Python adds only the folder of a script
     sys.path.insert(0, str(ROOT))
 
-from medray.config.judge import JudgeConfig  # noqa: E402
-from medray.config.reference import ENTRY, KeyFacts, all_keys, own_schema, schema  # noqa: E402
+from medray.config.reference import ENTRY, FILES, KeyFacts, all_keys, schema  # noqa: E402
 
 HEAD = """# Every key of a config
 
@@ -40,6 +35,14 @@ For completion and checks in an editor, use the JSON schema in
 [`configs/medray.schema.json`](../configs/medray.schema.json): the first line of each recipe names it, and
 `medray config schema` prints it. It knows types and limits; which keys fit together is checked by `medray train`.
 """
+OWN_HEAD = """
+## The file of `medray {name}`
+
+{meaning}
+
+| key | type | default | meaning |
+|---|---|---|---|
+"""
 FOOT = "\n<!-- Written by: python scripts/reference.py -->\n"
 LONGEST_DEFAULT = 60
 
@@ -54,15 +57,15 @@ def page() -> str:
             rows = "".join(map(_row, inside))
             table = f"| key | type | default | meaning | resume |\n|---|---|---|---|---|\n{rows}"
             parts.append(f"\n## {facts.key}\n\n{facts.meaning}\n\n{table}")
-    parts.append(_own_file("medray judge", JudgeConfig))
+    parts += [_own_file(file) for file in FILES if file != "run"]
     return "".join(parts) + FOOT
 
 
-def _own_file(command: str, root: type[BaseModel]) -> str:
-    """Return the part about a file that is not a config of a run."""
-    rows = "".join(_row(facts, resume=False) for facts in all_keys(root))
-    head = f"\n## The file of `{command}`\n\n{' '.join(str(root.__doc__).split())}\n\n"
-    return f"{head}| key | type | default | meaning |\n|---|---|---|---|\n{rows}"
+def _own_file(file: str) -> str:
+    """Return the part about the file of another verb, without the keys that a run's config has too."""
+    known = {facts.key for facts in all_keys()}
+    rows = "".join(_row(facts, resume=False) for facts in all_keys(file) if facts.key not in known)
+    return OWN_HEAD.format(name=file, meaning=" ".join(str(FILES[file].__doc__).split())) + rows
 
 
 def _is_shown(facts: KeyFacts) -> bool:
@@ -80,21 +83,18 @@ def _row(facts: KeyFacts, *, resume: bool = True) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n"
 
 
-def schema_text(found: dict[str, Any]) -> str:
-    """Return a JSON schema as the text of its file."""
-    return json.dumps(found, indent=1, ensure_ascii=False) + "\n"
+def schema_text(file: str = "run") -> str:
+    """Return a JSON schema as the text of its file. file: a name in FILES."""
+    return json.dumps(schema(file), indent=1, ensure_ascii=False) + "\n"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Writes docs/reference.md and configs/medray.schema.json.")
+    parser = argparse.ArgumentParser(description="Writes docs/reference.md and the JSON schemas in configs/.")
     parser.add_argument(
         "--check", action="store_true", help="write nothing, exit with 1 where a file differs"
     )
-    files = {
-        PAGE: page(),
-        SCHEMA: schema_text(schema()),
-        JUDGE_SCHEMA: schema_text(own_schema(JudgeConfig)),
-    }
+    files = {PAGE: page(), SCHEMA: schema_text()}
+    files |= {SCHEMA.with_name(f"{file}.schema.json"): schema_text(file) for file in FILES if file != "run"}
     if parser.parse_args(argv).check:
         return int(
             any(not file.is_file() or file.read_text(encoding="utf-8") != files[file] for file in files)

@@ -22,12 +22,18 @@ from pydantic.json_schema import GenerateJsonSchema
 import medray
 from medray.config import Config
 from medray.config.explain import nearest
+from medray.config.icl import IclFile
+from medray.config.judge import JudgeConfig
 from medray.config.loading.dotted import fields, model_of, section_at
+from medray.config.section import Section
 from medray.errors import InputError
 
 PACKAGE = Path(medray.__file__).parent
 _STRING = re.compile(r'"""(?s:.*?)"""|"[^"\n]*"')
 ENTRY = "[]"  # after a key that takes a list of sections: one entry of the list
+
+# The schemas of config files: that of a run, and those of verbs with a file of their own.
+FILES: dict[str, type[Section]] = {"run": Config, "icl": IclFile, "judge": JudgeConfig}
 
 _SIMPLE = {
     bool: "true or false",
@@ -45,7 +51,8 @@ class KeyFacts:
     """The facts about one key.
 
     key: dotted name, with `[]` for the entries of a list of sections. section: whether it contains other keys.
-    default: as JSON; empty if a value is required. resumable: a run may resume after this key has changed.
+    default: as JSON; empty if a value is required. resumable: a run may resume after this key has changed. file: name of
+    the config file in FILES.
     """
 
     key: str
@@ -55,15 +62,17 @@ class KeyFacts:
     resumable: bool
     section: bool
     declared_in: str
+    file: str
 
 
-def all_keys(root: type[BaseModel] = Config) -> Iterator[KeyFacts]:
-    """Yield the facts of every key of a file, each section before the keys in it. root: the model of the file."""
-    for key, field in fields(root):
+def all_keys(file: str = "run") -> Iterator[KeyFacts]:
+    """Yield the facts of every key of a config file, each section before the keys in it. file: a name in FILES."""
+    schema = FILES[file]
+    for key, field in fields(schema):
         section = model_of(field)
         plain = section is not None and get_origin(field.annotation) is not tuple
         *above, _ = key.replace(ENTRY, "").split(".")
-        owner = section_at(root, above)
+        owner = section_at(schema, above)
         yield KeyFacts(
             key=key,
             type="section" if plain else _type(field),
@@ -71,26 +80,29 @@ def all_keys(root: type[BaseModel] = Config) -> Iterator[KeyFacts]:
             meaning=_meaning(field, section),
             resumable=_resumable(field),
             section=section is not None,
-            declared_in=Path(inspect.getfile(owner or root)).relative_to(PACKAGE.parent).as_posix(),
+            declared_in=Path(inspect.getfile(owner or schema)).relative_to(PACKAGE.parent).as_posix(),
+            file=file,
         )
 
 
 def facts_of(key: str) -> KeyFacts:
     """Return the facts of the key that a user names, with or without the position of a list entry.
 
+    A key that several files have is that of a run.
     Raises InputError for a key that does not exist, with the nearest one as the fix.
     """
     plain = re.sub(r"\[\d*\]", "", key)
-    for facts in all_keys():
-        if facts.key.replace(ENTRY, "") == plain:
-            return facts
+    for file in FILES:
+        for facts in all_keys(file):
+            if facts.key.replace(ENTRY, "") == plain:
+                return facts
     raise InputError("there is no such key", key=key[:160], fix=nearest(plain.split(".")))
 
 
 def keys_in(section: KeyFacts) -> list[KeyFacts]:
     """Return the facts of the keys directly in a section, or in the entries of a list of sections."""
     start = re.compile(rf"{re.escape(section.key)}({re.escape(ENTRY)})?\.[^.]+")
-    return [facts for facts in all_keys() if start.fullmatch(facts.key)]
+    return [facts for facts in all_keys(section.file) if start.fullmatch(facts.key)]
 
 
 def files_that_read(facts: KeyFacts) -> list[str]:
@@ -122,20 +134,14 @@ def _sources(*, strings: bool) -> dict[str, str]:
     }
 
 
-def schema() -> dict[str, Any]:
-    """Return the JSON schema of a config file, for editors."""
-    tree: dict[str, Any] = Config.model_json_schema(schema_generator=_ForEditors)
+def schema(file: str = "run") -> dict[str, Any]:
+    """Return the JSON schema of a config file, for editors. file: a name in FILES."""
+    tree: dict[str, Any] = FILES[file].model_json_schema(schema_generator=_ForEditors)
+    if file != "run":
+        return {"$schema": GenerateJsonSchema.schema_dialect, **tree}
     size = tree["$defs"]["TrainConfig"]["properties"]["global_batch_size"]  # null removes the value of a file
     size["type"] = [size["type"], "null"]
     return {"$schema": GenerateJsonSchema.schema_dialect, **tree}
-
-
-def own_schema(root: type[BaseModel]) -> dict[str, Any]:
-    """Return the JSON schema of a file with sections of its own, such as that of `medray judge`."""
-    return {
-        "$schema": GenerateJsonSchema.schema_dialect,
-        **root.model_json_schema(schema_generator=_ForEditors),
-    }
 
 
 class _ForEditors(GenerateJsonSchema):

@@ -74,7 +74,8 @@ def hint(name: str) -> str | None:
         return f"not in medray yet: {' and '.join(flag.medray)}" if flag.medray else flag.text
     if any(key_of(entry) is None for entry in there):
         return f"no key: {' or '.join(there)}"
-    return f"did you mean {', '.join(there[:-1])}{' or ' if there[1:] else ''}{there[-1]}?"
+    of_icl = " in the file of medray icl" if all(entry.startswith("icl.") for entry in there) else ""
+    return f"did you mean {', '.join(there[:-1])}{' or ' if there[1:] else ''}{there[-1]}{of_icl}?"
 
 
 @cache

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, WithJsonSchema
+from pydantic_core import PydanticUndefined
 
 from medray.cli.main import parser
-from medray.config import Config
+from medray.config.reference import FILES
 
 GOLDEN = Path(__file__).with_name("surface.txt")
 HEADER = "# Written by: .venv/bin/python -m tests.unit.cli.test_surface > tests/unit/cli/surface.txt\n"
@@ -25,7 +26,10 @@ def surface() -> str:
     lines = [
         line for words, verb in verbs(parser(), "medray") for line in (words, *map(argument, arguments(verb)))
     ]
-    return HEADER + "\n".join(["", *lines, "", "config", *map(config_key, config_keys(Config, "")), ""])
+    for file, schema in FILES.items():
+        title = "config" if file == "run" else f"{file} config"
+        lines += ["", title, *map(config_key, config_keys(schema, ""))]
+    return HEADER + "\n".join(["", *lines, ""])
 
 
 def verbs(command: argparse.ArgumentParser, words: str) -> Iterator[tuple[str, argparse.ArgumentParser]]:
@@ -76,7 +80,7 @@ def _options(annotation: Any) -> tuple[Any, ...]:
 
 def config_key(entry: tuple[str, Any, Any]) -> str:
     key, field, default = entry
-    facts = [f"{key}: {json.dumps(default)}"]
+    facts = [f"{key}: {'required' if default is PydanticUndefined else json.dumps(default)}"]
     if allowed := [*words(field.annotation), *registered(field.metadata)]:
         facts.append(" | ".join(allowed))
     if field.json_schema_extra["resumable"]:
@@ -123,9 +127,10 @@ def test_everything_says_what_it_is() -> None:
                 assert {choice.dest for choice in action._choices_actions if choice.help} == set(
                     action.choices
                 )
-    for key, field, _ in config_keys(Config, ""):
-        assert field.description, key
-        assert field.description.endswith("."), key
+    for schema in FILES.values():
+        for key, field, _ in config_keys(schema, ""):
+            assert field.description, key
+            assert field.description.endswith("."), key
 
 
 def test_help_states_the_defaults_of_options() -> None:
