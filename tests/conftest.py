@@ -68,6 +68,8 @@ NOT_QUICK = (
     "tests/unit/data/test_tokenizer_file.py",
     "tests/unit/evaluate",
     "tests/unit/icl/index/test_encoder.py",
+    "tests/unit/icl/selection/test_cross_encoder.py",
+    "tests/unit/icl/test_asking.py",
     "tests/unit/launch/doctor/test_machine.py",
     "tests/unit/methods",
     "tests/unit/models",

@@ -77,6 +77,9 @@ class LocalModel:
 
     @cached_property
     def _answerer(self) -> Answerer:
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()
         return Answerer(self.asked)
 
     def context(self) -> int | None:

@@ -158,7 +158,8 @@ class Evaluation:
         if not path.is_file():
             raise InputError("there are no answers yet", file=path, fix="run medray icl run CONFIG first")
         known = {document.id for document in self.test}
-        predictions = {name: self._known(read_answers(path), known, path)}
+        own = self.build(self.asked, self.test) if answers is None else None
+        predictions = {name: self._known(read_answers(path, own), known, path)}
         for other in sorted(self.folder.glob("answers-*.jsonl")):
             label = other.stem.removeprefix("answers-")
             if label == name:
@@ -168,7 +169,9 @@ class Evaluation:
                     "scores", f"{other.name} is of another model, template or budget: left out"
                 )
             else:
-                found = {each: text for each, text in read_answers(other).items() if each in known}
+                same = self.compared is not None and self.compared.name == label
+                prompts = self.build(self.compared, self.test) if same and self.compared else None
+                found = {each: text for each, text in read_answers(other, prompts).items() if each in known}
                 if found:
                     predictions[label] = found
         found_scores = {label: self.scorer.scores(self.test, found) for label, found in predictions.items()}
@@ -202,9 +205,9 @@ class Evaluation:
         kept = {name: text for name, text in found.items() if name in known}
         if not kept:
             raise InputError(
-                f"none of the {len(found)} answers belongs to one of the {len(known)} test documents",
+                f"none of the answers belongs to the prompts of this config and one of its {len(known)} test documents",
                 file=path,
-                fix="use answers to these documents, with their ids",
+                fix="run medray icl run CONFIG again, or use answers to these documents with their ids",
             )
         return kept
 

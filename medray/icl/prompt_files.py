@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from medray.icl import line_file
 from medray.icl.asking import LocalModel
 from medray.icl.documents import Document, as_json
 from medray.icl.prompting import Prompt
+from medray.storage import json_files
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,24 +45,22 @@ class PromptCounts:
         )
 
 
-def prompts_fingerprint(prompts: Iterable[Prompt]) -> str:
-    """Return the hash of prompts."""
-    digest = hashlib.sha256()
-    for prompt in prompts:
-        digest.update(json.dumps(_row(prompt)).encode())
-    return digest.hexdigest()[:32]
+def prompt_hash(prompt: Prompt) -> str:
+    """Return the hash of a prompt's messages."""
+    messages = json.dumps([_message(each) for each in prompt.messages])
+    return hashlib.sha256(messages.encode()).hexdigest()[:16]
 
 
 def write_prompts(path: Path, prompts: Sequence[Prompt]) -> None:
     """Write prompts to a file, unless it has them already."""
-    fingerprint = prompts_fingerprint(prompts)
-    rows = line_file.read(path, fingerprint)
-    if rows is not None and len(rows) == len(prompts):
+    rows = [_row(prompt) for prompt in prompts]
+    fingerprint = hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:32]
+    found = line_file.read(path, fingerprint)
+    if found is not None and len(found) == len(rows):
         return
-    path.unlink(missing_ok=True)
     with line_file.opened(path, fingerprint) as lines:
-        for prompt in prompts:
-            lines.add(_row(prompt))
+        for row in rows:
+            lines.add(row)
 
 
 def answer_prompts(
@@ -74,46 +73,47 @@ def answer_prompts(
 ) -> dict[str, str]:
     """Return the answer to each prompt by the id of its document. Answers that the file has are not computed again.
 
-    basis: hash of what files of answers must share to be compared; it is stored with them.
-    A row of the file has the columns that `medray eval` reads: id, prediction, reference.
+    basis: hash of what files of answers must share to be compared; it is stored with them. A row of the file has the
+    columns that `medray eval` reads: id, prediction, reference, finish.
     """
-    fingerprint = hashlib.sha256(f"{prompts_fingerprint(prompts)} {model.identity}".encode()).hexdigest()[:32]
+    fingerprint = hashlib.sha256(f"{basis} {model.identity}".encode()).hexdigest()[:32]
+    hashes = {prompt.id: prompt_hash(prompt) for prompt in prompts}
     with line_file.opened(path, fingerprint, basis=basis) as lines:
-        waiting = [prompt for prompt in prompts if prompt.id not in lines.rows]
+        waiting = [
+            prompt for prompt in prompts if lines.rows.get(prompt.id, {}).get("prompt") != hashes[prompt.id]
+        ]
         for batch in model.answers(waiting, progress) if waiting else ():
             for said in batch:
                 gold = as_json(documents[said.id].answer)
-                row = {"id": said.id, "prediction": said.text, "reference": gold}
-                lines.add(row | {"tokens": said.tokens, "finish": said.finish})
-        return _predictions(lines.rows, path)
+                row = {"id": said.id, "prediction": said.text, "reference": gold, "finish": said.finish}
+                lines.add(row | {"tokens": said.tokens, "prompt": hashes[said.id]})
+        return {name: text for name, text in _predictions(lines.rows, path).items() if name in hashes}
 
 
-def read_answers(path: Path) -> dict[str, str]:
-    """Return the predictions in a file by id: one of a run, or another JSONL file with the columns id and prediction.
+def read_answers(path: Path, prompts: Sequence[Prompt] | None = None) -> dict[str, str]:
+    """Return the predictions in a JSONL file with the columns id and prediction, by id.
 
-    Raises InputError for a file without them.
+    prompts: of a run; answers to other prompts are left out. Raises InputError for a file without such rows.
     """
-    from medray.storage import json_files
-
-    rows = line_file.read(path)
-    if rows is None:
-        try:
-            found = json_files.read_lines(path)
-        except OSError as error:
-            raise InputError(
-                f"cannot read this file ({error.strerror})",
-                file=path,
-                key="--answers",
-                fix="use a JSONL file",
-            ) from None
-        if found.unreadable or not found.records:
-            raise InputError(
-                f"{found.unreadable} lines of this file are not JSON objects, {len(found.records)} are",
-                file=path,
-                key="--answers",
-                fix="use a JSONL file with the columns id and prediction",
-            )
-        rows = {str(row.get("id")): row for row in found.records}
+    try:
+        found = json_files.read_lines(path)
+    except OSError as error:
+        raise InputError(
+            f"cannot read this file ({error.strerror})", file=path, key="--answers", fix="use a JSONL file"
+        ) from None
+    rows = {str(row.get("id", "")): row for row in found.records}
+    if not rows or (found.unreadable and not line_file.about(path)):
+        raise InputError(
+            f"{found.unreadable} lines of this file are not JSON objects, {len(found.records)} are",
+            file=path,
+            key="--answers",
+            fix="use a JSONL file with the columns id and prediction",
+        )
+    if prompts is not None:
+        hashes = {prompt.id: prompt_hash(prompt) for prompt in prompts}
+        rows = {
+            name: row for name, row in rows.items() if name in hashes and row.get("prompt") == hashes[name]
+        }
     return _predictions(rows, path)
 
 
