@@ -98,6 +98,7 @@ def measure_embedding(count: int) -> dict[str, Any]:
 
 def measure_search(passages: int, queries: int) -> dict[str, Any]:
     from medray.icl.index.vector_index import build
+    from medray.icl.selection.select import BATCH as BATCH_QUERIES
 
     generator = np.random.default_rng(0)
 
@@ -109,8 +110,8 @@ def measure_search(passages: int, queries: int) -> dict[str, Any]:
     index = build(unit(passages), [f"d{at}" for at in range(passages)], "flat", seed=0)
     asked = unit(queries)
     begun, cpu = time.perf_counter(), time.process_time()
-    for start in range(0, queries, 256):
-        index.search(asked[start : start + 256], 30, refused=lambda query, row: row % 1000 == 0)
+    for start in range(0, queries, BATCH_QUERIES):
+        index.search(asked[start : start + BATCH_QUERIES], 30, refused=lambda query, row: row % 1000 == 0)
     return {
         "passages": passages,
         "queries": queries,

@@ -36,6 +36,13 @@ Strategy = Literal["random", "static", "retrieved"]
 Order = Literal["best_first", "best_last"]
 
 
+class IclRunConfig(RunConfig):
+    """The folder of the run, and its seed."""
+
+    name: str = key("icl", "Folder of this run inside the storage; a run with the same name continues.")
+    seed: int = key(0, "Seeds random examples, held-out documents and intervals.", ge=0, lt=2**31)
+
+
 class IclDataConfig(Section):
     """The training documents, from which examples are selected, and the test documents, which are answered."""
 
@@ -272,7 +279,7 @@ class IclClusterConfig(Section):
 class IclFile(Section):
     """The config file of `medray icl`. Every key but the data has a default."""
 
-    run: RunConfig = Field(default_factory=lambda: RunConfig(name="icl"))
+    run: IclRunConfig = Field(default_factory=IclRunConfig)
     data: IclDataConfig
     model: IclModelConfig = Field(default_factory=IclModelConfig)
     icl: IclConfig = Field(default_factory=IclConfig)
@@ -295,7 +302,7 @@ class IclFile(Section):
         base = Config()
         return base.model_copy(
             update={
-                "run": self.run,
+                "run": RunConfig(**self.run.model_dump()),
                 "data": base.data.model_copy(update=sources),
                 "model": base.model.model_copy(update={"name": self.model.name}),
             }
@@ -338,4 +345,5 @@ def read_icl(path: str | Path, overrides: Iterable[str] = ()) -> IclFile:
         update={"root": whole.data.root, "train": whole.data.train, "test": whole.data.validation}
     )
     model = file.model.model_copy(update={"name": whole.model.name, "template": whole.data.template})
-    return file.model_copy(update={"run": whole.run, "data": data, "model": model, "icl": icl})
+    run = file.run.model_copy(update={"storage": whole.run.storage})
+    return file.model_copy(update={"run": run, "data": data, "model": model, "icl": icl})

@@ -84,8 +84,15 @@ class LocalModel:
 
     def context(self) -> int | None:
         """Return the largest number of tokens of prompt and answer together, None if the model does not say."""
-        config = described_offline(ModelConfig(name=self.asked.weights), 0).config
-        found = config.get("max_position_embeddings")
+        if self.asked.tuned:
+            from medray.models.export import base_of, class_of
+
+            _, config = class_of(base_of(storage.local(self.asked.weights)))
+            found = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None)
+        else:
+            found = described_offline(ModelConfig(name=self.asked.weights), 0).config.get(
+                "max_position_embeddings"
+            )
         return found if isinstance(found, int) and found > 0 else None
 
     def count(self, messages: Sequence[Message]) -> int:

@@ -88,7 +88,8 @@ class VectorIndex:
                     if row >= 0 and not refused(query, int(row))
                 ]
                 found[query] = ordered(hits, self.id_ranks)[:count]
-                if fetch < there and not _is_complete(found[query], count, scores[at]):
+                exhausted = (rows[at] < 0).any()  # an approximate search has nothing more
+                if fetch < there and not exhausted and not _is_complete(found[query], count, scores[at]):
                     unfinished.append(query)
             waiting, fetch = unfinished, min(2 * fetch, there)
         return found

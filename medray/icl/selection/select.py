@@ -15,13 +15,14 @@ from medray.config.icl import IclConfig
 from medray.errors import InputError
 from medray.icl import line_file
 from medray.icl.documents import Document
+from medray.icl.index.encoder import folder_digest
 from medray.icl.index.index_folder import Index
 from medray.icl.index.vector_index import Hit
 from medray.icl.line_file import Lines
 from medray.icl.selection.candidates import CrossEncoder, above, crossed, diverse, fused
 from medray.icl.selection.exclusion import Exclusion
 
-BATCH = 256  # test documents that are searched together, and stored together
+BATCH = 1024  # test documents that are searched and stored together; faiss is nine times slower with 256
 REVISION = 1
 _KEYS = (
     "search",
@@ -113,6 +114,8 @@ def selection_fingerprint(
     """Return the hash of all that decides a selection."""
     digest = hashlib.sha256()
     values = {name: getattr(icl, name) for name in _KEYS}
+    if icl.rerank_model and Path(icl.rerank_model).is_dir():
+        values["rerank_model"] = folder_digest(str(Path(icl.rerank_model).resolve()))
     digest.update(json.dumps([REVISION, index.fingerprint, query_digest, values]).encode())
     for document in test:
         digest.update(json.dumps([document.id, document.group, document.text]).encode())
