@@ -51,9 +51,9 @@ def diverse(
 def fused(hits: Sequence[Hit], word_scores: np.ndarray, id_ranks: np.ndarray) -> list[Hit]:
     """Return hits in the order of reciprocal-rank fusion of their own scores and of BM25, with the fused score.
 
-    word_scores: BM25 score of each document of the index.
+    word_scores: BM25 score of each hit.
     """
-    by_words = [Hit(hit.row, float(word_scores[hit.row])) for hit in hits]
+    by_words = [Hit(hit.row, float(score)) for hit, score in zip(hits, word_scores, strict=True)]
     sums: dict[int, float] = {}
     for ranking in (ordered(hits, id_ranks), ordered(by_words, id_ranks)):
         for rank, hit in enumerate(ranking, 1):

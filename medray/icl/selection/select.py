@@ -100,7 +100,7 @@ class Searcher:
 
     def _order(self, query: str, hits: list[Hit], ranks: np.ndarray) -> list[Hit]:
         if self.icl.reranking == "fusion":
-            return fused(hits, self.index.words.scores(query), ranks)
+            return fused(hits, self.index.words.scores_of(query, [hit.row for hit in hits]), ranks)
         if self.icl.reranking == "cross_encoder":
             assert self.cross_encoder is not None
             texts = [self.train[hit.row].text for hit in hits]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import numpy as np
@@ -34,9 +35,9 @@ def test_an_exact_search_is_numpys_order() -> None:
 
 def test_equal_scores_are_ordered_by_id_also_at_the_end() -> None:
     vectors = np.repeat(unit(3), 20, axis=0)
-    ids = [f"d{59 - at:02}" for at in range(60)]  # the last row has the first id
-    found = build(vectors, ids, "flat", seed=0).search(unit(3)[1:2], 4)
-    assert [ids[hit.row] for hit in found[0]] == ["d20", "d21", "d22", "d23"]
+    for ids in ([f"d{59 - at:02}" for at in range(60)], [f"d{at:02}" for at in range(60)]):
+        found = build(vectors, ids, "flat", seed=0).search(unit(3)[1:2], 4)
+        assert [ids[hit.row] for hit in found[0]] == ["d20", "d21", "d22", "d23"]
 
 
 def test_refused_rows_are_replaced_and_allowed_rows_are_the_only_ones() -> None:
@@ -110,6 +111,20 @@ def test_words_are_found_by_bm25(tmp_path: Path) -> None:
     assert [hit.row for hit in found] == [2, 1], "documents without a shared word are no hits"
     assert [hit.row for hit in index.words.search("heparin", 1, lambda row: row == 2)] == [1]
     assert index.words.search("zebra", 3, lambda row: False) == []
+
+
+def test_scores_of_some_documents_are_those_of_all(tmp_path: Path) -> None:
+    draw = random.Random(0)
+    words = [f"word{at}" for at in range(30)]
+    texts = [" ".join(draw.choices(words, k=draw.randrange(1, 40))) for _ in range(200)]
+    documents = [Document(id=f"d{at:03}", group="", text=text, answer=()) for at, text in enumerate(texts)]
+    index = index_folder.build(
+        tmp_path / "index", documents, None, IclConfig(search="bm25"), seed=0, fingerprint="f"
+    )
+    for text in (*texts[:20], "word1 word1 word2 unknown", "unknown"):
+        rows = draw.sample(range(200), 30)
+        expected = index.words.scores(text)[rows]
+        np.testing.assert_allclose(index.words.scores_of(text, rows), expected, rtol=1e-5)
 
 
 def test_the_fingerprint_knows_documents_encoder_and_kind() -> None:
