@@ -62,6 +62,8 @@ def _explain(facts: KeyFacts) -> None:
     files = files_that_read(facts)
     more = f" and {len(files) - FILES_SHOWN} more" if len(files) > FILES_SHOWN else ""
     resume = "may change when a run resumes" if facts.resumable else "must stay the same when a run resumes"
+    if facts.file != "run":
+        resume = "may change; the steps that depend on it are repeated"
     for name, text in (
         ("type", facts.type),
         ("default", facts.default or "none: a value is required"),
