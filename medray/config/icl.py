@@ -12,9 +12,10 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from medray.config.backends import BackendConfig
 from medray.config.data import ColumnsConfig, ExtractionConfig, SourceConfig
 from medray.config.loading.load import absolute, looks_like_path
-from medray.config.loading.own_file import read_own
+from medray.config.loading.own_file import path_near_file, read_own
 from medray.config.run import RunConfig
 from medray.config.schema import Config
 from medray.config.section import Section, key
@@ -282,10 +283,37 @@ class IclFile(Section):
     run: IclRunConfig = Field(default_factory=IclRunConfig)
     data: IclDataConfig
     model: IclModelConfig = Field(default_factory=IclModelConfig)
+    backend: BackendConfig | None = key(
+        None,
+        "A server that answers instead of model.name, or recorded replies. The tokenizer of model.name then counts the tokens "
+        "for icl.max_prompt_tokens.",
+    )
     icl: IclConfig = Field(default_factory=IclConfig)
     answers: AnswersConfig = Field(default_factory=AnswersConfig)
     score: ScoreConfig = Field(default_factory=ScoreConfig)
     cluster: IclClusterConfig = Field(default_factory=IclClusterConfig)
+
+    @model_validator(mode="after")
+    def _backend_fits(self) -> IclFile:
+        if self.backend is None:
+            return self
+        if self.backend.type not in ("endpoint", "replay"):
+            raise ValueError(
+                f"a backend of type {self.backend.type} cannot answer here",
+                "set backend.type: endpoint, or remove backend and set model.name",
+            )
+        if self.icl.max_prompt_tokens is not None and "name" not in self.model.model_fields_set:
+            raise ValueError(
+                "icl.max_prompt_tokens needs a tokenizer that counts the tokens of this server's model",
+                "set model.name to a folder or hub id with the tokenizer, or remove icl.max_prompt_tokens",
+            )
+        for name in ("num_beams", "batch_size"):
+            if name in self.answers.model_fields_set:
+                raise ValueError(
+                    f"answers.{name} has no effect with a backend",
+                    f"remove answers.{name}; backend.limits.concurrency is the number of requests at once",
+                )
+        return self
 
     def as_config(self) -> Config:
         """Return the data and the model as the config of a run, whose `validation` is the test documents."""
@@ -333,6 +361,9 @@ def read_icl(path: str | Path, overrides: Iterable[str] = ()) -> IclFile:
             else str((folder / Path(file.icl.index_dir).expanduser()).resolve()),
         }
     )
+    backend = file.backend
+    if backend is not None and backend.file is not None:
+        backend = backend.model_copy(update={"file": path_near_file(backend.file, path, "backend.file")})
     if "://" in whole.run.storage:
         raise InputError(
             "the folder of retrieved examples must be on this machine: an index is memory-mapped",
@@ -346,4 +377,4 @@ def read_icl(path: str | Path, overrides: Iterable[str] = ()) -> IclFile:
     )
     model = file.model.model_copy(update={"name": whole.model.name, "template": whole.data.template})
     run = file.run.model_copy(update={"storage": whole.run.storage})
-    return file.model_copy(update={"run": run, "data": data, "model": model, "icl": icl})
+    return file.model_copy(update={"run": run, "data": data, "model": model, "icl": icl, "backend": backend})

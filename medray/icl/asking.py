@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -20,7 +21,7 @@ from medray.errors import InputError
 from medray.evaluate.asking import NOBODY, Answerer, AskedModel, Prompter, asked_export, asked_model
 from medray.evaluate.decoding import Decoding
 from medray.icl.index.encoder import folder_digest
-from medray.icl.prompting import Prompt
+from medray.icl.prompting import Count, Prompt
 from medray.plan.model_config import described_offline
 from medray.train.run_folder.files import CONFIG
 from medray.train.run_folder.finished_run import finished_run
@@ -37,6 +38,24 @@ class Said:
     text: str
     tokens: int
     finish: str
+
+
+class Model(Protocol):
+    """The interface of what answers prompts. identity: hash of what decides its answers."""
+
+    @property
+    def identity(self) -> str: ...
+    @property
+    def count(self) -> Count | None:
+        """Return the function that counts the tokens of a prompt, None if nothing counts."""
+
+    def context(self) -> int | None:
+        """Return the largest number of tokens of prompt and answer together, None if that is not known."""
+
+    def answers(
+        self, prompts: Sequence[Prompt], progress: Callable[[int, int], None] = ...
+    ) -> Iterator[list[Said]]:
+        """Yield the answers to prompts in batches, in any order."""
 
 
 def named_model(file: IclFile) -> AskedModel:

@@ -14,10 +14,11 @@ from medray import storage
 from medray.errors import InputError
 from medray.evaluate.scoring.bootstrap import Bootstrap
 from medray.icl import line_file
-from medray.icl.asking import LocalModel, named_model
+from medray.icl.asking import LocalModel, Model, named_model
 from medray.icl.documents import Document
 from medray.icl.prompt_files import PromptCounts, answer_prompts, read_answers, write_prompts
 from medray.icl.prompting import Prompt, PromptTemplate, Shots, drawn, prompt, retrieved
+from medray.icl.remote import RemoteModel
 from medray.icl.scores import NOT_MEASURED, Scorer
 from medray.icl.selection.exclusion import Exclusion
 from medray.icl.workflow import Workflow
@@ -33,8 +34,13 @@ class Evaluation:
         self._file = work.file
 
     @cached_property
-    def model(self) -> LocalModel:
-        return LocalModel(named_model(self._file), self._file.answers.batch_size)
+    def model(self) -> Model:
+        """Return the model that answers. It refuses what it may not receive before anything is computed."""
+        if self._file.backend is None:
+            return LocalModel(named_model(self._file), self._file.answers.batch_size)
+        counts = self.icl.max_prompt_tokens is not None
+        count = LocalModel(named_model(self._file), 1).count if counts else None
+        return RemoteModel(self._file, len(self.test), count)
 
     @cached_property
     def test(self) -> tuple[Document, ...]:
@@ -132,7 +138,7 @@ class Evaluation:
     def answers(self, shots: Shots) -> dict[str, str]:
         """Return the model's answers to the prompts of `shots`, by document. Finished ones are not computed again."""
         made, _ = self.prompts(shots)
-        self.work.watch.phase("answers", f"{shots.name}: {len(made):,} prompts to {self._file.model.name}")
+        self.work.watch.phase("answers", f"{shots.name}: {len(made):,} prompts")
         return answer_prompts(
             self._answers_file(shots.name),
             made,
@@ -144,6 +150,8 @@ class Evaluation:
 
     def answer_all(self) -> None:
         """Answer the prompts of the asked examples, and of random ones if `icl.compare_random` says so."""
+        if self._file.backend is not None:
+            self.work.watch.phase("answers", f"by {self._file.backend.base_url or self._file.backend.file}")
         self.answers(self.asked)
         if self.icl.compare_random and self.compared is not None:
             self.answers(self.compared)

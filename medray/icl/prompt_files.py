@@ -12,7 +12,7 @@ from typing import Any
 from medray.data.records import Message
 from medray.errors import InputError
 from medray.icl import line_file
-from medray.icl.asking import LocalModel
+from medray.icl.asking import Model
 from medray.icl.documents import Document, as_json
 from medray.icl.prompting import Prompt
 from medray.storage import json_files
@@ -67,7 +67,7 @@ def answer_prompts(
     path: Path,
     prompts: Sequence[Prompt],
     documents: Mapping[str, Document],
-    model: LocalModel,
+    model: Model,
     basis: str,
     progress: Callable[[int, int], None],
 ) -> dict[str, str]:

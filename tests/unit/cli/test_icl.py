@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from chat_server import ChatState, Fault, chat_server
 from icl_corpus import DRUGS, write_corpus
 
 from medray.cli.main import main
@@ -173,6 +174,31 @@ def test_a_file_of_answers_is_scored(config: Path, model: Rule, capsys: pytest.C
         "none of the answers belongs to the prompts of this config and one of its 3 test documents"
         in capsys.readouterr().err
     )
+
+
+def test_a_server_answers_and_what_failed_is_asked_again(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = ChatState()
+    with chat_server(state) as url:
+        server = [f"backend.base_url={url}", "backend.model=m", "backend.limits.retries=0"]
+        state.faults.append(Fault(status=400))
+        assert main(["icl", "run", str(config), *server]) == 1
+        assert "1 of 3 requests failed" in capsys.readouterr().err
+        found = said(capsys, "run", config, *server)
+        assert len(state.bodies) == 7, "three prompts, random ones too, and one again"
+    assert found["scores"]["retrieved-2"]["documents"] == 3
+    assert sum("Here is 1 example" in body["messages"][0]["content"] for body in state.bodies) >= 2
+
+
+def test_a_server_elsewhere_gets_no_text_of_records(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    server = ["backend.base_url=https://api.example.com/v1", "backend.model=m"]
+    assert main(["icl", "run", str(config), *server]) == 2
+    err = capsys.readouterr().err
+    assert "3 of 3 requests contain text of records" in err
+    assert "set may_receive: records" in err
+    assert main(["icl", "run", str(config), *server, "icl.max_prompt_tokens=100"]) == 2
+    assert "needs a tokenizer" in capsys.readouterr().err
 
 
 def test_leave_one_out_chooses_on_training_documents(

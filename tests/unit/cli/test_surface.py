@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, WithJsonSchema
-from pydantic_core import PydanticUndefined
 
 from medray.cli.main import parser
 from medray.config.reference import FILES
@@ -80,7 +79,7 @@ def _options(annotation: Any) -> tuple[Any, ...]:
 
 def config_key(entry: tuple[str, Any, Any]) -> str:
     key, field, default = entry
-    facts = [f"{key}: {'required' if default is PydanticUndefined else json.dumps(default)}"]
+    facts = [f"{key}: {'required' if field.is_required() else json.dumps(default)}"]
     if allowed := [*words(field.annotation), *registered(field.metadata)]:
         facts.append(" | ".join(allowed))
     if field.json_schema_extra["resumable"]:
