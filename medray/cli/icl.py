@@ -33,7 +33,7 @@ _STEPS = {
     ),
     "run": (
         "select, prompt, answer and score",
-        "Run all steps: index, select, prompt, answers of a local model, score. Repeat the command to continue after a stop.",
+        "Run all steps: index, select, prompt, answers of a local model or a server, score. Repeat the command to continue after a stop.",
     ),
 }
 
