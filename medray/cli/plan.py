@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import sys
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from medray.errors import InputError
@@ -15,6 +15,7 @@ from medray.errors import InputError
 if TYPE_CHECKING:
     from medray.config import Config
     from medray.plan.gpus import Gpus
+    from medray.plan.headers import ParameterCount
     from medray.plan.jobs import Lengths
     from medray.plan.model_config import ModelDescription
     from medray.plan.options import Given, Plan
@@ -67,7 +68,13 @@ def run(arguments: argparse.Namespace) -> int:
         if config.stages:
             gap = "\n" if number else ""
             print(f"{gap}stage {number + 1}, {config.stages[number].name}\n", file=stream)
-        found.append(_show(each, arguments, stream))
+        try:
+            found.append(_show(each, arguments, stream))
+        except InputError as error:
+            if not config.stages:
+                raise
+            key = f"stages.{number + 1}" + (f".{error.key}" if error.key else "")
+            raise InputError(error.what, file=error.file, key=key, value=error.value, fix=error.fix) from None
     if arguments.json:
         print(json.dumps({"stages": found} if config.stages else found[0]))
     return 0
@@ -87,8 +94,13 @@ def _show(config: Config, arguments: argparse.Namespace, stream: TextIO) -> dict
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    if arguments.price is not None and not arguments.price >= 0:
-        raise InputError("must not be negative", key="--price", value=arguments.price, fix="use --price 2.5")
+    if arguments.price is not None and not 0 <= arguments.price < math.inf:
+        raise InputError(
+            "must be a number that is not negative",
+            key="--price",
+            value=arguments.price,
+            fix="use --price 2.5",
+        )
     if not 0 < arguments.efficiency <= 1:
         raise InputError(
             "must be above 0 and at most 1",
@@ -102,13 +114,10 @@ def _check(arguments: argparse.Namespace) -> None:
 
 def _given(config: Config, arguments: argparse.Namespace) -> Given:
     """Return everything that the plan is made from: model, lengths, and what there is to run on."""
-    from medray.config.checks import check_model_config
     from medray.plan.gpus import parse
-    from medray.plan.model_config import described_offline
     from medray.plan.options import Given
 
-    model = described_offline(config.model, config.data.vocab_size)
-    check_model_config(config, model.config)
+    model = _checked_model(config)
     gpus = parse(arguments.gpus) if arguments.gpus else None
     host_memory: int | None = None
     on_gpu, workers = gpus is not None, config.cluster.most_workers
@@ -125,7 +134,7 @@ def _given(config: Config, arguments: argparse.Namespace) -> Given:
     return Given(
         config=config,
         model=model.config,
-        count=_count(model),
+        count=_count(config, model),
         lengths=_lengths(config, model),
         precision=_precision(config, on_gpu=on_gpu),
         on_gpu=on_gpu,
@@ -136,6 +145,21 @@ def _given(config: Config, arguments: argparse.Namespace) -> Given:
         efficiency=arguments.efficiency,
         price=arguments.price,
     )
+
+
+def _checked_model(config: Config) -> ModelDescription:
+    """Return the model's own description. Raises InputError for a config that no machine could train."""
+    from medray.config.checks import check, check_model_config
+    from medray.config.checks.data import check_data
+    from medray.config.checks.method import check_architecture
+    from medray.plan.model_config import described_offline
+
+    check(config, planned=True)
+    model = described_offline(config.model, config.data.vocab_size)
+    check_model_config(config, model.config)
+    check_architecture(config, seq2seq=model.seq2seq)
+    check_data(config, seq2seq=model.seq2seq, planned=True)
+    return model
 
 
 def _range(config: Config, given: Given, arguments: argparse.Namespace) -> list[Given]:
@@ -175,29 +199,41 @@ def _unknown(config: Config, what: str) -> InputError:
         f"the memory of this model cannot be computed ({what})",
         key="model.name",
         value=config.model.name or config.model.preset,
-        fix="plan with a llama, mistral, qwen2, gemma, t5 or mt5 of similar size",
+        fix="plan with a model of similar size whose type is known",
     )
 
 
-def _count(model: ModelDescription) -> Any:
-    from medray.plan import parameters
-    from medray.plan.headers import from_safetensors
+def _count(config: Config, model: ModelDescription) -> ParameterCount:
+    """Return the parameters of the model. Raises InputError for a model or adapter that the plan cannot count."""
+    from medray.plan import adapters, parameters
 
+    kind = str(model.config.get("model_type"))
+    if kind not in parameters.DECODERS + parameters.ENCODER_DECODERS:
+        known = ", ".join(parameters.DECODERS + parameters.ENCODER_DECODERS)
+        raise InputError(
+            f"medray plan does not know the layers of a model of the type {kind[:60]!r}",
+            key="model.name",
+            value=config.model.name,
+            fix=f"plan with a model of similar size and of a known type ({known}); medray train needs no plan",
+        )
     try:
-        return parameters.from_config(model.config)
+        count = parameters.from_config(model.config)
     except ValueError as error:
-        reason = str(error)
+        raise _unknown(config, str(error)) from None
+    peft = config.peft
     try:
-        if model.folder:
-            return from_safetensors(Path(model.folder))
-    except (InputError, OSError, ValueError):
-        pass  # the reason above is what the user can act on
-    raise InputError(
-        f"the parameters of this model cannot be counted ({reason})",
-        key="model.name",
-        value=model.folder or model.config.get("model_type"),
-        fix="use a folder with its *.safetensors, or a llama, mistral, qwen2, gemma, t5 or mt5 of similar size",
-    )
+        adapters.trained(model.config, peft)
+    except ValueError as error:
+        named = peft.type in ("lora", "adalora")
+        raise InputError(
+            str(error),
+            key="peft.targets" if named else "peft.type",
+            value=", ".join(peft.targets)[:200] if named and not isinstance(peft.targets, str) else peft.type,
+            fix="use peft.targets: all-linear, or these names"
+            if named
+            else "use peft.type: lora for the plan",
+        ) from None
+    return count
 
 
 def _lengths(config: Config, model: ModelDescription) -> Lengths:
@@ -210,7 +246,11 @@ def _lengths(config: Config, model: ModelDescription) -> Lengths:
         found = manifest_lengths(config, model.architecture, model.folder) or sampled_lengths(
             config, model.architecture, model.folder
         )
-    return found or lengths_of_limits(config, seq2seq=model.seq2seq)
+    if found is not None:
+        return found
+    limits = lengths_of_limits(config, seq2seq=model.seq2seq)
+    why = "the rows of data.train cannot be read here" if config.data.train else "no data is set"
+    return replace(limits, origin=f"{limits.origin} ({why})")
 
 
 def _precision(config: Config, *, on_gpu: bool) -> str:

@@ -5,14 +5,14 @@ normalized values, a product both factors, attention its query, key, value and o
 modules of transformers 5 and the kernels of torch 2.13. `tests/unit/plan/test_truth.py` compares the sums with the
 tensors that torch really keeps.
 
-| part, per token | Llama, Mistral, Qwen2 | Gemma | T5, mT5 |
+| part, per token | Llama, Mistral, Qwen, Phi-3 | Gemma | T5, mT5 |
 |---|---|---|---|
 | a norm, 32 bits | 12 hidden | 12 hidden | 12 hidden |
 | a norm, 16 bits | 8 hidden (4 of them its input in float32) | 10 hidden | 10 hidden |
 | feed-forward, in values | 4 inner (gate, activated gate, up, product) | 4 inner | 7 inner for gated-gelu, 1 for relu |
 
 An adapter freezes the norms and most inputs, so less is kept. Attention scores are kept only where the kernel is torch's
-own arithmetic: on CPUs with dropout or a trained bias. With a mask (padding, packing), key and value are repeated for each
+own arithmetic: on CPUs with dropout or a trained bias, and everywhere in Gemma 2, whose scores have a soft cap. With a mask (padding, packing), key and value are repeated for each
 query head, and each layer keeps its own mask of rows x length x length values; T5 keeps one per head, its position bias.
 
 With gradient checkpointing, a layer keeps its input only, and one layer at a time is computed again.
@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from medray.plan import parameters
-from medray.plan.parameters import ENCODER_DECODERS
+from medray.plan.parameters import ENCODER_DECODERS, GEMMAS, NORMS_AROUND, NORMS_OF_HEADS
 
 FLOAT = 4  # bytes of a value in float32
 _GATED_GELU, _PLAIN_RELU = 7, 1  # values per inner feature that T5's two kinds of feed-forward keep
@@ -118,12 +118,15 @@ def kept(config: Mapping[str, Any], forward: Forward, training: Training, *, chu
     # Logits, a float32 copy in 16-bit runs, and log-probabilities; then log-probabilities and two gradients.
     least = words * positions
     in_loss = least * ((width if width < FLOAT else 0) + 2 * FLOAT)
+    if _soft_cap(config, "final_logit_softcapping"):  # the cap keeps its tanh
+        in_loss += least * width
     logits = FLOAT * least if chunk is None else 0
+    capped = width * least if chunk is None and _soft_cap(config, "final_logit_softcapping") else 0
     head_inputs = width * _hidden(config) * forward.logits if training.keeps_input("lm_head") else 0
     return Kept(
         activations=activations + head_inputs,
-        logits=logits,
-        loss_forward=in_loss - logits,
+        logits=logits + capped,
+        loss_forward=in_loss - logits - capped,
         loss_backward=3 * FLOAT * least - logits,
         differentiating=differentiating,
     )
@@ -136,6 +139,8 @@ def without_gradients(config: Mapping[str, Any], forward: Forward, weight_bytes:
     inner = _positive(config, "d_ff" if seq2seq else "intermediate_size")
     # A mask; for T5 one per head, of which the last layer's is still alive while the next is made.
     scores = forward.rows * forward.length**2 * (2 * heads.count if seq2seq else int(forward.masked))
+    if _soft_cap(config, "attn_logit_softcapping"):  # scores and their softmax, both in float32 for a moment
+        scores += 2 * forward.rows * forward.length**2 * heads.count * FLOAT // weight_bytes
     attention = tokens * 6 * heads.width + scores
     layer = tokens * 5 * hidden + max(attention, tokens * 3 * inner)
     copies = (weight_bytes if weight_bytes < FLOAT else 0) + 2 * FLOAT
@@ -189,31 +194,56 @@ def _stacks(config: Mapping[str, Any], forward: Forward, training: Training) -> 
 def _decoder(config: Mapping[str, Any], forward: Forward, training: Training) -> _Stack:
     width, tokens, hidden = training.weight_bytes, forward.tokens, _hidden(config)
     inner, heads = _positive(config, "intermediate_size"), _heads(config)
-    # Without a mask, the kernel reads each key once for a group of query heads.
-    cached = heads.width if forward.masked else heads.cached
-    attention = width * tokens * (2 * heads.width + 2 * cached) + FLOAT * tokens * heads.count
-    if forward.masked:
-        attention += width * forward.rows * forward.length**2
-    norms = _norm(config, training, "q_proj", "k_proj", "v_proj") + _norm(
-        config, training, "gate_proj", "up_proj"
-    )
+    family = config.get("model_type")
+    fused = family == "phi3"  # one linear layer for query, key and value, and one for gate and up
+    into_attention = ("qkv_proj",) if fused else ("q_proj", "k_proj", "v_proj")
+    into_inner = ("gate_up_proj",) if fused else ("gate_proj", "up_proj")
+    norms = _norm(config, training, *into_attention) + _norm(config, training, *into_inner)
+    if family in NORMS_AROUND:
+        norms += 2 * _norm(config, training)
+    of_heads = _norm(config, training) * (heads.width + heads.cached) if family in NORMS_OF_HEADS else 0
+    capped = _soft_cap(config, "attn_logit_softcapping")
     keeps_product = training.keeps_input("down_proj")
     feed_forward = width * tokens * inner * (_GATED if keeps_product else _GATED - 1)
+    scores = heads.count * forward.rows * forward.length**2 if capped else 0
     return _Stack(
         layers=_layers(config)[0],
-        layer=norms * hidden * tokens
-        + attention
+        layer=(norms * hidden + of_heads) * tokens
+        + _decoder_attention(forward, width, heads, capped=capped, fused=fused)
         + feed_forward
         + _adapters(training, _decoder_inputs(config, hidden, inner, heads), tokens),
         entry=width * hidden * tokens,
         ends=_norm(config, training) * hidden * tokens,
-        working=width * tokens * 2 * (inner + hidden),
+        working=width * tokens * 2 * (inner + hidden) + 2 * FLOAT * scores,
     )
 
 
+def _decoder_attention(forward: Forward, width: int, heads: _Heads, *, capped: bool, fused: bool) -> int:
+    """Return the bytes that one attention of a decoder keeps.
+
+    capped: scores have a soft cap, which no kernel knows, so that torch's own arithmetic keeps them: their tanh, the
+    float32 softmax, and in 16 bits its copy. fused: value is a part of one tensor with query and key.
+    """
+    tokens, squares = forward.tokens, forward.rows * forward.length**2
+    # Without a mask, the kernel reads each key once for a group of query heads.
+    repeated = forward.masked or capped
+    kept = width * tokens * (2 * heads.width + 2 * (heads.width if repeated else heads.cached))
+    if fused and (not repeated or heads.cached == heads.width):  # no copy of value: all of the tensor is kept
+        kept += width * tokens * (heads.width + heads.cached)
+    if capped:
+        copies = width + FLOAT + (width if width < FLOAT else 0)
+        return kept + copies * heads.count * squares
+    return kept + FLOAT * tokens * heads.count + (width * squares if forward.masked else 0)
+
+
+def _soft_cap(config: Mapping[str, Any], name: str) -> bool:
+    """Return whether attention scores or logits have a soft cap; Gemma 2 has both if its config does not say otherwise."""
+    return bool(config.get(name, config.get("model_type") == "gemma2"))
+
+
 def _decoder_inputs(config: Mapping[str, Any], hidden: int, inner: int, heads: _Heads) -> dict[str, int]:
-    inputs = dict.fromkeys(("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj"), hidden)
-    return inputs | {"o_proj": heads.width, "down_proj": inner}
+    names = ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj", "qkv_proj", "gate_up_proj")
+    return dict.fromkeys(names, hidden) | {"o_proj": heads.width, "down_proj": inner}
 
 
 def _encoder_decoder(
@@ -302,7 +332,7 @@ def _norm(config: Mapping[str, Any], training: Training, *readers: str) -> int:
         return FLOAT + (FLOAT if learns else 0) + output
     if family in ENCODER_DECODERS:  # its input is kept in both types
         return FLOAT + width + (width if learns else 0) + output
-    normalized = FLOAT if family == "gemma" else width
+    normalized = FLOAT if family in GEMMAS else width
     return FLOAT + (normalized if learns else 0) + output
 
 

@@ -20,7 +20,10 @@ _IA3 = {
     "llama": (("k_proj", "v_proj"), ("down_proj",)),
     "mistral": (("k_proj", "v_proj"), ("down_proj",)),
     "qwen2": (("q_proj", "v_proj"), ("down_proj",)),
+    "qwen3": (("q_proj", "v_proj"), ("down_proj",)),
     "gemma": (("q_proj", "v_proj"), ("down_proj",)),
+    "gemma2": (("q_proj", "v_proj"), ("down_proj",)),
+    "gemma3_text": (("q_proj", "v_proj"), ("down_proj",)),
     "t5": (("k", "v"), ("wo",)),
     "mt5": (("k", "v", "wi_1"), ()),
 }
@@ -77,17 +80,19 @@ def _width(config: Mapping[str, Any]) -> int:
 
 def _cache_width(config: Mapping[str, Any]) -> int:
     """Return the size of one token's keys in all layers (of the decoder)."""
-    layers = parameters.linears(config)
-    seq2seq = config.get("model_type") in ENCODER_DECODERS
-    keys = next(layer for layer in layers if layer.name == ("k" if seq2seq else "k_proj"))
-    if not seq2seq:
-        return keys.outputs * keys.copies
+    if config.get("model_type") not in ENCODER_DECODERS:
+        _, head_dim, heads = parameters.attention_heads(config)
+        return heads * head_dim * parameters.shape(config).layers
+    keys = next(layer for layer in parameters.linears(config) if layer.name == "k")
     decoder = config.get("num_decoder_layers")
     return keys.outputs * int(config["num_layers"] if decoder is None else decoder)
 
 
 def _ia3(config: Mapping[str, Any]) -> int:
-    outputs, inputs = _IA3[str(config.get("model_type"))]
+    family = str(config.get("model_type"))
+    if family not in _IA3:
+        raise ValueError(f"peft does not say which layers of a {family} IA3 scales")
+    outputs, inputs = _IA3[family]
     layers: tuple[Linear, ...] = parameters.linears(config)
     return sum(
         (layer.outputs if layer.name in outputs else layer.inputs) * layer.copies

@@ -128,9 +128,13 @@ def parse(text: str) -> Gpus:
     return Gpus(gpu=kind, nodes=nodes, per_node=per_node)
 
 
-def smallest(size: int) -> Gpu | None:
-    """Return the GPU of the table with the least memory that holds `size` bytes; None if none does."""
-    return min((one for one in GPUS if one.memory >= size), key=lambda one: one.memory, default=None)
+def smallest(size: int, *, bf16: bool) -> Gpu | None:
+    """Return the GPU of the table with the least memory that holds `size` bytes; None if none does.
+
+    bf16: whether it must compute in bfloat16.
+    """
+    fitting = (one for one in GPUS if one.memory >= size and (one.bf16 or not bf16))
+    return min(fitting, key=lambda one: one.memory, default=None)
 
 
 def with_count(gpus: Gpus, count: int) -> Gpus:

@@ -196,7 +196,7 @@ def _option(given: Given, choice: Choice) -> Option:
     job = given.job(choice)
     memory = run_memory(job)
     fits = given.fits(memory)
-    small = smallest(memory.device) if given.on_gpu else None
+    small = smallest(memory.device, bf16=given.precision == "bf16") if given.on_gpu else None
     most = None if fits is None else largest_rows(given, choice)
     return Option(
         choice=choice,
@@ -289,7 +289,8 @@ def _larger(given: Given) -> Iterator[str]:
             break
         count *= 2
     asked = run_memory(given.job(Choice.of(given.config, given.workers)))
-    if (other := smallest(asked.device)) is not None and other.memory > gpus.gpu.memory:
+    other = smallest(asked.device, bf16=given.precision == "bf16")
+    if other is not None and other.memory > gpus.gpu.memory:
         yield f"use --gpus {replace(gpus, gpu=other).described} with the settings of the config"
 
 

@@ -8,7 +8,11 @@ definitions of transformers 5 for the families below; `tests/unit/plan` compares
 | llama | `attention_bias` on q, k, v, o; `mlp_bias` | 2 per layer + 1 | as the config says, else untied |
 | mistral | none | same | same |
 | qwen2 | always on q, k, v, never on o | same | same |
-| gemma | `attention_bias` | same | tied unless the config says not |
+| qwen3 | `attention_bias` on q, k, v, o | same, and 1 per layer for queries and 1 for keys | as llama |
+| phi3 | none; q, k, v are one layer, gate and up another | same as llama | as llama |
+| gemma | `attention_bias` | same as llama | tied unless the config says not |
+| gemma2 | `attention_bias` | 4 per layer + 1 | same |
+| gemma3_text | `attention_bias` | 4 per layer + 1, and 1 per layer for queries and 1 for keys | same |
 | t5, mt5 | none | 2 per encoder layer, 3 per decoder layer, 1 per stack | tied unless the config says not |
 """
 
@@ -32,8 +36,12 @@ __all__ = [
     "shape",
 ]
 
-DECODERS = ("llama", "mistral", "qwen2", "gemma")
+GEMMAS = ("gemma", "gemma2", "gemma3_text")
+DECODERS = ("llama", "mistral", "qwen2", "qwen3", "phi3", *GEMMAS)
 ENCODER_DECODERS = ("t5", "mt5")
+NORMS_AROUND = ("gemma2", "gemma3_text")  # these have a norm before and after each part of a layer
+NORMS_OF_HEADS = ("qwen3", "gemma3_text")  # these normalize the queries and keys of a head
+_HEAD_SIZES = dict.fromkeys(GEMMAS, 256) | {"qwen3": 128}  # where the config does not say
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,7 +85,7 @@ def from_config(config: Mapping[str, Any], *, tied: bool | None = None) -> Param
     hidden = size(config, "d_model" if seq2seq else "hidden_size")
     embedding = size(config, "vocab_size") * hidden
     head = 0 if (_tied(config) if tied is None else tied) else embedding
-    rest = _t5_rest(config, hidden) if seq2seq else (2 * size(config, "num_hidden_layers") + 1) * hidden
+    rest = _t5_rest(config, hidden) if seq2seq else _decoder_norms(config, hidden)
     return ParameterCount(
         total=embedding + head + rest + sum(layer.parameters * layer.copies for layer in layers),
         embedding=embedding,
@@ -145,9 +153,14 @@ def _decoder_linears(config: Mapping[str, Any]) -> tuple[Linear, ...]:
     family, layers = _family(config), size(config, "num_hidden_layers")
     hidden, inner = size(config, "hidden_size"), size(config, "intermediate_size")
     heads, head_dim, kv_heads = attention_heads(config)
-    attention_bias = family == "qwen2" or (
-        family in ("llama", "gemma") and bool(config.get("attention_bias"))
-    )
+    if family == "phi3":
+        return (
+            Linear(name="qkv_proj", inputs=hidden, outputs=(heads + 2 * kv_heads) * head_dim, copies=layers),
+            Linear(name="o_proj", inputs=heads * head_dim, outputs=hidden, copies=layers),
+            Linear(name="gate_up_proj", inputs=hidden, outputs=2 * inner, copies=layers),
+            Linear(name="down_proj", inputs=inner, outputs=hidden, copies=layers),
+        )
+    attention_bias = family == "qwen2" or (family != "mistral" and bool(config.get("attention_bias")))
     output_bias = attention_bias and family != "qwen2"
     mlp_bias = family == "llama" and bool(config.get("mlp_bias"))
     return (
@@ -161,15 +174,25 @@ def _decoder_linears(config: Mapping[str, Any]) -> tuple[Linear, ...]:
     )
 
 
+def _decoder_norms(config: Mapping[str, Any], hidden: int) -> int:
+    """Return the parameters of all norms of a decoder."""
+    family, head_dim = _family(config), attention_heads(config)[1]
+    a_layer = (4 if family in NORMS_AROUND else 2) * hidden
+    of_heads = 2 * head_dim if family in NORMS_OF_HEADS else 0
+    return size(config, "num_hidden_layers") * (a_layer + of_heads) + hidden
+
+
 def attention_heads(config: Mapping[str, Any]) -> tuple[int, int, int]:
     """Return the number of query heads of a decoder, the size of a head, and the number of key and value heads."""
     family, heads = str(config.get("model_type")), size(config, "num_attention_heads")
     head_dim = int(
-        config.get("head_dim") or (256 if family == "gemma" else size(config, "hidden_size") // heads)
+        config.get("head_dim") or _HEAD_SIZES.get(family, 0) or size(config, "hidden_size") // heads
     )
     # Absent and null differ: transformers fills an absent mistral key with 8, and a null with the number of
     # heads.
-    absent = {"mistral": 8, "gemma": 16, "qwen2": 32}.get(family, heads)
+    absent = {"mistral": 8, "gemma": 16, "gemma2": 4, "gemma3_text": 4, "qwen2": 32, "qwen3": 32}.get(
+        family, heads
+    )
     return heads, head_dim, int(config.get("num_key_value_heads", absent) or heads)
 
 
@@ -213,15 +236,14 @@ def _tied(config: Mapping[str, Any]) -> bool:
     if config.get("scale_decoder_outputs") is False:
         return False
     said = config.get("tie_word_embeddings")
-    return _family(config) in ("t5", "mt5", "gemma") if said is None else bool(said)
+    return _family(config) in (*ENCODER_DECODERS, *GEMMAS) if said is None else bool(said)
 
 
 def _family(config: Mapping[str, Any]) -> str:
     family = str(config.get("model_type"))
     if family not in DECODERS + ENCODER_DECODERS:
         raise ValueError(
-            f"model_type {family!r} cannot be counted from its config, only {', '.join(DECODERS + ENCODER_DECODERS)}; "
-            "count its weight files instead"
+            f"model_type {family!r} cannot be counted from its config, only {', '.join(DECODERS + ENCODER_DECODERS)}"
         )
     return family
 

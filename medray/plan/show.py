@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from medray.config.checks.method import notes
+from medray.config.checks.train import learning_rate_notes
 from medray.plan.memory import gigabytes
-from medray.plan.options import Option, Plan
+from medray.plan.options import Given, Option, Plan
 from medray.plan.resources import plural
 
 _PARTS = {
@@ -103,6 +105,7 @@ def _heading(plan: Plan) -> Iterable[str]:
         f"{forward.targets:,} targets{saved}"
     )
     yield f"lengths  from {given.lengths.origin}"
+    yield from _notes(given)
     if given.gpus is not None:
         gpus = given.gpus
         yield (
@@ -115,6 +118,21 @@ def _heading(plan: Plan) -> Iterable[str]:
     else:
         memory = "" if given.host_memory is None else f" on a node of {gigabytes(given.host_memory)} GB"
         yield f"CPUs     {plural(given.workers, 'worker')}{memory}; --gpus plans for GPUs"
+
+
+def _notes(given: Given) -> Iterable[str]:
+    train = given.config.train
+    for text in notes(given.config):
+        yield f"note     {text}"
+    for text in learning_rate_notes(given.config):
+        yield f"WARNING  {text}"
+    if given.config.tune is not None:
+        yield "search   this config is a search; this is the plan of one trial with the config's own values"
+    if train.global_batch_tokens is None and train.global_batch_size < given.workers:
+        yield (
+            f"WARNING  a step has {plural(train.global_batch_size, 'row')} (train.global_batch_size) for "
+            f"{given.workers} workers: {given.workers - train.global_batch_size} of them have nothing to do"
+        )
 
 
 def _option_rows(plan: Plan) -> list[list[str]]:

@@ -30,8 +30,11 @@ WEIGHTS_INDEX = "model.safetensors.index.json"
 TOKENIZER_FILES = ("tokenizer*", "*.model", "vocab.*", "tekken.json")
 
 
-def check(config: Config) -> None:
-    """Check a config on its own. Raises InputError for the first error that would be an error on every machine."""
+def check(config: Config, *, planned: bool = False) -> None:
+    """Check a config on its own. Raises InputError for the first error that would be an error on every machine.
+
+    planned: the config is only planned for, so this machine need not have the data, weights, packages and storage of the run.
+    """
     refuse_credentials(
         config.model_dump(mode="json"), None
     )  # paths are joined already, and not every config is a file
@@ -40,15 +43,16 @@ def check(config: Config) -> None:
     seq2seq = known.get(
         "is_encoder_decoder"
     )  # None: unknown; the driver asks transformers before any worker starts
-    check_data(config, seq2seq=bool(seq2seq))
-    _check_model(config)
+    check_data(config, seq2seq=bool(seq2seq), planned=planned)
+    _check_model(config, planned=planned)
     if seq2seq is not None:
         check_architecture(config, seq2seq=bool(seq2seq))
     check_model_config(config, known)
-    check_adapter(config)
-    _check_storage(config)
+    check_adapter(config, planned=planned)
+    if not planned:
+        _check_storage(config)
     _check_combinations(config)
-    check_train(config)
+    check_train(config, planned=planned)
 
 
 def check_model_config(config: Config, model: dict[str, Any]) -> None:
@@ -99,7 +103,7 @@ def known_model(config: Config) -> dict[str, Any]:
     return {}
 
 
-def _check_model(config: Config) -> None:
+def _check_model(config: Config, *, planned: bool) -> None:
     model = config.model
     if model.preset is not None and model.init != "random":
         raise InputError(
@@ -130,6 +134,8 @@ def _check_model(config: Config) -> None:
             fix=f"use one of {', '.join(PACKAGED_MODELS)}, a folder "
             "or a hub id; or set model.init: random, a model.preset and data.tokenizer: train",
         )
+    if planned:
+        return
     _check_tokenizer(config)
     if model.name in PACKAGED_MODELS:
         packaged = PACKAGED_MODELS[model.name]

@@ -13,14 +13,18 @@ from medray.config.peft import PROMPT_TYPES
 from medray.errors import InputError
 
 
-def check_adapter(config: Config) -> None:
-    """Raise InputError for the first setting of `peft` or `model` that cannot work with the others."""
+def check_adapter(config: Config, *, planned: bool = False) -> None:
+    """Raise InputError for the first setting of `peft` or `model` that cannot work with the others.
+
+    planned: this machine need not have the package for 4-bit weights, and the adapter of model.adapter.
+    """
     _check_keys(config)
     _check_adalora(config)
     _check_dora(config)
     _check_prompts(config)
-    _check_quantization(config)
-    _check_start(config)
+    _check_quantization(config, planned=planned)
+    if not planned:
+        _check_start(config)
 
 
 def _check_keys(config: Config) -> None:
@@ -118,7 +122,7 @@ def _check_prompts(config: Config) -> None:
         )
 
 
-def _check_quantization(config: Config) -> None:
+def _check_quantization(config: Config, *, planned: bool) -> None:
     model, train = config.model, config.train
     if model.quantization == "none":
         for name, value, default in (
@@ -150,7 +154,7 @@ def _check_quantization(config: Config) -> None:
             value=3,
             fix="set train.zero_stage: 2, or model.quantization: none",
         )
-    if importlib.util.find_spec("bitsandbytes") is None:
+    if not planned and importlib.util.find_spec("bitsandbytes") is None:
         raise refused(
             "the package bitsandbytes is not installed", "run pip install 'medray[quant]' on every node"
         )

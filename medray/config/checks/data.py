@@ -22,17 +22,17 @@ TAUGHT = (
 )  # corpora that include a teacher's completions
 
 
-def check_data(config: Config, *, seq2seq: bool) -> None:
+def check_data(config: Config, *, seq2seq: bool, planned: bool = False) -> None:
     """Raise InputError for the first setting of `data` that cannot work with the others.
 
-    seq2seq: whether the model is known to be an encoder-decoder.
+    seq2seq: whether the model is known to be an encoder-decoder. planned: the data need not exist yet.
     """
     data = config.data
-    _check_sources(data)
+    _check_sources(data, planned=planned)
     _check_split(config)
     _check_validation_ids(data)
     _check_teacher(config)
-    _check_rendering(config, seq2seq)
+    _check_rendering(config, seq2seq, planned=planned)
     _check_lengths(data)
     _check_batches(config, seq2seq)
     _check_metrics(config)
@@ -45,7 +45,7 @@ def check_data(config: Config, *, seq2seq: bool) -> None:
         )
 
 
-def _check_sources(data: DataConfig) -> None:
+def _check_sources(data: DataConfig, *, planned: bool) -> None:
     if data.dataset is not None and (data.train or data.validation):
         key = "data.train" if data.train else "data.validation"
         raise InputError(
@@ -54,14 +54,15 @@ def _check_sources(data: DataConfig) -> None:
             value=data.dataset,
             fix=f"set data.dataset: null, or remove {key}",
         )
-    if data.dataset is None and not data.train:
+    if data.dataset is None and not data.train and not planned:
         raise InputError(
             "no training data is set",
             key="data.train",
             fix="set data.train: my.jsonl, or data.dataset: clinic for the simulated clinic",
         )
     if (
-        data.dataset not in (None, "clinic")
+        not planned
+        and data.dataset not in (None, "clinic")
         and "://" not in str(data.root)
         and not os.path.isdir(str(data.root))
     ):
@@ -140,7 +141,7 @@ def _check_teacher(config: Config) -> None:
             )
 
 
-def _check_rendering(config: Config, seq2seq: bool) -> None:
+def _check_rendering(config: Config, seq2seq: bool, *, planned: bool) -> None:
     data = config.data
     if data.template not in TEMPLATES:
         if not data.template.endswith(TEMPLATE_FILES):
@@ -150,7 +151,7 @@ def _check_rendering(config: Config, seq2seq: bool) -> None:
                 value=data.template,
                 fix=f"use one of {', '.join(TEMPLATES)}, or a file that ends in .jinja",
             )
-        if not os.path.isfile(data.template):
+        if not planned and not os.path.isfile(data.template):
             raise InputError(
                 "there is no such file",
                 key="data.template",

@@ -13,10 +13,13 @@ LARGEST_USUAL_LR = 0.1
 WSD_KEYS = ("decay_steps", "decay_ratio", "decay_shape")
 
 
-def check_train(config: Config) -> None:
-    """Raise InputError for the first setting of `train` that cannot work with the others."""
+def check_train(config: Config, *, planned: bool = False) -> None:
+    """Raise InputError for the first setting of `train` that cannot work with the others.
+
+    planned: this machine need not have the package of the optimizer.
+    """
     _check_scheduler(config.train.scheduler, config.train.max_steps)
-    _check_optimizer(config)
+    _check_optimizer(config, planned=planned)
     _check_best(config)
     _check_loss_scale(config.train)
 
@@ -135,11 +138,11 @@ def _steps(value: float, total: int) -> float:
     return value if isinstance(value, int) else value * total
 
 
-def _check_optimizer(config: Config) -> None:
+def _check_optimizer(config: Config, *, planned: bool) -> None:
     train, name = config.train, config.train.optimizer.name
     if name == "adamw":
         return
-    if importlib.util.find_spec("bitsandbytes") is None:
+    if not planned and importlib.util.find_spec("bitsandbytes") is None:
         raise InputError(
             "the package bitsandbytes is not installed",
             key="train.optimizer.name",

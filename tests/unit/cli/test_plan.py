@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import resource
 import subprocess
@@ -130,6 +131,11 @@ def test_without_gpus_this_machine_is_planned_for(folder: Path, capsys: pytest.C
         (["--cluster"], "--cluster"),
         (["model.name=/nowhere/model"], "model.name"),
         (["train.zero_stag=3"], "train.zero_stag"),
+        (["--price", "inf"], "--price"),
+        (["model.name=null"], "no model is set"),
+        (["peft.type=adalora"], "train.zero_stage"),  # as medray train says
+        (["method={name: distill, variant: cosine}"], "the model is causal"),
+        (["peft={type: lora, targets: [nope]}"], "peft.targets"),
     ],
 )
 def test_bad_input_is_refused_with_its_fix(
@@ -149,7 +155,33 @@ def test_bad_input_is_refused_with_its_fix(
 def test_a_family_that_cannot_be_counted_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "model" / "config.json").write_text(json.dumps(MODEL | {"model_type": "mamba"}))
     assert main(["plan", str(folder / "run.yaml"), "--gpus", "8xH100"]) == 2
-    assert "cannot be counted" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "does not know the layers of a model of the type 'mamba'" in err
+    assert "gemma3_text" in err
+
+
+def test_what_this_machine_lacks_does_not_keep_from_planning(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "bitsandbytes" else find_spec(name)
+    )
+    lacking = ("run.storage=/nowhere/runs", "data.train=[gone.jsonl]", "train.max_steps=10")
+    small = ("model.quantization=nf4", "peft={type: lora}", "model.adapter=/nowhere/adapter")
+    tree, text = planned(folder, "--gpus", "1xA100", *lacking, *small, capsys=capsys)
+    assert tree["cost"]["steps"] == 10
+    assert "the rows of data.train cannot be read here" in text
+
+
+def test_a_plan_has_the_notes_of_a_run(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    search = "tune={space: {peft.rank: {choice: [4, 8]}}}"
+    words = ("--gpus", "2x8xL4", "method.alpha=0.4", "train.optimizer.lr=2.0", search)
+    _, text = planned(folder, *words, capsys=capsys)
+    assert "note     method.alpha is ignored" in text
+    assert "WARNING  train.optimizer.lr" in text
+    assert "the plan of one trial" in text
+    assert "8 of them have nothing to do" in text
 
 
 def test_it_loads_nothing_heavy_and_takes_less_than_a_second(folder: Path) -> None:

@@ -68,10 +68,16 @@ def test_the_table_is_in_order_of_sense() -> None:
 
 
 def test_the_smallest_that_holds() -> None:
-    small = smallest(20 * 10**9)
-    assert small is not None
-    assert small.name == "A10"
-    assert smallest(10**12) is None
+    for size, bf16, name in (
+        (20, True, "A10"),
+        (10, True, "A10"),
+        (10, False, "T4"),
+        (30, False, "V100-32GB"),
+    ):
+        small = smallest(size * 10**9, bf16=bf16)
+        assert small is not None
+        assert small.name == name
+    assert smallest(10**12, bf16=False) is None
 
 
 def test_more_of_the_same_kind() -> None:

@@ -55,6 +55,27 @@ DECODERS: dict[str, dict[str, Any]] = {
     "qwen2-tied": {"model_type": "qwen2", **SMALL, "tie_word_embeddings": True},
     "gemma": {"model_type": "gemma", **SMALL, "head_dim": 32, "num_key_value_heads": 1},
     "gemma-defaults": {"model_type": "gemma", **SMALL, "attention_bias": True},
+    "gemma2": {"model_type": "gemma2", **SMALL, "head_dim": 32},
+    "gemma2-defaults": {
+        "model_type": "gemma2",
+        **SMALL,
+        "attention_bias": True,
+        "tie_word_embeddings": False,
+    },
+    "gemma3": {"model_type": "gemma3_text", **SMALL, "head_dim": 24},
+    "gemma3-defaults": {
+        "model_type": "gemma3_text",
+        **{k: v for k, v in SMALL.items() if k != "num_key_value_heads"},
+        "num_attention_heads": 8,
+    },
+    "qwen3": {"model_type": "qwen3", **SMALL, "head_dim": 16},
+    "qwen3-defaults": {"model_type": "qwen3", **SMALL, "attention_bias": True, "tie_word_embeddings": True},
+    "phi3": {"model_type": "phi3", **SMALL, "pad_token_id": 0},
+    "phi3-no-groups": {
+        "model_type": "phi3",
+        **{k: v for k, v in SMALL.items() if k != "num_key_value_heads"},
+        "pad_token_id": 0,
+    },
 }
 T5S: dict[str, dict[str, Any]] = {
     "t5": {"model_type": "t5", **SMALL_T5},
@@ -134,8 +155,8 @@ def test_an_untied_t5_is_the_tied_one_and_a_head() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # peft calls it
-@pytest.mark.parametrize("targets", ["all-linear", ("q_proj", "down_proj"), ("q", "wo")])
-@pytest.mark.parametrize("name", ["llama-biases", "qwen2-tied", "gemma", "t5", "t5-gated"])
+@pytest.mark.parametrize("targets", ["all-linear", ("o_proj", "down_proj"), ("q", "wo")])
+@pytest.mark.parametrize("name", ["llama-biases", "qwen2-tied", "gemma3", "phi3", "t5", "t5-gated"])
 def test_lora_equals_peft(name: str, targets: str | tuple[str, ...]) -> None:
     from peft import LoraConfig, get_peft_model
 

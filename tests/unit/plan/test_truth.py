@@ -20,6 +20,11 @@ LLAMA: dict[str, Any] = {
     "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 200, "tie_word_embeddings": False,
 }  # fmt: skip
 GEMMA = LLAMA | {"model_type": "gemma", "head_dim": 16, "tie_word_embeddings": True}
+GEMMA2, GEMMA3 = GEMMA | {"model_type": "gemma2"}, GEMMA | {"model_type": "gemma3_text"}
+QWEN3, PHI3 = (
+    LLAMA | {"model_type": "qwen3", "head_dim": 16},
+    LLAMA | {"model_type": "phi3", "pad_token_id": 0},
+)
 T5: dict[str, Any] = {
     "model_type": "t5", "d_model": 64, "d_kv": 16, "d_ff": 160, "num_layers": 2, "num_decoder_layers": 3,
     "num_heads": 4, "vocab_size": 200, "feed_forward_proj": "gated-gelu", "dropout_rate": 0.0,
@@ -122,6 +127,15 @@ SAVED = {
     "same lengths": Case(model=LLAMA, padded=False),
     "gemma": Case(model=GEMMA),
     "gemma in 16 bits": Case(model=GEMMA, precision="bf16"),
+    "gemma 2": Case(model=GEMMA2),
+    "gemma 2 in 16 bits": Case(model=GEMMA2, precision="bf16", padded=False),
+    "gemma 3": Case(model=GEMMA3),
+    "gemma 3 in 16 bits": Case(model=GEMMA3, precision="bf16"),
+    "qwen 3": Case(model=QWEN3),
+    "qwen 3 in 16 bits": Case(model=QWEN3, precision="bf16"),
+    "phi 3": Case(model=PHI3),
+    "phi 3 without groups": Case(model=PHI3 | {"num_key_value_heads": 4}, precision="bf16"),
+    "phi 3 lora": Case(model=PHI3, rank=4, padded=False),
     "lora": Case(model=LLAMA, rank=4),
     "chunked loss": Case(model=LLAMA, chunk=32),
     "t5 with dropout": Case(model=T5 | {"dropout_rate": 0.1}),
@@ -149,6 +163,9 @@ PEAKS = {
     "t5": Case(model=T5),
     "t5 checkpointing": Case(model=T5, checkpointing=True),
     "large vocabulary": Case(model=LLAMA | {"vocab_size": 4000}),
+    "gemma 2": Case(model=GEMMA2),
+    "gemma 2 large vocabulary": Case(model=GEMMA2 | {"vocab_size": 4000}),
+    "phi 3": Case(model=PHI3),
 }
 
 
@@ -166,6 +183,8 @@ EVALUATIONS = {
     "llama": Case(model=LLAMA),
     "long rows": Case(model=LLAMA, length=512, targets=64),
     "t5": Case(model=T5, length=256, targets=64),
+    "gemma 2": Case(model=GEMMA2, length=256),
+    "phi 3": Case(model=PHI3, length=256),
     "large vocabulary": Case(model=LLAMA | {"vocab_size": 4000}),
 }
 
