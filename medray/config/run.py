@@ -26,6 +26,12 @@ RESERVED = frozenset(
 )
 
 
+def begin_of(text: str) -> tuple[str, int | None]:
+    """Return the folder and the step in `run.begin_from`; None for the newest step."""
+    folder, mark, step = text.rpartition("@")
+    return (folder, int(step)) if mark and re.fullmatch(r"[0-9]{1,12}", step) else (text, None)
+
+
 class RunConfig(Section):
     """The folder of a run, and its seed."""
 
@@ -36,6 +42,20 @@ class RunConfig(Section):
         "run", "Folder of this run inside the storage; a run with the same name resumes.", resumable=True
     )
     seed: int = key(0, "Seeds data order, weights of new modules and dropout.", ge=0, lt=2**31)
+    begin_from: str | None = key(
+        None,
+        "Folder of another run, as RUN or RUN@STEP: begin with the weights of its newest checkpoint, or of that step, at "
+        "step 0 with a fresh optimizer. Relative to the config file, or s3://bucket/prefix/name.",
+    )
+
+    @field_validator("begin_from")
+    @classmethod
+    def _with_folder(cls, text: str | None) -> str | None:
+        if text is not None and not begin_of(text)[0]:
+            raise ValueError(
+                "the folder of a run is missing", "set run.begin_from: runs/first, or runs/first@200"
+            )
+        return text
 
     @field_validator("name")
     @classmethod

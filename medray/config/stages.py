@@ -100,6 +100,7 @@ def stage_configs(config: Config) -> tuple[Config, ...]:
             model = {name: value for name, value in tree.get("model", {}).items() if name in _KEPT_OF_MODEL}
             tree["model"] = model | {"name": weights_folder(before), "init": "pretrained"}
             tree["data"] = dict(tree.get("data", {})) | {"tokenizer": _tokenizer(found[0])}
+            tree["run"] = {name: value for name, value in tree["run"].items() if name != "begin_from"}
         found.append(validated(tree))
     return tuple(found)
 

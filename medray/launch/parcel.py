@@ -9,6 +9,7 @@ from medray.config import Config
 from medray.config.data import TEMPLATE_FILES
 from medray.config.loading.load import is_url, looks_like_path
 from medray.config.loading.yaml_text import write
+from medray.config.run import begin_of
 from medray.config.stages import StageConfig, checkable, stage_configs
 from medray.config.tune import SPACE
 from medray.errors import InputError
@@ -83,6 +84,8 @@ def _own_paths(config: Config) -> Iterator[tuple[str, str]]:
         yield "data.root", data.root
     if data.template.endswith(TEMPLATE_FILES):
         yield "data.template", data.template
+    if (start := config.run.begin_from) is not None:
+        yield "run.begin_from", start if is_url(start) else begin_of(start)[0]
     for key, name in (("model.name", config.model.name), ("model.adapter", config.model.adapter)):
         if name and (looks_like_path(name) or is_url(name)):
             yield key, name

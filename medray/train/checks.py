@@ -35,6 +35,10 @@ def check(config: Config, *, elsewhere: bool = False, data: bool = True, model: 
 
         check_sources(config)
     if model:
+        if config.run.begin_from is not None:
+            from medray.train.run_folder.begin_from import beginning  # imports torch
+
+            beginning(config)
         check_weights_and_names(config, describe_model(config))
 
 

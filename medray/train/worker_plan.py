@@ -9,6 +9,7 @@ from medray.config import Config
 from medray.data.shards.row_values import RowValues
 from medray.data.shards.token_split import TokenSet
 from medray.methods import MethodLoss, loss_of
+from medray.train.checkpoint.beginning import Beginning
 
 
 @dataclass(frozen=True)
@@ -16,6 +17,7 @@ class WorkerPlan:
     """The settings and data of a rank. precision: fp32, bf16 or fp16; model: the Hugging Face config as a dict.
 
     reference: a name of the weights that training begins with, for a method that stores numbers of a frozen model.
+    begin_from: checkpoint of another run whose weights the run begins with, if it has no checkpoint of its own.
     """
 
     config: Config
@@ -27,6 +29,7 @@ class WorkerPlan:
     precision: str
     threads: int
     reference: str | None = None
+    begin_from: Beginning | None = None
 
     @property
     def method(self) -> MethodLoss:

@@ -119,7 +119,7 @@ def test_a_flag_written_as_a_key_is_answered_by_what_it_became(name: str, tmp_pa
     assert (error.file, error.key) == (file, name)
     rows = [flag for flag in FLAGS if name in flag.names]
     if name == "run":  # the section has that name: what it may hold is listed
-        assert error.fix == "use the keys of run: name, seed, storage"
+        assert error.fix == "use the keys of run: begin_from, name, seed, storage"
     else:
         assert any(_answers(str(error.fix), row) for row in rows), error.fix
 

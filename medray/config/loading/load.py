@@ -16,6 +16,7 @@ from medray.config.loading.credentials import refuse_credentials
 from medray.config.loading.dotted import merged
 from medray.config.loading.yaml_text import NotYamlError, parse, write
 from medray.config.model import PACKAGED_MODELS
+from medray.config.run import begin_of
 from medray.config.schema import Config
 from medray.config.site import check_sections
 from medray.config.stages import stage_tree
@@ -360,9 +361,13 @@ def absolute(config: Config, path: Path) -> Config:
         adapter = resolve(adapter, "model.adapter")
     storage = config.run.storage
     storage = storage if is_url(storage) else resolve(storage, "run.storage")
+    start = config.run.begin_from
+    if start is not None and not is_url(start):
+        place, step = begin_of(start)
+        start = resolve(place, "run.begin_from") + ("" if step is None else f"@{step}")
     return config.model_copy(
         update={
-            "run": config.run.model_copy(update={"storage": storage}),
+            "run": config.run.model_copy(update={"storage": storage, "begin_from": start}),
             "data": data.model_copy(update=files),
             "model": config.model.model_copy(update={"name": name, "adapter": adapter}),
         }

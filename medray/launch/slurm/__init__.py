@@ -171,7 +171,9 @@ def _mounts(config: Config) -> list[str]:
     found = dict.fromkeys(config.launch.slurm.container_mounts)
     for key, path in paths(config):
         if not is_url(path):
-            is_folder = key.endswith(("run.storage", "data.root", "model.name", "model.adapter"))
+            is_folder = key.endswith(
+                ("run.storage", "run.begin_from", "data.root", "model.name", "model.adapter")
+            )
             folder = path if is_folder else str(Path(path).parent)
             found[f"{folder}:{folder}"] = None
     return list(found)

@@ -60,7 +60,7 @@ def folder_of(root: StoragePath, step: int, attempt: int) -> StoragePath:
 
 def complete(root: StoragePath) -> list[Checkpoint]:
     """Return all complete checkpoints, oldest first."""
-    found = [_read(folder) for folder in _folders(root)]
+    found = [read(folder) for folder in _folders(root)]
     return [checkpoint for checkpoint in found if checkpoint]
 
 
@@ -112,10 +112,8 @@ def _load_first(
     for index in range(_from_rank_0(engine, len(folders))):
         step, attempt = _named(folders[index]) if engine.rank == 0 else (0, 0)
         folder = folder_of(root, _from_rank_0(engine, step), _from_rank_0(engine, attempt))
-        checkpoint = retries.attempt(_read, folder)
-        files = sorted(checkpoint.files)[engine.rank :: engine.world_size] if checkpoint else []
-        bad = not checkpoint or not all(retries.attempt(_is_sound, checkpoint, name) for name in files)
-        if not engine.sum(torch.tensor([float(bad)], device=engine.device)).item():
+        checkpoint = retries.attempt(read, folder)
+        if is_sound(checkpoint, engine, retries):
             assert checkpoint
             _restore(checkpoint, engine, retries)
             return checkpoint
@@ -190,7 +188,14 @@ def _restore(checkpoint: Checkpoint, engine: Engine, retries: Retries) -> None:
         state.load(partial(retries.attempt, reader.read), checkpoint.optimizer_step)
 
 
-def _is_sound(checkpoint: Checkpoint, name: str) -> bool:
+def is_sound(checkpoint: Checkpoint | None, engine: Engine, retries: Retries) -> bool:
+    """Return whether a checkpoint exists and all its files match their hashes. Each rank reads its share. Collective."""
+    files = sorted(checkpoint.files)[engine.rank :: engine.world_size] if checkpoint else []
+    bad = not checkpoint or not all(retries.attempt(_matches, checkpoint, name) for name in files)
+    return not engine.sum(torch.tensor([float(bad)], device=engine.device)).item()
+
+
+def _matches(checkpoint: Checkpoint, name: str) -> bool:
     try:
         with (checkpoint.folder / name).open("rb") as stream:
             return bool(sha256(stream) == checkpoint.files[name]["sha256"])
@@ -214,7 +219,7 @@ def _named(folder: StoragePath) -> tuple[int, int]:
     return (int(found[1]), int(found[2], 16)) if found else (0, 0)
 
 
-def _read(folder: StoragePath) -> Checkpoint | None:
+def read(folder: StoragePath) -> Checkpoint | None:
     """Read a checkpoint; None if it is incomplete. Raises InputError if a different version of medray wrote it."""
     try:
         manifest = json_files.read_sealed(folder / MANIFEST)

@@ -134,6 +134,15 @@ class StateReader:
         self._pieces.clear()
         self._open.close()
 
+    def sizes(self, kind: str) -> dict[str, int]:
+        """Return the number of elements of each parameter, by its name."""
+        found = {}
+        for key, pieces in self._pieces.items():
+            each, _, name = key.partition("/")
+            if each == kind:
+                found[name] = max(piece[1] for piece in pieces)
+        return found
+
     def read(self, kind: str, name: str, start: int, stop: int) -> Tensor:
         """Return elements start to stop, float32. Raises RunFailedError unless the files hold each of them once."""
         found = torch.empty(stop - start)

@@ -46,6 +46,7 @@ from medray.train.prepare import (
     resources,
 )
 from medray.train.run_folder import lock
+from medray.train.run_folder.begin_from import NOTE, TOKENIZER, beginning, check_tokenizer, named_tokenizer
 from medray.train.run_folder.changes import recorded_gpus
 from medray.train.run_folder.claim import claim
 from medray.train.run_folder.earlier_run import finished_result
@@ -222,6 +223,12 @@ def _prepare(
     if (warmup := warmup_steps(steps, config.train.scheduler)) >= steps:
         observer.phase("note", f"the learning rate rises over {warmup} steps, and the run has {steps}")
     check_versions(versions)
+    start = beginning(config)
+    tokenizer = encoding.sets["train"].tokenizer
+    facts = {TOKENIZER: named_tokenizer(tokenizer)}
+    if start is not None:
+        check_tokenizer(config, tokenizer)
+        facts[NOTE] = start.named
     reference = _reference(config, model, chosen, encoding.sets["train"].tokenizer, observer)
     threads = claim(
         config,
@@ -233,6 +240,7 @@ def _prepare(
         gpus=granted.gpus,
         rows=rows,
         reference=reference,
+        more=facts,
     )
     plan = WorkerPlan(
         config if rows is None else config.override({"train.micro_batch_size": rows}),
@@ -244,6 +252,7 @@ def _prepare(
         chosen,
         threads,
         reference,
+        start,
     )
     return _Ready(plan=plan, granted=replace(granted, threads=threads), encoding=encoding, memory=memory)
 

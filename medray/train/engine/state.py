@@ -59,6 +59,13 @@ class TrainState:
     def optimizer_step(self) -> float:
         return float(self._slots[0]["step"]) if self._slots else 0.0
 
+    def load_weights(self, read: Read) -> None:
+        """Set the weights to what `read` returns, and leave moments and extra state as they are. Collective."""
+        with torch.no_grad():
+            for part in self.slices:
+                part.set(WEIGHT, read(WEIGHT, part.name, part.start, part.stop))
+            self._publish()
+
     def load(self, read: Read, optimizer_step: float) -> None:
         """Set weights, moments and extra state to what `read` returns. Collective."""
         with torch.no_grad():

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from medray.config.method_specs import spec_of
 from medray.data.corpora.published import CORPORA
 from medray.models.export.usage import FILE, Base, Usage, example
+from medray.train.run_folder.files import DATA, read_data_notes
 from medray.train.run_folder.finished_run import FinishedRun
 
 if TYPE_CHECKING:  # which imports torch
@@ -144,6 +145,8 @@ def _origin(run: FinishedRun, base: Base) -> list[tuple[str, Any]]:
     rows.append(("licence of the base", base.licence or "not known here: see where the base was published"))
     if run.config.model.adapter:
         rows.append(("continued from the adapter", Path(run.config.model.adapter).name))
+    if began := read_data_notes(run.folder / DATA).get("begin_from"):
+        rows.append(("began with the weights of the run", began))
     if run.config.data.tokenizer == "train":
         rows.append(
             (

@@ -15,6 +15,7 @@ from functools import partial
 from medray import storage
 from medray.methods import MethodLoss
 from medray.train import checkpoint
+from medray.train.checkpoint.beginning import load_weights
 from medray.train.checkpoint.state_files import Retries
 from medray.train.checkpoint.writer import CheckpointWriter, WriterOptions
 from medray.train.engine.optimizers import learning_rate
@@ -65,6 +66,9 @@ def resume(plan: WorkerPlan, built: Built, news: News) -> Training:
     """Give the engine the state of the newest sound checkpoint, and return the steps from there on."""
     root = storage.at(plan.run_folder) / "checkpoints"
     progress = checkpoint.resume(root, built.engine, news.message, _retries(plan, built, news))
+    if progress.step == 0 and plan.begin_from is not None:
+        load_weights(plan.begin_from, built.engine, _retries(plan, built, news))
+        news.message(f"the run begins with the weights of {plan.begin_from.named} (run.begin_from)")
     return Training(plan, built, news, progress)
 
 

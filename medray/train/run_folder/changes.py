@@ -44,7 +44,7 @@ def check_unchanged(file: StoragePath, config: Config) -> tuple[str, ...]:
     file: config.yaml of the run. Raises InputError if a key that decides the numbers has changed, or if the file cannot be
     read.
     """
-    then, now = map(_within_storage, (config_at_start(file), leaves(config.model_dump(mode="json"))))
+    then, now = map(within_storage, (config_at_start(file), leaves(config.model_dump(mode="json"))))
     changed = [key for key in sorted({*then, *now}) if then.get(key, ABSENT) != now.get(key, ABSENT)]
     # If the length of a list has changed, the keys of its sections are not listed.
     lists = tuple(f"{key}[" for key in changed if any(name.startswith(f"{key}[") for name in {*then, *now}))
@@ -61,7 +61,7 @@ def check_unchanged(file: StoragePath, config: Config) -> tuple[str, ...]:
     return tuple(_change_notes(changed, then, now))
 
 
-def _within_storage(known: dict[str, Any]) -> dict[str, Any]:
+def within_storage(known: dict[str, Any]) -> dict[str, Any]:
     """Return the values with the paths of model and tokenizer relative to run.storage, if they are in there.
 
     A later stage begins from the folder of the stage before, and the storage may be moved.

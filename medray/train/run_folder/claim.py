@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from medray import storage
 from medray.config import Config, dump
@@ -20,7 +20,7 @@ from medray.train.run_folder.changes import (
     check_unchanged,
     recorded_threads,
 )
-from medray.train.run_folder.files import CONFIG, DATA, check_files, folder_of
+from medray.train.run_folder.files import CONFIG, DATA, check_files, folder_of, read_data_notes
 
 
 def claim(
@@ -34,13 +34,14 @@ def claim(
     gpus: int = 0,
     rows: int | None = None,
     reference: str | None = None,
+    more: Mapping[str, str] | None = None,
 ) -> int:
     """Write config.yaml and data.json, in a new folder if there is none. Returns the threads of each worker.
 
     tokens: folder of the training shards. precision: fp32, bf16 or fp16. threads: number that the cluster would give a
     worker; a resumed run keeps the number that it began with. steps: number of the whole run, for `medray status`. gpus:
     number per worker, which a resumed run waits for. rows: micro-batch that the plan gave, which a resumed run keeps. reference: name of the weights of
-    a stored reference. say: called with each note about changed keys that a resumed run accepts, and about records that
+    a stored reference. more: other facts about the run for data.json. say: called with each note about changed keys that a resumed run accepts, and about records that
     are put aside. Raises InputError if the run's checkpoints were made under another
     config, data or precision, or if these are not known.
     """
@@ -81,11 +82,20 @@ def claim(
         threads = kept
     elif changes:
         _clear_records(folder)
-    notes = {"tokens": tokens, "precision": precision, "threads": threads, "steps": steps, "gpus": gpus}
+    notes: dict[str, str | int] = {
+        "tokens": tokens,
+        "precision": precision,
+        "threads": threads,
+        "steps": steps,
+        "gpus": gpus,
+    }
     if rows is not None:
         notes["micro_batch_size"] = rows
     if reference is not None:
         notes["reference"] = reference
+    if resumed and (began := read_data_notes(data).get("begin_from")):
+        notes["begin_from"] = began  # a resumed run does not look at the other run again
+    notes.update(more or {})
     began_with = json.dumps(notes) + "\n"
     for path, text in ((file, dump(config)), (data, began_with)):
         storage.write(path, text, durable=True)

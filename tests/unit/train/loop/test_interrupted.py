@@ -138,14 +138,14 @@ def test_checkpoints_that_cannot_be_read_for_a_while_are_waited_for(
 ) -> None:
     made = plan(tmp_path, "away", tokens)
     training.run(made, Recorder(stop_after=5))
-    away, read = iter(range(2)), checkpoint._read
+    away, read = iter(range(2)), checkpoint.read
 
     def reads(folder: Path) -> Any:
         if next(away, None) is not None:
             raise OSError(errno.EIO, "Input/output error")
         return read(folder)
 
-    monkeypatch.setattr(checkpoint, "_read", reads)
+    monkeypatch.setattr(checkpoint, "read", reads)
     patient = Recorder()
     training.run(made, patient)
     assert patient.resumed == [5]
