@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -132,40 +133,50 @@ def test_a_search_goes_on_wherever_it_is_killed(cluster: Cluster, tmp_path: Path
     assert "finished before" in config.with_suffix(".log").read_text()
 
 
-@pytest.mark.long
-def test_a_search_is_told_to_stop_and_goes_on(cluster: Cluster, tmp_path: Path) -> None:
-    config = write(tmp_path, FOUR)
-
-    def running(number: int, steps: int) -> bool:
-        return len(steps_of(trial(tmp_path, number))) >= steps
-
-    driver = start(cluster, config)
-    until(lambda: running(1, 10) and running(2, 10), "two trials", driver=driver)
+def interrupt(driver: subprocess.Popen[bytes], folder: Path) -> None:
     driver.send_signal(signal.SIGINT)
-    ended(driver, config, code=130)
-    for number in (1, 2):
+
+
+def terminate(driver: subprocess.Popen[bytes], folder: Path) -> None:
+    driver.send_signal(signal.SIGTERM)
+
+
+def ask_to_stop(driver: subprocess.Popen[bytes], folder: Path) -> None:
+    words = [sys.executable, "-m", "medray", "stop", str(folder / "runs" / "search")]
+    asked = subprocess.run(words, check=False, capture_output=True)
+    assert asked.returncode == 0, asked.stderr
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("stop", "code", "rates"),
+    [(interrupt, 130, [1e-2, 3e-3]), (terminate, 75, [1e-2]), (ask_to_stop, 76, [1e-2])],
+    ids=["ctrl-c", "term", "medray-stop"],
+)
+def test_a_search_is_told_to_stop_and_goes_on(
+    stop: Callable[[subprocess.Popen[bytes], Path], None],
+    code: int,
+    rates: list[float],
+    cluster: Cluster,
+    tmp_path: Path,
+) -> None:
+    search = {"space": {"train.optimizer.lr": {"grid": rates}}, "concurrent": len(rates)}
+    config = write(tmp_path, search)
+    numbers = range(1, len(rates) + 1)
+    driver = start(cluster, config)
+    runs = [trial(tmp_path, number) for number in numbers]
+    until(lambda: all(len(steps_of(run)) >= 5 for run in runs), "all trials", driver=driver)
+    stop(driver, tmp_path)
+    ended(driver, config, code=code)
+    saved = {number: len(steps_of(trial(tmp_path, number))) for number in numbers}
+    for number in numbers:
         assert state(tmp_path, number) == "begun"
         assert summary(trial(tmp_path, number))["status"] == "stopped"
-        assert (trial(tmp_path, number) / "checkpoints").exists()
-    saved = len(steps_of(trial(tmp_path, 1)))
-
-    driver = start(cluster, config)
-    until(lambda: running(1, saved + 5), "the first trial resumes", driver=driver)
-    asked = subprocess.run(
-        [sys.executable, "-m", "medray", "stop", str(tmp_path / "runs" / "search")],
-        check=False,
-        capture_output=True,
-    )
-    assert asked.returncode == 0, asked.stderr
-    ended(driver, config, code=76)
-
-    driver = start(cluster, config)
-    until(lambda: state(tmp_path, 1) == "done", "the first trial", driver=driver)
-    driver.send_signal(signal.SIGTERM)
-    ended(driver, config, code=75)
+        assert saved[number] < STEPS
     ended(start(cluster, config), config)
-    assert [each["state"] for each in trials(tmp_path)] == ["done"] * 4
-    assert attempts(trial(tmp_path, 1))[1]["resumed_step"] == saved
+    assert [each["state"] for each in trials(tmp_path)] == ["done"] * len(rates)
+    for number in numbers:
+        assert attempts(trial(tmp_path, number))[1]["resumed_step"] == saved[number]
 
 
 @pytest.mark.long

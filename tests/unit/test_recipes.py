@@ -19,12 +19,13 @@ from torch import nn
 from torchrun import run_loops
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
-from medray import stages
+from medray import stages, tune
 from medray.config import Config, read
 from medray.config.peft import PeftConfig
 from medray.config.stages import stage_configs
 from medray.data.shards.preparation import encode_spec
 from medray.data.tokenizer import load_tokenizer
+from medray.errors import InputError
 from medray.models.adapters import add_adapter
 from medray.models.export import load_export
 from medray.models.quantized import elements
@@ -118,6 +119,17 @@ def test_dfpo_has_the_published_values_in_its_three_stages(tmp_path: Path) -> No
         assert (each.peft.type, each.peft.alpha, each.peft.dropout, each.peft.targets) == (
             "lora", 16, 0.1, "all-linear")  # fmt: skip
         assert (each.data.template, each.train.gradient_checkpointing) == ("legacy/adelie", True)
+
+
+def test_the_search_is_one_that_medray_tune_accepts(tmp_path: Path) -> None:
+    config = read(recipes.ROOT / "search.yaml", [f"run.storage={tmp_path}"])
+    tune.check(config, model=False)
+    assert config.tune is not None
+    assert set(config.tune.space) == {"method.alpha", "peft.rank"}
+    assert config.eval.every_steps is not None
+    assert config.eval.every_steps * 10 <= (config.train.max_steps or 0)
+    with pytest.raises(InputError, match="losses of two trials cannot be compared"):
+        tune.check(config.override({"tune.metric": "loss", "tune.mode": "min"}), model=False)
 
 
 # ---- the published sizes, without weights
