@@ -20,8 +20,10 @@ from ray import tune
 
 from medray import storage
 from medray.config import Config
+from medray.data.shards.token_split import TokenSet
 from medray.errors import InputError, MedrayError, RunFailedError, StoppedError
-from medray.plan.resources import plural
+from medray.plan.model_config import ModelDescription
+from medray.plan.resources import Supply, plural
 from medray.report.console import duration, number
 from medray.storage import StoragePath
 from medray.train.driver.nodes import awaited
@@ -37,6 +39,7 @@ from medray.tune import claim, results
 from medray.tune.board import PAUSE
 from medray.tune.checks import tune_of
 from medray.tune.earlier import trials_left
+from medray.tune.memory import check_together
 from medray.tune.page import curve, write_page
 from medray.tune.parent_run import OPEN_SECONDS, end, opening, parent_run
 from medray.tune.points import label
@@ -87,7 +90,7 @@ def run(
         with awaited(config, None, observer) as have:
             granted = share(config, have, trials_left(config))
         seconds = notes.seconds if notes else 0.0
-        search = _Search(config, granted, observer, console, stop, seconds, config_file)
+        search = _Search(config, granted, have, observer, console, stop, seconds, config_file)
         try:
             search.prepare()
             search.run()
@@ -106,6 +109,7 @@ class _Search:
         self,
         config: Config,
         granted: Share,
+        have: Supply,
         observer: RunObserver,
         console: Console | None,
         stop: StopSwitch,
@@ -113,6 +117,7 @@ class _Search:
         config_file: str | Path | None,
     ) -> None:
         self.config, self.granted, self.tune = config, granted, tune_of(config)
+        self._have = have
         self.folder = folder_of(config)
         self.state = SearchState(config, granted, TrialFiles(self.folder))
         self._observer, self._console, self._stop = observer, console, stop
@@ -154,7 +159,7 @@ class _Search:
         opened = opening(self._parent) if self._parent is not None else None
         self._recover()
         if trials_left(self.config):
-            prepare_all(self.config, self._observer)
+            prepare_all(self.config, self._observer, self._check_memory)
         waited = time.monotonic()
         while (
             opened is not None and opened.running(POLL_SECONDS) and time.monotonic() - waited < OPEN_SECONDS
@@ -228,6 +233,9 @@ class _Search:
         """End the MLflow run of the search, if it has one."""
         if self._parent is not None:
             end(self._parent, summary, self._observer.phase)
+
+    def _check_memory(self, config: Config, model: ModelDescription, tokens: TokenSet) -> None:
+        check_together(config, model, self._have, self.granted, tokens)
 
     def _tuner(self, board: Any, searcher: StateSearcher, stopper: StopByRequest) -> tune.Tuner:
         trainable = partial(

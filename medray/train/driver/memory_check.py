@@ -62,8 +62,7 @@ class MemoryCheck:
 
         Raises InputError on CPUs if rows of mean length cannot fit, unless `force`.
         """
-        given = self.given
-        usual = self._memory(replace(given, lengths=_of_mean_length(given.lengths)))
+        given, usual = self.given, self.usual
         if not given.on_gpu and given.fits(usual) is False:
             text = self._shortage(usual, "rows of mean length")
             if force:
@@ -76,6 +75,11 @@ class MemoryCheck:
         if given.fits(longest) is False:
             return f"{self._shortage(longest, 'the longest rows')}. To change that: {self._fix()}"
         return None
+
+    @property
+    def usual(self) -> RunMemory:
+        """Return the memory of the run with rows of mean length."""
+        return self._memory(replace(self.given, lengths=_of_mean_length(self.given.lengths)))
 
     def rows(self, folder: StoragePath) -> int | None:
         """Return the rows of a micro-batch; None if the plan does not decide them: on CPUs, or if the config sets them.
