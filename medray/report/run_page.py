@@ -300,6 +300,8 @@ def _run_table(summary: Record) -> str:
                 size(memory["peak_bytes"]),
             )
         )
+        if memory.get("planned_bytes"):
+            rows.append(("peak memory as planned for the longest rows", size(memory["planned_bytes"])))
     rows += [(key, number(summary[key])) for key in ("world_size", "restarts") if key in summary]
     if summary.get("order_sha256"):
         rows.append(("order (sha256)", str(summary["order_sha256"])[:16] + "…"))

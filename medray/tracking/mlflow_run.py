@@ -38,7 +38,8 @@ class TrackingSpec:
     """The tracking settings of a run: the MLflow server or database that receives its numbers.
 
     uri: `sqlite:////absolute/mlflow.db`, or the URL of a server. params: the config as flat keys, without secrets.
-    show_text: whether files with text of records may be sent. dataset: name and fingerprint of the token shards.
+    show_text: whether files with text of records may be sent. datasets: the token shards of each
+    split, never a row.
     parent: the run that this one is a part of; None if it is not a part.
     """
 
@@ -49,8 +50,20 @@ class TrackingSpec:
     tags: dict[str, str]
     params: dict[str, str]
     show_text: bool
-    dataset: tuple[str, str] | None = None
+    datasets: tuple[DatasetOfSplit, ...] = ()
     parent: ParentRun | None = None
+
+
+@dataclass(frozen=True)
+class DatasetOfSplit:
+    """The token shards of a split as MLflow shows them.
+
+    digest: fingerprint of everything that decides the tokens of both splits. context: `training` or `validation`.
+    """
+
+    name: str
+    digest: str
+    context: str
 
 
 @dataclass(frozen=True)
@@ -192,17 +205,16 @@ class RunIdentity:
         return made
 
     def _log_dataset(self, client: MlflowClient, run_id: str) -> None:
-        """Log the data set's name and the fingerprint of its tokens, which MLflow shows in the Dataset column."""
+        """Log the name of each split's data and the fingerprint of its tokens, which MLflow shows in the Dataset column."""
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
-        if self._spec.dataset is None:
-            return
-        name, digest = self._spec.dataset
-        source = json.dumps({"tokens": digest})
-        dataset = Dataset(name[:500], digest[:36], "medray", source)
-        client.log_inputs(
-            run_id, datasets=[DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])]
-        )
+        inputs = []
+        for each in self._spec.datasets:
+            source = json.dumps({"tokens": each.digest, "split": each.context})
+            dataset = Dataset(each.name[:500], each.digest[:36], "medray", source)
+            inputs.append(DatasetInput(dataset, [InputTag("mlflow.data.context", each.context)]))
+        if inputs:
+            client.log_inputs(run_id, datasets=inputs)
 
     def _log_params(self, client: MlflowClient, run_id: str) -> None:
         """Log the params once: MLflow refuses a param that changes, and a resumed run may have changed some."""

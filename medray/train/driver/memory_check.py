@@ -81,6 +81,15 @@ class MemoryCheck:
         """Return the memory of the run with rows of mean length."""
         return self._memory(replace(self.given, lengths=_of_mean_length(self.given.lengths)))
 
+    def peak_bytes(self, rows: int | None) -> int:
+        """Return the peak of a worker with the longest rows: of its GPU, or without one of its process.
+
+        rows: of a micro-batch, as `rows` returns them.
+        """
+        given = self.given
+        memory = run_memory(given.job(Choice.of(given.config, given.workers, rows)))
+        return memory.device if given.on_gpu else memory.on_node(1)
+
     def rows(self, folder: StoragePath) -> int | None:
         """Return the rows of a micro-batch; None if the plan does not decide them: on CPUs, or if the config sets them.
 

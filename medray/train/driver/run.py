@@ -171,6 +171,7 @@ def _run(
         timings.parts,
         time.perf_counter() - timings.began,
         encoding.manifests(observer),
+        planned_bytes=ready.planned_bytes,
     )
     ledger.close(result.summary, artifacts(folder))
     return result
@@ -178,12 +179,17 @@ def _run(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Ready:
-    """Everything that is decided before the workers start. memory: one line about model states, for the console."""
+    """Everything that is decided before the workers start.
+
+    memory: one line about model states, for the console. planned_bytes: peak memory of a worker by computation; None if
+    it is not known.
+    """
 
     plan: WorkerPlan
     granted: Resources
     encoding: data_phase.Encoding
     memory: str
+    planned_bytes: int | None
 
 
 def _prepare(
@@ -254,7 +260,13 @@ def _prepare(
         reference,
         start,
     )
-    return _Ready(plan=plan, granted=replace(granted, threads=threads), encoding=encoding, memory=memory)
+    return _Ready(
+        plan=plan,
+        granted=replace(granted, threads=threads),
+        encoding=encoding,
+        memory=memory,
+        planned_bytes=None if peak is None else peak.peak_bytes(rows),
+    )
 
 
 def _reference(

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from medray.errors import InputError
 from medray.storage import StoragePath
 from medray.tracking import Ledger, ParentRun, TrackingSpec
 from medray.tracking.mlflow_names import without_userinfo
-from medray.tracking.mlflow_run import UNSENT_FILE
+from medray.tracking.mlflow_run import UNSENT_FILE, DatasetOfSplit
 from medray.train.run_folder import lock
 from medray.train.run_folder.changes import flat
 from medray.train.run_folder.files import RunResult, folder_of
@@ -46,7 +47,6 @@ def tracking_spec(
     if commit:
         # The second is the name under which MLflow's page shows a commit.
         tags |= {"medray.git_commit": commit, "mlflow.source.git.commit": commit}
-    fingerprint = _tokens_of(folder_of(config)) if tracking.enabled else None
     return TrackingSpec(
         enabled=tracking.enabled,
         uri=uri,
@@ -55,7 +55,7 @@ def tracking_spec(
         tags=tags | dict(tracking.tags),
         params=flat(_params(config)),
         show_text=tracking.show_text,
-        dataset=(_dataset_name(config), fingerprint) if fingerprint else None,
+        datasets=_datasets(config) if tracking.enabled else (),
         parent=parent,
     )
 
@@ -89,21 +89,34 @@ def git_commit(folder: Path) -> str | None:
     return said if done.returncode == 0 and re.fullmatch("[0-9a-f]{40,64}", said) else None
 
 
-def _tokens_of(folder: StoragePath) -> str | None:
-    """Return the fingerprint of the tokens that a run trains on, from data.json in its folder; None if it has none."""
+def _datasets(config: Config) -> tuple[DatasetOfSplit, ...]:
+    """Return the splits that a run reads, from data.json in its folder; () if it has none."""
     try:
-        tokens = str(json.loads((folder / "data.json").read_text())["tokens"])
+        tokens = str(json.loads((folder_of(config) / "data.json").read_text())["tokens"]).rstrip("/")
     except (OSError, ValueError, LookupError, TypeError):
-        return None
-    return tokens.rstrip("/").rpartition("/")[0].rpartition("/")[2] or None
+        return ()
+    both = tokens.rpartition("/")[0]
+    fingerprint = both.rpartition("/")[2]
+    if not fingerprint:
+        return ()
+    found = [DatasetOfSplit(_dataset_name(config, "train"), fingerprint, "training")]
+    with suppress(OSError):
+        if (storage.at(both) / "validation").is_dir():
+            found.append(DatasetOfSplit(_dataset_name(config, "validation"), fingerprint, "validation"))
+    return tuple(found)
 
 
-def _dataset_name(config: Config) -> str:
-    """Return the name of the published data set, or those of the files, without a URL's query: it may hold credentials."""
+def _dataset_name(config: Config, split: str) -> str:
+    """Return the name of the published data set, or those of the files, without a URL's query: it may hold credentials.
+
+    A split that was taken from the training files has their names and its own.
+    """
     data = config.data
-    paths = [without_userinfo(entry.path).partition("?")[0] for entry in data.train]
+    own = getattr(data, split)
+    paths = [without_userinfo(entry.path).partition("?")[0] for entry in own or data.train]
     files = [path.rstrip("/").rpartition("/")[2] for path in paths]
-    return data.dataset or ", ".join(files) or "data"
+    name = data.dataset or ", ".join(files) or "data"
+    return name if own or split == "train" else f"{name}, {split}"
 
 
 def artifacts(folder: StoragePath, *, report: bool = True) -> list[str]:

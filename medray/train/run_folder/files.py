@@ -54,6 +54,7 @@ class _Memory(_Checked):
     device: str | None = None
     total_bytes: Count | None = None
     before_bytes: Count
+    planned_bytes: Count | None = None
     peak_bytes: Count
 
 

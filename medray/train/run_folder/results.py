@@ -40,8 +40,13 @@ def write_results(
     driver_seconds: dict[str, float],
     total_seconds: float,
     manifests: dict[str, Any],
+    planned_bytes: int | None = None,
 ) -> RunResult:
-    """Write the result files, and return the folder and the summary. Raises RunFailedError if nothing was trained."""
+    """Write the result files, and return the folder and the summary.
+
+    planned_bytes: peak memory of a worker as the plan computed it, None if it is not known. Raises RunFailedError if nothing
+    was trained.
+    """
     folder, config = storage.at(plan.run_folder), plan.config
     steps, evaluations = read_records(folder / STEPS_FILE), read_records(folder / EVALS_FILE)
     progress = worker_result.progress
@@ -58,6 +63,7 @@ def write_results(
         int(sum(number(line, name) for line in steps)) for name in ("tokens", "computed_tokens")
     )
     batches = plan.train.plan(config)
+    planned = {} if planned_bytes is None else {"planned_bytes": planned_bytes}
     summary = {
         "name": config.run.name,
         "status": worker_result.status,
@@ -82,7 +88,7 @@ def write_results(
         "tokens_per_second": round(tokens / seconds["train"], 3) if seconds["train"] else None,
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
         "restarts": max(attempts(folder) - 1, 0),
-        "memory": worker_result.memory and asdict(worker_result.memory),
+        "memory": worker_result.memory and asdict(worker_result.memory) | planned,
     }
     if samples:
         storage.write(

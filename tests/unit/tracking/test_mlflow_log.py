@@ -14,8 +14,13 @@ import pytest
 from medray import storage
 from medray.tracking import Ledger, ParentRun, TrackingSpec, mlflow_log
 from medray.tracking.mlflow_names import final_metrics, metric_name, step_metrics, without_userinfo
-from medray.tracking.mlflow_run import UNSENT_FILE, RunIdentity, open_client
+from medray.tracking.mlflow_run import UNSENT_FILE, DatasetOfSplit, RunIdentity, open_client
 from medray.tracking.step_file import read_records
+
+SPLITS = (
+    DatasetOfSplit("notes.csv", "0a1b", "training"),
+    DatasetOfSplit("valid.csv", "0a1b", "validation"),
+)
 
 
 def record(step: int) -> dict[str, Any]:
@@ -61,7 +66,7 @@ def test_a_resumed_run_keeps_its_mlflow_id_and_has_no_doubled_points(tmp_path: P
 
     # A new driver resumes at step 4, replays steps 5 and 6 and changes a parameter, which MLflow would refuse.
     changed = {"train/lr": "0.2", "train/new": "1"}
-    changes: dict[str, Any] = {"params": changed, "tags": {"site": "b"}, "dataset": ("notes.csv", "0a1b")}
+    changes: dict[str, Any] = {"params": changed, "tags": {"site": "b"}, "datasets": SPLITS}
     second = Ledger(str(tmp_path), spec(store, **changes))
     second.open(resumed_step=4)
     for step in range(5, 10):
@@ -89,16 +94,16 @@ def test_a_resumed_run_keeps_its_mlflow_id_and_has_no_doubled_points(tmp_path: P
     run = client.get_run(run_id)
     assert run.info.status == "FINISHED"
     assert run.data.params == {"train/lr": "0.1", "train/new": "1"}
-    tags = ("site", "medray.exported_step", "medray.warnings")
-    assert [run.data.tags[name] for name in tags] == ["b", "9", "empty_predictions, zero_gradients"]
+    shown = ("site", "medray.exported_step", "medray.warnings")
+    assert [run.data.tags[name] for name in shown] == ["b", "9", "empty_predictions, zero_gradients"]
     assert run.inputs is not None
-    [used] = run.inputs.dataset_inputs
-    assert (used.dataset.name, used.dataset.digest, used.dataset.source) == (
-        "notes.csv",
-        "0a1b",
-        '{"tokens": "0a1b"}',
-    )
-    assert [(tag.key, tag.value) for tag in used.tags] == [("mlflow.data.context", "training")]
+    inputs = sorted(run.inputs.dataset_inputs, key=lambda each: str(each.dataset.name))
+    assert [(used.dataset.name, used.dataset.digest, json.loads(used.dataset.source)) for used in inputs] == [
+        ("notes.csv", "0a1b", {"tokens": "0a1b", "split": "training"}),
+        ("valid.csv", "0a1b", {"tokens": "0a1b", "split": "validation"}),
+    ]
+    tags = [[(tag.key, tag.value) for tag in used.tags] for used in inputs]
+    assert tags == [[("mlflow.data.context", "training")], [("mlflow.data.context", "validation")]]
     assert [each.name for each in client.search_experiments()] == ["tests"]  # no empty "Default" experiment
     known = json.loads((tmp_path / "mlflow_run.json").read_text())
     assert known["experiment_id"] == run.info.experiment_id

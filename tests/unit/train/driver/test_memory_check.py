@@ -58,6 +58,7 @@ def test_cpus_refuse_what_cannot_fit_and_force_warns(tokens: TokenSet) -> None:
     assert "130 GB" in warning
     large = check(tokens, *on_cpu(400), "fp32")
     assert large is not None
+    assert 129e9 < large.peak_bytes(1) <= large.peak_bytes(64) < 400e9
     assert large.check(force=False) is None
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import medray
 from medray.config import read
+from medray.tracking.mlflow_run import DatasetOfSplit
 from medray.train.driver.tracking import git_commit, tracking_spec
 from medray.train.export.evaluation import at_exported_step
 
@@ -47,7 +48,7 @@ def test_tags_name_version_and_commit_and_the_dataset_the_fingerprint(tmp_path: 
     config = read(file)
     before = tracking_spec(config, file)
     assert before.tags == {"medray.version": medray.__version__, "site": "a"}  # no checkout, and not begun
-    assert before.dataset is None
+    assert before.datasets == ()
 
     git(tmp_path, "init", "-q")
     assert git_commit(tmp_path) is None  # no commit yet
@@ -58,7 +59,11 @@ def test_tags_name_version_and_commit_and_the_dataset_the_fingerprint(tmp_path: 
     spec = tracking_spec(config, file)
     commit = git(tmp_path, "rev-parse", "HEAD")
     assert spec.tags["medray.git_commit"] == spec.tags["mlflow.source.git.commit"] == commit
-    assert spec.dataset == ("train.jsonl", "0a1b2c")
+    assert spec.datasets == (DatasetOfSplit("train.jsonl", "0a1b2c", "training"),)
+    (tmp_path / "runs" / "tokens" / "0a1b2c" / "validation").mkdir(parents=True)
+    named = [(each.name, each.digest, each.context) for each in tracking_spec(config, file).datasets]
+    assert named[1] == ("held_out.jsonl", "0a1b2c", "validation")
+    assert len(named) == 2
 
 
 def test_a_commit_that_cannot_be_read_is_no_failure(tmp_path: Path) -> None:

@@ -33,7 +33,14 @@ def test_a_destroyed_model_is_done_with_warnings(tmp_path: Path) -> None:
         (folder / name).write_text("".join(json.dumps(record) + "\n" for record in records))
     samples = [TextSample(str(number), "a prompt", f"note {number}", "") for number in range(4)]
     found = write_results(
-        plan, outcome, {"rougeL": 0.0}, samples, {}, 1.0, {"train": summarize(tokens)}
+        plan,
+        outcome,
+        {"rougeL": 0.0},
+        samples,
+        {},
+        1.0,
+        {"train": summarize(tokens)},
+        planned_bytes=2 * 10**9,
     ).summary
     assert found["status"] == "done"
     assert {warning["name"] for warning in found["warnings"]} >= {
@@ -42,6 +49,8 @@ def test_a_destroyed_model_is_done_with_warnings(tmp_path: Path) -> None:
         "metric_fell_to_zero",
     }
     assert json.loads((folder / "summary.json").read_text())["warnings"] == found["warnings"]
+    assert found["memory"]["planned_bytes"] == 2 * 10**9
     page = (folder / "report.html").read_text()
+    assert "peak memory as planned for the longest rows" in page
     assert "4 of 4 predictions are empty" in page
     assert f"done, with {len(found['warnings'])} warnings" in page
