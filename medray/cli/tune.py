@@ -142,7 +142,10 @@ def show(console: Any, config: Config, result: SearchResult, command: list[str])
     ]
     if trials:
         console.table("best trials", rows)
-    counted = ", ".join(f"{count} {state}" for state, count in sorted(search["counts"].items()))
+    words = {"begun": "not ended"}
+    counted = ", ".join(
+        f"{count} {words.get(state, state)}" for state, count in sorted(search["counts"].items())
+    )
     facts: list[tuple[str, ...]] = [
         ("status", summary["status"] + (f" by tune.{search['ended_by']}" if search["ended_by"] else "")),
         ("trials", counted or "none"),

@@ -361,13 +361,14 @@ def absolute(config: Config, path: Path) -> Config:
         adapter = resolve(adapter, "model.adapter")
     storage = config.run.storage
     storage = storage if is_url(storage) else resolve(storage, "run.storage")
+    run = {"storage": storage}
     start = config.run.begin_from
     if start is not None and not is_url(start):
         place, step = begin_of(start)
-        start = resolve(place, "run.begin_from") + ("" if step is None else f"@{step}")
+        run["begin_from"] = resolve(place, "run.begin_from") + ("" if step is None else f"@{step}")
     return config.model_copy(
         update={
-            "run": config.run.model_copy(update={"storage": storage, "begin_from": start}),
+            "run": config.run.model_copy(update=run),
             "data": data.model_copy(update=files),
             "model": config.model.model_copy(update={"name": name, "adapter": adapter}),
         }

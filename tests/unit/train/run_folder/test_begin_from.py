@@ -14,8 +14,10 @@ from recorder import Recorder
 from s3_server import s3_server
 
 from medray import storage
-from medray.config import dump
+from medray.config import dump, read
+from medray.config.stages import stage_configs
 from medray.errors import InputError
+from medray.launch import parcel
 from medray.models.export.usage import Base
 from medray.train import checkpoint
 from medray.train.checkpoint.state_files import StateReader
@@ -192,3 +194,17 @@ def test_a_tokenizer_trained_on_other_records_is_refused(tmp_path: Path) -> None
     check_tokenizer(config, "/runs/tokenizers/one")
     with pytest.raises(InputError, match="another tokenizer"):
         check_tokenizer(config, "/runs/tokenizers/two")
+
+
+def test_the_folder_is_relative_to_the_config_and_stages_begin_there_once(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("run: {name: next, begin_from: runs/first@20}\ndata: {train: x.jsonl}\n")
+    config = read(file)
+    assert config.run.begin_from == f"{tmp_path.resolve()}/runs/first@20"
+    assert read(file, ["run.begin_from=s3://bucket/runs/a@b"]).run.begin_from == "s3://bucket/runs/a@b"
+    assert ("run.begin_from", f"{tmp_path.resolve()}/runs/first") in set(parcel.paths(config))
+    with pytest.raises(InputError, match="the folder of a run is missing"):
+        read(file, ["run.begin_from=@3"])
+    file.write_text(file.read_text() + "stages: [{name: one}, {name: two}]\n")
+    first, second = stage_configs(read(file))
+    assert (first.run.begin_from, second.run.begin_from) == (config.run.begin_from, None)
