@@ -31,6 +31,7 @@ from medray.tracking.mlflow_names import (
     without_userinfo,
 )
 from medray.tracking.mlflow_run import PERMANENT, RunIdentity, TrackingSpec, open_client
+from medray.tracking.registry import register
 from medray.tracking.step_file import SteadyClock
 
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ class MlflowLog:
         clock: SteadyClock,
     ) -> None:
         self.run_id: str | None = None
+        self._folder = run_folder
         self._spec, self._message, self._stored, self._clock = spec, message, stored, clock
         self._identity = RunIdentity(run_folder, spec, message)
         self._began_ms, self._shift_ms = clock.now_ms(), 0
@@ -311,6 +313,7 @@ class MlflowLog:
             return
         client.set_terminated(run_id, STATUS.get(str(self._summary.get("status")), "FAILED"), ended_ms)
         self._ended = True
+        self._register(client, run_id)
         # Files come last, one attempt each: they often go to other storage, which may always refuse them.
         for path in list(self._artifacts):
             if self._given_up:
@@ -322,6 +325,19 @@ class MlflowLog:
                 self._error = type(error).__name__
         if self.finished:
             self._identity.note_sent()
+
+    def _register(self, client: MlflowClient, run_id: str) -> None:
+        """Register the export of a run that is done, if the config asks for it. One attempt: a registry may refuse it."""
+        name = self._spec.register
+        if name is None or self._summary.get("status") != "done":
+            return
+        try:
+            register(client, name, run_id, str(self._folder / "export"))
+        except Exception as error:
+            self._message(
+                f"MLflow did not register the export as {name} ({type(error).__name__}). A server accepts an export only "
+                "where it can read it: use a run.storage in a bucket, or register it by hand."
+            )
 
     def _artifact(self, path: StoragePath) -> None:
         """Send a file. Without `show_text`, only files that are known to hold no text of records are sent."""

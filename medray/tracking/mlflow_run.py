@@ -40,7 +40,8 @@ class TrackingSpec:
     uri: `sqlite:////absolute/mlflow.db`, or the URL of a server. params: the config as flat keys, without secrets.
     show_text: whether files with text of records may be sent. datasets: the token shards of each
     split, never a row.
-    parent: the run that this one is a part of; None if it is not a part.
+    parent: the run that this one is a part of; None if it is not a part. register: model of which the export becomes a
+    version.
     """
 
     enabled: bool
@@ -52,6 +53,7 @@ class TrackingSpec:
     show_text: bool
     datasets: tuple[DatasetOfSplit, ...] = ()
     parent: ParentRun | None = None
+    register: str | None = None
 
 
 @dataclass(frozen=True)

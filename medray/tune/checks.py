@@ -98,6 +98,13 @@ def _check_search(config: Config, tune: TuneConfig) -> None:
             value=config.run.name,
             fix=f"use at most {longest} characters",
         )
+    if config.tracking.register_as is not None:
+        raise InputError(
+            "a search registers no model, because most of its trials are not meant to be used",
+            key="tracking.register_as",
+            value=config.tracking.register_as,
+            fix="remove the key, and train best.yaml with it afterwards",
+        )
     if cluster.fewest_workers != cluster.most_workers:
         raise InputError(
             "trials can only be compared if all of them have the same number of workers",

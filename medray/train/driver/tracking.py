@@ -57,6 +57,7 @@ def tracking_spec(
         show_text=tracking.show_text,
         datasets=_datasets(config) if tracking.enabled else (),
         parent=parent,
+        register=None if config.stages or config.tune else tracking.register_as,
     )
 
 

@@ -505,3 +505,16 @@ def test_an_id_that_cannot_be_written_creates_only_one_run(
     run_id = wait_for_run(ledger)
     ledger.close({"status": "done", "steps": 1}, [])
     assert [run.info.run_id for run in client.search_runs([found.experiment_id])] == [run_id]
+
+
+def test_the_export_of_a_run_that_is_done_is_registered_once(store: str, tmp_path: Path) -> None:
+    asked = spec(store, register="notes")
+    for status in ("stopped", "done"):
+        ledger = Ledger(str(tmp_path), asked)
+        ledger.open(resumed_step=0)
+        ledger.step(record(1))
+        ledger.close({"status": status, "steps": 1}, [])
+    ledger = Ledger(str(tmp_path), asked)
+    ledger.send_unsent({"status": "done", "steps": 1}, [])
+    (version,) = open_client(store).search_model_versions("name='notes'")
+    assert (version.run_id, version.source) == (ledger.mlflow_run_id(), f"file://{tmp_path}/export")

@@ -39,6 +39,7 @@ def test_a_search_that_can_work_is_accepted(tmp_path: Path) -> None:
         ({"metric": "accuracy"}, {}, "tune.metric", "use one of loss"),
         ({"scheduler": "asha"}, {}, "tune.scheduler", "eval.every_steps"),
         ({}, {"cluster": {"workers": [1, 2]}}, "cluster.workers", "cluster.workers: 2"),
+        ({}, {"tracking": {"register_as": "notes"}}, "tracking.register_as", "best.yaml"),
         ({}, {"run": {"name": "x" * 95}}, "run.name", "at most"),
         # A key without effect is refused, for all draws, as medray train refuses it.
         ({"space": {"peft.rank": {"randint": [2, 8]}}}, {}, "tune.space.peft.rank", "peft"),
