@@ -1,4 +1,4 @@
-"""The registration of an export in MLflow's model registry, on request. Only its place is sent, no file."""
+"""The registration of an export in MLflow's model registry, on request. Only its folder or URL is sent, no file."""
 
 from __future__ import annotations
 
