@@ -369,7 +369,10 @@ class _Search:
 
     def _why_nothing(self, trials: dict[int, Trial]) -> str:
         if self._spent:
-            return f"tune.{self._spent} was reached before a trial was complete: use a higher limit"
+            return (
+                f"tune.{self._spent} was reached before a trial was complete; what has begun is saved. Fix: run the same "
+                f"command with a higher tune.{self._spent}, which continues the search"
+            )
         failed = [trial for trial in trials.values() if trial.state == "failed"]
         if failed:
             return f"no trial is complete; {len(failed)} failed, the first with: {failed[0].reason}"
