@@ -134,6 +134,8 @@ def by_medray(model_name: str, rows: str, tokens: int, out: Path) -> dict[str, f
     manifest = json.loads((out / "manifest.json").read_text())
     counts = {f"part-{number:06d}.jsonl": part[-1] for number, part in enumerate(manifest["parts"])}
     ordered = sorted(times, key=lambda name: times[name])
+    if len(ordered) < 4:
+        raise SystemExit(f"only {len(ordered)} parts were timed: use more rows")
     timed = sum(counts[name] for name in ordered[1:])
     seconds = times[ordered[-1]] - times[ordered[0]] if len(ordered) > 1 else 0.0
     return {
@@ -156,8 +158,11 @@ def _watch(driver: int, parts: Path, sizes: list[int], times: dict[str, float]) 
             return
         found = [entry.name for entry in os.scandir(parts)] if parts.is_dir() else []
         for name in found:
-            if name.startswith("part-"):
-                times.setdefault(name, time.monotonic())
+            if name.startswith("part-") and name not in times:
+                try:
+                    times[name] = (parts / name).stat().st_mtime
+                except FileNotFoundError:  # the parts have been merged
+                    return
         if times:
             sizes.append(resident)
         time.sleep(0.05)
