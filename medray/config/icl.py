@@ -13,7 +13,8 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from medray.config.backends import BackendConfig
-from medray.config.data import ColumnsConfig, ExtractionConfig, SourceConfig
+from medray.config.columns import ColumnsConfig
+from medray.config.data import ExtractionConfig, SourceConfig
 from medray.config.loading.load import absolute, looks_like_path
 from medray.config.loading.own_file import path_near_file, read_own
 from medray.config.run import RunConfig
