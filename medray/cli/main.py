@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from medray import __version__
 from medray.cli import (
+    chat,
     config,
     data,
     doctor,
@@ -54,6 +55,7 @@ def parser() -> argparse.ArgumentParser:
         train,
         tune,
         predict,
+        chat,
         status,
         logs,
         stop,

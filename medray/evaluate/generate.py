@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from medray.data.batching.collate import MicroBatch, collate
 from medray.data.encode import IGNORED
 from medray.evaluate.decoding import Decoding
-from medray.evaluate.sampling import Draw, StopAt
+from medray.evaluate.sampling import Draw, StopAt, Watch, Watched
 from medray.models.adapters.virtual_tokens import task_inputs
 from medray.models.forward import loss_logits, unwrap
 from medray.models.generation import before_end, evaluation_settings, generating_with
@@ -68,11 +68,13 @@ def answers(
     synced: bool = False,
     log_probability: bool = False,
     task: str = "label",
+    watch: Watch | None = None,
 ) -> list[Answer]:
     """Generate one answer per prompt.
 
     rows, synced: as in `generate`. log_probability: also compute it for each answer, which takes one more forward pass.
-    task: the task that the prompts ask for; an adapter may distinguish tasks.
+    task: the task that the prompts ask for; an adapter may distinguish tasks. watch: sees every new token and may end
+    rows; not with beams, which change earlier tokens.
     """
     inner = getattr(model, "module", model)
     ids = torch.from_numpy(prompts.input_ids).to(device)
@@ -92,7 +94,7 @@ def answers(
             attention_mask=mask,
             generation_config=settings,
             synced_gpus=synced,
-            **_callbacks(tokenizer, decoding, rows, begin),
+            **_callbacks(tokenizer, decoding, rows, begin, watch),
             **task_inputs(model, [task] * len(ids), device),
         )
     found = _read(tokenizer, out[:, begin:], settings.eos_token_id, decoding.stop)
@@ -148,9 +150,18 @@ def log_probabilities(
     return found
 
 
-def _callbacks(tokenizer: Any, decoding: Decoding, rows: Sequence[str] | None, begin: int) -> dict[str, Any]:
-    """Return the arguments of generate() for sampling and stop texts; none for plain greedy or beam search."""
+def read_answer(tokenizer: Any, ids: Sequence[int], ends: Sequence[int], stop: Sequence[str]) -> Answer:
+    """Return the answer in the generated ids of one row, as `answers` reads it. ends: ids that end an answer."""
+    [(answer, _)] = _read(tokenizer, torch.tensor([list(ids)], dtype=torch.long), ends, stop)
+    return answer
+
+
+def _callbacks(
+    tokenizer: Any, decoding: Decoding, rows: Sequence[str] | None, begin: int, watch: Watch | None
+) -> dict[str, Any]:
+    """Return the arguments of generate() for sampling, stop texts and a watch; none for plain greedy or beam search."""
     made: dict[str, Any] = {}
+    criteria: list[Any] = []
     if decoding.samples:
         from transformers import LogitsProcessorList
 
@@ -158,9 +169,13 @@ def _callbacks(tokenizer: Any, decoding: Decoding, rows: Sequence[str] | None, b
             raise ValueError("sampling needs the ids of the rows")
         made["logits_processor"] = LogitsProcessorList([Draw(decoding, rows, begin)])
     if decoding.stop:
+        criteria.append(StopAt(tokenizer, decoding.stop, begin))
+    if watch is not None:
+        criteria.append(Watched(watch, begin))
+    if criteria:
         from transformers import StoppingCriteriaList
 
-        made["stopping_criteria"] = StoppingCriteriaList([StopAt(tokenizer, decoding.stop, begin)])
+        made["stopping_criteria"] = StoppingCriteriaList(criteria)
     return made
 
 

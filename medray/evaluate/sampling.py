@@ -1,4 +1,4 @@
-"""Sampling and stop texts, as callbacks of transformers' generate().
+"""Sampling, stop texts and what watches an answer while it is written, as callbacks of transformers' generate().
 
 transformers draws the tokens of all rows of a batch from one generator, so the text of a row would depend on the rows
 that it shares a batch with. Here each row has its own random numbers, which depend only on the seed and the row's id.
@@ -7,7 +7,7 @@ that it shares a batch with. Here each row has its own random numbers, which dep
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,9 @@ import torch
 from torch import Tensor
 
 from medray.evaluate.decoding import Decoding
+
+# Called after each token with the ids generated so far, int64 [rows, tokens]; returns which rows should end.
+Watch = Callable[[Tensor], Sequence[bool]]
 
 
 class Draw:
@@ -59,6 +62,17 @@ class StopAt:
         texts = self._tokenizer.batch_decode(last, skip_special_tokens=True)
         found = [any(stop in text for stop in self._stop) for text in texts]
         return torch.tensor(found, device=input_ids.device)
+
+
+class Watched:
+    """A stopping criterion that ends the rows that a `Watch` names."""
+
+    def __init__(self, watch: Watch, begin: int) -> None:
+        self._watch, self._begin = watch, begin
+
+    def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:
+        """Return which rows have ended, bool [rows]."""
+        return torch.tensor(self._watch(input_ids[:, self._begin :]), device=input_ids.device)
 
 
 def random_numbers(seed: int, row: str, count: int) -> np.ndarray:
