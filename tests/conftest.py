@@ -46,6 +46,7 @@ RANKS = (
 # Files and folders that `make check` leaves out (--quick): their tests import torch, or wait for MLflow.
 NOT_QUICK = (
     "tests/unit/cli/test_chat.py",
+    "tests/unit/cli/test_serve.py",
     "tests/unit/cli/data/test_inspect.py",
     "tests/unit/cli/data/test_inspect_imports.py",
     "tests/unit/cli/test_export.py",

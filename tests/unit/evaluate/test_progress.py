@@ -9,43 +9,20 @@ from typing import Any
 
 import pytest
 import tiny
-import torch
+from tiny_answerer import tiny_answerer
 
 from medray.data.records import Message
-from medray.evaluate.asking import Answerer, AskedModel
+from medray.evaluate.asking import Answerer
 from medray.evaluate.conversation import Conversation, takes_turns
 from medray.evaluate.decoding import Decoding
 from medray.evaluate.progress import Row, TextPieces, write
 from medray.evaluate.room import Room, room_of
-
-CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
 def answerer(tmp_path_factory: pytest.TempPathFactory) -> Answerer:
     """A model with weights that are large enough for varied answers."""
     return tiny_answerer(tmp_path_factory.mktemp("model"))
-
-
-def tiny_answerer(folder: Path, architecture: str = "causal", *, prompted: bool = True) -> Answerer:
-    tokens = tiny.token_set(folder, tiny.rows(3), architecture=architecture)
-    tiny.saved_model(folder / "base", "llama-tiny" if architecture == "causal" else "t5-tiny", tokens)
-    found = Answerer(
-        AskedModel(
-            weights=str(folder / "base"),
-            tokenizer=tokens.tokenizer,
-            spec=tokens.spec,
-            prompted=prompted,
-            decoding=Decoding(max_new_tokens=9),
-            tuned=False,
-        ),
-        CPU,
-    )
-    torch.manual_seed(4)
-    with torch.no_grad():
-        for one in found.model.parameters():
-            one.add_(torch.randn_like(one), alpha=0.3)
-    return found
 
 
 def pieces_of(answerer: Answerer, decoding: Decoding, count: int = 6) -> None:
