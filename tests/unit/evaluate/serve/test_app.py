@@ -103,6 +103,25 @@ def test_requests_at_the_same_time_share_batches_and_get_their_own_answers(
     assert 1 < health["largest_batch"] <= LIMITS.batch
 
 
+def test_a_model_of_conversations_takes_earlier_turns_and_a_system_message(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    talking = tiny_answerer(tmp_path_factory.mktemp("talking"), prompted=False)
+    turns = [("system", "be brief"), ("user", "fever"), ("assistant", "rash"), ("user", "dose daily")]
+    model = ServedModel("notes", talking, LIMITS)
+    with TestClient(application(model, None), base_url="http://localhost") as client:
+        for first in (0, 1, 3):
+            said: list[Any] = [Message(role, text) for role, text in turns[first:]]  # type: ignore[arg-type]
+            [wanted] = talking.answers([talking.prompt_ids(said)], Decoding(max_new_tokens=6))
+            body = {"messages": [{"role": role, "content": text} for role, text in turns[first:]]}
+            found = client.post(PREDICT, json=body | {"max_new_tokens": 6}).json()
+            assert (found["prediction"], found["cut"]) == (wanted.text, False), first
+            whole = client.post(CHAT, json=body | {"model": "notes", "max_tokens": 6}).json()
+            assert whole["choices"][0]["message"]["content"] == wanted.text
+            assert whole["choices"][0]["finish_reason"] == wanted.finish
+    model.close()
+
+
 def test_stop_texts_seeds_and_limits(client: TestClient, answerer: Answerer) -> None:
     text = "fever and cough"
     whole = expected(answerer, text)
