@@ -34,8 +34,11 @@ def message(**changes: Any) -> list[dict[str, Any]]:
     return [{"role": "user", "content": MARK} | changes]
 
 
-def requests(model: str, *, body_bytes: int) -> list[Hostile]:
-    """Return the requests, for a model that reads single inputs and a server with this limit of bodies."""
+def requests(model: str, *, body_bytes: int, words: int) -> list[Hostile]:
+    """Return the requests, for a model that reads single inputs.
+
+    body_bytes: the server's limit of bodies, at least 200,000. words: number of words that are too many tokens.
+    """
 
     def one(name: str, says: str, status: int = 400, **changes: Any) -> Hostile:
         return Hostile(name=name, body=chat(model, **changes), says=says, status=status)
@@ -47,7 +50,7 @@ def requests(model: str, *, body_bytes: int) -> list[Hostile]:
     return [
         raw("huge body", b'{"model": "' + MARK.encode() * (body_bytes // 8) + b'"}' * 9, "bytes", 413),
         raw("deep JSON", b"[" * 50_000, "not JSON"),
-        raw("deep object", b'{"a":' * 20_000 + b"1" + b"}" * 20_000, "not JSON"),
+        raw("deep object", b'{"a":' * 5000 + b"1" + b"}" * 5000, "not JSON"),
         raw("not JSON", MARK.encode(), "not JSON"),
         raw("cut JSON", whole[:-5], "not JSON"),
         raw("NaN", whole[:-1] + b', "temperature": NaN}', "not JSON"),
@@ -104,7 +107,7 @@ def requests(model: str, *, body_bytes: int) -> list[Hostile]:
             messages=[*message(), {"role": "assistant", "content": "x"}, *message()],
         ),
         one("too many characters", "too long", messages=message(content=MARK * 20_000)),
-        one("too many tokens", "too long", messages=message(content="fever " * 200)),
+        one("too many tokens", "too long", messages=message(content="fever " * words)),
         one("other model", "no such model", 404, model=MARK),
         one("model a number", "model", model=5),
         raw("input and messages", b'{"input": "x", "messages": []}', "either", path=PREDICT),

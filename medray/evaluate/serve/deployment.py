@@ -113,11 +113,11 @@ def check_free(host: str, port: int) -> None:
 
 
 @contextlib.contextmanager
-def served(serving: Serving) -> Iterator[None]:
+def served(serving: Serving, *, private: bool) -> Iterator[None]:
     """Serve in the block, on the connected cluster. When it ends, answers that are being written are finished.
 
-    Raises InputError if the cluster serves something already, and RunFailedError if the model or the address cannot be
-    used.
+    private: whether the cluster ends with this command. Raises InputError if the cluster serves something already, and
+    RunFailedError if the model or the address cannot be used.
     """
     from ray import serve
 
@@ -145,10 +145,10 @@ def served(serving: Serving) -> Iterator[None]:
         _wait_for_proxy(serving)
         yield
     finally:
-        _end()
+        _end(private=private)
 
 
-def _end() -> None:
+def _end(*, private: bool) -> None:
     """Finish the answers that are being written, then end the proxy and the connections to it."""
     from ray import serve
 
@@ -157,7 +157,8 @@ def _end() -> None:
         limit = time.monotonic() + FINISH_SECONDS
         while APP in serve.status().applications and time.monotonic() < limit:
             time.sleep(POLL_SECONDS)
-    serve.shutdown()
+    if not private:  # the end of a private cluster ends the rest, and without a warning of Ray about it
+        serve.shutdown()
 
 
 def _wait_for_proxy(serving: Serving) -> None:

@@ -157,7 +157,7 @@ def test_an_input_that_is_too_long_is_cut_only_if_the_request_says_so(
 
 
 @pytest.mark.parametrize(
-    "case", hostile.requests("notes", body_bytes=LIMITS.body_bytes), ids=lambda case: case.name
+    "case", hostile.requests("notes", body_bytes=LIMITS.body_bytes, words=70), ids=lambda case: case.name
 )
 def test_a_hostile_request_is_refused_in_the_form_of_openai(
     case: hostile.Hostile, client: TestClient, caplog: pytest.LogCaptureFixture
