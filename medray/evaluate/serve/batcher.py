@@ -1,7 +1,8 @@
 """The batches of waiting requests: one thread asks the model, and takes as many waiting requests at once as fit together.
 
 Requests that arrive while a batch is written wait for the next one. Streamed requests are in the same batches as the
-others: each row of a batch has its own limit, stop texts and listener (`evaluate/progress.py`).
+others: each row of a batch has its own limit, stop texts and listener (`evaluate/progress.py`). Ray Serve's own
+batches (`serve.batch`) would mix requests that cannot share a call of generate(), such as those of two temperatures.
 """
 
 from __future__ import annotations

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import logging
+import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -17,6 +21,7 @@ from tiny_answerer import tiny_answerer
 from medray.data.records import Message
 from medray.evaluate.asking import Answerer
 from medray.evaluate.decoding import Decoding
+from medray.evaluate.generate import Answer
 from medray.evaluate.serve.app import application
 from medray.evaluate.serve.limits import Limits
 from medray.evaluate.serve.model import ServedModel
@@ -203,23 +208,26 @@ def test_without_a_token_only_names_of_this_machine_are_answered(answerer: Answe
     model.close()
 
 
-def test_a_slow_body_is_refused(client: TestClient) -> None:
-    """The application is called directly: a test client sends a body at once."""
-    import asyncio
-
-    sent: list[Any] = []
+def called(path: str, receive: Any, send: Any) -> tuple[Any, Any, Any]:
+    """Return the arguments of a call of the application, for what a test client cannot do."""
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"authorization", BEARER["authorization"].encode()),
+    ]
     scope = {
         "type": "http",
         "method": "POST",
-        "path": PREDICT,
-        "raw_path": PREDICT.encode(),
+        "path": path,
+        "raw_path": path.encode(),
         "query_string": b"",
         "root_path": "",
-        "headers": [
-            (b"content-type", b"application/json"),
-            (b"authorization", BEARER["authorization"].encode()),
-        ],
+        "headers": headers,
     }
+    return scope, receive, send
+
+
+def test_a_slow_body_is_refused(client: TestClient) -> None:
+    sent: list[Any] = []
 
     async def receive() -> Any:
         await asyncio.sleep(0.2)
@@ -229,8 +237,46 @@ def test_a_slow_body_is_refused(client: TestClient) -> None:
         sent.append(message)
 
     app: Any = client.app
-    asyncio.run(app(scope, receive, send))
+    asyncio.run(app(*called(PREDICT, receive, send)))
     assert sent[0]["status"] == 408
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
+def test_the_answer_for_a_client_that_has_gone_is_given_up(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch, stream: bool
+) -> None:
+    begun, ended = threading.Event(), threading.Event()
+
+    def endless(_: Any, __: Any, rows: Any, *___: Any, **____: Any) -> Any:
+        begun.set()
+        while not rows[0].cancelled:
+            time.sleep(0.001)
+        ended.set()
+        return [Answer(text="", tokens=1, finish="length")]
+
+    monkeypatch.setattr("medray.evaluate.serve.model.write", endless)
+    body = hostile.chat("notes", stream=stream)
+
+    async def ask_and_go() -> None:
+        given = [{"type": "http.request", "body": body, "more_body": False}]
+
+        async def receive() -> Any:
+            if given:
+                return given.pop()
+            return await asyncio.Event().wait()
+
+        async def send(_: Any) -> None:
+            pass
+
+        app: Any = client.app
+        task = asyncio.ensure_future(app(*called(CHAT, receive, send)))
+        await asyncio.to_thread(begun.wait, 20)
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+    asyncio.run(ask_and_go())
+    assert ended.wait(20)
 
 
 def test_an_error_of_ours_is_answered_and_its_text_is_in_no_log(
