@@ -122,7 +122,7 @@ def _run(arguments: argparse.Namespace, stop: StopSwitch) -> int:
         _refuse_stopped(stop)
         wanted = arguments.cpus or (1 if address else max((os.cpu_count() or 1) // serving.replicas, 1))
         cpus, gpus = share_of_replica(serving.replicas, wanted)
-        with served(replace(serving, cpus=cpus, gpus=gpus), private=address is None):
+        with served(replace(serving, cpus=cpus, gpus=gpus, private=address is None)):
             host = f"[{serving.host}]" if ":" in serving.host else serving.host
             _say(
                 f"{serving.name} answers at http://{host}:{serving.port} ({_access(serving)}). Ctrl-C ends it"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import shutil
+import tempfile
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,14 @@ os.environ.update(OWN)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, Any, Any]:
     with seen_in(Path(__file__).parent, OWN, item):
         return (yield)
+
+
+@pytest.fixture
+def short() -> Iterator[Path]:
+    """A folder for Ray's sockets, whose paths may have 107 bytes."""
+    folder = Path(tempfile.mkdtemp(prefix="t", dir="/tmp"))
+    yield folder
+    shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="package")

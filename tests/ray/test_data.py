@@ -6,12 +6,9 @@ import gzip
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
-import tempfile
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -286,14 +283,6 @@ def test_a_published_corpus_by_name(connected: Any, tmp_path: Path, corpora: Pat
         for shard in sets["train"].index.shards
     )
     assert 0 < empty <= 13, "rows whose teacher could not be parsed stay, without a label to learn"
-
-
-@pytest.fixture
-def short() -> Iterator[Path]:
-    """A folder for Ray's sockets, whose paths may have 107 bytes."""
-    folder = Path(tempfile.mkdtemp(prefix="t", dir="/tmp"))
-    yield folder
-    shutil.rmtree(folder)
 
 
 def test_inspect_as_a_command_on_a_cluster_of_its_own(

@@ -32,7 +32,7 @@ class Serving:
     """The model that is served, and the address.
 
     name: the name of the model in requests. token: digest of the bearer token, None for none. cpus, gpus: what
-    each replica gets.
+    each replica gets. private: whether the cluster is of this command only and ends with it.
     """
 
     asked: AskedModel
@@ -44,6 +44,7 @@ class Serving:
     replicas: int = 1
     cpus: float = 1.0
     gpus: float = 0.0
+    private: bool = True
 
 
 class Replica:
@@ -57,6 +58,8 @@ class Replica:
         from medray.evaluate.serve.model import ServedModel
 
         os.umask(PRIVATE)
+        if serving.private:
+            _only_loopback()
         of_transformers.disable_progress_bar()
         of_transformers.set_verbosity_error()
         if not serving.gpus:
@@ -69,6 +72,23 @@ class Replica:
         from medray.evaluate.serve.app import application
 
         return application(self._model, self._token)
+
+
+def _only_loopback() -> None:
+    """Let the replica of this process listen on loopback for calls of other replicas.
+
+    Ray starts this gRPC server after the constructor of a replica, on all addresses of the machine. It unpickles what
+    it receives. Ray's token protects it, but nobody outside this machine needs it.
+    """
+    import ray.serve._private.replica
+
+    of_ray: Any = ray.serve._private.replica
+    own = of_ray.add_port_to_grpc_server
+
+    def on_loopback(server: Any, address: str) -> int:
+        return int(own(server, address.replace("[::]", "127.0.0.1")))
+
+    of_ray.add_port_to_grpc_server = on_loopback
 
 
 def share_of_replica(replicas: int, cpus: int) -> tuple[float, float]:
@@ -113,11 +133,11 @@ def check_free(host: str, port: int) -> None:
 
 
 @contextlib.contextmanager
-def served(serving: Serving, *, private: bool) -> Iterator[None]:
+def served(serving: Serving) -> Iterator[None]:
     """Serve in the block, on the connected cluster. When it ends, answers that are being written are finished.
 
-    private: whether the cluster ends with this command. Raises InputError if the cluster serves something already, and
-    RunFailedError if the model or the address cannot be used.
+    Raises InputError if the cluster serves something already, and RunFailedError if the model or the address cannot be
+    used.
     """
     from ray import serve
 
@@ -145,7 +165,7 @@ def served(serving: Serving, *, private: bool) -> Iterator[None]:
         _wait_for_proxy(serving)
         yield
     finally:
-        _end(private=private)
+        _end(private=serving.private)
 
 
 def _end(*, private: bool) -> None:
