@@ -105,12 +105,13 @@ class Routes:
         """Say that the model is loaded, and what it has to do."""
         return JSONResponse(
             {
-                "status": "ok",
+                "status": "ok" if self._model.healthy else "broken",
                 "model": self._model.name,
                 "waiting": self._model.waiting,
                 "answered": self._model.answered,
                 "largest_batch": self._model.largest_batch,
-            }
+            },
+            status_code=200 if self._model.healthy else 503,
         )
 
     async def models(self, _: Request) -> Response:

@@ -21,6 +21,9 @@ from medray.evaluate.generate import Answer
 from medray.evaluate.progress import Row
 from medray.evaluate.serve.refusal import RefusedError
 
+MOST_FAILURES = (
+    20  # of jobs, one after the other: then the model itself is broken, such as a GPU after a device assert
+)
 GATHER_SECONDS = 0.01  # wait for requests that were sent at the same time; a batch takes much longer
 
 
@@ -64,6 +67,7 @@ class Batcher:
         self._changed = threading.Condition()
         self._closed = False
         self.largest = 0  # rows of the largest batch so far
+        self._failures = 0  # since the last answer
         self._thread = threading.Thread(target=self._run, name="medray-batcher", daemon=True)
         self._thread.start()
 
@@ -71,6 +75,11 @@ class Batcher:
     def waiting(self) -> int:
         """Return how many jobs wait."""
         return len(self._jobs)
+
+    @property
+    def healthy(self) -> bool:
+        """Return whether jobs can still be answered."""
+        return self._thread.is_alive() and self._failures < MOST_FAILURES
 
     def submit(self, job: Job) -> None:
         """Queue a job. Raises RefusedError (429) if too many wait."""
@@ -128,10 +137,12 @@ class Batcher:
             # A row that cannot be answered must not cost the others their answers. A stream cannot begin again.
             for job in batch:
                 if len(batch) == 1 or (job.row.listener is not None and job.row.tokens):
+                    self._failures += 1
                     job.answer.set_exception(error)
                 else:
                     job.row.tokens, job.row.ended = [], False
                     self._answer([job])
             return
+        self._failures = 0
         for job, answer in zip(batch, found, strict=True):
             job.answer.set_result(answer)

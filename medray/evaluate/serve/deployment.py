@@ -67,6 +67,11 @@ class Replica:
         self._token = serving.token
         self._model = ServedModel(serving.name, Answerer(serving.asked), serving.limits)
 
+    def check_health(self) -> None:
+        """Raise RuntimeError if the model does not answer any more. Ray then starts the replica again."""
+        if not self._model.healthy:
+            raise RuntimeError("the model does not answer")
+
     def __serve_build_asgi_app__(self) -> Any:
         """Return the application. Ray calls this after the constructor."""
         from medray.evaluate.serve.app import application

@@ -57,6 +57,11 @@ class ServedModel:
         return self._batcher.waiting
 
     @property
+    def healthy(self) -> bool:
+        """Return whether the model still answers."""
+        return self._batcher.healthy
+
+    @property
     def largest_batch(self) -> int:
         """Return the number of requests in the largest batch so far."""
         return self._batcher.largest

@@ -12,7 +12,7 @@ import pytest
 from medray.evaluate.decoding import Decoding
 from medray.evaluate.generate import Answer
 from medray.evaluate.progress import Row
-from medray.evaluate.serve.batcher import Batcher, Job
+from medray.evaluate.serve.batcher import MOST_FAILURES, Batcher, Job
 from medray.evaluate.serve.refusal import RefusedError
 
 
@@ -89,6 +89,20 @@ def test_a_bad_request_costs_its_neighbours_nothing() -> None:
     assert jobs[0].answer.result().text == "a"
     assert isinstance(jobs[1].answer.exception(), RuntimeError)
     assert jobs[2].answer.result().text == "b"
+
+
+def test_a_model_that_fails_every_time_is_not_healthy() -> None:
+    writer = Writer()
+    writer.open.set()
+    batcher = Batcher(writer, most=1, waiting=99)
+    for name in ("bad",) * (MOST_FAILURES - 1) + ("good",) + ("bad",) * (MOST_FAILURES - 1):
+        batcher.submit(one := job(name))
+        assert (one.answer.exception(20) is None) == (name == "good")
+        assert batcher.healthy
+    batcher.submit(one := job("bad"))
+    assert one.answer.exception(20) is not None
+    assert not batcher.healthy
+    batcher.close()
 
 
 def test_what_nobody_waits_for_is_not_answered_and_too_many_are_refused() -> None:
