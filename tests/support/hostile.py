@@ -115,5 +115,13 @@ def requests(model: str, *, body_bytes: int, words: int) -> list[Hostile]:
         raw("unknown task", b'{"input": "x", "task": "zorblatt"}', "task", path=PREDICT),
         raw("wrong method", whole, "method", 405, method="PUT"),
         raw("wrong path", whole, "no such path", 404, path=f"/v1/{MARK}?text={MARK}"),
+        raw(
+            "a host that is no URL",
+            whole,
+            "no such path",
+            404,
+            path="/predict/",
+            headers={"host": "[" + MARK},
+        ),
         raw("path outside", whole, "no such path", 404, path="/v1/../../etc/passwd"),
     ]

@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 from starlette.applications import Starlette
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
@@ -48,6 +49,7 @@ def application(model: ServedModel, token: str | None) -> ASGIApp:
         ],
         exception_handlers={HTTPException: _http_error},
     )
+    app.router.redirect_slashes = False  # a redirect would repeat the request's Host, which may be any text
     return Guard(app, token)
 
 
@@ -71,24 +73,33 @@ class Guard:
             await self._app(scope, receive, send)
             return
 
+        begun = False
+
         async def with_id(message: Message) -> None:
+            nonlocal begun
             if message["type"] == "http.response.start":
+                begun = True
                 number = f"req-{secrets.token_hex(8)}".encode()
                 message["headers"] = [*message["headers"], (b"x-medray-request-id", number)]
             await send(message)
 
         app = self._app
-        if (refused := self._refused(Request(scope))) is not None:
+        if (refused := self._refused(scope["path"], Headers(scope=scope))) is not None:
             app = _refused(refused)
-        await app(scope, receive, with_id)
+        try:
+            await app(scope, receive, with_id)
+        except Exception as error:  # Ray would log its text
+            failure = _unexpected(error)
+            if not begun:
+                await _response(failure)(scope, receive, with_id)
 
-    def _refused(self, request: Request) -> RefusedError | None:
+    def _refused(self, path: str, headers: Headers) -> RefusedError | None:
         if self._token is None:
-            host = request.headers.get("host", "")
+            host = headers.get("host", "")
             name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
             if not is_loopback(name.strip("[]")):
                 return RefusedError(403, "this server answers only requests to localhost", code="wrong_host")
-        elif request.url.path != "/health" and not allowed(request.headers.get("authorization"), self._token):
+        elif path != "/health" and not allowed(headers.get("authorization"), self._token):
             return RefusedError(
                 401, "send the server's token: Authorization: Bearer TOKEN", code="invalid_api_key"
             )
@@ -194,7 +205,7 @@ async def body(request: Request, limits: Limits) -> bytes:
     if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise RefusedError(415, "a compressed body is not supported", code="unsupported_media_type")
     stated = request.headers.get("content-length", "0")
-    if not stated.isdigit() or len(stated) > 18 or int(stated) > limits.body_bytes:
+    if not stated.isdecimal() or len(stated) > 18 or int(stated) > limits.body_bytes:
         raise _too_large(limits)
     found = bytearray()
     try:
