@@ -39,6 +39,7 @@ ROOMS = (
     "medray/icl",
     "medray/pairs",
     "medray/launch",
+    "medray/synth",
     "medray/tune",
     "medray/cli",
     "configs",

@@ -9,7 +9,7 @@ other.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,6 +90,20 @@ def compare(splits: Mapping[str, Iterator[Named]], threshold: float) -> NearDupl
             else:
                 repeated[split] += 1
     return NearDuplicates(threshold, compared, repeated, len(across), tuple(across[:SHOWN_PAIRS]))
+
+
+def earlier_likes(rows: Iterable[Named], threshold: float) -> Iterator[str | None]:
+    """Yield for each (id, text) the id of the earlier text that it is a near-duplicate of, or None.
+
+    A text is compared only with earlier ones that are not near-duplicates themselves.
+    """
+    index = _Index(threshold)
+    for name, text in rows:
+        signature = _signature(text)
+        like = None if signature is None else index.nearest(signature)
+        if signature is not None and like is None:
+            index.add(name, signature)
+        yield None if like is None else like[0]
 
 
 class _Index:

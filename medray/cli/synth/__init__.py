@@ -1,0 +1,18 @@
+"""The verb `medray synth`: synthetic instruction and dialogue data."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from medray.cli.synth import prompts
+
+
+def add_to(verbs: Any) -> None:
+    verb = verbs.add_parser(
+        "synth",
+        help="make synthetic instruction and dialogue data: prompts",
+        description="Make synthetic instruction and dialogue data.",
+    )
+    actions = verb.add_subparsers(dest="action", metavar="ACTION", required=True)
+    for action in (prompts,):
+        action.add_to(actions)
