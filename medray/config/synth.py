@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
+from medray.config.backends import BackendConfig, PriceConfig
 from medray.config.run import RunConfig
 from medray.config.section import Section, key
 
@@ -54,8 +55,60 @@ class SynthPromptsConfig(Section):
         return tuple(sorted(parts))
 
 
+class SynthChatConfig(Section):
+    """The chats that follow the opening questions."""
+
+    history: Literal["messages", "flat"] = key(
+        "messages",
+        "How a model sees the chat: messages, one per message of the chat; or flat, one message with (user) and (chatbot), as published.",
+    )
+    max_tokens: int = key(1000, "Longest message of a chat, in tokens.", ge=1)
+    temperature: float = key(1.0, "Temperature of questions and chats.", ge=0, le=2)
+    retries: int = key(
+        2,
+        "Times that a reply is asked for again after one that was rejected; then the chat is dropped.",
+        ge=0,
+        le=20,
+    )
+    most: int | None = key(
+        None, "Number of chats, drawn from the questions by seed; null: all questions.", ge=1
+    )
+
+
+class SynthFilesConfig(Section):
+    """The request files that are written if no backend is set: the format of the OpenAI Batch API."""
+
+    model: str = key("model", "Name of the model in each request.", min_length=1)
+    most_requests: int = key(50_000, "Most requests in one file.", ge=1)
+    most_megabytes: float = key(200.0, "Largest size of one file, in megabytes.", gt=0)
+    price: PriceConfig | None = key(None, "Your prices, for the estimate and the budget; null: free.")
+
+
+class SynthInputsConfig(Section):
+    """Files of earlier work, instead of medray's own prompts. Relative to the config file."""
+
+    questions: tuple[str, ...] = key(
+        (), "Files of opening questions: lists of {id, prompt, context}, or JSON lines."
+    )
+    situations: tuple[str, ...] = key(
+        (), "Files of situations, JSON lines as published; they are not drawn again."
+    )
+    chats: tuple[str, ...] = key((), "Files of chats in progress: JSON lines of {id, conversation}.")
+
+
 class SynthConfig(Section):
     """The config of one synthesis."""
 
     run: SynthRunConfig = Field(default_factory=SynthRunConfig)
     prompts: SynthPromptsConfig = Field(default_factory=SynthPromptsConfig)
+    inputs: SynthInputsConfig = Field(default_factory=SynthInputsConfig)
+    chat: SynthChatConfig = Field(default_factory=SynthChatConfig)
+    backend: BackendConfig | None = key(
+        None, "Who answers; null: requests are written to files, and replies are read from files."
+    )
+    files: SynthFilesConfig = Field(default_factory=SynthFilesConfig)
+    budget: float | None = key(
+        None,
+        "Most that replies may cost, in the currency of the prices; no request is sent that could exceed it.",
+        gt=0,
+    )

@@ -18,9 +18,19 @@ def read(path: str | Path, overrides: Iterable[str] = ()) -> SynthConfig:
     if prompts.resources is not None:
         found = path_near_file(prompts.resources, path, "prompts.resources")
         prompts = prompts.model_copy(update={"resources": found})
-    place = path_near_file(config.run.storage, path, "run.storage")
-    run = config.run.model_copy(update={"storage": place})
-    return config.model_copy(update={"run": run, "prompts": prompts})
+    storage_path = path_near_file(config.run.storage, path, "run.storage")
+    run = config.run.model_copy(update={"storage": storage_path})
+    inputs = config.inputs.model_copy(
+        update={
+            name: tuple(path_near_file(each, path, f"inputs.{name}") for each in getattr(config.inputs, name))
+            for name in ("questions", "situations", "chats")
+        }
+    )
+    changed: dict[str, object] = {"run": run, "prompts": prompts, "inputs": inputs}
+    if config.backend is not None and config.backend.file is not None:
+        file = path_near_file(config.backend.file, path, "backend.file")
+        changed["backend"] = config.backend.model_copy(update={"file": file})
+    return config.model_copy(update=changed)
 
 
 def folder_of(config: SynthConfig) -> StoragePath:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from medray.cli.synth import prompts
+from medray.cli.synth import chat, prompts
 
 
 def add_to(verbs: Any) -> None:
     verb = verbs.add_parser(
         "synth",
-        help="make synthetic instruction and dialogue data: prompts",
+        help="make synthetic instruction and dialogue data: prompts, chat",
         description="Make synthetic instruction and dialogue data.",
     )
     actions = verb.add_subparsers(dest="action", metavar="ACTION", required=True)
-    for action in (prompts,):
+    for action in (prompts, chat):
         action.add_to(actions)
