@@ -96,6 +96,39 @@ class SynthInputsConfig(Section):
     chats: tuple[str, ...] = key((), "Files of chats in progress: JSON lines of {id, conversation}.")
 
 
+class SynthCleanConfig(Section):
+    """The training data that finished chats become, and what is left out."""
+
+    chats: tuple[str, ...] = key(
+        (), "Files of finished chats, relative to the config file; empty: those of this synthesis."
+    )
+    validation: float = key(0.1, "Share of the opening questions whose chats are for validation.", ge=0, lt=1)
+    near_duplicates: float | None = key(
+        0.8,
+        "Drop chats whose opening question is at least this similar to that of an earlier one; null: keep all. Two answer "
+        "styles of one question are kept.",
+        gt=0,
+        le=1,
+    )
+    languages: tuple[str, ...] = key(
+        (), "Allowed languages of opening questions, as two-letter codes such as en; empty: all."
+    )
+    pii: Literal["drop", "mask", "keep"] = key(
+        "drop",
+        "Chats with an e-mail address, telephone number, date of birth or record number: drop them, mask it as [EMAIL] and so "
+        "on, or keep them. All are counted.",
+    )
+    shortest_answer: int = key(1, "Fewest characters of each answer.", ge=1)
+    longest_chat: int | None = key(None, "Most characters of a chat; null: no limit.", ge=1)
+    dose_warning: bool = key(
+        False, "Drop chats in which an answer names a dose without (dosages should be verified)."
+    )
+    decontaminate: tuple[str, ...] = key(
+        (),
+        "Benchmark files, relative to the config file; chats that share 13 consecutive words with them are dropped.",
+    )
+
+
 class SynthConfig(Section):
     """The config of one synthesis."""
 
@@ -103,6 +136,7 @@ class SynthConfig(Section):
     prompts: SynthPromptsConfig = Field(default_factory=SynthPromptsConfig)
     inputs: SynthInputsConfig = Field(default_factory=SynthInputsConfig)
     chat: SynthChatConfig = Field(default_factory=SynthChatConfig)
+    clean: SynthCleanConfig = Field(default_factory=SynthCleanConfig)
     backend: BackendConfig | None = key(
         None, "Who answers; null: requests are written to files, and replies are read from files."
     )

@@ -32,3 +32,12 @@ def write_lines(path: StoragePath, rows: Iterable[dict[str, Any]]) -> int:
     finally:
         staging.unlink(missing_ok=True)
     return count
+
+
+def count_lines(path: Path) -> int | None:
+    """Return the number of lines of a local file, or None if it does not exist."""
+    try:
+        with open(path, "rb") as stream:
+            return sum(block.count(b"\n") for block in iter(lambda: stream.read(1 << 20), b""))
+    except FileNotFoundError:
+        return None

@@ -26,7 +26,13 @@ def read(path: str | Path, overrides: Iterable[str] = ()) -> SynthConfig:
             for name in ("questions", "situations", "chats")
         }
     )
-    changed: dict[str, object] = {"run": run, "prompts": prompts, "inputs": inputs}
+    clean = config.clean.model_copy(
+        update={
+            name: tuple(path_near_file(each, path, f"clean.{name}") for each in getattr(config.clean, name))
+            for name in ("chats", "decontaminate")
+        }
+    )
+    changed: dict[str, object] = {"run": run, "prompts": prompts, "inputs": inputs, "clean": clean}
     if config.backend is not None and config.backend.file is not None:
         file = path_near_file(config.backend.file, path, "backend.file")
         changed["backend"] = config.backend.model_copy(update={"file": file})

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from medray.cli.synth import chat, prompts
+from medray.cli.synth import chat, clean, inspect, prompts
 
 
 def add_to(verbs: Any) -> None:
     verb = verbs.add_parser(
         "synth",
-        help="make synthetic instruction and dialogue data: prompts, chat",
+        help="make synthetic instruction and dialogue data: prompts, chat, clean, inspect",
         description="Make synthetic instruction and dialogue data.",
     )
     actions = verb.add_subparsers(dest="action", metavar="ACTION", required=True)
-    for action in (prompts, chat):
+    for action in (prompts, chat, clean, inspect):
         action.add_to(actions)

@@ -115,8 +115,11 @@ class Store:
         row = self._rows.get(name)
         if row is None:
             row = self._rows[name] = len(self._rows)
-            for values in (self._done, self._attempts, self._file, self._offset, self._length):
-                values.extend((0,) * _WIDTH)
+            self._done.frombytes(bytes(_WIDTH))
+            self._attempts.frombytes(bytes(_WIDTH))
+            self._file.frombytes(bytes(_WIDTH * self._file.itemsize))
+            self._offset.frombytes(bytes(_WIDTH * self._offset.itemsize))
+            self._length.frombytes(bytes(_WIDTH * self._length.itemsize))
         return row
 
     def _count(self, head: dict[str, Any], file: int, offset: int, length: int) -> None:
@@ -124,13 +127,14 @@ class Store:
         cell = self._row(head["id"]) * _WIDTH + COLUMN[step]
         if self._done[cell] or attempt < self._attempts[cell]:
             return  # a repeated reply
-        self._attempts[cell] = min(attempt + 1, 255)
+        self._attempts[cell] = attempt + 1 if attempt < 255 else 255
         self.counts[step, status, head["reason"]] += 1
         self.cost += head["cost"] or 0.0
         if status == OK:
             self._done[cell], self._file[cell] = 1, file
             self._offset[cell], self._length[cell] = offset, length
-            self.last_reason.pop((head["id"], step), None)
+            if attempt:
+                self.last_reason.pop((head["id"], step), None)
             tokens = self.tokens[step[-1]]
             tokens.replies += 1
             tokens.completion += head["completion_tokens"] or length // 4
@@ -173,19 +177,18 @@ class Store:
         self._synced = time.monotonic()
 
     def compact_if_many(self) -> None:
-        """Replace the files by one if there are many. The texts of rejected replies are not kept."""
+        """Replace the files by one if there are many."""
         if len(self._files) > MOST_PARTS:
             self.compact()
 
     def compact(self) -> None:
-        self._files.replace(self._kept())
+        self._files.replace(line for _, _, line in self._files.lines())
         self._load()
 
-    def _kept(self) -> Iterator[bytes]:
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Yield every recorded reply with its text, accepted or not, in the order of arrival."""
         for _, _, line in self._files.lines():
-            cut = line.find(_TEXT)
-            head = orjson.loads(line[:cut] + b"}")
-            yield line if head["status"] == OK else line[:cut] + _TEXT + b'""}\n'
+            yield orjson.loads(line)
 
     def close(self) -> None:
         self._files.close()

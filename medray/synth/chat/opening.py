@@ -12,7 +12,7 @@ from pathlib import Path
 from medray.config.synth import SynthConfig
 from medray.errors import InputError
 from medray.storage import StoragePath, json_files
-from medray.synth import published
+from medray.synth import published, published_results
 from medray.synth.asking.steps import Key, steps_of
 from medray.synth.asking.store import OK, Record, Store
 from medray.synth.chat.situations import Situation, draw
@@ -87,7 +87,16 @@ def of_inputs(folder: StoragePath, config: SynthConfig) -> Opening:
     lists = read_lists(config.prompts.resources)
     given = [each for file in config.inputs.situations for each in published.situations(Path(file), lists)]
     have = {situation.id for situation in given}
-    asked = [each for file in config.inputs.questions for each in published.questions(Path(file), lists)]
+    asked: list[Question] = []
+    dropped: Counter[str] = Counter()
+    for file in map(Path, config.inputs.questions):
+        if published_results.is_results(file):
+            strip = config.prompts.strip_quotes
+            found, lost = published_results.questions(file, lists, config.run.seed, strip_quotes=strip)
+            asked += found
+            dropped += lost
+        else:
+            asked += published.questions(file, lists)
     asked += [
         published.question_of(row.id, row.messages[0][1], None, lists)
         for file in config.inputs.chats
@@ -107,7 +116,7 @@ def of_inputs(folder: StoragePath, config: SynthConfig) -> Opening:
     count = len(given) + len(fresh)
     _refuse_none(count, folder, "question in the files of inputs")
     _write(folder, config, [*given, *_drawn(list(fresh.values()), lists, config)])
-    return Opening(file=folder / SITUATIONS, questions=count)
+    return Opening(file=folder / SITUATIONS, questions=count, dropped=dropped)
 
 
 def import_chats(config: SynthConfig, situations: Situations, store: Store) -> int:

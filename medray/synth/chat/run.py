@@ -144,7 +144,7 @@ class _Start:
         """Return the file of situations, or None if questions are missing."""
         if opening.has_inputs(self.config):
             found = opening.of_inputs(self.folder, self.config)
-            self.summary.questions = found.questions
+            self.summary.questions, self.summary.dropped = found.questions, dict(found.dropped)
             return found.file
         prompts = opening.prompts(self.folder, self.config)
         work = QuestionWork(prompts.requests, self.store)

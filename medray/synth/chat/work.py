@@ -39,7 +39,9 @@ class Situations:
             if line.strip():
                 try:
                     row = orjson.loads(line)
-                    name, count = Situation.of_json(row).id, row["nbr_of_turns"]
+                    name, count = row["id"], row["nbr_of_turns"]
+                    if count not in (1, 2, 3) or len(row["multiturn_style_parameters"]) != 7:
+                        raise ValueError("not a situation")
                     if name in self._index:
                         raise InputError(
                             "the id of an earlier line is repeated",
