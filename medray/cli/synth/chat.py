@@ -8,10 +8,16 @@ import json
 import re
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from medray.cli.synth.prompts import add_config
 from medray.errors import InputError
+
+if TYPE_CHECKING:
+    from medray.backends.price import Estimate
+    from medray.config.synth import SynthConfig
+    from medray.synth.asking.ask import Outcome
+    from medray.synth.chat.run import Summary
 
 STEPS = ("q", "1c", "2u", "2c", "3u", "3c")
 
@@ -51,58 +57,69 @@ def add_to(actions: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from medray.report.console import Console
     from medray.synth import settings
-    from medray.synth.chat.run import CHATS, Watch, chat
+    from medray.synth.chat.run import CHATS
 
     config = settings.read(arguments.config, arguments.overrides)
     files = [Path(file) for pattern in arguments.replies or () for file in _matching(pattern)]
-    console = Console(sys.stderr)
-    done = {"questions": 0, "chats": 0}
-
-    def say(text: str) -> None:
-        console.phase("synth", text)
-
-    def progress(what: str, outcome: Any) -> None:
-        done[what] = outcome.accepted + outcome.rejected.total()
-        if done[what] % 100 == 0:
-            say(f"{what}: {outcome.accepted:,} replies accepted, {outcome.rejected.total():,} rejected")
-
-    def estimated(what: str, found: Any) -> None:
-        say(
-            f"{what}: about {found.requests:,} requests, {found.prompt_tokens:,} tokens of prompts and "
-            f"{found.completion_tokens:,} of replies, cost {found.cost:,.2f}, at most {found.most_cost:,.2f}"
-        )
-
-    watch = Watch(say=say, estimated=estimated, progress=progress)
-    summary = chat(
+    summary = continued(
         config,
         replies=files,
         step=arguments.step or _step_in_names(files),
         until=arguments.until,
         only_estimate=arguments.estimate,
-        watch=watch,
     )
     folder = settings.folder_of(config)
-    console.table(f"{_headline(summary)}, in {folder}", _table(summary))
     if arguments.show and isinstance(folder, Path) and (folder / CHATS).exists():
         _print_chats(folder / CHATS, arguments.show)
     if arguments.json:
         print(json.dumps({**summary.to_json(), "folder": str(folder)}))
+    return exit_code(summary)
+
+
+def continued(config: SynthConfig, **options: Any) -> Summary:
+    """Continue a synthesis, with its progress and result on the console."""
+    from medray.report.console import Console
+    from medray.synth import settings
+    from medray.synth.chat.run import Watch, chat
+
+    console = Console(sys.stderr)
+
+    def say(text: str) -> None:
+        console.phase("synth", text)
+
+    def progress(what: str, outcome: Outcome) -> None:
+        if (outcome.accepted + outcome.rejected.total()) % 100 == 0:
+            say(f"{what}: {outcome.accepted:,} replies accepted, {outcome.rejected.total():,} rejected")
+
+    def estimated(what: str, found: Estimate) -> None:
+        say(
+            f"{what}: about {found.requests:,} requests, {found.prompt_tokens:,} tokens of prompts and "
+            f"{found.completion_tokens:,} of replies, cost {found.cost:,.2f}, at most {found.most_cost:,.2f}"
+        )
+
+    summary = chat(config, watch=Watch(say=say, estimated=estimated, progress=progress), **options)
+    console.table(f"{_headline(summary)}, in {settings.folder_of(config)}", _table(summary))
+    return summary
+
+
+def exit_code(summary: Summary) -> int:
     return 1 if summary.status == "budget" else 0
 
 
-def _headline(summary: Any) -> str:
+def _headline(summary: Summary) -> str:
     return {
         "done": f"{summary.stage} are done",
         "waiting": f"{len(summary.files)} request file{'s' if len(summary.files) != 1 else ''} to answer",
+        "submitted": "batches are on their way; run medray synth fetch later, then submit again for the next turn",
         "budget": "stopped before the budget is exceeded",
         "open": "some requests got no reply; run the command again",
     }[summary.status]
 
 
-def _table(summary: Any) -> list[tuple[str, ...]]:
+def _table(summary: Summary) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = [("replies accepted now", f"{summary.accepted:,}")]
+    rows += [("requests submitted now", f"{summary.submitted:,}")] if summary.submitted else []
     rows += [("opening questions", f"{summary.questions:,}")] if summary.questions else []
     if summary.chats:
         rows += [("chats", f"{summary.chats:,}"), ("finished chats", f"{summary.finished:,}")]

@@ -5,9 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from medray.cli.synth.prompts import add_config
+
+if TYPE_CHECKING:
+    from medray.config.synth import SynthConfig
+    from medray.synth.clean.run import CleanSummary
 
 
 def add_to(actions: Any) -> None:
@@ -24,17 +28,25 @@ def add_to(actions: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    from medray.synth import settings
+    from medray.synth.clean.run import FOLDER
+
+    config = settings.read(arguments.config, arguments.overrides)
+    summary = cleaned(config)
+    if arguments.json:
+        print(json.dumps({**summary.to_json(), "folder": str(settings.folder_of(config) / FOLDER)}))
+    return 0
+
+
+def cleaned(config: SynthConfig) -> CleanSummary:
+    """Write the training data, with its counts on the console."""
     from medray.report.console import Console
     from medray.synth import settings
     from medray.synth.clean.run import FOLDER, clean
 
-    config = settings.read(arguments.config, arguments.overrides)
     summary = clean(config)
-    target = settings.folder_of(config) / FOLDER
     rows: list[tuple[str, ...]] = [("chats", f"{summary.chats:,}"), ("kept", f"{summary.kept:,}")]
     rows += [(f"left out: {reason}", f"{count:,}") for reason, count in summary.dropped.items()]
     rows += [(file, f"{count:,}") for file, count in summary.rows.items()]
-    Console(sys.stderr).table(f"training data, written to {target}", rows)
-    if arguments.json:
-        print(json.dumps({**summary.to_json(), "folder": str(target)}))
-    return 0
+    Console(sys.stderr).table(f"training data, written to {settings.folder_of(config) / FOLDER}", rows)
+    return summary

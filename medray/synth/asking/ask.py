@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from medray.backends.price import cost as price_of
 from medray.backends.protocol import Backend, Failure, Message, Reply, Request
 from medray.config.backends import PriceConfig
-from medray.synth.asking.steps import Key
+from medray.synth.asking.steps import Key, parse_key
 from medray.synth.asking.store import ERROR, OK, REJECTED, Record, Store
 
 # Failures that say something about the request itself. All others leave it open, for the next start.
@@ -90,6 +90,35 @@ def ask(
                 outcome.rejected[record.reason] += 1
             ready.append(key.id)
             watch(outcome)
+    return outcome
+
+
+def record_all(
+    work: Work,
+    store: Store,
+    answers: Iterable[Reply | Failure],
+    backend: str,
+    price: PriceConfig | None = None,
+) -> Outcome:
+    """Record answers that arrive without being asked for now, such as those of a finished batch.
+
+    Each is in the state before the next one is read. An answer of an earlier attempt changes nothing.
+    """
+    outcome = Outcome()
+    known = set(work.names())
+    for answer in answers:
+        key = parse_key(answer.key)
+        if key is None or key.id not in known or work.next_step(key.id) != key.step:
+            continue
+        if isinstance(answer, Failure) and answer.kind not in _FINAL:
+            outcome.failures[answer.kind] += 1
+            outcome.open_requests += 1
+            continue
+        record = _record(work, key, "", answer, backend, price)
+        if store.add(record):
+            outcome.accepted += record.status == OK
+            if record.status != OK:
+                outcome.rejected[record.reason] += 1
     return outcome
 
 

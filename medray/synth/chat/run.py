@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from medray import storage
+from medray.backends.batches import Batches, BatchStatus
 from medray.backends.build import LocalModel, build
 from medray.backends.price import Budget, Estimate, estimate, most_cost
 from medray.backends.protocol import Backend, BudgetSpentError, Request
@@ -18,7 +19,7 @@ from medray.errors import InputError
 from medray.storage import StoragePath, json_files
 from medray.synth import settings
 from medray.synth.asking import estimate as estimates
-from medray.synth.asking.ask import Outcome, Work, ask, open_requests
+from medray.synth.asking.ask import Outcome, Work, ask, open_requests, record_all
 from medray.synth.asking.reply_files import ReplyFiles, write_requests
 from medray.synth.asking.steps import CHAT_STEPS, QUESTION
 from medray.synth.asking.store import Store
@@ -31,15 +32,18 @@ from medray.synth.prompts.work import QuestionWork
 from medray.train.run_folder import lock
 
 CHATS, SUMMARY, REQUEST_FOLDER = "chats.jsonl", "synth.json", "to_answer"
+BATCH_FOLDER = "batches"
 Until = Literal["questions", "chats"]
+Mode = Literal["ask", "submit", "fetch"]
 
 
 @dataclass(kw_only=True)
 class Summary:
     """The result of a start.
 
-    status: done; waiting, for replies to the files in `to_answer`; budget; open, if a server gave no reply to some requests.
-    dropped: questions and chats that were given up, by reason. files: request files that were written.
+    status: done; waiting, for replies to the files in `to_answer`; submitted, for batches; budget; open, if a server gave no reply to some requests.
+    dropped: questions and chats that were given up, by reason. files: request files that were written. submitted: requests
+    that were sent as batches now.
     """
 
     status: str = "done"
@@ -53,6 +57,7 @@ class Summary:
     accepted: int = 0
     failures: dict[str, int] = field(default_factory=dict)
     files: list[str] = field(default_factory=list)
+    submitted: int = 0
     cost: float = 0.0
     estimates: list[Estimate] = field(default_factory=list)
 
@@ -80,13 +85,15 @@ def chat(
     step: str | None = None,
     until: Until = "chats",
     only_estimate: bool = False,
+    mode: Mode = "ask",
     watch: Watch | None = None,
     local: LocalModel | None = None,
 ) -> Summary:
     """Continue a synthesis as far as possible, and write its results to its folder.
 
     replies: files with replies to earlier requests, besides those of `backend`. step: of custom ids in them that medray did
-    not write. only_estimate: ask for nothing. local: makes the backend of a local model.
+    not write. only_estimate: ask for nothing. mode: with a batch backend, submit sends what is open and returns,
+    fetch records the answers of batches that are over, and ask waits for them. local: makes the backend of a local model.
     Raises InputError, and the errors of the backend; what had arrived by then is in the state.
     """
     watch = watch or Watch()
@@ -96,7 +103,7 @@ def chat(
         store = stack.enter_context(closing(Store(folder)))
         store.compact_if_many()
         recorded = stack.enter_context(closing(ReplyFiles(replies, step))) if replies else None
-        start = _Start(config, folder, store, watch, until, only_estimate, local)
+        start = _Start(config, folder, store, watch, until, only_estimate, mode, local)
         if isinstance(start.live, ReplyFiles):
             stack.enter_context(closing(start.live))
         return start.run(recorded)
@@ -113,10 +120,11 @@ class _Start:
         watch: Watch,
         until: Until,
         only_estimate: bool,
+        mode: Mode,
         local: LocalModel | None,
     ) -> None:
         self.config, self.folder, self.store, self.watch = config, folder, store, watch
-        self.until, self.only_estimate = until, only_estimate
+        self.until, self.only_estimate, self.mode = until, only_estimate, mode
         self.summary = Summary(cost=store.cost)
         self.budget = Budget(config.budget, spent=store.cost)
         section = config.backend
@@ -125,7 +133,11 @@ class _Start:
         if section is not None and section.type == "replay":
             self.live = ReplyFiles([Path(str(section.file))])
         elif section is not None:
-            self.live = build(section, "backend", budget=self.budget, seed=config.run.seed, local=local)
+            batches = batch_folder(config, folder) if section.type == "batch" else None
+            seed = config.run.seed
+            self.live = build(section, "backend", budget=self.budget, seed=seed, folder=batches, local=local)
+        if mode != "ask" and (section is None or section.type != "batch"):
+            raise not_batch(config)
 
     def run(self, recorded: ReplyFiles | None) -> Summary:
         file = opening.made_before(self.folder, self.config)
@@ -189,6 +201,10 @@ class _Start:
         if recorded is not None and not self.only_estimate:
             found = ask(work, self.store, recorded, price=self.price, watch=watch, **keys)
             self.summary.accepted += found.accepted
+        if isinstance(self.live, Batches) and self.mode == "fetch":
+            found = record_all(work, self.store, self.live.fetch(), self.live.name, self.price)
+            self.summary.accepted += found.accepted
+            self.summary.failures = dict(Counter(self.summary.failures) + found.failures)
         left = self._estimate(work, keys)
         if left.requests:
             self.summary.estimates.append(left)
@@ -200,6 +216,8 @@ class _Start:
         if self.live is None:
             self._write_requests(open_requests(work, self.store, **keys))
             return False
+        if isinstance(self.live, Batches) and self.mode != "ask":
+            return self._submit(self.live, open_requests(work, self.store, **keys))
         try:
             outcome = ask(work, self.store, self.live, price=self.price, watch=watch, **keys)
         except BudgetSpentError as error:
@@ -211,6 +229,19 @@ class _Start:
         if outcome.open_requests:
             self.summary.status = "open"
         return not outcome.open_requests
+
+    def _submit(self, live: Batches, requests: Iterator[Request]) -> bool:
+        """Send what is open as batches, unless only answers are fetched now. Returns False: answers are missing."""
+        self.summary.status = "submitted"
+        if self.mode == "submit":
+            sent = live.submit(requests)
+            self.summary.submitted = sent.requests
+            if sent.over_budget:
+                self.summary.status = "budget"
+                self.watch.say(
+                    f"{sent.over_budget:,} requests were not sent, since they could exceed the budget"
+                )
+        return False
 
     def _estimate(self, work: Work, keys: dict[str, Any]) -> Estimate:
         if isinstance(work, ChatWork):
@@ -250,6 +281,37 @@ class _Start:
             if status != "ok":
                 rejected[reason] += count
         self.summary.rejected = dict(sorted(rejected.items()))
+
+
+def batch_status(config: SynthConfig) -> list[BatchStatus]:
+    """Return the progress of the batches that were not fetched yet. Raises InputError without a batch backend."""
+    section = config.backend
+    if section is None or section.type != "batch":
+        raise not_batch(config)
+    folder = settings.folder_of(config)
+    with lock.held(folder):
+        return Batches(section, "backend", batch_folder(config, folder)).status()
+
+
+def batch_folder(config: SynthConfig, folder: StoragePath) -> Path:
+    """Return the folder of the batches. Raises InputError in a bucket, where request files cannot be kept."""
+    if not isinstance(folder, Path):
+        raise InputError(
+            "batches need a folder on this machine or a shared one",
+            key="run.storage",
+            value=config.run.storage,
+            fix="set run.storage to a folder",
+        )
+    return folder / BATCH_FOLDER
+
+
+def not_batch(config: SynthConfig) -> InputError:
+    return InputError(
+        "only a batch backend can submit and fetch",
+        key="backend.type",
+        value=config.backend.type if config.backend else "none",
+        fix="set backend.type: batch, or use medray synth chat",
+    )
 
 
 def _chat_row(found: tuple[Situation, list[str]]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from batch_server import BatchState, bad, batch_server, good
 from chat_server import ChatState, chat_server
 
 from medray.backends.function import FunctionBackend
@@ -286,3 +287,50 @@ def test_other_keys_are_refused_in_a_folder_with_chats(tmp_path: Path) -> None:
 def test_most_chats_are_drawn_from_the_questions(tmp_path: Path) -> None:
     summary = run(config(tmp_path, chat={"most": 5}), right_length)
     assert (summary.questions, summary.chats) == (54, 5)
+
+
+def test_batches_are_submitted_looked_at_and_fetched_turn_by_turn(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server shuffles and repeats its lines, and one request of ten fails once."""
+    monkeypatch.setenv("TEST_KEY", "k")
+    failed: set[str] = set()
+
+    def answer(line: dict[str, Any]) -> dict[str, Any]:
+        prompt = json.dumps(line["body"]["messages"])
+        if prompt not in failed and len(failed) < 3:
+            failed.add(prompt)
+            return bad(line, 500)
+        return good(line)
+
+    with batch_server(BatchState(answer=answer)) as url:
+        file = tmp_path / "synth.yaml"
+        file.write_text(
+            "prompts: {sample: 5, parts: [2], near_duplicates: null}\n"
+            f"backend: {{type: batch, base_url: {url}, model: m, key_env: TEST_KEY, poll_seconds: 0.01}}\n"
+        )
+
+        def verb(name: str, *more: str) -> dict[str, Any]:
+            assert main(["synth", name, str(file), "--json", *more]) == 0
+            found: dict[str, Any] = json.loads(capsys.readouterr().out)
+            return found
+
+        assert verb("submit")["submitted"] == 5
+        assert verb("submit")["submitted"] == 0  # on their way already
+        assert [batch["requests"] for batch in verb("status")["batches"]] == [5]
+        for _ in range(20):
+            found = verb("fetch")
+            if found["status"] == "done":
+                break
+            verb("submit")
+        assert found["chats"] == 5
+        assert found["finished"] + sum(found["dropped"].values()) == 5
+        assert len(failed) == 3
+        waited = verb("run", "run.name=waited")
+        assert waited["chat"]["finished"] == found["finished"]
+        assert waited["clean"]["chats"] == found["finished"]
+    chats = (tmp_path / "runs" / "synth" / "chats.jsonl").read_bytes()
+    assert (tmp_path / "runs" / "waited" / "chats.jsonl").read_bytes() == chats
+    assert main(["synth", "submit", str(file), "backend=null"]) == 2
+    assert "set backend.type: batch" in capsys.readouterr().err
+    assert main(["synth", "run", str(file), "backend=null"]) == 2
