@@ -41,20 +41,23 @@ def has_inputs(config: SynthConfig) -> bool:
     return bool(config.inputs.questions or config.inputs.situations or config.inputs.chats)
 
 
-def made_before(folder: StoragePath, config: SynthConfig) -> StoragePath | None:
+def made_before(folder: StoragePath, config: SynthConfig) -> Opening | None:
     """Return the situations of an earlier start, or None. Raises InputError if other keys decided them."""
     try:
-        known = json_files.read_sealed(folder / FACTS).get("fingerprint")
+        known = json_files.read_sealed(folder / FACTS)
     except FileNotFoundError:
         return None
-    if known != _fingerprint(config):
+    if known.get("fingerprint") != _fingerprint(config):
         raise InputError(
             f"{folder} has situations that were drawn with another seed, other questions or other keys",
             key="run.name",
             value=config.run.name,
             fix="use another run.name, or remove the folder",
         )
-    return folder / SITUATIONS
+    with json_files.checking(folder / FACTS):
+        return Opening(
+            file=folder / SITUATIONS, questions=int(known["questions"]), dropped=dict(known["dropped"])
+        )
 
 
 def prompts(folder: StoragePath, config: SynthConfig) -> Prompts:
@@ -78,8 +81,9 @@ def of_replies(
     )
     _refuse_none(len(parsed.questions), folder, "reply to the requests")
     write_lines(folder / QUESTIONS, (each.to_json() for each in parsed.questions))
-    _write(folder, config, _drawn(parsed.questions, made.lists, config))
-    return Opening(file=folder / SITUATIONS, questions=len(parsed.questions), dropped=parsed.dropped)
+    opening = Opening(file=folder / SITUATIONS, questions=len(parsed.questions), dropped=parsed.dropped)
+    _write(folder, config, opening, _drawn(parsed.questions, made.lists, config))
+    return opening
 
 
 def of_inputs(folder: StoragePath, config: SynthConfig) -> Opening:
@@ -115,8 +119,9 @@ def of_inputs(folder: StoragePath, config: SynthConfig) -> Opening:
         )
     count = len(given) + len(fresh)
     _refuse_none(count, folder, "question in the files of inputs")
-    _write(folder, config, [*given, *_drawn(list(fresh.values()), lists, config)])
-    return Opening(file=folder / SITUATIONS, questions=count, dropped=dropped)
+    opening = Opening(file=folder / SITUATIONS, questions=count, dropped=dropped)
+    _write(folder, config, opening, [*given, *_drawn(list(fresh.values()), lists, config)])
+    return opening
 
 
 def import_chats(config: SynthConfig, situations: Situations, store: Store) -> int:
@@ -144,9 +149,10 @@ def _drawn(rows: list[Question], lists: Lists, config: SynthConfig) -> Iterator[
     return (draw(row, lists, config.run.seed) for row in rows)
 
 
-def _write(folder: StoragePath, config: SynthConfig, rows: Iterable[Situation]) -> None:
-    write_lines(folder / SITUATIONS, (each.to_json() for each in rows))
-    json_files.write_sealed(folder / FACTS, {"fingerprint": _fingerprint(config)})
+def _write(folder: StoragePath, config: SynthConfig, opening: Opening, rows: Iterable[Situation]) -> None:
+    write_lines(opening.file, (each.to_json() for each in rows))
+    facts = {"questions": opening.questions, "dropped": dict(opening.dropped)}
+    json_files.write_sealed(folder / FACTS, {"fingerprint": _fingerprint(config), **facts})
 
 
 def _refuse_none(count: int, folder: StoragePath, what: str) -> None:

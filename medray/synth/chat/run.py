@@ -21,7 +21,6 @@ from medray.synth import settings
 from medray.synth.asking import estimate as estimates
 from medray.synth.asking.ask import Outcome, Work, ask, open_requests, record_all
 from medray.synth.asking.reply_files import ReplyFiles, write_requests
-from medray.synth.asking.steps import CHAT_STEPS, QUESTION
 from medray.synth.asking.store import Store
 from medray.synth.chat import checks, opening
 from medray.synth.chat.situations import Situation
@@ -140,11 +139,11 @@ class _Start:
             raise not_batch(config)
 
     def run(self, recorded: ReplyFiles | None) -> Summary:
-        file = opening.made_before(self.folder, self.config)
-        if file is None:
-            file = self._situations(recorded)
-        if file is not None and self.until == "chats":
-            with closing(Situations(file)) as situations:
+        found = opening.made_before(self.folder, self.config) or self._opening(recorded)
+        if found is not None:
+            self.summary.questions, self.summary.dropped = found.questions, dict(found.dropped)
+        if found is not None and self.until == "chats":
+            with closing(Situations(found.file)) as situations:
                 self._chats(self._chat_work(situations), recorded)
         self.summary.cost = self.store.cost
         self._count()
@@ -152,23 +151,16 @@ class _Start:
             json_files.write_sealed(self.folder / SUMMARY, self.summary.to_json(), indent=2)
         return self.summary
 
-    def _situations(self, recorded: ReplyFiles | None) -> StoragePath | None:
-        """Return the file of situations, or None if questions are missing."""
+    def _opening(self, recorded: ReplyFiles | None) -> opening.Opening | None:
+        """Return the situations that chats begin with, or None if questions are missing."""
         if opening.has_inputs(self.config):
-            found = opening.of_inputs(self.folder, self.config)
-            self.summary.questions, self.summary.dropped = found.questions, dict(found.dropped)
-            return found.file
+            return opening.of_inputs(self.folder, self.config)
         prompts = opening.prompts(self.folder, self.config)
         work = QuestionWork(prompts.requests, self.store)
         self.summary.stage = "questions"
-        if not self._ask("questions", work, recorded, QUESTION):
+        if not self._ask("questions", work, recorded):
             return None
-        made = opening.of_replies(self.folder, self.config, prompts, work.replies())
-        self.summary.questions = made.questions
-        self.summary.dropped = dict(made.dropped)
-        if self.until == "chats":
-            self.summary.stage = "chats"
-        return made.file
+        return opening.of_replies(self.folder, self.config, prompts, work.replies())
 
     def _chat_work(self, situations: Situations) -> ChatWork:
         chat = self.config.chat
@@ -177,7 +169,7 @@ class _Start:
     def _chats(self, work: ChatWork, recorded: ReplyFiles | None) -> None:
         self.summary.stage, self.summary.chats = "chats", len(work.situations)
         opening.import_chats(self.config, work.situations, self.store)
-        self._ask("chats", work, recorded, *CHAT_STEPS)
+        self._ask("chats", work, recorded)
         if not self.only_estimate:
             self.summary.finished = write_lines(self.folder / CHATS, map(_chat_row, work.finished()))
         else:
@@ -190,7 +182,7 @@ class _Start:
                 dropped[self.store.last_reason.get((name, step), "unknown")] += 1
         self.summary.dropped = dict(dropped)
 
-    def _ask(self, what: str, work: Work, recorded: ReplyFiles | None, *steps: str) -> bool:
+    def _ask(self, what: str, work: Work, recorded: ReplyFiles | None) -> bool:
         """Ask for what is missing, and return whether nothing is open afterwards."""
         keys: dict[str, Any] = {"retries": self.config.chat.retries, "seed": self.config.run.seed}
         keys["temperature"] = self.config.chat.temperature

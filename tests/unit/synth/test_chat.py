@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from batch_server import BatchState, bad, batch_server, good
 from chat_server import ChatState, chat_server
+from s3_server import s3_server
 
+from medray import storage
 from medray.backends.function import FunctionBackend
 from medray.backends.protocol import Reply, Request
 from medray.cli.main import main
 from medray.config.synth import SynthConfig
 from medray.errors import InputError
+from medray.storage import StoragePath
 from medray.synth.asking.part_files import MOST_PARTS
 from medray.synth.asking.steps import Key, parse_key
 from medray.synth.asking.store import OK, REJECTED, Record, Store
@@ -258,21 +261,33 @@ def test_the_estimate_is_near_the_bill_and_the_budget_is_never_exceeded(tmp_path
     assert "budget" in said[-1]
 
 
-def test_the_state_survives_many_starts_and_their_compaction(tmp_path: Path) -> None:
+@pytest.fixture(params=["folder", "bucket"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[StoragePath]:
+    if request.param == "folder":
+        yield tmp_path
+        return
+    with s3_server(tmp_path, "bucket"):
+        yield storage.at("s3://bucket/synth")
+
+
+def test_the_state_survives_many_starts_and_their_compaction(place: StoragePath) -> None:
     for start in range(MOST_PARTS + 2):
-        store = Store(tmp_path)
+        store = Store(place)
         store.add(Record(key=Key(f"id {start}", "1c", 0), status=REJECTED, reason="empty", text="no"))
         store.add(Record(key=Key(f"id {start}", "1c", 1), status=OK, text=f"text {start}", cost=0.5))
         assert not store.add(Record(key=Key(f"id {start}", "1c", 0), status=OK, text="late"))
         store.close()
-    store = Store(tmp_path)
+    store = Store(place)
     store.compact_if_many()
-    assert [path.name for path in (tmp_path / "state").iterdir()] == ["upto-000017.jsonl"]
+    assert list(storage.sizes(place / "state")) == ["upto-000017.jsonl"]
     store.add(Record(key=Key("id 0", "2u", 0), status=OK, text="new"))
+    store.sync()
+    store.add(Record(key=Key("id 1", "2u", 0), status=OK, text="newer"))
     store.close()
-    again = Store(tmp_path)
+    again = Store(place)
     assert [again.text(f"id {n}", "1c") for n in range(18)] == [f"text {n}" for n in range(18)]
-    assert (again.text("id 0", "2u"), again.attempts("id 0", "1c"), again.cost) == ("new", 2, 9.0)
+    assert (again.text("id 0", "2u"), again.text("id 1", "2u")) == ("new", "newer")
+    assert (again.attempts("id 0", "1c"), again.cost) == (2, 9.0)
     assert again.counts["1c", REJECTED, "empty"] == 18
     assert [row["text"] for row in again.rows()][:2] == ["no", "text 0"]
     again.close()
