@@ -98,6 +98,10 @@ def continued(config: SynthConfig, **options: Any) -> Summary:
             f"{found.completion_tokens:,} of replies, cost {found.cost:,.2f}, at most {found.most_cost:,.2f}"
         )
 
+    if config.backend is not None and config.backend.type == "local":
+        from medray.evaluate.local_backend import local_backend
+
+        options["local"] = local_backend
     summary = chat(config, watch=Watch(say=say, estimated=estimated, progress=progress), **options)
     console.table(f"{_headline(summary)}, in {settings.folder_of(config)}", _table(summary))
     return summary
