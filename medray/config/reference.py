@@ -26,6 +26,7 @@ from medray.config.icl import IclFile
 from medray.config.judge import JudgeConfig
 from medray.config.loading.dotted import fields, model_of, section_at
 from medray.config.section import Section
+from medray.config.synth import SynthConfig
 from medray.errors import InputError
 
 PACKAGE = Path(medray.__file__).parent
@@ -33,7 +34,7 @@ _STRING = re.compile(r'"""(?s:.*?)"""|"[^"\n]*"')
 ENTRY = "[]"  # after a key that takes a list of sections: one entry of the list
 
 # The schemas of config files: that of a run, and those of verbs with a file of their own.
-FILES: dict[str, type[Section]] = {"run": Config, "icl": IclFile, "judge": JudgeConfig}
+FILES: dict[str, type[Section]] = {"run": Config, "icl": IclFile, "judge": JudgeConfig, "synth": SynthConfig}
 
 _SIMPLE = {
     bool: "true or false",
