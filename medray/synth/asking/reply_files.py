@@ -37,12 +37,13 @@ _SECTION = BackendConfig(type="endpoint", base_url="http://127.0.0.1/v1", model=
 class ReplyFiles:
     """A backend that answers from files. A request without a reply gets a failure of the kind `missing`.
 
-    files: paths. step: the step of custom ids that medray did not write; such an id names a chat. Raises InputError.
+    files: paths. step: the step of custom ids that medray did not write; such an id names a chat. key: of the files, for
+    messages. Raises InputError.
     """
 
-    def __init__(self, files: Sequence[Path], step: str | None = None) -> None:
+    def __init__(self, files: Sequence[Path], step: str | None = None, key: str = "--replies") -> None:
         self.name, self.usage = "files", Usage()
-        self._files = [_opened(file) for file in files]
+        self._files = [_opened(file, key) for file in files]
         self._paths = list(files)
         self._step = step
         hashes, which, offsets, lengths = array("Q"), array("i"), array("q"), array("i")
@@ -144,12 +145,12 @@ def _hash(key: str) -> int:
     return int(xxh3_64_intdigest(key.encode("utf-8", "surrogatepass")))
 
 
-def _opened(file: Path) -> int:
+def _opened(file: Path, key: str) -> int:
     try:
         return os.open(file, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
         raise InputError(
-            f"cannot be read ({error.strerror})", file=file, key="--replies", fix="check the path"
+            f"cannot be read ({error.strerror})", file=file, key=key, fix="check the path"
         ) from None
 
 

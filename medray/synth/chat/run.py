@@ -130,7 +130,7 @@ class _Start:
         self.live: Backend | None = None
         self.price = section.price if section else config.files.price
         if section is not None and section.type == "replay":
-            self.live = ReplyFiles([Path(str(section.file))])
+            self.live = ReplyFiles([Path(str(section.file))], key="backend.file")
         elif section is not None:
             batches = batch_folder(config, folder) if section.type == "batch" else None
             seed = config.run.seed

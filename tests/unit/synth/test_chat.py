@@ -349,3 +349,22 @@ def test_batches_are_submitted_looked_at_and_fetched_turn_by_turn(
     assert main(["synth", "submit", str(file), "backend=null"]) == 2
     assert "set backend.type: batch" in capsys.readouterr().err
     assert main(["synth", "run", str(file), "backend=null"]) == 2
+
+
+def test_request_files_end_before_the_budget_and_an_estimate_writes_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "synth.yaml"
+    price = "{prompt_per_million: 0, completion_per_million: 1000000}"  # one for each token of a reply
+    file.write_text(f"prompts: {{sample: 10, parts: [1]}}\nfiles: {{price: {price}}}\nbudget: 500\n")
+    assert main(["synth", "chat", str(file), "--json", "--estimate"]) == 0
+    assert (
+        json.loads(capsys.readouterr().out)["estimated_cost"] == 10 * 55
+    )  # the published mean of a question
+    assert not (tmp_path / "runs" / "synth" / "to_answer").exists()
+    assert main(["synth", "chat", str(file), "--json"]) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert found["status"] == "budget"
+    assert [Path(each).read_text().count("\n") for each in found["files"]] == [3]  # of at most 150 tokens
+    assert main(["synth", "chat", str(file), "--replies", str(tmp_path / "none.jsonl")]) == 2
+    assert "--replies" in capsys.readouterr().err
