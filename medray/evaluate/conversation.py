@@ -22,7 +22,7 @@ class Reply:
 
     text: str
     tokens: int
-    finish: Literal["stop", "length"]
+    finish: Literal["stop", "length", "refused"]
     cut: bool
 
 

@@ -28,8 +28,8 @@ class Answer:
 
     text: up to the first end token or stop text, stripped and without special tokens. tokens: number of generated
     tokens, with the end token. finish: `stop` if the model ended the answer or wrote a stop text, `length` if the limit
-    ended it, `refused` if a server declined to answer. log_probability: natural logarithm of the probability of these tokens under the model, without temperature
-    or penalties; None if it was not asked for.
+    ended it, `refused` if a server declined to answer. log_probability: natural logarithm of the probability of these
+    tokens under the model, without temperature or penalties; None if it was not asked for.
     """
 
     text: str

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from medray.cli.main import main
-from medray.config.data import ColumnsConfig
+from medray.config.columns import ColumnsConfig
 from medray.config.synth import SynthConfig
 from medray.data.records import Instruction
 from medray.data.schemas import parse
