@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from medray.evaluate.judge.verdicts import WORDS, word
 
 CSV, JSONL, REPORT = "queue.csv", "queue.jsonl", "report.json"
 FILE_BYTES = 4 << 30
-_LOCK = ".queue.lock"
+_LOCK, _WRITTEN = ".queue.lock", ".queue.json"
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")  # first characters that a spreadsheet would run as a formula
 csv.field_size_limit(1 << 26)
 
@@ -32,10 +32,13 @@ def finish(folder: Path, rows: Sequence[Row] | None, state: State) -> dict[str, 
     rows: of all items; None for those of the results that are there. Several processes may do this at once. Raises InputError for a filled cell that is no verdict; then nothing is written.
     """
     with locked(folder / _LOCK):
-        merge(folder, state)
+        _merge(folder, state)
         found = with_decisions(read_rows(folder) if rows is None else rows, state)
         write_rows(folder, found)
         waiting = [row for row in found if row.state in ("disputed", "resolved")]
+        _remember(
+            folder, {(row.item.id, row.content): row.human_verdict for row in waiting if row.human_verdict}
+        )
         storage.write(folder / CSV, _csv(waiting))
         storage.write(folder / JSONL, _jsonl(waiting))
         numbers = figures(found) | {"human_verdicts_changed": state.changed}
@@ -48,7 +51,14 @@ def merge(folder: Path, state: State) -> int:
 
     Raises InputError for a cell that is no verdict, and if both files give different new verdicts for one item.
     """
+    with locked(folder / _LOCK):
+        return _merge(folder, state)
+
+
+def _merge(folder: Path, state: State) -> int:
+    """Do the work of `merge`. A cell that has not changed since the last time is no new decision: the state may have a later one."""
     state.refresh()
+    written = _written(folder)
     new: dict[tuple[str, str], Decided] = {}
     for name, cells in ((CSV, _csv_cells(folder / CSV)), (JSONL, _jsonl_cells(folder / JSONL))):
         for where, item, content, text, note in cells:
@@ -62,7 +72,7 @@ def merge(folder: Path, state: State) -> int:
                     fix=f"use {', '.join(WORDS)}, or leave it empty",
                 )
             known, other = state.decided.get((item, content)), new.get((item, content))
-            if known is not None and known.human_verdict == verdict:
+            if known is not None and verdict in (known.human_verdict, written.get((item, content))):
                 continue
             if other is not None and other.human_verdict != verdict:
                 raise InputError(
@@ -75,7 +85,25 @@ def merge(folder: Path, state: State) -> int:
             )
     if new:
         state.add(*new.values())
+        _remember(folder, written | {key: one.human_verdict for key, one in new.items()})
     return len(new)
+
+
+def _remember(folder: Path, verdicts: Mapping[tuple[str, str], str]) -> None:
+    storage.write(folder / _WRITTEN, json.dumps([[*key, verdict] for key, verdict in verdicts.items()]))
+
+
+def _written(folder: Path) -> dict[tuple[str, str], str]:
+    """Return the verdicts in the queue files when medray last wrote or read them, by item and content."""
+    path, fix = folder / _WRITTEN, "remove the file: it is written again"
+    try:
+        data = storage.read_bounded(path, FILE_BYTES, fix=fix)
+    except FileNotFoundError:
+        return {}
+    try:
+        return {(str(item), str(content)): str(verdict) for item, content, verdict in json.loads(data)}
+    except (ValueError, TypeError):
+        raise InputError("is not readable", file=path, fix=fix) from None
 
 
 def _cells(row: Row) -> dict[str, str]:

@@ -89,6 +89,26 @@ def test_an_old_or_removed_queue_file_loses_nothing(tmp_path: Path) -> None:
     assert finish(tmp_path, rows(2), State(tmp_path))["states"]["resolved"] == 1
 
 
+def test_a_cell_that_nobody_touched_does_not_replace_a_later_decision(tmp_path: Path) -> None:
+    """One person corrects a decision in the terminal, after another one's start has written it into the files."""
+    state = State(tmp_path)
+    finish(tmp_path, rows(2), state)
+
+    def decide(verdict: str) -> None:
+        item = rows(1)[0].item
+        state.add(Decided(item=item.id, content=item.content, human_verdict=verdict, source="review"))
+
+    decide("correct")
+    finish(tmp_path, None, State(tmp_path))
+    decide("incorrect")
+    fill(tmp_path, {"i1": "correct"})  # in the same file
+    finish(tmp_path, None, state)
+    assert [row.human_verdict for row in read_rows(tmp_path)] == ["incorrect", "correct"]
+    fill(tmp_path, {"i0": "correct"})
+    finish(tmp_path, None, State(tmp_path))
+    assert [row.human_verdict for row in read_rows(tmp_path)] == ["correct", "correct"]
+
+
 def test_a_decision_about_other_texts_does_not_count(tmp_path: Path) -> None:
     state = State(tmp_path)
     state.add(Decided(item="i0", content="of an older answer", human_verdict="correct"))
