@@ -218,17 +218,29 @@ def _read(
         references = by_id(rows, arguments.references, _there(names, rows))
     found, of_runs = {}, []
     labels = _labels(places)
+    unknown = dict(names) if references is None else _absent(names, rows)
     for place in places:
         rows, metrics = _rows(place)
+        unknown = _absent(unknown, rows)
         of_runs += [metrics] if metrics else []
         own = _there(names, rows) if references is not None else names
         found[place] = answers_of(rows, labels[place], own, references)
+    for column, name in unknown.items():
+        raise InputError(
+            f"no file has a column {name[:80]!r} for {column}",
+            key="--columns",
+            fix="correct the name of the column, or leave it out",
+        )
     if asked is not None:
         return found, asked
     metrics = tuple(dict.fromkeys([*of_runs[0], "length"])) if of_runs else DEFAULT_METRICS
     if not of_runs and all(each.rows.references is None for each in found.values()):
         metrics = WITHOUT_REFERENCES
     return found, metrics
+
+
+def _absent(names: Mapping[str, str], rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    return {column: name for column, name in names.items() if column not in _there(names, rows)}
 
 
 def _there(names: Mapping[str, str], rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:

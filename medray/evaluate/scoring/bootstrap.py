@@ -86,8 +86,13 @@ def differences(
 
 
 def units(groups: Sequence[str] | None, rows: int) -> int:
-    """Return the number of things that are drawn: groups, or rows."""
-    return rows if groups is None else len(set(groups))
+    """Return the number of things that are drawn: groups, or rows. A row without a group ("") is drawn alone."""
+    return rows if groups is None else len(set(_names(groups)))
+
+
+def _names(groups: Sequence[str]) -> list[str | int]:
+    """Return the group of each row; the row's number where it has none."""
+    return [name or row for row, name in enumerate(groups)]
 
 
 def _interval(values: np.ndarray, confidence: float, digits: int | None = None) -> Interval:
@@ -122,8 +127,8 @@ def _by_group(statistics: np.ndarray, groups: Sequence[str] | None) -> np.ndarra
     """Return the sums of each group [groups, columns], in the order of their first rows; without groups, the rows."""
     if groups is None:
         return statistics
-    number: dict[str, int] = {}
-    place = np.array([number.setdefault(name, len(number)) for name in groups])
+    number: dict[str | int, int] = {}
+    place = np.array([number.setdefault(name, len(number)) for name in _names(groups)])
     sums = np.zeros((len(number), statistics.shape[1]))
     np.add.at(sums, place, statistics)
     return sums

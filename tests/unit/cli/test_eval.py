@@ -189,6 +189,10 @@ def test_wrong_arguments(
         ([tmp_path], "neither a run"),
         (["https://me:secret@host/x.jsonl"], "user name or a password"),
         ([first, "--columns", "reference=none"], "there is no column 'none' for reference"),
+        (
+            [first, "--references", files[1], "--columns", "group=none"],
+            "no file has a column 'none' for group",
+        ),
     ):
         assert message in refused(capsys, *words), words
 

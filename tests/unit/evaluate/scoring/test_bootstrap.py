@@ -12,7 +12,7 @@ from scipy import stats
 from medray.evaluate.metrics.measured import Measured, mean, micro_f1
 from medray.evaluate.metrics.registry import REGISTRY
 from medray.evaluate.metrics.rows import Reference, Rows, Settings
-from medray.evaluate.scoring.bootstrap import Bootstrap, _by_group, _weights, differences, intervals
+from medray.evaluate.scoring.bootstrap import Bootstrap, _by_group, _weights, differences, intervals, units
 
 
 def of(values: np.ndarray) -> Measured:
@@ -61,6 +61,9 @@ def test_groups_are_drawn_together() -> None:
     assert grouped["x"].low == pytest.approx(single["x"].low)
     assert wrong["x"].high - wrong["x"].low < 0.6 * (single["x"].high - single["x"].low)
     assert _by_group(np.ones((4, 1)), ["b", "a", "b", "b"]).tolist() == [[3.0], [1.0]]
+    alone = ["b", "", "b", ""]
+    assert _by_group(np.ones((4, 1)), alone).tolist() == [[2.0], [1.0], [1.0]]
+    assert units(alone, 4) == 3
 
 
 def test_paired_difference_and_p_are_close_to_a_paired_t_test() -> None:
