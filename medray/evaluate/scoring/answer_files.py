@@ -177,9 +177,11 @@ def by_id(
             fix="name the column with --columns reference=NAME",
         )
     renamed = {table.name(column): column for column in COLUMNS if table.name(column) is not None}
+    # A column that has the name of another one, such as `reference` with --columns reference=gold, is not read.
+    hidden = set(renamed.values()) - set(renamed)
     ids = table.ids()
     return {
-        name: {renamed.get(column, column): value for column, value in row.items()}
+        name: {renamed.get(column, column): value for column, value in row.items() if column not in hidden}
         for name, row in zip(ids, rows, strict=True)
     }
 

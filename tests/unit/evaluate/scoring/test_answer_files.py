@@ -92,6 +92,13 @@ def test_references_are_joined_by_id_and_the_rest_is_counted() -> None:
     )
 
 
+def test_the_named_column_of_the_references_wins_over_one_that_has_the_usual_name() -> None:
+    rows = [{"id": "a", "gold": "right", "reference": "other", "label": "third"}]
+    known = by_id(rows, "gold.jsonl", {"reference": "gold"})
+    found = answers_of([{"id": "a", "prediction": "said"}], "file.jsonl", {}, known)
+    assert [each.text for each in found.rows.references or ()] == ["right"]
+
+
 @pytest.mark.parametrize(
     ("rows", "given", "message"),
     [
