@@ -230,7 +230,7 @@ def _merged(out: StoragePath, manifest: Manifest, counts: Counts, seconds: float
         "rejected": manifest.rejected,
         "seconds": round(seconds, 3),
         "predictions": str(file),
-        "warnings": warnings(storage.local(file), counts),
+        "warnings": warnings(storage.local(file)),
     }
     json_files.write_sealed(out / SUMMARY, summary, indent=2)
     for name in (PARTS, CONVERTED):

@@ -1,32 +1,31 @@
-"""Signs of a model that has collapsed, in its predictions."""
+"""Signs of a model that has collapsed, in its predictions, by the rules of `medray eval`."""
 
 from __future__ import annotations
 
 import json
-from collections import Counter
 from itertools import islice
 from pathlib import Path
 
-from medray.evaluate.prediction.part_files import Counts
+from medray.data.reasoning import CLOSE, answer_only
+from medray.evaluate.scoring import collapse
 
-SAMPLE_ROWS, FEWEST_ROWS = 10_000, 8  # rows that are compared; fewer rows say nothing
-SAME_SHARE, EMPTY_SHARE, UNFINISHED_SHARE = 0.9, 0.5, 0.9
+SAMPLE_ROWS = 10_000  # rows that are read, from the first
 
 
-def warnings(file: Path, counts: Counts) -> list[str]:
-    """Return a sentence about each sign of a collapsed model. No sentence has text of a prediction."""
-    found: list[str] = []
-    if counts.rows < FEWEST_ROWS:
-        return found
+def warnings(file: Path) -> list[str]:
+    """Return the sentences of `collapse.warnings` about a file of predictions. No sentence has text of a row."""
     with file.open(encoding="utf-8") as stream:
-        answers = Counter(hash(json.loads(line)["prediction"]) for line in islice(stream, SAMPLE_ROWS))
-    most = answers.most_common(1)[0][1]
-    if most >= SAME_SHARE * answers.total() and counts.empty < most:
-        found.append(f"{most:,} of {answers.total():,} answers are the same")
-    if counts.empty >= EMPTY_SHARE * counts.rows:
-        found.append(f"{counts.empty:,} of {counts.rows:,} answers are empty")
-    if counts.unfinished >= UNFINISHED_SHARE * counts.rows:
-        found.append(
-            f"{counts.unfinished:,} of {counts.rows:,} answers ended at eval.generation.max_new_tokens and not by the model"
+        rows = [json.loads(line) for line in islice(stream, SAMPLE_ROWS)]
+    answers = []
+    for row in rows:
+        wanted = row.get("reference")
+        wanted = None if wanted is None else answer_only(wanted)
+        answers.append(
+            collapse.Answer(
+                prompt=row.get("prompt", ""),
+                reference=wanted,
+                prediction=answer_only(row["prediction"], opened=wanted is None or CLOSE not in wanted),
+                ended=collapse.ENDED.get(row.get("finish")),
+            )
         )
-    return found
+    return [each["text"] for each in collapse.warnings(answers)]

@@ -15,7 +15,7 @@ from medray.data.printable import column_names
 from medray.data.records import BadRowError
 from medray.errors import InputError
 from medray.evaluate.metrics.rows import Entity, Options, Reference, Rows, answers_alone
-from medray.evaluate.scoring.collapse import Answer
+from medray.evaluate.scoring.collapse import ENDED, Answer
 
 # Column → its names in files, the first that exists is read. `output` is the reference in published data frames.
 COLUMNS: dict[str, tuple[str, ...]] = {
@@ -29,7 +29,6 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "option_lengths": ("option_lengths",),
     "finish": ("finish", "finish_reason"),
 }
-_ENDS = {"stop": True, "length": False}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -152,7 +151,7 @@ def answers_of(
         ),
         has_ids=table.has_ids,
         prompts=tuple(table.texts("prompt") or [""] * len(kept)),
-        ended=tuple(_ENDS.get(str(each)) for each in finish or [None] * len(kept)),
+        ended=tuple(ENDED.get(str(each)) for each in finish or [None] * len(kept)),
         notes=tuple(notes),
     )
 

@@ -1,7 +1,8 @@
 """Signs in generated texts that a model is probably useless: no text, one text for all, the prompt again, endless loops.
 
 Each rule reads the answers and returns one sentence, or None. No sentence contains text of a record. `medray train` applies
-the rules to its own predictions (`train/export/collapse.py`), `medray eval` to any file.
+the rules to its own predictions (`train/export/collapse.py`), `medray predict` to those that it wrote, `medray eval` to any
+file.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ ONE_ANSWER = 0.9  # share of the rows with the same prediction
 FEW_ROWS = 5  # fewer rows may get the same answer by chance
 COPIED = 0.8  # share of a reference's words that also occur in its prompt
 LOOP_WORDS, LOOP_DISTINCT = 20, 0.2  # number of words of a prediction, and the share of distinct ones
+ENDED = {"stop": True, "length": False}  # the column `finish` of predictions → `Answer.ended`
 
 
 @dataclass(frozen=True)

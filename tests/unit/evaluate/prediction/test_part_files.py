@@ -87,15 +87,17 @@ def test_a_different_command_is_refused_by_the_name_of_what_differs(
 def test_a_collapsed_model_is_told_without_its_text(tmp_path: Path) -> None:
     file = tmp_path / "predictions.jsonl"
 
-    def told(texts: list[str], unfinished: int = 0) -> list[str]:
-        file.write_text("".join(json.dumps({"prediction": text}) + "\n" for text in texts))
-        empty = sum(not text for text in texts)
-        return warnings(file, Counts(rows=len(texts), empty=empty, unfinished=unfinished))
+    def told(texts: list[str], finish: str = "stop", **more: str) -> list[str]:
+        lines = [{"prediction": text, "finish": finish, **more} for text in texts]
+        file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        return warnings(file)
 
-    assert told([f"rash {n}" for n in range(20)], unfinished=3) == []
+    different = [f"rash {n}" for n in range(20)]
+    assert told(different) == []
     [same] = told(["rash"] * 19 + ["fever"])
-    assert "19 of 20 answers are the same" in same
+    assert "19 of 20 predictions are the same text" in same
     assert "rash" not in same
+    assert told(["rash"] * 20, reference="rash") == [], "as in medray eval: this answer is wanted"
     assert "empty" in told([""] * 12 + ["a"] * 8)[0]
-    assert "max_new_tokens" in told([f"rash {n}" for n in range(20)], unfinished=19)[0]
+    assert "without an end token" in told(different, finish="length")[0]
     assert told(["rash"] * 4) == []
