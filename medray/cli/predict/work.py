@@ -114,7 +114,7 @@ def _divided(
     workers: int,
 ) -> tuple[Manifest, Any]:
     """Return the manifest with the parts, and the rows. An earlier manifest is kept."""
-    from medray.evaluate.prediction.inputs import default_part_rows, index_inputs, plain_sources
+    from medray.evaluate.prediction.inputs import CONVERTED, default_part_rows, index_inputs, plain_sources
     from medray.evaluate.prediction.manifest import Manifest
     from medray.evaluate.prediction.rows import FileRows, ShardRows
 
@@ -128,6 +128,10 @@ def _divided(
         manifest.write(out)
         return manifest, shards
     console.phase("data", ", ".join(source.name for source in asked.sources)[:200])
+    if before is None:
+        storage.remove_tree(
+            out / CONVERTED
+        )  # of a start that was killed before its manifest: the input may have changed
     plain = plain_sources(asked.sources, out)
     if before is not None:
         return before, FileRows(sources=plain)

@@ -19,7 +19,7 @@ from exports import exported
 from medray.cli import cluster as ray_cluster
 from medray.cli import main as command
 from medray.cli.predict import work
-from medray.evaluate.prediction import job
+from medray.evaluate.prediction import inputs, job
 from medray.plan.resources import NodeSupply, Supply
 from medray.train import prepare
 
@@ -174,6 +174,36 @@ def test_compressed_files_are_read_through_a_plain_copy_that_is_removed(folder: 
     )
     assert plain == packed
     assert not (tmp_path / "packed" / "converted").exists()
+
+
+def test_an_input_that_changed_after_a_kill_before_the_manifest_is_converted_again(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import gzip
+
+    def pack(text: str) -> None:
+        line = json.dumps({"id": text, "input": text}).encode() + b"\n"
+        (tmp_path / "new.jsonl.gz").write_bytes(gzip.compress(line))
+
+    def killed(*given: Any, **options: Any) -> Any:
+        raise KeyboardInterrupt
+
+    made = [
+        "predict",
+        str(folder / "export"),
+        "new.jsonl.gz",
+        "--to",
+        "out",
+        "eval.generation.max_new_tokens=2",
+    ]
+    pack("before")
+    with monkeypatch.context() as patch:
+        patch.setattr(inputs, "index_inputs", killed)
+        assert command.main(made) == 130
+    assert (tmp_path / "out" / "converted" / "000.jsonl").exists()
+    pack("after")
+    assert command.main(made) == 0
+    assert json.loads((tmp_path / "out" / "predictions.jsonl").read_text())["id"] == "after"
 
 
 def test_a_server_that_fails_stops_the_command_and_the_same_command_goes_on(
