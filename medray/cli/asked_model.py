@@ -92,7 +92,14 @@ def named_model(name: str, config_file: str | None, overrides: Sequence[str]) ->
         from medray.config import read
         from medray.train.run_folder.files import folder_of
 
-        name = str(folder_of(read(name)))
+        config_of_run, name = name, str(folder_of(read(name)))
+        if not (storage.at(name) / CONFIG).exists():
+            raise InputError(
+                f"the run of this config was not started: there is no run in {name}",
+                file=config_of_run,
+                key="RUN|MODEL",
+                fix=f"train it first with `medray train {config_of_run}`, or name the folder of a run or a model",
+            )
     folder = storage.at(name)
     storage.check_reachable(folder)
     if (folder / CONFIG).exists():

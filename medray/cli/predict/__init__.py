@@ -112,11 +112,11 @@ def _run(arguments: argparse.Namespace, stop: StopSwitch) -> int:
     out = storage.at(arguments.to)
     check_folder(out)
     console = Console(sys.stderr)
-    with lock.held(out, lambda text: console.phase("lock", text)):
-        if arguments.overwrite:
-            clear(out)
+    with lock.held(out, lambda text: console.phase("lock", text), option="--to"):
         asked = asked_command(arguments, named, paths, out)
         refuse_stopped(stop)
+        if arguments.overwrite:  # only now: a command that is refused removes nothing
+            clear(out)
         before = Manifest.read(out)
         if before is not None:
             check_same(before.facts, asked.facts, out)

@@ -130,6 +130,7 @@ def check_folder(out: StoragePath) -> None:
 def clear(out: StoragePath) -> None:
     """Remove earlier predictions from a folder."""
     from medray.evaluate.prediction.inputs import CONVERTED, REJECTS
+    from medray.evaluate.prediction.layouts import remove_layouts
     from medray.evaluate.prediction.manifest import MANIFEST
     from medray.evaluate.prediction.part_files import PARTS, PREDICTIONS
 
@@ -137,6 +138,7 @@ def clear(out: StoragePath) -> None:
         (out / name).unlink(missing_ok=True)
     for name in (PARTS, CONVERTED):
         storage.remove_tree(out / name)
+    remove_layouts(out)
 
 
 def backend_of(arguments: argparse.Namespace) -> BackendConfig | None:

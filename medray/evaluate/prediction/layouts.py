@@ -18,6 +18,7 @@ from medray.storage import StoragePath
 Layout = Literal["generated", "sum"]
 LAYOUTS: tuple[Layout, ...] = ("generated", "sum")
 LINES, TABLE = "generated_predictions.txt", "generated_predictions_df.csv"
+SUMMARIES, SUBMISSIONS = "summaries", "*_multiclinsum_*_run_*"
 LONGEST_NAME = 120
 _SECTION = re.compile(r"\s*section header:.*?section text:\s*(?P<text>.*)", re.IGNORECASE | re.DOTALL)
 
@@ -62,17 +63,25 @@ def write_layout(out: StoragePath, layout: Layout, name: TeamName | None = None)
             text.detach()
 
         return [write_whole(out / LINES, lines), write_whole(out / TABLE, table)]
-    folder = out / ("summaries" if name is None else name.folder)
+    folder = out / (SUMMARIES if name is None else name.folder)
     if isinstance(folder, Path):
         folder.mkdir(exist_ok=True, mode=0o700)
     used: set[str] = set()
     for number, row in enumerate(_rows(out), 1):
         file = _plain(Path(str(row["id"])).name.removesuffix(".txt")) or f"row-{number}"
-        if file in used:
+        while file in used:
             file = f"{file}-{number}"
         used.add(file)
         storage.write(folder / f"{file}_sum.txt", row["prediction"] + "\n")
     return [folder]
+
+
+def remove_layouts(out: StoragePath) -> None:
+    """Remove what `write_layout` wrote into a folder, because it is of other predictions."""
+    for name in (LINES, TABLE):
+        (out / name).unlink(missing_ok=True)
+    for folder in (out / SUMMARIES, *out.glob(SUBMISSIONS)):
+        storage.remove_tree(folder)
 
 
 def _rows(out: StoragePath) -> Iterator[dict[str, Any]]:

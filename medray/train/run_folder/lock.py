@@ -48,14 +48,18 @@ _held: dict[Path, _Held] = {}  # locks of this process, by resolved folder
 
 
 @contextmanager
-def held(folder: StoragePath, say: Callable[[str], None] = lambda text: None) -> Iterator[None]:
+def held(
+    folder: StoragePath, say: Callable[[str], None] = lambda text: None, *, option: str | None = None
+) -> Iterator[None]:
     """Lock the run folder for this thread until the block ends. The same thread may take the lock again inside.
 
     The folder is created if it does not exist. say: called once if the file system does not support locks; the run then
-    continues without one. Raises InputError immediately if another driver holds the folder, or if it cannot be written.
+    continues without one. option: the argument that named the folder, for errors; None for the folder of a run, which
+    `run.storage` and `run.name` decide. Raises InputError immediately if another driver holds the folder, or if it cannot
+    be written.
     """
     if not isinstance(folder, Path):
-        with bucket_lock.held(folder, lambda holder: _refusal(folder, holder), say):
+        with bucket_lock.held(folder, lambda holder: _refusal(folder, holder, option), say):
             yield
         return
     resolved = folder.resolve()
@@ -63,7 +67,7 @@ def held(folder: StoragePath, say: Callable[[str], None] = lambda text: None) ->
     if mine and mine.thread == threading.get_ident():
         yield
         return
-    taken = _take(folder, say)
+    taken = _take(folder, say, option)
     _held[resolved] = taken
     try:
         yield
@@ -72,12 +76,12 @@ def held(folder: StoragePath, say: Callable[[str], None] = lambda text: None) ->
             _release(folder, taken)
 
 
-def _take(folder: Path, say: Callable[[str], None]) -> _Held:
+def _take(folder: Path, say: Callable[[str], None], option: str | None) -> _Held:
     made = False
     for _ in range(_TRIES):
         descriptor = -1
         try:
-            made = _make(folder) or made
+            made = _make(folder, option) or made
             # O_CLOEXEC: processes that the driver starts, such as a local Ray cluster, may outlive the driver.
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
             descriptor = os.open(folder / FILE, flags, 0o600)
@@ -87,12 +91,12 @@ def _take(folder: Path, say: Callable[[str], None]) -> _Held:
         except BlockingIOError:
             holder = _holder(descriptor)
             os.close(descriptor)
-            raise _refusal(folder, holder) from None
+            raise _refusal(folder, holder, option) from None
         except OSError as error:
             if error.errno not in _NO_LOCKS or descriptor < 0:
                 if descriptor >= 0:
                     os.close(descriptor)
-                raise _unusable(folder, f"cannot be locked ({error.strerror})") from None
+                raise _unusable(folder, f"cannot be locked ({error.strerror})", option) from None
             say(
                 "this file system does not support locks: make sure that only one start of this run is active"
             )
@@ -101,7 +105,7 @@ def _take(folder: Path, say: Callable[[str], None]) -> _Held:
             _write_holder(descriptor)
             return _Held(descriptor, threading.get_ident(), made)
         os.close(descriptor)
-    raise _refusal(folder, "")
+    raise _refusal(folder, "", option)
 
 
 def holder(folder: StoragePath) -> str | None:
@@ -123,23 +127,21 @@ def holder(folder: StoragePath) -> str | None:
     return None
 
 
-def _make(folder: Path) -> bool:
+def _make(folder: Path, option: str | None) -> bool:
     try:
         folder.mkdir(mode=0o700, parents=True)
     except FileExistsError:
         return False
     except FileNotFoundError:  # this file system accepts no folders, else the parents would have been created
-        raise _unusable(folder, "cannot be created") from None
+        raise _unusable(folder, "cannot be created", option) from None
     return True
 
 
-def _unusable(folder: Path, why: str) -> InputError:
-    return InputError(
-        f"the run folder {folder} {why}",
-        key="run.storage",
-        value=str(folder.parent),
-        fix="use a folder that you may write to",
-    )
+def _unusable(folder: Path, why: str, option: str | None) -> InputError:
+    fix = "use a folder that you may write to"
+    if option is not None:
+        return InputError(f"this folder {why}", file=folder, key=option, fix=fix)
+    return InputError(f"the run folder {folder} {why}", key="run.storage", value=str(folder.parent), fix=fix)
 
 
 def _release(folder: Path, taken: _Held) -> None:
@@ -179,12 +181,22 @@ def _holder(descriptor: int) -> str:
         return ""
 
 
-def _refusal(folder: StoragePath, holder: str) -> InputError:
+def _refusal(folder: StoragePath, holder: str, option: str | None) -> InputError:
+    fix = (
+        f"wait until it ends, stop it (Ctrl-C or TERM: it saves first), or use another {option or 'run.name'}"
+    )
+    if option is not None:
+        return InputError(
+            f"this folder is in use by another start of this command{holder}",
+            file=folder,
+            key=option,
+            fix=fix,
+        )
     return InputError(
         f"the run folder {folder} is in use by another start of this run{holder}",
         key="run.name",
         value=folder.name,
-        fix="wait until it ends, stop it (Ctrl-C or TERM: it saves first), or use another run.name",
+        fix=fix,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -123,6 +124,29 @@ def test_a_run_without_an_export_is_refused(tmp_path: Path, capsys: pytest.Captu
     assert "not finished" in refused(capsys, "run", "new.jsonl", "--to", "out")
 
 
+def test_a_config_whose_run_was_not_started_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "c.yaml").write_text("run: {name: notes, storage: runs}\n")
+    text = refused(capsys, "c.yaml", "new.jsonl", "--to", "out")
+    assert "the run of this config was not started" in text
+    assert "medray train c.yaml" in text
+
+
+def test_a_folder_in_use_or_without_the_right_to_write_is_named_by_its_option(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "base").symlink_to(model)
+    (tmp_path / "out").mkdir()
+    with (tmp_path / "out" / ".lock").open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        text = refused(capsys, "base", "new.jsonl", "--to", "out")
+    assert "--to: this folder is in use by another start of this command" in text
+    text = refused(capsys, "base", "new.jsonl", "--to", "/proc/none")
+    assert "--to: this folder cannot be created" in text
+    assert "run." not in text
+
+
 def test_a_key_that_only_training_reads_is_refused_for_an_export(tmp_path: Path) -> None:
     from exports import exported
 
@@ -162,5 +186,9 @@ def test_other_predictions_in_the_folder_are_refused_by_name_and_overwritten_on_
     tiny.write_jsonl(tmp_path / "new.jsonl", [{"input": "cough"}])
     assert command.main(words) == 2
     assert "input 1, new.jsonl was" in capsys.readouterr().err
+    (tmp_path / "out" / "predictions.jsonl").write_text("{}")
+    assert command.main([*words[:2], "none.jsonl", *words[3:], "--overwrite"]) == 2
+    assert (tmp_path / "out" / "predictions.jsonl").exists(), "a command that is refused removes nothing"
     assert command.main([*words, "--overwrite"]) == 1
+    assert not (tmp_path / "out" / "predictions.jsonl").exists()
     assert len(asked) == 3

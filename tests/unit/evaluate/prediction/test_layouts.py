@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from medray.evaluate.prediction.layouts import TeamName, without_section_header, write_layout
+from medray.evaluate.prediction.layouts import TeamName, remove_layouts, without_section_header, write_layout
 
 
 def predictions(folder: Path) -> Path:
@@ -44,6 +44,21 @@ def test_one_summary_per_row_stays_inside_its_folder(named: bool, tmp_path: Path
         "case_1-3_sum.txt": "rash\n",
         "row-4_sum.txt": "\u00e4\n",
     }
+
+
+def test_layouts_of_other_predictions_are_removed(tmp_path: Path) -> None:
+    write_layout(predictions(tmp_path), "generated")
+    for name in (None, TeamName(team="a", run_id="2", subtask="en")):
+        write_layout(tmp_path, "sum", name)
+    remove_layouts(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["predictions.jsonl"]
+
+
+def test_names_that_look_numbered_lose_no_row(tmp_path: Path) -> None:
+    rows = [{"id": name, "prediction": str(n)} for n, name in enumerate(("a-3", "a", "a"))]
+    (tmp_path / "predictions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    [folder] = write_layout(tmp_path, "sum")
+    assert sorted(path.read_text() for path in Path(str(folder)).iterdir()) == ["0\n", "1\n", "2\n"]
 
 
 @pytest.mark.parametrize(
