@@ -113,11 +113,17 @@ def answers_of(
     """Return the answers in the rows of a file.
 
     names: column → its name in this file, where it differs from COLUMNS. references: rows of another file by id, which have
-    the references, and entities, groups or options that the file lacks. Raises InputError that names `label`.
+    the references, and entities, groups or options that the file lacks. Without it, rows that lack a reference, as
+    `medray predict` writes them for rows without an answer, are left out if others have one. Raises InputError that names
+    `label`.
     """
     table = _Table(rows, label, names)
     ids = table.ids()
-    kept, notes = list(range(len(ids))), []
+    kept, notes = list(range(len(ids))), list[str]()
+    if references is None and (column := table.name("reference")) is not None:
+        kept = [place for place, row in enumerate(rows) if column in row]
+        if len(kept) < len(rows):
+            notes.append(f"{len(rows) - len(kept)} of {len(rows)} rows have no {column} and are left out")
     if references is not None:
         kept = [place for place, name in enumerate(ids) if name in references]
         notes = _unmatched(label, len(ids), len(kept), len(references))

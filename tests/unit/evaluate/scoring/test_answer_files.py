@@ -92,6 +92,17 @@ def test_references_are_joined_by_id_and_the_rest_is_counted() -> None:
     )
 
 
+def test_rows_without_a_reference_among_others_are_left_out_and_counted() -> None:
+    found = of(
+        {"prediction": "1"}, {"prediction": "2", "reference": None}, {"prediction": "3", "reference": "x"}
+    )
+    assert (found.rows.ids, found.rows.predictions) == (("2", "3"), ("2", "3"))
+    assert [each.text for each in found.rows.references or ()] == ["", "x"]
+    assert found.notes == ("1 of 3 rows have no reference and are left out",)
+    none = of({"prediction": "1"}, {"prediction": "2"})
+    assert (len(none.rows), none.rows.references, none.notes) == (2, None, ())
+
+
 def test_the_named_column_of_the_references_wins_over_one_that_has_the_usual_name() -> None:
     rows = [{"id": "a", "gold": "right", "reference": "other", "label": "third"}]
     known = by_id(rows, "gold.jsonl", {"reference": "gold"})
