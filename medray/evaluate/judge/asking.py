@@ -43,6 +43,8 @@ class Panel:
 
     def __init__(self, config: JudgeConfig, items: Sequence[Item], state: State) -> None:
         self.config, self.items, self.state = config, items, state
+        # Recorded replies are the judge, so replies that were corrected are read again.
+        self._replies = {judge.name: _content(judge.file) for judge in config.judges if judge.file}
         self.hashes = {(item.id, judge.name): self._hash(judge, item) for judge in config.judges for item in items}  # fmt: skip
 
     def judged(self, judge: str, item: Item) -> Judged | None:
@@ -170,7 +172,23 @@ class Panel:
         asked = [
             item.content if judge.type == "rule" else "",
             [[one.role, one.content] for one in self.request(judge, item).messages],
-            [judge.type, judge.base_url, judge.model, judge.file, judge.rule, judge.json_schema],
+            [
+                judge.type,
+                judge.base_url,
+                judge.model,
+                self._replies.get(judge.name),
+                judge.rule,
+                judge.json_schema,
+            ],
             [judge.body, config.max_new_tokens, config.tries],
         ]
         return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _content(file: str) -> str:
+    """Return a hash of a file; "" if it cannot be read, which its backend refuses with the reason."""
+    try:
+        with open(file, "rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError:
+        return ""

@@ -213,6 +213,21 @@ def test_two_rules_need_no_server(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert json.loads(capsys.readouterr().out)["unresolved"] == ["1"]
 
 
+def test_recorded_replies_that_were_corrected_are_read_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "items.jsonl").write_text('{"id": "1", "input": "x", "answer": "a", "gold": "b"}\n')
+    (tmp_path / "judge.yaml").write_text(
+        "items: items.jsonl\nfolder: judged\njudges:\n- {name: strict, type: rule, rule: exact}\n"
+        "- {name: told, type: replay, file: replies.jsonl}\n"
+    )
+    for word, agreed in (("correct", 0), ("incorrect", 1), ("incorrect", 1)):
+        (tmp_path / "replies.jsonl").write_text(json.dumps({"key": "1#1", "text": verdict(word)}) + "\n")
+        assert main(["judge", str(tmp_path / "judge.yaml"), "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["states"]["agreed"] == agreed
+    assert len((tmp_path / "judged" / "verdicts.jsonl").read_text().splitlines()) == 3
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGINT])
 def test_a_killed_start_loses_the_requests_in_flight_at_most(review: Review, sign: signal.Signals) -> None:
