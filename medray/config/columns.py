@@ -116,6 +116,12 @@ class ColumnsConfig(Section):
         for each in found:
             if is_template(each) and not any(is_column for _, is_column in template_parts(each)):
                 raise ValueError("the template contains no column", "write a column as {name}")
+            if is_template(each) and "\\n" in each:  # single quotes and a shell do not make a line end of it
+                raise ValueError(
+                    "the template contains a backslash and an n, which is not a line end",
+                    'write it in double quotes, such as "{question}\\nA) {opa}"; on a command line, put single quotes around '
+                    "all: 'data.columns.input=\"{question}\\nA) {opa}\"'",
+                )
         return value
 
     @model_validator(mode="after")

@@ -40,6 +40,10 @@ def test_keys_that_are_not_set_leave_older_fingerprints_as_they_are() -> None:
             "input: '{question'",
             "data.columns.input = '{question': the template has a '{' without its partner",
         ),
+        (
+            r"input: '{question}\nA) {opa}'",
+            "the template contains a backslash and an n, which is not a line end",
+        ),
         ("rationale: '{{}}'", "data.columns.rationale = '{{}}': the template contains no column"),
         ("input: []", "data.columns.input: expected at least one column"),
         ("label_names: {a: 1}", "data.columns.label_names.a = 1: expected text"),
