@@ -157,4 +157,6 @@ def _show(console: Console, summary: dict[str, Any]) -> None:
     rows += [("time", duration(summary["seconds"])), ("file", str(summary["predictions"]))]
     console.table("predictions", rows)
     if summary["warnings"]:
-        console.table("WARNING: check the model before you use it", [(text,) for text in summary["warnings"]])
+        console.table(
+            "WARNING: check this before you use the predictions", [(text,) for text in summary["warnings"]]
+        )

@@ -1,8 +1,9 @@
-"""Signs of a model that has collapsed, in its predictions, by the rules of `medray eval`."""
+"""Warnings about predictions: signs of a collapsed model, by the rules of `medray eval`, and ids that occur twice."""
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from itertools import islice
 from pathlib import Path
 
@@ -13,7 +14,7 @@ SAMPLE_ROWS = 10_000  # rows that are read, from the first
 
 
 def warnings(file: Path) -> list[str]:
-    """Return the sentences of `collapse.warnings` about a file of predictions. No sentence has text of a row."""
+    """Return a sentence about each sign in a file of predictions. No sentence has text of a row."""
     with file.open(encoding="utf-8") as stream:
         rows = [json.loads(line) for line in islice(stream, SAMPLE_ROWS)]
     answers = []
@@ -28,4 +29,11 @@ def warnings(file: Path) -> list[str]:
                 ended=collapse.ENDED.get(row.get("finish")),
             )
         )
-    return [each["text"] for each in collapse.warnings(answers)]
+    found = [each["text"] for each in collapse.warnings(answers)]
+    repeated = sum(count > 1 for count in Counter(row["id"] for row in rows).values())
+    if repeated:
+        found.append(
+            f"{repeated:,} ids of the first {len(rows):,} rows occur more than once: medray eval and medray judge need one row "
+            "per id. Correct data.columns.id or the ids of the input"
+        )
+    return found

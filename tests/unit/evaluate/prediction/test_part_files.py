@@ -88,7 +88,7 @@ def test_a_collapsed_model_is_told_without_its_text(tmp_path: Path) -> None:
     file = tmp_path / "predictions.jsonl"
 
     def told(texts: list[str], finish: str = "stop", **more: str) -> list[str]:
-        lines = [{"prediction": text, "finish": finish, **more} for text in texts]
+        lines = [{"id": n, "prediction": text, "finish": finish} | more for n, text in enumerate(texts)]
         file.write_text("".join(json.dumps(line) + "\n" for line in lines))
         return warnings(file)
 
@@ -101,3 +101,5 @@ def test_a_collapsed_model_is_told_without_its_text(tmp_path: Path) -> None:
     assert "empty" in told([""] * 12 + ["a"] * 8)[0]
     assert "without an end token" in told(different, finish="length")[0]
     assert told(["rash"] * 4) == []
+    assert "1 ids of the first 20 rows" in told(different, id="MRN 7")[0]
+    assert "MRN" not in told(different, id="MRN 7")[0]
