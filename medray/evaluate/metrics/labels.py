@@ -41,22 +41,28 @@ def label_accuracy(rows: Rows, settings: Settings) -> Measured:
 def parse_label(text: str, labels: Sequence[str]) -> str | None:
     """Return the label that an answer names; None if it names none, or several.
 
-    In this order: the whole answer; its beginning ("Yes, because …"); what follows "answer is" or "answer:"; the only
-    label in the text. labels: in lower case, see `_label`.
+    In this order: the whole answer; what follows "answer is" or "answer:", the last one; its beginning ("Yes, because …");
+    the only label in the text. A list of labels ("yes or no", "yes/no") names none of them. labels: in lower case, see
+    `_label`.
     """
     answer = _label(text)
     if answer in labels:
         return answer
     longest_first = sorted(labels, key=lambda label: (-len(label), label))
     starts = [0] + [match.end() for match in re.finditer(r"answer(?:\s+is)?\s*:?\s*[\"'(*]*", answer)]
+    any_label = "|".join(map(re.escape, longest_first))
+    more = re.compile(rf"(?:\s*,\s*(?:{any_label}))*\s*(?:[/|]|,?\s*\bor\b)\s*(?:{any_label})")
     found = []
     for start in starts:
         for label in longest_first:
-            if answer.startswith(label, start) and is_whole(answer, start, start + len(label)):
-                found.append((start, label))
+            end = start + len(label)
+            if answer.startswith(label, start) and is_whole(answer, start, end):
+                follows = more.match(answer, end)
+                if follows is None or not is_whole(answer, start, follows.end()):
+                    found.append(label)
                 break
     if found:
-        return found[-1][1]
+        return found[-1]
     named, rest = set[str](), answer
     for label in longest_first:
         begin = rest.find(label)

@@ -55,6 +55,11 @@ LABELS = ("maybe", "no", "yes")
         ("It is maybe so", "maybe"),
         ("not known", None),  # "no" only inside a word
         ("either yes or no", None),
+        ("yes or no", None),
+        ("Yes, no, or maybe", None),
+        ("answer: yes/no/maybe", None),
+        ("yes, no evidence is against it", "yes"),
+        ("yes or nothing", "yes"),
         ("", None),
         ("the answer is yes. Final answer: no", "no"),
     ],
