@@ -18,7 +18,7 @@ def add_to(verbs: Any) -> None:
     verb = verbs.add_parser(
         "logs",
         help="print the console of a run, wherever it runs",
-        description="Print the console of a run. The text is read from the run's folder.",
+        description="Print the console of a run, or of `medray predict`. The text is read from the folder.",
     )
     add_run(verb)
     verb.add_argument("-f", "--follow", action="store_true", help="print new lines until the run ends")
@@ -37,7 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
             value=arguments.lines,
             fix="use --lines 100",
         )
-    folder = folder_of_run(arguments)
+    folder = folder_of_run(arguments, logged=True)
     shown: list[str] = []
     first = True
     while True:

@@ -36,11 +36,14 @@ def refuse_credentials(url: str, key: str = "RUN") -> None:
         )
 
 
-def folder_of_run(arguments: argparse.Namespace, *, planned: bool = False) -> StoragePath:
+def folder_of_run(
+    arguments: argparse.Namespace, *, planned: bool = False, logged: bool = False
+) -> StoragePath:
     """Return the folder of the run that a command names.
 
-    planned: whether a config may name a run that has not begun. Raises InputError if there is no such run.
+    planned: whether a config may name a run that has not begun. logged: whether a folder of predictions will do too. Raises InputError if there is no such run.
     """
+    from medray.report.run_log import FILE as LOG
     from medray.train.run_folder import lock
     from medray.train.run_folder.files import CONFIG
 
@@ -71,6 +74,8 @@ def folder_of_run(arguments: argparse.Namespace, *, planned: bool = False) -> St
             file=folder,
             fix=f"check the run's name; the runs are in {where}",
         )
+    if logged and (folder / LOG).exists():
+        return folder
     if not (folder / CONFIG).exists() and lock.holder(folder) is None:
         raise InputError(
             "this folder is not the folder of a run",

@@ -75,7 +75,7 @@ def _run(arguments: argparse.Namespace, config: Config, address: str | None, sto
     from medray.stages.parent_run import send_unsent
     from medray.train.run_folder.files import folder_of
 
-    log = RunLog(folder_of(config))
+    log = RunLog(folder_of(config), command=f"medray train {arguments.config}")
     console = Consoles(Console(sys.stderr), Console(log, interactive=False))
     console.phase("start", f"{config.run.name} of {arguments.config}")
     if arguments.overwrite:

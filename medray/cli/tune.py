@@ -62,7 +62,7 @@ def _run(arguments: argparse.Namespace, config: Config, address: str | None, sto
     from medray.tune.earlier import finished, move_aside
     from medray.tune.parent_run import send_unsent
 
-    log = RunLog(folder_of(config))
+    log = RunLog(folder_of(config), command=f"medray tune {arguments.config}")
     console = Consoles(Console(sys.stderr), Console(log, interactive=False))
     console.phase("start", f"search {config.run.name} of {arguments.config}")
     if arguments.overwrite:

@@ -1,7 +1,7 @@
-"""A copy of a run's console output in its run folder, `console.log`, which `medray logs` prints.
+"""A copy of a command's console output in its folder, `console.log`, which `medray logs` prints.
 
-The file is written once this process has claimed the run folder and written config.yaml: a start that is refused
-before that leaves nothing. In a folder, every line is appended at once. In a bucket, where objects cannot grow, the
+The file is written once this process has claimed the folder and written config.yaml (predictions: manifest.json): a
+start that is refused before that leaves nothing. Each start begins with a line that has its date and its command. In a folder, every line is appended at once. In a bucket, where objects cannot grow, the
 newest part is uploaded every few seconds. An error in writing the log never stops the run.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import threading
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,22 @@ KEPT_IN_BUCKET = 1 << 20  # characters
 
 
 class RunLog:
-    """A text stream that keeps text in memory until `begin`, and then writes it to the run's console.log."""
+    """A text stream that keeps text in memory until `begin`, and then writes it to the console.log of a folder.
 
-    def __init__(self, folder: StoragePath, bucket_seconds: float = BUCKET_SECONDS) -> None:
-        self._folder, self._text, self._begun = folder, "", False
+    command: named in the line that begins this start; "" for no such line. mark: the file of the folder that must exist
+    before the log is written.
+    """
+
+    def __init__(
+        self,
+        folder: StoragePath,
+        bucket_seconds: float = BUCKET_SECONDS,
+        *,
+        command: str = "",
+        mark: str = "config.yaml",
+    ) -> None:
+        self._folder, self._begun, self._mark = folder, False, mark
+        self._text = f"=== {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC  {command}\n" if command else ""
         self._pause, self._ended = bucket_seconds, threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -58,7 +71,7 @@ class RunLog:
 
     def _append(self, folder: Path) -> None:
         file = folder / FILE
-        if not (folder / "config.yaml").exists() or file.is_symlink():
+        if not (folder / self._mark).exists() or file.is_symlink():
             return
         if file.exists() and (not file.is_file() or file.stat().st_size > LARGEST):
             os.replace(file, folder / f"{FILE}.1")
@@ -73,7 +86,7 @@ class RunLog:
             ended = self._ended.wait(self._pause)
             text = self._text
             with suppress(OSError):
-                if text == put or not (before is not None or (folder / "config.yaml").exists()):
+                if text == put or not (before is not None or (folder / self._mark).exists()):
                     continue
                 if before is None:
                     before = _old(folder)
@@ -111,3 +124,7 @@ class Consoles:
     def table(self, title: str, rows: list[tuple[str, ...]]) -> None:
         for console in self._consoles:
             console.table(title, rows)
+
+    def progress(self, name: str, done: int, total: int, detail: str = "") -> None:
+        for console in self._consoles:
+            console.progress(name, done, total, detail)

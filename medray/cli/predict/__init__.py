@@ -5,17 +5,20 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from medray import storage
 from medray.cli.asked_model import add_decoding, add_model, named_model, split_words
 from medray.cli.cluster import cluster_address
 from medray.cli.predict.command import STOPPING, asked_command, check_folder, clear, finished, team_name
-from medray.errors import InputError
+from medray.errors import InputError, MedrayError
 from medray.train.stop import StopSwitch
 
 if TYPE_CHECKING:
     from medray.report.console import Console
+    from medray.report.run_log import Consoles, RunLog
 
 
 def add_to(verbs: Any) -> None:
@@ -100,8 +103,9 @@ def _run(arguments: argparse.Namespace, stop: StopSwitch) -> int:
     from medray.cli.cluster import before_import
     from medray.cli.predict.work import predict
     from medray.cli.train import refuse_stopped
-    from medray.evaluate.prediction.manifest import Manifest, check_same
+    from medray.evaluate.prediction.manifest import MANIFEST, Manifest, check_same
     from medray.report.console import Console
+    from medray.report.run_log import Consoles, RunLog
     from medray.train.run_folder import lock
 
     team = team_name(arguments)
@@ -111,8 +115,10 @@ def _run(arguments: argparse.Namespace, stop: StopSwitch) -> int:
     before_import(cluster_address(named.config))
     out = storage.at(arguments.to)
     check_folder(out)
-    console = Console(sys.stderr)
-    with lock.held(out, lambda text: console.phase("lock", text), option="--to"):
+    log = RunLog(out, command=f"medray predict {arguments.model}", mark=MANIFEST)
+    console = Consoles(Console(sys.stderr), Console(log, interactive=False))
+    with _kept(log), lock.held(out, lambda text: console.phase("lock", text), option="--to"):
+        log.begin()
         asked = asked_command(arguments, named, paths, out)
         refuse_stopped(stop)
         if arguments.overwrite:  # only now: a command that is refused removes nothing
@@ -130,13 +136,25 @@ def _run(arguments: argparse.Namespace, stop: StopSwitch) -> int:
 
             written = write_layout(out, arguments.layout, team)
             console.phase("layout", ", ".join(map(str, written)))
-    _show(console, summary)
+        _show(console, summary)
     if arguments.json:
         print(json.dumps(summary))
     return stop.exit_code if summary["status"] == "stopped" else 0
 
 
-def _show(console: Console, summary: dict[str, Any]) -> None:
+@contextmanager
+def _kept(log: RunLog) -> Iterator[None]:
+    """Add the error that ends the block to the log, and close the log."""
+    try:
+        yield
+    except MedrayError as error:
+        log.write(f"medray: {error}\n")
+        raise
+    finally:
+        log.close()
+
+
+def _show(console: Console | Consoles, summary: dict[str, Any]) -> None:
     from medray.report.console import duration
 
     rows: list[tuple[str, ...]] = [("status", summary["status"]), ("rows", f"{summary['rows']:,}")]

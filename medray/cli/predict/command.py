@@ -113,12 +113,13 @@ def finished(out: StoragePath) -> dict[str, Any] | None:
 def check_folder(out: StoragePath) -> None:
     """Raise InputError if --to is a file, or a folder that something else has filled."""
     from medray.evaluate.prediction.manifest import MANIFEST
+    from medray.report.run_log import FILE as LOG
 
     storage.check_reachable(out)
     if isinstance(out, Path) and out.exists() and not out.is_dir():
         raise InputError("this is a file, not a folder", file=out, key="--to", fix="name a new folder")
     others = {name for name in storage.sizes(out) if not name.startswith(".")}
-    if others - {"rejects.jsonl"} and MANIFEST not in others:
+    if others - {"rejects.jsonl", LOG, f"{LOG}.1"} and MANIFEST not in others:
         raise InputError(
             "this folder has files that medray predict did not write",
             file=out,

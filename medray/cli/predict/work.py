@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from medray.evaluate.prediction.manifest import Manifest
     from medray.evaluate.prediction.part_files import Counts
     from medray.report.console import Console
+    from medray.report.run_log import Consoles
 
 POLL_SECONDS = 0.2
 
@@ -31,7 +32,7 @@ def predict(
     arguments: argparse.Namespace,
     asked: AskedCommand,
     before: Manifest | None,
-    console: Console,
+    console: Console | Consoles,
     stop: StopSwitch,
 ) -> dict[str, Any]:
     """Start or join the cluster, predict what is missing, and merge. Return the summary."""
@@ -55,7 +56,7 @@ def _with_cluster(
     arguments: argparse.Namespace,
     asked: AskedCommand,
     before: Manifest | None,
-    console: Console,
+    console: Console | Consoles,
     stop: StopSwitch,
     begun: float,
 ) -> dict[str, Any]:
@@ -110,7 +111,7 @@ def _divided(
     arguments: argparse.Namespace,
     asked: AskedCommand,
     before: Manifest | None,
-    console: Console,
+    console: Console | Consoles,
     workers: int,
 ) -> tuple[Manifest, Any]:
     """Return the manifest with the parts, and the rows. An earlier manifest is kept."""
@@ -183,7 +184,7 @@ def _watched(
     todo: Sequence[tuple[int, Any]],
     counts: Counts,
     total: int,
-    console: Console,
+    console: Console | Consoles,
     stop: StopSwitch,
 ) -> Counts:
     """Run the job in a side thread, print the progress, and return the counts of all finished parts."""

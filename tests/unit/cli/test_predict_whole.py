@@ -84,6 +84,7 @@ def test_a_stopped_command_goes_on_and_gives_the_bytes_of_a_calm_one(
     assert "zebrafish" not in shown.err
     assert sorted(path.name for path in (tmp_path / "calm").iterdir()) == [
         ".hashes",
+        "console.log",
         "manifest.json",
         "predictions.jsonl",
         "rejects.jsonl",
@@ -126,6 +127,12 @@ def test_a_stopped_command_goes_on_and_gives_the_bytes_of_a_calm_one(
     made.clear()
     assert command.main(words(folder, "cut", *drawn)) == 0
     assert made == [], "finished predictions are not made again"
+    capsys.readouterr()
+    assert command.main(["logs", "cut"]) == 0
+    log = capsys.readouterr().out
+    assert log.count("UTC  medray predict") == 3, "one line for each start"
+    assert "32 of 69 rows are done" in log
+    assert "zebrafish" not in log
 
 
 def test_a_part_that_fails_is_told_without_the_text_of_the_error(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -28,10 +29,24 @@ def test_lines_are_buffered_until_the_run_folder_is_claimed_and_has_a_config(tmp
     ] * 2
     assert file.stat().st_mode & 0o077 == 0
     log.close()
-    later = RunLog(tmp_path)
+    later = RunLog(tmp_path, command="medray train notes.yaml")
     later.begin()
     later.write("of a later start\n")
-    assert len(file.read_text().splitlines()) == 7
+    assert len(file.read_text().splitlines()) == 8
+    assert re.fullmatch(
+        r"=== [-\d]{10} [:\d]{8} UTC  medray train notes.yaml", file.read_text().splitlines()[6]
+    )
+
+
+def test_another_file_can_mark_a_folder_that_is_claimed(tmp_path: Path) -> None:
+    log = RunLog(tmp_path, mark="manifest.json")
+    log.begin()
+    (tmp_path / "config.yaml").touch()
+    log.write("one\n")
+    assert not (tmp_path / "console.log").exists()
+    (tmp_path / "manifest.json").touch()
+    log.write("two\n")
+    assert (tmp_path / "console.log").read_text() == "one\ntwo\n"
 
 
 def test_a_log_that_grows_large_is_rotated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
