@@ -49,6 +49,7 @@ NOT_QUICK = (
     "tests/unit/cli/test_serve.py",
     "tests/unit/cli/data/test_inspect.py",
     "tests/unit/cli/data/test_inspect_imports.py",
+    "tests/unit/cli/data/test_pairs_from_model.py",
     "tests/unit/cli/test_export.py",
     "tests/unit/cli/test_predict.py",
     "tests/unit/cli/test_predict_whole.py",

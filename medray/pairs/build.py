@@ -88,7 +88,7 @@ def pairs(
             for pair in made:
                 counts.by_strategy[pair.strategy] += 1
                 counts.length_ratios += len(pair.rejected) / len(pair.chosen)
-                yield _row(record, pair, spec) | {"seed": options.seed, "source": source.name}
+                yield pair_row(record, pair, spec) | {"seed": options.seed, "source": source.name}
 
 
 def _of_clinic(row: dict[str, Any]) -> Pair:
@@ -98,7 +98,7 @@ def _of_clinic(row: dict[str, Any]) -> Pair:
 def _of_record(record: Record, spec: EncodeSpec, options: PairOptions) -> Iterator[Pair]:
     if isinstance(record, Preference):
         chosen, rejected = record.chosen, record.rejected
-        if chosen.strip() and rejected.strip() and _same(chosen) != _same(rejected):
+        if chosen.strip() and rejected.strip() and same_text(chosen) != same_text(rejected):
             yield Pair(chosen, rejected, PUBLISHED)
     elif isinstance(record, Extraction):
         yield from _corrupted(record, spec, options)
@@ -110,21 +110,22 @@ def _corrupted(record: Extraction, spec: EncodeSpec, options: PairOptions) -> It
     items = tuple((each,) if isinstance(each, str) else tuple(each) for each in json.loads(chosen))
     task = Task(document=record, answer=spec.extraction_answer, types=spec.extraction_types, items=items)
     draw = random.Random(_seed(options.seed, record.origin.id))
-    seen = {_same(chosen)}
+    seen = {same_text(chosen)}
     for strategy in draw.sample(options.strategies, len(options.strategies)):
         wrong = CORRUPTIONS[strategy](task, draw)
         if not wrong:
             continue
         plain = [item[0] if spec.extraction_answer == "entities" else list(item) for item in wrong]
         rejected = json.dumps(plain, ensure_ascii=False)
-        if _same(rejected) not in seen:
-            seen.add(_same(rejected))
+        if same_text(rejected) not in seen:
+            seen.add(same_text(rejected))
             yield Pair(chosen, rejected, strategy)
         if len(seen) > options.per_record:
             return
 
 
-def _row(record: Record, pair: Pair, spec: EncodeSpec) -> dict[str, Any]:
+def pair_row(record: Record, pair: Pair, spec: EncodeSpec) -> dict[str, Any]:
+    """Return the row of a pair: id, group, lang, prompt, chosen, rejected and strategy."""
     origin = record.origin
     row = {"id": f"{origin.id}#{pair.strategy}", "group": origin.group or origin.id}
     row |= {"lang": origin.lang} if origin.lang else {}
@@ -150,7 +151,8 @@ def _prompt(record: Record, spec: EncodeSpec) -> str | list[dict[str, str]]:
     return texts[0]["content"] if [each["role"] for each in texts] == ["user"] else texts
 
 
-def _same(text: str) -> str:
+def same_text(text: str) -> str:
+    """Return a text by which answers are compared: without case and surplus blanks."""
     return " ".join(text.split()).casefold()
 
 

@@ -11,6 +11,14 @@ from medray.errors import InputError
 from medray.pairs.corruptions import CORRUPTIONS
 
 STRATEGIES = tuple(CORRUPTIONS)
+# Options of --from-model: type, default, metavar, help.
+SAMPLING: dict[str, tuple[Any, Any, str, str]] = {
+    "--samples": (int, 4, "N", "answers to each prompt"),
+    "--temperature": (float, 1.0, "T", "temperature of sampling"),
+    "--top-p": (float, 1.0, "P", "sample from the most probable tokens of this share"),
+    "--metric": (str, "rouge", "NAME", "metric that compares the samples with the gold answer"),
+    "--rank": (int, 1, "N", "1 rejects the worst sample, 2 the second worst"),
+}
 
 
 def add_to(actions: Any) -> None:
@@ -19,7 +27,8 @@ def add_to(actions: Any) -> None:
         help="write preference pairs made from a config's data",
         description="Write preference pairs (a better and a worse answer to a prompt) made from the data of a config. For documents "
         "with entities, rules make the worse answers; the simulated clinic provides notes with one error; published "
-        "pairs are kept. The prompt of a pair is the one that the config trains with.",
+        "pairs are kept. With --from-model, a model answers each prompt several times, and the worst answer is rejected. "
+        "The prompt of a pair is the one that the config trains with.",
     )
     verb.add_argument("config", help="YAML file whose section data names the data")
     verb.add_argument(
@@ -43,6 +52,19 @@ def add_to(actions: Any) -> None:
         help="largest number of rejected answers per prompt (1)",
     )
     verb.add_argument("--seed", type=int, default=0, help="seed; the same seed makes the same pairs (0)")
+    verb.add_argument(
+        "--from-model",
+        metavar="RUN|MODEL",
+        help="reject answers that this model samples: a run, an export, a folder, a packaged model or a hub id",
+    )
+    for name, (kind, default, metavar, text) in SAMPLING.items():
+        verb.add_argument(name, type=kind, metavar=metavar, help=f"with --from-model: {text} ({default})")
+    verb.add_argument(
+        "--part-rows", type=int, metavar="N", help="with --from-model: rows of a resumable part"
+    )
+    verb.add_argument(
+        "--resample", action="store_true", help="with --from-model: replace samples of a different command"
+    )
     verb.add_argument("--json", action="store_true", help="print the counts as one JSON object")
     add_force(verb, "a file")
     verb.set_defaults(run=run)
@@ -53,7 +75,8 @@ def run(arguments: argparse.Namespace) -> int:
     from medray.config import read
     from medray.train import check
 
-    if not 1 <= arguments.per_record <= len(STRATEGIES):
+    _check_together(arguments)
+    if arguments.from_model is None and not 1 <= arguments.per_record <= len(STRATEGIES):
         raise InputError(
             f"this number is not between 1 and {len(STRATEGIES)}, the number of strategies",
             key="--per-record",
@@ -63,6 +86,10 @@ def run(arguments: argparse.Namespace) -> int:
     config = read(arguments.config, arguments.overrides)
     check(config, elsewhere=cluster_address(config) is not None, model=False)
     check_new(arguments.to, "--to", force=arguments.force)
+    if arguments.from_model is not None:
+        from medray.cli.data import sampled
+
+        return sampled.run(arguments, config)
 
     from medray.data.index.sources import sources
     from medray.data.shards.preparation import encode_spec
@@ -98,6 +125,38 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(counts.to_json() | {"file": str(Path(arguments.to))}))
     return 0
+
+
+def _check_together(arguments: argparse.Namespace) -> None:
+    """Set the defaults of --from-model. Raises InputError for options of the other kind of pairs."""
+    for name, (_, default, _, _) in SAMPLING.items():
+        given = name.removeprefix("--").replace("-", "_")
+        if getattr(arguments, given) is None:
+            setattr(arguments, given, default)
+        elif arguments.from_model is None:
+            raise _without_model(name)
+    if arguments.from_model is None:
+        if arguments.part_rows is not None or arguments.resample:
+            raise _without_model("--resample" if arguments.resample else "--part-rows")
+    elif arguments.strategy:
+        raise InputError(
+            "the rules make no errors in answers that a model samples",
+            key="--strategy",
+            fix="remove --strategy or --from-model",
+        )
+    elif arguments.part_rows is not None and arguments.part_rows < 1:
+        raise InputError(
+            "a part has at least one row",
+            key="--part-rows",
+            value=arguments.part_rows,
+            fix="use --part-rows 128",
+        )
+
+
+def _without_model(name: str) -> InputError:
+    return InputError(
+        "this option has an effect with --from-model only", key=name, fix="add --from-model RUN"
+    )
 
 
 def _table(counts: Any) -> list[tuple[str, ...]]:

@@ -25,16 +25,24 @@ STOPPING = "stopping; finished parts are kept"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AskedCommand:
-    """The command with everything that needs no cluster. sources: None for the validation shards of the run."""
+    """The command with everything that needs no cluster.
+
+    sources: None for the validation shards of the run. samples: answers to each row of the sources.
+    """
 
     named: NamedModel
     out: StoragePath
     sources: tuple[Source, ...] | None
     facts: dict[str, Any]
+    samples: int = 1
 
 
 def asked_command(
-    arguments: argparse.Namespace, named: NamedModel, paths: Sequence[str], out: StoragePath
+    arguments: argparse.Namespace,
+    named: NamedModel,
+    paths: Sequence[str],
+    out: StoragePath,
+    samples: int = 1,
 ) -> AskedCommand:
     """Check the command, and collect what decides its result."""
     from medray.evaluate.prediction.engines import check_engine
@@ -84,7 +92,11 @@ def asked_command(
     if backend is not None:
         facts["backend"] = f"{backend.model} at {backend.base_url}"
     facts["decoding.stop"] = list(decoding.stop)
-    return AskedCommand(named=named, out=out, sources=found, facts=json.loads(json.dumps(facts)))
+    if samples > 1:
+        facts["samples"] = samples
+    return AskedCommand(
+        named=named, out=out, sources=found, facts=json.loads(json.dumps(facts)), samples=samples
+    )
 
 
 def _weights(place: str, out: StoragePath) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -135,7 +135,7 @@ def _divided(
         )  # of a start that was killed before its manifest: the input may have changed
     plain = plain_sources(asked.sources, out)
     if before is not None:
-        return before, FileRows(sources=plain)
+        return before, FileRows(sources=plain, samples=asked.samples)
     indexed = index_inputs(
         plain,
         out,
@@ -143,9 +143,10 @@ def _divided(
         part_rows=arguments.part_rows,
         shape=(workers, batch_size),
     )
-    manifest = Manifest(facts=asked.facts, parts=indexed.parts, rejected=indexed.rejected)
+    parts = tuple(replace(part, rows=part.rows * asked.samples) for part in indexed.parts)
+    manifest = Manifest(facts=asked.facts, parts=parts, rejected=indexed.rejected)
     manifest.write(out)
-    return manifest, FileRows(sources=plain)
+    return manifest, FileRows(sources=plain, samples=asked.samples)
 
 
 def _validation_shards(named: NamedModel) -> Any:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any, Protocol
 
@@ -82,23 +82,39 @@ class RangeUnits:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FileRows:
-    """The rows of files and corpora, which can be read from any position."""
+    """The rows of files and corpora, which can be read from any position.
+
+    samples: how often each row is asked. With more than one, the ids are `<id>#0`, `<id>#1`, …, and `rows` of a part
+    counts the answers.
+    """
 
     sources: tuple[Source, ...]
+    samples: int = 1
 
-    def read(self, part: Part, prompter: Prompter, task: str) -> list[Question]:
+    def records(self, part: Part) -> list[tuple[Record, bool]]:
+        """Return the records of a part, and whether each has an answer. Raises RunFailedError if the file has changed."""
         source = self.sources[part.source]
         with closing(_records(source, part.position, None, part.first)) as reading:
             found = [pair for _, pair in islice(reading, part.raw_rows) if not isinstance(pair, BadRowError)]
-        if len(found) != part.rows:
+        if len(found) * self.samples != part.rows:
             raise RunFailedError(
-                f"{source.name} changed while it was read: a part has {len(found)} rows instead of {part.rows}. Fix: "
+                f"{source.name} changed while it was read: a part has {len(found)} rows instead of "
+                f"{part.rows // self.samples}. Fix: "
                 "run the command again with another --to, while nothing writes to this file"
             )
+        return found
+
+    def read(self, part: Part, prompter: Prompter, task: str) -> list[Question]:
+        found = self.records(part)
         prompts = prompter.prompts([record for record, _ in found], task)
-        return [
+        questions = [
             _question(record, answered, ids, cut, task, prompter.asked.spec)
             for (record, answered), ids, cut in zip(found, prompts.ids, prompts.cut, strict=True)
+        ]
+        if self.samples == 1:
+            return questions
+        return [
+            replace(each, id=f"{each.id}#{number}") for each in questions for number in range(self.samples)
         ]
 
 
