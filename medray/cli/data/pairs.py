@@ -57,6 +57,11 @@ def add_to(actions: Any) -> None:
         metavar="RUN|MODEL",
         help="reject answers that this model samples: a run, an export, a folder, a packaged model or a hub id",
     )
+    verb.add_argument(
+        "--from-judged",
+        metavar="FOLDER",
+        help="reject answers that medray judge found wrong: its folder; the ids of its items are those of the data",
+    )
     for name, (kind, default, metavar, text) in SAMPLING.items():
         verb.add_argument(name, type=kind, metavar=metavar, help=f"with --from-model: {text} ({default})")
     verb.add_argument(
@@ -109,13 +114,23 @@ def run(arguments: argparse.Namespace) -> int:
     strategies = tuple(dict.fromkeys(arguments.strategy or STRATEGIES))
     options = PairOptions(strategies=strategies, per_record=arguments.per_record, seed=arguments.seed)
     counts = PairCounts()
+    if arguments.from_judged is None:
+        made = pairs(found, spec, options, counts)
+    else:
+        from medray.pairs.judged import judged_pairs, read_judged
+
+        made = judged_pairs(found, spec, read_judged(Path(arguments.from_judged)), counts)
     with whole_file(arguments.to, "--to") as stream:
-        for row in pairs(found, spec, options, counts):
+        for row in made:
             stream.write(json.dumps(row, ensure_ascii=False) + "\n")
         if not counts.pairs:
             raise InputError(
-                f"{counts.records:,} records give no pair ({counts.bad_rows:,} rows are bad): a pair needs a document "
-                "with entities, the simulated clinic, or a row with chosen and rejected",
+                f"{counts.records:,} records give no pair ({counts.bad_rows:,} rows are bad): a pair needs "
+                + (
+                    "a document with entities, the simulated clinic, or a row with chosen and rejected"
+                    if arguments.from_judged is None
+                    else "a row with an answer, whose id is that of an item that was judged wrong"
+                ),
                 file=arguments.config,
                 key=f"data.{arguments.split}",
                 fix=f"set data.{arguments.split} to such data, or use another --strategy",
@@ -128,7 +143,15 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _check_together(arguments: argparse.Namespace) -> None:
-    """Set the defaults of --from-model. Raises InputError for options of the other kind of pairs."""
+    """Set the defaults of --from-model. Raises InputError for options of another kind of pairs."""
+    kinds = {"--strategy": arguments.strategy, "--from-model": arguments.from_model}
+    kinds["--from-judged"] = arguments.from_judged
+    if len(ways := [name for name, value in kinds.items() if value]) > 1:
+        raise InputError(
+            f"{ways[0]} and {ways[1]} are different ways to find the rejected answers",
+            key=ways[0],
+            fix=f"remove {ways[0]} or {ways[1]}",
+        )
     for name, (_, default, _, _) in SAMPLING.items():
         given = name.removeprefix("--").replace("-", "_")
         if getattr(arguments, given) is None:
@@ -138,12 +161,6 @@ def _check_together(arguments: argparse.Namespace) -> None:
     if arguments.from_model is None:
         if arguments.part_rows is not None or arguments.resample:
             raise _without_model("--resample" if arguments.resample else "--part-rows")
-    elif arguments.strategy:
-        raise InputError(
-            "the rules make no errors in answers that a model samples",
-            key="--strategy",
-            fix="remove --strategy or --from-model",
-        )
     elif arguments.part_rows is not None and arguments.part_rows < 1:
         raise InputError(
             "a part has at least one row",

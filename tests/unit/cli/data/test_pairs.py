@@ -160,3 +160,46 @@ def test_wrong_input_is_refused_and_nothing_is_written(
     assert "Fix: " in error
     assert "secret" not in error
     assert not Path("pairs.jsonl").exists()
+
+
+def judged_row(identity: str, verdicts: tuple[str, str], human: str | None = None) -> dict[str, Any]:
+    item = {"id": identity, "input": "shown", "answer": f"wrong {identity}", "gold": None}
+    names = ["one", "two"]
+    return {
+        "judges": names,
+        "verdicts": dict(zip(names, verdicts, strict=True)),
+        "reasons": dict.fromkeys(names, ""),
+        "human_verdict": human,
+        "note": "",
+        "item": item | {"expected": None, "exact": True},
+        "content": "0",
+    }
+
+
+def test_answers_that_were_finally_judged_wrong_are_rejected(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    texts = [{"id": f"r{n}", "input": f"Doctor: {n}?", "label": f"Note {n}."} for n in range(5)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in texts))
+    asked = config(tmp_path, train=str(tmp_path / "rows.jsonl"), prompts={"label": "Write the note"})
+    folder = tmp_path / "judged"
+    words = ["data", "pairs", str(asked), "--from-judged", str(folder), "--to", str(tmp_path / "out.jsonl")]
+    assert main(words) == 2
+    assert "medray judge" in capsys.readouterr().err
+    folder.mkdir()
+    rows = [
+        judged_row("r0", ("incorrect", "incorrect")),
+        judged_row("r1", ("correct", "correct")),
+        judged_row("r2", ("correct", "incorrect")),
+        judged_row("r3", ("correct", "incorrect"), "partially_correct"),
+    ]
+    (folder / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert main(words) == 0
+    found = made(tmp_path / "out.jsonl")
+    kept = ("id", "prompt", "chosen", "rejected", "verdict", "path")
+    assert [[row[name] for name in kept] for row in found] == [
+        ["r0#judged", "Write the note:\nDoctor: 0?", "Note 0.", "wrong r0", "incorrect", "judges"],
+        ["r3#judged", "Write the note:\nDoctor: 3?", "Note 3.", "wrong r3", "partially_correct", "person"],
+    ]
+    assert main([*words, "--from-model", "runs/one", "--force"]) == 2
+    assert "remove --from-model or --from-judged" in capsys.readouterr().err
