@@ -86,8 +86,23 @@ def _refusal(auto: Any, place: str | Path | None, error: Exception) -> InputErro
         "use a folder that save_pretrained wrote, with *.safetensors, or a hub id that can be reached",
     )
     return InputError(
-        f"cannot load the {_kind(auto)} ({reason})", key="model.name", value=str(place), fix=fix
+        f"cannot load the {_kind(auto)} ({reason})",
+        key="model.name",
+        value=str(place),
+        fix=_hub_fix(str(error)) or fix,
     )
+
+
+def _hub_fix(text: str) -> str | None:
+    """Return what to do if a hub refused a download, or if it cannot be reached; None for other errors."""
+    if "gated repo" in text:
+        return "accept the licence on the model's page, and set HF_TOKEN in the environment to a token of your account"
+    if "couldn't connect to" in text:
+        return (
+            "without a network, run `hf download` on a machine that has one, copy the folder, and set model.name to it; "
+            "with one, check HF_HUB_OFFLINE and HF_ENDPOINT"
+        )
+    return None
 
 
 def _kind(auto: Any) -> str:

@@ -95,6 +95,27 @@ def test_a_folder_that_a_library_cannot_read_is_refused_without_a_traceback(tmp_
             load_tokenizer(str(folder))
 
 
+@pytest.mark.parametrize(
+    ("said", "fix"),
+    [
+        ("You are trying to access a gated repo.\nMake sure to have access to it", "HF_TOKEN"),
+        ("We couldn't connect to 'https://huggingface.co' to load the files", "hf download"),
+        ("does not appear to have a file named config.json", "with a config.json"),
+    ],
+)
+def test_a_hub_that_refuses_or_is_away_is_told_with_the_way_out(said: str, fix: str) -> None:
+    class HubConfig:
+        """A class of transformers whose download fails."""
+
+        @classmethod
+        def from_pretrained(cls, *names: str, **settings: Any) -> None:
+            raise OSError(said)
+
+    with pytest.raises(InputError, match="cannot load the config") as caught:
+        from_pretrained(HubConfig, "org/model")
+    assert fix in str(caught.value.fix)
+
+
 def test_pickled_weights_are_not_read(tmp_path: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, LlamaConfig
