@@ -36,6 +36,7 @@ from medray.errors import InputError, MedrayError, printable
 # Libraries must not send usage data or start downloads unasked. Set before any library is imported.
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ENABLE_AUTO_CONNECT": "0",  # a thread that outlives the cluster would join that of another user
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",

@@ -6,12 +6,16 @@ How many seconds that makes: benchmarks/startup.py.
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from heavy_imports import HEAVY, WATCHED, run
 
 import medray
+from medray.cli.main import QUIET
 
 
 def write_configs(folder: Path) -> Path:
@@ -94,3 +98,17 @@ def test_the_rooms_are_imported_without_their_libraries(tmp_path: Path) -> None:
     )
     done = run("-c", code, folder=tmp_path)
     assert (done.returncode, json.loads(done.stdout)) == (0, []), done.stderr
+
+
+def test_ray_joins_no_cluster_that_it_was_not_told_to_join() -> None:
+    """A thread of a job that was stopped must not connect to the cluster of another user on this machine."""
+    program = "import ray\ntry:\n    ray.put(1)\nexcept Exception:\n    print(ray.is_initialized())"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, **QUIET},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.stdout.strip() == "False", done.stderr
