@@ -36,7 +36,7 @@ For completion and checks in an editor, use the JSON schema in
 `medray config schema` prints it. It knows types and limits; which keys fit together is checked by `medray train`.
 """
 OWN_HEAD = """
-## The file of `medray {name}`
+## The file of `{verb}`
 
 {meaning}
 
@@ -65,7 +65,8 @@ def _own_file(file: str) -> str:
     """Return the part about the file of another verb, without the keys that a run's config has too."""
     known = {facts.key for facts in all_keys()}
     rows = "".join(_row(facts, resume=False) for facts in all_keys(file) if facts.key not in known)
-    return OWN_HEAD.format(name=file, meaning=" ".join(str(FILES[file].__doc__).split())) + rows
+    verb = "medray data annotate" if file == "annotate" else f"medray {file}"
+    return OWN_HEAD.format(verb=verb, meaning=" ".join(str(FILES[file].__doc__).split())) + rows
 
 
 def _is_shown(facts: KeyFacts) -> bool:

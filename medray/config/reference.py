@@ -21,6 +21,7 @@ from pydantic.json_schema import GenerateJsonSchema
 
 import medray
 from medray.config import Config
+from medray.config.annotate import AnnotateConfig
 from medray.config.explain import nearest
 from medray.config.icl import IclFile
 from medray.config.judge import JudgeConfig
@@ -34,7 +35,13 @@ _STRING = re.compile(r'"""(?s:.*?)"""|"[^"\n]*"')
 ENTRY = "[]"  # after a key that takes a list of sections: one entry of the list
 
 # The schemas of config files: that of a run, and those of verbs with a file of their own.
-FILES: dict[str, type[Section]] = {"run": Config, "icl": IclFile, "judge": JudgeConfig, "synth": SynthConfig}
+FILES: dict[str, type[Section]] = {
+    "run": Config,
+    "icl": IclFile,
+    "judge": JudgeConfig,
+    "synth": SynthConfig,
+    "annotate": AnnotateConfig,
+}
 
 _SIMPLE = {
     bool: "true or false",

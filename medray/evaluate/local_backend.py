@@ -25,7 +25,7 @@ def local_backend(section: BackendConfig, where: str) -> Backend:
     The weights are loaded at the first request. Raises InputError if there is no such model.
     """
     name = str(section.model)
-    asked = _asked(name, where)
+    asked = asked_locally(name, where)
     loaded: list[Answerer] = []
     lock = threading.Lock()
 
@@ -40,7 +40,8 @@ def local_backend(section: BackendConfig, where: str) -> Backend:
     return FunctionBackend(f"local model {name}", answer, batch_size=BATCH_SIZE, model=name)
 
 
-def _asked(name: str, where: str) -> AskedModel:
+def asked_locally(name: str, where: str) -> AskedModel:
+    """Return the model that a section names, without its weights. Raises InputError if there is no such model."""
     from medray.config import Config
     from medray.evaluate.asking import asked_export, asked_model
 

@@ -9,10 +9,14 @@ from pathlib import Path
 import pytest
 
 from medray.cli.main import parser
+from medray.config.annotate import AnnotateConfig
 from medray.config.explain import keys
 from medray.config.judge import JudgeConfig
 from medray.config.reference import facts_of
+from medray.config.section import Section
 
+# Files with keys of their own, by verb, or by verb and action.
+OWN_FILES: dict[str, type[Section]] = {"judge": JudgeConfig, "data annotate": AnnotateConfig}
 ROOT = Path(__file__).parents[2]
 PAGES = (
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")),
@@ -80,8 +84,10 @@ def test_commands_and_their_keys_exist(page: Path) -> None:
         if arguments.verb == "synth":  # its config has keys of its own
             continue
         for override in [*getattr(arguments, "overrides", ()), *rest]:
-            if arguments.verb == "judge":  # its file has keys of its own
-                assert override.partition("=")[0] in set(keys(JudgeConfig)), override
+            action = getattr(arguments, "action", None)
+            own_file = OWN_FILES.get(arguments.verb) or OWN_FILES.get(f"{arguments.verb} {action}")
+            if own_file is not None:
+                assert override.partition("=")[0] in set(keys(own_file)), override
                 continue
             facts_of(override.partition("=")[0])  # raises InputError for an unknown key or option
 
