@@ -117,7 +117,9 @@ class MethodConfig(Section):
     rationale: RationaleConfig = Field(default_factory=RationaleConfig)
     alpha_schedule: AlphaScheduleConfig = Field(default_factory=AlphaScheduleConfig)
     key_source: Literal["gold", "generated"] = key(
-        "gold", "two_step only. Source of the key words. gold: the rationale. generated: not supported yet."
+        "gold",
+        "two_step only. Key words in the label's input. gold: the rationale. generated: those of a first model, in the column "
+        "key_words, which medray data annotate writes.",
     )
     train_on: Literal["completion", "all"] = key(
         "completion", "Tokens with loss. completion: the answers only. all: the prompt too (causal models)."

@@ -39,6 +39,7 @@ class Distill:
     """A record for distillation: an input with its label and, if there is one, the rationale for the label.
 
     entities: the true entities for the metric entity_f1, as ({"text", "assertion"}, …); None if the source has none.
+    key_words: key words that a first model wrote for the input, see method.key_source.
     """
 
     origin: Origin
@@ -46,6 +47,7 @@ class Distill:
     label: str
     rationale: Rationale | None = None
     entities: tuple[Mapping[str, Any], ...] | None = None
+    key_words: str | None = None
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ class Instruction:
 class TwoStep:
     """A record for two steps: the model writes key words for `first_input`, and then the label for `second_input`.
 
-    rationale: the target of the first step.
+    rationale: the target of the first step. key_words: those that a first model wrote, see method.key_source.
     """
 
     origin: Origin
@@ -77,6 +79,7 @@ class TwoStep:
     second_input: str
     label: str
     rationale: str | None = None
+    key_words: str | None = None
 
 
 @dataclass(frozen=True)

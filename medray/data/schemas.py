@@ -93,6 +93,7 @@ def _columns(row: Row, columns: ColumnsConfig, origin: Origin) -> Distill:
         label_text(row, columns),
         _rationale(row, columns.rationale),
         _assertions(row, columns.entities),
+        _key_words(row),
     )
 
 
@@ -156,6 +157,7 @@ def _two_step(row: Row, columns: ColumnsConfig, origin: Origin) -> TwoStep:
         required(row, "input_2"),
         required(row, "output") if "output" in row else label_text(row, columns),
         _composed_or_none(row, columns.rationale),
+        _key_words(row),
     )
 
 
@@ -312,6 +314,11 @@ def _composed_or_none(row: Row, column: Column | None) -> str | None:
         return composed(row, column) if column is not None else None
     except NoTextError:
         return None
+
+
+def _key_words(row: Row) -> str | None:
+    """Return the key words of a row, which `medray data annotate` writes. A column of this name that is not text has none."""
+    return text(row, "key_words") if isinstance(row.get("key_words"), str) else None
 
 
 def _label_or_nothing(row: Row, columns: ColumnsConfig) -> str:

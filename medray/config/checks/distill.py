@@ -15,13 +15,6 @@ def check_distill(method: MethodConfig) -> None:
     _check_variant(method)
     _check_owners(method)
     _check_alpha(method)
-    if method.key_source == "generated":
-        raise InputError(
-            "this value is not supported yet: a run cannot generate key words with the model that it trains",
-            key="method.key_source",
-            value="generated",
-            fix="use method.key_source: gold, and put key words that a model wrote into the column data.columns.rationale",
-        )
 
 
 def _check_variant(method: MethodConfig) -> None:

@@ -10,6 +10,13 @@ if TYPE_CHECKING:
     from medray.config.method import MethodConfig
 
 RATIONALE = TaskSpec(name="rationale", prompt="rationale", limit_key="data.max_rationale_tokens")
+KEY_WORDS = NeededColumn(
+    name="key_words",
+    why="method.key_source: generated needs",
+    without="method.key_source: gold",
+    every_row=True,
+    command="medray data annotate",
+)
 COSINE = "cosine"  # the term that compares the encodings of the two inputs
 _TOLD = "two_step: validation rows contain their own key words, so the metrics are those of a model that is told them"
 
@@ -35,22 +42,26 @@ def distill_spec(method: MethodConfig) -> MethodSpec:
     names = tuple(task.name for task in tasks)
     keyed = tuple(task.name for task in tasks if task.key)
     compares = trains_rationales(method) and method.variant == "cosine"
-    reads = two_step or any(task.answer == "rationale" for task in tasks)
+    generated = two_step and method.key_source == "generated"
+    reads = (two_step and not generated) or any(task.answer == "rationale" for task in tasks)
     return MethodSpec(
         name="distill",
         tasks=tasks,
         groups=_groups(names, keyed, together=compares),
         terms=(*names, COSINE) if compares else names,
-        columns=(_rationale_column(two_step=two_step),) if reads else (),
+        columns=(
+            *((_rationale_column(two_step=two_step and not generated),) if reads else ()),
+            *((KEY_WORDS,) if generated else ()),
+        ),
         also_encoded=() if LABEL in tasks else (LABEL,),
         encodings=Setting("method.variant", "cosine", "method.variant: null") if compares else None,
         keys=Setting("method.rationale.keys", keyed, "method.variant: null") if keyed else None,
         moving_weights=moves_alpha(method),
         skip_null=rationale.skip_null if keyed else True,
         draw_one=rationale.several == "one" and reads,
-        label_reads_rationale=two_step,
+        label_reads=("key_words" if generated else "rationale") if two_step else None,
         described=_described(method),
-        notes=(_TOLD,) if two_step else (),
+        notes=(_TOLD,) if two_step and not generated else (),
     )
 
 
@@ -90,6 +101,8 @@ def _described(method: MethodConfig) -> tuple[tuple[str, object], ...]:
     rows: list[tuple[str, object]] = [("method", f"distill, {method.mode}")]
     if method.variant:
         rows.append(("variant", method.variant))
+    if method.key_source == "generated":
+        rows.append(("key words", "written by a model"))
     if trains_rationales(method) and not moves_alpha(method):
         rows.append(("weight of the label (alpha)", method.alpha))
     if method.label_source == "llm":

@@ -72,13 +72,14 @@ class NeededColumn:
 
     name: the field (rationale, rejected), and its key in `data.columns` if there is one. why: the setting that needs
     it, with a verb, for a message. without: the setting that does not need it. every_row: a row without it is bad;
-    otherwise one row of a split must have it.
+    otherwise one row of a split must have it. command: the one that writes rows with it.
     """
 
     name: str
     why: str
     without: str
     every_row: bool = False
+    command: str = "medray data pairs"
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ class MethodSpec:
     method needs an encoder-decoder, a forward with all logits, and no virtual tokens. keys: the setting that names the
     keys of keyed tasks. moving_weights: weights of the terms change during a run, so losses of two evaluations cannot
     be compared. skip_null: a key without a value is not trained. draw_one: one of a list of rationales is drawn.
-    label_reads_rationale: the input of the label contains the rationale. described: rows of a model card. notes:
+    label_reads: the column whose text the input of the label contains, too; None for the input alone. described: rows of a model card. notes:
     sentences on settings that are allowed but may surprise.
     """
 
@@ -135,7 +136,7 @@ class MethodSpec:
     moving_weights: bool = False
     skip_null: bool = True
     draw_one: bool = False
-    label_reads_rationale: bool = False
+    label_reads: Literal["rationale", "key_words"] | None = None
     described: tuple[tuple[str, object], ...] = ()
     notes: tuple[str, ...] = ()
 

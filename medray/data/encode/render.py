@@ -36,8 +36,8 @@ class EncodeSpec:
     max_input_tokens.
     skip_null: a key without a value has no target; otherwise its target is NO_TEXT. draw_seed: if a record has a list
     of rationales, the target is one of them, drawn by (seed, id of the record); None: all of them, one per line.
-    appends_keys: the input of the label also contains the record's own rationale, as key words (method.variant:
-    two_step). required: tasks for which a missing text is counted as cut; the row stays. whole: tasks whose answers are
+    appends_keys: the input of the label also contains the record's own key words (method.variant: two_step).
+    key_column: which of its texts these are: its rationale, or the key words that a first model wrote. required: tasks for which a missing text is counted as cut; the row stays. whole: tasks whose answers are
     left out instead of cut if they are too long.
     """
 
@@ -60,6 +60,7 @@ class EncodeSpec:
     required: tuple[str, ...] = ("label",)
     whole: tuple[str, ...] = ()
     max_prompt_tokens: int | None = None
+    key_column: Literal["rationale", "key_words"] = "rationale"
 
     def limit(self, task: str) -> int:
         return self.limits[task] if task in self.limits else self.limits[split_task(task)[0]]
@@ -212,13 +213,20 @@ def _input(record: Distill | TwoStep | Extraction, task: str, spec: EncodeSpec) 
 
     Key words precede an input, because its end may be cut, and follow a second input, which asks for them at its end.
     """
-    keys = _rationale(record, "", spec) if spec.appends_keys and task == "label" else None
+    keys = key_words(record, spec) if spec.appends_keys and task == "label" else None
     if isinstance(record, Distill):
         return f"{KEY_WORDS}: {keys}\n\n{record.input}" if keys else record.input
     if isinstance(record, TwoStep):
         second = f"{record.second_input} {keys}" if keys else record.second_input
         return second if task == "label" else record.first_input
     return " ".join(record.passages)
+
+
+def key_words(record: Record, spec: EncodeSpec) -> str | None:
+    """Return the key words that the label's input contains; None or "" if the record has none."""
+    if spec.key_column == "rationale":
+        return _rationale(record, "", spec)
+    return record.key_words if isinstance(record, Distill | TwoStep) else None
 
 
 def _prompted(text: str, prompt: str, spec: EncodeSpec) -> tuple[Turn, ...]:

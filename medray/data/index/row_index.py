@@ -287,7 +287,7 @@ def check_columns(source: Source, seen: set[str], key: str, method: MethodSpec |
                 f"no row of {source.name} has a column {needed.name!r}, and {needed.why} it"
                 + (f"; its columns are {shown}" if shown else ""),
                 key=key,
-                fix=f"use rows with {needed.name}, as medray data pairs writes them, or set {needed.without}",
+                fix=f"use rows with {needed.name}, as {needed.command} writes them, or set {needed.without}",
             )
     if source.form != "columns" and not (
         source.form == "auto" and form_of(dict.fromkeys(seen), columns) == "columns"

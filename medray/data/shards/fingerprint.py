@@ -27,6 +27,7 @@ YOUNGER_FIELDS = (
     "required",
     "whole",
     "max_prompt_tokens",
+    "key_column",
 )  # fields of EncodeSpec, each with the default that old shards had
 _ALWAYS = object()
 

@@ -239,10 +239,11 @@ def encode_spec(config: Config, architecture: str) -> EncodeSpec:
         extraction_prompt=None if given else extraction_prompt(extraction.answer, extraction.types),
         skip_null=method_spec.skip_null,
         draw_seed=config.run.seed if method_spec.draw_one else None,
-        appends_keys=method_spec.label_reads_rationale,
+        appends_keys=method_spec.label_reads is not None,
         required=tuple(answer for answer, task in answers.items() if task.required),
         whole=tuple(answer for answer, task in answers.items() if task.long_answers == "drop"),
         max_prompt_tokens=data.max_prompt_tokens,
+        key_column=method_spec.label_reads or "rationale",
     )
 
 

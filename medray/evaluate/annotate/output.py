@@ -68,4 +68,5 @@ def rows(annotation: Annotation, figures: Figures) -> Iterator[dict[str, Any]]:
             continue
         figures.written += 1
         kept = list(found.rationales) if config.filter.keep == "all" else "".join(found.rationales)
-        yield item.row | ({config.column: kept} if kept else {})
+        own = getattr(item.record, "rationale", None) if config.column == "key_words" else None
+        yield item.row | ({"rationale": own} if own else {}) | ({config.column: kept} if kept else {})

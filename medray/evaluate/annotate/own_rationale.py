@@ -44,6 +44,7 @@ def own_rationale(section: BackendConfig, where: str, items: Sequence[Item]) -> 
             asked.decoding,
             max_new_tokens=request.max_tokens,
             temperature=request.temperature,
+            num_beams=1 if request.temperature else asked.decoding.num_beams,
             top_p=request.top_p if request.top_p is not None and request.temperature else 1.0,
             seed=request.seed or 0,
         )

@@ -15,7 +15,8 @@ import ray.data
 
 from medray import storage
 from medray.config.backends import BackendConfig
-from medray.data.records import Distill, TwoStep
+from medray.data.encode.render import EncodeSpec, key_words
+from medray.data.records import Distill, Record, TwoStep
 from medray.data.shards.pipeline import quiet_ray_data
 from medray.errors import InputError, RunFailedError
 from medray.evaluate.asking import AskedModel
@@ -150,14 +151,20 @@ def _reasoned(
     Rows that have a rationale of their own keep it if the label's input contains it.
     """
     spec, prompter = job.asked.spec, engine.prompter
-    own = [
-        question.record.rationale if isinstance(question.record, Distill | TwoStep) else None
-        for question in questions
-    ]
+    own = [None if question.record is None else key_words(question.record, spec) for question in questions]
     records = [question.record for question in questions]
     if spec.appends_keys and any(record is None for record in records):
         return questions, [None] * len(questions)  # token shards contain the prompt with the rationale
     missing = [n for n, record in enumerate(records) if record is not None and (job.rationale or not own[n])]
+    if not missing:
+        return questions, [None] * len(questions)
+    if "rationale" not in spec.tasks:
+        raise InputError(
+            f"{len(missing):,} of {len(records):,} rows have no key words ({spec.key_column}), which the label's prompt "
+            "contains, and this model was not trained to write them",
+            key="data.columns.rationale" if spec.key_column == "rationale" else spec.key_column,
+            fix="write them with the model of the first step: medray data annotate with ask: rationale",
+        )
     prompts = prompter.prompts([record for n in missing if (record := records[n]) is not None], "rationale")
     asked = [
         replace(questions[n], ids=ids if ids is not None else np.empty(0, np.int32))
@@ -173,10 +180,16 @@ def _reasoned(
         record, text = question.record, written[n]
         assert isinstance(record, Distill | TwoStep)
         if text is not None:
-            [ids] = prompter.prompts([replace(record, rationale=text or None)], "label").ids
+            [ids] = prompter.prompts([_with_key_words(record, text or None, spec)], "label").ids
             question = replace(question, ids=ids)
         changed.append(question)
     return changed, written
+
+
+def _with_key_words(record: Distill | TwoStep, text: str | None, spec: EncodeSpec) -> Record:
+    if spec.key_column == "key_words":
+        return replace(record, key_words=text)
+    return replace(record, rationale=text)
 
 
 def predict_parts(job: PredictJob, todo: Sequence[tuple[int, Part]]) -> Iterator[PartDone]:

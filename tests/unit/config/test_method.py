@@ -98,7 +98,6 @@ def test_what_goes_together(method: dict[str, Any]) -> None:
         (DISTILL | {"variant": "dynamic_alpha", "alpha": 0.95}, "alpha_schedule.cap"),
         (DISTILL | {"variant": "dynamic_alpha", "alpha_schedule": {"slope": 0.0}}, "alpha_schedule.slope"),
         (DISTILL | {"key_source": "generated"}, "key_source"),
-        (DISTILL | {"variant": "two_step", "key_source": "generated"}, "key_source"),
     ],
 )
 def test_what_would_have_no_effect_is_refused(method: dict[str, Any], key: str) -> None:
@@ -137,3 +136,12 @@ def test_rationales_are_needed_by_what_reads_them() -> None:
     ):
         columns = spec_of(MethodConfig.model_validate(method)).columns
         assert [column.name for column in columns] == ["rationale"] * reads, method
+
+
+def test_generated_key_words_are_needed_in_every_row() -> None:
+    found = spec_of(config(**DISTILL, variant="two_step", key_source="generated").method)
+    assert found.needs_in_every_row("key_words")
+    assert found.label_reads == "key_words"
+    assert not found.notes  # its metrics are those of a model that reads a model's key words
+    only = spec_of(config(**DISTILL, mode="standard", variant="two_step", key_source="generated").method)
+    assert [column.name for column in only.columns] == ["key_words"]

@@ -125,8 +125,21 @@ class TestTwoStep:
         assert self.read(distill("text", rationale=None)) == "text"
         assert self.read(TWO_STEP, asked=spec()) == TWO_STEP.second_input
 
+    def test_generated_key_words_replace_the_rationale(self) -> None:
+        asked = spec(appends_keys=True, key_column="key_words")
+        record = replace(TWO_STEP, key_words="cough: no")
+        assert self.read(record, asked=asked) == "summarize: text\nKey words: cough: no"
+        assert target(record, "rationale", asked) == TWO_STEP.rationale
+        assert self.read(TWO_STEP, asked=asked) == TWO_STEP.second_input
+        assert (
+            self.read(replace(distill("text"), key_words="cough"), asked=asked)
+            == "Key information: cough\n\ntext"
+        )
+
     def test_it_reaches_the_encoder(self) -> None:
         assert made(**DISTILL, variant="two_step").appends_keys
+        generated = made(**DISTILL, variant="two_step", key_source="generated")
+        assert (generated.appends_keys, generated.key_column) == (True, "key_words")
         standard = made(**DISTILL, variant="two_step", mode="standard")
         assert (standard.tasks, standard.appends_keys) == (("label",), True)
 

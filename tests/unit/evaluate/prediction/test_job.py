@@ -53,7 +53,8 @@ def job(
 ) -> tuple[PredictJob, Echo, Counts, list[Any]]:
     """Predict `rows` as one part, and return what was written."""
     tokens = tiny.token_set(folder, tiny.rows(3))
-    spec = replace(tokens.spec, appends_keys=changes.pop("appends_keys", False))
+    encoded = ("appends_keys", "key_column", "tasks")
+    spec = replace(tokens.spec, **{name: changes.pop(name) for name in encoded if name in changes})
     asked = AskedModel(
         weights="", tokenizer=tokens.tokenizer, spec=spec, prompted=True, decoding=Decoding(), tuned=True
     )
@@ -119,6 +120,16 @@ def test_a_model_that_reads_key_words_writes_them_first_where_a_row_has_none(tmp
     asked = [engine.prompter.text(ids) for ids in engine.asked[-1][1]]
     assert "rationale row-4" in asked[4], "the label is asked with the key words that were written"
     assert rows[0]["rationale"].split()[0] in asked[0]
+
+
+def test_a_model_that_cannot_write_its_key_words_names_the_command_that_does(tmp_path: Path) -> None:
+    rows = [row | {"key_words": "fever"} for row in tiny.rows(3)]
+    options: dict[str, Any] = {"appends_keys": True, "key_column": "key_words", "tasks": ("label",)}
+    _, engine, _, _ = job(tmp_path / "all", rows, **options)
+    assert all("fever" in engine.prompter.text(ids) for ids in engine.asked[-1][1])
+    with pytest.raises(InputError, match="1 of 3 rows have no key words") as caught:
+        job(tmp_path / "some", [*rows[:2], tiny.rows(3)[2]], **options)
+    assert "medray data annotate" in str(caught.value.fix)
 
 
 def test_batches_are_sorted_by_length_and_answers_return_in_order() -> None:
