@@ -79,12 +79,24 @@ def run(arguments: argparse.Namespace) -> int:
         )
     console = Console(sys.stderr if arguments.json else sys.stdout)
     if arguments.dry_run:
-        annotation = Annotation(config, every, Samples(folder))
+        annotation = Annotation(config, every, Samples(folder), _weights(config, folder))
         annotation.check_allowed()
         _show_plan(console, annotation, read)
         return 0
     with writing(folder):
-        return _run(Annotation(config, every, Samples(folder)), read, target, folder, console, arguments)
+        annotation = Annotation(config, every, Samples(folder), _weights(config, folder))
+        return _run(annotation, read, target, folder, console, arguments)
+
+
+def _weights(config: AnnotateConfig, folder: Path) -> object:
+    """Return what identifies the weights of a local teacher; None for another one. folder: keeps hashes of large files."""
+    if config.teacher.type != "local":
+        return None
+    from medray.cli.predict.command import weights_facts
+    from medray.evaluate.local_backend import asked_locally
+
+    weights = asked_locally(str(config.teacher.model), "teacher").weights
+    return weights_facts(weights, folder / ".hashes" if folder.is_dir() else None)
 
 
 def _target(arguments: argparse.Namespace, config: AnnotateConfig) -> Path:

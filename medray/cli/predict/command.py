@@ -79,7 +79,7 @@ def asked_command(
     else:
         facts = facts_of(found)
     facts |= {
-        **_weights(asked.weights, out),
+        **weights_facts(asked.weights, out / ".hashes"),
         "prompts": json.dumps(asdict(asked.spec), sort_keys=True, default=str),
         "task": arguments.task,
         "rationale": arguments.rationale,
@@ -99,13 +99,13 @@ def asked_command(
     )
 
 
-def _weights(place: str, out: StoragePath) -> dict[str, Any]:
-    """Return facts about the weights of a model, and about the base of an adapter. Hashes are kept in the folder."""
+def weights_facts(place: str, cache: StoragePath | None) -> dict[str, Any]:
+    """Return facts about the weights of a model, and about the base of an adapter. cache: folder that keeps their hashes."""
     from medray.models.export import base_of
     from medray.models.weights_identity import of_folder
 
     folder = storage.local(place) if storage.is_remote(place) else Path(place)
-    base, cache = base_of(folder), out / ".hashes"
+    base = base_of(folder)
     facts: dict[str, Any] = {"model": of_folder(str(folder), cache)}
     return facts if base == str(folder) else facts | {"base model": of_folder(base, cache)}
 

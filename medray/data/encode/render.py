@@ -37,8 +37,9 @@ class EncodeSpec:
     skip_null: a key without a value has no target; otherwise its target is NO_TEXT. draw_seed: if a record has a list
     of rationales, the target is one of them, drawn by (seed, id of the record); None: all of them, one per line.
     appends_keys: the input of the label also contains the record's own key words (method.variant: two_step).
-    key_column: which of its texts these are: its rationale, or the key words that a first model wrote. required: tasks for which a missing text is counted as cut; the row stays. whole: tasks whose answers are
-    left out instead of cut if they are too long.
+    key_column: which of its texts these are: its rationale, or the key words that a first model wrote. required: tasks
+    for which a missing text is counted as cut; the row stays. whole: tasks whose answers are left out instead of cut if
+    they are too long.
     """
 
     architecture: Literal["causal", "seq2seq"]

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
 from medray.backends.build import LocalModel, build
@@ -36,10 +39,15 @@ class Found:
 
 
 class Annotation:
-    """The items of a config and the samples that a teacher gave for them."""
+    """The items of a config and the samples that a teacher gave for them.
 
-    def __init__(self, config: AnnotateConfig, items: Sequence[Item], samples: Samples) -> None:
-        self.config, self.items, self.samples = config, items, samples
+    weights: JSON that identifies the weights of a local model, so that a model that was trained again is asked again.
+    """
+
+    def __init__(
+        self, config: AnnotateConfig, items: Sequence[Item], samples: Samples, weights: object = None
+    ) -> None:
+        self.config, self.items, self.samples, self._weights = config, items, samples, weights
         own = config.ask == "rationale"
         asked = "none" if own and config.filter.compare == "auto" else config.filter.compare
         self.compare: Compare = chosen_compare(asked, items)
@@ -116,6 +124,23 @@ class Annotation:
         batch interface, which may take a day, is asked for all samples at once. progress: called with the number of
         samples that have arrived. Raises the errors of `Backend.answers`; samples that had arrived are kept.
         """
+        stop = threading.Event()
+        if (
+            self.config.teacher.type == "batch"
+        ):  # its batches are found again, so nobody waits for them after Ctrl-C
+            return self._ask(backend, progress, stop)
+        with ThreadPoolExecutor(1, thread_name_prefix="teacher") as pool:
+            work = pool.submit(self._ask, backend, progress, stop)
+            try:
+                wait([work])
+            finally:  # after Ctrl-C, replies on their way are still awaited: they are paid
+                stop.set()
+        return work.result()
+
+    def _ask(
+        self, backend: Backend, progress: Callable[[int], None], stop: threading.Event
+    ) -> Mapping[str, int]:
+        """Ask for the missing samples until `stop` is set."""
         failures: Counter[str] = Counter()
         by_round = self.config.filter.keep == "first" and self.config.teacher.type != "batch"
         rounds = [self._missing(number) for number in range(1, self.config.samples + 1)] if by_round else [self.missing()]  # fmt: skip
@@ -123,7 +148,8 @@ class Annotation:
         for each in rounds:
             asked = list(each)
             items = {f"{item.key}#{number}": (item, number) for item, number in asked}
-            for answer in backend.answers(self.request(item, number) for item, number in asked):
+            requests = (self.request(item, number) for item, number in asked)
+            for answer in backend.answers(takewhile(lambda _: not stop.is_set(), requests)):
                 if isinstance(answer, Failure):
                     failures[answer.message] += 1
                     continue
@@ -161,6 +187,7 @@ class Annotation:
         asked = [
             [[one.role, one.content] for one in self._messages(item)],
             [teacher.type, teacher.base_url, teacher.model, teacher.file, teacher.body],
+            *([self._weights] if self._weights is not None else []),
             [config.ask, config.max_new_tokens, config.heat, config.top_p, config.seed],
         ]
         return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
