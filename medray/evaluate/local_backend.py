@@ -50,6 +50,11 @@ def asked_locally(name: str, where: str) -> AskedModel:
         for each in (folder, folder / "export"):
             if (each / "medray.json").exists():
                 return asked_export(each)
+        if folder.is_dir() and not (folder / "config.json").exists():
+            raise InputError(
+                "this folder holds neither a finished run nor a model",
+                fix="name <run.storage>/<run.name> of a finished run, a folder that medray export wrote, or one with config.json",
+            )
         return asked_model(name, Config())
     except InputError as error:
         raise InputError(error.what, key=f"{where}.model", value=name, fix=error.fix) from None

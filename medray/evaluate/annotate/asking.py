@@ -85,10 +85,14 @@ class Annotation:
 
     def missing(self) -> Iterator[tuple[Item, int]]:
         """Yield (item, number) of the samples that may be asked for at most."""
-        for number in range(1, self.config.samples + 1):
-            yield from self._missing(number)
+        for item in self.items:
+            if self.found(item).pending:
+                for number in range(1, self.config.samples + 1):
+                    if self.samples.of(item.key, number, self._hashes[item.key]) is None:
+                        yield item, number
 
     def _missing(self, number: int) -> Iterator[tuple[Item, int]]:
+        """Yield the missing samples of one number."""
         for item in self.items:
             there = self.samples.of(item.key, number, self._hashes[item.key])
             if there is None and self.found(item).pending:

@@ -67,3 +67,6 @@ def test_a_run_without_rationales_is_refused(tmp_path: Path, capsys: pytest.Capt
     )
     assert main(["data", "annotate", str(tmp_path / "annotate.yaml")]) == 2
     assert "was not trained to write rationales" in capsys.readouterr().err
+    (tmp_path / "run").mkdir()
+    assert main(["data", "annotate", str(tmp_path / "annotate.yaml"), "teacher.model=./run"]) == 2
+    assert "neither a finished run nor a model" in capsys.readouterr().err
