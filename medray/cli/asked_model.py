@@ -117,7 +117,9 @@ def named_model(name: str, config_file: str | None, overrides: Sequence[str]) ->
             fix="name <run.storage>/<run.name>, a folder that medray export wrote, or a folder with config.json",
         )
     from medray.config import Config
+    from medray.plan.model_name import check_exists
 
+    check_exists(name, "RUN|MODEL")
     config = _config(config_file, overrides, Config(), tuned=False)
     return NamedModel(asked=asked_model(name, config), config=config, run=None)
 

@@ -23,6 +23,7 @@ from medray.evaluate.decoding import Decoding
 from medray.icl.index.encoder import folder_digest
 from medray.icl.prompting import Count, Prompt
 from medray.plan.model_config import described_offline
+from medray.plan.model_name import check_exists
 from medray.train.run_folder.files import CONFIG
 from medray.train.run_folder.finished_run import finished_run
 
@@ -70,6 +71,7 @@ def named_model(file: IclFile) -> AskedModel:
     elif (folder / FILE).exists():
         found = asked_export(folder)
     else:
+        check_exists(name, "model.name")
         found = asked_model(name, file.as_config())
     spec = replace(found.spec, max_input_tokens=LONGEST_PROMPT, max_prompt_tokens=None)
     decoding = Decoding(max_new_tokens=file.answers.max_new_tokens, num_beams=file.answers.num_beams)
