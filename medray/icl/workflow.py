@@ -142,7 +142,7 @@ class Workflow:
         icl = self.icl if k is None else self.icl.model_copy(update={"k": k})
         encoders = self.encoders
         fingerprint = selection_fingerprint(
-            icl, self.index, test, None if encoders is None else encoders[1].digest
+            icl, self.index, self.documents.train, test, None if encoders is None else encoders[1].digest
         )
         if (done := stored(path, fingerprint, test, icl.top_n)) is not None:
             self.watch.phase("selection", f"{path.name} is up to date")

@@ -109,14 +109,19 @@ class Searcher:
 
 
 def selection_fingerprint(
-    icl: IclConfig, index: Index, test: Sequence[Document], query_digest: str | None
+    icl: IclConfig,
+    index: Index,
+    train: Sequence[Document],
+    test: Sequence[Document],
+    query_digest: str | None,
 ) -> str:
-    """Return the hash of all that decides a selection."""
+    """Return the hash of all that decides a selection. The index does not know the groups of its documents."""
     digest = hashlib.sha256()
     values = {name: getattr(icl, name) for name in _KEYS}
     if icl.rerank_model and Path(icl.rerank_model).is_dir():
         values["rerank_model"] = folder_digest(str(Path(icl.rerank_model).resolve()))
     digest.update(json.dumps([REVISION, index.fingerprint, query_digest, values]).encode())
+    digest.update(json.dumps([document.group for document in train]).encode())
     for document in test:
         digest.update(json.dumps([document.id, document.group, document.text]).encode())
     return digest.hexdigest()[:32]

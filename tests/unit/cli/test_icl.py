@@ -86,6 +86,21 @@ def test_a_second_command_does_nothing_again(config: Path, capsys: pytest.Captur
     assert "selected.jsonl is up to date" not in err
 
 
+def test_a_changed_group_of_training_documents_repeats_the_selection(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    test = config.parent / "test.jsonl"
+    rows = [json.loads(line) | {"patient": "p1"} for line in test.read_text().splitlines()]
+    test.write_text("".join(json.dumps(each) + "\n" for each in rows))
+    group = "data.columns.group=patient"
+    found = said(capsys, "select", config, group)
+    assert json.loads(Path(found["file"]).read_text())["test-1"] == ["train-1"]
+    train = config.parent / "train.jsonl"
+    train.write_text(train.read_text().replace('"train-1"', '"train-1", "patient": "p1"'))
+    found = said(capsys, "select", config, group)
+    assert json.loads(Path(found["file"]).read_text())["test-1"] == [], "it is of the same patient now"
+
+
 def test_prompts_are_written_with_random_ones_of_the_same_number(
     config: Path, model: Rule, capsys: pytest.CaptureFixture[str]
 ) -> None:
