@@ -17,7 +17,7 @@ from medray.icl import line_file
 from medray.icl.asking import LocalModel, Model, named_model
 from medray.icl.documents import Document
 from medray.icl.prompt_files import PromptCounts, answer_prompts, read_answers, write_prompts
-from medray.icl.prompting import Prompt, PromptTemplate, Shots, drawn, prompt, retrieved
+from medray.icl.prompting import Prompt, PromptTemplate, Shots, drawn, prompt, retrieved, shots_name
 from medray.icl.remote import RemoteModel
 from medray.icl.scores import NOT_MEASURED, Scorer
 from medray.icl.selection.exclusion import Exclusion
@@ -161,13 +161,19 @@ class Evaluation:
 
         answers: a file that is scored instead of those of the asked examples. Raises InputError if there are no answers.
         """
-        name = self.asked.name if answers is None else "file"
+        # Not self.asked.name, which needs the model: without answers nothing is loaded.
+        name = shots_name(self.icl.strategy, self.icl.shots) if answers is None else "file"
         path = self._answers_file(name) if answers is None else answers
         if not path.is_file():
             raise InputError("there are no answers yet", file=path, fix="run medray icl run CONFIG first")
         known = {document.id for document in self.test}
         own = self.build(self.asked, self.test) if answers is None else None
         predictions = {name: self._known(read_answers(path, own), known, path)}
+        if unanswered := len(known) - len(predictions[name]):
+            self.work.watch.phase(
+                "scores",
+                f"{unanswered:,} of {len(known):,} documents have no answer to their prompt in {path.name}: they are not scored",
+            )
         for other in sorted(self.folder.glob("answers-*.jsonl")):
             label = other.stem.removeprefix("answers-")
             if label == name:
@@ -191,6 +197,7 @@ class Evaluation:
             "asked": name,
             "metric": self.scorer.main,
             "test_documents": len(self.test),
+            "unanswered": unanswered,
             "scores": found_scores,
             "differences": {
                 f"{name} - {label}": self.scorer.compare(self.test, predictions[name], found)

@@ -73,8 +73,13 @@ class Shots:
 
     @property
     def name(self) -> str:
-        """Return the name of these prompts in file names: zero, or retrieved-5."""
-        return f"{self.strategy}-{self.count}" if self.count else "zero"
+        """Return the name of these prompts in file names."""
+        return shots_name(self.strategy, self.count)
+
+
+def shots_name(strategy: Strategy, count: int) -> str:
+    """Return the name of prompts with `count` examples: zero, or retrieved-5."""
+    return f"{strategy}-{count}" if count else "zero"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

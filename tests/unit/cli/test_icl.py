@@ -122,10 +122,13 @@ def test_a_run_scores_and_compares_and_resumes(
     model.stop_after = 2
     assert main(["icl", "run", str(config)]) == 130
     capsys.readouterr()
+    assert main(["icl", "score", str(config)]) == 0
+    assert "1 of 3 documents have no answer to their prompt" in capsys.readouterr().err
     model.stop_after = 100
     found = said(capsys, "run", config)
     assert sorted(model.asked) == ["test-0", "test-0", "test-1", "test-1", "test-2", "test-2"]
     assert found["asked"] == "retrieved-2"
+    assert found["unanswered"] == 0
     assert found["random_examples"] == "measured"
     # test-0 has no example with its drug; the examples of test-1 and test-2 have theirs
     assert found["scores"]["retrieved-2"]["ner_recall"]["value"] == pytest.approx(2 / 3)
@@ -240,7 +243,9 @@ def test_leave_one_out_chooses_on_training_documents(
 def test_score_before_run_and_a_missing_library_say_what_to_do(
     config: Path, model: Rule, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert main(["icl", "score", str(config)]) == 2
+    with monkeypatch.context() as patch:
+        patch.setattr(model, "context", lambda: pytest.fail("the model is not needed"))
+        assert main(["icl", "score", str(config)]) == 2
     assert "run medray icl run CONFIG first" in capsys.readouterr().err
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert main(["icl", "index", str(config)]) == 2
