@@ -13,7 +13,8 @@ from collections.abc import Iterator
 _MONTHS = "jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec"
 _DATE = (
     r"(?:\d{1,2}[./-]\d{1,2}[./-](?:19|20)?\d{2}|(?:19|20)\d{2}[./-]\d{1,2}[./-]\d{1,2}"
-    rf"|\d{{1,2}}\.?\s+(?:{_MONTHS})[a-z]*\.?,?\s+(?:19|20)\d{{2}}|(?:{_MONTHS})[a-z]*\.?\s+\d{{1,2}},?\s+(?:19|20)\d{{2}})"
+    rf"|(?:the\s+)?\d{{1,2}}(?:\.|st|nd|rd|th)?\s+(?:of\s+)?(?:{_MONTHS})[a-z]*\.?,?\s+(?:19|20)\d{{2}}"
+    rf"|(?:{_MONTHS})[a-z]*\.?\s+\d{{1,2}}(?:st|nd|rd|th)?,?\s+(?:19|20)\d{{2}})"
 )
 _BIRTH = r"(?:date\s+of\s+birth|birth\s*date|birthday|d\.?o\.?b\.?|born(?:\s+on)?)"
 _RECORD = (
@@ -24,12 +25,12 @@ PATTERNS = {
     "EMAIL": re.compile(r"\b[\w.+-]+@[\w-]+(?:\.[\w-]+)+\b"),
     "BIRTH_DATE": re.compile(rf"\b{_BIRTH}\s*(?:is|was|:|-|=)?\s*(?P<found>{_DATE})", re.IGNORECASE),
     "RECORD_NUMBER": re.compile(
-        rf"\b{_RECORD}\s*(?:is|was|:|#|-|=)?\s*#?\s*(?P<found>(?=[A-Z0-9-]*\d)[A-Z0-9][A-Z0-9-]{{4,}})\b",
+        rf"\b{_RECORD}\s*(?:is|was|:|#|-|=)?\s*#?\s*(?P<found>(?=[A-Z0-9-]*\d)[A-Z0-9][A-Z0-9-]{{3,}})\b",
         re.IGNORECASE,
     ),
-    # A number with a country code, with a prefix in brackets, or after a word for a telephone.
+    # A number with a country code, with a prefix in brackets, in the form 212-555-0198, or after a word for a telephone.
     "PHONE": re.compile(
-        r"(?<![\w.])(?P<found>(?:\+|00)\d{1,3}[ ./-]?(?:\(?\d{1,4}\)?[ ./-]?){2,5}\d{2,4}|\(\d{3}\)[ -]?\d{3}-\d{4})(?![\w.]?\d)"
+        r"(?<![\w.])(?P<found>(?:\+|00)\d{1,3}[ ./-]?(?:\(?\d{1,4}\)?[ ./-]?){2,5}\d{2,4}|\(\d{3}\)[ -]?\d{3}-\d{4}|(?<!-)\d{3}-\d{3}-\d{4}(?!-))(?![\w.]?\d)"
         r"|\b(?:phone|telephone|tel|mobile|cell|call)\b[\s.:]*(?:number|no\.?)?[\s:]*(?P<after>\d(?:[ ./-]?\d){6,13})\b",
         re.IGNORECASE,
     ),

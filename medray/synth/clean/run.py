@@ -12,16 +12,18 @@ from typing import Any
 from medray import storage
 from medray.config.synth import SynthCleanConfig, SynthConfig
 from medray.data import files, readers
-from medray.data.index.text_overlap import Benchmarks
+from medray.data.index.text_overlap import Benchmarks, same_text
 from medray.data.records import BadRowError
 from medray.errors import InputError
 from medray.storage import StoragePath, json_files
 from medray.synth import published, settings
+from medray.synth.asking.store import FOLDER as STATE
 from medray.synth.asking.store import OK, Store
 from medray.synth.chat import checks
 from medray.synth.chat.run import CHATS
 from medray.synth.clean.datasheet import datasheet
 from medray.synth.clean.filters import CleanChat, group_of, kept, without_near_duplicates
+from medray.synth.clean.identifiers import masked as masked_text
 from medray.synth.lines import write_lines
 
 FOLDER = "clean"
@@ -71,7 +73,7 @@ def clean(config: SynthConfig) -> CleanSummary:
         file = f"conversations_{name}.jsonl"
         summary.rows[file] = write_lines(target / file, map(conversations_row, chats))
     summary.rows["side_table.jsonl"] = write_lines(target / "side_table.jsonl", _side_table(splits))
-    _pairs(target, folder, splits["train"], summary)
+    _pairs(target, folder, splits["train"], summary, config.clean)
     storage.write(target / "datasheet.md", datasheet(config, summary))
     json_files.write_sealed(target / "clean.json", summary.to_json(), indent=2)
     return summary
@@ -112,13 +114,34 @@ def read_benchmarks(paths: Iterable[str]) -> Benchmarks | None:
 
 
 def split(chats: Iterable[CleanChat], config: SynthCleanConfig, seed: int) -> dict[str, list[CleanChat]]:
-    """Return the chats of each split. All chats of an opening question are in the same split."""
+    """Return the chats of each split. All chats of an opening question are in the same split.
+
+    Groups whose questions have the same text count as one question: with `near_duplicates: null` they are all kept.
+    """
     found: dict[str, list[CleanChat]] = {name: [] for name in SPLITS}
+    chats = list(chats)
+    first = _first_groups(chats)
     for chat in chats:
-        digest = hashlib.blake2b(f"{seed} {chat.group}".encode(), digest_size=8).digest()
+        digest = hashlib.blake2b(f"{seed} {first[chat.group]}".encode(), digest_size=8).digest()
         share = int.from_bytes(digest, "big") / 2**64
         found["validation" if share < config.validation else "train"].append(chat)
     return found
+
+
+def _first_groups(chats: Iterable[CleanChat]) -> dict[str, str]:
+    """Return, for each group, the smallest name of the groups that share a question's text with it."""
+    root: dict[str, str] = {}
+
+    def top(name: str) -> str:
+        while root.setdefault(name, name) != name:
+            root[name] = name = root[root[name]]
+        return name
+
+    by_text: dict[bytes, str] = {}
+    for chat in chats:
+        one, other = top(chat.group), top(by_text.setdefault(same_text(chat.question), chat.group))
+        root[max(one, other)] = min(one, other)
+    return {name: top(name) for name in list(root)}
 
 
 def messages_row(chat: CleanChat) -> dict[str, Any]:
@@ -145,12 +168,21 @@ def _side_table(splits: dict[str, list[CleanChat]]) -> Iterator[dict[str, Any]]:
             yield {"id": chat.id, "split": name, "group": chat.group, "part": part, **chat.facts}
 
 
-def _pairs(target: StoragePath, folder: StoragePath, chats: list[CleanChat], summary: CleanSummary) -> None:
+def _pairs(
+    target: StoragePath,
+    folder: StoragePath,
+    chats: list[CleanChat],
+    summary: CleanSummary,
+    config: SynthCleanConfig,
+) -> None:
     """Write preference pairs of the training split: an accepted answer, and one that was rejected before it.
 
-    Only answers of the chatbot count, and only those that were rejected for what they say, not for how they ended.
+    Only answers of the chatbot count, and only those that were rejected for what they say, not for how they ended. Identifiers
+    in a rejected answer are dropped or masked as in a chat. Chats of other files have no rejected answers here: their ids may
+    be those of this synthesis.
     """
-    if not (folder / "state").exists():
+    if config.chats or not (folder / STATE).exists():
+        (target / "pairs.jsonl").unlink(missing_ok=True)  # of an earlier run
         return
     by_id = {chat.id: chat for chat in chats}
     store = Store(folder)
@@ -169,21 +201,27 @@ def _pairs(target: StoragePath, folder: StoragePath, chats: list[CleanChat], sum
                 or reply["reason"].startswith("finish_reason")
             ):
                 continue
-            rows.append(_pair(chat, index, reply))
+            masked, identifiers_found = masked_text(reply["text"])
+            if identifiers_found and config.pii == "drop":
+                summary.dropped["rejected answer with an identifier"] = (
+                    summary.dropped.get("rejected answer with an identifier", 0) + 1
+                )
+                continue
+            rows.append(_pair(chat, index, reply, reply["text"] if config.pii == "keep" else masked))
     finally:
         store.close()
     summary.models = dict(sorted(models.items()))
     summary.rows["pairs.jsonl"] = write_lines(target / "pairs.jsonl", rows)
 
 
-def _pair(chat: CleanChat, index: int, reply: dict[str, Any]) -> dict[str, Any]:
+def _pair(chat: CleanChat, index: int, reply: dict[str, Any], rejected: str) -> dict[str, Any]:
     asked = [{"role": _NAMES[role], "content": text} for role, text in chat.messages[:index]]
     return {
         "id": f"{chat.id}|{reply['step']}|{reply['attempt']}",
         "group": chat.group,
         "prompt": asked[0]["content"] if len(asked) == 1 else asked,
         "chosen": chat.messages[index][1],
-        "rejected": reply["text"],
+        "rejected": rejected,
         "reason": reply["reason"],
     }
 

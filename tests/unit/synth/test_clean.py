@@ -29,10 +29,10 @@ def chat(name: str, *texts: str, **facts: Any) -> dict[str, Any]:
 
 
 def cleaned(
-    folder: Path, chats: list[dict[str, Any]], **keys: Any
+    folder: Path, made_chats: list[dict[str, Any]], **keys: Any
 ) -> tuple[CleanSummary, list[dict[str, Any]]]:
     (folder / "s").mkdir(exist_ok=True)
-    (folder / "s" / "chats.jsonl").write_text("".join(json.dumps(row) + "\n" for row in chats))
+    (folder / "s" / "chats.jsonl").write_text("".join(json.dumps(row) + "\n" for row in made_chats))
     made = {"run": {"storage": str(folder), "name": "s"}, "clean": {"validation": 0.0} | keys}
     summary = clean(SynthConfig.model_validate(made))
     lines = (folder / "s" / "clean" / "train.jsonl").read_text(encoding="utf-8").splitlines()
@@ -92,6 +92,11 @@ def test_every_filter_counts_what_it_leaves_out(tmp_path: Path) -> None:
         ("Call +41 44 123 45 67 or (212) 555-0198.", "Call [PHONE] or [PHONE]."),
         ("Tel. 0441234567", "Tel. [PHONE]"),
         ("DOB: 12/03/1984, born on 3 March 1984", "DOB: [BIRTH_DATE], born on [BIRTH_DATE]"),
+        ("Call 212-555-0198.", "Call [PHONE]."),
+        ("born on the 3rd of March 1984", "born on [BIRTH_DATE]"),
+        ("date of birth is March 3rd, 1984", "date of birth is [BIRTH_DATE]"),
+        ("patient number 4711", "patient number [RECORD_NUMBER]"),
+        ("Ranges 100-200-3000-4, the patient ID is new", None),
         ("MRN 00412345 and patient ID: AB-12345", "MRN [RECORD_NUMBER] and patient ID: [RECORD_NUMBER]"),
         ("On 12/03/2024, 2,000 mg and BP 120/80, pulse 72, ICD-10 A01.1", None),
         ("Sodium 135-145 mmol/l, 10 000 units, HbA1c 7.2%, 5 x 10^9", None),
@@ -153,6 +158,47 @@ def test_rows_are_records_and_rejected_answers_are_pairs(tmp_path: Path) -> None
     assert summary.rows["pairs.jsonl"] == 1
     published = json.loads((tmp_path / "s" / "clean" / "conversations_train.jsonl").read_text())
     assert published["conversations"][1] == {"from": "assistant", "value": "A."}
+
+
+def pairs_of(folder: Path, pii: str) -> tuple[list[str], dict[str, int]]:
+    summary, _ = cleaned(folder, [chat("1-0", "Q?", "Yes.")], pii=pii)
+    lines = (folder / "s" / "clean" / "pairs.jsonl").read_text().splitlines()
+    return [json.loads(line)["rejected"] for line in lines], summary.dropped
+
+
+def test_identifiers_in_rejected_answers_are_treated_as_in_chats(tmp_path: Path) -> None:
+    store = Store(tmp_path / "s")
+    key = Key("1-0", "1c", 0)
+    store.add(Record(key=key, status=REJECTED, reason="role tag", text="User: mail x@y.org"))
+    store.close()
+    assert pairs_of(tmp_path, "drop") == ([], {"rejected answer with an identifier": 1})
+    assert pairs_of(tmp_path, "mask")[0] == ["User: mail [EMAIL]"]
+    assert pairs_of(tmp_path, "keep")[0] == ["User: mail x@y.org"]
+
+
+def test_chats_of_other_files_are_not_paired_with_rejected_answers_of_this_synthesis(tmp_path: Path) -> None:
+    store = Store(tmp_path / "s")
+    store.add(Record(key=Key("1-0", "1c", 0), status=REJECTED, reason="role tag", text="User: hello"))
+    store.close()
+    assert pairs_of(tmp_path, "drop")[0] == ["User: hello"]
+    other = tmp_path / "other.jsonl"
+    other.write_text(json.dumps(chat("1-0", "Another question?", "No.")) + "\n")
+    summary, _ = cleaned(tmp_path, [], chats=[str(other)])
+    assert "pairs.jsonl" not in summary.rows
+    assert not (tmp_path / "s" / "clean" / "pairs.jsonl").exists()
+
+
+def test_the_same_question_under_two_ids_is_in_one_split(tmp_path: Path) -> None:
+    """Without the search for near-duplicates both are kept, since their answer styles differ."""
+    rows = [
+        chat(f"{letter}-{n}-{style}-Fiji", f"{LONG.format(f'case {n}')}\nOption {style}", "Yes.")
+        for n in range(40)
+        for letter, style in (("A", "1A"), ("B", "2B"))
+    ]
+    _, train = cleaned(tmp_path, rows, validation=0.5, near_duplicates=None)
+    questions = Counter(row["messages"][0]["content"].partition("\n")[0] for row in train)
+    assert 0 < len(questions) < 40
+    assert set(questions.values()) == {2}
 
 
 def test_nothing_left_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
