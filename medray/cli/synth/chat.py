@@ -117,6 +117,7 @@ def _headline(summary: Summary) -> str:
         "waiting": f"{len(summary.files)} request file{'s' if len(summary.files) != 1 else ''} to answer",
         "submitted": "batches are on their way; run medray synth fetch later, then submit again for the next turn",
         "budget": "stopped before the budget is exceeded",
+        "estimate": f"nothing was asked for; {summary.stage} are not done",
         "open": "some requests got no reply; run the command again",
     }[summary.status]
 
@@ -131,6 +132,8 @@ def _table(summary: Summary) -> list[tuple[str, ...]]:
     rows += [(f"rejected replies: {reason}", f"{count:,}") for reason, count in summary.rejected.items()]
     rows += [(f"no reply: {kind}", f"{count:,}") for kind, count in sorted(summary.failures.items())]
     rows += [("cost so far", f"{summary.cost:,.4f}")] if summary.cost else []
+    if summary.uncertain_cost:
+        rows += [("lost replies may have cost, at most", f"{summary.uncertain_cost:,.4f}")]
     return rows + [("answer", file) for file in summary.files]
 
 

@@ -31,6 +31,7 @@ from medray.synth.prompts.work import QuestionWork
 from medray.train.run_folder import lock
 
 CHATS, SUMMARY, REQUEST_FOLDER = "chats.jsonl", "synth.json", "to_answer"
+UNCERTAIN = "uncertain_cost.json"
 BATCH_FOLDER = "batches"
 Until = Literal["questions", "chats"]
 Mode = Literal["ask", "submit", "fetch"]
@@ -40,7 +41,9 @@ Mode = Literal["ask", "submit", "fetch"]
 class Summary:
     """The result of a start.
 
-    status: done; waiting, for replies to the files in `to_answer`; submitted, for batches; budget; open, if a server gave no reply to some requests.
+    status: done; waiting, for replies to the files in `to_answer`; submitted, for batches; budget; open, if a server gave no
+    reply to some requests; estimate, if something is open and nothing was asked for.
+    uncertain_cost: highest cost of requests of all starts whose replies were lost after they were sent.
     dropped: questions and chats that were given up, by reason. files: request files that were written. submitted: requests
     that were sent as batches now.
     """
@@ -58,6 +61,7 @@ class Summary:
     files: list[str] = field(default_factory=list)
     submitted: int = 0
     cost: float = 0.0
+    uncertain_cost: float = 0.0
     estimates: list[Estimate] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
@@ -124,8 +128,9 @@ class _Start:
     ) -> None:
         self.config, self.folder, self.store, self.watch = config, folder, store, watch
         self.until, self.only_estimate, self.mode = until, only_estimate, mode
-        self.summary = Summary(cost=store.cost)
-        self.budget = Budget(config.budget, spent=store.cost)
+        self.uncertain_before = _uncertain_cost(folder)
+        self.summary = Summary(cost=store.cost, uncertain_cost=self.uncertain_before)
+        self.budget = Budget(config.budget, spent=store.cost + self.uncertain_before)
         section = config.backend
         self.live: Backend | None = None
         self.price = section.price if section else config.files.price
@@ -139,6 +144,18 @@ class _Start:
             raise not_batch(config)
 
     def run(self, recorded: ReplyFiles | None) -> Summary:
+        try:
+            return self._run(recorded)
+        finally:
+            self._keep_uncertain_cost()
+
+    def _keep_uncertain_cost(self) -> None:
+        """Record the cost of lost replies, so that the budget of the next start counts it too."""
+        if self.live is not None and self.live.usage.uncertain_cost:
+            self.summary.uncertain_cost = self.uncertain_before + self.live.usage.uncertain_cost
+            json_files.write_sealed(self.folder / UNCERTAIN, {"cost": self.summary.uncertain_cost})
+
+    def _run(self, recorded: ReplyFiles | None) -> Summary:
         found = opening.made_before(self.folder, self.config) or self._opening(recorded)
         if found is not None:
             self.summary.questions, self.summary.dropped = found.questions, dict(found.dropped)
@@ -146,8 +163,11 @@ class _Start:
             with closing(Situations(found.file)) as situations:
                 self._chats(self._chat_work(situations), recorded)
         self.summary.cost = self.store.cost
+        self._keep_uncertain_cost()
         self._count()
-        if not self.only_estimate:
+        if self.only_estimate:
+            self.summary.status = "estimate" if self.summary.estimates else "done"
+        else:
             json_files.write_sealed(self.folder / SUMMARY, self.summary.to_json(), indent=2)
         return self.summary
 
@@ -304,6 +324,15 @@ def not_batch(config: SynthConfig) -> InputError:
         value=config.backend.type if config.backend else "none",
         fix="set backend.type: batch, or use medray synth chat",
     )
+
+
+def _uncertain_cost(folder: StoragePath) -> float:
+    try:
+        found = json_files.read_sealed(folder / UNCERTAIN)
+    except FileNotFoundError:
+        return 0.0
+    with json_files.checking(folder / UNCERTAIN):
+        return float(found["cost"])
 
 
 def _chat_row(found: tuple[Situation, list[str]]) -> dict[str, Any]:

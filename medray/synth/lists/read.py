@@ -36,6 +36,12 @@ _LANGUAGES = {
     "turkish": "tr", "urdu": "ur", "vietnamese": "vi",
 }  # fmt: skip
 
+FILES = (
+    "medical_ai_tasks.json", "medical_professions.json", "medical_subtopics.json", "medical_topics.json",
+    "medical_settings.json", "answer_styles.json", "age_categories.json", "patient_age_medical_profession.json",
+    "sex_and_gender.json", "countries_by_income_category.csv",
+)  # fmt: skip
+
 Kind = type | tuple[type, ...]
 
 
@@ -47,7 +53,7 @@ class _File:
         self.text = storage.read_bounded(self.path, LARGEST)
 
     def wrong(self, what: str, index: int | None, fix: str) -> InputError:
-        return InputError(what, file=self.path, key="" if index is None else f"[{index}]", fix=fix)
+        return InputError(what, file=self.path, key=None if index is None else f"[{index}]", fix=fix)
 
     def entries(
         self, kinds: Mapping[str, Kind], optional: Mapping[str, Kind] | None = None
@@ -111,6 +117,13 @@ def read_lists(folder: str | None) -> Lists:
             key="prompts.resources",
             value=folder,
             fix="use the folder of your lists",
+        )
+    if own is not None and not any((own / file).exists() for file in FILES):
+        raise InputError(
+            "no file in this folder has the name of a list, so that none of medray's lists would be replaced",
+            key="prompts.resources",
+            value=folder,
+            fix=f"name the files {', '.join(FILES)}",
         )
     professions = _professions(own)
     ages = _ages(own)

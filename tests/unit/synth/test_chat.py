@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from batch_server import BatchState, bad, batch_server, good
-from chat_server import ChatState, chat_server
+from chat_server import ChatState, Fault, chat_server
 from s3_server import s3_server
 
 from medray import storage
@@ -242,7 +242,7 @@ def test_the_estimate_is_near_the_bill_and_the_budget_is_never_exceeded(tmp_path
     backend = made.backend.model_copy(update={"price": made.files.price}) if made.backend else None
     made = made.model_copy(update={"backend": backend})
     before = run(made, answer, only_estimate=True)
-    assert before.accepted == 0
+    assert (before.accepted, before.status) == (0, "estimate")
     after = run(made, answer)
     complete = after.cost * after.chats / max(after.finished, 1)
     assert after.finished > 0.9 * after.chats
@@ -259,6 +259,22 @@ def test_the_estimate_is_near_the_bill_and_the_budget_is_never_exceeded(tmp_path
     assert stopped.status == "budget"
     assert 0 < stopped.cost <= 800.0
     assert "budget" in said[-1]
+
+
+def test_replies_that_were_lost_count_in_the_budget_of_the_next_start(tmp_path: Path) -> None:
+    questions = tmp_path / "questions.json"
+    questions.write_text(json.dumps([{"id": "1-0", "prompt": "What is the dose?", "context": "a, b"}]))
+    state = ChatState(reply=lambda body: "Give five milligrams", faults=[Fault(cut="before")] * 2)
+    with chat_server(state) as url:
+        live = {
+            "type": "endpoint", "base_url": url, "model": "m", "limits": {"retries": 0},
+            "price": {"prompt_per_million": 0, "completion_per_million": 1e3},
+        }  # fmt: skip
+        made = config(tmp_path / "live", inputs={"questions": [str(questions)]}, backend=live, budget=2.5)
+        costs = [chat(made).uncertain_cost for _ in range(2)]
+        stopped = chat(made)
+    assert costs == pytest.approx([1.0, 2.0])  # 1,000 tokens for each
+    assert (stopped.status, len(state.bodies)) == ("budget", 2)
 
 
 @pytest.fixture(params=["folder", "bucket"])

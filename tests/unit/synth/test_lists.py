@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from medray.errors import InputError
-from medray.synth.lists.read import OWN, read_lists
+from medray.synth.lists.read import FILES, OWN, read_lists
 from medray.synth.lists.values import INCOME_GROUPS
 
 
@@ -53,7 +53,7 @@ def test_a_mistake_is_named_with_file_and_index(
     with pytest.raises(InputError) as error:
         read_lists(str(tmp_path))
     assert str(error.value.file) == str(tmp_path / name)
-    assert error.value.key == where
+    assert error.value.key == (where or None)
     assert what in str(error.value)
     assert error.value.fix
 
@@ -85,3 +85,10 @@ def test_languages_of_a_file_without_codes_are_found_by_name(tmp_path: Path) -> 
 
     (tmp_path / "answer_styles.json").write_text(changed("answer_styles.json", without))
     assert read_lists(str(tmp_path)).styles[3].languages["H"] == "zh"
+
+
+def test_a_folder_without_the_name_of_a_list_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "medical_topic.json").write_text('[{"topic": "A"}]')
+    with pytest.raises(InputError, match="no file in this folder has the name of a list"):
+        read_lists(str(tmp_path))
+    assert {file.name for file in OWN.iterdir() if file.suffix in (".json", ".csv")} == set(FILES)
