@@ -64,7 +64,8 @@ def asked_command(
     found: tuple[Source, ...] | None = None
     if paths:
         found = named_sources(paths, config)
-    elif arguments.split or named.run is None or named.run.tokens is None or backend is not None:
+    elif arguments.split or named.run is None or named.run.tokens is None or backend or arguments.rationale:
+        # Token shards hold the prompts of training, from which no server and no second prompt can be asked.
         found = split_sources(config, arguments.split or "validation")
     if found is None:
         assert named.run is not None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +159,32 @@ def test_a_key_that_only_training_reads_is_refused_for_an_export(tmp_path: Path)
     for key in ("data.prompts.label=x", "train.max_steps=3", "data.max_input_tokens=9"):
         with pytest.raises(InputError, match="no effect here"):
             named_model(folder, None, [key])
+
+
+def test_the_rationale_of_a_validation_split_is_asked_from_its_records(model: Path, tmp_path: Path) -> None:
+    """Token shards hold the prompts of training alone: nothing would be written for a rationale."""
+    from medray.cli.predict.command import asked_command
+    from medray.config import Config
+    from medray.train.run_folder.finished_run import FinishedRun
+
+    tiny.write_jsonl(tmp_path / "held.jsonl", [{"input": "fever", "label": "a", "rationale": "b"}])
+    config = Config.model_validate({"data": {"train": "held.jsonl", "validation": "held.jsonl"}})
+    run = FinishedRun(
+        folder=tmp_path,
+        config=config,
+        summary={},
+        steps=[],
+        tokens=tmp_path / "tokens",
+        manifests={"validation": {"rows": 1}},
+        adapter=None,
+    )
+    found = named_model(str(model), None, [])
+    spec = replace(found.asked.spec, tasks=("label", "rationale"))
+    named = replace(found, run=run, config=config, asked=replace(found.asked, spec=spec))
+    for more, whole in (((), None), (("--rationale",), 1)):
+        arguments = command._parsed(["predict", str(model), "--to", "out", *more])
+        sources = asked_command(arguments, named, [], tmp_path / "out").sources
+        assert (None if sources is None else len(sources)) == whole
 
 
 def test_other_predictions_in_the_folder_are_refused_by_name_and_overwritten_on_request(
