@@ -17,6 +17,7 @@ from batch_server import BatchState, batch_server, good
 from chat_server import ChatState, Fault, chat_server
 
 from medray.cli.main import main
+from medray.config.annotate import PROMPT, read_annotate
 
 FAST = "limits: {first_wait_seconds: 0.01, longest_wait_seconds: 0.02, retries: 1, timeout_seconds: 5}"
 PRICE = "price: {prompt_per_million: 0, completion_per_million: 1000000}"
@@ -210,6 +211,12 @@ def test_a_wrong_config_names_the_key(
     assert words in error
     assert "Fix:" in error
     assert not corpus.sent
+
+
+def test_the_recipe_is_a_config() -> None:
+    recipe = read_annotate(Path(__file__).parents[4] / "configs" / "annotate.yaml")
+    assert recipe.prompt.split() == PROMPT.split()  # the built-in prompt, with other line ends
+    assert recipe.data.train[0].path.endswith("/configs/train.jsonl")
 
 
 def test_no_rationale_at_all_is_a_failure(corpus: Corpus, capsys: pytest.CaptureFixture[str]) -> None:
