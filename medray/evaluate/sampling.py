@@ -18,6 +18,7 @@ from medray.evaluate.decoding import Decoding
 
 # Called after each token with the ids generated so far, int64 [rows, tokens]; returns which rows should end.
 Watch = Callable[[Tensor], Sequence[bool]]
+COLDEST = 1e-6  # scores divided by less overflow, and a token without any probability would be drawn
 
 
 class Draw:
@@ -34,7 +35,7 @@ class Draw:
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Return scores [rows, vocabulary]: 0 for the token that was drawn, and minus infinity for all others."""
-        likely = torch.softmax(scores.float() / self._decoding.temperature, dim=-1)
+        likely = torch.softmax(scores.float() / max(self._decoding.temperature, COLDEST), dim=-1)
         if self._decoding.top_p < 1:
             ordered, places = likely.sort(dim=-1, descending=True)
             before = ordered.cumsum(dim=-1) - ordered

@@ -37,6 +37,12 @@ def test_tokens_are_drawn_with_their_probabilities(temperature: float) -> None:
     assert error < 4 * (0.25 / rows) ** 0.5
 
 
+@pytest.mark.parametrize("temperature", [1e-5, 1e-40, 5e-324])
+def test_a_temperature_near_zero_is_greedy(temperature: float) -> None:
+    assert drawn(Decoding(temperature=temperature), 4)[0] == 1
+    assert drawn(Decoding(temperature=temperature, top_p=0.9), 4)[0] == 1
+
+
 def test_top_p_keeps_the_smallest_set_that_reaches_it() -> None:
     """The likely tokens have 0.58, 0.21 and 0.13: two of them have 0.79, and three 0.92."""
     likely = torch.softmax(SCORES.double(), dim=-1)
