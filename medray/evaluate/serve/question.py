@@ -254,7 +254,7 @@ def _whole(tree: Mapping[str, Any], name: str, low: int) -> int | None:
     if found is None:
         return None
     if isinstance(found, bool) or not isinstance(found, int) or not low <= found < 2**63:
-        raise wrong(name, f"must be a whole number of at least {low}")
+        raise wrong(name, f"must be a whole number from {low} to 2**63 - 1")
     return found
 
 
