@@ -25,6 +25,8 @@ from medray.evaluate.generate import Answer
 from medray.evaluate.serve.app import application
 from medray.evaluate.serve.limits import Limits
 from medray.evaluate.serve.model import ServedModel
+from medray.evaluate.serve.question import predict_question
+from medray.evaluate.serve.refusal import RefusedError
 from medray.evaluate.serve.token import digest
 
 LIMITS = Limits(body_bytes=200_000, answer_tokens=64, batch=4, body_seconds=0.5)
@@ -295,3 +297,8 @@ def test_an_error_of_ours_is_answered_and_its_text_is_in_no_log(
     assert "RuntimeError at" in caplog.text
     monkeypatch.undo()
     assert chat(client, "fever").status_code == 200
+
+
+def test_a_seed_that_is_too_large_is_told_its_bound() -> None:
+    with pytest.raises(RefusedError, match=r"2\*\*63 - 1"):
+        predict_question({"input": "a", "seed": 2**70})
