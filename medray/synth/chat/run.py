@@ -246,7 +246,10 @@ class _Start:
         """Send what is open as batches, unless only answers are fetched now. Returns False: answers are missing."""
         self.summary.status = "submitted"
         if self.mode == "submit":
-            sent = live.submit(requests)
+            # Also with another model or temperature: the answer that is on its way is paid, and counts.
+            parts = live.folder.open_parts()
+            on_the_way = {key for part in parts for key in live.folder.keys(part.number).values()}
+            sent = live.submit(each for each in requests if each.key not in on_the_way)
             self.summary.submitted = sent.requests
             if sent.over_budget:
                 self.summary.status = "budget"

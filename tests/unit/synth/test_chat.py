@@ -348,6 +348,7 @@ def test_batches_are_submitted_looked_at_and_fetched_turn_by_turn(
 
         assert verb("submit")["submitted"] == 5
         assert verb("submit")["submitted"] == 0  # on their way already
+        assert verb("submit", "chat.temperature=0.5")["submitted"] == 0
         assert [batch["requests"] for batch in verb("status")["batches"]] == [5]
         for _ in range(20):
             found = verb("fetch")
