@@ -30,6 +30,20 @@ PRIVATE = {
     "NCCL_SOCKET_IFNAME": LOOPBACK,
 }
 _session: SessionFolder | None = None
+_starting = False  # whether a private cluster is being started
+
+
+def _leave_group() -> None:
+    """Put a process of a private cluster into a group of its own.
+
+    A signal for medray's group, as the shell's `timeout` sends it, would end the cluster before the run is saved. Ray's
+    processes end with the driver all the same: the kernel kills them when it dies.
+    """
+    if _starting:
+        os.setpgid(0, 0)
+
+
+os.register_at_fork(after_in_child=_leave_group)
 
 
 def cluster_address(config: Config) -> str | None:
@@ -81,16 +95,19 @@ def connect(address: str | None) -> None:
                 fix="start a cluster with `ray start --head`, or remove cluster.address to use this machine",
             ) from None
         return
-    global _session
-    _session = SessionFolder()
-    ray.init(
-        address="local",
-        include_dashboard=False,
-        object_store_memory=OBJECT_STORE_BYTES,
-        num_cpus=max(os.cpu_count() or 1, 2),
-        _temp_dir=_session.ray,
-        **options,
-    )
+    global _session, _starting
+    _session, _starting = SessionFolder(), True
+    try:
+        ray.init(
+            address="local",
+            include_dashboard=False,
+            object_store_memory=OBJECT_STORE_BYTES,
+            num_cpus=max(os.cpu_count() or 1, 2),
+            _temp_dir=_session.ray,
+            **options,
+        )
+    finally:
+        _starting = False
 
 
 def disconnect() -> None:
