@@ -11,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 
 from medray.config.backends import BackendConfig
 from medray.config.columns import ColumnsConfig, template_parts
-from medray.config.data import ClinicConfig, DataConfig, Dataset, ExtractionConfig, SourceConfig
+from medray.config.data import ClinicConfig, DataConfig, Dataset, ExtractionConfig, Sources
 from medray.config.loading.load import absolute, looks_like_path
 from medray.config.loading.own_file import path_near_file, read_own
 from medray.config.schema import Config
@@ -35,24 +35,13 @@ class AnnotatedDataConfig(Section):
     root: str | None = key(
         None, "Folder or URL that `train` and `validation` are relative to; default: the folder of this file."
     )
-    train: tuple[SourceConfig, ...] = key((), "Sources of the training split, one or a list.")
-    validation: tuple[SourceConfig, ...] = key((), "Sources of the validation split, one or a list.")
+    train: Sources = key((), "Sources of the training split, one or a list.")
+    validation: Sources = key((), "Sources of the validation split, one or a list.")
     columns: ColumnsConfig = Field(default_factory=ColumnsConfig)
     extraction: ExtractionConfig = Field(default_factory=ExtractionConfig)
     pair_join: Literal["newline", "eos"] | None = key(
         None, "Separator of premise and hypothesis; default: as the corpus was published."
     )
-
-    @field_validator(
-        "train",
-        "validation",
-        mode="before",
-        json_schema_input_type=str | SourceConfig | list[str | SourceConfig] | None,
-    )
-    @classmethod
-    def _one_or_many(cls, value: object) -> object:
-        """Accept one source, a list of sources, or null for none."""
-        return () if value is None else (value,) if isinstance(value, str | dict) else value
 
     @model_validator(mode="after")
     def _names_data(self) -> Self:

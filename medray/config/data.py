@@ -1,8 +1,8 @@
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from medray.config.columns import ColumnsConfig
 from medray.config.section import Section, key
@@ -98,6 +98,19 @@ class SourceConfig(Section):
         return {"path": value} if isinstance(value, str) else value
 
 
+def _one_or_many(value: object) -> object:
+    """Accept one source, a list of sources, or null for none."""
+    return () if value is None else (value,) if isinstance(value, str | dict) else value
+
+
+Sources = Annotated[
+    tuple[SourceConfig, ...],
+    BeforeValidator(
+        _one_or_many, json_schema_input_type=str | SourceConfig | list[str | SourceConfig] | None
+    ),
+]
+
+
 class PromptsConfig(Section):
     """The instruction before the input, one per task. Training, evaluation and inference use the same."""
 
@@ -167,8 +180,8 @@ class DataConfig(Section):
         "Folder or URL that `train` and `validation` are relative to; default: the folder of the config.",
         resumable=True,
     )
-    train: tuple[SourceConfig, ...] = key((), "Sources of the training split, one or a list.")
-    validation: tuple[SourceConfig, ...] = key((), "Sources of the validation split, one or a list.")
+    train: Sources = key((), "Sources of the training split, one or a list.")
+    validation: Sources = key((), "Sources of the validation split, one or a list.")
     columns: ColumnsConfig = Field(default_factory=ColumnsConfig)
     prompts: PromptsConfig = Field(default_factory=PromptsConfig)
     extraction: ExtractionConfig = Field(default_factory=ExtractionConfig)
@@ -235,17 +248,6 @@ class DataConfig(Section):
     length_buckets: bool | None = key(
         None, "Put rows of similar length into one batch; default: true for encoder-decoders."
     )
-
-    @field_validator(
-        "train",
-        "validation",
-        mode="before",
-        json_schema_input_type=str | SourceConfig | list[str | SourceConfig] | None,
-    )
-    @classmethod
-    def _one_or_many(cls, value: object) -> object:
-        """Accept one source, a list of sources, or null for none."""
-        return () if value is None else (value,) if isinstance(value, str | dict) else value
 
     @property
     def longest_input(self) -> int:

@@ -10,11 +10,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from medray.config.backends import BackendConfig
 from medray.config.columns import ColumnsConfig
-from medray.config.data import ExtractionConfig, SourceConfig
+from medray.config.data import ExtractionConfig, Sources
 from medray.config.loading.load import absolute, looks_like_path
 from medray.config.loading.own_file import path_near_file, read_own
 from medray.config.run import RunConfig
@@ -54,8 +54,8 @@ class IclDataConfig(Section):
     root: str | None = key(
         None, "Folder or URL that `train` and `test` are relative to; default: the folder of this file."
     )
-    train: tuple[SourceConfig, ...] = key((), "Sources of the documents with gold answers, one or a list.")
-    test: tuple[SourceConfig, ...] = key((), "Sources of the documents to answer, one or a list.")
+    train: Sources = key((), "Sources of the documents with gold answers, one or a list.")
+    test: Sources = key((), "Sources of the documents to answer, one or a list.")
     test_split: Literal["validation", "test"] | None = key(
         None,
         "Split of a published corpus that is answered; default: test if its files exist, else validation.",
@@ -69,11 +69,6 @@ class IclDataConfig(Section):
     columns: ColumnsConfig = Field(default_factory=ColumnsConfig)
     extraction: ExtractionConfig = Field(default_factory=ExtractionConfig)
     max_rejects: float = key(0.01, "Largest share of bad rows that is accepted.", ge=0, le=1)
-
-    @field_validator("train", "test", mode="before")
-    @classmethod
-    def _one_or_many(cls, value: object) -> object:
-        return () if value is None else (value,) if isinstance(value, str | dict) else value
 
     @model_validator(mode="after")
     def _one_kind(self) -> IclDataConfig:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from medray.evaluate.metrics.extraction import ner_f1, parse_entities, parse_relations, re_f1
+from medray.evaluate.metrics.extraction import ner_f1, parse_relations, re_f1
 from medray.evaluate.metrics.measured import Measured
 from medray.evaluate.metrics.rows import Reference, Rows, Settings, answers_alone
 from medray.evaluate.scoring.bootstrap import Bootstrap, differences, intervals
@@ -56,11 +56,6 @@ class Scorer:
         if not lines or len(pairs) < len(lines) or not (len(lines) > 1 or _BULLET.match(lines[0])):
             return prediction
         return json.dumps([list(pair) for pair in pairs], ensure_ascii=False)
-
-    def is_unparsed(self, prediction: str) -> bool:
-        """Return whether a prediction is neither a JSON list nor a list of lines."""
-        parse = parse_entities if self.answer == "entities" else parse_relations
-        return parse(self.readable(prediction)) is None
 
     def scores(self, documents: Sequence[Document], predictions: Mapping[str, str]) -> dict[str, Any]:
         """Return {"documents": count, number: {"value", "low", "high"}}. low, high: None without a bootstrap."""

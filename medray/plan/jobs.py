@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import ceil
 from typing import TYPE_CHECKING, Any
 
@@ -139,7 +139,7 @@ def job_of(
         workers=choice.workers,
         offload=choice.offload,
         plain_torch=_plain_torch(config, choice, precision),
-        accumulates=_forwards(config, choice) > 1,
+        accumulates=forwards_of(config, choice) > 1,
         chunk=None if whole_logits else chunk_of(train.loss_chunk_tokens, model, forward),
         frozen_bytes=frozen,
         moment_bytes=_EIGHT_BIT_MOMENTS if train.optimizer.name.endswith("8bit") else 8,
@@ -209,15 +209,6 @@ def work_of(config: Config, lengths: Lengths) -> Work | None:
     return Work(source=length, target=target, rows=sequences * per_row, steps=steps)
 
 
-def forwards_of(config: Config, choice: Choice) -> int:
-    """Return the forward passes of a worker in one step."""
-    return _forwards(config, choice)
-
-
-def with_adapter(config: Config) -> bool:
-    return config.peft.type != "none"
-
-
 def _adapted(config: Config, model: Mapping[str, Any]) -> frozenset[str] | None:
     """Return the names of linear layers that keep their input for an adapter; None if every weight is trained."""
     peft = config.peft
@@ -248,7 +239,8 @@ def _plain_torch(config: Config, choice: Choice, precision: str) -> bool:
     return choice.stage == 0 or (choice.stage < 3 and train.optimizer.name == "adamw")
 
 
-def _forwards(config: Config, choice: Choice) -> int:
+def forwards_of(config: Config, choice: Choice) -> int:
+    """Return the forward passes of a worker in one step."""
     train, spec = config.train, spec_of(config.method)
     groups = 1 if config.data.pack_tokens is not None else len(spec.row_groups) + bool(spec.mixed_tasks)
     if train.global_batch_tokens is not None:
@@ -269,18 +261,3 @@ def _bucket(deepspeed: Mapping[str, Any]) -> int:
     zero = deepspeed.get("zero_optimization", {})
     given = zero.get("reduce_bucket_size", BUCKET)
     return int(given) if isinstance(given, int | float) and not isinstance(given, bool) else BUCKET
-
-
-def at_rows(job: Job, config: Config, choice: Choice, rows: int) -> Job:
-    """Return the job with micro-batches of `rows` rows."""
-    changed = replace(choice, micro_batch_size=rows)
-    factor = job.forward.rows // choice.micro_batch_size
-    forward = replace(job.forward, rows=rows * factor, masked=job.forward.masked or rows * factor > 1)
-    return replace(
-        job,
-        forward=forward,
-        accumulates=_forwards(config, changed) > 1,
-        chunk=None
-        if spec_of(config.method).encodings is not None
-        else chunk_of(config.train.loss_chunk_tokens, job.model, forward),
-    )

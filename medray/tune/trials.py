@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -108,8 +107,3 @@ def trial_config(search: Config, share: Share, trial: Trial) -> Config:
     return made.override(
         share.keys() | ({"tracking.run_name": f"{shown}.{trial.label}"} if shown is not None else {})
     )
-
-
-def seeds_of(search: Config, seeds: int) -> Iterable[int]:
-    """Return the seeds with which every configuration is tried."""
-    return range(search.run.seed, search.run.seed + seeds)
