@@ -1,4 +1,4 @@
-"""What retrieval adds: an untuned model without examples, with random, similar and reranked ones, at equal numbers.
+"""Scores of an untuned model without examples, and with the same number of random, similar and reranked ones.
 
     MEDRAY_CORPORA=/data .venv/bin/python benchmarks/icl_quality.py FOLDER [--documents N] [--shots N] [--dataset NAME]
         [--model NAME] [key=value ...]

@@ -29,25 +29,7 @@ from typing import Any
 import psutil
 
 BATCH = 16
-WORDS = [
-    "fever",
-    "cough",
-    "pain",
-    "knee",
-    "chest",
-    "rash",
-    "note",
-    "doctor",
-    "patient",
-    "dose",
-    "daily",
-    "tablet",
-    "allergy",
-    "none",
-    "history",
-    "mild",
-    "severe",
-]
+WORDS = [f"word{number}" for number in range(17)]
 PARAMETERS: dict[str, Any] = {"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 4}
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import tiny
-from commands import SECRET, until
+from commands import SECRET, ended, until
 
 
 def words(run: Path, *arguments: str) -> list[str]:
@@ -20,14 +20,7 @@ def words(run: Path, *arguments: str) -> list[str]:
 
 
 def predict(cluster: Any, run: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        words(run, *arguments),
-        env={**os.environ, "RAY_ADDRESS": cluster.address},
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-    )
+    return ended(cluster, words(run, *arguments))
 
 
 def lines(folder: Path) -> list[dict[str, Any]]:

@@ -11,12 +11,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from aiohttp import web
-from chat_server import completion, running
+from chat_server import completion
+from http_thread import running
 
 
 @dataclass
 class BatchState:
-    """What the server does. A test changes it while the server runs.
+    """The behaviour of the server. A test changes it while the server runs.
 
     faults: by route (`upload`, `create`, `retrieve`, `list`, `content`), an HTTP status, `cut` (no answer, but the work is
     done) or `half` (half of the body), for the next calls. looks: times that a batch is asked for before it is over. end: its

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from aiohttp import web
+from http_thread import running
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,37 +113,6 @@ def _application(state: ChatState) -> web.Application:
     application = web.Application()
     application.router.add_post("/v1/chat/completions", chat)
     return application
-
-
-@contextmanager
-def running(application: web.Application) -> Iterator[str]:
-    """Yield the URL of an aiohttp application that runs in a thread of this process."""
-    loop, started, ports = asyncio.new_event_loop(), threading.Event(), []
-
-    async def serve() -> web.AppRunner:
-        runner = web.AppRunner(application, shutdown_timeout=0.1)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        ports.append(runner.addresses[0][1])
-        started.set()
-        return runner
-
-    def run() -> None:
-        asyncio.set_event_loop(loop)
-        runner = loop.run_until_complete(serve())
-        loop.run_forever()
-        loop.run_until_complete(runner.cleanup())
-        loop.close()
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    assert started.wait(30)
-    try:
-        yield f"http://127.0.0.1:{ports[0]}"
-    finally:
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join(30)
-        assert not thread.is_alive()
 
 
 @contextmanager

@@ -56,8 +56,13 @@ def command(config: Path, *arguments: str) -> list[str]:
 
 
 def run(cluster: Any, config: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return ended(cluster, command(config, *arguments))
+
+
+def ended(cluster: Any, command: list[str]) -> subprocess.CompletedProcess[str]:
+    """Run a command on the cluster to its end."""
     return subprocess.run(
-        command(config, *arguments),
+        command,
         env={**os.environ, "RAY_ADDRESS": cluster.address},
         capture_output=True,
         text=True,

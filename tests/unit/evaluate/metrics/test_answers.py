@@ -142,7 +142,7 @@ def test_choice_reads_letters_and_indices() -> None:
 
 
 def test_numbers_that_may_be_counted_from_1_are_refused() -> None:
-    """As in MedMCQA, whose column cop is counted from 1 in some files: all answers would be wrong by one."""
+    """Some files of MedMCQA count `cop` from 1; read from 0, every answer would be wrong."""
     wanted = ["1", "2", "3", "4"] * 5
     with pytest.raises(MetricError, match="the numbers 1 to 4, and none is 0"):
         measured("choice", ["A"] * 20, wanted)
