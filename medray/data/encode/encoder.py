@@ -18,7 +18,17 @@ import numpy as np
 
 from medray.config.method_specs import split_task
 from medray.data.encode.assembly import RowIds, TextTable
-from medray.data.encode.frames import Fixed, Frame, Frames, Gap, Shape, shape
+from medray.data.encode.frames import (
+    Fixed,
+    Frame,
+    Frames,
+    Gap,
+    Shape,
+    end_after,
+    fixed_before,
+    gaps_of,
+    shape,
+)
 from medray.data.encode.render import EncodeSpec, PromptAndAnswer, Turn, reading, reference
 from medray.data.encode.templates import Template
 from medray.data.encode.text_ids import TextIds
@@ -177,7 +187,7 @@ class Encoder:
         table = TextTable(self._ids)
         for one in (one for rows in found.values() for one in rows if one is not None):
             frame, texts = self._frame(one)
-            for gap in _gaps(frame or ()):
+            for gap in gaps_of(frame or ()):
                 table.add(gap.kind, gap.fill(texts[gap.number]))
             if not self._causal:
                 table.add("target", one.answer)
@@ -254,9 +264,9 @@ class Encoder:
         frame, texts = self._frame(one)
         if frame is None:
             return True
-        last = len(gaps := _gaps(frame)) - 1
+        last = len(gaps := gaps_of(frame)) - 1
         number = table.number(gaps[last].kind, gaps[last].fill(texts[gaps[last].number]))
-        return table.length(number) + _end_after(frame, last) > limit
+        return table.length(number) + end_after(frame, last) > limit
 
     def _add(self, fit: _Fit, one: PromptAndAnswer, row: RowIds) -> list[int]:
         """Add the pieces of a row and return the flat spans that carry loss; [] for an encoder-decoder."""
@@ -322,7 +332,7 @@ class Encoder:
             frame, texts = self._frame(one, turns)
             shorter = _without_oldest(turns) if one.conversation else None
             if frame is not None:
-                numbers = [table.number(gap.kind, gap.fill(texts[gap.number])) for gap in _gaps(frame)]
+                numbers = [table.number(gap.kind, gap.fill(texts[gap.number])) for gap in gaps_of(frame)]
                 fit = self._cut(frame, numbers, one, task, table, last_resort=shorter is None)
                 if fit is not None:
                     return replace(fit, cut=fit.cut or dropped)
@@ -341,19 +351,19 @@ class Encoder:
         last_resort: bool,
     ) -> _Fit | None:
         """Cut answers and the input at their limits. Return None if turns must be left out first."""
-        gaps, limit = _gaps(frame), self.spec.limit(task)
+        gaps, limit = gaps_of(frame), self.spec.limit(task)
         whole = [table.length(number) for number in numbers]
         kept, skipped = list(whole), [0] * len(gaps)
         from_left = self.spec.max_prompt_tokens
         budget = self.spec.max_input_tokens if from_left is None else from_left
         for place, gap in enumerate(gaps):
             if gap.role == "assistant" and self._causal and (place == len(gaps) - 1 or not one.last_only):
-                kept[place] = min(kept[place], max(limit - _end_after(frame, place), 0))
+                kept[place] = min(kept[place], max(limit - end_after(frame, place), 0))
             elif not one.conversation and from_left is None:
                 kept[place] = min(kept[place], budget + gap.lead_tokens)
         if one.conversation or from_left is not None:
             before = len(gaps) - 1 if self._causal else len(gaps)
-            fixed = _fixed_before(frame, before) + len(self._after_input)
+            fixed = fixed_before(frame, before) + len(self._after_input)
             over = fixed + sum(kept[:before]) - budget
             if over > 0 and not last_resort:
                 return None
@@ -369,30 +379,6 @@ class Encoder:
 
 def _role(turn: Turn) -> Literal["system", "user", "assistant"]:
     return "system" if turn.role == "system" else "assistant" if turn.role == "assistant" else "user"
-
-
-def _gaps(frame: Frame) -> list[Gap]:
-    return [piece for piece in frame if isinstance(piece, Gap)]
-
-
-def _end_after(frame: Frame, place: int) -> int:
-    """Return how many ids the end of turn after gap number `place` has."""
-    at = [number for number, piece in enumerate(frame) if isinstance(piece, Gap)][place] + 1
-    piece = frame[at] if at < len(frame) else None
-    return len(piece.ids) if isinstance(piece, Fixed) and piece.end else 0
-
-
-def _fixed_before(frame: Frame, gaps: int) -> int:
-    """Return how many ids of the template precede gap `gaps`; those of the whole frame if it has no more gaps."""
-    total = seen = 0
-    for piece in frame:
-        if isinstance(piece, Fixed):
-            total += len(piece.ids)
-        elif seen == gaps:
-            break
-        else:
-            seen += 1
-    return total
 
 
 def _without_oldest(turns: tuple[Turn, ...]) -> tuple[Turn, ...] | None:

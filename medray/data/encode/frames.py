@@ -67,6 +67,31 @@ def shape(turns: tuple[Turn, ...]) -> Shape:
     return tuple((turn.role, turn.lead, turn.text is not None) for turn in turns)
 
 
+def gaps_of(frame: Frame) -> list[Gap]:
+    """Return the gaps of a frame, in their order."""
+    return [piece for piece in frame if isinstance(piece, Gap)]
+
+
+def end_after(frame: Frame, place: int) -> int:
+    """Return how many ids the end of turn after gap number `place` has."""
+    at = [number for number, piece in enumerate(frame) if isinstance(piece, Gap)][place] + 1
+    piece = frame[at] if at < len(frame) else None
+    return len(piece.ids) if isinstance(piece, Fixed) and piece.end else 0
+
+
+def fixed_before(frame: Frame, gaps: int) -> int:
+    """Return how many ids of the template precede gap `gaps`; those of the whole frame if it has no more gaps."""
+    total = seen = 0
+    for piece in frame:
+        if isinstance(piece, Fixed):
+            total += len(piece.ids)
+        elif seen == gaps:
+            break
+        else:
+            seen += 1
+    return total
+
+
 class Frames:
     """The frames of one template and tokenizer. Each shape of conversation is rendered and split only once."""
 
