@@ -383,7 +383,8 @@ class TestProblems:
 def test_a_hostile_template_is_refused_by_name(
     plain: Any, body: str, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("medray.data.encode.templates.TRIAL_SECONDS", 0.5)
+    if reason == "rendering takes more":  # the others end by themselves, on a busy machine late
+        monkeypatch.setattr("medray.data.encode.templates.TRIAL_SECONDS", 0.5)
     with pytest.raises(InputError, match=rf"data\.template.*chat template cannot be used: .*{reason}"):
         Encoder(plain, spec(**LABEL, template=f"jinja:{body}"))
 
